@@ -65,12 +65,12 @@ class Served:
         self.upstream.says("large", Answer(large, tokens=(100, 10)))
 
 
-def serve(folder: Path, upstream: Upstream) -> Served:
+def serve(folder: Path, upstream: Upstream, *options: str) -> Served:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = configure(folder, upstream, port)
-    process = commands.start("serve", config, UPSTREAM_KEY="sk-upstream")
+    process = commands.start("serve", config, *options, UPSTREAM_KEY="sk-upstream")
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
     while True:
         assert process.poll() is None, process.communicate()

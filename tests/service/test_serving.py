@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -12,17 +11,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from openai import APIConnectionError, OpenAI
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.service import Keys, describe, ray_serve, read_config, serving
+from cascade.service import describe, ray_serve, read_config, serving
+from tests.acceptance.test_22_gateway import Served as Running
+from tests.acceptance.test_22_gateway import serve
 from tests.acceptance.upstream import Answer, Held, Upstream
 from tests.service.conftest import ASKED, Live, live, write
 
@@ -158,76 +160,44 @@ def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
 # --- several processes
 
 
-@contextmanager
-def two_workers(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Any, Callable[[], int]]]:
-    """A service of two processes under a third one, and a way to ask it."""
-    path = write(tmp_path, upstream)
-    with serving.bound(read_config(path).config.listen) as probe:
-        port = probe.getsockname()[1]
+@pytest.fixture
+def two(tmp_path: Path, upstream: Upstream) -> Iterator[Running]:
+    """A service of two workers."""
+    running = serve(tmp_path, upstream, "--workers", "2")
+    yield running
+    running.process.kill()
+    running.process.communicate(timeout=60)
 
-    async def make() -> str:
-        keys = Keys(f"sqlite:///{tmp_path}/ledger.db")
-        try:
-            return (await keys.create("team"))[1]
-        finally:
-            await keys.aclose()
 
-    url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {asyncio.run(make())}"}
-
-    def ask() -> int:
-        body = {"model": "support", "messages": ASKED}
-        said = httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=300)
-        return said.status_code
-
-    program = Path(sys.executable).with_name("cascade")
-    process = subprocess.Popen(
-        [str(program), "serve", str(path), "--port", str(port), "--workers", "2"],
-        env={**os.environ, "UPSTREAM_KEY": "k"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        end = time.monotonic() + 300
-        while True:
-            try:
-                httpx.get(f"{url}/readyz", timeout=5)
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-        yield process, ask
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(300)
+def ask(client: OpenAI) -> Any:
+    return client.chat.completions.create(model="support", messages=ASKED)
 
 
 @pytest.mark.heavy
 def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
-    tmp_path: Path, upstream: Upstream
+    two: Running, upstream: Upstream
 ) -> None:
     held = Held()
-    with two_workers(tmp_path, upstream) as (process, ask), ThreadPoolExecutor(4) as pool:
+    with two.client() as client, ThreadPoolExecutor(4) as pool:
         upstream.says("small", Answer("Canberra", held=held))
-        asking = [pool.submit(ask) for _ in range(4)]
+        asking = [pool.submit(ask, client) for _ in range(4)]
         upstream.wait_for(4, "small")
-        process.send_signal(signal.SIGTERM)
+        two.process.send_signal(signal.SIGTERM)
         time.sleep(1.0)
         held.release()
-        assert [one.result(300) for one in asking] == [200] * 4
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+        said = [one.result(60).choices[0].message.content for one in asking]
+    assert said == ["Canberra"] * 4
+    assert two.process.wait(60) == 0
 
 
 @pytest.mark.heavy
-def test_workers_leave_when_their_parent_was_killed(tmp_path: Path, upstream: Upstream) -> None:
-    with two_workers(tmp_path, upstream) as (process, ask):
-        assert ask() == 200
-        process.kill()
-        process.stderr.read()  # to its end, which comes when the last of them has left
-        with pytest.raises(httpx.ConnectError):
-            ask()
+def test_workers_leave_when_their_parent_was_killed(two: Running) -> None:
+    with two.client() as client:
+        assert ask(client)
+        two.process.kill()
+        two.process.communicate(timeout=60)  # its pipes end when the last of them has left
+        with pytest.raises(APIConnectionError):
+            ask(client)
 
 
 # --- Ray Serve
