@@ -9,8 +9,8 @@ from cascade.run import Call, CascadeRuntime, Run, Step, to_request
 
 @dataclass(frozen=True, slots=True)
 class Auditor:
-    """Answers an accepted question with the last tier, off the critical path. What its answer says
-    of the draft is for the middleware that drew the audit."""
+    """Auditor: the last tier answers an accepted question, off the critical path. What its answer
+    says of the draft is for the middleware that drew the audit."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Ask the last tier; its answer is that of the background run.

@@ -15,7 +15,7 @@ ALTERNATIVES = 2
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """Drafts with the tier whose turn it is."""
+    """Drafter of the tier whose turn it is."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Draft an answer, with log-probabilities where the tier returns them.

@@ -16,7 +16,7 @@ logger = logging.getLogger("cascade")
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """Answers with the largest tier; where it cannot be had, the draft is the answer, marked as
+    """Expert: the largest tier answers; where it cannot be had, the draft is the answer, marked as
     degraded."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:

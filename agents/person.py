@@ -18,7 +18,7 @@ from cascade.state import Completion
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Carries out what a person said of a draft: `"accept"`, `"escalate"`, `"reject"`, or
+    """Person who was asked about a draft, and said `"accept"`, `"escalate"`, `"reject"`, or
     `{"answer": "…"}`, their own answer."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:

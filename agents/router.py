@@ -18,7 +18,7 @@ Route = Callable[[Sequence[BaseMessage]], "str | Awaitable[str | None] | None"]
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Sends a question to the tier that a rule names, else to the smallest.
+    """Router to the tier that a rule names, else to the smallest.
 
     Attributes:
         route: the user's rule, or that of a calibration; None for none.

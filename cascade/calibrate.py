@@ -416,7 +416,7 @@ class Fitted:
 
     @property
     def evaluation(self) -> Evaluation:
-        """What it is worth.
+        """Evaluation of what was recorded.
 
         Raises:
             ConfigurationError: there are too few rows to say.
@@ -482,7 +482,7 @@ def fit(
 
 
 async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labels: Any) -> MadeFor:
-    """What a calibration on these recordings is bound to.
+    """Models, task and wording that a calibration on these recordings is bound to.
 
     Raises:
         ConfigurationError: they were made with other settings of the small model.

@@ -14,7 +14,7 @@ from cascade.state import Decision, Record
 
 
 class CascadeResult(Record):
-    """The answer, who gave it, how sure the cascade was, and what it cost.
+    """Answer with its source, its confidence and its cost.
 
     Attributes:
         answer: the text of the answer; empty when the policy abstained.

@@ -276,10 +276,10 @@ class Estimate:
 
 
 class Calibrator(Protocol):
-    """Turns the features of a draft into a probability."""
+    """Calibrator: from the features of a draft to a probability."""
 
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
-        """Why this conversation is not of the kind it was fitted on, or None."""
+        """Reason why this conversation is not of the kind it was fitted on, or None."""
         ...
 
     def estimate(self, features: Features, taken: Sequence[str]) -> Estimate | None:
@@ -312,7 +312,7 @@ class LabelledDraft:
 
 
 class MadeFor(Record):
-    """What a calibration is bound to: hashes of the task (tools, schema and the small tier's
+    """Bonds of a calibration: hashes of the task (tools, schema and the small tier's
     settings) and of the system message, None when the examples had several."""
 
     small: ModelIdentity

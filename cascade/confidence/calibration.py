@@ -128,8 +128,8 @@ def raw_score(features: Features, signals: Sequence[str]) -> float | None:
 
 
 def margin_of(scores: Array) -> float:
-    """How far scores are kept from 0 and 1 before the logit: half of their least distance. A fixed
-    margin that suits votes would tie the log-probs of a sure model."""
+    """Distance at which scores are kept from 0 and 1 before the logit: half of their least
+    distance. A fixed margin that suits votes would tie the log-probs of a sure model."""
     inside = scores[(scores > 0.0) & (scores < 1.0)]
     if not len(inside):
         return MOST_MARGIN
@@ -226,7 +226,7 @@ class Stage(Fitted):
 
 
 class Quality(Fitted):
-    """How good the confidence is on rows that did not fit it, raw scores beside it; None where it
+    """Quality of the confidence on rows that did not fit it, raw scores beside it; None where it
     cannot be told. `ece_noise` is what perfect probabilities would show on so few rows, and
     `auroc_gain` the AUROC of drafts that the large model would correct."""
 
@@ -353,7 +353,7 @@ class Calibration(Fitted, MadeFor):
             )
 
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
-        """Why this conversation is not of the kind it was made on, or None."""
+        """Reason why this conversation is not of the kind it was made on, or None."""
         if self.system_hash is None or self.system_hash == system_hash(messages):
             return None
         return "the calibration was made with another system message: calibrate again"

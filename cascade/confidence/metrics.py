@@ -1,4 +1,4 @@
-"""How good a confidence is: calibration error, Brier score, ranking. Needs numpy and scipy."""
+"""Metrics of confidence: calibration error, Brier score, ranking. Needs numpy and scipy."""
 
 from __future__ import annotations
 

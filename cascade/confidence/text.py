@@ -18,7 +18,7 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 
 class TextEncoder(Fitted):
-    """Prompts → points in a latent space: TF-IDF over words, then a truncated SVD.
+    """Encoder of prompts as points in a latent space: TF-IDF over words, then a truncated SVD.
 
     Attributes:
         words: of each its inverse document frequency, then its coordinates.

@@ -1,4 +1,4 @@
-"""What speaks against a draft whatever its confidence: empty, not the JSON that was asked for.
+"""Objections to a draft that no confidence outweighs: empty, not the JSON that was asked for.
 
 JSON schemas come from strangers, so both reading one and checking against one take bounded time:
 schemas are limited in number and size and read by a compiled form, patterns are matched in linear
@@ -62,7 +62,7 @@ def objection(
     tools: Sequence[Mapping[str, Any]] = (),
     tool_choice: str | None = None,
 ) -> str | None:
-    """Why this answer cannot be used, or None when nothing speaks against it.
+    """Reason why this answer cannot be used, or None.
 
     Its text has to satisfy the JSON schema; a call has to name one of the tools (in OpenAI format)
     and satisfy its parameters; `tool_choice` is a tool's name, `required`, `none` or `auto`.
@@ -86,7 +86,7 @@ def objection(
 
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
-    """Why a step of an agent leads nowhere: all its calls were made in the step before it.
+    """Reason why a step of an agent leads nowhere: all its calls were made in the step before it.
 
     Log-probs do not tell: a small model is the surer of a call, the more often it was made.
     """

@@ -55,7 +55,7 @@ SHORT: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What a run of the demo found.
+    """Result of the demo.
 
     `fitted` is the calibration and what it is worth, on questions left out of it; `collected`, how
     recording went; `files`, what was written; `assumptions`, prices that were not measured.

@@ -1,4 +1,4 @@
-"""What a cascade is worth on recorded answers, and what a ledger says it was worth.
+"""Evaluation of a cascade, on recorded answers and from its ledger.
 
 `recordings` reads transcripts and examples, `scorers` judge answers, `verdict.evaluate` says what
 a cascade would have cost, `plan` needs no answers at all, and `report` reads a ledger. Needs the

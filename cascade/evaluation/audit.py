@@ -56,7 +56,7 @@ _LARGE_ANSWERED = ("escalated", "shadow")
 
 @dataclass(frozen=True, slots=True)
 class SavingReport:
-    """What was saved against the large model alone, in dollars, audits paid for.
+    """Saving against the large model alone, in dollars, audits paid for.
 
     Attributes:
         measured_usd: of requests whose baseline is known, less all costs of the cascade.
@@ -75,7 +75,7 @@ class SavingReport:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What audits say about the answers, with the large model's as the reference: of so many
+    """Quality of the answers by audits, with the large model's as the reference: of so many
     `checked` drafts so many were `worse`; the loss q_L − q_cascade per request; the share of
     accepted drafts that are worse; and how many audits were `due`.
     """
@@ -88,7 +88,7 @@ class Quality:
 
     @property
     def sentence(self) -> str:
-        """What was seen, then the bounds."""
+        """Sentence of what was seen, then the bounds."""
         if not self.checked:
             return "No accepted draft has been checked: nothing is known about quality."
         seen = f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large answer"
@@ -102,7 +102,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a threshold would have given on the decided requests.
+    """Outcome of another threshold on the decided requests.
 
     Attributes:
         threshold: accepted is what has this confidence or more; the latest decision is `in_force`.
@@ -134,7 +134,7 @@ class Sample:
 
     @property
     def n(self) -> int:
-        """How many were audited."""
+        """Number of audits."""
         return int(self.audited.sum())
 
     @property
@@ -155,7 +155,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Baselines:
-    """What the large model would have cost for each accepted draft, in dollars: predicted without
+    """Cost of the large model alone for each accepted draft, in dollars: predicted without
     these audits, the least it can be, and the most that is assumed while there are no audits.
     `spread` is the standard deviation of the prediction's error, as known from other rows.
     """
@@ -493,7 +493,7 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
 
 
 def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
-    """What other thresholds would have given on the same requests, by rising threshold; none where
+    """Outcomes of other thresholds on the same requests, by rising threshold; none where
     no draft was decided about. `bill`, of the large model alone, does not depend on thresholds.
     """
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]

@@ -42,7 +42,7 @@ which could not be had; `cached` took an earlier answer; `unfinished` has no ans
 
 
 class Row(NamedTuple):
-    """What is read of one entry; `tags` are values of the tags that are told apart."""
+    """Fields of one entry that are read; `tags` are values of the tags that are told apart."""
 
     run_id: str
     node: str
@@ -158,7 +158,7 @@ class Sums:
 
 @dataclass(slots=True)
 class Run:
-    """What a report needs of one run.
+    """One run, as far as a report needs it.
 
     Attributes:
         predicted, low, high: estimated baseline of its accepted draft, or of an answer from another
@@ -235,7 +235,7 @@ class Run:
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
+        """End of the run."""
         ways: tuple[tuple[bool, Outcome], ...] = (
             (self.cached, "cached"),
             (self.shadow, "shadow"),
@@ -250,7 +250,7 @@ class Run:
 
 
 class Key(NamedTuple):
-    """What sums are told apart by."""
+    """Key by which sums are told apart."""
 
     node: str
     tier: str
@@ -261,7 +261,7 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Calls:
-    """How the calls of a tier ended, the seconds that the successful ones took, and the failures
+    """Ends of the calls of a tier, the seconds that the successful ones took, and the failures
     since the last success: the first of them, and how many."""
 
     ends: Counter[str] = field(default_factory=Counter)

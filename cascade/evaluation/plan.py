@@ -46,7 +46,7 @@ Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a cascade would cost and save; dollars per request where nothing else is said.
+    """Forecast of cost and saving; dollars per request where nothing else is said.
 
     Attributes:
         draft_usd: c_S.

@@ -193,7 +193,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 class TranscriptWriter:
-    """Appends records to a plain JSONL file, so that a crash loses at most the line being written.
+    """Writer of records to a plain JSONL file; a crash loses at most the line being written.
 
     What is in the file is continued, and `ids` has the ids of it; a line that an earlier crash cut
     off is removed.

@@ -148,7 +148,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a command or a report has to say: the answer in one sentence (`tone` is whether it is
+    """Document of a command or a report: the answer in one sentence (`tone` is whether it is
     good news), the facts of the first view, sentences to know besides, tables in order of weight,
     and pictures, which are shown on a page and by a plotter, not in text.
     """

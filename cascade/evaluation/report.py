@@ -77,7 +77,7 @@ NO_DOCUMENT = Document("", "")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a cascade saved and lost in a period, with how sure that is; made by `make_report`.
+    """Savings and losses of a cascade in a period, with their intervals; made by `make_report`.
 
     Attributes:
         requests: runs that began in the period; `outcomes`, how so many of them ended.
@@ -119,7 +119,7 @@ async def make_report(
     tag: str | None = None,
     compare: bool = True,
 ) -> Report:
-    """What the ledger says about a period: verified saving, quality, costs, and a verdict.
+    """Report of a period: verified saving, quality, costs, and a verdict.
 
     A run belongs to the period in which it begins, with all its entries up to an hour beyond. It
     takes a second of CPU for some 60,000 entries: a service makes it in a thread of its own.

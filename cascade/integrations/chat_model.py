@@ -315,7 +315,7 @@ _IGNORED = {"stream", "strict"}
 
 
 def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> Settings:
-    """What a call in LangChain's and OpenAI's words means for a run.
+    """Settings of a run, from a call in LangChain's and OpenAI's words.
 
     Args:
         given: `tools`, `tool_choice`, `response_format`, `stop`, `timeout`, `logprobs`,

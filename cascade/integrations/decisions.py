@@ -90,7 +90,7 @@ def _openai_question(question: Noul | Choice | Score) -> Any:
 
 
 class DecisionSignal(Signal):
-    """What a decision model says about a draft, as a signal: a probability in [0, 1].
+    """Signal of a decision model about a draft: a probability in [0, 1].
 
     It reads the conversation with the draft as its last message. Each question is a ledger entry,
     sent once. A model that refuses to answer leaves the signal out.

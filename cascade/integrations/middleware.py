@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
-    """Drafts by a small model for what the agent's own model is asked.
+    """Cascade around the agent's own model: a small model drafts what that one is asked.
 
     Tools, tool choice, response format, system message and model settings of each step go to
     both. Answers say in their `response_metadata` who gave them and what they cost, as those of

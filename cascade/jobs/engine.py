@@ -173,7 +173,7 @@ async def run_job(
 
 
 def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
-    """What the answers of a cascade depend on besides the questions, for a journal."""
+    """Identity of a cascade for a journal: all that its answers depend on besides the questions."""
     held = [identity(cascade.kernel), cascade.settings, more]
     digest = hashlib.sha256(json.dumps(held, default=repr, sort_keys=True).encode()).hexdigest()
     return {"models": [tier.model.name for tier in cascade.tiers], "settings": digest[:16]}
@@ -331,6 +331,6 @@ def record_of(row: Row, result: CascadeResult) -> Record:
 
 
 def counted(ledger: LedgerView) -> Decimal:
-    """What a budget counts: the cost, or what an unknown one is assumed to be."""
+    """Dollars that a budget counts: the cost, or what an unknown one is assumed to be."""
     costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in ledger)
     return sum((cost for cost in costs if cost is not None), Decimal(0))

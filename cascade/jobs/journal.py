@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, facts TEXT NOT NULL);
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What became of a row; None where nothing is known.
+    """Fate of a row; None where nothing is known.
 
     Attributes:
         number, key: of the row, and of its question.

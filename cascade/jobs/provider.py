@@ -426,7 +426,7 @@ class _BatchJob:
 
 
 def read_reply(line: bytes) -> tuple[str, Any, str | None]:
-    """What a line of a file that came back tells: the id of the request, the body of the reply, and
+    """Content of a line of a file that came back: the id of the request, the body of the reply, and
     why there is none; the id is empty where the line tells nothing of any."""
     try:
         found = json.loads(line)

@@ -39,7 +39,7 @@ Rule = Callable[[Sequence[float], float], str | None]
 
 
 class Abort(CascadeMiddleware):
-    """Stops a draft that cannot be accepted any more, by the log-probabilities of its stream.
+    """Early stop of a draft that cannot be accepted any more, by the log-probs of its stream.
 
     Without a calibration a draft is stopped when the most certain rest could not lift its score to
     what is accepted; `max_tokens` has to be known. With one, when the mean of its last 16 tokens

@@ -45,7 +45,7 @@ DAY_S = 86_400.0
 
 
 class Audits(CascadeMiddleware):
-    """Audits accepted drafts at random, and books how much better the large answer is (`loss`).
+    """Audits of accepted drafts at random, which book how much better the large answer is (`loss`).
 
     Each accepted draft is drawn by a hash of its run with the chance that its decision states
     (`Decision.audit_rate`), so that sums weighted by 1/rate are unbiased. Drafts that were accepted

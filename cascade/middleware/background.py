@@ -116,6 +116,6 @@ def tags_of(run: Run) -> dict[str, str]:
 
 
 def fingerprint(kernel: Kernel) -> str:
-    """What tells a cascade from those of another name or with other models that share a store."""
+    """Identity of a cascade beside others that share its store: by its name and models."""
     told = [kernel.parts.name, *((tier.name, tier.model.name) for tier in kernel.tiers)]
     return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()

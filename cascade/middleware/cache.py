@@ -51,7 +51,7 @@ class Kept:
 
 
 class Cache(CascadeMiddleware):
-    """Gives the answer that a model gave before to the same conversation with the same settings.
+    """Cache of answers, for the same conversation with the same settings.
 
     What an answer depends on besides is a part of its key: tiers, policy, signals, calibration,
     verifier, router, and middleware that changes calls or decisions. Functions count by their code
@@ -175,7 +175,7 @@ def _said(message: BaseMessage) -> list[Any]:
 
 
 def identity(kernel: Kernel) -> str:
-    """What answers depend on besides the question and its settings, the same in every process."""
+    """Identity of all that answers depend on besides the question, the same in every process."""
     parts = kernel.parts
     asked = [
         (tier.name, tier.model.name, tier.settings.base_url, tier.settings.options)

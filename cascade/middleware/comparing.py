@@ -48,7 +48,7 @@ async."""
 
 
 class Comparison(NamedTuple):
-    """How much better the large model's answer is.
+    """Difference of the large model's answer from the draft.
 
     `loss` is 1 where only the large answer is right, −1 where only the draft is, 0 where they are
     equally good, or between; None where that cannot be told. `note` is how it was found, or why
@@ -60,7 +60,7 @@ class Comparison(NamedTuple):
 
 
 class Comparer:
-    """Compares a draft with the large model's answer.
+    """Comparison of drafts with the large model's answers.
 
     Tool calls are compared by names and arguments, answers with a schema by their fields, short
     ones by their wording (case, punctuation, articles, the words around them and the form of

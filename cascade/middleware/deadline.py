@@ -21,7 +21,7 @@ LATENCY_WEIGHT = 0.2
 
 
 class Deadline(CascadeMiddleware):
-    """Bounds all calls of a run, with their retries and waits, by the time that is left.
+    """Deadline of a run, which bounds all its calls, with their retries and waits.
 
     What would be escalated is accepted where the next tier is known to take longer than that; a
     call that does not end in time fails with `DeadlineError`, and the expert returns the draft,

@@ -66,7 +66,7 @@ class Alarm(Record):
 
 
 class Drift(CascadeMiddleware):
-    """Watches whether questions and drafts still are what they were, and reacts where not.
+    """Watch over questions and drafts, and the reaction where they are no longer what they were.
 
     Signals and confidence are compared window by window with the first decisions and with the
     calibration's, the escalation rate runs through a CUSUM, and audits through an e-process against

@@ -29,7 +29,7 @@ Choose = Callable[[Sequence[BaseMessage]], "Sequence[Any] | Awaitable[Sequence[A
 
 
 class Examples(CascadeMiddleware):
-    """Shows the first tier examples: after system messages, before the conversation.
+    """Examples for the first tier: after system messages, before the conversation.
 
     A choice that fails loses no question: it is logged, and the draft is made without examples.
     For a choice that needs more than the conversation, override `chosen`.

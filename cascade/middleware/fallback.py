@@ -12,7 +12,7 @@ from cascade.tiers import ModelLike, open_tier
 
 
 class Fallback(CascadeMiddleware):
-    """Asks another model in place of the last tier when that fails for good.
+    """Another model in place of the last tier when that fails for good.
 
     The result is marked as degraded. Its entry names the model that answered, and earns at most
     its own cost, as an estimate: an owner of that model would have it without a cascade, too.

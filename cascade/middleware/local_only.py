@@ -29,7 +29,7 @@ STAMP = "local_only"
 
 
 class LocalOnly(CascadeMiddleware):
-    """Keeps questions on this machine: all, those of a rule, or those whose settings say so.
+    """Border of this machine for questions: all, those of a rule, or those whose settings say so.
 
     No model elsewhere is asked about them, whatever the rest of the stack does. What would be
     escalated goes to a larger tier on this machine, else the draft is the answer (`degraded`), or
@@ -196,7 +196,7 @@ def _text(block: Any) -> str | None:
 
 
 def read_stay(given: object, what: str, shown: str = "") -> Stay | None:
-    """What becomes of a question that has to stay; None where it may leave.
+    """Fate of a question that has to stay; None where it may leave.
 
     Raises:
         ConfigurationError: it is none of what may be said.

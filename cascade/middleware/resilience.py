@@ -39,7 +39,7 @@ calls of the day before would hammer a server as if there were no budget."""
 
 
 class Retries(CascadeMiddleware):
-    """Repeats what may succeed when it is sent again: a server that fails, a rate limit.
+    """Retries of what may succeed when it is sent again: a server that fails, a rate limit.
 
     The wait before attempt n + 1 is drawn from [0, min(8 s, base_s·2ⁿ⁻¹)] ("full jitter"), on top
     of what the provider asks for by `Retry-After`, which is waited for once. A budget for each
@@ -169,7 +169,7 @@ _OUTAGES = (
 
 
 class Breaker(CascadeMiddleware):
-    """Leaves a server alone after failures, for longer each time one more call fails.
+    """Circuit breaker: a server is left alone after failures, longer each time one more call fails.
 
         closed ──too many failures──→ open ──its time is over──→ half-open ──success──→ closed
                                        ↑                             │
@@ -297,7 +297,7 @@ class Circuit:
             return self._ticket
 
     def leave(self, ticket: int, *, failed: bool | None) -> None:
-        """How a call ended; None where that says nothing about the server."""
+        """Note how a call ended; None where that says nothing about the server."""
         if failed is None and self.state == "closed":
             return
         with self._lock:

@@ -25,7 +25,7 @@ NODE = "shadow"
 
 
 class Shadow(CascadeMiddleware):
-    """Starts a cascade in the shadow: the large model answers, drafts show what they would save.
+    """Start in the shadow: the large model answers, drafts show what they would save.
 
     Each draft is compared with the large answer (`loss` of its entry). With a `live_share` it is a
     canary: that share of conversations, by a hash of the thread's id or else of the run's, goes the

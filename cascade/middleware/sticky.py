@@ -45,7 +45,7 @@ class Turn(NamedTuple):
 
 
 class Sticky(CascadeMiddleware):
-    """Keeps a conversation with the larger tier that answered last, while going back costs more.
+    """Stay of a conversation with the larger tier that answered last, while going back costs more.
 
     A provider reads the beginning of a prompt that it saw minutes ago at a fraction of the price.
     With p the chance that a draft of the first tier is escalated, going back saves
@@ -84,7 +84,7 @@ class Sticky(CascadeMiddleware):
         return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """Where the larger tier cannot be had, let the first answer, as it would without this."""
+        """Let the first tier answer where the larger one cannot be had, as without this."""
         try:
             return await handler(call)
         except ModelError as error:

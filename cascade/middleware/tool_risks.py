@@ -26,7 +26,7 @@ careless side, and a forgotten one is seldom the worst."""
 
 
 class ToolRisks(CascadeMiddleware):
-    """Makes a draft that calls tools be surer than one that only says something.
+    """Risks of tools: a draft that calls them has to be surer than one that only says something.
 
     What it accepts is a part of what the policy accepts, so a certificate, which bounds
     P(accepted and wrong), holds on. Tools can also be marked themselves, by `risk` in the

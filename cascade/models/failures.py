@@ -71,7 +71,7 @@ _BROKE_OFF = {"OSError", "ClientError", "HTTPError", "APIConnectionError"}
 
 
 class Caller:
-    """Names a model and its server in errors.
+    """Model and server, as errors name them.
 
     Args:
         start: the way out where the server does not run.
@@ -194,7 +194,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """How long a server asks to wait, in seconds; None where it gives no number."""
+    """Seconds that a server asks to wait; None where it gives no number."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             wait = float(headers.get(name) or "")

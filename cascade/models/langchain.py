@@ -153,7 +153,7 @@ class LangChainModel(Model):
 
 
 def completion_of(message: AIMessage, model: str) -> Completion:
-    """What a message of a chat model says; `model` is its name where the message has none."""
+    """Completion in a message of a chat model; `model` is its name where the message has none."""
     text, calls, metadata = str(message.text), message.tool_calls, message.response_metadata
     blocks = [block for block in message.content_blocks if block["type"] == "reasoning"]
     thinking = "".join(str(block.get("reasoning", "")) for block in blocks) or None

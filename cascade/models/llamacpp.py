@@ -52,7 +52,7 @@ computes in such portions, so it is none the slower."""
 
 
 class Loading(BaseModel):
-    """What decides whether two models can share their weights in memory.
+    """Options of loading; models that agree in them share their weights in memory.
 
     Attributes:
         n_parallel: requests that are computed at the same time.

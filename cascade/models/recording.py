@@ -109,7 +109,7 @@ def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
 
 
 class ReplayModel(Model):
-    """Answers out of a recording, with the real tokens, log-probabilities and times.
+    """Replay of a recording, with the real tokens, log-probabilities and times.
 
     A request that was recorded several times gets its answers in turn, and then again from the
     first.

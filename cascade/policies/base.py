@@ -66,7 +66,7 @@ class Situation:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Decides about a draft."""
+    """Deferral policy: what becomes of a draft."""
 
     def decide(self, situation: Situation) -> Decision:
         """Accept the draft, escalate, observe one more signal, abstain, or ask a person."""
@@ -251,7 +251,7 @@ class EconomicPolicy:
         to_number("EconomicPolicy.p_large", self.p_large, least=0, most=1)
 
     def decide(self, situation: Situation) -> Decision:
-        """Accept, escalate or observe, whichever is cheapest in expectation."""
+        """The action that is cheapest in expectation: accept, escalate or observe."""
         assessment, above = situation.assessment, situation.above
         best = self._best(situation)
         # A tier is named only where it is not the next one.

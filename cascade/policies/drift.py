@@ -36,7 +36,7 @@ def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
 
 
 class Shift(NamedTuple):
-    """What a window of a signal shows."""
+    """Shift of a signal within a window."""
 
     psi: float
     ks_p: float
@@ -79,7 +79,7 @@ class SignalWatch:
         return found if found.alarm else None
 
     def judge(self, recent: Sequence[float]) -> Shift:
-        """What a window of these values shows."""
+        """Shift within a window of these values."""
         usual, n, m = self._usual, self._size or len(self._usual), len(recent)
         edges = np.unique(np.quantile(usual, np.linspace(0.1, 0.9, 9)))
         before, now = (
@@ -172,7 +172,7 @@ class HarmProcess(Record):
 
 
 class HarmQueue:
-    """Feeds a `HarmProcess` in the order in which requests were decided.
+    """Queue of a `HarmProcess`, in the order in which requests were decided.
 
     Audits end in another order, which may hang on what they find; only with an order fixed
     beforehand is the product an e-process. `most` requests wait; the audit that the oldest of them

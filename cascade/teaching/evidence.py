@@ -179,7 +179,7 @@ class Groups:
 
 
 def words_of(question: str) -> frozenset[str]:
-    """The words of a question, whatever their case."""
+    """The words of a question, in lower case."""
     return frozenset(_WORD.findall(question.casefold()))
 
 

@@ -36,7 +36,7 @@ MASK = "[…]"
 
 @dataclass(slots=True)
 class Exported:
-    """What was written.
+    """Files that were written, and their rows.
 
     Attributes:
         lessons: number that was looked at.
@@ -230,7 +230,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a store holds, and what may be done with it.
+    """Status of a store: its lessons, and their permitted uses.
 
     Attributes:
         lessons: their number.

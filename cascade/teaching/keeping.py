@@ -38,7 +38,7 @@ CUT_OFF = frozenset({"length", "content_filter", "stopped"})
 
 
 class Lessons(CascadeMiddleware):
-    """Keeps a lesson of each run that a tier above the first answered, and of each audited draft.
+    """Lessons of runs that a tier above the first answered, and of audited drafts.
 
     **None is kept** of a run that must stay on this machine, that is tagged `lessons="no"` or ran
     in the shadow; of an answer that is degraded, cached, cut off, or a person's; and of what is no

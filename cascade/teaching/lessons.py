@@ -22,7 +22,7 @@ ChatMessage = Mapping[str, Any]
 
 
 class Terms(Record):
-    """What the terms of use or the licence of a model allow with its answers.
+    """Terms of use or licence of a model: uses of its answers that they allow.
 
     Nothing is assumed about any vendor: terms differ by contract, and change. Users state them,
     with the place where they are written.
@@ -114,8 +114,8 @@ class Lesson(Record):
 
     @property
     def digest(self) -> str:
-        """What equal conversations share: SHA-256 of roles and contents, whatever their spacing and
-        capitals."""
+        """Digest that equal conversations share: SHA-256 of roles and contents, without spacing
+        and capitals."""
         parts = [
             [m.get("role"), _folded(m.get("content")), m.get("tool_calls")] for m in self.messages
         ]
@@ -124,12 +124,12 @@ class Lesson(Record):
 
     @property
     def answer_is_wrong(self) -> bool | None:
-        """What people say of the large model's answer; None where none judged it, or they differ.
+        """Verdict of people on the large model's answer; None where none judged it, or they differ.
         Where they saw the draft, they did not judge this one."""
         return None if self.origin == "audited" else _agreed(v.wrong for v in self.verdicts)
 
     def may(self, stated: Mapping[str, Terms]) -> Terms:
-        """What may be done with the answer: by the terms under which it was given, and today's."""
+        """Permitted uses of the answer, by the terms under which it was given, and today's."""
         return self.terms.within(terms_of(self.answer_model, stated))
 
 

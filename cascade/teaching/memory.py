@@ -74,7 +74,7 @@ class _Asked:
 
 
 class Memory(Examples):
-    """Shows the small model similar questions with the large model's answers.
+    """Memory of similar questions with the large model's answers, shown to the small model.
 
     Lessons are grouped by their questions; nothing of a new group is shown. Of each request whose
     right answer becomes known, since it was escalated or audited, the small model is asked the

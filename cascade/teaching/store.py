@@ -73,7 +73,7 @@ TEACHING = Schema("teaching", metadata, "1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
-    """What a deletion has taken: so many `lessons`, with the verdicts about them.
+    """Result of a deletion: so many `lessons`, with the verdicts about them.
 
     `scrubbed` tells whether SQLite's own files hold nothing of it any more. It is False where
     another process kept the journal open, and for PostgreSQL, which cleans its files by a vacuum.

@@ -1,4 +1,4 @@
-"""Fakes for the tests of whoever builds on the cascade: no network, no weights, no surprises.
+"""Fakes for tests of what is built on the cascade: no network, no weights, no surprises.
 
 model = ScriptedModel({"Capital of France?": reply("Paris", probability=0.95)})
 with forbid_real_requests():
