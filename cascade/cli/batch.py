@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cascade.cli.console import AS_JSON, busy, fail, print_json, say
+from cascade.cli.console import AS_JSON, MOST_TOLD, busy, fail, print_json, say
 from cascade.cli.options import Amount, Models, Policy, System, Text, must_be_file, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.jobs import Done
-
-MOST_TOLD = 5
-"""Rows without a question that are named one by one."""
 
 
 @spread

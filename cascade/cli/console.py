@@ -23,6 +23,9 @@ from cascade.errors import CascadeError, ConfigurationError, InputError
 INTERRUPTED = 130
 """What a shell says of a program that Ctrl-C ended: 128 and the number of the signal."""
 
+MOST_TOLD = 5
+"""Rows and examples that are named one by one; the others are counted."""
+
 AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 """Whether a machine reads what is said."""
 
@@ -96,15 +99,9 @@ def print_json(value: Any) -> None:
 
 
 def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -> NoReturn:
-    """Say what went wrong and what to type next, and leave.
+    """Say what went wrong, what it cost all the same, and what to type next, and leave.
 
     With `--json` the last line of standard error is a JSON document that says the same.
-
-    Args:
-        message: what went wrong.
-        code: of the exit.
-        kind: name of the error.
-        ledger: what it cost all the same.
     """
     named = _NEXT.findall(message)
     then = named[-1].rstrip(".") if named else f"{COMMAND.get()} --help"

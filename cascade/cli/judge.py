@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from cascade._numbers import to_number
-from cascade.cli.console import INTERRUPTED, busy, fail, give, say
+from cascade.cli.console import INTERRUPTED, MOST_TOLD, busy, fail, give, say
 from cascade.cli.options import (
     EMBEDDED,
     CalibrationFile,
@@ -28,9 +27,10 @@ from cascade.cli.options import (
     System,
     Text,
     must_be_file,
+    need,
     spread,
 )
-from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
@@ -46,9 +46,6 @@ MaxHarm = Annotated[
     Option(help="Certify P(accepted and wrong) at most this; repeatable.", **SHARE),
 ]
 Delta = Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)]
-
-MOST_TOLD = 5
-"""Failed examples that are named one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +92,6 @@ class Examples:
         return read_examples(path, **columns, system=self.system)
 
 
-def need_numbers() -> None:
-    """Refuse to compute where numpy, scipy or scikit-learn is not installed.
-
-    Raises:
-        MissingDependencyError: the message names the extra.
-    """
-    missing = [name for name in ("numpy", "scipy", "sklearn") if find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"{' and '.join(missing)} not installed: install the extra `calibrate`."
-        )
-
-
 @spread
 def evaluate(
     file: Annotated[File, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
@@ -130,7 +114,7 @@ def evaluate(
     pages: Pages,
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
-    need_numbers()
+    need("calibrate")
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
     from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
 
@@ -194,7 +178,7 @@ def calibrate(
     Ends with 1 where no certificate could be given that was asked for, or where the confidence is
     of no use.
     """
-    need_numbers()
+    need("calibrate")
     from cascade.calibrate import LEAST_LABELS  # noqa: PLC0415 - heavy
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415
 
@@ -226,7 +210,7 @@ def calibrate(
         **{name: getattr(made, name) for name in shown},
         "refusals": [refusal.reason for refusal in fitted.refusals],
         "headline": fitted.evaluated.sentence if fitted.evaluated else None,
-        "collected": _counts(done),
+        "collected": done,
     }
     give(data, _calibration_text(fitted, to))
     if not made.recommendation.use:
@@ -279,7 +263,7 @@ def try_(
     Records both models, fits, and prints a menu of points, a verdict, and the next command.
     Interrupted, the same command goes on where it was.
     """
-    need_numbers()
+    need("calibrate")
     from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
     from cascade.calibrate import labels_of, with_shots, write_artefacts  # noqa: PLC0415
     from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
@@ -311,8 +295,13 @@ def try_(
     found, then = fitted.evaluation, _next(fitted.evaluation, files["configuration"])
     remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
     advice = fitted.calibration.recommendation
-    counts = _counts(collected)
-    _give(found, remark=remark, recommendation=advice, files=files, collected=counts, next=then)
+    more: dict[str, Any] = {
+        "recommendation": advice,
+        "files": files,
+        "collected": collected,
+        "next": then,
+    }
+    _give(found, remark=remark, **more)
 
 
 def _next(found: Evaluation, configuration: Path) -> str:
@@ -343,7 +332,7 @@ def demo(
     The large model's answers come with the package: a real model's, recorded once, at the list
     price of a hosted model of its size.
     """
-    need_numbers()
+    need("calibrate")
     with _progress(to) as update:
         from cascade.demo import run_demo  # noqa: PLC0415 - heavy
 
@@ -432,11 +421,6 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
         )
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(1)
-
-
-def _counts(done: Collected | None) -> dict[str, Any] | None:
-    fields = ("written", "skipped", "unlabelled", "failures", "spent_usd")
-    return None if done is None else {name: getattr(done, name) for name in fields}
 
 
 @contextmanager

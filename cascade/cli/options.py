@@ -12,13 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from typer import Option
 
 from cascade.cli.console import say
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
@@ -30,6 +31,9 @@ NO_LARGE = (
     "there is no large model: name it with --large, or once for all with "
     "`export CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
 )
+
+EXTRAS = {"calibrate": ("numpy", "scipy", "sklearn"), "service": ("fastapi", "uvicorn", "yaml")}
+"""What commands need beyond what is always installed."""
 
 Text = str | None
 File = Path | None
@@ -92,16 +96,7 @@ class Models:
 
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
         """The cascade of both models, or of the small one alone where nothing may leave this
-        machine; it is closed with `opened`.
-
-        Args:
-            opened: closes the cascade and its ledger.
-            ledger: its address.
-            options: of `Cascade`.
-
-        Raises:
-            ConfigurationError: there is no large model, or the options cannot work.
-        """
+        machine; it is closed with `opened`, and so is the ledger at that address."""
         from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
         from cascade.ledger.prices import load_prices  # noqa: PLC0415
         from cascade.tiers import Tier  # noqa: PLC0415
@@ -150,11 +145,7 @@ class Pages:
     figures: Annotated[File, Option(help="The pictures: .svg.")] = None
 
     def write(self, document: Any) -> None:
-        """Write a document as a page and its pictures as SVG, where that is wanted.
-
-        Raises:
-            ConfigurationError: a file cannot be written.
-        """
+        """Write a document as a page and its pictures as SVG, where that is wanted."""
         from cascade.evaluation.page import to_drawing, to_page  # noqa: PLC0415 - heavy
 
         for path, draw in ((self.html, to_page), (self.figures, to_drawing)):
@@ -170,22 +161,23 @@ class Pages:
             say(f"wrote {path}")
 
 
-def must_be_file(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written, before everything has been paid for.
+def need(extra: str) -> None:
+    """Refuse a command whose packages are not installed."""
+    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{' and '.join(missing)} not installed: install the extra `{extra}`."
+        )
 
-    Raises:
-        ConfigurationError: it is a folder, or in none.
-    """
+
+def must_be_file(option: str, path: Path) -> None:
+    """Refuse a file that cannot be written, before everything has been paid for."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ConfigurationError(f"{option} {path}: a file in a folder that exists is needed.")
 
 
 def to_tags(given: Sequence[str] | None) -> dict[str, str]:
-    """Tags that were typed as `name=value`.
-
-    Raises:
-        ConfigurationError: one of them is not of that form.
-    """
+    """Tags that were typed as `name=value`."""
     tags = {}
     for typed in given or ():
         name, separator, value = typed.partition("=")

@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.judge import need_numbers
-from cascade.cli.options import Amount, Count, File, Text, spread
+from cascade.cli.options import Amount, Count, File, Text, need, spread
 from cascade.errors import ConfigurationError
 
 
@@ -77,7 +76,7 @@ def plan(
     owning: Owning,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
-    need_numbers()
+    need("calibrate")
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 

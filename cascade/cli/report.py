@@ -9,8 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.judge import need_numbers
-from cascade.cli.options import Pages, Text, spread, to_tags
+from cascade.cli.options import Pages, Text, need, spread, to_tags
 from cascade.errors import ConfigurationError
 
 
@@ -28,7 +27,7 @@ def report(
     pages: Pages,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
-    need_numbers()
+    need("calibrate")
     from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
 
     selection = {"since": _time(since), "until": _time(until), "tags": to_tags(tag)}

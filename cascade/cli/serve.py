@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Awaitable, Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -15,8 +14,8 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Amount, File, Number, spread, to_tags
-from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.cli.options import Amount, File, Number, need, spread, to_tags
+from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.service.keys import Key, Keys
@@ -59,11 +58,7 @@ def serve(
         raise ConfigurationError(
             "name the configuration; `cascade serve --example > cascade.yaml` makes one."
         )
-    missing = [name for name in ("fastapi", "uvicorn", "yaml") if find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"{' and '.join(missing)} not installed: install the extra `service`."
-        )
+    need("service")
     from cascade.service import describe, read_config  # noqa: PLC0415 - heavy
     from cascade.service import serve as run  # noqa: PLC0415
 
@@ -159,11 +154,7 @@ def _show_once(key: Key, secret: str) -> None:
 
 
 def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
-    """Do something with the keys of a service.
-
-    Raises:
-        ConfigurationError: there is no such configuration, or it keeps no ledger.
-    """
+    """What some work on the keys of a service gives."""
     from cascade.service.keys import Keys  # noqa: PLC0415 - heavy
 
     url = where if "://" in where else _ledger_of(Path(where))

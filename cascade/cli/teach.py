@@ -155,11 +155,7 @@ def status(where: Where) -> None:
 
 
 def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
-    """What some work on a store of lessons gives; to open one that is not there would make it.
-
-    Raises:
-        ConfigurationError: it is no address, or there is nothing.
-    """
+    """What some work on a store of lessons gives; to open one that is not there would make it."""
     from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
     from cascade.teaching import open_lessons  # noqa: PLC0415
 

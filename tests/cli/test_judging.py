@@ -102,7 +102,7 @@ def test_what_cannot_be_judged_is_named_and_nothing_asked(
     ],
 )
 def test_figures_need_their_packages(monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
-    monkeypatch.setattr("cascade.cli.judge.find_spec", lambda name: None)
+    monkeypatch.setattr("cascade.cli.options.find_spec", lambda name: None)
     done = commands.cascade(*given, code=2)
     assert "numpy and scipy and sklearn not installed" in done.err
 

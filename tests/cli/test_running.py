@@ -300,7 +300,7 @@ def test_what_cannot_be_served_or_kept_is_named(
 
 
 def test_serving_says_which_extra_it_needs(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cascade.cli.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("cascade.cli.options.find_spec", lambda name: None)
     assert "the extra `service`" in commands.cascade("serve", config, code=2).err
 
 
