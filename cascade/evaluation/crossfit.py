@@ -235,7 +235,8 @@ def check(pair: Pair, options: Options) -> None:
 def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
     """The cheapest policy that loses no more than allowed; None where it saves less than a
     standard error."""
-    allowed = np.flatnonzero(sheet.loss + options.caution * sheet.errors[1] <= within)
+    lost = isotonic_regression(sheet.loss + options.caution * sheet.errors[1]).x
+    allowed = np.flatnonzero(lost <= within)
     if not len(allowed):
         return None
     at = int(allowed[np.argmin(sheet.share[allowed])])

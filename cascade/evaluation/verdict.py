@@ -317,7 +317,7 @@ def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
         if found.cost_ratio >= 1:
             saves = "no cascade of these two can save money"
         notes.append(f"A draft costs {percent(found.cost_ratio)} of a large answer: {saves}.")
-    if not np.isfinite(pair.raw).any():
+    if not np.isfinite(pair.raw).any() and not any(pair.runs):
         notes.append(
             f"The drafts of {found.small} have no score of their own: record `confidence`, "
             "`features` or `signals`."
