@@ -179,19 +179,15 @@ class BatchServer(FakeServer):
             outcome = self.answer(line["body"])
             if outcome is None:
                 continue
-            common = {"id": f"r-{line['custom_id']}", "custom_id": line["custom_id"]}
+            row = {"id": f"r-{line['custom_id']}", "custom_id": line["custom_id"]}
+            row |= {"response": None, "error": None}
             if isinstance(outcome, str):
-                failed = {"code": outcome, "message": f"{outcome} of this request"}
-                error.append({**common, "response": None, "error": failed})
-                continue
-            told = outcome
-            if isinstance(outcome, int):
-                told = {"error": {"message": f"status {outcome}"}}
-            status = outcome if isinstance(outcome, int) else 200
-            response = {"status_code": status, "request_id": "q", "body": told}
-            (output if status == 200 else error).append(
-                {**common, "response": response, "error": None}
-            )
+                row["error"] = {"code": outcome, "message": f"{outcome} of this request"}
+            else:
+                status = outcome if isinstance(outcome, int) else 200
+                body = outcome if status == 200 else {"error": {"message": f"status {status}"}}
+                row["response"] = {"status_code": status, "request_id": "q", "body": body}
+            (error if isinstance(outcome, str | int) else output).append(row)
         batch.output_file_id = self._keep("output.jsonl", _lines(output)) if output else None
         batch.error_file_id = self._keep("error.jsonl", _lines(error)) if error else None
 
