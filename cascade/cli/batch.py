@@ -35,12 +35,9 @@ def batch(
         Literal["local", "ray"], Option(help="This process, or a Ray cluster.")
     ] = "local",
     provider_batch: Annotated[
-        bool,
-        Option(help="Ask the large model by its provider's batch API, at half the price."),
+        bool, Option(help="Ask the large model by its provider's batch API, at half the price.")
     ] = False,
-    ledger: Annotated[
-        Text, Option(help="Ledger to write to: sqlite:///ledger.db, postgresql://…")
-    ] = None,
+    ledger: Annotated[Text, Option(help="Its address: sqlite:///ledger.db, …")] = None,
     fresh: Annotated[bool, Option(help="Forget what was done before, and pay anew.")] = False,
     models: Models,
     policy: Policy,

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from typer import Option
 
 from cascade.cli.console import busy, fail, give
-from cascade.cli.options import EMBEDDED, spread
+from cascade.cli.options import EMBEDDED, Texts, spread
 from cascade.errors import CascadeError
 
 PROBE_TIMEOUT_S = 60.0
@@ -48,8 +48,7 @@ class Check:
 @spread
 def doctor(
     model: Annotated[
-        list[str] | None,
-        Option(help="Also ask this model one word, which may cost a fraction of a cent."),
+        Texts, Option(help="Ask this model one word, at its price; repeatable.")
     ] = None,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""

@@ -26,6 +26,7 @@ from cascade.cli.options import (
     Small,
     System,
     Text,
+    Texts,
     must_be_file,
     need,
     spread,
@@ -76,10 +77,8 @@ class Examples:
     question: Annotated[Text, Option(help="Column of the questions.")] = None
     label: Annotated[Text, Option(help="Column of the right answers.")] = None
     system: System = None
-    scorer: Annotated[
-        str, Option(help="Compares answers: exact, contains, choice, numeric, json, …")
-    ] = "exact"
-    signals: Annotated[list[str] | None, Option(help="Take this signal; repeatable.")] = None
+    scorer: Annotated[str, Option(help="exact, contains, choice, numeric, json, …")] = "exact"
+    signals: Annotated[Texts, Option(help="Take this signal; repeatable.")] = None
     concurrency: Annotated[int, Option(min=1, help="Examples under way at once.")] = 8
     yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
     yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
@@ -154,21 +153,15 @@ def _give(found: Evaluation, text: str = "", remark: str = "", **more: Any) -> N
 
 @spread
 def calibrate(
-    file: Annotated[
-        Path, Argument(help="CSV, JSONL or Parquet: question and reference, or labels.")
-    ],
+    file: Annotated[Path, Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
-    to: Annotated[Path, Option("--out", help="The calibration to write.")] = Path(
-        "calibration.json"
-    ),
+    to: Annotated[Path, Option("--out", help="File to write.")] = Path("calibration.json"),
     agree_with_large: Annotated[
         bool, Option(help="No references: the large model's answer counts as right.")
     ] = False,
     max_harm: MaxHarm = None,
     delta: Delta = 0.1,
-    recorded: Annotated[
-        bool, Option("--recorded", help="FILE has transcripts: ask no model.")
-    ] = False,
+    recorded: Annotated[bool, Option("--recorded", help="FILE has transcripts.")] = False,
     stop: Annotated[File, Option(help="Write when to give up runs of the small agent.")] = None,
     models: Models,
     examples: Examples,
@@ -249,9 +242,7 @@ def _calibration_text(fitted: Any, to: Path) -> str:
 def try_(
     file: Annotated[Path, Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
-    to: Annotated[Path, Option("--out", help="Folder for all that is written.")] = Path(
-        "cascade-try"
-    ),
+    to: Annotated[Path, Option("--out", help="Folder to write to.")] = Path("cascade-try"),
     shots: Annotated[int, Option(help="Examples of the file that every prompt shows.")] = 0,
     max_harm: MaxHarm = None,
     goal: Goal,
@@ -323,9 +314,7 @@ def demo(
     *,
     n: Annotated[int, Option("--n", help="Questions to ask.")] = 40,
     small: Small = EMBEDDED,
-    to: Annotated[Path, Option("--out", help="Folder for all that is written.")] = Path(
-        "demo-output"
-    ),
+    to: Annotated[Path, Option("--out", help="Folder to write to.")] = Path("demo-output"),
 ) -> None:
     """A real small model answers, checks itself and escalates; what that costs and saves.
 

@@ -36,6 +36,7 @@ EXTRAS = {"calibrate": ("numpy", "scipy", "sklearn"), "service": ("fastapi", "uv
 """What commands need beyond what is always installed."""
 
 Text = str | None
+Texts = list[str] | None
 File = Path | None
 Number = float | None
 Amount = Decimal | None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.options import Pages, Text, need, spread, to_tags
+from cascade.cli.options import Pages, Text, Texts, need, spread, to_tags
 from cascade.errors import ConfigurationError
 
 
@@ -19,7 +19,7 @@ def report(
     *,
     since: Annotated[Text, Option(help="From then on: a date, or so long ago: 24h, 7d.")] = None,
     until: Annotated[Text, Option(help="Before then.")] = None,
-    tag: Annotated[list[str] | None, Option(help="Only runs with this tag, name=value.")] = None,
+    tag: Annotated[Texts, Option(help="Only runs with this tag, name=value.")] = None,
     by: Annotated[Text, Option(help="Break down by this tag as well.")] = None,
     compare: Annotated[
         bool, Option(help="Compare with the period of the same length before.")

@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Amount, File, Number, need, spread, to_tags
+from cascade.cli.options import Amount, Count, File, Number, Texts, need, spread, to_tags
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,13 +41,9 @@ def serve(
     config: Annotated[File, Argument(help="The configuration, cascade.yaml.")] = None,
     *,
     check: Annotated[bool, Option("--check", help="Say what would run, and leave.")] = False,
-    example: Annotated[
-        bool, Option("--example", help="Print a configuration to begin with.")
-    ] = False,
-    no_auth: Annotated[
-        bool, Option("--no-auth", help="Ask for no key; on this machine alone.")
-    ] = False,
-    port: Annotated[int | None, Option(help="Instead of listen.port.")] = None,
+    example: Annotated[bool, Option("--example", help="Print one to begin with.")] = False,
+    no_auth: Annotated[bool, Option("--no-auth", help="Ask for no key; on loopback.")] = False,
+    port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
     workers: Annotated[int, Option(help="Processes on this port.")] = 1,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
@@ -87,19 +83,14 @@ def create(
     where: Where,
     name: Annotated[str, Argument(help="Whose key it is.")],
     *,
-    model: Annotated[
-        list[str] | None, Option(help="Model it may ask for; repeatable. All by default.")
-    ] = None,
+    model: Annotated[Texts, Option(help="It may ask for; repeatable. All by default.")] = None,
     per_minute: Annotated[Number, Option(help="Requests per minute.")] = None,
     day_usd: Annotated[Amount, Option(help="Dollars per day of UTC.", min=0)] = None,
     month_usd: Annotated[Amount, Option(help="Dollars per month of UTC.", min=0)] = None,
     exhausted: Annotated[
-        Literal["refuse", "local_only"] | None,
-        Option(help="Once they are spent; else as configured."),
+        Literal["refuse", "local_only"] | None, Option(help="Once spent; else as configured.")
     ] = None,
-    tag: Annotated[
-        list[str] | None, Option(metavar="NAME=VALUE", help="Of its entries; repeatable.")
-    ] = None,
+    tag: Annotated[Texts, Option(metavar="NAME=VALUE", help="Of its entries; repeatable.")] = None,
     admin: Annotated[bool, Option("--admin", help="It opens /admin and the page.")] = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
