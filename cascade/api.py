@@ -129,7 +129,7 @@ class Cascade:
                 raise ConfigurationError(f"{option}={value!r}: give a function.")
         if not isinstance(name, str) or not name.strip():
             raise ConfigurationError(f"name={name!r}: give a text.")
-        if not isinstance(tiers, Sequence) or isinstance(tiers, str):
+        if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
             raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")
         if audit_rate is not None and ledger is None:
             raise ConfigurationError(f"audit_rate={audit_rate}: audits need ledger=…, their place.")
@@ -249,7 +249,7 @@ class Cascade:
         Raises:
             InputError: the questions are no list.
         """
-        if isinstance(questions, str | Mapping) or not isinstance(questions, Sequence):
+        if isinstance(questions, str | bytes | Mapping) or not isinstance(questions, Sequence):
             raise ConfigurationError(
                 f"batch of {type(questions).__name__}: give a list of questions, batch([…]); "
                 "invoke(…) asks one."

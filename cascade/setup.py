@@ -165,7 +165,7 @@ def choose_middleware(
     Raises:
         ConfigurationError: an option and a middleware say the same thing twice.
     """
-    if isinstance(given, CascadeMiddleware | str) or not isinstance(given, Sequence):
+    if isinstance(given, CascadeMiddleware | str | bytes) or not isinstance(given, Sequence):
         raise ConfigurationError(f"middleware={given!r}: give a list, such as [Retries()].")
     kinds = {type(one) for one in given}
     stack = list(given)

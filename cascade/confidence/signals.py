@@ -305,7 +305,7 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     Raises:
         ConfigurationError: an unknown name, two of one name, or a built-in one of the user's.
     """
-    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+    if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     signals = [_to_signal(item) for item in wanted]
     names = [signal.name for signal in signals]
