@@ -1,4 +1,4 @@
-"""What the commands share: two consoles, JSON for machines, errors with exit codes.
+"""Console of the commands: two consoles, JSON for machines, errors with exit codes.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, question, or set-up), 130 Ctrl-C.
 """

@@ -51,7 +51,7 @@ class InputTool(BaseModel):
 
 
 class OutputConfig(BaseModel):
-    """How the answer is to look."""
+    """Form of the answer."""
 
     format: JSONOutputFormatParam | None = None
 

@@ -46,7 +46,7 @@ class Section(BaseModel):
 
 
 class ListenConfig(Section):
-    """Where the service listens."""
+    """Address of the service."""
 
     host: str = "127.0.0.1"
     """Address; `0.0.0.0` for all of this machine."""
@@ -108,7 +108,7 @@ class TierConfig(Section):
 
 
 class AuditConfig(Section):
-    """How accepted drafts are audited."""
+    """Audits of accepted drafts."""
 
     rate: Chance = 0.05
     """Share of accepted drafts."""
@@ -189,7 +189,7 @@ class CascadeConfig(Section):
 
 
 class BudgetConfig(Section):
-    """What happens when a key's money is used up."""
+    """Budgets of keys, and the answer when one is used up."""
 
     exhausted: Literal["refuse", "local_only"] = "refuse"
     """`refuse` answers 402; `local_only` keeps the question on this machine."""
@@ -203,7 +203,7 @@ class BudgetConfig(Section):
 
 
 class LogConfig(Section):
-    """What the service writes to standard error."""
+    """Log of the service on standard error."""
 
     format: Literal["text", "json"] = "text"
     """Lines for people, or one JSON object a line."""

@@ -142,7 +142,7 @@ def failures(entries: Iterable[LedgerEntry]) -> list[str]:
 
 
 def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
-    """What a client is told of an error; the log has the details, and `where` it happened."""
+    """Error as a client is told of it; the log has the details, and `where` it happened."""
     if isinstance(error, ServiceError):
         return error
     for kind, status, code, _ in _FAULTS:

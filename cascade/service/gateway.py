@@ -200,7 +200,7 @@ class Outcome:
 
     @property
     def refusal(self) -> str | None:
-        """What a client is told where the cascade gives no answer on purpose."""
+        """Words for a client where the cascade gives no answer on purpose."""
         return f"No answer: {self.way.reason}." if self.result.abstained else None
 
     @property
@@ -215,7 +215,7 @@ class Outcome:
 
     @property
     def finish_reason(self) -> Literal["stop", "length", "tool_calls", "content_filter"]:
-        """Why the answer ended, in OpenAI's words."""
+        """Reason why the answer ended, in OpenAI's words."""
         if self.calls:
             return "tool_calls"
         reason = None if self.completion is None else self.completion.finish_reason

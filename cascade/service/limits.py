@@ -100,7 +100,7 @@ class Money:
             logger.error("a budget could not be counted: %s", error)
 
     async def account(self, key_id: str) -> Account:
-        """What a key has spent, and what is put aside for it."""
+        """Account of a key."""
         return await self._budgets.account(key_id)
 
     async def aclose(self) -> None:

@@ -49,7 +49,7 @@ class Options(BaseModel, extra="allow"):
 
 
 class OllamaRequest(wire.Asked):
-    """What chats and prompts have in common."""
+    """Common part of chats and prompts."""
 
     stream: StrictBool | None = Field(default=True, description="By default true.")
     options: Options | None = None

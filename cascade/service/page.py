@@ -122,7 +122,7 @@ async def _admitted(request: Request) -> Gateway:
 
 
 class View(BaseModel):
-    """What is looked at: a period, a part of the traffic, and which requests are listed."""
+    """View of the page: a period, a part of the traffic, and which requests are listed."""
 
     days: str = "7"
     first: date | None = Field(default=None, alias="from")

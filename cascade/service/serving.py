@@ -266,7 +266,7 @@ def set_up_logs(config: LogConfig) -> None:
 
 
 def describe(configured: Configured) -> list[str]:
-    """What would run, as lines for people; no model is asked.
+    """Description of what would run, in lines; no model is asked.
 
     Raises:
         ConfigurationError: it cannot run.

@@ -1,4 +1,4 @@
-"""What the protocols share: bodies, the extension `cascade`, answers, streams and disconnects."""
+"""Common parts of the protocols: bodies, the extension `cascade`, answers, streams, disconnects."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def takes(model: type[BaseModel]) -> dict[str, Any]:
 
 
 async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
-    """The body of a request, whatever its Content-Type says, and its size in characters; that of
+    """The body of a request, of any Content-Type, and its size in characters; that of
     images and files is a lump."""
     try:
         raw = await request.body()
@@ -208,7 +208,7 @@ class Wishes(BaseModel):
 
 
 class Asked(BaseModel):
-    """What the requests of all protocols have in common."""
+    """Common part of the requests of all protocols."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -221,7 +221,7 @@ _NO_WISHES, _PREFIX = Wishes(), "x-cascade-"
 
 
 def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
-    """What a request says about itself, in headers and in the body's `cascade`."""
+    """Wishes of a request, in headers and in the body's `cascade`."""
     told = {name: v for name, v in request.headers.items() if name.startswith(_PREFIX)}
     if not told:
         return extension or _NO_WISHES
@@ -283,7 +283,7 @@ class Writer(ABC):
         """The answer in one piece."""
 
     def begin(self) -> bytes:
-        """What comes before all else in a stream."""
+        """Beginning of a stream."""
         return b""
 
     @abstractmethod
@@ -368,7 +368,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class Feed:
-    """What a stream has to tell, from the task that works on a question to the one that sends: text
+    """Feed of a stream, from the task that works on a question to the one that sends: text
     in pieces, then the outcome or the error."""
 
     def __init__(self, gateway: Gateway, question: Question, key: Key | None) -> None:
