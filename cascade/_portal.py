@@ -111,13 +111,36 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for it in the loop of the caller.
 
-    For what belongs to one loop, such as connections, and is asked for in many.
+    For what belongs to one loop, such as connections, and is asked for in many. A caller that is
+    cancelled goes on once the coroutine has ended, which may still have to book what it has spent.
     """
     if _portal.is_here():
         return await coroutine
-    return await asyncio.wrap_future(
-        asyncio.run_coroutine_threadsafe(coroutine, _portal.loop(waits=False))
-    )
+    loop, here = _portal.loop(waits=False), asyncio.get_running_loop()
+    ended: asyncio.Future[asyncio.Task[T]] = here.create_future()
+    begun: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        begun.append(loop.create_task(coroutine))
+        begun[0].add_done_callback(tell)
+
+    def tell(task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen, also where the caller has gone
+        with suppress(RuntimeError):  # the loop of the caller is closed
+            here.call_soon_threadsafe(ended.set_result, task)
+
+    def stop() -> None:  # it comes after `begin`
+        begun[0].cancel()
+
+    loop.call_soon_threadsafe(begin)
+    try:
+        task = await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        loop.call_soon_threadsafe(stop)
+        await asyncio.wait([ended], timeout=LAST_WORDS_S)
+        raise
+    return task.result()
 
 
 def _stop(future: Future[Any], ended: threading.Event) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from cascade._portal import iterate_here, portal_loop, run_sync
+from cascade._portal import iterate_here, on_portal, portal_loop, run_sync
 from cascade.models import Model, http
 from tests.models.asking import ask
 from tests.servers.fake import FakeServer
@@ -97,3 +98,24 @@ async def test_a_iterate_here_is_read_and_closed_on_the_background_loop() -> Non
     await reading.aclose()
     assert await asyncio.to_thread(numbers.closed.wait, 300)
     assert numbers.closed_on is portal_loop()
+
+
+async def test_a_caller_that_is_cancelled_goes_on_once_its_work_has_ended() -> None:
+    """What it has spent is in the ledger then."""
+    booked: list[int] = []
+    begun = threading.Event()
+
+    async def spend() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            time.sleep(0.05)  # noqa: ASYNC251 - the background loop is busy
+            booked.append(1)
+
+    asking = asyncio.create_task(on_portal(spend()))
+    await asyncio.to_thread(begun.wait)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert booked == [1]
