@@ -155,7 +155,7 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
 
 @dataclass(slots=True)
 class Collected:
-    """How far recording is.
+    """Progress of recording.
 
     Attributes:
         total: examples; `skipped` of them were recorded before.
@@ -260,7 +260,7 @@ def _reason(run: Run) -> str:
 
 
 class _Recorder:
-    """What asks both models about examples, and judges the answers."""
+    """Collector that asks both models about examples, and judges the answers."""
 
     def __init__(
         self, kernel: Kernel, scorer: Scorer, dataset: str, agree_with_large: bool

@@ -123,7 +123,7 @@ class Driver:
             setattr(run, field.name, getattr(done, field.name))
 
     def _identity(self, run: Run) -> str:
-        """What tells a question to this cascade from others."""
+        """Hash that tells a question to this cascade from others."""
         parts = self._kernel.parts
         texts = [[message.type, message.content] for message in run.messages]
         chain = [f"{tier.name}={tier.model.name}@{tier.model.server}" for tier in parts.tiers]

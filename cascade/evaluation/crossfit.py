@@ -51,7 +51,7 @@ Choice = Callable[[Pair, Rows], Ladder]
 
 
 class Options(Record):
-    """What was asked for.
+    """Options of an evaluation.
 
     Attributes:
         within: quality that may be lost against the large model, as a share of the questions.
@@ -124,7 +124,7 @@ class Mistake(Record):
 
 @dataclass(frozen=True)
 class Sheet:
-    """What the policies of all `PRICES` did on rows that had no part in their choice, with the
+    """Outcome of the policies of all `PRICES` on rows that had no part in their choice, with the
     gain of escalating that each shape expects, and P(the draft is right).
 
     `choices` are cost share and loss of each ladder that was fitted, on all rows alike,
@@ -202,7 +202,7 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Shee
 
 
 def play_on(ladder: Ladder, test: Pair) -> Sheet:
-    """What a ladder that is fitted already does on other rows."""
+    """Outcome of a ladder that is fitted already, on other rows."""
     nothing = np.zeros((2, 0, len(PRICES)))
     return Sheet(test, ladder.play(test), nothing, ladder.gains(test), ladder.confidence(test))
 
@@ -310,7 +310,7 @@ def baselines(pair: Pair) -> tuple[Alone, ...]:
 
 
 def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
-    """How well the gain that each shape expects finds the rows to escalate."""
+    """Ranking of the rows to escalate by the gain that each shape expects."""
     pair, found = sheet.pair, dict[str, Figures]()
     small, large = pair.small_correct, pair.large_correct
     won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
@@ -336,7 +336,7 @@ def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
 
 
 def confidences_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
-    """How good the confidence is, on rows that had no part in its fit, and the raw score; empty
+    """Quality of the confidence, on rows that had no part in its fit, and the raw score; empty
     where drafts have none."""
     raw, right = sheet.pair.raw, sheet.pair.small_correct
     if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():

@@ -262,7 +262,7 @@ def raw_score(outcome: Outcome) -> float | None:
 
 
 def draft_features(outcome: Outcome) -> dict[str, float]:
-    """What an answer shows besides its raw score: collected features, else recorded signals."""
+    """Features of an answer besides its raw score: collected ones, else recorded signals."""
     if outcome.features:
         return dict(outcome.features)
     signals = outcome.signals

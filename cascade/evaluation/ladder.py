@@ -234,7 +234,7 @@ class Plan(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What a policy did, (prices, n) each."""
+    """Outcome of a policy, (prices, n) each."""
 
     escalated: Array
     right: Array
@@ -244,7 +244,7 @@ class Played(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a point of decision is made of.
+    """Part of a point of decision.
 
     Attributes:
         after: `question`, `draft`, or the name of a helper.
@@ -346,7 +346,7 @@ class Shape:
         return self._tables[price]
 
     def value(self, plan: Plan, prices: Sequence[float] = JUDGED) -> Array:
-        """What it is worth at each price, in right answers, (prices, n): those that it gives more
+        """Worth at each price, in right answers, (prices, n): those that it gives more
         than the large model alone, and what it saves, priced in errors."""
         played = self.play(plan, prices)
         saved = (plan.paid - played.cost) / self.unit
@@ -438,7 +438,7 @@ class Ladder:
         return "off" if self.shape is None else self.shape.name
 
     def play(self, pair: Pair) -> Played:
-        """What the shape does at all `PRICES`; without one the large model answers everything."""
+        """Outcome of the shape at all `PRICES`; without one the large model answers everything."""
         if self.shape is not None:
             return self.shape.play(self.shape.plan(pair), PRICES)
         each = (len(PRICES), 1)

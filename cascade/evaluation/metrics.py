@@ -1,4 +1,4 @@
-"""How good a deferral is: quality against large answers and cost, with intervals.
+"""Metrics of deferral: quality against large answers and cost, with intervals.
 
 `deferral` is a score per row, a higher one is escalated first; `small` and `large` say how right
 the two answers to the same rows are, from 0 to 1. Rows of equal score count as if they came in a

@@ -88,7 +88,7 @@ def plan(
     requests: Decimal | None = None,
     fixed_usd: Decimal = Decimal(0),
 ) -> Plan:
-    """What a cascade costs and saves on these figures.
+    """Cost and saving of a cascade on these figures.
 
     Raises:
         ConfigurationError: the large model costs nothing.
@@ -151,7 +151,7 @@ def recorded(
     accept_rate: Decimal | None = None,
     accept_n: int | None = None,
 ) -> dict[str, Any]:
-    """What `plan` takes, as recorded answers or whole runs of agents have it. Where no accept rate
+    """Figures for `plan`, from recorded answers or whole runs of agents. Where no accept rate
     is given, it is the share of drafts that `evaluate` keeps.
 
     Raises:

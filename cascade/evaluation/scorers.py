@@ -36,7 +36,7 @@ Judgement = Callable[[str, Reference, str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a scorer found.
+    """Score of an answer.
 
     Attributes:
         value: from 0 (wrong) to 1 (right); None where a judge gave no verdict.
@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Says how right an answer is.
+    """Scorer of how right an answer is.
 
     Attributes:
         spec: the text that `get_scorer` makes it from; of a user's function its name.

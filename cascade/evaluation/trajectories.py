@@ -78,7 +78,7 @@ class StopPoint(Fitted):
 
 
 class EarlyStop(Fitted):
-    """Gives up a run whose chance of success is too low: for `AgentTier(stop=…)`.
+    """Early stop of runs whose chance of success is too low: for `AgentTier(stop=…)`.
 
     Attributes:
         points: where the chance is looked at.
@@ -247,7 +247,7 @@ class Checked(Record):
 def check_runs(
     pair: Pair, options: Options | None = None, *, test: Pair | None = None, share: float = LOST
 ) -> Checked:
-    """What it is worth to check each run, and to restart with the large agent where that fails.
+    """Worth of a check of each run, with a restart by the large agent where it fails.
 
     Args:
         pair: recorded runs, whose `correct` is what the check shows; without `test` each is given

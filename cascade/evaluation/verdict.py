@@ -1,4 +1,4 @@
-"""What a cascade is worth on recorded answers: a menu of points, and one sentence."""
+"""Verdict on recorded answers: a menu of points, and one sentence."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def evaluate(
     calibration: Calibration | None = None,
     choose: Choice = fit_ladder,
 ) -> Evaluation:
-    """What a cascade of a pair is worth.
+    """Evaluation of a pair of models.
 
     Args:
         pair: the rows to fit on; without `test` also those that figures are about.

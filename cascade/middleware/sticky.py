@@ -129,7 +129,7 @@ class Sticky(CascadeMiddleware):
             return None  # another message, or another version of this
 
     def _why(self, run: Run, turns: Sequence[Turn], first: OpenTier, tier: OpenTier) -> str | None:
-        """Why to stay with a tier; None where there is no reason."""
+        """Reason to stay with a tier; None where there is none."""
         last = turns[-1]
         new = characters(run.messages[last.place + 1 :]) // CHARACTERS_PER_TOKEN
         tokens, output = sum(last.tokens) + new, last.tokens[1]

@@ -123,7 +123,7 @@ def worst(called: Sequence[str], risks: Mapping[str, Risk]) -> tuple[str, Risk]:
 
 
 def _marks(tools: Sequence[Mapping[str, Any]]) -> dict[str, Risk]:
-    """What tools say of themselves; of several marks the greatest holds.
+    """Risks that tools say of themselves; of several marks the greatest holds.
 
     Raises:
         ConfigurationError: a mark is no risk.

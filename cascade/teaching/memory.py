@@ -54,7 +54,7 @@ LATE = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class _Asked:
-    """What a request was shown, or would have been.
+    """Group that a request was shown, or would have been.
 
     Attributes:
         call: of its draft, without examples.
