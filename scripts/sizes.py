@@ -38,7 +38,6 @@ HOLDING = (
     "events.py",
     "result.py",
     "tiers.py",
-    "calibrate.py",
     "_lazy.py",
     "_numbers.py",
     "__init__.py",
@@ -95,6 +94,7 @@ def rooms() -> dict[str, list[Path]]:
         "kernel with agents": files("agents", *(f"cascade/{name}" for name in KERNEL)),
         "api, state, errors, events, result, tiers": files(*(f"cascade/{n}" for n in HOLDING)),
         "confidence, policies": files("cascade/confidence", "cascade/policies"),
+        "evaluation": files("cascade/evaluation", "cascade/calibrate.py", "cascade/demo"),
     }
     for name in AIMS:
         if name not in made:
