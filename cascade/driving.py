@@ -141,8 +141,14 @@ async def watched(
     """The events of a run while `work` drives it, and None at its end; leaving early ends it."""
     events: asyncio.Queue[Event | None] = asyncio.Queue()
     runtime.emit, runtime.streams = events.put_nowait, True
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen, also where the reader has gone
+        events.put_nowait(None)
+
     working = asyncio.get_running_loop().create_task(work(), context=context)
-    working.add_done_callback(lambda _: events.put_nowait(None))
+    working.add_done_callback(ended)
     try:
         yield events
         await working

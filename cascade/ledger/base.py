@@ -179,7 +179,7 @@ class LedgerStore(ABC):
         return None
 
     async def ready(self) -> str | None:
-        """Why entries cannot be written now, in words; None where they can."""
+        """Reason why entries cannot be written now, in words; None where they can."""
         return None
 
     async def flush(self) -> None:

@@ -202,7 +202,7 @@ class Database:
         self._opening = asyncio.Lock()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """What work gives in a transaction that reads.
+        """Result of work in a transaction that reads.
 
         Raises:
             UnavailableError: the database cannot be reached.
@@ -211,7 +211,7 @@ class Database:
         return await self._transact(self._engine, work, reads=True)
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """What work gives in a transaction, which keeps all of it or nothing.
+        """Result of work in a transaction, which keeps all of it or nothing.
 
         Raises:
             UnavailableError: the database cannot be reached, is full or locked.

@@ -73,7 +73,7 @@ class Attempt:
 
 
 class Ledger:
-    """Books what a cascade spends and saves; without a store, in its runs alone.
+    """Ledger of what a cascade spends and saves; without a store, in its runs alone.
 
     Attributes:
         listeners: are called with each entry the moment it arises.

@@ -42,11 +42,11 @@ QUESTIONS = 10_000
 
 
 class Tier(Protocol):
-    """What is known of a tier here: a `cascade.tiers.OpenTier`."""
+    """A tier as the ledger sees it: `cascade.tiers.OpenTier`."""
 
     @property
     def name(self) -> str:
-        """How results and the ledger call it."""
+        """Name in results and in the ledger."""
 
     @property
     def model(self) -> Any:
@@ -184,7 +184,7 @@ class Outlook:
         return tier.pricing.cost(_usage(tokens, output, cached, written))
 
     def baseline(self, completion: Completion, messages: Sequence[BaseMessage]) -> Baseline | None:
-        """What the large model alone would have cost for a drafted question, with a range; None
+        """Cost of the large model alone for a drafted question, with a range; None
         where the draft's usage or the price is unknown. What middleware added to the prompt does
         not count."""
         large, usage = self.tiers[-1], completion.asked_usage

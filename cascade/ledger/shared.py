@@ -48,7 +48,7 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a key has spent, and what is put aside for its requests under way."""
+    """Account of a key: money spent, and money put aside for its requests under way."""
 
     day: date
     day_usd: Decimal = ZERO
@@ -56,7 +56,7 @@ class Account:
     put_aside_usd: Decimal = ZERO
 
     def spent_usd(self, window: Window) -> Decimal:
-        """What is spent in this window."""
+        """Dollars spent in this window."""
         return self.day_usd if window == "day" else self.month_usd
 
     def plus(self, spent: Decimal, put_aside: Decimal = ZERO) -> Account:
@@ -89,7 +89,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why dollars were not put aside: of a window whose limit does not cover the request, they are
+    """Refusal to put dollars aside: of a window whose limit does not cover the request, they are
     `spent`, or `put_aside` by requests under way that may cost less."""
 
     window: Window
@@ -100,7 +100,7 @@ class Refusal:
 
     @property
     def renews_at(self) -> datetime:
-        """When the next window begins."""
+        """Beginning of the next window."""
         day = self.account.day
         midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
         if self.window == "day":
@@ -171,7 +171,7 @@ class Budgets:
         return self._change(key, partial(_Books.add, usd=usd), patient=True)
 
     async def account(self, key: str) -> Account:
-        """What a key has spent today and this month, and what is put aside for it."""
+        """Account of a key, of today and this month."""
         return await self._change(key, lambda books: books.account)
 
     async def aclose(self) -> None:

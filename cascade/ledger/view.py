@@ -48,7 +48,7 @@ class LedgerView(BaseModel):
 
     @property
     def baseline(self) -> Amounts:
-        """What the large model alone would have cost on the same requests, by basis."""
+        """Cost of the large model alone on the same requests, by basis."""
         # The entry's own basis is that of its weakest figure, which then is another one.
         weak: dict[Basis, Basis] = {"unknown": "estimated"}
         return Amounts.of((e.baseline_usd, weak.get(e.basis, e.basis)) for e in self.entries)
@@ -75,7 +75,7 @@ class LedgerView(BaseModel):
 
     @property
     def baseline_usd(self) -> Decimal | None:
-        """What the large model alone would have cost, or None where a part is unknown."""
+        """Cost of the large model alone, or None where a part is unknown."""
         return self.baseline.total
 
     @property
