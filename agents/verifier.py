@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 from pydantic import Field
@@ -56,6 +57,10 @@ class Verifier:
     judge: Judge | None = None
     signals: Sequence[Signal] = ()
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.judge is not None:
+            _arguments(self.judge, "", "", run=None, runtime=None)
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Go to the end (accept, abstain), to a larger tier (escalate), back for one more signal
@@ -238,26 +243,47 @@ def _checked(decision: object) -> Decision:
 
 def _call(judge: Judge, run: Run, runtime: CascadeRuntime) -> Judgement | Awaitable[Judgement]:
     assert run.draft is not None
-    try:
-        parameters = inspect.signature(judge).parameters
-    except (TypeError, ValueError):  # a builtin
-        return judge(run.question, run.draft.transcript)
-    named = {"run": run} if "run" in parameters else {}
-    positional = [
-        p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    takes_runtime = len([p for p in positional if p.name != "run"]) > 2
-    given = (run.question, run.draft.transcript, *([runtime] if takes_runtime else []))
+    question, answer = run.question, run.draft.transcript
+    given, named = _arguments(judge, question, answer, run=run, runtime=runtime)
     return judge(*given, **named)
 
 
-def _read(judgement: object) -> Verdict:
+def _arguments(
+    judge: Judge, question: str, answer: str, *, run: Run | None, runtime: CascadeRuntime | None
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a judge is called with: a third parameter with a default is its own affair."""
+    given: list[Any] = [question, answer]
+    try:
+        signature = inspect.signature(judge)
+    except (TypeError, ValueError):  # a builtin
+        return given, {}
+    named = {"run": run} if "run" in signature.parameters else {}
+    places = [
+        p
+        for p in signature.parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "run"
+    ]
+    if len(places) > 2 and (places[2].default is places[2].empty or places[2].name == "runtime"):
+        given.append(runtime)
+    try:
+        signature.bind(*given, **named)
+    except TypeError:
+        raise ConfigurationError(
+            f"the verifier takes {signature}: write it as (question, answer) or "
+            "(question, answer, runtime)."
+        ) from None
+    return given, named
+
+
+def _read(said: Any) -> Verdict:
+    # NumPy's truth values are no bool, and most of its numbers no float.
+    judgement = said.item() if getattr(said, "ndim", None) == 0 else said
     if isinstance(judgement, Verdict):
         if judgement.accept is not None or judgement.confidence is not None:
             return judgement
     elif isinstance(judgement, bool):
         return Verdict(accept=judgement)
-    elif isinstance(judgement, int | float) and 0.0 <= judgement <= 1.0:
+    elif isinstance(judgement, Real | Decimal) and 0 <= float(judgement) <= 1:
         return Verdict(confidence=float(judgement))
     raise ConfigurationError(
         f"the verifier returned {judgement!r}: return True or False, a confidence between 0 and "

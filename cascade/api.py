@@ -433,7 +433,7 @@ class Cascade:
         """The result that the output of `graph` holds.
 
         Raises:
-            InputError: it is no such output.
+            InputError: it is no such output, or the run has not come to its end.
             PersonNeededError: the run waits for a person.
         """
         if not isinstance(state, Mapping) or not {"messages", "run"} <= state.keys():
@@ -441,8 +441,13 @@ class Cascade:
                 "the state holds no run: give what cascade.graph returned. In the state of a graph "
                 "around it, the last message has `tier` and `run_id` in its response_metadata."
             )
-        messages = list(state["messages"])
-        return self._result(Run.from_json(state["run"], messages), self._response_format)
+        run = Run.from_json(state["run"], list(state["messages"]))
+        if run.step not in ("end", "person"):  # its draft may still be rejected
+            raise InputError(
+                f"the run has not come to its end, {run.step!r} is next: go on with it, "
+                "graph.invoke(None, config), and read what that returns."
+            )
+        return self._result(run, self._response_format)
 
     def as_chat_model(self, **settings: Any) -> Any:
         """The cascade as a LangChain chat model, `cascade.integrations.chat_model`.

@@ -35,6 +35,7 @@ Messages say what was wrong, with which value, and what to do next.
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from typing import Any
 
@@ -47,6 +48,10 @@ class CascadeError(Exception):
     """
 
     ledger: Any = None
+
+    def __reduce__(self) -> Any:
+        # Pools and queues pickle errors; `args` alone are not what every class is made of.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigurationError(CascadeError, ValueError):

@@ -7,7 +7,7 @@ own channel, so the graph fits into any LangGraph app.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -20,8 +20,9 @@ from pydantic import JsonValue, ValidationError
 from typing_extensions import TypedDict  # of typing's own, servers make no schema in 3.11
 
 from cascade._portal import run_sync
-from cascade.errors import InputError
+from cascade.errors import ConfigurationError, InputError
 from cascade.kernel import Kernel
+from cascade.questions import to_settings
 from cascade.run import CascadeRuntime, Run, Settings, Show
 from cascade.state import Record
 from cascade.tiers import WithheldModel
@@ -167,12 +168,27 @@ def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:
     kept = state.get("run")
     if kept and kept["question_id"] == (messages[-1].id or "") and kept.get("step") != "end":
         return Run.from_json(kept, messages)
-    run = kernel.begin(messages, state.get("settings"))
+    run = kernel.begin(messages, _settings_of(state))
     # Retries of the first node are the same run: what middleware did for it, it did once.
     info = runtime.execution_info
     if info is not None and info.checkpoint_id:
         run.id = f"{info.checkpoint_id}"
     return run
+
+
+def _settings_of(state: CascadeState) -> Settings | None:
+    """The settings in the state. A graph around ours may mean something else by this name."""
+    given: Any = state.get("settings")
+    by_our_driver = isinstance(given, Mapping) and "of" in given  # which has checked them
+    if given is None or by_our_driver:
+        return given  # type: ignore[no-any-return]
+    try:
+        return to_settings(**given)
+    except (ConfigurationError, TypeError) as error:
+        raise InputError(
+            f"settings={given!r} in the graph's state, where the cascade has those of the "
+            f"question: {error}"
+        ) from error
 
 
 def _ask_person(run: Run) -> object:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from cascade._numbers import to_count, to_number
 from cascade.errors import ConfigurationError, LocalOnlyError
 from cascade.ledger.prices import Price, Pricing, find_pricing
 from cascade.models import Model, Request, open_model
+from cascade.models.failures import without_secrets
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -51,12 +52,12 @@ class Tier:
     model: str | BaseChatModel | Model
     name: str | None = None
     price: Price | Mapping[str, Price] | None = None
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
     temperature: float | None = None
     timeout_s: float = DEFAULT_TIMEOUT_S
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     local: bool | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +91,14 @@ class Tier:
             )
         if not isinstance(self.local, bool | None):
             raise ConfigurationError(f"Tier(local={self.local!r}): give True, False or None.")
+
+    def __repr__(self) -> str:
+        # What was given; options, and the name and password in an address, may be secrets.
+        told = [(f, getattr(self, f.name)) for f in fields(self) if f.repr]
+        parts = [f"{f.name}={value!r}" for f, value in told if value != f.default]
+        if self.base_url is not None:
+            parts.append(f"base_url={without_secrets(self.base_url)!r}")
+        return f"Tier({', '.join(parts)})"
 
     def open(self, default_name: str | None = None) -> OpenTier:
         """The tier with its adapter and its price found; nothing is sent yet.

@@ -272,6 +272,11 @@ class CascadeChatModel(BaseChatModel):
         model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
         parser: Runnable[Any, Any]
         if method == "function_calling":
+            if form.get("type", "object") != "object":
+                raise ConfigurationError(
+                    f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
+                    f"type {form['type']!r}; leave the method out."
+                )
             tool = {"type": "function", "function": function}
             options = {"tool_choice": name, "ls_structured_output_format": traced, **kwargs}
             llm = self.bind_tools([tool], **options)
@@ -405,7 +410,10 @@ def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
         schema = to_schema(cast("type", schema))
     try:
         function = convert_to_openai_tool(schema, strict=strict)["function"]
-        return {"parameters": {"type": "object"}, **function}
+        # LangChain keeps the parameters of an object with properties alone.
+        whole = dict(schema) if isinstance(schema, Mapping) and "title" in schema else {}
+        rest = {k: v for k, v in whole.items() if k not in ("title", "description")}
+        return {"parameters": rest or {"type": "object"}, **function}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigurationError(
             f"{schema!r} is no schema of an answer: give a pydantic model, a TypedDict, a "

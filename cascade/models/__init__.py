@@ -102,7 +102,8 @@ def _wrapped(chat: object) -> Model:
         return LangChainModel(chat)
     raise ConfigurationError(
         f"a model is a string 'provider:name', a LangChain chat model or a cascade Model, "
-        f"not {type(chat).__name__}: {chat!r}"
+        f"not {type(chat).__name__}: {chat!r}. A cascade is a tier by as_chat_model(), an agent or "
+        "a graph by AgentTier(…)."
     )
 
 

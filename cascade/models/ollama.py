@@ -78,7 +78,7 @@ class OllamaModel(ServedModel):
         start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
         advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
         caller = Caller(self.name, without_secrets(self.base_url), start=start, advice=advice)
-        super().__init__(caller, self.base_url, api_key or "")
+        super().__init__(caller, self.base_url, (api_key or "").strip())
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""

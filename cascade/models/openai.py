@@ -187,7 +187,7 @@ class OpenAIModel(ServedModel):
         self.returns_logprobs = self.streams_logprobs = not reasons(model)
         self.scores = not self.base_url.startswith("https://api.openai.com/")
         self._defaults = dict(options or {})
-        self._key = api_key or os.environ.get("OPENAI_API_KEY") or ""
+        self._key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         address = without_secrets(self.base_url)
         if not self._key and not is_loopback(self.base_url) and "@" not in self.base_url:
             raise MissingKeyError(

@@ -63,6 +63,8 @@ ASKED: list[tuple[Fails, str]] = [
     (ask({"question": Q}), "'messages'"),
     (lambda: two().graph.invoke({"question": Q}), "question.*messages|messages.*question"),
     (lambda: two().read({"messages": []}), "holds no run"),
+    (lambda: two().graph.invoke({"messages": Q, "settings": {"theme": 1}}), "theme=1"),
+    (lambda: two().graph.invoke({"messages": Q, "settings": "dark"}), "settings='dark'"),
 ]
 SET_UP: list[tuple[Fails, str]] = [
     (ask(temprature=1), "temprature=1"),
@@ -98,6 +100,9 @@ SET_UP: list[tuple[Fails, str]] = [
     (make(calibrator="/no/such"), "/no/such"),
     (make(calibrator={}), "calibrator={}"),
     (make(verifier="yes"), "verifier='yes'"),
+    (make(verifier=lambda answer: True), r"verifier takes \(answer\): write it as"),
+    (make(verifier=CascadeMiddleware), r"verifier takes \(\)"),
+    (lambda: Cascade(two(), "ollama:b"), "as_chat_model"),
     # the rest
     (make(deadline=-1), "deadline=-1"),
     (make(deadline=1, middleware=[Deadline(2)]), "both given"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cascade import Cascade, CascadeError, Decision, Policy, Situation, Verdict
@@ -33,6 +34,9 @@ class Judge:
         (False, "large"),
         (0.9, "small"),
         (0.1, "large"),
+        (np.True_, "small"),
+        (np.float32(0.1), "large"),
+        (Decimal("0.9"), "small"),
         (Verdict(accept=True, reason="seen in the atlas"), "small"),
         (Verdict(accept=False, reason="not in the atlas"), "large"),
         (Verdict(confidence=0.9, calibrated=True), "small"),
@@ -47,6 +51,17 @@ def test_a_verifier_of_the_users_decides(upstream: Upstream, says: Any, tier: st
         assert says.reason in result.decision.reason
         assert result.calibrated == says.calibrated
         assert says.confidence in (None, result.confidence)
+
+
+def test_a_verifiers_own_options_are_left_alone(upstream: Upstream) -> None:
+    def near(question: str, answer: str, cutoff: float = 0.5) -> bool:
+        return len(answer) * cutoff > 1
+
+    def told(question: str, answer: str, runtime: Any = None) -> bool:
+        return runtime is not None
+
+    for judge in (near, told):
+        assert pair(upstream, 0.5, verifier=judge).invoke(QUESTION).tier == "small"
 
 
 async def test_a_verifier_may_be_asynchronous_and_ask_a_cascade_of_its_own(

@@ -249,6 +249,15 @@ def test_what_cannot_be_read_is_an_error_or_stands_beside_the_message(pair: Pair
     assert isinstance(read["parsing_error"], OutputParserException)
 
 
+def test_a_schema_of_something_else_than_an_object_holds(pair: Pair) -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    model: Any = pair(reply('["one"]', probability=0.97), "[1, 2]").as_chat_model()
+    for method in ("json_schema", "json_mode"):
+        assert model.with_structured_output(numbers, method=method).invoke(Q) == [1, 2]
+    with pytest.raises(ConfigurationError, match="of type 'array'; leave the method out"):
+        model.with_structured_output(numbers, method="function_calling")
+
+
 def test_an_unknown_method_and_no_schema_are_refused(pair: Pair) -> None:
     model: Any = pair(SURE).as_chat_model()
     with pytest.raises(ConfigurationError, match="method='magic'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from cascade import CascadeMiddleware, LedgerEntry, LedgerStore, MemoryLedger
-from cascade.errors import ExtensionError, InputError, ModelUnavailableError, PersonNeededError
+from cascade.errors import (
+    CircuitOpenError,
+    ConfigurationError,
+    ExtensionError,
+    InputError,
+    ModelUnavailableError,
+    PersonNeededError,
+    RateLimitError,
+)
 from cascade.middleware import Deadline, Retries
 from cascade.run import Run
 from cascade.testing import reply
@@ -130,6 +139,36 @@ async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
     assert [e.node for e in result.ledger] == ["draft", "self_check", "verify", "expert"]
     events = [e async for e in cascade.astream("?", {"callbacks": [handler]})]
     assert events[-1].answer == "Canberra it is"
+
+
+async def test_a_draft_that_may_still_be_rejected_is_not_read_as_the_answer() -> None:
+    unsure = cascade_of(scripted(sure=0.3))
+    graph = unsure.build_graph().compile(
+        checkpointer=InMemorySaver(), interrupt_before=["verify", "expert"]
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    given: Any = {"messages": [HumanMessage("?")]}
+    for step in ("verify", "expert"):
+        state = await graph.ainvoke(given, config)
+        with pytest.raises(InputError, match=f"'{step}' is next"):
+            unsure.read(state)
+        given = None
+    assert unsure.read(await graph.ainvoke(None, config)).tier == "large"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RateLimitError("slow down", model="m", retry_after=3),
+        CircuitOpenError("left alone", model="m", ready_in_s=2),
+        PersonNeededError("a person is asked", Run.begin([HumanMessage("?", id="1")])),
+        ConfigurationError("wrong"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_come_back_from_other_processes_as_they_were(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 async def test_a_person_is_asked_where_nothing_keeps_the_run() -> None:
