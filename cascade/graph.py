@@ -8,6 +8,7 @@ own channel, so the graph fits into any LangGraph app.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -16,13 +17,12 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Command, interrupt
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # of typing's own, servers make no schema in 3.11
 
 from cascade._portal import run_sync
-from cascade.errors import ConfigurationError, InputError
+from cascade.errors import InputError
 from cascade.kernel import Kernel
-from cascade.questions import to_settings
 from cascade.run import CascadeRuntime, Run, Settings, Show
 from cascade.state import Record
 from cascade.tiers import WithheldModel
@@ -179,16 +179,18 @@ def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:
 def _settings_of(state: CascadeState) -> Settings | None:
     """The settings in the state. A graph around ours may mean something else by this name."""
     given: Any = state.get("settings")
-    by_our_driver = isinstance(given, Mapping) and "of" in given  # which has checked them
-    if given is None or by_our_driver:
-        return given  # type: ignore[no-any-return]
-    try:
-        return to_settings(**given)
-    except (ConfigurationError, TypeError) as error:
-        raise InputError(
-            f"settings={given!r} in the graph's state, where the cascade has those of the "
-            f"question: {error}"
-        ) from error
+    if given is None:
+        return None
+    if isinstance(given, Mapping) and given.keys() <= Settings.__annotations__.keys():
+        with suppress(ValidationError):
+            return _SETTINGS.validate_python(given)
+    raise InputError(
+        f"settings={given!r} in the graph's state: the cascade reads there what the question is "
+        f"asked with, a dict of {', '.join(sorted(Settings.__annotations__))}."
+    )
+
+
+_SETTINGS = TypeAdapter(Settings)
 
 
 def _ask_person(run: Run) -> object:

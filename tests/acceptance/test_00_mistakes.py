@@ -63,7 +63,7 @@ ASKED: list[tuple[Fails, str]] = [
     (ask({"question": Q}), "'messages'"),
     (lambda: two().graph.invoke({"question": Q}), "question.*messages|messages.*question"),
     (lambda: two().read({"messages": []}), "holds no run"),
-    (lambda: two().graph.invoke({"messages": Q, "settings": {"theme": 1}}), "theme=1"),
+    (lambda: two().graph.invoke({"messages": Q, "settings": {"theme": 1}}), "'theme': 1.*tags"),
     (lambda: two().graph.invoke({"messages": Q, "settings": "dark"}), "settings='dark'"),
 ]
 SET_UP: list[tuple[Fails, str]] = [
