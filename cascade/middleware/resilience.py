@@ -248,6 +248,10 @@ class Breaker(CascadeMiddleware):
             circuit.leave(ticket, failed=failed)
         return completion
 
+    async def aclose(self) -> None:
+        """Begin anew: calls that the closing cuts off say nothing about their server."""
+        self._circuits.clear()
+
 
 def _speaks_of_server(error: ModelError) -> bool | None:
     """Whether a failure says that the server has failed; None where it says nothing."""

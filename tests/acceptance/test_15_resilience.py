@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from typing import Any
@@ -157,6 +158,18 @@ def test_a_question_without_a_draft_is_told_when_it_may_come_again(upstream: Ups
     assert 0 < (raised.value.ready_in_s or 0) <= 600
     assert "(ModelUnavailableError)" in str(raised.value)
     assert len(upstream.seen) == 1
+
+
+async def test_what_closing_cuts_off_is_held_against_no_server(upstream: Upstream) -> None:
+    cascade = pair(upstream, 0.3, tries(1), shut(1))
+    upstream.next("large", Answer("x", held=Held()))
+    asking = asyncio.ensure_future(cascade.ainvoke("?"))
+    while not upstream.asked("large"):  # noqa: ASYNC110 - the server is another thread's
+        await asyncio.sleep(0.01)
+    await cascade.aclose()
+    assert (await asking).degraded
+    assert (await cascade.ainvoke("?")).answer == ANSWER
+    await cascade.aclose()
 
 
 def test_a_model_that_is_well_again_is_asked_again(upstream: Upstream) -> None:
