@@ -20,7 +20,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation import metrics
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import PRICES, Ladder, Played, fit_ladder
+from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_ladder
 from cascade.evaluation.metrics import Array, Interval, Rows
 from cascade.policies import Refusal, certify
 from cascade.state import Certificate, Record
@@ -123,8 +123,8 @@ class Mistake(Record):
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """Outcome of the policies of all `PRICES` on rows that had no part in their choice, with the
+class CrossFit:
+    """Replay of the policies of all `PRICES` on rows that had no part in their choice, with the
     gain of escalating that each shape expects, and P(the draft is right).
 
     `choices` are cost share and loss of each ladder that was fitted, on all rows alike,
@@ -133,7 +133,7 @@ class Sheet:
     """
 
     pair: Pair
-    played: Played
+    played: Replay
     choices: Array
     gains: Mapping[str, Array]
     confidence: Array
@@ -177,13 +177,13 @@ class Sheet:
         return np.asarray(isotonic_regression(loss).x)
 
 
-def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Sheet:
+def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> CrossFit:
     """Choose on all folds but one and play on that one, for each fold; again with other folds."""
     n = len(pair)
     folds = options.folds if n < 2000 else min(3, options.folds)
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
     rng = np.random.default_rng(options.seed)
-    played = Played(*(np.zeros((len(PRICES), n)) for _ in Played._fields))
+    played = Replay(*(np.zeros((len(PRICES), n)) for _ in Replay._fields))
     choices, confidence, gains = [], np.zeros(n), dict[str, Array]()
     for fold in (rng.permutation(n) % folds for _ in range(repeats)):
         for k in range(folds):
@@ -198,13 +198,13 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Shee
                 gains.setdefault(name, np.zeros(n))[held] += gain[held] / repeats
             confidence[held] += ladder.confidence(pair)[held] / repeats
     whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
-    return Sheet(pair, played, np.array(choices).swapaxes(0, 1), whole, confidence)
+    return CrossFit(pair, played, np.array(choices).swapaxes(0, 1), whole, confidence)
 
 
-def play_on(ladder: Ladder, test: Pair) -> Sheet:
+def play_on(ladder: Ladder, test: Pair) -> CrossFit:
     """Outcome of a ladder that is fitted already, on other rows."""
     nothing = np.zeros((2, 0, len(PRICES)))
-    return Sheet(test, ladder.play(test), nothing, ladder.gains(test), ladder.confidence(test))
+    return CrossFit(test, ladder.play(test), nothing, ladder.gains(test), ladder.confidence(test))
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def check(pair: Pair, options: Options) -> None:
         )
 
 
-def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
+def cheapest_within(sheet: CrossFit, within: float, options: Options) -> int | None:
     """The cheapest policy that loses no more than allowed; None where it saves less than a
     standard error."""
     lost = isotonic_regression(sheet.loss + options.caution * sheet.errors[1]).x
@@ -243,7 +243,7 @@ def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None
     return at if sheet.share[at] + sheet.errors[0][at] < 1 else None
 
 
-def recommend(sheet: Sheet, options: Options) -> int | None:
+def recommend(sheet: CrossFit, options: Options) -> int | None:
     """The point that is recommended: at the price of an error, or the cheapest within the loss."""
     if options.price_of_error is None:
         return cheapest_within(sheet, options.within, options)
@@ -254,7 +254,7 @@ def recommend(sheet: Sheet, options: Options) -> int | None:
     return at if pays else None
 
 
-def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
+def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
     pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
     goal = options.within if within is None else within
@@ -309,7 +309,7 @@ def baselines(pair: Pair) -> tuple[Alone, ...]:
     )
 
 
-def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
+def rankings_of(sheet: CrossFit, seed: int) -> dict[str, Figures]:
     """Ranking of the rows to escalate by the gain that each shape expects."""
     pair, found = sheet.pair, dict[str, Figures]()
     small, large = pair.small_correct, pair.large_correct
@@ -335,7 +335,7 @@ def rankings_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
     return found
 
 
-def confidences_of(sheet: Sheet, seed: int) -> dict[str, Figures]:
+def confidences_of(sheet: CrossFit, seed: int) -> dict[str, Figures]:
     """Quality of the confidence, on rows that had no part in its fit, and the raw score; empty
     where drafts have none."""
     raw, right = sheet.pair.raw, sheet.pair.small_correct
@@ -380,7 +380,7 @@ def certify_half(
     return found, share_of(np.where(kept, 1 - test.small_correct, 0.0))
 
 
-def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
+def worst_mistakes(sheet: CrossFit, at: int | None) -> tuple[Mistake, ...]:
     """The answers that were kept most surely though the large model was right."""
     if at is None:
         return ()

@@ -233,8 +233,8 @@ class Plan(NamedTuple):
         return Plan(stages, *(column[rows] for column in self[1:]))
 
 
-class Played(NamedTuple):
-    """Outcome of a policy, (prices, n) each."""
+class Replay(NamedTuple):
+    """Replay of a policy on recorded rows, (prices, n) each."""
 
     escalated: Array
     right: Array
@@ -303,7 +303,7 @@ class Shape:
     def _dear(self) -> Callable[[Pair], Array]:
         return _line(self.pair, self.fit, self.pair.large_cost)
 
-    def play(self, plan: Plan, prices: Sequence[float] | Array) -> Played:
+    def play(self, plan: Plan, prices: Sequence[float] | Array) -> Replay:
         """The policies of these prices on the rows of a plan."""
         n = len(plan.right)
         escalated, cost, loss = (np.zeros((len(prices), n)) for _ in range(3))
@@ -321,7 +321,7 @@ class Shape:
                 escalated[k, going & ~on & ~kept] = 1.0
                 going = on
             cost[k] += escalated[k] * plan.paid
-        return Played(escalated, right, cost, loss)
+        return Replay(escalated, right, cost, loss)
 
     def _sides(self, stage: Stage, plan: Plan, price: float) -> tuple[Array, Array]:
         """Value of keeping and of escalating, in right answers less their price."""
@@ -437,13 +437,13 @@ class Ladder:
         """Of the shape that was taken; `off` for the large model alone."""
         return "off" if self.shape is None else self.shape.name
 
-    def play(self, pair: Pair) -> Played:
+    def play(self, pair: Pair) -> Replay:
         """Outcome of the shape at all `PRICES`; without one the large model answers everything."""
         if self.shape is not None:
             return self.shape.play(self.shape.plan(pair), PRICES)
         each = (len(PRICES), 1)
         right, cost = (np.tile(a, each) for a in (pair.large_correct, pair.large_cost))
-        return Played(np.ones(right.shape), right, cost, np.zeros(right.shape))
+        return Replay(np.ones(right.shape), right, cost, np.zeros(right.shape))
 
     def gains(self, pair: Pair) -> dict[str, Array]:
         """Expected gain of escalating on these rows, of each shape without a helper."""

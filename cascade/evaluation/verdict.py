@@ -19,7 +19,7 @@ from cascade.evaluation.crossfit import (
     Mistake,
     Options,
     Point,
-    Sheet,
+    CrossFit,
     baselines,
     certify_half,
     cheapest_within,
@@ -199,7 +199,7 @@ def evaluate(
     return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
 
 
-def _verdict(own: Sheet, point: Point, shape: str, options: Options, to_tell: int) -> Verdict:
+def _verdict(own: CrossFit, point: Point, shape: str, options: Options, to_tell: int) -> Verdict:
     weighed, n = options.price_of_error is not None, len(own.pair)
     if not own.pair.priced:
         return "unpriced"
@@ -215,14 +215,14 @@ def _verdict(own: Sheet, point: Point, shape: str, options: Options, to_tell: in
     return "router" if shape == "router" else "cascade"
 
 
-def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
+def _hidden_by_noise(own: CrossFit, options: Options) -> Rows:
     """Policies that save and possibly lose no more than allowed, for all that so few rows tell."""
     cost, loss = own.errors
     saves = own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
     return np.flatnonzero(saves & (own.loss - POSSIBLE * loss <= options.within))
 
 
-def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
+def _rows_to_tell(own: CrossFit, at: int | None, options: Options) -> int:
     """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
     that of the cost ends below the large model's; without a point, those that would tell whether
     the policy that may pay loses too much."""
