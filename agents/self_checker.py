@@ -242,11 +242,15 @@ def _raw(assessment: Assessment, signals: Sequence[Signal], draft: Completion) -
     scores = {signal.name: signal.score(assessment.signals) for signal in signals}
     given = {name: score for name, score in scores.items() if score is not None}
     absent = [signal for signal in signals if signal.is_score and signal.name not in given]
-    names = " and ".join(signal.name for signal in absent)
+    values = {signal.name: assessment.signals.get(signal.name) for signal in absent}
+    lost = " and ".join(name for name, value in values.items() if value is None)
+    wide = " and ".join(f"{name}={value:g}" for name, value in values.items() if value is not None)
+    why = [f"{lost} did not come back{_unseen(draft, absent)}"] if lost else []
+    why += [f"{wide} is outside [0, 1], a score only once it is calibrated"] if wide else []
     return replace(
         assessment,
         confidence=None if absent else combine(given),
-        missing=f"{names} did not come back{_unseen(draft, absent)}" if absent else None,
+        missing="; ".join(why) or None,
     )
 
 

@@ -105,7 +105,7 @@ def to_settings(
         settings["tools"] = [_to_tool(tool) for tool in tools]
         check_tools(settings["tools"])
     try:
-        _SETTINGS.validate_python(settings)
+        settings = _SETTINGS.validate_python(settings)  # '0.5' and NumPy's 5 are 0.5 and 5
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, *path = first["loc"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cascade import Cascade, Decision, Situation, Tier, Verdict
@@ -148,6 +149,12 @@ WAYS: dict[str, tuple[Make, str, list[str], str]] = {
     "a verifier with a runtime": (unsure(verifier=with_runtime), "small", DRAFTED, ""),
     "a verifier with the run": (unsure(verifier=with_run), "small", DRAFTED, ""),
     "a verifier that raises": (unsure(verifier=raises), "large", ESCALATED, "raised KeyError"),
+    "a signal of another scale": (
+        unsure(signals=[lambda question, answer: 87]),
+        "large",
+        ESCALATED,
+        "<lambda>=87 is outside [0, 1]",
+    ),
     "a signal that raises": (unsure(signals=[raises]), "large", ESCALATED, "raised KeyError"),
 }
 
@@ -203,6 +210,13 @@ async def test_settings_travel_with_the_question(driver: Any) -> None:
     await driven.ask()
     assert [r.max_tokens for r in small.requests] == [7, None]
     assert small.requests[0].stop == ("END",)
+
+
+async def test_settings_are_sent_as_what_they_mean() -> None:
+    small = scripted()
+    await cascade_of(small).ainvoke("?", max_tokens=np.int64(7), temperature="0.5")
+    sent = small.requests[0]
+    assert (sent.max_tokens, type(sent.max_tokens), sent.temperature) == (7, int, 0.5)
 
 
 def irreversible_draft() -> Cascade:
