@@ -197,6 +197,7 @@ class Database:
         self.place = f"{schema.name} in {self.path or 'its database'}"
         self._schema, self._may_block = schema, may_block
         self._engine: Any = None
+        self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
         self._one_thread = threading.Lock()
         self._opening = asyncio.Lock()
@@ -220,6 +221,11 @@ class Database:
         if self.read_only:
             raise LedgerError(f"{self.place} is open for reading only.")
         await self.open()
+        if not self._is_there():
+            raise UnavailableError(
+                f"{self.place} was deleted or replaced while it was open, and what is written to "
+                "it would be lost: put the file back, or close the ledger and open it anew."
+            )
         return await self._transact(self._engine, work, reads=False)
 
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
@@ -228,7 +234,7 @@ class Database:
         if self.path is None or self.read_only:
             return False
         with self._one_thread, suppress(Exception):
-            if self._engine is None:  # nothing is opened here
+            if self._engine is None or not self._is_there():  # `write` opens, and tells
                 return False
             if self._file is None:
                 self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
@@ -257,7 +263,11 @@ class Database:
             except BaseException:
                 await _dispose(engine)
                 raise
-            self._engine = engine
+            self._engine, self._opened = engine, _identity(self.path)
+
+    def _is_there(self) -> bool:
+        """Whether the file that was opened still stands at its path."""
+        return self._opened == _identity(self.path)
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again, also in another event loop."""
@@ -372,6 +382,15 @@ def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
 
 
 # --- SQLite's connections, and errors
+
+
+def _identity(path: Path | None) -> tuple[int, int] | None:
+    """Device and number of a file; None where there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _set_up(connection: sqlite3.Connection) -> None:

@@ -192,6 +192,21 @@ async def test_on_a_full_disk_calls_fail_within_a_second_and_recovery_is_seen(
     assert ["trying again" in told[0], told[1]] == [True, "the ledger is written again"]
 
 
+async def test_a_file_that_is_moved_away_takes_no_call_until_it_is_back(
+    url: str, path: Path, tmp_path: Path
+) -> None:
+    """What is written to it would be lost."""
+    store = open_store(url)
+    await store.begin(call("before"))
+    away = path.rename(tmp_path / "away.db")
+    with pytest.raises(LedgerError, match=r"deleted or replaced.*put the file back"):
+        await store.begin(call("lost"))
+    away.rename(path)
+    await store.begin(call("after"))
+    await store.aclose()
+    assert sorted(rows(path, "ledger_begun")) == ["after", "before"]
+
+
 async def test_a_folder_that_is_missing_is_told_and_seen_when_it_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
