@@ -6,6 +6,7 @@ It holds the tiers, the agents, the stack of middleware and the ledger, and name
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 import traceback
@@ -357,6 +358,15 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
         if not isinstance(one, CascadeMiddleware):
             raise ConfigurationError(
                 f"middleware={one!r}: give instances of CascadeMiddleware, such as Retries()."
+            )
+        for hook in ("before_run", "wrap_model_call", "after_run", "wrap_step", "aclose"):
+            if not inspect.iscoroutinefunction(getattr(one, hook)):
+                raise ConfigurationError(
+                    f"{type(one).__name__}.{hook} is awaited: write `async def {hook}`."
+                )
+        if inspect.iscoroutinefunction(one.wrap_decision):
+            raise ConfigurationError(
+                f"{type(one).__name__}.wrap_decision is pure and not awaited: write `def`."
             )
         one.name = one.name or _snake_case(type(one).__name__)
         if not isinstance(one.slot, Slot):

@@ -50,6 +50,8 @@ class Later(LedgerStore):
 
 
 NAMED = type("Mine", (CascadeMiddleware,), {"slot": "guards"})()
+SYNC = type("Mine", (CascadeMiddleware,), {"before_run": lambda self, run, runtime: None})()
+ASYNC = type("Mine", (CascadeMiddleware,), {"wrap_decision": CascadeMiddleware.before_run})()
 NAN = float("nan")
 SEARCH = [{"type": "web_search"}]
 
@@ -110,6 +112,8 @@ SET_UP: list[tuple[Fails, str]] = [
     (make(middleware=b""), "middleware=b'': give a list"),
     (make(signals=b""), "signals=b'': give a list"),
     (make(middleware=[NAMED]), "Mine.slot='guards'.*Slot.GUARDS"),
+    (make(middleware=[SYNC]), "Mine.before_run is awaited: write `async def before_run`"),
+    (make(middleware=[ASYNC]), "Mine.wrap_decision is pure and not awaited"),
     (make(audit_rate=0.1), "audits need ledger"),
     (make(ledger="here"), "ledger='here' is no store"),
     (make(ledger=Later()), "append of Later is async"),

@@ -198,10 +198,10 @@ async def test_a_file_that_is_moved_away_takes_no_call_until_it_is_back(
     """What is written to it would be lost."""
     store = open_store(url)
     await store.begin(call("before"))
-    away = path.rename(tmp_path / "away.db")
+    away = await asyncio.to_thread(path.rename, tmp_path / "away.db")
     with pytest.raises(LedgerError, match=r"deleted or replaced.*put the file back"):
         await store.begin(call("lost"))
-    away.rename(path)
+    await asyncio.to_thread(away.rename, path)
     await store.begin(call("after"))
     await store.aclose()
     assert sorted(rows(path, "ledger_begun")) == ["after", "before"]
