@@ -258,11 +258,8 @@ def _arguments(
     except (TypeError, ValueError):  # a builtin
         return given, {}
     named = {"run": run} if "run" in signature.parameters else {}
-    places = [
-        p
-        for p in signature.parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != "run"
-    ]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    places = [p for p in signature.parameters.values() if p.kind in kinds and p.name != "run"]
     if len(places) > 2 and (places[2].default is places[2].empty or places[2].name == "runtime"):
         given.append(runtime)
     try:

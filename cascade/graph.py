@@ -7,8 +7,7 @@ own channel, so the graph fits into any LangGraph app.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -178,16 +177,14 @@ def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:
 
 def _settings_of(state: CascadeState) -> Settings | None:
     """The settings in the state. A graph around ours may mean something else by this name."""
-    given: Any = state.get("settings")
-    if given is None:
-        return None
-    if isinstance(given, Mapping) and given.keys() <= Settings.__annotations__.keys():
-        with suppress(ValidationError):
-            return _SETTINGS.validate_python(given)
-    raise InputError(
-        f"settings={given!r} in the graph's state: the cascade reads there what the question is "
-        f"asked with, a dict of {', '.join(sorted(Settings.__annotations__))}."
-    )
+    given = state.get("settings")
+    try:
+        return None if given is None else _SETTINGS.validate_python(given)
+    except ValidationError:
+        raise InputError(
+            f"settings={given!r} in the graph's state: the cascade reads there what the question "
+            f"is asked with, a dict of {', '.join(sorted(Settings.__annotations__))}."
+        ) from None
 
 
 _SETTINGS = TypeAdapter(Settings)

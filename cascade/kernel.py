@@ -155,11 +155,7 @@ class Kernel:
         return Run.begin(list(messages), merged, kind)
 
     async def ask(self, call: Call) -> Completion:
-        """Ask a model: through all middleware, then the ledger, then the wire.
-
-        Raises:
-            ModelError: the call failed; its attempts are in the ledger.
-        """
+        """Ask a model: through all middleware, then the ledger, then the wire."""
         try:
             return await self._ask(call)
         except NotSentError as error:
@@ -359,15 +355,12 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
             raise ConfigurationError(
                 f"middleware={one!r}: give instances of CascadeMiddleware, such as Retries()."
             )
-        for hook in ("before_run", "wrap_model_call", "after_run", "wrap_step", "aclose"):
-            if not inspect.iscoroutinefunction(getattr(one, hook)):
+        for hook in ("before_run", "wrap_model_call", "wrap_decision", "after_run", "wrap_step"):
+            wanted = "def" if hook == "wrap_decision" else "async def"
+            if inspect.iscoroutinefunction(getattr(one, hook)) != (wanted == "async def"):
                 raise ConfigurationError(
-                    f"{type(one).__name__}.{hook} is awaited: write `async def {hook}`."
+                    f"{type(one).__name__}.{hook}: write it as `{wanted} {hook}`."
                 )
-        if inspect.iscoroutinefunction(one.wrap_decision):
-            raise ConfigurationError(
-                f"{type(one).__name__}.wrap_decision is pure and not awaited: write `def`."
-            )
         one.name = one.name or _snake_case(type(one).__name__)
         if not isinstance(one.slot, Slot):
             raise ConfigurationError(

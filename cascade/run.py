@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Literal, Protocol
 
 from langchain_core.messages import AnyMessage, BaseMessage
-from pydantic import JsonValue, TypeAdapter
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
 from cascade.confidence import Calibrator, Signal
@@ -47,6 +47,8 @@ class Settings(TypedDict, total=False):
 
     `temperature`, `max_tokens` and `timeout_s` override those of the tiers.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
     tools: list[dict[str, Any]]
     """Tools that the answer may call, in OpenAI format."""

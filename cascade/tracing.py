@@ -81,12 +81,11 @@ def _described(call: Call) -> RunnableConfig:
         "ls_provider": tier.model.provider,
         "ls_model_name": tier.model.model,
         "ls_model_type": "chat",
+        "ls_temperature": request.temperature,
+        "ls_max_tokens": request.max_tokens,
         "cascade_tier": tier.name,
         "cascade_node": call.node,
     }
-    if request.temperature is not None:
-        metadata["ls_temperature"] = request.temperature
-    if request.max_tokens is not None:
-        metadata["ls_max_tokens"] = request.max_tokens
+    metadata = {key: value for key, value in metadata.items() if value is not None}
     tags = [*(config.get("tags") or ()), NOSTREAM]
     return cast("RunnableConfig", {**config, "tags": tags, "metadata": metadata})

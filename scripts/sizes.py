@@ -26,7 +26,6 @@ KERNEL = (
     "kernel.py",
     "graph.py",
     "driving.py",
-    "tracing.py",
     "_portal.py",
 )
 HOLDING = (
@@ -95,6 +94,7 @@ def rooms() -> dict[str, list[Path]]:
         "api, state, errors, events, result, tiers": files(*(f"cascade/{n}" for n in HOLDING)),
         "confidence, policies": files("cascade/confidence", "cascade/policies"),
         "evaluation": files("cascade/evaluation", "cascade/calibrate.py", "cascade/demo"),
+        "integrations": files("cascade/integrations", "cascade/tracing.py"),
     }
     for name in AIMS:
         if name not in made:
