@@ -1,0 +1,73 @@
+"""Border of this machine: what a question that has to stay there meets at its edges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage
+
+from cascade import Cascade, Tier
+from cascade.errors import ConfigurationError, InputError
+from cascade.middleware import LocalOnly
+from cascade.middleware.local_only import looks_personal
+from cascade.policies import CertifiedPolicy
+from cascade.state import Certificate
+from cascade.testing import ScriptedModel
+
+PROVED = Certificate(
+    threshold=0.9, max_harm=0.05, delta=0.1, n=300, errors=2, coverage=0.5, bound=0.04
+)
+
+
+def pair(*middleware: Any, here: bool = True, **options: Any) -> tuple[Cascade, ScriptedModel]:
+    large = ScriptedModel("Canberra", name="large", local=False)
+    small = ScriptedModel("Sydney", name="small", logprobs=0.3, local=here)
+    return Cascade(Tier(small), Tier(large), middleware=middleware, **options), large
+
+
+async def test_without_a_tier_on_this_machine_a_question_that_has_to_stay_is_refused() -> None:
+    cascade, large = pair(here=False)
+    with pytest.raises(ConfigurationError, match=r"no tier is on it: small.*local=True"):
+        await cascade.ainvoke("?", local_only=True)
+    assert large.requests == []
+
+
+async def test_what_a_certificate_does_not_cover_is_no_answer() -> None:
+    cascade, large = pair(policy=CertifiedPolicy(PROVED))
+    result = await cascade.ainvoke("?", local_only=True)
+    assert (result.abstained, result.answer, large.requests) == (True, "", [])
+
+
+async def test_values_without_a_meaning_are_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"private='names': give a function"):
+        LocalOnly(private="names")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"local_only is 'here': give True"):
+        LocalOnly("here")
+    cascade, _ = pair()
+    with pytest.raises((InputError, ConfigurationError), match="local_only"):
+        await cascade.ainvoke("?", local_only="here")
+    cascade, large = pair(LocalOnly(private=lambda messages: "perhaps"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"private=… returned.*type str"):
+        await cascade.ainvoke("a secret?")
+    assert large.requests == []
+
+
+@pytest.mark.parametrize(
+    ("message", "personal"),
+    [
+        (HumanMessage([{"type": "text", "text": "Is it 2026-11-28?"}]), False),
+        (HumanMessage(["call +49 30 1234567"]), True),
+        (HumanMessage([{"type": "image", "url": "x"}]), True),
+        (AIMessage([{"type": "reasoning", "reasoning": "bob@example.org"}]), True),
+        (
+            AIMessage("", tool_calls=[{"name": "f", "args": {"to": "bob@example.org"}, "id": "1"}]),
+            True,
+        ),
+    ],
+    ids=["a date", "a block of text", "an image", "reasoning", "a call"],
+)
+def test_personal_data_is_looked_for_in_all_parts_of_a_message(
+    message: Any, personal: bool
+) -> None:
+    assert looks_personal([message]) is personal
