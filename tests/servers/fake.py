@@ -147,9 +147,12 @@ async def send(
     try:
         await asyncio.sleep(reply.delay_s)
         return await (_send_raw if reply.raw else _send)(request, reply)
-    except (asyncio.CancelledError, ConnectionResetError):
+    except asyncio.CancelledError:
         left.set()
         raise
+    except ConnectionResetError:
+        left.set()
+        return web.Response()  # to a client that has gone
 
 
 async def _released(reply: replies.Reply) -> None:
