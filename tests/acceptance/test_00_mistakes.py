@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,9 @@ OTHERS: list[tuple[Fails, str]] = [
 
 @pytest.fixture(scope="module")
 def _only_what_is_new_is_collected() -> Iterator[None]:
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what other tests have left is no mistake of these
+        gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
