@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
@@ -58,9 +58,12 @@ class Verifier:
     signals: Sequence[Signal] = ()
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
 
+    _takes: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+    """Of `run` and `runtime`, those that the judge is called with."""
+
     def __post_init__(self) -> None:
         if self.judge is not None:
-            _arguments(self.judge, "", "", run=None, runtime=None)
+            object.__setattr__(self, "_takes", _taken_by(self.judge))
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Go to the end (accept, abstain), to a larger tier (escalate), back for one more signal
@@ -126,7 +129,8 @@ class Verifier:
         if self.judge is None or run.assessment.objection is not None:
             return Verdict()
         try:
-            found = _call(self.judge, run, runtime)
+            given, named = _arguments(self._takes, run.question, run.draft.transcript, run, runtime)
+            found = self.judge(*given, **named)
             verdict = _read(await found if inspect.isawaitable(found) else found)
         except CascadeError:
             raise
@@ -241,27 +245,19 @@ def _checked(decision: object) -> Decision:
     )
 
 
-def _call(judge: Judge, run: Run, runtime: CascadeRuntime) -> Judgement | Awaitable[Judgement]:
-    assert run.draft is not None
-    question, answer = run.question, run.draft.transcript
-    given, named = _arguments(judge, question, answer, run=run, runtime=runtime)
-    return judge(*given, **named)
-
-
-def _arguments(
-    judge: Judge, question: str, answer: str, *, run: Run | None, runtime: CascadeRuntime | None
-) -> tuple[list[Any], dict[str, Any]]:
-    """What a judge is called with: a third parameter with a default is its own affair."""
-    given: list[Any] = [question, answer]
+def _taken_by(judge: Judge) -> frozenset[str]:
+    """Of `run` and `runtime`, those that a judge is called with: a third parameter with a default
+    is its own affair."""
     try:
         signature = inspect.signature(judge)
     except (TypeError, ValueError):  # a builtin
-        return given, {}
-    named = {"run": run} if "run" in signature.parameters else {}
+        return frozenset()
+    takes = {"run"} & signature.parameters.keys()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     places = [p for p in signature.parameters.values() if p.kind in kinds and p.name != "run"]
     if len(places) > 2 and (places[2].default is places[2].empty or places[2].name == "runtime"):
-        given.append(runtime)
+        takes.add("runtime")
+    given, named = _arguments(takes, "", "")
     try:
         signature.bind(*given, **named)
     except TypeError:
@@ -269,7 +265,18 @@ def _arguments(
             f"the verifier takes {signature}: write it as (question, answer) or "
             "(question, answer, runtime)."
         ) from None
-    return given, named
+    return frozenset(takes)
+
+
+def _arguments(
+    takes: Set[str],
+    question: str,
+    answer: str,
+    run: Run | None = None,
+    runtime: CascadeRuntime | None = None,
+) -> tuple[list[Any], dict[str, Any]]:
+    given = [question, answer, *([runtime] if "runtime" in takes else [])]
+    return given, {"run": run} if "run" in takes else {}
 
 
 def _read(said: Any) -> Verdict:
