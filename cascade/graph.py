@@ -16,13 +16,13 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Command, interrupt
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, ValidationError
 from typing_extensions import TypedDict  # of typing's own, servers make no schema in 3.11
 
 from cascade._portal import run_sync
 from cascade.errors import InputError
 from cascade.kernel import Kernel
-from cascade.run import CascadeRuntime, Run, Settings, Show
+from cascade.run import SETTINGS, CascadeRuntime, Run, Settings, Show
 from cascade.state import Record
 from cascade.tiers import WithheldModel
 
@@ -179,15 +179,12 @@ def _settings_of(state: CascadeState) -> Settings | None:
     """The settings in the state. A graph around ours may mean something else by this name."""
     given = state.get("settings")
     try:
-        return None if given is None else _SETTINGS.validate_python(given)
+        return None if given is None else SETTINGS.validate_python(given)
     except ValidationError:
         raise InputError(
             f"settings={given!r} in the graph's state: the cascade reads there what the question "
             f"is asked with, a dict of {', '.join(sorted(Settings.__annotations__))}."
         ) from None
-
-
-_SETTINGS = TypeAdapter(Settings)
 
 
 def _ask_person(run: Run) -> object:

@@ -14,7 +14,7 @@ from typing_extensions import is_typeddict  # also for those of typing_extension
 from cascade._numbers import to_number
 from cascade.confidence import check_schema, check_tools
 from cascade.errors import ConfigurationError, InputError
-from cascade.run import Settings
+from cascade.run import SETTINGS, Settings
 
 Question = str | Sequence[Any] | Mapping[str, Any]
 """A string, a list of messages, or `{"messages": [...]}`."""
@@ -105,7 +105,7 @@ def to_settings(
         settings["tools"] = [_to_tool(tool) for tool in tools]
         check_tools(settings["tools"])
     try:
-        settings = _SETTINGS.validate_python(settings)  # '0.5' and NumPy's 5 are 0.5 and 5
+        settings = SETTINGS.validate_python(settings)  # '0.5' and NumPy's 5 are 0.5 and 5
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, *path = first["loc"]
@@ -118,9 +118,6 @@ def to_settings(
         elif value is not None:
             to_number(name, value, above=0)
     return settings
-
-
-_SETTINGS = TypeAdapter(Settings)
 
 
 def to_schema(response_format: ResponseFormat) -> dict[str, Any]:

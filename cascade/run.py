@@ -76,6 +76,10 @@ class Settings(TypedDict, total=False):
     """Tags of every ledger entry of the run, such as `{"user": "42"}`."""
 
 
+SETTINGS = TypeAdapter(Settings)
+"""Reads settings, and refuses keys that are none."""
+
+
 @dataclass(slots=True)
 class Run:
     """One question on its way through the agents.
