@@ -199,14 +199,19 @@ def test_what_is_wrong_with_a_replica_or_with_ray_is_told(
         run_on_ray(MAKE, rows(3), journal)
 
 
-@pytest.mark.heavy
-@pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
-def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
-    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.mark.heavy
+@pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
+@pytest.mark.usefixtures("_cluster")
+def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
+    upstream: Upstream, tmp_path: Path
+) -> None:
     with Journal(tmp_path / "j", expected()) as journal:
         done = run_on_ray(MAKE, rows(40), journal, concurrency=4, replicas=2)
         assert (done.answered, done.failed, done.escalated) == (40, 1, 10)
@@ -245,14 +250,12 @@ def replicas_of(url: str) -> Iterator[int]:
 
 @pytest.mark.heavy
 @pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
+@pytest.mark.usefixtures("_cluster")
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds replicas in /proc")
 @pytest.mark.parametrize("upstream", [Killing], indirect=True)
 def test_of_replicas_that_are_killed_no_row_and_no_entry_is_lost_or_doubled(
-    upstream: Killing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: Killing, tmp_path: Path
 ) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     with Journal(tmp_path / "j", expected()) as journal:
         done = run_on_ray(MAKE, rows(60), journal, concurrency=4, replicas=2)
         answers = [record and record.answer for record in map(journal.find, range(60))]
