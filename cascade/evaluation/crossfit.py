@@ -20,7 +20,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation import metrics
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_ladder
+from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_confidence, fit_ladder
 from cascade.evaluation.metrics import Array, Interval, Rows
 from cascade.policies import Refusal, certify
 from cascade.state import Certificate, Record
@@ -365,7 +365,7 @@ def certify_half(
         return None, None
     order = np.random.default_rng(options.seed).permutation(len(pair))
     fit, proof = np.sort(order[: len(pair) // 2]), np.sort(order[len(pair) // 2 :])
-    ladder = fit_ladder(pair, fit)
+    ladder = fit_confidence(pair, fit)
     confidence = ladder.confidence(pair)[proof]
     if not np.isfinite(confidence).all():
         raise ConfigurationError(

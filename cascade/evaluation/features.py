@@ -141,8 +141,10 @@ class Pair:
     @property
     def raw(self) -> Array:
         """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
-        scores = map(raw_score, self.outcomes(self.small))
-        return self._once("raw", lambda: np.array(list(scores), dtype=np.float64))
+        return self._once(
+            "raw",
+            lambda: np.array([raw_score(o) for o in self.outcomes(self.small)], dtype=np.float64),
+        )
 
     @cached_property
     def encoder(self) -> TextEncoder:
@@ -381,7 +383,7 @@ def prompt_marks(prompt: str) -> dict[str, float]:
         "question": len(question),
         "option": float(lengths.mean()),
         "option_spread": float(lengths.std()),
-        "digits": sum(c.isdigit() for c in question),
+        "digits": sum(map(str.isdigit, question)),
         "numeric_options": sum(bool(_DIGIT.search(o)) for o in options) / max(len(options), 1),
         "negation": float(bool(_NEGATION.search(question))),
         "symbols": len(_SYMBOL.findall(text)),

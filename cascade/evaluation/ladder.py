@@ -12,7 +12,7 @@ that fitted them are leave-one-out, by the usual approximation from one fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -140,19 +140,26 @@ class Head:
         """Estimates for each row of any recording of the same models."""
         if pair is self.pair:
             return self.at_hand
-        x = _columns(pair, self.scales)
+        x = np.hstack([np.ones((len(pair), 1)), *(scale(pair) for scale in self.scales)])
         return tuple(expit(x @ w) for w in self.weights)
 
 
-def _columns(pair: Pair, scales: Sequence[_Scale]) -> Array:
-    return np.hstack([np.ones((len(pair), 1)), *(scale(pair) for scale in scales)])
-
-
-def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
+def fit_head(
+    pair: Pair,
+    fit: Rows,
+    sources: Sequence[str],
+    helper: str | None = None,
+    known: dict[str, tuple[_Scale, Array]] | None = None,
+) -> Head:
     """A head on `raw` and other sources of columns (`Pair.block`). Of a helper the own correctness
-    is estimated too."""
-    scales = tuple(_scale(pair, fit, source) for source in sources)
-    x = _columns(pair, scales)
+    is estimated too. Heads of the same rows may share their columns, `known`."""
+    known = {} if known is None else known
+    for source in sources:
+        if source not in known:
+            scale = _scale(pair, fit, source)
+            known[source] = scale, scale(pair)
+    scales = tuple(known[source][0] for source in sources)
+    x = np.hstack([np.ones((len(pair), 1)), *(known[source][1] for source in sources)])
     priors: list[Prior] = [((0.0, 30.0), (0.0, 30.0))]
     for scale in scales:
         source = scale.source.partition(":")[0]
@@ -373,22 +380,23 @@ def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
     return lambda other: np.maximum(mean + slope * (other.characters - middle), 0.1 * mean)
 
 
-def fit_shapes(pair: Pair, fit: Rows) -> list[Shape]:
+def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
+    known: dict[str, tuple[_Scale, Array]] = {}
     own = ["raw"] * bool(np.isfinite(pair.raw[fit]).any())
     own += ["draft"] * bool(pair.block("draft").names)
     text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
     if any(pair.runs):  # of which much is known, also by what their tasks are about
         own, text = ["run"], ["tasks"]
-    drafted = Part("draft", fit_head(pair, fit, [*own, *text]), line)
-    found = [Shape("gain", pair, fit, (drafted,))] if own else []
-    asked = Part("question", fit_head(pair, fit, text), line)
-    found.append(Shape("router", pair, fit, (asked,)))
+    drafted = Part("draft", fit_head(pair, fit, [*own, *text], known=known), line)
+    if own:
+        yield Shape("gain", pair, fit, (drafted,))
+    asked = Part("question", fit_head(pair, fit, text, known=known), line)
+    yield Shape("router", pair, fit, (asked,))
     for name in pair.helpers(fit):
-        head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
+        head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name, known)
         helped = Part(name, head, _line(pair, fit, pair.cost(name)))
-        found.append(Shape("known", pair, fit, (drafted, helped), name))
-    return found
+        yield Shape("known", pair, fit, (drafted, helped), name)
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
@@ -474,4 +482,9 @@ def climb(shapes: Sequence[Shape]) -> Ladder:
 
 def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
     """The ladder of all shapes, fitted to some rows of a recording."""
-    return climb(fit_shapes(pair, fit))
+    return climb(list(fit_shapes(pair, fit)))
+
+
+def fit_confidence(pair: Pair, fit: Rows) -> Ladder:
+    """The first shape alone: what the ladder would be as far as its confidence goes, sooner."""
+    return Ladder((next(fit_shapes(pair, fit)),), None)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import ConfigDict
+from threadpoolctl import threadpool_limits
 
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation.crossfit import (
@@ -132,6 +133,9 @@ class Evaluation(Record):
     rows_to_tell: int
 
 
+# Of matrices as small as these, threads cost more than they save: several times over where others
+# use the machine too.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def evaluate(
     pair: Pair,
     options: Options | None = None,

@@ -25,7 +25,7 @@ from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording
 
 
 def shapes(of: Pair, rows: int | None = None) -> dict[str, Shape]:
-    fitted = fit_shapes(of, np.arange(rows or len(of)))
+    fitted = list(fit_shapes(of, np.arange(rows or len(of))))
     return {shape.name: shape for shape in reversed(fitted)}
 
 
