@@ -10,12 +10,13 @@ from typer import Argument, Option
 
 from cascade.cli.console import (
     AS_JSON,
+    INTERRUPTED,
     busy,
+    fail,
     print_json,
     printable,
     say,
-    spending,
-    streams,
+    screen,
     watched,
 )
 from cascade.cli.options import Models, Policy, System, spread
@@ -24,6 +25,7 @@ from cascade.errors import InputError
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.result import CascadeResult
+    from cascade.state import LedgerEntry
 
 
 @spread
@@ -47,14 +49,20 @@ def ask(
     """
     text = question if question != "-" else _standard_input()
     messages: Any = [("system", system), ("human", text)] if system else text
+    spent: list[LedgerEntry] = []
     with ExitStack() as opened:
         with busy("getting ready"):
             cascade = models.open(opened, local_only=local_only or False, **vars(policy))
-        with spending(cascade):
+        cascade.kernel.ledger.listeners.append(spent.append)
+        try:
             followed = watched() and not AS_JSON.get()
             result = _follow(cascade, messages) if followed else cascade.invoke(messages)
+        except KeyboardInterrupt:
+            from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy
+
+            fail("interrupted", INTERRUPTED, kind="Interrupted", ledger=LedgerView(spent))
         if AS_JSON.get():
-            print_json(_document(result, cascade, local_only))
+            print_json(_document(result))
         else:
             _show(result)
 
@@ -64,7 +72,7 @@ def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
     from cascade.events import Decided, Provisional, Retracted, Token  # noqa: PLC0415
     from cascade.result import CascadeResult  # noqa: PLC0415
 
-    err, told = streams.err, ""
+    err, told = screen(), ""
     for event in cascade.stream(messages, show="optimistic"):
         match event:
             case Provisional() | Token():
@@ -93,17 +101,12 @@ def _show(result: CascadeResult) -> None:
     say(f"\n{source}: {result.decision.reason}\n{result.ledger.table()}", style="dim")
 
 
-def _document(result: CascadeResult, cascade: Cascade, local_only: str | None) -> dict[str, Any]:
-    here = {tier.name: "here" if tier.local else "elsewhere" for tier in cascade.tiers}
-    of_result = ("answer", "tier", "escalated", "confidence", "calibrated", "degraded", "abstained")
+def _document(result: CascadeResult) -> dict[str, Any]:
     of_ledger = ("cost_usd", "cost_basis", "saved_usd", "saved_basis")
     return {
-        **{name: getattr(result, name) for name in of_result},
-        "local_only": local_only,
-        "answered": None if result.abstained else here.get(result.tier),
-        "decision": result.decision,
+        **{name: value for name, value in result if name not in ("message", "parsed")},
+        "abstained": result.abstained,
         **{name: getattr(result.ledger, name) for name in of_ledger},
-        "run_id": result.run_id,
         "ledger": list(result.ledger),
     }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cascade.cli.console import AS_JSON, MOST_TOLD, busy, fail, print_json, say
+from cascade.cli.console import MOST_TOLD, busy, fail, give, say
 from cascade.cli.options import Amount, Models, Policy, System, Text, must_be_file, spread
 from cascade.errors import ConfigurationError
 
@@ -57,7 +57,10 @@ def batch(
             f"--output {output}: the questions are read from there. Give another place."
         )
     unreadable = jobs.check_rows(source, column, prefix=prefix)
-    _tell_of(unreadable)
+    if unreadable:
+        more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
+        told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing."
+        say(told, style="yellow")
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
         cascade = make(opened)
@@ -80,18 +83,6 @@ def batch(
         again = jobs.read_rows(source, column, system)
         written = jobs.write_output(output, again, journal, prefix=prefix)
     _report(done, output, written, len(unreadable))
-
-
-def _tell_of(unreadable: list[str]) -> None:
-    """Say which rows will not be asked, before anything is paid."""
-    if not unreadable:
-        return
-    more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
-    say(
-        f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing: the "
-        "output has them with an error. All others are asked.",
-        style="yellow",
-    )
 
 
 async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
@@ -122,32 +113,30 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
         forget()
 
 
-def _report(done: Done, output: Path, written: int, unreadable: int = 0) -> None:
+def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     from cascade.evaluation.render import counted  # noqa: PLC0415 - heavy
     from cascade.jobs.engine import INTERRUPTED  # noqa: PLC0415
 
     spent = None if done.unknown and not done.spent_usd else done.spent_usd
-    if AS_JSON.get():
-        print_json({**asdict(done), "spent_usd": spent, "written": written})
-    else:
-        known = "" if not done.unknown else f", {done.unknown:,} at an unknown cost"
-        paid = "an unknown amount" if spent is None else f"${spent:.6f}"
-        sign = "≈ " if done.estimated else ""
-        saved = "unknown" if done.saved_usd is None else f"{sign}${done.saved_usd:.6f}"
-        say(
-            f"{output}: {written:,} rows; {done.answered:,} answered now, {done.resumed:,} before, "
-            f"{done.escalated:,} escalated, {done.failed:,} failed\n"
-            f"spent {paid}{known}; saved {saved}"
-        )
-        if done.waiting:
-            say(f"{done.waiting:,} rows wait for their provider: run the same command again later.")
+    paid = "an unknown amount" if spent is None else f"${spent:.6f}"
+    known = f", {done.unknown:,} at an unknown cost" if done.unknown else ""
+    sign = "≈ " if done.estimated else ""
+    saved = "unknown" if done.saved_usd is None else f"{sign}${done.saved_usd:.6f}"
+    told = (
+        f"{output}: {written:,} rows; {done.answered:,} answered now, {done.resumed:,} before, "
+        f"{done.escalated:,} escalated, {done.failed:,} failed\n"
+        f"spent {paid}{known}; saved {saved}"
+    )
+    if done.waiting:
+        told += f"\n{done.waiting:,} rows wait for their provider: run the same command later."
+    give({**asdict(done), "spent_usd": spent, "written": written}, "", told)
+    failed = done.failed - unreadable
     if done.stopped is not None:
         code = 130 if done.stopped == INTERRUPTED else 1
         fail(f"{done.stopped}. Run the same command again to go on.", code)
-    if done.failed > unreadable:
-        asked = counted(done.failed - unreadable, "row")
+    if failed > 0:
         again = "Run the same command again to ask anew."
-        fail(f"{asked} failed, the last by {done.last_error} {again}", 1)
+        fail(f"{counted(failed, 'row')} failed, the last by {done.last_error} {again}", 1)
     if unreadable:
         without = counted(unreadable, "row")
         fail(f"{without} without a question: mend the file and run the same command again.", 1)

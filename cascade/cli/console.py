@@ -1,4 +1,4 @@
-"""Console of the commands: two consoles, JSON for machines, errors with exit codes.
+"""Console of the commands: answers, remarks, JSON for machines, errors with exit codes.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, question, or set-up), 130 Ctrl-C.
 """
@@ -30,7 +30,7 @@ AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 """Whether a machine reads what is said."""
 
 COMMAND: ContextVar[str] = ContextVar("command", default="cascade")
-"""The command that was typed, such as `cascade keys list`."""
+"""The command that was typed, such as `cascade keys`."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
@@ -42,26 +42,15 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-class _Streams:
-    """Consoles on the streams of the moment: tests and callers may put others in their place."""
-
-    @property
-    def out(self) -> Console:
-        """Answers and figures."""
-        return Console(highlight=False, soft_wrap=True, emoji=False)
-
-    @property
-    def err(self) -> Console:
-        """Progress, remarks and errors, so that answers can be piped."""
-        return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-
-
-streams = _Streams()
+def screen(*, stderr: bool = True) -> Console:
+    """The stream of the moment, which tests and callers may replace: answers and figures go to
+    standard output, all else to standard error, so that answers can be piped."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str, *, style: str | None = None) -> None:
     """Write a remark to standard error."""
-    streams.err.print(printable(text), style=style, markup=False)
+    screen().print(printable(text), style=style, markup=False)
 
 
 def watched() -> bool:
@@ -70,12 +59,12 @@ def watched() -> bool:
 
 
 @contextmanager
-def busy(text: str = "") -> Iterator[Callable[[str], None]]:
+def busy(text: str) -> Iterator[Callable[[str], None]]:
     """A line that says what is under way, and how far it is, where a person watches."""
     if not watched():
         yield lambda text: None
         return
-    with streams.err.status(text) as status:
+    with screen().status(text) as status:
         yield status.update
 
 
@@ -85,7 +74,7 @@ def give(data: Any, text: str, remark: str = "") -> None:
         print_json(data)
         return
     if text:
-        streams.out.print(printable(text), markup=False)
+        screen(stderr=False).print(printable(text), markup=False)
     if remark:
         say(remark)
 
@@ -103,6 +92,10 @@ def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -
 
     With `--json` the last line of standard error is a JSON document that says the same.
     """
+    raise typer.Exit(_tell(message, code, kind, ledger))
+
+
+def _tell(message: str, code: int, kind: str, ledger: Any = None) -> int:
     named = _NEXT.findall(message)
     then = named[-1].rstrip(".") if named else f"{COMMAND.get()} --help"
     if AS_JSON.get():
@@ -110,52 +103,33 @@ def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -
         if ledger is not None:
             error["cost_usd"] = None if ledger.cost_usd is None else format(ledger.cost_usd, "f")
         sys.stderr.write(json.dumps({"error": error}) + "\n")
-        raise typer.Exit(code)
+        return code
     if ledger is not None and ledger.cost_usd != 0:
         say(f"what it cost all the same:\n{ledger.table()}")
-    said = "" if code == INTERRUPTED else "[bold red]error[/]: "
-    streams.err.print(f"{said}{escape(printable(message))}")
-    if code != INTERRUPTED:
-        streams.err.print(f"[bold green]next[/]: {escape(then)}")
-    raise typer.Exit(code)
+    if code == INTERRUPTED:
+        say(message)
+    else:
+        screen().print(f"[bold red]error[/]: {escape(printable(message))}")
+        screen().print(f"[bold green]next[/]: {escape(then)}")
+    return code
 
 
-def without_tracebacks(run: Callable[[], Any]) -> int:
+def exit_code_of(run: Callable[[], Any]) -> int:
     """The exit code of a command; what is wrong is said, with what to type next."""
     try:
-        try:
-            return run() or 0
-        except typer.TyperException as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
-                return error.exit_code
-            told, why = error.format_message(), error.__cause__
-            if isinstance(why, ValidationError):  # which says what is wrong, and not with what
-                told = f"{told}, not {why.errors()[0]['input']!r}"
-            fail(told, error.exit_code, kind="UsageError")
-        except typer.Abort:  # Ctrl-C at a question
-            fail("interrupted", INTERRUPTED, kind="Interrupted")
-        except CascadeError as error:
-            code = 2 if isinstance(error, ConfigurationError | InputError) else 1
-            fail(str(error), code, kind=type(error).__name__, ledger=error.ledger)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            fail(f"{where}{error.strerror or error}.", 1, kind=type(error).__name__)
-    except typer.Exit as left:
-        return left.exit_code
-
-
-@contextmanager
-def spending(cascade: Any) -> Iterator[None]:
-    """Say what was spent when a person interrupts what costs money."""
-    from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy, keeps --help fast
-
-    entries: list[Any] = []
-    listen = entries.append
-    cascade.kernel.ledger.listeners.append(listen)
-    try:
-        yield
-    except KeyboardInterrupt:
-        ledger = LedgerView(entries)
-        fail("interrupted", INTERRUPTED, kind="Interrupted", ledger=ledger)
-    finally:
-        cascade.kernel.ledger.listeners.remove(listen)
+        return run() or 0
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
+            return error.exit_code
+        told, why = error.format_message(), error.__cause__
+        if isinstance(why, ValidationError):  # which says what is wrong, and not with what
+            told = f"{told}, not {why.errors()[0]['input']!r}"
+        return _tell(told, error.exit_code, "UsageError")
+    except typer.Abort:  # Ctrl-C at a question
+        return _tell("interrupted", INTERRUPTED, "Interrupted")
+    except CascadeError as error:
+        code = 2 if isinstance(error, ConfigurationError | InputError) else 1
+        return _tell(str(error), code, type(error).__name__, error.ledger)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _tell(f"{where}{error.strerror or error}.", 1, type(error).__name__)

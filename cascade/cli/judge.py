@@ -1,4 +1,4 @@
-"""`cascade evaluate`, `calibrate`, `try`, `demo`: is it worth it, and from which confidence on?"""
+"""Verdicts and calibrations: `cascade evaluate`, `calibrate`, `try` and `demo`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from cascade._numbers import to_number
 from cascade.cli.console import INTERRUPTED, MOST_TOLD, busy, fail, give, say
 from cascade.cli.options import (
     EMBEDDED,
@@ -21,7 +20,7 @@ from cascade.cli.options import (
     File,
     Models,
     Number,
-    Pages,
+    Page,
     PriceOfError,
     Small,
     System,
@@ -30,13 +29,13 @@ from cascade.cli.options import (
     must_be_file,
     need,
     spread,
+    write_page,
 )
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
-    from cascade.calibrate import Collected
-    from cascade.evaluation.crossfit import Options
+    from cascade.calibrate import Collected, Fitted
     from cascade.evaluation.recordings import Example
     from cascade.evaluation.verdict import Evaluation
 
@@ -61,14 +60,6 @@ class Goal:
     ] = 0.0
     price_of_error: PriceOfError = None
 
-    def options(self, **more: Any) -> Options:
-        """What evaluations take, before anything is paid."""
-        from cascade.evaluation.crossfit import Options  # noqa: PLC0415 - heavy
-
-        if self.price_of_error is not None:
-            to_number("--price-of-error", self.price_of_error, above=0)
-        return Options(**vars(self), **more)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
@@ -90,41 +81,40 @@ class Examples:
         columns = {"question": self.question, "label": self.label}
         return read_examples(path, **columns, system=self.system)
 
+    def recording(self) -> dict[str, Any]:
+        """Options of a cascade that asks both models every question."""
+        from cascade.calibrate import SIGNALS, AlwaysEscalate  # noqa: PLC0415 - heavy
+
+        return {"policy": AlwaysEscalate(), "signals": self.signals or list(SIGNALS)}
+
 
 @spread
 def evaluate(
-    file: Annotated[File, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
+    file: Annotated[Path, Argument(help="Transcripts: JSON lines, plain or gzip.")],
     *,
-    fit: Annotated[File, Option(help="Instead of the argument, beside --test.")] = None,
     test: Annotated[File, Option(help="Other transcripts, for the figures alone.")] = None,
     small: Annotated[Text, Option(help="Model that drafts, by its name.")] = None,
     large: Annotated[Text, Option(help="Model that is asked in doubt.")] = None,
     calibration: CalibrationFile = None,
     max_harm: Annotated[
-        Number,
-        Option(help="Bound on P(accepted and wrong), to be certified.", **SHARE),
+        Number, Option(help="Bound on P(accepted and wrong), to be certified.", **SHARE)
     ] = None,
     delta: Delta = 0.1,
     checked: Annotated[
         bool, Option("--checked", help="A check shows which runs of the small agent failed.")
     ] = False,
-    seed: Annotated[int, Option(help="Of splits and intervals.")] = 0,
     goal: Goal,
-    pages: Pages,
+    html: Page = None,
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     need("calibrate")
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
     from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
+    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
 
-    path = file or fit
-    if path is None or (file and fit):
-        raise ConfigurationError(
-            "give the transcripts once: `cascade evaluate FILE`, or --fit FILE --test OTHER."
-        )
-    wanted = goal.options(max_harm=max_harm, delta=delta, seed=seed)
-    with busy(f"reading {path}"):
-        rows = list(recordings.read_transcripts(path))
+    wanted = Options(**vars(goal), max_harm=max_harm, delta=delta)
+    with busy(f"reading {file}"):
+        rows = list(recordings.read_transcripts(file))
         names = recordings.name_pair(rows, small, large)
         fitted, tested = features.pair_of(rows, *names), None
         if test is not None:
@@ -138,7 +128,7 @@ def evaluate(
     with busy(working):
         given = None if calibration is None else Calibration.load(calibration)
         found = verdict.evaluate(fitted, wanted, test=tested, calibration=given)
-    pages.write(verdict.to_document(found))
+    write_page(html, verdict.to_document(found))
     _give(found)
 
 
@@ -173,24 +163,18 @@ def calibrate(
     """
     need("calibrate")
     from cascade.calibrate import LEAST_LABELS  # noqa: PLC0415 - heavy
-    from cascade.calibrate import calibrate as fit  # noqa: PLC0415
 
     must_be_file("--out", to)
-    path = file if recorded else to.with_suffix(".jsonl")
-    asked = [] if recorded else examples.read(file)
-    needed = LEAST_LABELS * (2 if max_harm else 1)
-    if not recorded and len(asked) < needed:
-        halves = ": with --max-harm one half fits and the other proves" if max_harm else ""
-        raise ConfigurationError(
-            f"{len(asked)} examples, where {needed} or more are needed{halves}. Nothing was asked."
-        )
+    path, rows = (file, []) if recorded else (to.with_suffix(".jsonl"), examples.read(file))
+    if not recorded:
+        halves = " (with --max-harm one half fits, the other proves)" if max_harm else ""
+        _refuse_fewer(rows, LEAST_LABELS * (2 if max_harm else 1), halves)
+    labels = "agreement with the large model" if agree_with_large else "references"
+    bound: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
     with ExitStack() as opened:
-        cascade = _recording(opened, models, examples)
-        done = None if recorded else _record(cascade, asked, path, examples, agree_with_large)
-        labels = "agreement with the large model" if agree_with_large else "references"
-        with busy("fitting"):
-            bound: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
-            fitted = asyncio.run(fit(cascade.kernel, path, asked, **bound))
+        cascade = models.open(opened, **examples.recording())
+        done = None if recorded else _record(cascade, rows, path, examples, agree_with_large)
+        fitted = _fit(cascade, path, rows, **bound)
     made = fitted.calibration
     made.save(to)
     if stop is not None:
@@ -212,7 +196,7 @@ def calibrate(
         fail("no certificate could be given; the calibration was written all the same", 1)
 
 
-def _calibration_text(fitted: Any, to: Path) -> str:
+def _calibration_text(fitted: Fitted, to: Path) -> str:
     made, q = fitted.calibration, fitted.calibration.quality
     auroc = "? (all of them right, or wrong)" if q.auroc is None else f"{q.auroc:.3f}"
     lines = [f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right"]
@@ -255,9 +239,8 @@ def try_(
     Interrupted, the same command goes on where it was.
     """
     need("calibrate")
-    from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
-    from cascade.calibrate import labels_of, with_shots, write_artefacts  # noqa: PLC0415
-    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
+    from cascade.calibrate import labels_of, with_shots, write_artefacts  # noqa: PLC0415 - heavy
+    from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
     from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
 
     choices = labels_of(examples.read(file))
@@ -268,31 +251,17 @@ def try_(
         if models.temperature is None:
             models = replace(models, temperature=0.0)
     rows = with_shots(examples.read(file), shots)
-    if len(rows) < LEAST_ROWS:
-        raise ConfigurationError(
-            f"{file}: {len(rows)} rows, where {LEAST_ROWS} or more are needed, and "
-            f"{FAIR_TEST} for a fair test. Nothing was asked."
-        )
-    path = to / "transcripts.jsonl"
-    options = goal.options()
+    _refuse_fewer(rows, LEAST_ROWS, f", and {FAIR_TEST} for a fair test")
+    path, options = to / "transcripts.jsonl", Options(**vars(goal))
     with ExitStack() as opened:
-        cascade = _recording(opened, models, examples)
+        cascade = models.open(opened, **examples.recording())
         collected = _record(cascade, rows, path, examples)
-        with busy("fitting"):
-            fitted = asyncio.run(
-                fit(cascade.kernel, path, rows, max_harms=max_harm or (), options=options)
-            )
+        fitted = _fit(cascade, path, rows, max_harms=max_harm or (), options=options)
         files = write_artefacts(to, fitted, cascade.tiers)
     found, then = fitted.evaluation, _next(fitted.evaluation, files["configuration"])
     remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
     advice = fitted.calibration.recommendation
-    more: dict[str, Any] = {
-        "recommendation": advice,
-        "files": files,
-        "collected": collected,
-        "next": then,
-    }
-    _give(found, remark=remark, **more)
+    _give(found, "", remark, recommendation=advice, files=files, collected=collected, next=then)
 
 
 def _next(found: Evaluation, configuration: Path) -> str:
@@ -332,12 +301,20 @@ def demo(
     _give(made.fitted.evaluation, text, remark, files=files, assumed=assumed)
 
 
-def _recording(opened: ExitStack, models: Models, examples: Examples) -> Cascade:
-    """The cascade that asks both models every question."""
-    from cascade.calibrate import SIGNALS, AlwaysEscalate  # noqa: PLC0415 - heavy
+def _refuse_fewer(rows: Sequence[Example], needed: int, why: str = "") -> None:
+    """Refuse examples that are too few, before anything is paid."""
+    if len(rows) < needed:
+        raise ConfigurationError(
+            f"{len(rows)} examples, where {needed} or more are needed{why}. Nothing was asked."
+        )
 
-    taken = examples.signals or list(SIGNALS)
-    return models.open(opened, policy=AlwaysEscalate(), signals=taken)
+
+def _fit(cascade: Cascade, path: Path, rows: Sequence[Example], **options: Any) -> Fitted:
+    """A calibration on what was recorded."""
+    from cascade.calibrate import calibrate as fit  # noqa: PLC0415 - heavy
+
+    with busy("fitting"):
+        return asyncio.run(fit(cascade.kernel, path, rows, **options))
 
 
 def _record(
@@ -354,18 +331,12 @@ def _record(
     scorer = get_scorer(examples.scorer)
     if not examples.yes:
         _confirm(cascade, rows, path, examples.yes_up_to)
+    asked: dict[str, Any] = {
+        "agree_with_large": agree_with_large,
+        "concurrency": examples.concurrency,
+    }
     with _progress(path) as update:
-        done = asyncio.run(
-            record(
-                cascade.kernel,
-                rows,
-                path,
-                scorer,
-                agree_with_large=agree_with_large,
-                concurrency=examples.concurrency,
-                progress=update,
-            )
-        )
+        done = asyncio.run(record(cascade.kernel, rows, path, scorer, progress=update, **asked))
     if done.unlabelled and done.unlabelled == done.total:
         raise ConfigurationError(
             "no example says which answer is right, and none was asked: name their column, --label."
@@ -389,20 +360,16 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
     if not left:
         return
     checks = sum(signal.calls for signal in cascade.kernel.parts.signals)
-    costs = {
-        tier.name: expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
-        for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True)
-    }
-    prices = ", ".join(
-        f"{name} has no price set" if cost is None else f"{name} about ${cost:.4f}"
-        for name, cost in costs.items()
-    )
-    done = f" ({len(known)} are in {path} already)" if known else ""
-    say(f"{len(left)} examples to be asked of both models{done}: {prices}")
-    if None in costs.values():
+    told, free = [], True
+    for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
+        cost = expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
+        told.append(f"{tier.name} {'has no price set' if cost is None else f'about ${cost:.4f}'}")
+        free &= tier.local or (cost is not None and cost <= up_to_usd)
+    prices = ", ".join(told)
+    say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")
+    if "no price" in prices:
         say("without a price nothing tells what is saved: --prices FILE (docs/prices.md)")
-    expected = [costs[tier.name] for tier in cascade.tiers if not tier.local]
-    if all(cost is not None and cost <= up_to_usd for cost in expected):
+    if free:
         return
     if not sys.stdin.isatty():
         raise ConfigurationError(

@@ -43,10 +43,10 @@ Amount = Decimal | None
 Count = int | None
 
 Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
-PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=0)]
+PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=1e-9)]
 System = Annotated[Text, Option(help="System message before each question.")]
 CalibrationFile = Annotated[File, Option("--calibration", help="File of `cascade calibrate`.")]
-
+Page = Annotated[File, Option("--html", help="Write a page as well.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 
@@ -138,28 +138,20 @@ class Policy:
     calibrator: CalibrationFile = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pages:
-    """Files that are written as well."""
+def write_page(path: File, document: Any) -> None:
+    """Write a document as a page, where that is wanted."""
+    if path is None:
+        return
+    from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
 
-    html: Annotated[File, Option(help="A page.")] = None
-    figures: Annotated[File, Option(help="The pictures: .svg.")] = None
-
-    def write(self, document: Any) -> None:
-        """Write a document as a page and its pictures as SVG, where that is wanted."""
-        from cascade.evaluation.page import to_drawing, to_page  # noqa: PLC0415 - heavy
-
-        for path, draw in ((self.html, to_page), (self.figures, to_drawing)):
-            if path is None:
-                continue
-            try:
-                path.write_text(draw(document), encoding="utf-8")
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{path} cannot be written ({error.strerror}): give a file in a folder that "
-                    "exists, or make the folder."
-                ) from error
-            say(f"wrote {path}")
+    try:
+        path.write_text(to_page(document), encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder that exists, or "
+            "make the folder."
+        ) from error
+    say(f"wrote {path}")
 
 
 def need(extra: str) -> None:

@@ -33,14 +33,10 @@ class Speed:
 
     input_tokens: Annotated[Count, Option(min=0, help="Of a request.")] = None
     output_tokens: Annotated[Count, Option(min=0, help="Of the small model's answer.")] = None
-    large_output_tokens: Annotated[Count, Option(min=0, help="Of the large one's, if unlike.")] = (
-        None
-    )
+    large_output_tokens: Annotated[Count, Option(min=0, help="Of the large one's.")] = None
     tokens_per_s: Annotated[Amount, Option(min=0.001, help="It writes so many a second.")] = None
-    prompt_tokens_per_s: Annotated[Amount, Option(min=0.001, help="It reads so many.")] = None
     busy_s: Annotated[Amount, Option(min=0, help="Or: it computes so long for a draft.")] = None
     check_calls: Annotated[int, Option(min=0, help="Of a self-check without log-probs.")] = 0
-    check_usd: Annotated[Amount, Option(min=0, help="Or: dollars of a self-check.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +51,12 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Owning:
-    """Owning."""
+    """A month."""
 
-    requests: Annotated[Amount, Option(min=0, help="Requests per month.")] = None
-    purchase: Annotated[Decimal, Option(min=0, help="Dollars paid once.")] = Decimal(0)
-    months: Annotated[Decimal, Option(min=1, help="To write them off.")] = Decimal(36)
-    maintenance_hours: Annotated[Decimal, Option(min=0, help="A month.")] = Decimal(0)
-    hour_price: Annotated[Amount, Option(min=0, help="Dollars of such an hour.")] = None
+    requests: Annotated[Amount, Option(min=0, help="Requests.")] = None
+    fixed_usd: Annotated[
+        Decimal, Option(min=0, help="Hardware written off, maintenance, training.")
+    ] = Decimal(0)
 
 
 @spread
@@ -80,14 +75,10 @@ def plan(
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 
-    for option, given, needed, other in (
-        ("--accept-n", expected.accept_n, "--accept", expected.accept_rate),
-        ("--prompt-tokens-per-s", speed.prompt_tokens_per_s, "--tokens-per-s", speed.tokens_per_s),
-        ("--maintenance-hours", owning.maintenance_hours, "--hour-price", owning.hour_price),
-        ("--kwh-price", prices.kwh_price, "--kw", prices.kw),
-    ):
-        if given and not other:
-            raise ConfigurationError(f"{option} {given} says nothing alone: give {needed} too.")
+    if expected.accept_n and expected.accept_rate is None:
+        raise ConfigurationError("--accept-n says nothing alone: give --accept too.")
+    if prices.kwh_price and prices.kw is None:
+        raise ConfigurationError("--kwh-price says nothing alone: give --kw too.")
     if recorded is not None:
         with busy(f"reading {recorded}"):
             known = work.recorded(recorded, prices.small, prices.large, **vars(expected))
@@ -95,9 +86,7 @@ def plan(
     else:
         costs, notes = _costs(prices, speed)
         known = {**costs, **vars(expected)}
-    hours = owning.maintenance_hours * (owning.hour_price or Decimal(0))
-    fixed = owning.purchase / owning.months + hours
-    found = work.plan(requests=owning.requests, fixed_usd=fixed, **known)
+    found = work.plan(**vars(owning), **known)
     headline = {"summary": found.sentence, "break_even_accept_rate": found.cost_ratio}
     give({**headline, **asdict(found)}, to_text(work.to_document(found, notes)))
 
@@ -112,34 +101,27 @@ def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]
             "give --input-tokens and --output-tokens of a request, or a file of recorded answers."
         )
     if speed.busy_s is not None and rate is not None:
-        raise ConfigurationError(
-            f"--busy-s {speed.busy_s} and --tokens-per-s {rate} say the same twice: give one of "
-            "them."
-        )
+        raise ConfigurationError("--busy-s and --tokens-per-s say the same twice: give one.")
     small = _price("small", prices.small, prices.small_price, _by_hour(prices))
     large = _price("large", prices.large, prices.large_price, None)
     notes = [f"Prices: {small.source} (small); {large.source} (large)."]
-    if rate is not None and speed.prompt_tokens_per_s is None:
+    if rate is not None:
         notes.append(
-            f"Assumed: the small model reads {work.READS_FASTER} times faster than it writes. "
-            "Give --prompt-tokens-per-s to plan with its own speed."
+            f"Assumed: the small model reads {work.READS_FASTER} times faster than it writes; "
+            "--busy-s takes seconds that were measured."
         )
 
     def call(read: int, written: int) -> Decimal:
-        busy_s = speed.busy_s
+        seconds = speed.busy_s
         if rate is not None:
-            reads = speed.prompt_tokens_per_s or work.READS_FASTER * rate
-            busy_s = written / rate + read / reads
-        return work.call_usd(small, read, written, busy_s)
+            seconds = written / rate + read / (work.READS_FASTER * rate)
+        return work.call_usd(small, read, written, seconds)
 
-    check = speed.check_usd
-    if check is None:
-        asked = read + written + work.CHECK_QUESTION_TOKENS
-        check = speed.check_calls * call(asked, work.CHECK_ANSWER_TOKENS)
-    answer = written if speed.large_output_tokens is None else speed.large_output_tokens
+    check = call(read + written + work.CHECK_QUESTION_TOKENS, work.CHECK_ANSWER_TOKENS)
+    answer = speed.large_output_tokens or written
     costs = {
         "draft_usd": call(read, written),
-        "check_usd": check,
+        "check_usd": speed.check_calls * check,
         "large_usd": work.call_usd(large, read, answer),
     }
     return costs, notes
@@ -179,13 +161,12 @@ def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:
         return Price(input=price_in, output=price_out, per_hour=by_hour)
     if by_hour is not None:
         return Price(per_hour=by_hour)
-    if model is not None and not name:
-        raise ConfigurationError(f"{model!r} is no model string: write openai:gpt-5.1.")
-    found = find_pricing(provider, name, local=local, base_url=None) if model else None
-    if isinstance(found, ListPrice):
-        return found
+    if name:
+        found = find_pricing(provider, name, local=local, base_url=None)
+        if isinstance(found, ListPrice):
+            return found
     machine = ", or --hourly for a machine of your own" if which == "small" else ""
     raise ConfigurationError(
         f"there is no price of {model or f'the {which} model'}: give --{which} with a list price, "
-        f"--{which}-price IN,OUT{machine}."
+        f"such as openai:gpt-5.1, --{which}-price IN,OUT{machine}."
     )

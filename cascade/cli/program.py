@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -12,55 +10,33 @@ import typer
 from typer.core import TyperGroup
 
 from cascade._version import __version__
-from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, fail, without_tracebacks
+from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, exit_code_of, fail
+
+PAIR = "--small ollama:qwen2.5:3b --large openai:gpt-5.1"
 
 COMMANDS = {
-    "ask": "ask",
-    "batch": "batch",
-    "calibrate": "judge",
-    "demo": "judge",
-    "doctor": "doctor",
-    "evaluate": "judge",
-    "keys": "serve",
-    "lessons": "teach",
-    "plan": "plan",
-    "report": "report",
-    "serve": "serve",
-    "teach": "teach",
-    "try": "judge",
+    "ask": ("ask", f"'What is the capital of Australia?' {PAIR} --price-of-error 0.05"),
+    "batch": ("batch", f"questions.csv --output answers.csv {PAIR} --budget-usd 5"),
+    "calibrate": (
+        "judge",
+        f"examples.jsonl {PAIR} --scorer exact --max-harm 0.05 --out calibration.json",
+    ),
+    "demo": ("judge", "--n 40"),
+    "doctor": ("doctor", "--model openai:gpt-5.1 --model ollama:qwen2.5:3b"),
+    "evaluate": ("judge", f"answers.jsonl {PAIR} --price-of-error 0.05 --html report.html"),
+    "keys": ("serve", "create cascade.yaml search-team --day-usd 5 --per-minute 120"),
+    "lessons": ("teach", "delete sqlite:///lessons.db --user ada"),
+    "plan": (
+        "plan",
+        "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1 "
+        "--accept 0.6",
+    ),
+    "report": ("report", "sqlite:///ledger.db --since 7d --tag team=search --html report.html"),
+    "serve": ("serve", "cascade.yaml --check"),
+    "teach": ("teach", "export sqlite:///lessons.db --output train.jsonl"),
+    "try": ("judge", f"tickets.csv --question text --label category {PAIR}"),
 }
-"""The commands and the modules that have them: only the module of what was typed is loaded."""
-
-EXAMPLES = {
-    "ask": "'What is the capital of Australia?' --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
-    "--price-of-error 0.05",
-    "batch": "questions.csv --output answers.csv --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
-    "--budget-usd 5",
-    "calibrate": "examples.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 --scorer exact "
-    "--max-harm 0.05 --out calibration.json",
-    "demo": "--n 40",
-    "doctor": "--model openai:gpt-5.1 --model ollama:qwen2.5:3b",
-    "evaluate": "answers.jsonl --small ollama:qwen2.5:3b --large openai:gpt-5.1 "
-    "--price-of-error 0.05 --html report.html",
-    "keys": "create cascade.yaml search-team --day-usd 5 --per-minute 120 --tag team=search",
-    "lessons": "delete sqlite:///lessons.db --user ada",
-    "plan": "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1 "
-    "--accept 0.6",
-    "report": "sqlite:///ledger.db --since 7d --tag team=search --html report.html",
-    "serve": "cascade.yaml --check",
-    "teach": "export sqlite:///lessons.db --output train.jsonl",
-    "try": "tickets.csv --question text --label category --small ollama:qwen2.5:3b "
-    "--large openai:gpt-5.1",
-}
-
-
-@contextmanager
-def _telling() -> Iterator[None]:
-    """Ctrl-C, of which typer says nothing."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        fail("interrupted", INTERRUPTED, kind="Interrupted")
+"""Module and example of each command: only the module of what was typed is loaded."""
 
 
 class Program(TyperGroup):
@@ -76,39 +52,33 @@ class Program(TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"cascade.cli.{COMMANDS[cmd_name]}")
-        command = getattr(module, f"{cmd_name}_" if cmd_name == "try" else cmd_name)
+        module, example = COMMANDS[cmd_name]
+        loaded = import_module(f"cascade.cli.{module}")
+        command = getattr(loaded, "try_" if cmd_name == "try" else cmd_name)
         if isinstance(command, typer.Typer):
             made: Any = typer.main.get_group(command)
         else:
             alone = typer.Typer(add_completion=False)
             alone.command()(command)
             made = typer.main.get_command(alone)
-        made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {EXAMPLES[cmd_name]}"
+        made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {example}"
         return made
 
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        """Read what was typed; Ctrl-C is told."""
-        with _telling():
-            return super().make_context(*args, **options)
-
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C is told."""
-        with _telling():
+        """Run a command; Ctrl-C is told, of which typer says nothing."""
+        try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("interrupted", INTERRUPTED, kind="Interrupted")
 
     def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
         """Run what was typed, and leave with the command's exit code."""
         given = list(sys.argv[1:] if args is None else args)
         end = given.index("--") if "--" in given else len(given)
         AS_JSON.set("--json" in given[:end])
-        words = [word for word in given[:1] if word in COMMANDS]
-        COMMAND.set(" ".join(["cascade", *words]))
+        COMMAND.set(" ".join(["cascade", *(word for word in given[:1] if word in COMMANDS)]))
         plain = {**options, "standalone_mode": False}
-        code = without_tracebacks(lambda: super(Program, self).main(given, prog_name, **plain))
-        if options.get("standalone_mode", True):
-            sys.exit(code)
-        return code
+        sys.exit(exit_code_of(lambda: super(Program, self).main(given, prog_name, **plain)))
 
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.options import Pages, Text, Texts, need, spread, to_tags
+from cascade.cli.options import Page, Text, Texts, need, spread, to_tags, write_page
 from cascade.errors import ConfigurationError
 
 
@@ -24,7 +24,7 @@ def report(
     compare: Annotated[
         bool, Option(help="Compare with the period of the same length before.")
     ] = False,
-    pages: Pages,
+    html: Page = None,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
     need("calibrate")
@@ -33,7 +33,7 @@ def report(
     selection = {"since": _time(since), "until": _time(until), "tags": to_tags(tag)}
     with busy("reading the ledger"):
         made = asyncio.run(_make(ledger, selection, by, compare))
-    pages.write(made.document)
+    write_page(html, made.document)
     give(made, to_text(made.document))
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import sys
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -14,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Amount, Count, File, Number, Texts, need, spread, to_tags
+from cascade.cli.options import Amount, Count, Number, Texts, need, spread, to_tags
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,38 +20,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EXAMPLE_CONFIG = """\
-# `cascade serve cascade.yaml`
-listen: {host: 127.0.0.1, port: 8000}
-ledger: sqlite:///ledger.db
-cascades:
-  default:
-    tiers:
-      - {name: small, model: "ollama:qwen2.5:3b"}
-      - {name: large, model: "openai:gpt-5.1", api_key_env: OPENAI_API_KEY}
-    threshold: 0.8
-    audits: {rate: 0.05}
-"""
-
 
 @spread
 def serve(
-    config: Annotated[File, Argument(help="The configuration, cascade.yaml.")] = None,
+    config: Annotated[Path, Argument(help="The configuration, cascade.yaml; see docs/service.md.")],
     *,
     check: Annotated[bool, Option("--check", help="Say what would run, and leave.")] = False,
-    example: Annotated[bool, Option("--example", help="Print one to begin with.")] = False,
     no_auth: Annotated[bool, Option("--no-auth", help="Ask for no key; on loopback.")] = False,
     port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
     workers: Annotated[int, Option(help="Processes on this port.")] = 1,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
-    if example:
-        sys.stdout.write(EXAMPLE_CONFIG)
-        return
-    if config is None:
-        raise ConfigurationError(
-            "name the configuration; `cascade serve --example > cascade.yaml` makes one."
-        )
     need("service")
     from cascade.service import describe, read_config  # noqa: PLC0415 - heavy
     from cascade.service import serve as run  # noqa: PLC0415
@@ -153,25 +130,17 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
         raise ConfigurationError(f"{where}: keys in memory are gone at once: give a database.")
 
     async def run() -> T:
-        kept = Keys(url)
-        try:
+        async with aclosing(Keys(url)) as kept:
             return await work(kept)
-        finally:
-            await kept.aclose()
 
     return asyncio.run(run())
 
 
 def _ledger_of(path: Path) -> str:
-    """The ledger's address in a configuration; it needs none of the models' secrets."""
+    """The ledger's address in a configuration."""
     from cascade.service.config import read_config  # noqa: PLC0415 - heavy
 
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    unset = {name: f"${{{name}}}" for name in re.findall(r"\$\{(\w+)\}", text)}
-    known = {name: value for name, value in os.environ.items() if value}
-    ledger = read_config(path, environment=unset | known).config.ledger
+    ledger = read_config(path).config.ledger
     if ledger is None:
         raise ConfigurationError(f"{path} has no ledger: keys are kept beside it.")
-    if "${" in ledger:
-        raise ConfigurationError(f"{path}: ledger {ledger}: that variable is not set.")
     return ledger

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from functools import cache
@@ -18,7 +17,6 @@ from html import escape
 from importlib.resources import files
 from typing import Literal
 
-from cascade.errors import ConfigurationError
 from cascade.evaluation.render import (
     Cell,
     Document,
@@ -75,27 +73,6 @@ def body(document: Document, alarm: str = "") -> str:
         *map(table, document.tables),
     ]
     return "\n".join(filter(None, parts))
-
-
-def to_drawing(document: Document) -> str:
-    """The pictures alone, one below the other, as one SVG file in the light colours.
-
-    Raises:
-        ConfigurationError: the document has none.
-    """
-    if not document.pictures:
-        raise ConfigurationError(f"{document.title}: there is no picture to draw.")
-    colours = dict(re.findall(r"--(\w+): (#\w+)", style_sheet().partition("@media")[0]))
-    rules = "\n".join(re.findall(r"^svg .*$", style_sheet(), re.MULTILINE))
-    rules = re.sub(r"var\(--(\w+)\)", lambda name: colours[name[1]], rules)
-    parts = [f"<style>text {{ font-family: sans-serif }}\n{rules}</style>"]
-    for i, picture in enumerate(document.pictures):
-        title = _text(4, 16, picture.title, "start", "name")
-        parts.append(f'<g transform="translate(0 {i * (HEIGHT + 24)})">{title}')
-        parts.append(f'<g transform="translate(0 24)">{"".join(_drawn(picture))}</g></g>')
-    tall = len(document.pictures) * (HEIGHT + 24)
-    box = f'viewBox="0 0 {WIDTH} {tall}" style="background: {colours["card"]}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>\n'
 
 
 # Parts of a page ------------------------------------------------------------------------------

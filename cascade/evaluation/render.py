@@ -1,8 +1,8 @@
 """Documents of figures, tables and pictures, as text for people and as JSON for machines.
 
-Every command and report builds a `Document` and shows it in one of four ways: `to_text` and
-`to_json` here, `to_page` and `to_drawing` in `cascade.evaluation.page`. A number is given once, as
-a `Figure` with its unit, and rounded only where it is shown.
+Every command and report builds a `Document` and shows it in one of three ways: `to_text` and
+`to_json` here, `to_page` in `cascade.evaluation.page`. A number is given once, as a `Figure` with
+its unit, and rounded only where it is shown.
 """
 
 from __future__ import annotations

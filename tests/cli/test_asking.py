@@ -141,8 +141,7 @@ def test_what_may_not_leave_this_machine_may_have_no_answer(host: Upstream) -> N
     done = commands.cascade("ask", *given, OPENAI_API_KEY="k")
     assert (done.out, "no answer" in done.err) == ("", True)
     document = commands.cascade("ask", *given, "--json", OPENAI_API_KEY="k").json
-    assert (document["abstained"], document["answered"]) == (True, None)
-    assert document["local_only"] == "abstain"
+    assert (document["abstained"], document["answer"]) == (True, "")
 
 
 def test_a_question_that_is_no_text_is_named(
@@ -199,22 +198,17 @@ LARGE = ("--large-price", "1,10")
     [
         (("--small-price", "1", *LARGE), "--small-price '1'"),
         (("--small-price", "a,b", *LARGE), "--small-price 'a,b'"),
-        (LARGE, "--small-price IN,OUT"),
+        (LARGE, "there is no price of the small model: give --small"),
         (("--small-price", "1,1"), "--large-price"),
-        (("--small-price", "1,1", *LARGE, "--kwh-price", "0.3"), "--kw"),
+        (("--small-price", "1,1", *LARGE, "--kwh-price", "0.3"), "give --kw too"),
         (("--hourly", "1", "--utilisation", "2", *LARGE), "utilisation"),
         (("--hourly", "1", *LARGE), "give --busy-s"),
-        (("--hourly", "1", *LARGE, "--busy-s", "1", "--tokens-per-s", "9"), "--busy-s"),
+        (("--hourly", "1", *LARGE, "--busy-s", "1", "--tokens-per-s", "9"), "say the same twice"),
         (("--small-price", "1,1", *LARGE, "--accept-n", "10"), "give --accept too"),
-        (("--small-price", "1,1", *LARGE, "--maintenance-hours", "1"), "give --hour-price too"),
         (("--small", "openai:gpt-5.1", "--hourly", "1", *LARGE), "--small openai:gpt-5.1"),
-        (("--small", "gpt-5.1", *LARGE), "'gpt-5.1' is no model string"),
-        (("--small", "ollama:unheard-of", *LARGE), "ollama:unheard-of"),
+        (("--small", "gpt-5.1", *LARGE), "there is no price of gpt-5.1"),
         (("--small-price", "1,1", *LARGE, "--accept", "1.5"), "1.5"),
-        (
-            ("--small-price", "1,1", *LARGE, "--accept", "most"),
-            "'--accept': Input should be a valid decimal, not 'most'",
-        ),
+        (("--small-price", "1,1", *LARGE, "--accept", "most"), "valid decimal, not 'most'"),
     ],
 )
 def test_a_plan_without_its_figures_says_which(given: tuple[str, ...], said: str) -> None:
@@ -224,21 +218,15 @@ def test_a_plan_without_its_figures_says_which(given: tuple[str, ...], said: str
 @pytest.mark.parametrize(
     ("given", "costs"),
     [
-        # A dollar a second: 100 ÷ 50 + 400 ÷ 500 s; the check reads 530 and writes 4 tokens.
-        (
-            ("--tokens-per-s", "50", "--prompt-tokens-per-s", "500", "--check-calls", "1"),
-            (2.8, 1.14),
-        ),
-        (("--tokens-per-s", 100), (1.8, 0)),  # it reads five times faster
-        (("--busy-s", "36", "--check-usd", "2"), (36, 2)),
+        # A dollar a second: 100 ÷ 50 + 400 ÷ 250 s; the check reads 530 and writes 4 tokens.
+        (("--tokens-per-s", "50", "--check-calls", "1"), (3.6, 2.2)),
+        (("--busy-s", "36"), (36, 0)),
     ],
 )
 def test_busy_seconds_come_from_reading_and_writing(given: Any, costs: Any) -> None:
     asked = (*TOKENS, "--hourly", "3600", *LARGE, *given)
     document = commands.cascade(*asked, "--json").json
     assert (float(document["draft_usd"]), float(document["check_usd"])) == costs
-    assumed = "Assumed: the small model reads 5 times faster" in commands.cascade(*asked).out
-    assert assumed == (given == ("--tokens-per-s", 100))
 
 
 @pytest.mark.parametrize(
@@ -250,8 +238,7 @@ def test_busy_seconds_come_from_reading_and_writing(given: Any, costs: Any) -> N
     ],
 )
 def test_a_plan_takes_prices_in_several_ways(given: tuple[str, ...]) -> None:
-    document = commands.cascade(*TOKENS, *given, "--accept", "0.9", "--json").json
+    asked = (*TOKENS, *given, "--accept", "0.9", "--requests", "1000", "--fixed-usd", "2")
+    document = commands.cascade(*asked, "--json").json
     assert 0 < Decimal(document["cost_ratio"]) < 1
-    assert document["summary"] in " ".join(
-        commands.cascade(*TOKENS, *given, "--accept", "0.9").out.split()
-    )
+    assert document["summary"] in " ".join(commands.cascade(*asked).out.split())

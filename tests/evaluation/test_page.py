@@ -7,14 +7,12 @@ import hashlib
 import re
 from datetime import date
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade.errors import ConfigurationError
-from cascade.evaluation.page import HEIGHT, WIDTH, span, tick, ticks, to_drawing, to_page, to_svg
+from cascade.evaluation.page import HEIGHT, WIDTH, span, tick, ticks, to_page, to_svg
 from cascade.evaluation.render import (
     Axis,
     Document,
@@ -186,15 +184,3 @@ def test_ticks_are_short() -> None:
         "$2",
     ]
     assert [tick(1500.0, "count"), tick(DAY, "days")] == ["1,500", "Mar 1"]
-
-
-def test_pictures_are_drawn_into_one_file_whose_colours_are_its_own() -> None:
-    drawing = to_drawing(DOCUMENT)
-    root = ElementTree.fromstring(drawing)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    for words in ("Cost and quality", "Saving per day", "at random"):
-        assert f">{words}<" in drawing
-    assert "var(" not in drawing
-    assert "fill: #" in drawing
-    with pytest.raises(ConfigurationError, match="no picture"):
-        to_drawing(Document("t", "s"))
