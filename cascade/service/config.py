@@ -7,14 +7,17 @@ Errors name the file, the line and the key. Secrets are names of variables (`${N
 from __future__ import annotations
 
 import difflib
+import importlib
+import operator
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +26,9 @@ from pydantic_core import ErrorDetails
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price
 from cascade.tiers import Tier
+
+if TYPE_CHECKING:
+    from cascade.integrations.agent_tier import AgentTier
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(gt=0, le=1)]
@@ -66,10 +72,14 @@ class ListenConfig(Section):
 
 
 class TierConfig(Section):
-    """One model of a cascade."""
+    """One model or agent of a cascade."""
 
-    model: str = Field(min_length=1)
+    model: str | None = Field(default=None, min_length=1)
     """`provider:name`, such as `ollama:qwen2.5:3b` or `openai:gpt-5.1`."""
+    agent: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.]+$")
+    """In place of a model, `module:name` of an `AgentTier` or of what it takes: a graph, a Runnable
+    or a coroutine function of messages. Modules stand beside the configuration or are installed;
+    a changed one needs a restart."""
     name: Name | None = None
     """How answers and the ledger call it; by default `small` and `large`, else the model."""
     price: Price | None = None
@@ -91,13 +101,25 @@ class TierConfig(Section):
     options: Mapping[str, Any] = Field(default_factory=dict, repr=False)
     """For its adapter, or sent to the provider with every request."""
 
-    def open(self, usual: str | None = None) -> Tier:
-        """The tier as its cascade takes it; `usual` is its name where it has none here.
+    @model_validator(mode="after")
+    def _is_one(self) -> TierConfig:
+        if (self.model is None) == (self.agent is None):
+            raise ValueError("give a model, or an agent in its place")
+        return self
+
+    def open(self, folder: Path, usual: str | None = None) -> Tier:
+        """The tier as its cascade takes it.
+
+        Args:
+            folder: of the configuration.
+            usual: its name where it has none here.
 
         Raises:
-            ConfigurationError: the variable with its key is not set.
+            ConfigurationError: the variable with its key is not set, or there is no such agent.
         """
         given = {**dict(self), "name": self.name or usual}
+        if (agent := given.pop("agent")) is not None:
+            given["model"] = _agent(agent, folder)
         if (variable := given.pop("api_key_env")) is not None:
             given["api_key"] = os.environ.get(variable)
             if not given["api_key"]:
@@ -105,6 +127,23 @@ class TierConfig(Section):
                     f"api_key_env: the environment variable {variable} is not set."
                 )
         return Tier(**given)
+
+
+def _agent(name: str, folder: Path) -> AgentTier:
+    """The agent of a module, which may stand beside the configuration."""
+    from cascade.integrations.agent_tier import AgentTier  # noqa: PLC0415 - it loads LangGraph
+
+    module, _, attribute = name.partition(":")
+    if (path := str(folder.absolute())) not in sys.path:
+        sys.path.insert(0, path)
+    try:
+        found = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"agent: {name!r} cannot be had: {error}; give module:name of a module beside the "
+            "configuration, or of one that is installed."
+        ) from error
+    return found if isinstance(found, AgentTier) else AgentTier(found, name=attribute)
 
 
 class AuditConfig(Section):

@@ -271,14 +271,14 @@ class Served:
         self.name, self.config, self.busy = name, config, 0
         self.version: float | None = None
         self.own_price = OwnPrice()
-        stack = [self.own_price, *metrics, *_middleware(config, store)]
+        stack = [self.own_price, *metrics, *_middleware(config, store, folder)]
         options = {option: getattr(config, option) for option in _SAME}
         if config.private is not None:
             stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
         if config.calibrator is not None:
             options["calibrator"] = folder / config.calibrator
         pair = ("small", "large") if len(config.tiers) == 2 else ()
-        tiers = [tier.open(*pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
+        tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
         self.own_price.cascade = self.cascade
         self.places = asyncio.Semaphore(config.concurrency)
@@ -650,7 +650,9 @@ _SAME = (
 """Options that a cascade takes as they stand in its configuration."""
 
 
-def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[CascadeMiddleware]:
+def _middleware(
+    config: CascadeConfig, store: LedgerStore | None, folder: Path
+) -> list[CascadeMiddleware]:
     stack: list[CascadeMiddleware] = [ready.Retries(config.retries), ready.Breaker(config.breaker)]
     if config.abort:
         stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))
@@ -659,7 +661,7 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if config.tool_risks is not None:
         stack.append(ready.ToolRisks(config.tool_risks))
     if config.fallback is not None:
-        stack.append(ready.Fallback(config.fallback.open()))
+        stack.append(ready.Fallback(config.fallback.open(folder)))
     if config.mode != "live":
         stack.append(ready.Shadow(config.canary_share if config.mode == "canary" else 0.0))
     if config.drift is not None:
@@ -667,7 +669,7 @@ def _middleware(config: CascadeConfig, store: LedgerStore | None) -> list[Cascad
     if (audits := config.audits) is not None:
         if store is None:
             raise ConfigurationError("audits need a ledger, their place: set ledger.")
-        judge = None if audits.judge is None else audits.judge.open()
+        judge = None if audits.judge is None else audits.judge.open(folder)
         daily_usd, compare = audits.daily_usd, audits.compare
         stack.append(ready.Audits(audits.rate, daily_usd=daily_usd, compare=compare, judge=judge))
     return stack

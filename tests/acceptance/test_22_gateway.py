@@ -65,7 +65,7 @@ class Served:
         self.upstream.says("large", Answer(large, tokens=(100, 10)))
 
 
-def serve(folder: Path, upstream: Upstream, *options: str) -> Served:
+def serve(folder: Path, upstream: Upstream, *options: str, configure: Any = configure) -> Served:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -21,12 +21,13 @@ from langchain_core.tools import tool
 from langchain_openai.decisions import OpenAIDecisions
 from langgraph.checkpoint.memory import InMemorySaver
 
-from cascade import Cascade, MemoryLedger, Price, Tier
+from cascade import Cascade, LedgerEntry, MemoryLedger, Price, Tier
 from cascade.errors import CascadeError
 from cascade.integrations import AgentTier, DecisionSignal, DecisionVerifier
 from cascade.ledger.store import open_store
 from cascade.middleware import Retries
 from tests.acceptance import setups
+from tests.acceptance.test_22_gateway import serve
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
 from tests.servers.fake import Handler, Server
 
@@ -161,6 +162,79 @@ async def test_a_run_is_stopped_early_and_its_cost_until_then_is_booked(upstream
     assert sum(entry.node == "draft" for entry in result.ledger) == 1
 
 
+# --- the gateway in front
+
+AGENTS = """
+from langchain.agents import create_agent
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from cascade import Price
+from cascade.integrations import AgentTier
+
+@tool
+def population(city: str) -> int:
+    "How many people live in a city."
+    return 460_000
+
+def made(name):
+    chat = ChatOpenAI(model=name, base_url={url!r}, api_key="k", max_retries=0, logprobs=True)
+    return create_agent(chat, [population])
+
+class agents:
+    small = made("small")
+    prices = {{"openai:large": Price(input=9, output=9)}}
+    large = AgentTier(made("large"), name="large", prices=prices)
+"""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_agents_stand_behind_the_gateway(tmp_path: Path, stream: bool) -> None:
+    def configure(folder: Path, upstream: Upstream, port: int) -> Path:
+        (folder / "team.py").write_text(AGENTS.format(url=upstream.openai_url))
+        tiers = [{"agent": "team:agents.small"}, {"agent": "team:agents.large"}]
+        cascades = {"support": {"tiers": tiers, "signals": ["logprobs"], "threshold": 0.8}}
+        listen, ledger = {"port": port}, "sqlite:///ledger.db"
+        path = folder / "cascade.yaml"
+        path.write_text(json.dumps({"listen": listen, "ledger": ledger, "cascades": cascades}))
+        return path
+
+    with Upstream() as upstream:
+        served = serve(tmp_path, upstream, configure=configure)
+        try:
+            for name, p in (("small", 0.5), ("large", 0.9)):
+                upstream.says(name, lambda seen, p=p: told(seen, p))
+            with served.client() as client:
+                asked: Any = [{"role": "user", "content": Q}]
+                said = client.chat.completions.create(
+                    model="support", messages=asked, stream=stream
+                )
+                answer = (
+                    "".join(chunk.choices[0].delta.content or "" for chunk in said if chunk.choices)
+                    if stream
+                    else said.choices[0].message.content
+                )
+            assert answer == "by large"
+            assert (len(upstream.asked("small")), len(upstream.asked("large"))) == (2, 2)
+        finally:
+            served.process.terminate()
+            served.process.communicate(timeout=300)
+    kept = asyncio.run(booked(f"sqlite:///{tmp_path}/ledger.db"))
+    assert [entry.node for entry in kept] == ["draft", "draft", "expert", "expert"]
+    assert all(entry.cost_usd for entry in kept if entry.tier == "large")
+
+
+async def booked(url: str) -> list[LedgerEntry]:
+    """The calls in a ledger."""
+    async with open_store(url) as ledger:
+        return [entry for entry in await setups.stored(ledger) if entry.model]
+
+
+def told(seen: Seen, p: float) -> Answer:
+    """What an agent's model says: first a call, then the answer."""
+    looked_up = any(message["role"] == "tool" for message in seen.body["messages"])
+    return Answer(f"by {seen.model}", p=p) if looked_up else Answer(calls=(CALL,), p=p)
+
+
 # --- the law
 
 DELETE = Answer(calls=(("delete", {"path": "a.txt"}),))
@@ -249,8 +323,8 @@ async def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown
     await upstream.has_asked(after)
     victim.kill()
     victim.communicate()
+    kept = await booked(sqlite_url)
     async with open_store(sqlite_url) as ledger:
-        kept = [entry for entry in await setups.stored(ledger) if entry.model]
         unknown = await setups.unfinished(ledger)
     assert len({entry.id for entry in kept}) == len(kept)
     assert len(kept) + len(unknown) == len(upstream.seen) == after

@@ -16,6 +16,7 @@ import pytest
 
 from cascade.errors import ConfigurationError
 from cascade.service import read_config
+from cascade.service.config import TierConfig
 from tests.acceptance.upstream import Answer, Held, Upstream
 from tests.service.conftest import ASKED, Live, Serve, Served, write
 
@@ -30,6 +31,7 @@ from tests.service.conftest import ASKED, Live, Serve, Served, write
         ("threshold: 0.8", "threshold: 0.8\n    max_harm: 0.1", "each decides alone"),
         ("api_key_env: UPSTREAM_KEY", "api_key: sk-clear-text", "did you mean 'api_key_env'?"),
         ("api_key_env: UPSTREAM_KEY", "api_key_env: '${NOT_SET}'", "NOT_SET is not set"),
+        ("base_url:", "agent: 'team:cheap', base_url:", "give a model, or an agent in its place"),
         ("listen:", "ledger: x\nlisten:", ":2: ledger: it stands here a second time"),
         ("  support:", "  su pport:", "should match pattern"),
         ("ledger: sqlite:///ledger.db", "", "keys are kept in the ledger's database"),
@@ -46,6 +48,12 @@ def test_a_wrong_configuration_names_file_line_and_key(
         read_config(path)
     assert said in str(raised.value)
     assert "sk-clear-text" not in str(raised.value)
+
+
+@pytest.mark.parametrize("agent", ["no_such_module:cheap", "json:no_such_name", "json:decoder"])
+def test_an_agent_that_is_none_is_said(tmp_path: Path, agent: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"cannot be had.*beside the config|give a graph"):
+        TierConfig(agent=agent).open(tmp_path)
 
 
 def test_variables_fill_in_values_and_options_go_over_the_file(
