@@ -14,7 +14,6 @@ from cascade.confidence import (
     Calibrator,
     LogprobSignal,
     Probe,
-    PTrueSignal,
     Signal,
     combine,
     objection,
@@ -137,7 +136,7 @@ class SelfChecker:
         if not wanted:
             # A server may say nothing of log-probs, and send none.
             came = tier.model.returns_logprobs and draft.decisive_logprobs
-            wanted = (LogprobSignal() if came else PTrueSignal(),)
+            wanted = (LogprobSignal() if came else _question(),)
         due = [signal for signal in wanted if signal.name not in taken]
         costless = [signal for signal in due if not signal.calls]
         if free:
@@ -180,6 +179,12 @@ class SelfChecker:
 
     def _taken(self, assessment: Assessment) -> list[Signal]:
         return [signal for signal in self.signals if signal.name in assessment.taken]
+
+
+def _question() -> Signal:
+    from cascade.confidence.signals import PTrueSignal  # noqa: PLC0415 - where log-probs are none
+
+    return PTrueSignal()
 
 
 def _call(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Call:

@@ -10,10 +10,12 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Generic, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 LAST_WORDS_S = 2.0
@@ -92,20 +94,22 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         coroutine.close()
         raise
-    ended = threading.Event()
-
-    async def run() -> T:
-        try:
-            return await coroutine
-        finally:
-            ended.set()
-
-    future = asyncio.run_coroutine_threadsafe(run(), loop)
+    work = _Work(coroutine, loop)
     try:
-        return future.result()
-    except BaseException:
-        _stop(future, ended)
-        raise
+        return work.ended.result()
+    finally:
+        work.stop()
+
+
+def synchronous(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """A method for synchronous callers, also inside a running event loop, made of a coroutine
+    method."""
+
+    @wraps(method)
+    def waited_for(*args: P.args, **kwargs: P.kwargs) -> T:
+        return run_sync(method(*args, **kwargs))
+
+    return waited_for
 
 
 async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -116,37 +120,54 @@ async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     if _portal.is_here():
         return await coroutine
-    loop, here = _portal.loop(waits=False), asyncio.get_running_loop()
-    ended: asyncio.Future[asyncio.Task[T]] = here.create_future()
-    begun: list[asyncio.Task[T]] = []
-
-    def begin() -> None:
-        begun.append(loop.create_task(coroutine))
-        begun[0].add_done_callback(tell)
-
-    def tell(task: asyncio.Task[T]) -> None:
-        if not task.cancelled():
-            task.exception()  # seen, also where the caller has gone
-        with suppress(RuntimeError):  # the loop of the caller is closed
-            here.call_soon_threadsafe(ended.set_result, task)
-
-    def stop() -> None:  # it comes after `begin`
-        begun[0].cancel()
-
-    loop.call_soon_threadsafe(begin)
+    work = _Work(coroutine, portal_loop())
+    ended = asyncio.wrap_future(work.ended)
     try:
-        task = await asyncio.shield(ended)
+        return await asyncio.shield(ended)
     except asyncio.CancelledError:
-        loop.call_soon_threadsafe(stop)
+        work.cancel()
         await asyncio.wait([ended], timeout=LAST_WORDS_S)
+        ended.cancel()  # the loop of the caller may close before the work ends
         raise
-    return task.result()
 
 
-def _stop(future: Future[Any], ended: threading.Event) -> None:
-    """Cancel what is under way, and let it end."""
-    if future.cancel() and not _portal.is_here():
-        ended.wait(LAST_WORDS_S)
+class _Work(Generic[T]):
+    """A coroutine under way on the background loop; `ended` once it has ended, also if cancelled.
+
+    It runs in a copy of the context of the caller.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
+        self.ended: Future[T] = Future()
+        self.ended.set_running_or_notify_cancel()  # only the coroutine's end ends it
+        self._loop = loop
+        self._task: asyncio.Task[T]
+        loop.call_soon_threadsafe(self._begin, coroutine)
+
+    def cancel(self) -> None:
+        """Cancel the coroutine, if it has not ended."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def stop(self) -> None:
+        """Cancel the coroutine, if it has not ended, and let it end."""
+        if not self.ended.done():
+            self.cancel()
+            if not _portal.is_here():
+                wait([self.ended], LAST_WORDS_S)
+
+    def _begin(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        self._task = self._loop.create_task(coroutine)
+        self._task.add_done_callback(self._end)
+
+    def _cancel(self) -> None:
+        self._task.cancel()
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        error = CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            self.ended.set_result(task.result())
+        else:
+            self.ended.set_exception(error)
 
 
 def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
@@ -156,22 +177,14 @@ def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
         RuntimeError: called from the background loop itself, which would wait for itself.
     """
     arrived: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
-    ended = threading.Event()
-
-    async def pump() -> None:
-        try:
-            await _pump(items, arrived.put)
-        finally:
-            ended.set()
-
-    future = asyncio.run_coroutine_threadsafe(pump(), _portal.loop())
+    pumping = _Work(_pump(items, arrived.put), _portal.loop())
     try:
         while (arrival := arrived.get()) is not None:
             if isinstance(arrival, BaseException):
                 raise arrival
             yield arrival[0]
     finally:
-        _stop(future, ended)
+        pumping.stop()
 
 
 async def iterate_here(items: AsyncGenerator[T]) -> AsyncGenerator[T]:
@@ -183,7 +196,7 @@ async def iterate_here(items: AsyncGenerator[T]) -> AsyncGenerator[T]:
         with suppress(RuntimeError):  # the loop of the reader is closed
             here.call_soon_threadsafe(arrived.put_nowait, arrival)
 
-    pumping = asyncio.run_coroutine_threadsafe(_pump(items, tell), portal_loop())
+    pumping = _Work(_pump(items, tell), portal_loop())
     try:
         while (arrival := await arrived.get()) is not None:
             if isinstance(arrival, BaseException):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.messages import AIMessage
 
-from cascade._numbers import to_count, to_number
-from cascade._portal import iterate_sync, run_sync
+from cascade._numbers import to_count
+from cascade._portal import iterate_sync, run_sync, synchronous
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
-from cascade.confidence.signals import SignalLike
 from cascade.driving import Driver, watched
 from cascade.errors import (
     CalibrationMismatchError,
@@ -30,10 +31,11 @@ from cascade.errors import (
 from cascade.events import Event
 from cascade.kernel import Kernel
 from cascade.ledger.base import LedgerStore
+from cascade.ledger.view import LedgerView
 from cascade.middleware.base import CascadeMiddleware
 from cascade.policies import Policy
-from cascade.questions import Question, ResponseFormat, to_messages, to_settings
-from cascade.result import CascadeResult, result_of
+from cascade.questions import Question, ResponseFormat, parse, to_messages, to_settings
+from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Parts, Run, Settings, Show
 from cascade.setup import (
     check_calibration,
@@ -42,6 +44,7 @@ from cascade.setup import (
     choose_signals,
     load_calibration,
 )
+from cascade.state import Decision
 from cascade.tiers import ModelLike, keep_local, open_tiers
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from langgraph.graph.state import CompiledStateGraph
 
     from cascade.confidence.calibration import Calibration
+    from cascade.confidence.signals import SignalLike
 
 logger = logging.getLogger("cascade")
 
@@ -129,8 +133,6 @@ class Cascade:
                 raise ConfigurationError(f"{option}={value!r}: give a function.")
         if not isinstance(name, str) or not name.strip():
             raise ConfigurationError(f"name={name!r}: give a text.")
-        if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
-            raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")
         if audit_rate is not None and ledger is None:
             raise ConfigurationError(f"audit_rate={audit_rate}: audits need ledger=…, their place.")
         self.name = name
@@ -139,14 +141,15 @@ class Cascade:
             self.tiers = keep_local(self.tiers)
         self.calibration = load_calibration(calibrator)
         self.settings = to_settings(tools=tools, response_format=response_format)
-        deciding = {
-            "policy": policy,
-            "threshold": threshold,
-            "price_of_error": price_of_error,
-            "max_harm": max_harm,
-            "escalation_budget": escalation_budget,
-        }
-        self.policy = choose_policy(self.tiers, self.calibration, deciding)
+        self.policy = choose_policy(
+            self.tiers,
+            self.calibration,
+            policy=policy,
+            threshold=threshold,
+            price_of_error=price_of_error,
+            max_harm=max_harm,
+            escalation_budget=escalation_budget,
+        )
         if max_harm is not None and deadline is not None:
             raise ConfigurationError(
                 f"max_harm={max_harm} promises that what its certificate does not cover is "
@@ -154,13 +157,9 @@ class Cascade:
             )
         if self.calibration is not None:
             check_calibration(self.calibration, self.tiers, self.settings)
-        seconds = None if deadline is None else to_number("deadline", deadline)
-        rate = None if audit_rate is None else to_number("audit_rate", audit_rate)
-        options = {"deadline": seconds, "local_only": local_only, "audit_rate": rate}
         self._response_format = response_format
-        self._void: str | None = None
-        self._checked_at: float | None = None
-        self._told = False
+        self._void, self._told = False, False
+        self._checked_at = -math.inf
         calibrated = self.calibration
         self.kernel = Kernel(
             Parts(
@@ -170,7 +169,9 @@ class Cascade:
                 calibrators=None if calibrated is None else {self.tiers[0].name: calibrated},
                 judge=verifier,
                 route=router,
-                middleware=choose_middleware(middleware, options),
+                middleware=choose_middleware(
+                    middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
+                ),
                 store=ledger,
                 settings=self.settings,
                 holds=self._holds,
@@ -236,18 +237,12 @@ class Cascade:
         return_exceptions: bool = False,
         **settings: Any,
     ) -> list[Any]:
-        """Ask many questions at once; `CascadeResult`s come in the order of the questions.
-
-        Args:
-            questions: what to ask.
-            config: LangChain's run configuration, for each of them.
-            max_concurrency: how many are under way at the same time.
-            return_exceptions: put errors into their places instead of raising the first, which
-                stops all other questions.
-            settings: what each question is asked with.
+        """Ask many questions; `CascadeResult`s come in their order. `max_concurrency` of them are
+        under way at once. With `return_exceptions` errors stand in their places; else the first is
+        raised, and stops all others.
 
         Raises:
-            InputError: the questions are no list.
+            ConfigurationError: the questions are no list.
         """
         if isinstance(questions, str | bytes | Mapping) or not isinstance(questions, Sequence):
             raise ConfigurationError(
@@ -269,11 +264,8 @@ class Cascade:
             if tasks:
                 await asyncio.wait(tasks)  # the others have closed their calls and booked them
 
-    def invoke(
-        self, question: Question, config: RunnableConfig | None = None, **settings: Any
-    ) -> CascadeResult:
-        """`ainvoke` for synchronous callers, also inside a running event loop."""
-        return run_sync(self.ainvoke(question, config, **settings))
+    invoke = synchronous(ainvoke)
+    batch = synchronous(abatch)
 
     def stream(
         self,
@@ -285,25 +277,6 @@ class Cascade:
     ) -> Generator[Event | CascadeResult]:
         """`astream` for synchronous callers."""
         return iterate_sync(self.astream(question, config, show=show, **settings))
-
-    def batch(
-        self,
-        questions: Sequence[Question],
-        config: RunnableConfig | None = None,
-        *,
-        max_concurrency: int = CONCURRENCY,
-        return_exceptions: bool = False,
-        **settings: Any,
-    ) -> list[Any]:
-        """`abatch` for synchronous callers."""
-        asking = self.abatch(
-            questions,
-            config,
-            max_concurrency=max_concurrency,
-            return_exceptions=return_exceptions,
-            **settings,
-        )
-        return run_sync(asking)
 
     async def aresume(self, run: Run, said: object) -> CascadeResult:
         """Go on with a run that waits for a person (`PersonNeededError.run`).
@@ -333,31 +306,45 @@ class Cascade:
 
     async def acheck(self) -> None:
         """The check of the calibration against the models that are served now, as before each
-        question: for integrations that drive runs themselves.
+        question: for integrations that drive runs themselves. Where they change later, it is void.
 
         Raises:
             CalibrationMismatchError: it was made for other weights, and no question was asked yet.
         """
-        if self.calibration is not None:
-            await self._check_weights(self.calibration)
+        now = time.monotonic()
+        if self.calibration is None or now - self._checked_at < CHECK_EVERY_S:
+            return
+        small, large = self.tiers[0].model, self.tiers[-1].model
+        try:
+            digests = await small.digest(), await large.digest()
+            check_calibration(self.calibration, self.tiers, self.settings, *digests)
+        except ModelError as error:
+            if not error.circumstantial:
+                raise
+            # The question will meet the same failure and go on; the next one is checked again.
+            logger.warning("%s: the calibration could not be checked: %s", self.name, error)
+            return
+        except CalibrationMismatchError as error:
+            if self._checked_at == -math.inf:
+                raise
+            if not self._void:
+                logger.warning("%s: the calibration is void: %s", self.name, error)
+            self._void = True
+        else:
+            self._void = False
+        self._checked_at = now
 
-    def resume(self, run: Run, said: object) -> CascadeResult:
-        """`aresume` for synchronous callers."""
-        return run_sync(self.aresume(run, said))
+    resume = synchronous(aresume)
 
     async def afeedback(self, run_id: str, **said: Any) -> bool:
-        """Say what the answer of a run was worth; `result.run_id` names the run.
+        """Say what the answer of a run was worth, and learn whether that is new.
 
-        The same again changes nothing, and another verdict of the same `key` and `by` replaces the
-        earlier one. Its figures go to the ledger, its words to `cascade.teaching.Lessons`.
+        Another verdict of the same `key` and `by` replaces the earlier one. Its figures go to the
+        ledger, its words to `cascade.teaching.Lessons`.
 
         Args:
-            run_id: of the run.
-            said: `correct`, `score`, `value`, `comment`, `correction`, `key`, `by`, as in
-                `cascade.ledger.feedback.Feedback`.
-
-        Returns:
-            whether anything changed.
+            run_id: of the run, `result.run_id`.
+            said: fields of `cascade.ledger.feedback.Feedback`: `correct`, `score`, `comment`, ….
 
         Raises:
             UnknownRunError: neither the ledger nor the lessons know such a run.
@@ -369,9 +356,7 @@ class Cascade:
         feedback = to_feedback({**said, "run_id": run_id})
         return await keep_feedback(feedback, self.kernel.ledger.store, self.kernel.middleware)
 
-    def feedback(self, run_id: str, **said: Any) -> bool:
-        """`afeedback` for synchronous callers."""
-        return run_sync(self.afeedback(run_id, **said))
+    feedback = synchronous(afeedback)
 
     async def acalibrate(
         self, examples: Sequence[Any], *, scorer: Any = "exact", **options: Any
@@ -413,9 +398,7 @@ class Cascade:
         )
         return made.calibration
 
-    def calibrate(self, examples: Sequence[Any], **options: Any) -> Calibration:
-        """`acalibrate` for synchronous callers."""
-        return run_sync(self.acalibrate(examples, **options))
+    calibrate = synchronous(acalibrate)
 
     # --- the graph
 
@@ -450,17 +433,11 @@ class Cascade:
         return self._result(run, self._response_format)
 
     def as_chat_model(self, **settings: Any) -> Any:
-        """The cascade as a LangChain chat model, `cascade.integrations.chat_model`.
-
-        Args:
-            settings: of `CascadeChatModel`, such as `temperature`.
-        """
-        from importlib import import_module  # noqa: PLC0415
-
+        """The cascade as a LangChain chat model, with settings of
+        `cascade.integrations.CascadeChatModel` such as `temperature`."""
         # It stands above: users find it on the cascade that they hold.
-        return import_module("cascade.integrations.chat_model").CascadeChatModel(
-            cascade=self, **settings
-        )
+        module = import_module("cascade.integrations.chat_model")
+        return module.CascadeChatModel(cascade=self, **settings)
 
     # --- its end
 
@@ -503,6 +480,7 @@ class Cascade:
         return run, form
 
     def _result(self, run: Run, form: ResponseFormat | None) -> CascadeResult:
+        """The result of a run that has come to its end."""
         if run.step == "person":
             raise PersonNeededError(
                 "a person is asked, and no checkpointer keeps the run: resume(error.run, …) goes "
@@ -510,60 +488,47 @@ class Cascade:
                 "cascade.build_graph().compile(checkpointer=…), and Command(resume=…).",
                 run,
             )
-        if run.draft is None or (run.decision is not None and run.decision.action == "abstain"):
-            message = AIMessage("")
-        else:
-            message = run.draft.to_message(run.draft.tier or run.source)
+        draft = run.draft
+        decision = run.decision or Decision(action="accept", reason=f"answered by {run.source}")
+        message = AIMessage("")
+        if draft is not None and decision.action != "abstain":
+            message = draft.to_message(draft.tier or run.source)
         message.response_metadata |= {"run_id": run.id, **run.stamps()}
+        answer = str(message.text)
         names = [tier.name for tier in self.tiers]
-        result = result_of(run, message, names, form)
-        if not result.calibrated and result.confidence is not None and not self._told:
+        tier = run.source or (draft.tier if draft else "") or names[0]
+        judged = run.assessment or decision
+        if not judged.calibrated and judged.confidence is not None and not self._told:
             self._told = True
             logger.info(
                 "%s: confidence is an uncalibrated score; it orders answers but is no probability. "
                 "`cascade calibrate` makes one of it from 50 to 300 examples.",
                 self.name,
             )
-        return result
+        asked = any(entry.model and entry.outcome == "ok" for entry in run.entries)
+        return CascadeResult(
+            answer=answer,
+            message=message,
+            parsed=parse(answer, form),
+            tier=tier,
+            escalated=tier not in (names[0], "person"),
+            confidence=judged.confidence,
+            calibrated=judged.calibrated,
+            decision=decision,
+            degraded=run.degraded,
+            ledger=LedgerView(run.entries),
+            run_id=run.id,
+            cached=not asked and tier in names,
+        )
 
     def _holds(self, settings: Settings) -> bool:
         """Whether the calibration was made for what a question is asked with."""
-        if self.calibration is None or self._void is not None:
+        if self.calibration is None or self._void:
             return False
-        plain = {
-            k: v for k, v in settings.items() if k not in ("tags", "deadline", "local_only", "of")
-        }
-        if plain == self.settings:
+        if settings == self.settings:
             return True
         try:
             check_calibration(self.calibration, self.tiers, settings)
         except CalibrationMismatchError:
             return False
         return True
-
-    async def _check_weights(self, calibration: Calibration) -> None:
-        """Refuse a calibration of other weights before the first question; void it when they change
-        later."""
-        now = time.monotonic()
-        if self._checked_at is not None and now - self._checked_at < CHECK_EVERY_S:
-            return
-        small, large = self.tiers[0].model, self.tiers[-1].model
-        first = self._checked_at is None
-        try:
-            digests = await small.digest(), await large.digest()
-            check_calibration(calibration, self.tiers, self.settings, *digests)
-        except ModelError as error:
-            if not error.circumstantial:
-                raise
-            # The question will meet the same failure and go on; the next one is checked again.
-            logger.warning("%s: the calibration could not be checked: %s", self.name, error)
-            return
-        except CalibrationMismatchError as error:
-            if first:
-                raise
-            if self._void is None:
-                logger.warning("%s: the calibration is void: %s", self.name, error)
-            self._void = str(error)
-        else:
-            self._void = None
-        self._checked_at = now

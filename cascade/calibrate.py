@@ -22,7 +22,13 @@ import numpy as np
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
-from cascade.confidence import LabelledDraft, MadeFor, calibrating, system_hash
+from cascade.confidence import (
+    LabelledDraft,
+    MadeFor,
+    ModelIdentity,
+    calibrating,
+    system_hash,
+)
 from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
@@ -47,7 +53,7 @@ from cascade.ledger.view import LedgerView
 from cascade.policies import Refusal, Situation, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run
-from cascade.setup import identify, task_hash
+from cascade.setup import task_hash
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import OpenTier
 
@@ -500,8 +506,8 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
                 )
             systems.add(made_with.get("system"))
     return MadeFor(
-        small=await identify(small),
-        large=await identify(large),
+        small=ModelIdentity(name=small.model.name, digest=await small.model.digest()),
+        large=ModelIdentity(name=large.model.name, digest=await large.model.digest()),
         task_hash=task,
         system_hash=systems.pop() if len(systems) == 1 else None,
         labels=labels,

@@ -17,9 +17,8 @@ CascadeError
 │   │   └── UnsupportedContentError   an image for a text model, tools for a model without
 │   ├── RateLimitError            429, with `retry_after`
 │   ├── ModelUnavailableError     nobody listens, or 5xx
-│   │   └── NotSentError           the tier was not asked at all, for now
-│   │       ├── CircuitOpenError   it has failed so often that it is left alone for a while
-│   │       └── OverloadedError    so many calls to it run already that there is no place
+│   │   └── NotSentError          the tier was not asked at all, for now
+│   │       └── CircuitOpenError  it has failed so often that it is left alone for a while
 │   ├── ModelTimeoutError         no answer in time
 │   │   └── DeadlineError         the run had no time left to ask
 │   ├── StreamInterruptedError    the stream broke after it had begun
@@ -102,16 +101,13 @@ class ModelError(CascadeError):
         billed: False when the provider does not charge for this failure (a refused request),
             None when nobody knows (a timeout, a broken stream).
         status: the HTTP status, where there was one.
+        retry_after: seconds that the provider asks to wait (429, 503), if it was told.
+        retryable: whether the same request may succeed when it is sent again.
+        circumstantial: whether another tier may succeed where this one failed.
     """
 
     retryable: bool = False
-    """Whether the same request may succeed when it is sent again."""
-
     circumstantial: bool = False
-    """Whether another tier may succeed where this one failed."""
-
-    retry_after: float | None = None
-    """Seconds that the provider asks to wait (429, 503), if it was told."""
 
     def __init__(
         self,
@@ -120,11 +116,11 @@ class ModelError(CascadeError):
         model: str,
         billed: bool | None = False,
         status: int | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.model = model
-        self.billed = billed
-        self.status = status
+        self.model, self.billed = model, billed
+        self.status, self.retry_after = status, retry_after
 
 
 class AuthenticationError(ModelError):
@@ -152,22 +148,10 @@ class UnsupportedContentError(BadRequestError):
 
 
 class RateLimitError(ModelError):
-    """The provider asks to slow down (HTTP 429). `retry_after` is in seconds, if it was told."""
+    """The provider asks to slow down (HTTP 429)."""
 
     retryable = True
     circumstantial = True
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        model: str,
-        retry_after: float | None = None,
-        billed: bool | None = False,
-        status: int | None = 429,
-    ) -> None:
-        super().__init__(message, model=model, billed=billed, status=status)
-        self.retry_after = retry_after
 
 
 class ModelUnavailableError(ModelError):
@@ -187,16 +171,12 @@ class NotSentError(ModelUnavailableError):
     retryable = False
 
     def __init__(self, message: str, *, model: str, ready_in_s: float | None = None) -> None:
-        super().__init__(message, model=model, billed=False)
+        super().__init__(message, model=model)
         self.ready_in_s = ready_in_s
 
 
 class CircuitOpenError(NotSentError):
     """The tier has failed so often that it is left alone for a while; then one call tries it."""
-
-
-class OverloadedError(NotSentError):
-    """So many calls to the tier are under way and wait that there is no place for this one."""
 
 
 class ModelTimeoutError(ModelError):

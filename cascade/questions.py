@@ -11,8 +11,6 @@ from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # also for those of typing_extensions
 
-from cascade._numbers import to_number
-from cascade.confidence import check_schema, check_tools
 from cascade.errors import ConfigurationError, InputError
 from cascade.run import SETTINGS, Settings
 
@@ -37,21 +35,16 @@ def to_messages(question: Question) -> list[AnyMessage]:
     if isinstance(given, str):
         _check_text(given)
         return [HumanMessage(content=given)]
-    if isinstance(given, bytes | bytearray):
-        raise InputError(
-            f"the question is {type(given).__name__}: decode it to text first, "
-            "question.decode('utf-8')."
-        )
     if isinstance(given, Mapping):
         if "messages" not in given:
             raise InputError(
                 f"the question is a dict with {sorted(given)}: it needs the key 'messages'."
             )
         given = given["messages"]
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
         raise InputError(
-            f"the question is of type {type(given).__name__}: give a string, a list of "
-            "messages, or {'messages': [...]}."
+            f"the question is of type {type(given).__name__}: give a string (decode bytes), a list "
+            "of messages, or {'messages': [...]}."
         )
     try:
         messages = cast("list[AnyMessage]", convert_to_messages(given))
@@ -102,22 +95,17 @@ def to_settings(
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable | None):
         raise ConfigurationError(f"tools={tools!r}: give a list of tools.")
     if tools:
+        from cascade.confidence.schemas import check_tools  # noqa: PLC0415 - seldom
+
         settings["tools"] = [_to_tool(tool) for tool in tools]
         check_tools(settings["tools"])
     try:
-        settings = SETTINGS.validate_python(settings)  # '0.5' and NumPy's 5 are 0.5 and 5
+        return SETTINGS.validate_python(settings)  # '0.5' and NumPy's 5 are 0.5 and 5
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, *path = first["loc"]
         place = "".join([str(name), *(f"[{part!r}]" for part in path)])
         raise ConfigurationError(f"{place}={first['input']!r}: {first['msg']}.") from error
-    for name in ("temperature", "deadline", "timeout_s", "max_tokens"):
-        value = settings.get(name)
-        if value is not None and name == "temperature":
-            to_number(name, value, least=0)
-        elif value is not None:
-            to_number(name, value, above=0)
-    return settings
 
 
 def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
@@ -126,6 +114,8 @@ def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
     Raises:
         ConfigurationError: it is none of the formats, or the schema is not valid.
     """
+    from cascade.confidence.schemas import check_schema  # noqa: PLC0415 - seldom
+
     form: Any = response_format
     if isinstance(form, Mapping):
         schema = dict(form)
@@ -146,14 +136,10 @@ def parse(answer: str, response_format: ResponseFormat | None) -> Any:
     """The answer by its format; None where it does not keep to it."""
     if response_format is None or not answer:
         return None
-    form: Any = dict[str, Any] if isinstance(response_format, Mapping) else response_format
+    # A schema may also mean a list or a number.
+    form: Any = Any if isinstance(response_format, Mapping) else response_format
     try:
         return TypeAdapter(form).validate_json(answer)
-    except ValidationError:
-        if not isinstance(response_format, Mapping):
-            return None
-    try:
-        return TypeAdapter(Any).validate_json(answer)  # a schema may also mean a list or a number
     except ValidationError:
         return None
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage
 
 from cascade.ledger.view import LedgerView
-from cascade.questions import ResponseFormat, parse
-from cascade.run import Run
 from cascade.state import Decision, Record
 
 
@@ -48,39 +45,3 @@ class CascadeResult(Record):
     def abstained(self) -> bool:
         """Whether the policy gave no answer on purpose."""
         return self.decision.action == "abstain"
-
-
-def result_of(
-    run: Run,
-    message: AIMessage,
-    tiers: Sequence[str],
-    response_format: ResponseFormat | None = None,
-) -> CascadeResult:
-    """The result of a finished run.
-
-    Args:
-        run: that has come to its end.
-        message: the answer, empty where it abstained.
-        tiers: names from small to large.
-        response_format: to read the answer by.
-    """
-    decision = run.decision or Decision(action="accept", reason=f"answered by {run.source}")
-    tier = run.source or (run.draft.tier if run.draft else "") or tiers[0]
-    answer = str(message.text)
-    judged = decision.confidence if run.assessment is None else run.assessment.confidence
-    calibrated = decision.calibrated if run.assessment is None else run.assessment.calibrated
-    answered_here = [e for e in run.entries if e.model and e.outcome == "ok"]
-    return CascadeResult(
-        answer=answer,
-        message=message,
-        parsed=parse(answer, response_format),
-        tier=tier,
-        escalated=tier not in (tiers[0], "person"),
-        confidence=judged,
-        calibrated=calibrated,
-        decision=decision,
-        degraded=run.degraded,
-        ledger=LedgerView(run.entries),
-        run_id=run.id,
-        cached=not answered_here and tier in tiers,
-    )

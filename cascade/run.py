@@ -13,17 +13,20 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from langchain_core.messages import AnyMessage, BaseMessage
-from pydantic import ConfigDict, JsonValue, TypeAdapter
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic_core import to_json
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
 from cascade.confidence import Calibrator, Signal
+from cascade.errors import CascadeError, ExtensionError
 from cascade.events import Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
+from cascade.ledger.view import LedgerView
 from cascade.models.base import Chunk, Request
 from cascade.policies.base import Policy, Situation
 from cascade.state import Assessment, Completion, Decision, LedgerEntry, new_id
@@ -48,7 +51,7 @@ class Settings(TypedDict, total=False):
     `temperature`, `max_tokens` and `timeout_s` override those of the tiers.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # type: ignore[misc]
 
     tools: list[dict[str, Any]]
     """Tools that the answer may call, in OpenAI format."""
@@ -57,16 +60,16 @@ class Settings(TypedDict, total=False):
     schema: dict[str, Any] | None
     """JSON schema that the answer must satisfy."""
     stop: list[str]
-    temperature: float | None
-    max_tokens: int | None
-    timeout_s: float | None
+    temperature: Annotated[float, Field(ge=0)] | None
+    max_tokens: Annotated[int, Field(gt=0)] | None
+    timeout_s: Annotated[float, Field(gt=0)] | None
     """Seconds for each call."""
     seed: int | None
     top_logprobs: int | None
     """Return log-probabilities of the answer's tokens, with so many alternatives to each."""
     extra: dict[str, Any]
     """Parameters that go to every provider as they are."""
-    deadline: float | None
+    deadline: Annotated[float, Field(gt=0)] | None
     """Seconds for the whole run."""
     local_only: bool | Literal["answer", "abstain"]
     """Whether no model elsewhere may be asked, and what becomes of the question then."""
@@ -175,10 +178,25 @@ class Run:
         draft = self.draft
         if draft is not None and self.assessment is not None and self.step != "self_check":
             draft = replace(draft, logprobs=None, call_logprobs=None)
-        kept: dict[str, JsonValue] = _adapter().dump_python(
-            replace(self, messages=[], draft=draft), mode="json", exclude_defaults=True
-        )
+        bare = replace(self, messages=[], draft=draft)
+        try:
+            kept: dict[str, JsonValue] = _adapter().dump_python(
+                bare, mode="json", exclude_defaults=True
+            )
+        except ValueError as error:
+            raise self._unwritable(error) from error
         return kept
+
+    def _unwritable(self, error: ValueError) -> CascadeError:
+        """Whose note is no JSON."""
+        failed = ExtensionError(f"the run cannot be written down: {error}")
+        for name, note in self.notes.items():
+            try:
+                to_json(note)
+            except ValueError as why:
+                failed = ExtensionError(f"run.notes[{name!r}] of {name} is no JSON: {why}")
+        failed.ledger = LedgerView(self.entries)
+        return failed
 
     @classmethod
     def from_json(cls, kept: Mapping[str, JsonValue], messages: list[AnyMessage]) -> Run:

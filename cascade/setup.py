@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade._numbers import to_number
-from cascade.confidence import ModelIdentity, Signal, digest, to_signals
-from cascade.confidence.signals import SignalLike, wordings
+from cascade.confidence import ModelIdentity, Signal, digest
 from cascade.errors import CalibrationMismatchError, ConfigurationError, MissingDependencyError
 from cascade.middleware import (
     Breaker,
@@ -19,13 +18,15 @@ from cascade.middleware import (
     Retries,
     ToolRisks,
 )
-from cascade.policies import CertifiedPolicy, EconomicPolicy, Policy, ThresholdPolicy
+from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
 from cascade.run import Settings, to_request
 from cascade.state import Usage
 from cascade.tiers import OpenTier
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
+    from cascade.confidence.signals import SignalLike
+    from cascade.policies import CertifiedPolicy
 
 
 def load_calibration(calibrator: str | Path | Calibration | None) -> Calibration | None:
@@ -59,6 +60,10 @@ def choose_signals(
     Raises:
         CalibrationMismatchError: the calibration knows other signals, or other words of a check.
     """
+    if calibration is None and wanted == ():
+        return ()
+    from cascade.confidence.signals import to_signals, wordings  # noqa: PLC0415 - seldom
+
     if calibration is None:
         return to_signals(wanted)
     names = calibration.signals
@@ -85,7 +90,7 @@ def choose_signals(
 
 
 def choose_policy(
-    tiers: Sequence[OpenTier], calibration: Calibration | None, given: Mapping[str, Any]
+    tiers: Sequence[OpenTier], calibration: Calibration | None, **given: Any
 ) -> Policy:
     """The one policy that the options mean.
 
@@ -93,28 +98,27 @@ def choose_policy(
         tiers: from small to large.
         calibration: of the cascade, if any.
         given: the options `policy`, `threshold`, `price_of_error`, `max_harm` and
-            `escalation_budget`.
+            `escalation_budget`; None for those that were not given.
 
     Raises:
         ConfigurationError: several were given, one of the wrong kind, or one that needs prices or a
             calibration without them.
     """
-    named = [name for name, value in given.items() if value is not None]
+    named = [(name, value) for name, value in given.items() if value is not None]
     if len(named) > 1:
-        raise ConfigurationError(
-            f"{' and '.join(named)} were {'both ' if len(named) == 2 else ''}given: each of them "
-            "decides alone. Give one."
-        )
+        names = " and ".join(name for name, _ in named)
+        raise ConfigurationError(f"{names} were given: each of them decides alone. Give one.")
     if not named:
         return ThresholdPolicy()
-    name, value = named[0], given[named[0]]
+    ((name, value),) = named
     if name == "policy":
         if isinstance(value, type) or not isinstance(value, Policy):
             raise ConfigurationError(
                 f"policy={value!r}: give an object with decide(situation), such as "
                 "ThresholdPolicy(0.9)."
             )
-        return value
+        chosen: Policy = value
+        return chosen
     number = to_number(name, value)
     if name == "threshold":
         return ThresholdPolicy(number)
@@ -142,6 +146,8 @@ def _economic(
 
 
 def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPolicy:
+    from cascade.policies import CertifiedPolicy  # noqa: PLC0415 - only where it is asked for
+
     to_number("max_harm", max_harm, above=0, below=1)
     how = f"make one with `cascade calibrate … --max-harm {max_harm}`."
     if calibration is None:
@@ -156,7 +162,11 @@ def _certified(max_harm: float, calibration: Calibration | None) -> CertifiedPol
 
 
 def choose_middleware(
-    given: Sequence[CascadeMiddleware], options: Mapping[str, Any]
+    given: Sequence[CascadeMiddleware],
+    *,
+    deadline: float | None = None,
+    local_only: bool | str = False,
+    audit_rate: float | None = None,
 ) -> tuple[CascadeMiddleware, ...]:
     """The user's middleware, that of the contract's options, and the usual: retries, a circuit
     breaker, a deadline and a border that questions may name, and the risks that tools are marked
@@ -167,30 +177,26 @@ def choose_middleware(
     """
     if isinstance(given, CascadeMiddleware | str | bytes) or not isinstance(given, Sequence):
         raise ConfigurationError(f"middleware={given!r}: give a list, such as [Retries()].")
-    kinds = {type(one) for one in given}
-    stack = list(given)
-
-    def add(kind: Any, option: str | None) -> None:
-        value = options.get(option) if option else None
-        asked = value is not None and value is not False
-        if any(issubclass(one, kind) for one in kinds):
-            if asked:
-                raise ConfigurationError(
-                    f"{option}={value!r} and middleware=[{kind.__name__}(…)] were both given: "
-                    "leave one of them out."
-                )
-            return
-        stack.append(kind(value) if asked else kind())
-
-    add(Retries, None)
-    add(Breaker, None)
-    add(Deadline, "deadline")
-    add(LocalOnly, "local_only")
-    add(ToolRisks, None)
-    if options.get("audit_rate") is not None:
+    usual: list[tuple[Any, str, Any]] = [
+        (Retries, "", None),
+        (Breaker, "", None),
+        (Deadline, "deadline", deadline),
+        (LocalOnly, "local_only", local_only or None),
+        (ToolRisks, "", None),
+    ]
+    if audit_rate is not None:
         from cascade.middleware import Audits  # noqa: PLC0415 - only where it is asked for
 
-        add(Audits, "audit_rate")
+        usual.append((Audits, "audit_rate", audit_rate))
+    stack = list(given)
+    for kind, option, value in usual:
+        if not any(isinstance(one, kind) for one in given):
+            stack.append(kind() if value is None else kind(value))
+        elif value is not None:
+            raise ConfigurationError(
+                f"{option}={value!r} and middleware=[{kind.__name__}(…)] were both given: leave "
+                "one of them out."
+            )
     return tuple(stack)
 
 
@@ -206,33 +212,27 @@ def task_hash(settings: Settings, small: OpenTier) -> str:
     }
     rarely = {
         "tool_choice": settings.get("tool_choice"),
-        "stop": list(request.stop) or None,
-        "extra": dict(request.extra) or None,
+        "stop": list(request.stop),
+        "extra": dict(request.extra),
     }
-    return digest(asked | {name: value for name, value in rarely.items() if value is not None})
+    return digest(asked | {name: value for name, value in rarely.items() if value})
 
 
 def check_calibration(
     calibration: Calibration,
     tiers: Sequence[OpenTier],
     settings: Settings,
-    small_digest: str | None = None,
-    large_digest: str | None = None,
+    *digests: str | None,
 ) -> None:
-    """Refuse a calibration that was made for something else.
+    """Refuse a calibration that was made for something else; `digests` are those of the models that
+    are served now, the first and the last.
 
     Raises:
         CalibrationMismatchError: with what differs.
     """
-    small = ModelIdentity(name=tiers[0].model.name, digest=small_digest)
-    large = ModelIdentity(name=tiers[-1].model.name, digest=large_digest)
+    digests = digests or (None, None)
+    small, large = (
+        ModelIdentity(name=tier.model.name, digest=now)
+        for tier, now in zip((tiers[0], tiers[-1]), digests, strict=True)
+    )
     calibration.check(small, large, task_hash(settings, tiers[0]))
-
-
-async def identify(tier: OpenTier) -> ModelIdentity:
-    """Name and digest of a tier's model.
-
-    Raises:
-        ModelError: the server that knows the digest cannot be asked.
-    """
-    return ModelIdentity(name=tier.model.name, digest=await tier.model.digest())

@@ -153,6 +153,7 @@ class Completion:
         added_tokens: of its prompt, those that middleware added (examples): the large model alone
             would not read them.
         trajectory: where the tier is an agent, the messages of its run: calls, results, answer.
+        cost_usd: what it cost, where the model has measured that itself (a cascade as a tier).
     """
 
     text: str
@@ -169,6 +170,7 @@ class Completion:
     tier: str = ""
     added_tokens: int = 0
     trajectory: Trajectory = ()
+    cost_usd: Decimal | None = None
 
     @property
     def asked_usage(self) -> Usage:
@@ -245,8 +247,8 @@ class Decision(Record):
 
     action: Action
     reason: str
-    threshold: float | None = None
-    confidence: float | None = None
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
+    confidence: float | None = Field(default=None, ge=0, le=1)
     calibrated: bool = False
     tier: str | None = None
     expected_cost_accept_usd: Decimal | None = None
@@ -347,3 +349,9 @@ class LedgerEntry(Record):
     loss: float | None = Field(default=None, ge=-1, le=1)
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     id: str = Field(default_factory=new_id)
+
+    @property
+    def usage(self) -> Usage:
+        """Its tokens."""
+        known = Usage.model_fields.keys() & LedgerEntry.model_fields.keys()
+        return Usage(**{name: getattr(self, name) for name in known})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from cascade._numbers import to_count, to_number
@@ -68,29 +69,24 @@ class Tier:
             # 0 and 0.0 are one temperature; as JSON, in keys and hashes, they would be two.
             temperature = to_number("Tier.temperature", self.temperature, least=0)
             object.__setattr__(self, "temperature", temperature)
-        if not isinstance(self.price, Price | Mapping | None):
-            raise ConfigurationError(
-                f"Tier(price={self.price!r}): give Price(input=…, output=…) or the table of "
-                "load_prices(file)."
-            )
-        if self.name is not None and not (isinstance(self.name, str) and self.name.strip()):
-            raise ConfigurationError(f"Tier(name={self.name!r}): a name has letters.")
-        if not isinstance(self.base_url, str | None) or self.base_url == "":
-            # An empty one would mean the provider's own server, elsewhere.
-            raise ConfigurationError(
-                f"Tier(base_url={self.base_url!r}): give an address, such as "
-                "'http://127.0.0.1:8000/v1', or leave it out."
-            )
+
+        def check(option: str, fits: bool, wanted: str) -> None:
+            if not fits:
+                given = getattr(self, option)
+                raise ConfigurationError(f"Tier({option}={given!r}): give {wanted}.")
+
+        name, address = self.name, "an address, such as 'http://127.0.0.1:8000/v1', or leave it out"
+        prices = "Price(input=…, output=…) or the table of load_prices(file)"
+        check("price", isinstance(self.price, Price | Mapping | None), prices)
+        check("name", name is None or (isinstance(name, str) and name.strip() != ""), "a text")
+        # An empty address would mean the provider's own server, elsewhere.
+        check("base_url", isinstance(self.base_url, str | None) and self.base_url != "", address)
+        check("options", isinstance(self.options, Mapping), "names and values: {'n_ctx': 4096}")
+        check("local", isinstance(self.local, bool | None), "True, False or None")
         if not isinstance(self.api_key, str | None):
             raise ConfigurationError(
                 f"Tier(api_key=…) is of type {type(self.api_key).__name__}: give a text."
             )
-        if not isinstance(self.options, Mapping):
-            raise ConfigurationError(
-                f"Tier(options={self.options!r}): give names and values, such as {{'n_ctx': 4096}}."
-            )
-        if not isinstance(self.local, bool | None):
-            raise ConfigurationError(f"Tier(local={self.local!r}): give True, False or None.")
 
     def __repr__(self) -> str:
         # What was given; options, and the name and password in an address, may be secrets.
@@ -178,6 +174,8 @@ def open_tiers(
     Raises:
         ConfigurationError: no tier, a pair and a list, or two tiers of the same name.
     """
+    if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
+        raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")
     names: Sequence[str | None] = [None] * len(tiers)
     if tiers and (small is not None or large is not None):
         raise ConfigurationError("give either small and large, or tiers, not both.")
@@ -189,14 +187,12 @@ def open_tiers(
             )
         tiers, names = (small, large), ("small", "large")
     opened = tuple(open_tier(tier, name) for tier, name in zip(tiers, names, strict=True))
-    seen: dict[str, str] = {}
-    for tier in opened:
-        if tier.name in seen:
+    for one, other in combinations(opened, 2):
+        if one.name == other.name:
             raise ConfigurationError(
-                f"two tiers are called {tier.name!r} ({seen[tier.name]} and {tier.model.name}): "
+                f"two tiers are called {one.name!r} ({one.model.name} and {other.model.name}): "
                 "give one of them another name, Tier(…, name='medium')."
             )
-        seen[tier.name] = tier.model.name
     return opened
 
 
@@ -217,7 +213,6 @@ def keep_local(tiers: Sequence[OpenTier]) -> tuple[OpenTier, ...]:
 
 
 def _withheld(tier: OpenTier) -> OpenTier:
-    """The tier without its model, its address and its key."""
     model = WithheldModel(tier.model)
     settings = replace(tier.settings, model=model, base_url=None, api_key=None, options={})
     return replace(tier, model=model, settings=settings)

@@ -1,9 +1,14 @@
 """Signals about a draft, and what turns them into one confidence.
 
-Calibrations and their fitting need numpy and are imported from their modules:
-`cascade.confidence.calibration`, `cascade.confidence.calibrating`.
+Signals that cost a call load on first use. Calibrations and their fitting need numpy and are
+imported from their modules: `cascade.confidence.calibration`, `cascade.confidence.calibrating`.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade._lazy import lazily
 from cascade.confidence.base import (
     Asked,
     Calibrator,
@@ -21,23 +26,26 @@ from cascade.confidence.base import (
     take,
 )
 from cascade.confidence.checks import as_data, check_messages
-from cascade.confidence.signals import (
-    Agreement,
-    PrefillScore,
-    PTrueSignal,
-    SelfConsistency,
-    UserSignal,
-    VerbalisedSignal,
-    normalise,
-    to_signals,
-)
-from cascade.confidence.trajectory import TrajectorySignal
-from cascade.confidence.validity import (
-    check_schema,
-    check_tools,
-    objection,
-    repetition,
-    speaks_of_grading,
+from cascade.confidence.validity import objection, repetition, speaks_of_grading
+
+if TYPE_CHECKING:
+    from cascade.confidence.signals import (
+        Agreement,
+        PrefillScore,
+        PTrueSignal,
+        SelfConsistency,
+        UserSignal,
+        VerbalisedSignal,
+        normalise,
+        to_signals,
+    )
+    from cascade.confidence.trajectory import TrajectorySignal
+
+_SIGNALS = "Agreement PTrueSignal PrefillScore SelfConsistency UserSignal VerbalisedSignal"
+
+__getattr__ = lazily(
+    __name__,
+    {"signals": f"{_SIGNALS} normalise to_signals", "trajectory": "TrajectorySignal"},
 )
 
 __all__ = [
@@ -59,8 +67,6 @@ __all__ = [
     "VerbalisedSignal",
     "as_data",
     "check_messages",
-    "check_schema",
-    "check_tools",
     "combine",
     "digest",
     "normalise",

@@ -1,42 +1,17 @@
-"""Objections to a draft that no confidence outweighs: empty, not the JSON that was asked for.
-
-JSON schemas come from strangers, so both reading one and checking against one take bounded time:
-schemas are limited in number and size and read by a compiled form, patterns are matched in linear
-time (Python's `re` needs exponential time for `^(a+)+$`), and a check ends with its time.
-"""
+"""Objections to a draft that no confidence outweighs: empty, not the JSON that was asked for."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from pydantic_core import SchemaError, SchemaValidator, ValidationError
-from pydantic_core import core_schema as cs
 
 from cascade.confidence.checks import TURN, UNSEEN
-from cascade.errors import ConfigurationError
 from cascade.state import Completion
-
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
-
-MOST_TOOLS = 512
-"""Tools of one request; OpenAI takes 128."""
-LARGEST_SCHEMA, LARGEST_TOOLS = 256 * 1024, 2 * 1024 * 1024
-"""Characters of one JSON schema, and of those of all tools of one request."""
-LONGEST_CHECK_S, LONGEST_TRIAL_S = 0.25, 0.02
-"""CPU seconds for reading a schema or checking one value, and for following references."""
-SHOWN = 300
-"""Characters of a problem: a message quotes the value."""
-
 
 _GRADING = re.compile(
     TURN
@@ -78,11 +53,13 @@ def objection(
         return "the answer is empty"
     if schema is None:
         return None
+    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema
+
     try:
         value = json.loads(completion.text)
     except (ValueError, RecursionError) as error:
         return f"the answer is not JSON: {error}"
-    return _value_problem("the answer", value, schema)
+    return mismatch("the answer", value, schema)
 
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
@@ -113,39 +90,6 @@ def speaks_of_grading(text: str) -> str | None:
     return " ".join(found.string[found.start() : found.start() + 40].split())
 
 
-def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse tools in OpenAI format whose calls cannot be checked.
-
-    Raises:
-        ConfigurationError: they are too many, or one has no valid JSON schema.
-    """
-    if len(tools) > MOST_TOOLS:
-        raise ConfigurationError(f"{len(tools)} tools: a request may have {MOST_TOOLS} at most.")
-    size = 0
-    for tool in tools:
-        function = tool["function"]
-        size += check_schema(function.get("parameters") or {}, f"the tool {function['name']}")
-        if size > LARGEST_TOOLS:
-            raise ConfigurationError(
-                f"the schemas of the tools have more than {LARGEST_TOOLS:,} characters together."
-            )
-
-
-def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> int:
-    """Refuse what is not a JSON schema that stands for itself and is checked in bounded time; its
-    size in characters.
-
-    Raises:
-        ConfigurationError: with the place in the schema, and what is wrong there.
-    """
-    try:
-        text = _text_of(schema)
-        _read(text)
-        return len(text)
-    except _SchemaProblemError as problem:
-        raise ConfigurationError(f"{what} has no valid JSON schema: {problem}") from None
-
-
 def _choice_problem(called: Sequence[str], choice: str) -> str | None:
     if choice == "none":
         return f"the answer calls {called[0]}, though it must call no tool" if called else None
@@ -158,274 +102,10 @@ def _choice_problem(called: Sequence[str], choice: str) -> str | None:
 
 
 def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there are tools
+
     for tool in tools:
         if tool["function"]["name"] == name:
             schema = tool["function"].get("parameters") or {}
-            return _value_problem(f"the call of {name}", args, schema)
+            return mismatch(f"the call of {name}", args, schema)
     return f"the answer calls a tool that does not exist: {name}"
-
-
-def _value_problem(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
-    try:
-        error = _first_error(_read(_text_of(schema)), value, LONGEST_CHECK_S)
-    except (_SchemaProblemError, _TooLongError, RecursionError) as unchecked:
-        why = "it is too deep" if isinstance(unchecked, RecursionError) else unchecked
-        return f"{what} is not checked against its schema: {why}"
-    if error is None:
-        return None
-    message = error.message if len(error.message) <= SHOWN else f"{error.message[:SHOWN]} …"
-    return f"{what} does not match its schema at {error.json_path}: {message}"
-
-
-# --- reading a schema
-
-
-class _SchemaProblemError(Exception):
-    """What is wrong with a schema, and where."""
-
-
-class _TooLongError(Exception):
-    """A schema was not read, or a value not checked, to its end."""
-
-
-_until: ContextVar[float] = ContextVar("_until")
-"""The CPU time of this thread at which reading or checking is given up."""
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    token = _until.set(time.thread_time() + seconds)
-    try:
-        yield
-    finally:
-        _until.reset(token)
-
-
-def _tick() -> None:
-    if time.thread_time() > _until.get():
-        raise _TooLongError("that takes too long")
-
-
-def _text_of(schema: Mapping[str, Any]) -> str:
-    try:
-        text = json.dumps(schema, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise _SchemaProblemError(f"it is not JSON ({error})") from None
-    if len(text) > LARGEST_SCHEMA:
-        raise _SchemaProblemError(f"it has {len(text):,} characters, of {LARGEST_SCHEMA:,} at most")
-    return text
-
-
-@lru_cache(maxsize=1024)
-def _read(text: str) -> Validator:
-    """The validator of a schema, or a `_SchemaProblemError` with what is wrong."""
-    from jsonschema.validators import validator_for  # noqa: PLC0415 - where there is a schema
-    from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
-
-    if '"patternProperties"' in text and '"unevaluatedProperties"' in text:
-        raise _SchemaProblemError(
-            "patternProperties and unevaluatedProperties are not checked together: take "
-            "additionalProperties"
-        )
-    schema = json.loads(text)
-    try:
-        with _within(LONGEST_CHECK_S):
-            references = _check_form(schema)
-        # With a registry of its own it never goes to an address that a schema names.
-        validator = _bounded(validator_for(schema))(schema, registry=EMPTY_REGISTRY)
-        if references:  # they may lead in a circle, or each to two others
-            _first_error(validator, None, LONGEST_TRIAL_S)
-    except (_TooLongError, RecursionError):
-        raise _SchemaProblemError("it refers to itself, or takes too long to read") from None
-    return validator
-
-
-def _check_form(schema: Any) -> set[str]:
-    """The references of a schema, whose targets have the form of schemas as well."""
-    top = schema
-    if isinstance(schema, dict):
-        named = [word for word in ("$id", "$schema") if isinstance(schema.get(word), str)]
-        top = {word: value for word, value in schema.items() if word not in named}
-    left: list[tuple[str, Any]] = [("$", top)]
-    followed = set[str]()
-    while left:
-        _tick()
-        place, part = left.pop()
-        found = set[str]()
-        try:
-            _form().validate_python(part, strict=True, context=found)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join([place, *(str(at) for at in first["loc"] if at not in _TAGS)])
-            said = first["msg"].removeprefix("Value error, ")
-            raise _SchemaProblemError(f"{where[:SHOWN]}: {said}") from None
-        left += [(each, _target(each, schema)) for each in found - followed - {"#"}]
-        followed |= found
-    return followed
-
-
-def _target(reference: str, schema: Any) -> Any:
-    """What a reference leads to. No address is ever asked."""
-    found = schema
-    for step in reference.split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        try:
-            found = found[int(name)] if isinstance(found, list) else found[name]
-        except (ValueError, LookupError, TypeError):
-            raise _SchemaProblemError(f"{reference!r} leads nowhere in it") from None
-    return found
-
-
-_TAGS = ("(one)", "(list)")
-_KINDS = ("array", "boolean", "integer", "null", "number", "object", "string")
-
-
-@cache
-def _form() -> SchemaValidator:
-    """What the values of a schema's keywords have to be: of other ones a check would fail."""
-    sub = cs.no_info_wrap_validator_function(
-        lambda value, check: value if isinstance(value, bool) else check(value),
-        cs.definition_reference_schema("part"),
-    )
-    named, subs = cs.dict_schema(values_schema=sub), cs.list_schema(sub)
-    text, texts = cs.str_schema(), cs.list_schema(cs.str_schema())
-    kinds = cs.literal_schema(list(_KINDS))
-    pattern = cs.no_info_after_validator_function(_linear, text)
-    reference = cs.with_info_after_validator_function(_reference, text)
-    forms: dict[str, cs.CoreSchema] = {
-        **_each("$defs definitions dependentSchemas properties", named),
-        **_each("allOf anyOf oneOf prefixItems", subs),
-        **_each("additionalItems additionalProperties contains contentSchema else if", sub),
-        **_each("not propertyNames then unevaluatedItems unevaluatedProperties", sub),
-        **_each("exclusiveMaximum exclusiveMinimum maximum minimum", cs.float_schema()),
-        **_each("maxContains maxItems maxLength maxProperties", cs.float_schema()),
-        **_each("minContains minItems minLength minProperties", cs.float_schema()),
-        **_each("$ref $dynamicRef $recursiveRef", reference),
-        **_each("$id $schema", cs.no_info_plain_validator_function(_below_the_top)),
-        "dependencies": cs.dict_schema(values_schema=_one_or_list(sub, texts)),
-        "dependentRequired": cs.dict_schema(values_schema=texts),
-        "enum": cs.list_schema(),
-        "items": _one_or_list(sub, subs),
-        "multipleOf": cs.float_schema(gt=0),
-        "pattern": pattern,
-        "patternProperties": cs.dict_schema(pattern, sub),
-        "required": texts,
-        "type": _one_or_list(kinds, cs.list_schema(kinds, min_length=1)),
-        "uniqueItems": cs.bool_schema(),
-    }
-    fields = {word: cs.typed_dict_field(form, required=False) for word, form in forms.items()}
-    return SchemaValidator(cs.definitions_schema(sub, [cs.typed_dict_schema(fields, ref="part")]))
-
-
-def _each(words: str, form: cs.CoreSchema) -> dict[str, cs.CoreSchema]:
-    return dict.fromkeys(words.split(), form)
-
-
-def _one_or_list(one: cs.CoreSchema, several: cs.CoreSchema) -> cs.CoreSchema:
-    return cs.tagged_union_schema(
-        dict(zip(_TAGS, (one, several), strict=True)),
-        discriminator=lambda value: _TAGS[isinstance(value, list)],
-    )
-
-
-def _linear(pattern: str) -> str:
-    _tick()  # patterns take long to compile
-    try:
-        _compiled(pattern)
-    except SchemaError as error:
-        why = str(error).splitlines()[-1].strip()
-        raise ValueError(
-            f"the pattern {pattern!r} cannot be matched in linear time ({why}): write it without "
-            "look-arounds and back-references"
-        ) from None
-    return pattern
-
-
-def _reference(reference: str, info: cs.ValidationInfo[Any]) -> str:
-    if not f"{reference}/".startswith("#/"):
-        raise ValueError("a reference is written as '#/$defs/name'")
-    info.context.add(reference)
-    return reference
-
-
-def _below_the_top(value: object) -> object:
-    raise ValueError("it is no text, or below the top, where references change")
-
-
-# --- checking a value
-
-
-def _first_error(validator: Validator, value: Any, seconds: float) -> Any:
-    """The most telling error of a value, None where it keeps to the schema."""
-    from jsonschema.exceptions import best_match  # noqa: PLC0415
-
-    with _within(seconds):
-        return best_match(validator.iter_errors(value))
-
-
-_Keyword = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
-
-
-@cache
-def _bounded(kind: type[Validator]) -> type[Validator]:
-    """A kind of validator that matches patterns in linear time, and looks at the clock."""
-    from jsonschema.validators import extend  # noqa: PLC0415
-
-    words: dict[str, _Keyword] = {
-        **kind.VALIDATORS,
-        "pattern": _pattern,
-        "patternProperties": _pattern_properties,
-        "additionalProperties": _additional_properties,
-        "uniqueItems": _unique_items,
-    }
-    bounded: type[Validator] = extend(kind, {word: _timed(words[word]) for word in words})
-    return bounded
-
-
-def _timed(check: _Keyword) -> _Keyword:
-    def timed(validator: Any, word: Any, instance: Any, schema: Any) -> Iterator[Any] | None:
-        _tick()
-        return check(validator, word, instance, schema)
-
-    return timed
-
-
-@lru_cache(maxsize=512)
-def _compiled(pattern: str) -> SchemaValidator:
-    return SchemaValidator(cs.str_schema(pattern=pattern, regex_engine="rust-regex"))
-
-
-def _matches(pattern: str, text: str) -> bool:
-    return _compiled(pattern).isinstance_python(text)
-
-
-def _error(message: str) -> Any:
-    from jsonschema.exceptions import ValidationError as Error  # noqa: PLC0415
-
-    return Error(message)
-
-
-def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
-    if isinstance(value, str) and not _matches(pattern, value):
-        yield _error(f"{value!r} does not match {pattern!r}")
-
-
-def _pattern_properties(validator: Any, named: Any, value: Any, schema: Any) -> Iterator[Any]:
-    for name, part in value.items() if isinstance(value, dict) else ():
-        for pattern in named:
-            if _matches(pattern, name):
-                yield from validator.descend(part, named[pattern], path=name, schema_path=pattern)
-
-
-def _additional_properties(validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[Any]:
-    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    for name, part in value.items() if isinstance(value, dict) else ():
-        if name not in known and not any(_matches(pattern, name) for pattern in patterns):
-            yield from validator.descend(part, allowed, path=name)
-
-
-def _unique_items(validator: Any, wanted: bool, value: Any, schema: Any) -> Iterator[Any]:
-    """`jsonschema` compares each item with each other."""
-    items = value if wanted and isinstance(value, list) else []
-    if len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
-        yield _error(f"{value!r} has non-unique elements")

@@ -103,7 +103,6 @@ class AgentTier(CompositeModel):
         irreversible: names of irreversible tools, beside those that are marked.
         takes_over: what it sees of the run of the tier before it.
         stop: is asked before each model call of a draft whether to give it up.
-        max_steps: of a LangGraph graph (`recursion_limit`).
         prices: by model string (`provider:name`), where list prices do not know a model. A price of
             the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls, and lets its cost
             be foreseen.
@@ -128,7 +127,6 @@ class AgentTier(CompositeModel):
         irreversible: Collection[str] = (),
         takes_over: TakesOver = "restart",
         stop: Stop | None = None,
-        max_steps: int | None = None,
         prices: Mapping[str, Price] | None = None,
         local: bool = False,
     ) -> None:
@@ -148,8 +146,7 @@ class AgentTier(CompositeModel):
         self.repeatable = fresh or not self.writes
         self.irreversible = frozenset(irreversible)
         self._agent, self._fresh, self._stop = agent, fresh, stop
-        self._max_steps, self._prices = max_steps, dict(prices or {})
-        self._caller = Caller(self.name, name)
+        self._prices, self._caller = dict(prices or {}), Caller(self.name, name)
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade that would run an agent on what it, or another, has written.
@@ -242,8 +239,6 @@ class AgentTier(CompositeModel):
         above = getattr(around, "parent_run_id", None)
         manager = looking_on(getattr(around, "handlers", around) or (), above, booking)
         config = RunnableConfig({**QUIET, "callbacks": manager, "configurable": {}})
-        if self._max_steps is not None:
-            config["recursion_limit"] = self._max_steps
         with set_config_context(config) as entered:
             context = entered.copy()
 
@@ -434,12 +429,11 @@ class _Booking(BaseCallbackHandler):
     @property
     def usage(self) -> Usage:
         """The sum over all calls; unknown where it is of one."""
-        fields: dict[str, int] = {}
-        for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"):
-            counts = [getattr(usage, name) for usage in self._usages]
-            if counts and len(counts) == self.calls and None not in counts:
-                fields[name] = sum(counts)
-        return Usage(**fields)
+        names = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
+        counts = {name: [getattr(usage, name) for usage in self._usages] for name in names}
+        ended = 0 < len(self._usages) == self.calls
+        known = {name: sum(each) for name, each in counts.items() if ended and None not in each}
+        return Usage(**known)
 
     def added(self, messages: Sequence[Any]) -> list[Any]:
         """Those that are not of the task."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -22,7 +23,6 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import Context
-from decimal import Decimal
 from operator import itemgetter
 from typing import Any, Literal, cast, get_args
 from uuid import UUID
@@ -57,7 +57,6 @@ from cascade.driving import graph_around, watched
 from cascade.errors import ConfigurationError, PersonNeededError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext
-from cascade.ledger.view import LedgerView
 from cascade.questions import to_schema, to_settings
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings
@@ -269,25 +268,24 @@ class CascadeChatModel(BaseChatModel):
         name, about = function["name"], {k: v for k, v in function.items() if k == "description"}
         form = {"title": name, **about, **function["parameters"]}
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
+        options = {"ls_structured_output_format": traced, **kwargs}
         model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
+        llm: Runnable[LanguageModelInput, AIMessage]
         parser: Runnable[Any, Any]
-        if method == "function_calling":
-            if form.get("type", "object") != "object":
-                raise ConfigurationError(
-                    f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
-                    f"type {form['type']!r}; leave the method out."
-                )
+        if method != "function_calling":
+            llm = self.bind(response_format=form, **options)
+            parser = PydanticOutputParser(pydantic_object=model) if model else JsonOutputParser()
+        elif form.get("type", "object") != "object":
+            raise ConfigurationError(
+                f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
+                f"type {form['type']!r}; leave the method out."
+            )
+        else:
             tool = {"type": "function", "function": function}
-            options = {"tool_choice": name, "ls_structured_output_format": traced, **kwargs}
-            llm = self.bind_tools([tool], **options)
+            llm = self.bind_tools([tool], tool_choice=name, **options)
             parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
             if model is not None:
                 parser = PydanticToolsParser(tools=[model], first_tool_only=True)
-        else:
-            llm = self.bind(response_format=form, ls_structured_output_format=traced, **kwargs)
-            parser = (
-                JsonOutputParser() if model is None else PydanticOutputParser(pydantic_object=model)
-            )
         if dataclasses.is_dataclass(schema):
             parser = parser | _to_instance(schema)
         return _with_raw(llm, parser) if include_raw else llm | parser
@@ -320,12 +318,12 @@ _IGNORED = {"stream", "strict"}
 
 
 def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> Settings:
-    """Settings of a run, from a call in LangChain's and OpenAI's words.
+    """Settings of a run, from a call in LangChain's and OpenAI's words; what is none of them goes
+    to every provider.
 
     Args:
-        given: `tools`, `tool_choice`, `response_format`, `stop`, `timeout`, `logprobs`,
-            `top_logprobs`, and keys of `Settings`; what else there is goes to every provider.
-        before: settings of the cascade, to which `tool_choice` and `extra` may refer.
+        given: of the call.
+        before: of the cascade, to which `tool_choice` and `extra` may refer.
 
     Raises:
         ConfigurationError: one of them cannot be read, or names a model.
@@ -499,30 +497,29 @@ def _last_chunk(result: CascadeResult, run: Run, shown: str) -> AIMessageChunk:
     )
 
 
+_TOLD = ("tier", "escalated", "degraded", "abstained", "cached", "confidence", "calibrated")
+"""Of a result, what each answer says in its `response_metadata`."""
+
+
 def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
     """Who answered, how sure the cascade was, and what it cost; plain JSON.
 
     Dollars are floats, for reading; the exact ones are in the ledger under `run_id`.
     """
     ledger, answered = result.ledger, result.message.response_metadata
+    cost, saved = ledger.cost_usd, ledger.saved_usd
     metadata = {
         "finish_reason": None,
         **answered,  # with what middleware has stamped for the rest of the conversation
         "model_name": answered.get("model_name") or result.tier,
-        "tier": result.tier,
-        "escalated": result.escalated,
-        "degraded": result.degraded,
-        "abstained": result.abstained,
-        "cached": result.cached,
-        "confidence": result.confidence,
-        "calibrated": result.calibrated,
+        **{name: getattr(result, name) for name in _TOLD},
         "action": result.decision.action,
         "reason": result.decision.reason,
-        "cost_usd": _dollars(ledger.cost_usd),
+        "cost_usd": None if cost is None else float(cost),
         "cost_basis": ledger.cost_basis,
-        "saved_usd": _dollars(ledger.saved_usd),
+        "saved_usd": None if saved is None else float(saved),
         "saved_basis": ledger.saved_basis,
-        "unknown_usage": sum(not _is_known(entry) for entry in ledger if entry.model),
+        "unknown_usage": sum(not entry.usage.known for entry in ledger if entry.model),
     }
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
         tokens = [
@@ -533,24 +530,15 @@ def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
     return {"response_metadata": metadata, "usage_metadata": usage_of(ledger)}
 
 
-def usage_of(entries: LedgerView) -> UsageMetadata | None:
+def usage_of(entries: Iterable[LedgerEntry]) -> UsageMetadata | None:
     """The tokens of all calls whose usage is known; None when it is of none."""
-    known, total = [entry for entry in entries if entry.model and _is_known(entry)], {}
-    for name in Usage.model_fields.keys() & LedgerEntry.model_fields.keys():
-        counts = [count for entry in known if (count := getattr(entry, name)) is not None]
-        if counts:
-            total[name] = sum(counts)
+    total = Counter[str]()
+    for entry in entries:
+        if entry.model and entry.usage.known:
+            total.update(entry.usage.model_dump(exclude_none=True))
     return Usage(**total).metadata
-
-
-def _is_known(entry: LedgerEntry) -> bool:
-    return entry.input_tokens is not None and entry.output_tokens is not None
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
     """A token in OpenAI's form."""
     return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
-
-
-def _dollars(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)

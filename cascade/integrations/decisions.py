@@ -37,7 +37,6 @@ from cascade.confidence import Asked, Probe, Signal
 from cascade.errors import ConfigurationError, LocalOnlyError, ModelError, ModelUnavailableError
 from cascade.integrations.chat_model import usage_of
 from cascade.ledger.prices import Price
-from cascade.ledger.view import LedgerView
 from cascade.models import Model, Request
 from cascade.models.langchain import QUIET, sending_once
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
@@ -263,7 +262,7 @@ class CascadeDecisionModel(BaseDecisionModel):
             del self._entries[run.id]
         p, chosen = self._judged(run, tiers)
         answers: dict[str, Answer] = {n: _answer(q, p, chosen) for n, q in questions.items()}
-        usage = usage_of(LedgerView(entries))
+        usage = usage_of(entries)
         return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
 
     def _judged(self, run: Run, tiers: Sequence[str]) -> tuple[float, int]:

@@ -97,19 +97,15 @@ class Telemetry(RunObserver):
         self._open: OrderedDict[str, Span] = OrderedDict()
         self._past: OrderedDict[str, SpanContext] = OrderedDict()
         meter = metrics.get_meter("agent-cascade", meter_provider=meter_provider)
-        buckets = "explicit_bucket_boundaries_advisory"  # as the conventions advise
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage",
-            "{token}",
-            "Number of input and output tokens used.",
-            **{buckets: [float(4**power) for power in range(14)]},
-        )
-        self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            "s",
-            "GenAI operation duration.",
-            **{buckets: [0.01 * 2**power for power in range(14)]},
-        )
+
+        def histogram(name: str, unit: str, about: str, buckets: list[float]) -> metrics.Histogram:
+            advised = {"explicit_bucket_boundaries_advisory": buckets}  # by the conventions
+            return meter.create_histogram(f"gen_ai.client.{name}", unit, about, **advised)
+
+        about, buckets = "Input and output tokens.", [float(4**power) for power in range(14)]
+        self._tokens = histogram("token.usage", "{token}", about, buckets)
+        about, buckets = "Duration of a call.", [0.01 * 2**power for power in range(14)]
+        self._duration = histogram("operation.duration", "s", about, buckets)
         self._requests = meter.create_counter("cascade.requests", "{request}", "Finished runs.")
         self._cost = meter.create_counter("cascade.cost", "{USD}", "Dollars spent.")
         about = "Dollars saved against the large model alone."
@@ -135,7 +131,7 @@ class Telemetry(RunObserver):
         """End the run's span, and count the run."""
         span = self._open.pop(run.id, INVALID_SPAN)
         told = ("outcome", "tier", "escalated", "cost_usd", "saved_usd", "basis")
-        span.set_attributes(_known({f"cascade.{name}": getattr(record, name) for name in told}))
+        span.set_attributes(_known({name: getattr(record, name) for name in told}, "cascade."))
         for name in ("input_tokens", "output_tokens"):
             counts = [getattr(entry, name) for entry in run.entries if entry.model is not None]
             if counts and None not in counts:
@@ -204,11 +200,8 @@ class Telemetry(RunObserver):
         asking = _entries.get()
         if asking is not None and entry.model is not None:
             asking.append(entry)
-        where = {
-            "cascade.name": cascade,
-            "cascade.node": entry.node,
-            "cascade.tier": entry.tier or "",
-        }
+        place = {"name": cascade, "node": entry.node, "tier": entry.tier or ""}
+        where = {f"cascade.{name}": value for name, value in place.items()}
         if entry.cost_usd is None:
             self._unknown.add(1, where)
         elif entry.cost_usd:
@@ -246,19 +239,19 @@ class Telemetry(RunObserver):
             labels["error.type"] = type(came).__name__
         else:
             usage, reason = came.usage, came.finish_reason
-            said = {
-                "gen_ai.response.model": came.model,
-                "gen_ai.response.finish_reasons": None if reason is None else [reason],
-                "gen_ai.usage.input_tokens": usage.input_tokens,
-                "gen_ai.usage.output_tokens": usage.output_tokens,
-                "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-                "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
-                "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
+            used = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cache_read.input_tokens": usage.cached_tokens,
+                "cache_creation.input_tokens": usage.cache_write_tokens,
+                "reasoning.output_tokens": usage.reasoning_tokens,
             }
-            span.set_attributes(_known(said))
+            labels["gen_ai.response.model"] = came.model
+            reasons = None if reason is None else [reason]
+            said = {"model": came.model, "finish_reasons": reasons}
+            span.set_attributes(_known(used, "gen_ai.usage.") | _known(said, "gen_ai.response."))
             if self._capture_content:
                 _say(span, came)
-            labels["gen_ai.response.model"] = came.model
             for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
                 if tokens is not None:
                     self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
@@ -283,9 +276,9 @@ class Telemetry(RunObserver):
 # --- attributes; OpenTelemetry has no decimals, so money is a float in them
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
+def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The attributes that have a value; unknown ones are left out, not written as zero."""
-    known = {key: value for key, value in values.items() if value is not None}
+    known = {f"{prefix}{key}": value for key, value in values.items() if value is not None}
     return {key: float(v) if isinstance(v, Decimal) else v for key, v in known.items()}
 
 
@@ -304,10 +297,9 @@ def _decided(run: Run) -> dict[str, Any]:
     if decision is None:
         return {}
     judged = run.assessment or decision
-    told: dict[str, Any] = {"action": decision.action, "reason": decision.reason}
-    if judged.confidence is not None:
-        told |= {"confidence": judged.confidence, "calibrated": judged.calibrated}
-    return {f"cascade.{name}": value for name, value in told.items()}
+    sure = judged.confidence
+    told = {"action": decision.action, "reason": decision.reason, "confidence": sure}
+    return _known(told | {"calibrated": None if sure is None else judged.calibrated}, "cascade.")
 
 
 def _fail(span: Span, error: BaseException | None) -> None:

@@ -196,6 +196,8 @@ class Ledger:
             busy_ms, basis = attempt.use.end(completion.busy_ms)
         cost = tier.pricing.cost(usage, busy_ms, attempt.at)
         more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok"}
+        if cost is None and completion.cost_usd is not None:
+            cost, more["price"] = completion.cost_usd, "as its own ledger says"
         if cost is None:
             note = "; ".join(filter(None, [note, _why_unknown(tier, usage)]))
             more["assumed_usd"] = self._assumed(attempt, usage)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -171,7 +172,14 @@ def completion_of(message: AIMessage, model: str) -> Completion:
         thinking=thinking,
         # What LangChain's cache writes into each answer that is taken from it.
         cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
+        cost_usd=_cost_of(metadata),
     )
+
+
+def _cost_of(metadata: Mapping[str, Any]) -> Decimal | None:
+    """What a cascade says that its answer has cost, where all of it is measured."""
+    known = metadata.get("cost_basis") == "measured"
+    return Decimal(str(metadata["cost_usd"])) if known else None
 
 
 def sending_once(chat: Sender) -> tuple[Sender, bool]:

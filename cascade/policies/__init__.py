@@ -1,5 +1,13 @@
-"""Deferral policies: from a confidence and costs to accept, escalate, observe, abstain or ask."""
+"""Deferral policies: from a confidence and costs to accept, escalate, observe, abstain or ask.
 
+Certificates load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade._lazy import lazily
 from cascade.policies.base import (
     DEFAULT_THRESHOLD,
     AbstainPolicy,
@@ -11,9 +19,14 @@ from cascade.policies.base import (
     ThresholdPolicy,
     TierOutlook,
     dollars,
+    promises,
     tell_cost,
 )
-from cascade.policies.certified import CertifiedPolicy, Refusal, certify, promises
+
+if TYPE_CHECKING:
+    from cascade.policies.certified import CertifiedPolicy, Refusal, certify
+
+__getattr__ = lazily(__name__, {"certified": "CertifiedPolicy Refusal certify"})
 
 __all__ = [
     "DEFAULT_THRESHOLD",

@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
-from cascade.state import Action, Assessment, Decision
+from cascade.state import Action, Assessment, Certificate, Decision
 
 DEFAULT_THRESHOLD = 0.8
 """Where an uncalibrated cascade starts. It promises nothing; a calibration replaces it."""
@@ -370,3 +370,13 @@ class BudgetPolicy:
             return decided("accept", reason, assessment)
         p_large = self.p_large if assessment.p_large is None else assessment.p_large
         return compare(assessment, break_even(p_large, self.shadow_price * float(cost)))
+
+
+def promises(policy: object) -> float | None:
+    """α of the certificate of a policy, also of one inside another; None without a promise."""
+    while policy is not None:
+        certificate = getattr(policy, "certificate", None)
+        if isinstance(certificate, Certificate):
+            return certificate.max_harm
+        policy = getattr(policy, "inner", None)
+    return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Policy, Situation, compare, decided, observe, settled
+from cascade.policies.base import Situation, compare, decided, observe, settled
 from cascade.state import Certificate, Decision, Record
 
 if TYPE_CHECKING:
@@ -64,16 +64,6 @@ class CertifiedPolicy:
             # The promise was proved for the confidence from all signals, not from some of them.
             return observe(situation.next_signal, decision, "belongs to the certificate")
         return decision.model_copy(update={"reason": f"{decision.reason} ({self._promise})"})
-
-
-def promises(policy: Policy) -> float | None:
-    """α of the certificate of a policy, also of one inside another; None without a promise."""
-    inner: object = policy
-    while inner is not None:
-        if isinstance(inner, CertifiedPolicy):
-            return inner.certificate.max_harm
-        inner = getattr(inner, "inner", None)
-    return None
 
 
 class Refusal(Record):

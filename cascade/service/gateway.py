@@ -249,7 +249,7 @@ class OwnPrice(CascadeMiddleware):
 
     def _policy(self, usd: float) -> Policy:
         cascade = self.cascade
-        return choose_policy(cascade.tiers, cascade.calibration, {"price_of_error": usd})
+        return choose_policy(cascade.tiers, cascade.calibration, price_of_error=usd)
 
     @override
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:

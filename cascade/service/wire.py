@@ -21,7 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from cascade.confidence.validity import check_schema, check_tools
+from cascade.confidence.schemas import check_schema, check_tools
 from cascade.events import Event, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings

@@ -190,21 +190,23 @@ async def test_a_thread_of_the_agent_goes_on_and_pays_no_step_twice(upstream: Up
     assert len(upstream.seen) == asked + 1
 
 
-@pytest.mark.parametrize("show", ["invoke", "stream"])
+@pytest.mark.parametrize("show", ["invoke", "ainvoke", "stream"])
 async def test_a_cascade_stands_in_the_middleware_of_an_agent_with_a_model_of_its_own(
     upstream: Upstream, show: str
 ) -> None:
     upstream.says("small", "There are five.", p=0.3)
     own = upstream.chat("own")
-    agent: Any = create_agent(own, [], middleware=[CascadeMiddleware(upstream.tier("small"))])
-    if show == "invoke":
-        state = await agent.ainvoke(ASKED)
+    middleware = CascadeMiddleware(upstream.tier("small"))
+    agent: Any = create_agent(own, [], middleware=[middleware])
+    if show != "stream":
+        state = agent.invoke(ASKED) if show == "invoke" else await agent.ainvoke(ASKED)
         assert (tiers(state), state["messages"][-1].text) == (["large"], f"own: {Q}")
     else:
         stream = agent.astream(ASKED, stream_mode="messages")
         parts = [m.text async for m, _ in stream if isinstance(m, AIMessageChunk)]
         assert "".join(parts) == f"own: {Q}"
     assert upstream.models() == ["small", "own"]
+    await middleware.aclose()
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ async def test_where_it_breaks_for_good_its_words_are_withdrawn_for_the_draft(
 async def test_a_chat_models_stream_that_breaks_is_an_error(upstream: Upstream) -> None:
     upstream.says("large", Answer("one two three four", broken_after=2))
     model = pair(upstream, 0.3, tries(1)).as_chat_model()
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="disable_streaming=True"):
         [chunk async for chunk in model.astream(Q)]
 
 

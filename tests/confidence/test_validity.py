@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolCall, ToolMessage
 
-from cascade.confidence import check_schema, check_tools, objection, repetition, validity
+from cascade.confidence import objection, repetition, schemas
+from cascade.confidence.schemas import check_schema, check_tools
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
@@ -192,7 +193,7 @@ def test_no_check_takes_more_than_linear_time(schema: dict[str, Any], value: Any
 
 def test_a_check_ends_when_its_time_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     check_schema({"items": {}})
-    monkeypatch.setattr(validity, "LONGEST_CHECK_S", 0.0)
+    monkeypatch.setattr(schemas, "LONGEST_CHECK_S", 0.0)
     assert "not checked against its schema: that takes too long" in against([1], {"items": {}})
     with pytest.raises(ConfigurationError, match="takes too long to read"):
         check_schema({"title": "a schema that was not read before"})
@@ -232,7 +233,7 @@ def tool(number: int, **parameters: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tools", "complaint"),
     [
-        ([tool(n) for n in range(validity.MOST_TOOLS + 1)], "513 tools"),
+        ([tool(n) for n in range(schemas.MOST_TOOLS + 1)], "513 tools"),
         ([tool(n, description="x" * 250_000) for n in range(9)], "characters together"),
         ([tool(7, type="text")], "the tool t7 has no valid JSON schema"),
     ],

@@ -250,10 +250,10 @@ async def test_a_call_that_cannot_be_written_down_is_not_sent() -> None:
 
 
 async def test_steps_that_are_used_up_are_no_answer() -> None:
-    endless = create_agent(chat(CALLS), [population])
-    result = await pair(agent(endless, max_steps=4)).ainvoke(Q)
+    endless = create_agent(chat(CALLS), [population]).with_config(recursion_limit=4)
+    result = await pair(agent(endless)).ainvoke(Q)
     assert (result.tier, drafts_of(result)) == ("large", 2)
-    alone = Cascade(tiers=[agent(endless, max_steps=4)], middleware=[Retries(1)])
+    alone = Cascade(tiers=[agent(endless)], middleware=[Retries(1)])
     with pytest.raises(MalformedResponseError, match="used up its steps"):
         await alone.ainvoke(Q)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from langchain_core.tracers.context import collect_runs
 from pydantic import ValidationError
 
 from cascade import Cascade, MemoryLedger, tagged
-from cascade.errors import ConfigurationError, PersonNeededError, StreamInterruptedError
+from cascade.errors import ConfigurationError, PersonNeededError
 from cascade.integrations.chat_model import CascadeChatModel, read_settings
 from cascade.middleware import ToolRisks
-from cascade.models.base import Chunk, Request
+from cascade.models.base import Chunk, Request, guard
 from cascade.testing import ScriptedModel, reply
 
 Q = "What is the capital of Australia?"
@@ -69,6 +70,15 @@ def test_unknown_usage_is_counted_and_not_invented(pair: Pair) -> None:
     assert message.response_metadata["cost_usd"] is None
 
 
+def test_a_cascade_as_a_tier_costs_what_its_ledger_says(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "forbidden", False)
+    outer = Cascade(pair(UNSURE).as_chat_model(), ScriptedModel("x"), verifier=lambda _q, _a: True)
+    (draft,) = [entry for entry in outer.invoke(Q).ledger if entry.model]
+    assert (draft.cost_usd, draft.cost_basis) == (Decimal("0.000028"), "measured")
+
+
 def test_details_of_usage_are_summed_where_a_provider_reports_them(pair: Pair) -> None:
     usage = SURE.usage.model_copy(
         update={"cached_tokens": 4, "cache_write_tokens": 2, "reasoning_tokens": 1}
@@ -87,20 +97,6 @@ def test_log_probs_come_in_the_form_of_openai_where_they_are_wanted(pair: Pair) 
 
 
 # --- streams
-
-
-class Breaking(ScriptedModel):
-    """Its streams break after the first word."""
-
-    async def _stream(self, request: Request) -> Any:
-        yield Chunk("It ")
-        raise StreamInterruptedError("broken", model=self.name, billed=None)
-
-
-async def test_what_was_shown_cannot_be_taken_back(pair: Pair) -> None:
-    model = pair(UNSURE, Breaking("It is Canberra")).as_chat_model()
-    with pytest.raises(StreamInterruptedError, match="disable_streaming=True"):
-        [chunk async for chunk in model.astream(Q)]
 
 
 class Slow(ScriptedModel):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-from langchain.agents import create_agent
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from cascade import Cascade, Price
+from cascade import Cascade
 from cascade.errors import ConfigurationError
 from cascade.integrations.middleware import CascadeMiddleware
 from cascade.testing import ScriptedModel, reply
-
-ASKED: Any = {"messages": [("human", "What is the capital of Australia?")]}
 
 
 def own() -> GenericFakeChatModel:
@@ -25,20 +21,6 @@ def own() -> GenericFakeChatModel:
 
 def small(p: float) -> ScriptedModel:
     return ScriptedModel([reply("Sydney", probability=p)])
-
-
-@pytest.mark.parametrize("how", ["invoke", "ainvoke"])
-@pytest.mark.parametrize(("p", "tier"), [(0.95, "small"), (0.3, "large")])
-async def test_the_small_model_drafts_for_the_agents_own(how: str, p: float, tier: str) -> None:
-    middleware = CascadeMiddleware(small(p), large_price=Price(input=1, output=2))
-    agent: Any = create_agent(own(), middleware=[middleware])
-    state = agent.invoke(ASKED) if how == "invoke" else await agent.ainvoke(ASKED)
-    said = state["messages"][-1].response_metadata
-    assert (said["tier"], state["messages"][-1].text) == (
-        tier,
-        "Sydney" if tier == "small" else "Canberra",
-    )
-    await middleware.aclose()
 
 
 def test_one_model_has_one_cascade() -> None:
