@@ -75,7 +75,7 @@ def test_a_cascade_as_a_tier_costs_what_its_ledger_says(
 ) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
     outer = Cascade(pair(UNSURE).as_chat_model(), ScriptedModel("x"), verifier=lambda _q, _a: True)
-    (draft,) = [entry for entry in outer.invoke(Q).ledger if entry.model]
+    (draft,) = [entry for entry in outer.invoke(Q).ledger if entry.node == "draft"]
     assert (draft.cost_usd, draft.cost_basis) == (Decimal("0.000028"), "measured")
 
 
