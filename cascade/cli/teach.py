@@ -74,9 +74,6 @@ def terms(
     may_train: Annotated[
         bool | None, Option("--may-train/--no-train", help="Whether to train on answers.")
     ] = None,
-    may_remember: Annotated[
-        bool, Option("--may-remember/--no-remember", help="Whether to show them as examples.")
-    ] = True,
     source: Annotated[str, Option(help="Where that is written.")] = "",
 ) -> None:
     """Show what was stated of models, or state it of one, as of today."""
@@ -85,20 +82,16 @@ def terms(
     async def work(store: LessonStore) -> dict[str, Terms]:
         if model is not None:
             today = date.today()  # noqa: DTZ011 - the user's day
-            stated = Terms(
-                may_train=may_train, may_remember=may_remember, source=source, as_of=today
-            )
+            stated = Terms(may_train=may_train, source=source, as_of=today)
             await store.state_terms(model, stated)
         return await store.terms()
 
     found = _with_lessons(where, work)
     words = {None: "not stated", True: "allowed", False: "forbidden"}
-    lines = []
-    for name, each in found.items():
-        said = f"training {words[each.may_train]}, examples {words[each.may_remember]}"
-        lines.append(
-            "; ".join(filter(None, [f"{name}: {said}", each.source, f"as of {each.as_of}"]))
-        )
+    lines = [
+        f"{name}: training {words[each.may_train]}, as of {each.as_of} {each.source}"
+        for name, each in found.items()
+    ]
     give(found, "\n".join(lines))
 
 

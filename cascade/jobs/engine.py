@@ -28,9 +28,6 @@ GIVE_UP_AFTER = 50
 
 CONCURRENCY = 16
 
-BREATH = 1000
-"""Rows that are done already, between two turns of other tasks."""
-
 ANSWER_TOKENS = 256
 """Length of an answer that a guess takes, where a tier has no `max_tokens`."""
 
@@ -44,14 +41,11 @@ class Done:
     Attributes:
         resumed: rows that an earlier run has answered.
         waiting: rows that wait for a provider's batch.
-        escalated: answered by a tier above the first.
-        spent_usd: as far as it is known or assumed.
-        before_usd: what earlier runs spent.
+        spent_usd: as far as it is known or assumed; `before_usd` by earlier runs.
         saved_usd: against the large model alone; None where a row's is unknown.
         estimated: whether a part of the saving is an estimate.
         unknown: rows whose cost is unknown.
         stopped: why rows were left; None where all were asked.
-        last_error: of a row, in this run.
     """
 
     resumed: int = 0
@@ -127,8 +121,7 @@ async def run_job(
             what it may cost fits beside what the others under way, or those that wait, may cost.
         progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
-        answer: answers a row in place of the cascade.
-        tiers: by whose prices a budget guesses; by default those of the cascade.
+        answer, tiers: in place of the cascade; a budget guesses by the prices of the tiers.
 
     Raises:
         ConfigurationError: the concurrency is below 1, or a budget is given and a tier has no
@@ -136,31 +129,27 @@ async def run_job(
         LedgerError: the journal cannot be written.
     """
     to_count("concurrency", concurrency)
-    purse = Purse(budget_usd, journal.spent_usd + journal.expected_usd)
     job = _Job(
         journal,
-        purse,
+        budget_usd,
+        journal.spent_usd + journal.expected_usd,
         stop or asyncio.Event(),
         answer or (lambda row: ask(cascade, row, name)),
         tiers or cascade.tiers,
         Done(before_usd=journal.spent_usd),
     )
-    numbered = enumerate(rows)
+    left = iter(rows)
 
     async def work() -> None:
-        for n, row in numbered:  # which all workers share
+        for row in left:  # which all workers share
             if job.stop.is_set():
                 job.done.stopped = job.done.stopped or INTERRUPTED
             if job.done.stopped is not None:
                 return
-            known = job.done.knows(row, journal)
-            if not known:
+            if not job.done.knows(row, journal):
                 await job.ask(row)
             progress(job.done)
-            # Else neither a million rows that are done, nor models that never wait, would let the
-            # event loop hear a signal.
-            if not known or n % BREATH == 0:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # so that a stop is heard, whatever is done already
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -180,59 +169,28 @@ def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Purse:
-    """Budget of a job. A row under way puts aside the largest cost of a row so far, or its guess if
-    that is more: what is overspent is what rows cost above that."""
-
-    budget_usd: Decimal | None
-    spent_usd: Decimal
-    aside_usd: Decimal = Decimal(0)
-    largest_usd: Decimal = Decimal(0)
-    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def take(self, guess_usd: Decimal) -> Decimal | None:
-        """Put aside what a row may cost; None if that does not fit, whatever the others cost."""
-        assert self.budget_usd is not None, "without a budget nothing is put aside"
-        async with self._changed:
-            while True:
-                wanted = max(guess_usd, self.largest_usd)
-                if self.spent_usd + self.aside_usd + wanted <= self.budget_usd:
-                    self.aside_usd += wanted
-                    return wanted
-                if not self.aside_usd:
-                    return None
-                await self._changed.wait()
-
-    async def settle(self, aside_usd: Decimal, cost_usd: Decimal) -> None:
-        """End a row that has cost so much."""
-        async with self._changed:
-            self.aside_usd -= aside_usd
-            self.spent_usd += cost_usd
-            self.largest_usd = max(self.largest_usd, cost_usd)
-            self._changed.notify_all()
-
-
-@dataclass(slots=True)
 class _Job:
-    """What all workers of a job share."""
+    """What all workers of a job share: its budget, and how far it is."""
 
     journal: Journal
-    purse: Purse
+    budget_usd: Decimal | None
+    spent_usd: Decimal
     stop: asyncio.Event
     answer: Answer
     tiers: Sequence[OpenTier]
     done: Done
+    aside_usd: Decimal = Decimal(0)
+    largest_usd: Decimal = Decimal(0)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     in_a_row: int = 0
 
     async def ask(self, row: Row) -> None:
         """Ask a row within the budget, and write down what became of it."""
-        aside: Decimal | None = Decimal(0)
-        if self.purse.budget_usd is not None:
-            aside = await self.purse.take(guessed(row, self.tiers))
+        aside = await self.put_aside(row)
         if aside is None:
             self.done.stopped = self.done.stopped or (
-                f"the budget of ${self.purse.budget_usd} does not cover another row: "
-                f"${self.purse.spent_usd:.6f} are spent"
+                f"the budget of ${self.budget_usd} does not cover another row: "
+                f"${self.spent_usd:.6f} are spent"
             )
             return
         cost = aside
@@ -244,7 +202,7 @@ class _Job:
             cost = (record.counted_usd or Decimal(0)) + (record.expected_usd or Decimal(0))
             self.journal.add(record)
         finally:
-            await self.purse.settle(aside, cost)
+            self.settle(aside, cost)
         self.done.count(record)
         if record.status != "error":
             self.in_a_row = 0
@@ -253,6 +211,29 @@ class _Job:
             if self.in_a_row >= GIVE_UP_AFTER:
                 last = f"the last one by {record.error}"
                 self.done.stopped = f"{self.in_a_row} rows in a row failed, {last}"
+
+    async def put_aside(self, row: Row) -> Decimal | None:
+        """Put aside the largest cost of a row so far, or this one's guess if that is more; None if
+        that does not fit. What is overspent is what rows under way cost above that."""
+        if self.budget_usd is None:
+            return Decimal(0)
+        guess = guessed(row, self.tiers)
+        while True:
+            wanted = max(guess, self.largest_usd)
+            if self.spent_usd + self.aside_usd + wanted <= self.budget_usd:
+                self.aside_usd += wanted
+                return wanted
+            if not self.aside_usd:
+                return None
+            await self.settled.wait()
+
+    def settle(self, aside_usd: Decimal, cost_usd: Decimal) -> None:
+        """End a row that has cost so much; those that wait for their part look again."""
+        self.aside_usd -= aside_usd
+        self.spent_usd += cost_usd
+        self.largest_usd = max(self.largest_usd, cost_usd)
+        self.settled.set()
+        self.settled = asyncio.Event()
 
 
 async def ask(cascade: Cascade, row: Row, job: str) -> Record:
@@ -267,11 +248,8 @@ async def ask(cascade: Cascade, row: Row, job: str) -> Record:
 
 
 def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
-    """Dollars that asking these tiers may cost, by the row's length and their prices.
-
-    Raises:
-        ConfigurationError: one of them has no price.
-    """
+    """Dollars that asking these tiers may cost, by the row's length and their prices; a
+    `ConfigurationError` where one has none."""
     if row.question is None:
         return Decimal(0)
     tokens = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1
@@ -295,17 +273,14 @@ def unreadable(row: Row) -> Record:
 
 def failed(row: Row, error: CascadeError) -> Record:
     """Record of a row whose run failed."""
-    ledger: LedgerView = error.ledger or LedgerView(())
-    if isinstance(error, PersonNeededError):
-        ledger = LedgerView(error.run.entries)
+    entries = error.run.entries if isinstance(error, PersonNeededError) else error.ledger or ()
     return Record(
         row.number,
         row.key,
         "error",
-        cost_usd=ledger.cost_usd,
-        counted_usd=counted(ledger),
-        run_id=ledger.entries[0].run_id if ledger.entries else None,
+        run_id=next((entry.run_id for entry in entries), None),
         error=f"{type(error).__name__}: {error}",
+        **costs_of(LedgerView(entries)),
     )
 
 
@@ -322,12 +297,16 @@ def record_of(row: Row, result: CascadeResult) -> Record:
         calibrated=result.calibrated,
         escalated=result.escalated,
         degraded=result.degraded,
-        cost_usd=ledger.cost_usd,
-        counted_usd=counted(ledger),
         saved_usd=ledger.saved_usd,
         saved_basis=ledger.saved_basis,
         run_id=result.run_id,
+        **costs_of(ledger),
     )
+
+
+def costs_of(ledger: LedgerView) -> dict[str, Any]:
+    """Dollars of a run for its record."""
+    return {"cost_usd": ledger.cost_usd, "counted_usd": counted(ledger)}
 
 
 def counted(ledger: LedgerView) -> Decimal:

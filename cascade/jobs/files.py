@@ -35,14 +35,8 @@ ADDED = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row of the input.
-
-    Attributes:
-        number: its place, from 0, over all files.
-        columns: what it holds.
-        question: what to ask; None where the row has a problem.
-        problem: why it cannot be asked; None where it can.
-    """
+    """Row of the input: its place, from 0, over all files, what it holds, and the question; or a
+    problem, for which it cannot be asked."""
 
     number: int
     columns: Mapping[str, Any]
@@ -80,16 +74,12 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
 def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> list[str]:
     """Read all rows before any is asked.
 
-    Args:
-        path, column: as of `read_rows`.
-        prefix: before the names of the columns that are to be added.
-
     Returns:
         Of each row that cannot be asked, which it is and why.
 
     Raises:
         ConfigurationError: a file cannot be read, has no column of questions, or one of those that
-            are to be added.
+            are to be added, whose names begin with `prefix`.
     """
     found: dict[str, None] = {}
     problems = []
@@ -118,11 +108,6 @@ def _files(path: Path) -> list[Path]:
     found = sorted(f for f in path.iterdir() if f.suffix in KINDS and f.is_file())
     if not found:
         raise ConfigurationError(f"{path} has no file that ends with {', '.join(KINDS)}.")
-    if len({KINDS[file.suffix] for file in found}) > 1:
-        raise ConfigurationError(
-            f"{path} has files of several kinds ({found[0].name}, …, {found[-1].name}): their "
-            "columns would differ. Give one kind a folder."
-        )
     return found
 
 
@@ -150,11 +135,7 @@ Put = Callable[[Mapping[str, Any]], object]
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file of a kind that cannot be written.
-
-    Raises:
-        ConfigurationError: its name ends with something else than `.jsonl` or `.csv`.
-    """
+    """Refuse a file of a kind that cannot be written, with a `ConfigurationError`."""
     if path.suffix not in _WRITERS:
         raise ConfigurationError(f"{path.name}: the output ends with {' or '.join(_WRITERS)}.")
 
@@ -169,7 +150,7 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
         prefix: before the names of the columns that are added.
 
     Returns:
-        How many rows were written. A row that was not asked, or waits, is left out.
+        Number of rows written. A row that was not asked, or waits, is left out.
 
     Raises:
         ConfigurationError: the file is of another kind.

@@ -38,16 +38,12 @@ CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, facts TEXT NOT NULL);
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Fate of a row; None where nothing is known.
+    """Fate of a row, as of `CascadeResult`; None where nothing is known.
 
     Attributes:
         number, key: of the row, and of its question.
         status: `ok`, or `error` and why; `waiting` for an answer that comes later.
-        confidence, calibrated: of the last draft, and whether that is a probability.
-        escalated: whether a tier above the first was needed.
-        degraded: whether the large model was needed and could not be had.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
-        saved_usd: against the large model alone.
         run_id: of the row's run in the ledger.
         error: kind of the error and its message.
         run, question: of a row that waits, or has waited in vain, as JSON (`Run.to_json`); with it
@@ -91,8 +87,7 @@ class Journal:
 
     Args:
         path: the file; made if it is not there.
-        made_with: what the answers depend on besides the questions. A journal of another set-up
-            is refused.
+        made_with: what the answers depend on besides the questions.
         fresh: forget all that is in it.
 
     Attributes:
@@ -102,7 +97,7 @@ class Journal:
 
     Raises:
         ConfigurationError: it is of another set-up, is no journal, or another process is at it.
-        LedgerError: it cannot be written.
+        LedgerError: it cannot be written; also by `add` and `note`.
     """
 
     def __init__(self, path: Path, made_with: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -133,16 +128,12 @@ class Journal:
         return [number for (number,) in self._file.execute(statement)]
 
     def add(self, record: Record) -> None:
-        """Write what became of a row.
-
-        Raises:
-            LedgerError: it cannot be written.
-        """
+        """Write what became of a row."""
         before = "SELECT spent_usd, expected_usd FROM rows WHERE number = ?"
         found = self._file.execute(before, (record.number,)).fetchone() or ("0", "0")
-        paid, expected = record.counted_usd or Decimal(0), Decimal(0)
-        if record.status == "waiting" and record.expected_usd is not None:
-            expected = record.expected_usd
+        paid, expected = record.counted_usd or Decimal(0), record.expected_usd or Decimal(0)
+        if record.status != "waiting":
+            expected = Decimal(0)
         spent = Decimal(found[0]) + paid
         with self._told():
             self._file.execute(
@@ -153,11 +144,7 @@ class Journal:
         self.expected_usd += expected - Decimal(found[1])
 
     def note(self, batch: str, **facts: Any) -> None:
-        """Write down facts of a provider's batch, beside those that are known.
-
-        Raises:
-            LedgerError: they cannot be written.
-        """
+        """Write down facts of a provider's batch, beside those that are known."""
         known = self.batches.get(batch, {}) | facts
         with self._told():
             row = (batch, json.dumps(known))
@@ -173,20 +160,12 @@ class Journal:
             self._file.execute(statement)
         for table in ("job", "rows", "batches") if fresh else ():
             self._file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
-        found = self._file.execute("SELECT made_with FROM job").fetchone()
-        if found is None:
-            self._file.execute("INSERT INTO job VALUES (?)", (json.dumps(made_with),))
-        else:
-            self._check(json.loads(found[0]), made_with)
-        self._file.execute("COMMIT")
-        self.spent_usd, self.expected_usd = Decimal(0), Decimal(0)
-        for spent, expected in self._file.execute("SELECT spent_usd, expected_usd FROM rows"):
-            self.spent_usd += Decimal(spent)
-            self.expected_usd += Decimal(expected)
-        kept = self._file.execute("SELECT name, facts FROM batches")
-        self.batches: dict[str, dict[str, Any]] = {name: json.loads(facts) for name, facts in kept}
-
-    def _check(self, was: dict[str, Any], made_with: dict[str, Any]) -> None:
+        self._file.execute(
+            "INSERT INTO job SELECT ? WHERE NOT EXISTS (SELECT * FROM job)",
+            (json.dumps(made_with),),
+        )
+        (found,) = self._file.execute("SELECT made_with FROM job").fetchone()
+        was = json.loads(found)
         changed = sorted(k for k in {*was, *made_with} if was.get(k) != made_with.get(k))
         if changed:
             raise ConfigurationError(
@@ -194,6 +173,14 @@ class Journal:
                 "in one file would be of no use. Give the options of then, another --output, or "
                 "--fresh to ask and pay anew."
             )
+        self._file.execute("COMMIT")
+        rows = self._file.execute("SELECT spent_usd, expected_usd FROM rows")
+        self.spent_usd, self.expected_usd = Decimal(0), Decimal(0)
+        for spent, expected in rows:
+            self.spent_usd += Decimal(spent)
+            self.expected_usd += Decimal(expected)
+        kept = self._file.execute("SELECT name, facts FROM batches")
+        self.batches: dict[str, dict[str, Any]] = {name: json.loads(facts) for name, facts in kept}
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, cast
 from uuid import uuid4
 
 from cascade.api import Cascade
@@ -64,9 +64,7 @@ NAME = "cascade_batch"
 class NotDeliveredError(CascadeError):
     """An answer has not come yet; `body` is its request, for a batch."""
 
-    def __init__(self, model: str, body: Mapping[str, Any]) -> None:
-        super().__init__(f"{model} is asked by batch, and its answer has not come yet.")
-        self.body = body
+    body: Mapping[str, Any]
 
 
 class ByBatch(CompositeModel):
@@ -89,8 +87,8 @@ class ByBatch(CompositeModel):
         if call.run.id not in self.delivered:
             await self._complete(call.request)
         body, batch = self.delivered[call.run.id]
-        ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at
-        waited_s = max(0, (ended_at or batch.created_at) - batch.created_at)
+        ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at or 0
+        waited_s = max(0, ended_at - batch.created_at)
         attempt = Attempt(
             call.run.id,
             call.node,
@@ -110,20 +108,14 @@ class ByBatch(CompositeModel):
         return attempt.completion
 
     async def _complete(self, request: Request) -> NoReturn:
-        raise NotDeliveredError(self.name, self.live.payload(request))
-
-    async def digest(self) -> str | None:
-        """That of the live model."""
-        return await self.live.digest()
+        missing = NotDeliveredError(f"{self.name} is asked by batch: its answer has not come yet.")
+        missing.body = self.live.payload(request)
+        raise missing
 
 
 def batched(cascade: Cascade) -> Kernel:
-    """The kernel of a cascade whose largest model is asked by batch, at the price of that.
-
-    Raises:
-        ConfigurationError: the model has no batch API, no price for it, or there is middleware that
-            needs its answers at once.
-    """
+    """The kernel of a cascade whose largest model is asked by batch, at the price of that; a
+    `ConfigurationError` where it cannot be, or middleware needs its answers at once."""
     last, parts = cascade.tiers[-1], cascade.kernel.parts
     if not isinstance(last.model, OpenAIModel):
         raise ConfigurationError(
@@ -164,9 +156,7 @@ async def run_by_batch(
         LedgerError: the journal or the ledger cannot be written.
     """
     kernel, stop = batched(cascade), stop or asyncio.Event()
-    model = kernel.tiers[-1].model
-    assert isinstance(model, ByBatch), "`batched` has put it there"
-    job = _BatchJob(cascade, kernel, model, journal, name, progress)
+    job = _BatchJob(cascade, kernel, journal, name, progress)
     await cascade.acheck()
     try:
         job.done = await run_job(
@@ -204,11 +194,15 @@ class _BatchJob:
 
     cascade: Cascade
     kernel: Kernel
-    model: ByBatch
     journal: Journal
     name: str
     progress: Callable[[Done], None]
     done: Done = field(default_factory=Done)
+
+    @property
+    def model(self) -> ByBatch:
+        """The large model, which `batched` has put in its place."""
+        return cast("ByBatch", self.kernel.tiers[-1].model)
 
     # --- drafts
 
@@ -236,8 +230,7 @@ class _BatchJob:
             row.number,
             row.key,
             "waiting",
-            cost_usd=ledger.cost_usd,
-            counted_usd=engine.counted(ledger),
+            **engine.costs_of(ledger),
             run_id=run.id,
             run=run.to_json(),
             question=row.question,
@@ -327,7 +320,8 @@ class _BatchJob:
             if record is None or _id_of(record) in sent:
                 continue
             line = await self._line(record)
-            if len(ids) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES:
+            full = len(ids) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES
+            if ids and full:
                 break
             if line:
                 file.write(line)
@@ -344,9 +338,7 @@ class _BatchJob:
         except NotDeliveredError as missing:
             said = {"method": "POST", "url": PATH, "body": missing.body}
             line = json.dumps({"custom_id": _id_of(record), **said}, separators=(",", ":"))
-            if len(line) < MOST_BYTES:
-                return line.encode() + b"\n"
-            await self._fail(record, f"the question is larger than {MOST_BYTES:,} bytes")
+            return line.encode() + b"\n"
         except CascadeError as error:
             await self._fail(record, str(error))
         else:
@@ -361,21 +353,21 @@ class _BatchJob:
         batch = await client.batches.retrieve(note["batch_id"])
         if batch.status not in ENDED:
             return
-        for file_id in (batch.output_file_id, batch.error_file_id):
-            if file_id is not None:
-                with tempfile.TemporaryFile() as file:
-                    opening = client.files.with_streaming_response.content(file_id)
-                    async with opening as response:
-                        async for part in response.iter_bytes():
-                            file.write(part)
-                    file.seek(0)
-                    for line in file:
-                        await self._take(*read_reply(line), batch)
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            with tempfile.TemporaryFile() as file:
+                async with client.files.with_streaming_response.content(file_id) as response:
+                    async for part in response.iter_bytes():
+                        file.write(part)
+                file.seek(0)
+                for line in file:
+                    await self._take(*read_reply(line), batch)
         errors = (batch.errors and batch.errors.data) or ()
         said = "; ".join(f"{error.code}: {error.message}" for error in errors)
-        why = f"batch {batch.id} {batch.status}{said and f' ({said})'}"
+        why = (
+            f"batch {batch.id} {batch.status}, without an answer to this row{said and f': {said}'}"
+        )
         for one in note["ids"]:
-            await self._take(one, None, f"{why}, without an answer to this row", batch)
+            await self._take(one, None, why, batch)
         self.journal.note(name, done=True, ids=[])
 
     async def _take(self, one: str, body: Any, problem: str | None, batch: Batch) -> None:
@@ -426,8 +418,8 @@ class _BatchJob:
 
 
 def read_reply(line: bytes) -> tuple[str, Any, str | None]:
-    """Content of a line of a file that came back: the id of the request, the body of the reply, and
-    why there is none; the id is empty where the line tells nothing of any."""
+    """Id of a request, body of the reply, and why there is none, by a line of a file that came
+    back; the id is empty where the line is of none."""
     try:
         found = json.loads(line)
         one, response = str(found["custom_id"]), found.get("response") or {}

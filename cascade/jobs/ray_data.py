@@ -64,10 +64,9 @@ def run_on_ray(
         replicas: processes with a cascade; by default one for each core of the cluster.
 
     Raises:
-        ConfigurationError: a number is below 1, the cluster cannot be reached, or a replica cannot
-            make that cascade.
+        ConfigurationError: a number is below 1, the extra `ray` is not installed, the cluster
+            cannot be reached, or a replica cannot make that cascade.
         LedgerError: the journal cannot be written.
-        MissingDependencyError: the extra `ray` is not installed.
         ModelUnavailableError: Ray has failed; what came back is in the journal.
     """
     to_count("concurrency", concurrency)
@@ -124,11 +123,7 @@ class Replica:
 
     What is wrong with it is told by its answer to a block: Ray would begin anew after an error.
 
-    Args:
-        make: makes the cascade.
-        expected: what the answers of the job depend on; another set-up is refused.
-        job: tag of the ledger's entries.
-        folder: in which the job was started, and to which relative paths belong.
+    Another set-up than `expected` is refused, and relative paths belong to `folder`.
     """
 
     def __init__(self, make: Make, expected: Mapping[str, Any], job: str, folder: Path) -> None:
@@ -156,12 +151,8 @@ class Replica:
         pa: Any = import_module("pyarrow")  # it has no types
         return pa.table({"said": pa.array(said, pa.large_string())})
 
-    def close(self) -> None:
-        """Write what is left, and give everything back."""
-        self._opened.close()
-
     def __del__(self) -> None:
-        self.close()  # Ray tells of the end of a replica by nothing else
+        self._opened.close()  # Ray tells of the end of a replica by nothing else
 
     async def _ask_all(self, rows: Iterable[Row]) -> list[Record]:
         asked = (ask(self._cascade, row, self._job) for row in rows)

@@ -14,10 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, NamedTuple
-
-Standing = Literal["candidate", "live", "dropped"]
-"""Of a group: its lessons are not shown yet, are shown, or are shown no more."""
+from typing import NamedTuple
 
 Place = tuple[str, str | None]
 """Task and tenant: what is asked for one is never found for another."""
@@ -46,13 +43,9 @@ _WORD = re.compile(r"\w+")
 
 
 class Pair(NamedTuple):
-    """One request of which both answers are known.
-
-    Attributes:
-        gain: how much more the answer with examples was worth than the one without, in [−1, 1].
-        rate: chance with which its right answer was to become known: 1 where it was escalated, that
-            of its audit where its draft was accepted.
-    """
+    """One request of which both answers are known: how much more the one with examples was worth,
+    in [−1, 1], and the chance with which its right answer was to become known: 1 where it was
+    escalated, that of its audit where its draft was accepted."""
 
     gain: float
     rate: float = 1.0
@@ -62,34 +55,27 @@ class Pair(NamedTuple):
 class Evidence:
     """The pairs of one group, and what they say.
 
-    Two bets are kept on the gains, each a mixture of fixed shares (Waudby-Smith and Ramdas, arXiv
-    2010.09686) on gain ÷ rate, which is 0 where the gain does not become known. A group
+    Bets are a mixture of fixed shares (Waudby-Smith and Ramdas, arXiv 2010.09686) on gain ÷ rate,
+    which is 0 where the gain does not become known. A group
 
     - goes live once the bet against "the mean gain is not above 0" has won 1/`alpha` times its
-      stake. Without any gain that ever happens with a probability of at most `alpha` (Ville's
-      inequality), so that it may be looked at after each request. The chance of a trial is known
-      before its request, so that stakes may be in proportion to it: it cancels;
+      stake: without any gain that ever happens with a probability of at most `alpha` (Ville's
+      inequality). The chance of a trial is known before its request, so that it cancels;
     - is dropped when, while it is live, the bet against "the mean gain is not below 0", begun anew
       wherever that is best, has won 1/`DOUBT` times its stake (CUSUM of e-values: Shin, Ramdas and
       Rinaldo, arXiv 2203.03532). It comes back by new evidence alone.
-
-    Attributes:
-        alpha: probability of a wrong admission.
-        standing: of the group.
-        pairs: oldest first, since the standing changed.
     """
 
     alpha: float = 0.05
-    standing: Standing = "candidate"
+    live: bool = False
     pairs: deque[Pair] = field(default_factory=lambda: deque(maxlen=PAIRS_KEPT))
 
     def put(self, pair: Pair) -> bool:
-        """Take in a pair; whether the standing changed."""
+        """Take in a pair; whether the group went live, or was dropped."""
         self.pairs.append(pair)
-        live = self.standing == "live"
-        if not (self._lost() if live else self._won()):
+        if not (self._lost() if self.live else self._won()):
             return False
-        self.standing = "dropped" if live else "live"
+        self.live = not self.live
         self.pairs.clear()  # what shows that it helps is not what shows that it still does
         return True
 
@@ -97,7 +83,7 @@ class Evidence:
     def trial(self) -> float:
         """Chance of a trial of the next request."""
         hopeless = sum(pair.gain / pair.rate for pair in self.pairs) <= 0
-        rare = self.standing != "live" and len(self.pairs) >= TRIED_FIRST and hopeless
+        rare = not self.live and len(self.pairs) >= TRIED_FIRST and hopeless
         return RARELY if rare else 1.0
 
     def _won(self) -> bool:
@@ -133,11 +119,6 @@ class Group:
     evidence: Evidence
     lessons: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    @property
-    def live(self) -> bool:
-        """Whether its lessons are shown."""
-        return self.evidence.standing == "live"
-
     def near(self, question: str) -> Iterator[str]:
         """Its lessons, the nearest to a question first; of two that are as near, the newer."""
         words = words_of(question)
@@ -149,11 +130,7 @@ class Group:
 @dataclass(slots=True)
 class Groups:
     """All groups of a memory. A question belongs to the nearest by the Jaccard index of their
-    words, or begins a new one (leader clustering, Hartigan 1975).
-
-    Attributes:
-        alpha: probability of a wrong admission, of each group.
-    """
+    words, or begins a new one (leader clustering, Hartigan 1975)."""
 
     alpha: float = 0.05
     by_place: dict[Place, list[Group]] = field(default_factory=dict)

@@ -30,19 +30,15 @@ Form = Literal["messages", "prompt_completion", "preference"]
 LEAST_WORDS = 4
 """Of a question that is looked for within a text: a shorter one stands in many by chance."""
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
 MASK = "[…]"
+
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
 
 
 @dataclass(slots=True)
 class Exported:
-    """Files that were written, and their rows.
-
-    Attributes:
-        lessons: number that was looked at.
-        rows: numbers of rows by file, that of training first.
-        removed: number of lessons that were left out, by reason.
-    """
+    """Number of lessons that were looked at, of rows by file, that of training first, and of
+    lessons that were left out, by reason."""
 
     lessons: int = 0
     rows: dict[Path, int] = field(default_factory=dict)
@@ -50,11 +46,7 @@ class Exported:
 
 
 def evaluation_questions(paths: Iterable[str | Path]) -> list[str]:
-    """The questions of files of transcripts or of examples.
-
-    Raises:
-        ConfigurationError: a file is neither.
-    """
+    """The questions of files of transcripts or of examples."""
     found: list[str] = []
     for path in paths:
         try:
@@ -90,7 +82,7 @@ async def export(
             be written.
     """
     to_number("validation", validation, least=0, below=1)
-    place, done, chosen = _absolute(path), Exported(), dict[str, Lesson]()
+    place, done, chosen = Path(path), Exported(), dict[str, Lesson]()
     stated, is_asked = await store.terms(), _in_evaluation(evaluation)
     async for lesson in store.lessons(selection):
         done.lessons += 1
@@ -150,10 +142,9 @@ def _cleaned(value: Any, key: str = "") -> Any:
 
 
 def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | None:
-    """Why a lesson must not be trained on; every model's text in a row needs terms that permit
-    it."""
+    """Why a lesson must not be trained on; None where it may."""
     preference, draft = form == "preference", lesson.draft or ""
-    may = lesson.may(stated).may_train
+    may = lesson.may_train(stated)
     of_draft = not preference or terms_of(lesson.draft_model, stated).may_train
     texts = [str(message.get("content") or "") for message in lesson.messages]
     trained = [lesson.answer, *map(str, lesson.tool_calls), *([draft] if preference else [])]
@@ -181,39 +172,25 @@ def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | Non
 def _in_evaluation(questions: Iterable[str]) -> Callable[[Lesson], bool]:
     """What tells whether a lesson holds a question of an evaluation: as its own question, or
     anywhere in its texts, in the same words."""
-    asked = {_words(question) for question in questions} - {()}
-    by_start = defaultdict[tuple[str, ...], list[tuple[str, ...]]](list)
-    for words in asked:
-        if len(words) >= LEAST_WORDS:
-            by_start[words[:LEAST_WORDS]].append(words)
+    asked = {_words(question) for question in questions} - {""}
+    long = [question for question in asked if question.count(" ") > LEAST_WORDS]
 
     def is_asked(lesson: Lesson) -> bool:
         texts = [str(message.get("content") or "") for message in lesson.messages]
         said = _words("\n".join([*texts, lesson.answer, lesson.draft or ""]))
-        return _words(lesson.question) in asked or any(
-            said[place : place + len(words)] == words
-            for place in range(len(said))
-            for words in by_start.get(said[place : place + LEAST_WORDS], ())
-        )
+        return _words(lesson.question) in asked or any(question in said for question in long)
 
     return is_asked
 
 
-def _words(text: str) -> tuple[str, ...]:
-    """Words without case and punctuation; a character each where there are no spaces between."""
-    return tuple(_WORD.findall(text.casefold()))
-
-
-def _absolute(path: str | Path) -> Path:
-    place = Path(path).absolute()
-    if not place.parent.is_dir() or place.is_dir():
-        raise ConfigurationError(f"{place}: a file in a folder that exists is needed.")
-    return place
+def _words(text: str) -> str:
+    """Words without case and punctuation, with spaces around each; where a script has no spaces, a
+    character is a word."""
+    return "".join(f" {word} " for word in _WORD.findall(text.casefold())).replace("  ", " ")
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all of it or nothing: a trainer must not read half a file. Without rows there is none,
-    also of an earlier export."""
+    """Write all of a file or nothing; without rows there is none, also of an earlier export."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         if not rows:
@@ -230,38 +207,24 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Status of a store: its lessons, and their permitted uses.
-
-    Attributes:
-        lessons: their number.
-        said_right, said_wrong: lessons whose answer people judged.
-        by_task: number of lessons.
-        models: by large model, the number of `lessons`, and of those that `may_train`, whose terms
-            are `not_stated`, and that `may_remember`, by the terms of today.
-    """
+    """Numbers of lessons of a store, and of those whose answer people judged; by large model, of
+    those that `may_train`, and whose terms are `not_stated`, by the terms of today."""
 
     lessons: int
     said_right: int
     said_wrong: int
-    by_task: Mapping[str, int]
     models: Mapping[str, Mapping[str, int]]
 
 
 async def status_of(store: LessonStore) -> Status:
-    """The status of a store.
-
-    Raises:
-        UnavailableError: it cannot be reached.
-    """
-    stated, judged, tasks = await store.terms(), Counter[bool | None](), Counter[str]()
+    """The status of a store."""
+    stated, judged = await store.terms(), Counter[bool | None]()
     models = defaultdict[str, Counter[str]](Counter)
     async for lesson in store.lessons():
-        tasks[lesson.task] += 1
         judged[lesson.answer_is_wrong] += 1
-        may, counts = lesson.may(stated), models[lesson.answer_model]
+        may, counts = lesson.may_train(stated), models[lesson.answer_model]
         counts["lessons"] += 1
-        counts["may_train"] += may.may_train is True
-        counts["not_stated"] += may.may_train is None
-        counts["may_remember"] += may.may_remember
+        counts["may_train"] += may is True
+        counts["not_stated"] += may is None
     counted = {model: dict(counts) for model, counts in models.items()}
-    return Status(tasks.total(), judged[False], judged[True], dict(tasks), counted)
+    return Status(judged.total(), judged[False], judged[True], counted)

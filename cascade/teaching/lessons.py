@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal
@@ -22,7 +22,7 @@ ChatMessage = Mapping[str, Any]
 
 
 class Terms(Record):
-    """Terms of use or licence of a model: uses of its answers that they allow.
+    """Terms of use or licence of a model.
 
     Nothing is assumed about any vendor: terms differ by contract, and change. Users state them,
     with the place where they are written.
@@ -30,26 +30,13 @@ class Terms(Record):
     Attributes:
         may_train: whether another model may be trained on the answers. None is not stated; then
             they are not exported for training.
-        may_remember: whether they may be shown to another model as examples, which changes no
-            model; allowed unless it is stated that it is not.
         source: where it is written, as a rule an address.
         as_of: the day on which it was read there.
     """
 
     may_train: bool | None = None
-    may_remember: bool = True
     source: str = ""
     as_of: date | None = None
-
-    def within(self, other: Terms) -> Terms:
-        """These terms and others at once: what either forbids is forbidden. An answer was given
-        under the terms of its day, and is used under those of today."""
-        trains = (self.may_train, other.may_train)
-        update = {
-            "may_train": False if False in trains else True if True in trains else None,
-            "may_remember": self.may_remember and other.may_remember,
-        }
-        return self.model_copy(update=update)
 
 
 UNSTATED = Terms()
@@ -74,15 +61,11 @@ class Lesson(Record):
         run_id: of the run in the ledger; a run has one lesson at most.
         at: when the large model had answered.
         origin: whether the draft was not accepted, or was accepted and audited.
-        task: kind of question: the tag `task` of the run, else the cascade's name.
-        tenant: customer, the tag `tenant`, else `key`; None where there is none.
-        user: who asked, the tag `user`; None where none was named.
+        task, tenant, user: tags of the run; else the cascade's name, the tag `key`, and None.
         messages: the conversation up to the question, in OpenAI's form, text alone.
-        draft: the small model's answer; None where it gave no whole one.
-        draft_model: as `provider:name`; None without a draft.
-        answer: of the large model, as text; empty where it only calls tools.
+        draft, draft_model: of the small model; None where it gave no whole one.
+        answer, answer_model: of the large model; empty where it only calls tools.
         tool_calls: of the answer, in OpenAI's form.
-        answer_model: as `provider:name`.
         loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
             them. It is of a random sample, other than `verdicts`.
         verdicts: what people said of the answer that they saw: of the draft where `origin` is
@@ -126,11 +109,14 @@ class Lesson(Record):
     def answer_is_wrong(self) -> bool | None:
         """Verdict of people on the large model's answer; None where none judged it, or they differ.
         Where they saw the draft, they did not judge this one."""
-        return None if self.origin == "audited" else _agreed(v.wrong for v in self.verdicts)
+        said = {verdict.wrong for verdict in self.verdicts} - {None}
+        return said.pop() if len(said) == 1 and self.origin != "audited" else None
 
-    def may(self, stated: Mapping[str, Terms]) -> Terms:
-        """Permitted uses of the answer, by the terms under which it was given, and today's."""
-        return self.terms.within(terms_of(self.answer_model, stated))
+    def may_train(self, stated: Mapping[str, Terms]) -> bool | None:
+        """Whether another model may be trained on the answer, by the terms under which it was given
+        and those of today: what either forbids is forbidden. None where neither says it."""
+        said = {self.terms.may_train, terms_of(self.answer_model, stated).may_train}
+        return False if False in said else True if True in said else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,11 +138,6 @@ EVERYTHING = LessonSelection()
 def place_of(tags: Mapping[str, str], cascade: str) -> tuple[str, str | None]:
     """Task and tenant of a run, by its tags and the name of its cascade."""
     return tags.get("task", cascade), tags.get("tenant", tags.get("key"))
-
-
-def _agreed(said: Iterable[bool | None]) -> bool | None:
-    found = set(said) - {None}
-    return found.pop() if len(found) == 1 else None
 
 
 def _folded(content: object) -> object:

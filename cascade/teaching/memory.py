@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
 from cascade.teaching.evidence import Group, Groups, Pair
-from cascade.teaching.lessons import Lesson, LessonSelection, Terms, place_of
+from cascade.teaching.lessons import Lesson, LessonSelection, place_of
 from cascade.teaching.store import LessonStore, the_store
 
 logger = logging.getLogger("cascade")
@@ -54,16 +54,9 @@ LATE = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class _Asked:
-    """Group that a request was shown, or would have been.
-
-    Attributes:
-        call: of its draft, without examples.
-        group: of its question.
-        near: runs of the lessons that may be shown, the nearest first.
-        shown: whether they were.
-        chance: of a trial.
-        rate: chance with which its right answer becomes known.
-    """
+    """Call of a draft, without examples, and the lessons of its group that were shown, or would
+    have been, the nearest first; with the chances of a trial, and that its right answer becomes
+    known."""
 
     call: Call
     group: Group
@@ -76,26 +69,23 @@ class _Asked:
 class Memory(Examples):
     """Memory of similar questions with the large model's answers, shown to the small model.
 
-    Lessons are grouped by their questions; nothing of a new group is shown. Of each request whose
-    right answer becomes known, since it was escalated or audited, the small model is asked the
-    other way round as well, after the reply: with examples where its draft had none, and without
-    where it had. These trials (node `trial` in the ledger) decide whether the group goes live, see
-    `Evidence`. A right answer that would be accepted saves one escalation, a wrong one costs
-    `price_of_error` of them, one that is not accepted is worth nothing. It needs audits: else
-    nothing shows whether accepted drafts with examples are right. What trials have shown is known
-    to this process alone, until it ends.
+    Lessons are grouped by their questions; nothing of a new group is shown. Where the right answer
+    to a request becomes known by an escalation or an audit, the small model is asked the other way
+    round as well, after the reply: with examples where its draft had none, and without where it
+    had. These trials (node `trial` in the ledger) decide whether the group goes live, see
+    `Evidence`. It needs audits: else nothing shows whether accepted drafts with examples are right.
+    What trials have shown is known to this process alone, until it ends.
 
     A lesson is never shown to another tenant or for another task than its own; nor where it was
-    deleted, its model's terms forbid it, people say that it is wrong, or it speaks to a grader: it
-    is read again before each use.
+    deleted, people say that it is wrong, or it speaks to a grader: it is read again before each
+    use.
 
     Args:
         store: of the lessons; the middleware `Lessons(store)` fills it.
         examples: shown for a question, at most.
         alpha: probability that a group without any gain is ever shown.
-        price_of_error: of a wrong answer that is accepted, in escalations saved.
-        patience_s: longest wait of a request for the lessons; then it goes without examples, and so
-            do those of the next seconds.
+        price_of_error: of a wrong answer that is accepted, in escalations; a right one saves one.
+        patience_s: longest wait of a request for the lessons; those of the next seconds go without.
 
     Raises:
         ConfigurationError: a value has no meaning.
@@ -119,7 +109,6 @@ class Memory(Examples):
         self.groups = Groups(to_number("Memory.alpha", alpha, above=0, below=1))
         self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._background, self._lock = Background(), Lock()
-        self._stated: Mapping[str, Terms] = {}
         self._newest: datetime | None = None
         self._read_again, self._away_until = 0.0, 0.0
 
@@ -153,8 +142,6 @@ class Memory(Examples):
         """Finish trials."""
         await self._background.finish()
 
-    # --- a request
-
     async def _choose(self, call: Call) -> Sequence[BaseMessage]:
         run = call.run
         spoken = [message for message in run.messages if message.type != "system"]
@@ -169,7 +156,10 @@ class Memory(Examples):
             if group is None or len(group.lessons) < UNTRIED:
                 return ()
             near = list(islice(group.near(run.question), NEAR))
-            chance, live = group.evidence.trial, group.live  # fixed before anything is known
+            chance, live = (
+                group.evidence.trial,
+                group.evidence.live,
+            )  # fixed before anything is known
         shown = await self._shown(near) if live else ()
         if run.kind == "answer":
             trial = run.copy("audit")
@@ -187,7 +177,7 @@ class Memory(Examples):
         room = MOST_CHARACTERS
         for run_id in near:
             lesson = await self.store.get(run_id)
-            if lesson is None or not _may_be_shown(lesson, self._stated):
+            if lesson is None or not _may_be_shown(lesson):
                 continue
             room -= len(lesson.question) + len(lesson.answer)
             if room < 0 or len(messages) == 2 * self.examples:
@@ -196,24 +186,19 @@ class Memory(Examples):
             messages[:0] = [HumanMessage(asked), AIMessage(said)]
         return messages
 
-    # --- what the store has
-
     async def _read(self) -> None:
         """Take in what is new. Two at once are no harm."""
         self._read_again = time.monotonic() + READ_EVERY_S
-        self._stated = await self.store.terms()
         async for lesson in self.store.lessons(LessonSelection(since=self._newest)):
             late = lesson.at - LATE
             self._newest = late if self._newest is None else max(self._newest, late)
-            if _may_be_shown(lesson, {}):
+            if _may_be_shown(lesson):
                 with self._lock:
                     self.groups.add((lesson.task, lesson.tenant), lesson.run_id, lesson.question)
             asked = self._asked.pop(lesson.run_id, None)
             tried = asked is not None and lot(lesson.run_id, TRIAL) < asked.chance
             if asked is not None and lesson.draft is not None and tried:
                 self._background.start(partial(self._try, lesson, lesson.draft, asked))
-
-    # --- trials
 
     async def _try(self, lesson: Lesson, draft: str, asked: _Asked) -> None:
         """Ask the other way round, and count which of the two answers was right."""
@@ -239,7 +224,8 @@ class Memory(Examples):
         with self._lock:
             evidence = asked.group.evidence
             if evidence.put(Pair(-gain if asked.shown else gain, asked.rate)):
-                logger.info("%s: a group is %s now", self.name, evidence.standing)
+                said = "shown" if evidence.live else "shown no more"
+                logger.info("%s: the lessons of a group are %s", self.name, said)
 
     def _worth(self, right: bool, accepted: bool) -> float:
         """Of an answer, in units in which gains are within [−1, 1]."""
@@ -248,13 +234,13 @@ class Memory(Examples):
         return (1.0 if right else -self.price_of_error) / (1.0 + self.price_of_error)
 
 
-def _may_be_shown(lesson: Lesson, stated: Mapping[str, Terms]) -> bool:
-    """Whether a lesson is one plain question with a plain answer, permitted, not said to be wrong,
-    that does not speak to a grader."""
+def _may_be_shown(lesson: Lesson) -> bool:
+    """Whether a lesson is one plain question with a plain answer, not said to be wrong, that does
+    not speak to a grader."""
     spoken = [message for message in lesson.messages if message.get("role") != "system"]
     plain = len(spoken) == 1 and not lesson.tool_calls and bool(lesson.answer.strip())
-    good = lesson.may(stated).may_remember and not lesson.answer_is_wrong
-    return plain and good and not speaks_of_grading(f"{lesson.question}\n{lesson.answer}")
+    speaks = speaks_of_grading(f"{lesson.question}\n{lesson.answer}")
+    return plain and not lesson.answer_is_wrong and not speaks
 
 
 def _same(one: str, other: str) -> bool:

@@ -15,21 +15,7 @@ from cascade.ledger.feedback import Feedback
 from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
-from sqlalchemy import (  # isort: skip
-    Column,
-    ColumnElement,
-    Connection,
-    Executable,
-    MetaData,
-    Table,
-    delete,
-    insert,
-    literal,
-    select,
-    text,
-    tuple_,
-    update,
-)
+import sqlalchemy as sa  # isort: skip
 
 logger = logging.getLogger("cascade")
 
@@ -48,24 +34,24 @@ MOST_SAID = 100
 NO_TEXTS = frozenset({"role", "type", "id", "tool_call_id", "name"})
 """Parts of a message that are not redacted."""
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
-lessons_table = Table(
+lessons_table = sa.Table(
     "teaching_lessons",
     metadata,
-    Column("run_id", Words, primary_key=True),
-    Column("at", UtcTime, nullable=False, index=True),
-    Column("task", Words, nullable=False),
-    Column("tenant", Words),
-    Column("user_name", Words, key="user", index=True),
-    Column("lesson", Words, nullable=False),
-    Column("verdicts", json_type),
+    sa.Column("run_id", Words, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False, index=True),
+    sa.Column("task", Words, nullable=False),
+    sa.Column("tenant", Words),
+    sa.Column("user_name", Words, key="user", index=True),
+    sa.Column("lesson", Words, nullable=False),
+    sa.Column("verdicts", json_type),
 )
-terms_table = Table(
+terms_table = sa.Table(
     "teaching_terms",
     metadata,
-    Column("model", Words, primary_key=True),
-    Column("stated", Words, nullable=False),
+    sa.Column("model", Words, primary_key=True),
+    sa.Column("stated", Words, nullable=False),
 )
 
 TEACHING = Schema("teaching", metadata, "1")
@@ -73,11 +59,8 @@ TEACHING = Schema("teaching", metadata, "1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
-    """Result of a deletion: so many `lessons`, with the verdicts about them.
-
-    `scrubbed` tells whether SQLite's own files hold nothing of it any more. It is False where
-    another process kept the journal open, and for PostgreSQL, which cleans its files by a vacuum.
-    """
+    """Number of lessons deleted, and whether SQLite's own files hold nothing of them any more:
+    not where another process kept the journal open; PostgreSQL cleans its files by a vacuum."""
 
     lessons: int
     scrubbed: bool = True
@@ -99,16 +82,12 @@ def open_lessons(url: str, *, redact: Redact | None = None) -> LessonStore:
 
 
 def the_store(store: object, of: str) -> LessonStore:
-    """The store that a middleware was given.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-    if not isinstance(store, LessonStore):
-        raise ConfigurationError(
-            f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
-        )
-    return store
+    """The store that a middleware was given; refused where it is none."""
+    if isinstance(store, LessonStore):
+        return store
+    raise ConfigurationError(
+        f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
+    )
 
 
 class LessonStore:
@@ -121,8 +100,6 @@ class LessonStore:
     def __init__(self, url: str, redact: Redact | None) -> None:
         self._redact, self._database = redact, Database(url, TEACHING)
 
-    # --- lessons and verdicts
-
     async def put(self, lesson: Lesson) -> bool:
         """Keep a lesson; whether it is new: a run's first lesson stays."""
         kept = self._redacted(lesson, "messages", "draft", "answer", "tool_calls")
@@ -131,11 +108,11 @@ class LessonStore:
         row = {name: getattr(kept, name) for name in ("run_id", "at", "task", "tenant", "user")}
         row["lesson"] = to_json(kept.model_dump(mode="json", exclude={"verdicts"}))
 
-        def work(connection: Connection) -> bool:
-            there = select(lessons_table.c.run_id).where(lessons_table.c.run_id == kept.run_id)
+        def work(connection: sa.Connection) -> bool:
+            there = sa.select(lessons_table.c.run_id).where(lessons_table.c.run_id == kept.run_id)
             if connection.execute(there).first() is not None:
                 return False
-            connection.execute(insert(lessons_table), row)
+            connection.execute(sa.insert(lessons_table), row)
             return True
 
         return await self._write(work)
@@ -146,8 +123,8 @@ class LessonStore:
 
     async def lessons(self, selection: LessonSelection = EVERYTHING) -> AsyncGenerator[Lesson]:
         """Lessons with their verdicts, oldest first."""
-        table, place = lessons_table, tuple_(lessons_table.c.at, lessons_table.c.run_id)
-        statement = select(table.c.lesson, table.c.verdicts).where(*_where(selection))
+        table, place = lessons_table, sa.tuple_(lessons_table.c.at, lessons_table.c.run_id)
+        statement = sa.select(table.c.lesson, table.c.verdicts).where(*_where(selection))
         statement = statement.order_by(table.c.at, table.c.run_id).limit(PAGE)
         page = await self._read(statement, _lesson)
         while page:
@@ -155,8 +132,8 @@ class LessonStore:
                 yield lesson
             if len(page) < PAGE:
                 return
-            last = literal(page[-1].at, table.c.at.type), literal(page[-1].run_id)
-            page = await self._read(statement.where(place > tuple_(*last)), _lesson)
+            last = sa.literal(page[-1].at, table.c.at.type), sa.literal(page[-1].run_id)
+            page = await self._read(statement.where(place > sa.tuple_(*last)), _lesson)
 
     async def judge(self, feedback: Feedback) -> bool | None:
         """Keep a verdict in place of an earlier one of the same key and person.
@@ -177,10 +154,6 @@ class LessonStore:
 
         Where all of a user is meant, so are the user's verdicts about answers to others.
 
-        Args:
-            selection: what to delete.
-            everything: must be True to delete all there is.
-
         Raises:
             ConfigurationError: the selection excludes nothing, and `everything` is not said.
         """
@@ -192,27 +165,23 @@ class LessonStore:
         scrubbed = await on_portal(self._database.scrub())
         return Deleted(lessons=number, scrubbed=scrubbed)
 
-    # --- terms
-
     async def state_terms(self, model: str, terms: Terms) -> None:
         """State the terms of a model, `provider:name` or `provider:*`, from today on."""
         if not model.strip():
             raise ConfigurationError("terms of no model: give its name, such as openai:gpt-5.1.")
 
-        def work(connection: Connection) -> None:
-            connection.execute(delete(terms_table).where(terms_table.c.model == model))
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(terms_table).where(terms_table.c.model == model))
             row = {"model": model, "stated": terms.model_dump_json()}
-            connection.execute(insert(terms_table), row)
+            connection.execute(sa.insert(terms_table), row)
 
         await self._write(work)
 
     async def terms(self) -> dict[str, Terms]:
         """The terms as they are stated today, by model."""
-        statement = select(terms_table).order_by(terms_table.c.model)
+        statement = sa.select(terms_table).order_by(terms_table.c.model)
         found = await self._read(statement, lambda row: (row[0], Terms.model_validate_json(row[1])))
         return dict(found)
-
-    # --- connections
 
     async def aclose(self) -> None:
         """Close the connections; the store may be used again, but for `memory://`."""
@@ -239,15 +208,15 @@ class LessonStore:
             return None
         return record.model_copy(update=left)
 
-    async def _read(self, statement: Executable, made: Callable[[Any], T]) -> list[T]:
+    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
         return await on_portal(
             self._database.read(lambda c: [made(row) for row in c.execute(statement)])
         )
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        def alone(connection: Connection) -> T:
+    async def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        def alone(connection: sa.Connection) -> T:
             if self._database.kind == "postgresql":  # as in SQLite: nothing changes meanwhile
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK + 2})
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK + 2})
             return work(connection)
 
         return await on_portal(self._database.write(alone))
@@ -256,43 +225,42 @@ class LessonStore:
 # --- within one transaction
 
 
-def _judge(connection: Connection, feedback: Feedback) -> bool | None:
+def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
     column, this = lessons_table.c.verdicts, lessons_table.c.run_id == feedback.run_id
-    row = connection.execute(select(column).where(this)).first()
+    row = connection.execute(sa.select(column).where(this)).first()
     if row is None:
         return None
     said = [Feedback.model_validate(each) for each in row[0] or ()]
     others = [v for v in said if (v.key, v.by) != (feedback.key, feedback.by)]
-    for earlier in said:
-        if earlier not in others and (
-            feedback.at < earlier.at or earlier.model_copy(update={"at": feedback.at}) == feedback
-        ):
+    for earlier in (v for v in said if v not in others):
+        same = earlier.model_copy(update={"at": feedback.at}) == feedback
+        if same or feedback.at < earlier.at:
             return False
     if len(others) >= MOST_SAID:
         raise InputError(f"feedback: run {feedback.run_id!r} has been judged {MOST_SAID} times.")
     kept = [verdict.model_dump(mode="json") for verdict in (*others, feedback)]
-    connection.execute(update(lessons_table).where(this).values(verdicts=kept))
+    connection.execute(sa.update(lessons_table).where(this).values(verdicts=kept))
     return True
 
 
-def _delete(connection: Connection, selection: LessonSelection) -> int:
+def _delete(connection: sa.Connection, selection: LessonSelection) -> int:
     user, tenant = selection.user, selection.tenant
     if user is not None and selection == LessonSelection(user=user, tenant=tenant):
         _delete_verdicts(connection, user, LessonSelection(tenant=tenant))
-    return connection.execute(delete(lessons_table).where(*_where(selection))).rowcount
+    return connection.execute(sa.delete(lessons_table).where(*_where(selection))).rowcount
 
 
-def _delete_verdicts(connection: Connection, by: str, selection: LessonSelection) -> None:
+def _delete_verdicts(connection: sa.Connection, by: str, selection: LessonSelection) -> None:
     run_id, column = lessons_table.c.run_id, lessons_table.c.verdicts
-    judged = select(run_id, column).where(column.is_not(None), *_where(selection))
+    judged = sa.select(run_id, column).where(column.is_not(None), *_where(selection))
     for one, said in connection.execute(judged).all():
         left = [verdict for verdict in said if verdict["by"] != by]
         if len(left) < len(said):
             values = {"verdicts": left or None}
-            connection.execute(update(lessons_table).where(run_id == one).values(values))
+            connection.execute(sa.update(lessons_table).where(run_id == one).values(values))
 
 
-def _where(selection: LessonSelection) -> Iterator[ColumnElement[bool]]:
+def _where(selection: LessonSelection) -> Iterator[sa.ColumnElement[bool]]:
     columns = lessons_table.c
     for name in ("run_id", "user", "tenant", "task"):
         if (value := getattr(selection, name)) is not None:

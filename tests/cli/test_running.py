@@ -372,13 +372,12 @@ def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Pat
     assert commands.cascade("lessons", "terms", kept, "openai:*", *stated, "--json").json == {
         "openai:*": {
             "may_train": True,
-            "may_remember": True,
             "source": "our contract",
             "as_of": f"{datetime.now().astimezone():%Y-%m-%d}",
         }
     }
     shown = commands.cascade("lessons", "terms", kept).out
-    assert "openai:*: training allowed, examples allowed; our contract" in shown
+    assert "openai:*: training allowed, as of" in shown
     row = {"question": ASKED[0][1], "reference": "Africa"}
     tests.write_text(json.dumps(row))
     done = commands.cascade(*given, "--validation", "0", "--evaluation", tests)

@@ -129,21 +129,6 @@ async def test_a_person_who_is_needed_is_an_error_that_tells_what_the_draft_has_
     assert record.cost_usd == done.spent_usd > 0
 
 
-async def test_rows_that_are_done_already_do_not_hold_the_event_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await run(pair(), rows(20), tmp_path / "j")
-    monkeypatch.setattr(engine, "BREATH", 5)
-    stop = asyncio.Event()
-
-    def show(done: Done) -> None:
-        if done.resumed == 3:
-            asyncio.get_running_loop().call_soon(stop.set)
-
-    done = await run(pair(), rows(20), tmp_path / "j", concurrency=1, progress=show, stop=stop)
-    assert (done.resumed, done.stopped) == (6, "it was interrupted")
-
-
 async def test_a_journal_that_cannot_be_written_ends_the_job_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

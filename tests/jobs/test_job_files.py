@@ -86,7 +86,6 @@ def test_a_changed_question_has_another_key_and_another_column_has_not(tmp_path:
         ({"a.csv": "id,text\n1,x\n"}, "has no column messages or question or prompt: it has id"),
         ({"a.csv": "question,answer\nx,y\n"}, "column 'answer' already"),
         ({"a.txt": ""}, "has no file that ends with"),
-        ({"a.csv": "question\nx\n", "b.jsonl": '{"question": "x"}'}, "several kinds"),
     ],
 )
 def test_files_that_are_no_questions_are_refused_before_anything_is_asked(

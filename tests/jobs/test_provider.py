@@ -166,16 +166,6 @@ async def test_batches_are_no_larger_than_they_may_be(
     assert [len(batch.lines) for batch in server.remote.values()] == [3, 1]
 
 
-async def test_a_question_larger_than_a_batch_fails_alone(
-    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(provider, "MOST_BYTES", 1000)
-    long = Row(0, {"id": 0}, f"{'x' * 1000} 0")
-    done = await run(pair(server), tmp_path, [long, *rows()[1:]])
-    assert (done.answered, done.failed) == (ROWS - 1, 1)
-    assert "larger than 1,000 bytes" in output(tmp_path)[0]["error"]
-
-
 def some(body: Mapping[str, Any]) -> Outcome:
     """Of four requests: an answer, a refusal, an error, nothing."""
     number = int(body["messages"][-1]["content"].rsplit(maxsplit=1)[-1])

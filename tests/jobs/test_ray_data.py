@@ -89,7 +89,7 @@ def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
     assert [(record["number"], record["tier"]) for record in found] == [
         (n, "large" if n % 4 == 0 else "small") for n in range(5)
     ]
-    replica.close()
+    del replica
     with open_store("sqlite:///ledger.db") as store:
         booked = run_sync(store.entries())
     assert sum(entry.model is not None for entry in booked) == 5 + 2
@@ -111,23 +111,15 @@ def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
     assert upstream.received == []
 
 
-def test_a_number_below_one_is_refused(upstream: Upstream, tmp_path: Path) -> None:
-    with (
-        Journal(tmp_path / "j", expected()) as journal,
-        pytest.raises(ConfigurationError, match="concurrency=0"),
-    ):
-        run_on_ray(MAKE, rows(1), journal, concurrency=0)
-
-
-def test_without_ray_the_extra_is_named(
+def test_a_number_below_one_and_a_missing_package_are_named(
     upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_data, "find_spec", lambda name: None)
-    with (
-        Journal(tmp_path / "j", expected()) as journal,
-        pytest.raises(MissingDependencyError, match="the extra `ray`"),
-    ):
-        run_on_ray(MAKE, rows(1), journal)
+    with Journal(tmp_path / "j", expected()) as journal:
+        with pytest.raises(ConfigurationError, match="concurrency=0"):
+            run_on_ray(MAKE, rows(1), journal, concurrency=0)
+        monkeypatch.setattr(ray_data, "find_spec", lambda name: None)
+        with pytest.raises(MissingDependencyError, match="the extra `ray`"):
+            run_on_ray(MAKE, rows(1), journal)
 
 
 def test_where_all_is_done_no_cluster_is_begun(upstream: Upstream, tmp_path: Path) -> None:

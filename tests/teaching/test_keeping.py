@@ -13,7 +13,6 @@ from cascade.middleware import Audits, LocalOnly, Shadow
 from cascade.models.base import Request
 from cascade.state import Completion
 from cascade.teaching import Lesson, Lessons, LessonStore
-from cascade.teaching import keeping as module
 from cascade.testing.scripted import reply
 from tests.teaching.conftest import FREE, QUESTION, all_of, pair
 
@@ -113,24 +112,12 @@ async def test_words_about_an_answer_without_a_lesson_are_told_to_be_lost(
     assert "a comment on it is not kept" in caplog.text
 
 
-class Away(LessonStore):
-    """A store whose database is away for so many writes."""
-
-    away = 0
-
-    async def put(self, lesson: Lesson) -> bool:
-        self.away -= 1
-        if self.away >= 0:
-            raise UnavailableError("away")
-        return await super().put(lesson)
-
-
-@pytest.mark.parametrize(("away", "kept"), [(2, 1), (9, 0)])
-async def test_a_lesson_is_tried_again_while_the_database_is_away(
-    away: int, kept: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_lesson_that_cannot_be_written_is_told(
+    store: LessonStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "ATTEMPTS_S", (0.0, 0.0))
-    store = Away("memory://", None)
-    store.away = away
-    assert len(await kept_of(store)) == kept
-    assert ("is lost" in caplog.text) == (not kept)
+    async def away(lesson: Lesson) -> bool:
+        raise UnavailableError("away")
+
+    monkeypatch.setattr(store, "put", away)
+    assert await kept_of(store) == []
+    assert "is lost: away" in caplog.text

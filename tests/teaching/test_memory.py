@@ -14,7 +14,7 @@ from cascade.ledger.feedback import Feedback
 from cascade.middleware import Audits
 from cascade.models.base import Request
 from cascade.state import Completion
-from cascade.teaching import Lessons, LessonSelection, LessonStore, Memory, Terms, open_lessons
+from cascade.teaching import Lessons, LessonSelection, LessonStore, Memory, open_lessons
 from cascade.teaching import memory as module
 from cascade.teaching.evidence import Group
 from cascade.testing.scripted import reply
@@ -59,7 +59,7 @@ class House:
     def live(self) -> None:
         """As if trials had shown that examples help in each group."""
         for group in self.groups:
-            group.evidence.standing = "live"
+            group.evidence.live = True
 
 
 async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> None:
@@ -74,7 +74,7 @@ async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> No
         house.live()
         await house.ask(10, first=4)
     (group,) = house.groups
-    assert group.evidence.standing == "dropped"
+    assert not group.evidence.live
 
 
 async def test_trials_that_change_nothing_leave_a_group_as_it_is(store: LessonStore) -> None:
@@ -82,10 +82,8 @@ async def test_trials_that_change_nothing_leave_a_group_as_it_is(store: LessonSt
     async with house.cascade:
         await house.ask(12)
     (group,) = house.groups
-    assert (group.evidence.standing, {pair.gain for pair in group.evidence.pairs}) == (
-        "candidate",
-        {0.0},
-    )
+    assert {pair.gain for pair in group.evidence.pairs} == {0.0}
+    assert not group.evidence.live
 
 
 # --- what may be shown
@@ -120,7 +118,6 @@ async def test_the_nearest_lessons_are_shown_the_nearest_last(store: LessonStore
 @pytest.mark.parametrize(
     "fields",
     [
-        {"terms": Terms(may_remember=False)},
         {"task": "sums"},
         {"tenant": "acme"},
         {"tool_calls": ({"id": "c"},)},
@@ -143,7 +140,7 @@ async def test_a_tenant_sees_its_own_lessons(store: LessonStore) -> None:
     assert len(await shown(House(store), tenant="acme", task="rules")) == 2
 
 
-async def test_what_is_said_or_stated_or_deleted_later_counts_at_once(store: LessonStore) -> None:
+async def test_what_is_said_or_deleted_later_counts_at_once(store: LessonStore) -> None:
     for i in range(3):
         await store.put(lesson(f"r{i}", ASKED.format(i), answer=f"{i} days"))
     house = House(store, examples=3)
@@ -151,8 +148,6 @@ async def test_what_is_said_or_stated_or_deleted_later_counts_at_once(store: Les
     await store.judge(Feedback(run_id="r0", correct=False))
     await store.delete(LessonSelection(run_id="r1"))
     assert await shown(house) == [ASKED.format(2), "2 days"]
-    await store.state_terms("scripted:*", Terms(may_remember=False))
-    assert await shown(house) == []
 
 
 async def test_new_lessons_are_read_also_those_that_come_late(store: LessonStore) -> None:
@@ -185,14 +180,15 @@ async def test_lessons_that_cannot_be_read_cost_the_examples_alone(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def away() -> Any:
+    async def away(*_: Any) -> Any:
         if slow:
             await asyncio.Event().wait()
         raise LedgerError("away")
+        yield
 
     house = House(store)
     house.memory.patience_s = 0.05
-    monkeypatch.setattr(store, "terms", away)
+    monkeypatch.setattr(store, "lessons", away)
     async with house.cascade:
         results = [await house.cascade.ainvoke(ASKED.format(i)) for i in range(2)]
     assert [result.answer for result in results] == ["60 days"] * 2
@@ -224,7 +220,7 @@ async def test_trials_are_drawn_by_lot_and_need_examples(
         with monkeypatch.context() as patch:
             patch.setattr(module, "lot", lambda key, purpose: 1.0)
             await house.ask(1, first=3)
-        await store.state_terms("scripted:*", Terms(may_remember=False))
+        await store.delete(everything=True)
         await house.ask(1, first=4)
     assert house.trials == 0
 
