@@ -19,7 +19,6 @@ from cascade.cli.options import (
     CalibrationFile,
     File,
     Models,
-    Number,
     Page,
     PriceOfError,
     Small,
@@ -96,10 +95,6 @@ def evaluate(
     small: Annotated[Text, Option(help="Model that drafts, by its name.")] = None,
     large: Annotated[Text, Option(help="Model that is asked in doubt.")] = None,
     calibration: CalibrationFile = None,
-    max_harm: Annotated[
-        Number, Option(help="Bound on P(accepted and wrong), to be certified.", **SHARE)
-    ] = None,
-    delta: Delta = 0.1,
     checked: Annotated[
         bool, Option("--checked", help="A check shows which runs of the small agent failed.")
     ] = False,
@@ -112,7 +107,7 @@ def evaluate(
     from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
 
-    wanted = Options(**vars(goal), max_harm=max_harm, delta=delta)
+    wanted = Options(**vars(goal))
     with busy(f"reading {file}"):
         rows = list(recordings.read_transcripts(file))
         names = recordings.name_pair(rows, small, large)

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -51,20 +49,14 @@ ENOUGH_ESCALATED = 10
 the ranges of the predictions do."""
 
 _GROUP, _MOST_GROUPS, _STEPS = 20, 10, 8
-_LARGE_ANSWERED = ("escalated", "shadow")
+_LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class SavingReport:
-    """Saving against the large model alone, in dollars, audits paid for.
-
-    Attributes:
-        measured_usd: of requests whose baseline is known, less all costs of the cascade.
-        estimated_usd: the baseline of the others.
-        saving: their sum; its lower end is the verified net saving, which may be claimed.
-        share: the saving as a share of the large-only bill.
-        baseline: the large-only bill.
-    """
+    """Saving against the large model alone, in dollars, audits paid for: what is measured of it,
+    the estimated baseline of the other requests, and their sum, whose lower end is the verified net
+    saving; the same as a share of the large-only bill, and that bill (`baseline`)."""
 
     measured_usd: float
     estimated_usd: float
@@ -77,8 +69,7 @@ class SavingReport:
 class Quality:
     """Quality of the answers by audits, with the large model's as the reference: of so many
     `checked` drafts so many were `worse`; the loss q_L − q_cascade per request; the share of
-    accepted drafts that are worse; and how many audits were `due`.
-    """
+    accepted drafts that are worse; and how many audits were `due`."""
 
     checked: int
     worse: int
@@ -102,15 +93,14 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Outcome of another threshold on the decided requests.
+    """Outcome of another threshold on the decided requests; that of the latest is `in_force`.
 
     Attributes:
-        threshold: accepted is what has this confidence or more; the latest decision is `in_force`.
         escalated: share of the requests that would have gone to the large model.
         cost_usd: all spent; where the large model was not asked, what it is predicted to cost.
-        worse: P(accepted and worse than the large answer) per request: from audits, and for drafts
-            that they do not stand for from 1 − calibrated confidence; None where neither is known.
-            Its interval takes drafts that were not compared to be all right, or all wrong.
+        worse: P(accepted and worse than the large answer) per request: from audits, else from
+            1 − calibrated confidence. Its interval takes drafts that were not compared to be all
+            right, or all wrong.
     """
 
     threshold: float
@@ -123,8 +113,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Which of N accepted drafts were audited, and with which probability π_i in (0, 1] each was to
-    be."""
+    """Audits of accepted drafts: with which probability π_i in (0, 1] each was to be `audited`, and
+    which were. `n` audits of `size` (Kish's effective number, (Σw)²/Σw²) weigh 1/π each."""
 
     rates: Array
     audited: NDArray[np.bool_]
@@ -144,7 +134,7 @@ class Sample:
 
     @property
     def size(self) -> float:
-        """Kish's effective number of audits, (Σw)²/Σw²."""
+        """Effective number of audits."""
         return float(self.weights.sum() ** 2 / np.sum(self.weights**2))
 
     @property
@@ -157,8 +147,7 @@ class Sample:
 class Baselines:
     """Cost of the large model alone for each accepted draft, in dollars: predicted without
     these audits, the least it can be, and the most that is assumed while there are no audits.
-    `spread` is the standard deviation of the prediction's error, as known from other rows.
-    """
+    `spread` is the standard deviation of the prediction's error, as known from other rows."""
 
     predicted: Array
     least: Array
@@ -174,14 +163,9 @@ def quality_loss(
 ) -> Figure:
     """q_L − q_cascade per request: Σ (q_L − q_S) over accepted drafts ÷ all requests.
 
-    Horvitz and Thompson's estimator in Hájek's form; with a proxy f, PPI++:
+    Horvitz and Thompson's estimator in Hájek's form over the losses of the audited, in [−1, 1];
+    with a proxy f, a guess of the loss of every accepted draft, PPI++:
     κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷ Σ A_i/π_i.
-
-    Args:
-        loss: q_L − q_S in [−1, 1] of the audited; an escalated request loses nothing.
-        sample: over the accepted drafts.
-        requests: all of them, escalated ones included.
-        proxy: a guess of the loss of every accepted draft in [−1, 1], for PPI++.
     """
     fitted, kappa = np.zeros(len(sample)), 0.0
     if proxy is not None and sample.n >= TUNED:
@@ -219,21 +203,20 @@ def saving(
     spent_usd: float,
     assumed: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> SavingReport:
-    """The saving of all requests.
+    """The saving of all requests, in dollars.
 
     Args:
-        large_cost: what the large model cost for the audited drafts, in dollars.
-        sample: over the accepted drafts.
-        baselines: predictions for the accepted drafts.
-        escalated_usd: what it cost for the escalated requests, where it is its own baseline.
+        large_cost: of the large model's answers to the audited drafts.
+        sample: over the accepted drafts, with their predicted `baselines`.
+        escalated_usd: of its answers to escalated requests, where it is its own baseline.
         spent_usd: everything that the cascade spent: drafts, checks, escalations, audits.
         assumed: further baselines that no audit stands for: value, least and most.
     """
     known = float(large_cost.sum()) + escalated_usd
-    audited, method = _unaudited(large_cost, sample, baselines)
+    unaudited, method = _unaudited(large_cost, sample, baselines)
     if any(assumed):
         method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
-    rest = [part + more for part, more in zip(audited, assumed, strict=True)]
+    rest = [part + more for part, more in zip(unaudited, assumed, strict=True)]
     baseline = _figure([known + part for part in rest], sample, method, "usd", any(assumed))
     return SavingReport(
         measured_usd=known - spent_usd,
@@ -257,8 +240,7 @@ def _unaudited(
         return (value, least, most), NO_AUDITS
     residuals = cost - baselines.predicted[sample.audited]
     everything = float(baselines.predicted.sum()) - float(cost.sum())
-    few = sample.n < MANY
-    ends = student(residuals, sample, spread=baselines.spread if few else 0.0)
+    ends = student(residuals, sample, spread=baselines.spread if sample.n < MANY else 0.0)
     middle, low, high = (
         max(least, everything + len(sample) * end) for end in (hajek_mean(residuals, sample), *ends)
     )
@@ -272,8 +254,7 @@ def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Figure:
         return _figure([float(values.mean())] * 3, sample, "exact")
     middle = hajek_mean(values, sample)
     if sample.n < FEW:
-        method = f"only {sample.n} audits: all that is possible"
-        return _figure((middle, *limits), sample, method)
+        return _figure((middle, *limits), sample, f"only {sample.n} audits: all that is possible")
     return _figure((middle, *adjusted(values, sample, limits)), sample, "adjusted t")
 
 
@@ -322,8 +303,7 @@ def adjusted(values: Array, sample: Sample, limits: Range) -> Range:
 
     Bonett and Price (2012) for paired 0/1 answers, Agresti and Coull (1998) for one share: it
     does not collapse to a point when all audits agree. Then, other values may still be there in
-    as large a share as no audit would meet with probability 2.5 %. Where nearly all drafts
-    are audited, what the few others are is a whole number of drafts: hence the continuity.
+    as large a share as no audit would meet with probability 2.5 %.
     """
     w, (a, b) = sample.weights, limits
     degrees = max(1.0, sample.size - 1.0)
@@ -342,11 +322,8 @@ def adjusted(values: Array, sample: Sample, limits: Range) -> Range:
 
 
 def wilson(share: float, n: float) -> Range:
-    """Wilson's (1927) score interval of a share that was seen on n examples.
-
-    With z the normal quantile: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n); `n` may be an
-    effective number.
-    """
+    """Wilson's (1927) score interval of a share that was seen on n examples, an effective number
+    perhaps: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
     z = float(special.ndtri((1.0 + LEVEL) / 2))
     middle = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -363,9 +340,8 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> tuple[SavingR
     the baseline that are assumed.
 
     Baselines of drafts that could not be audited, or in whose place another large model answered,
-    enter with the limits that the ledger has for them: audits of others do not stand for them. A
-    cost without a price (`unpriced`) leaves a saving no lower end, a draft without a baseline
-    leaves it no upper one.
+    enter with the ledger's limits. A cost without a price (`unpriced`) leaves a saving no lower
+    end, a draft without a baseline no upper one.
     """
     accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
     rated = runs[accepted & (runs.rate > 0)]
@@ -392,19 +368,15 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> tuple[SavingR
 
 
 def _sample(rates: Array, came: Any) -> Sample:
-    """The audits that came. Where they are fewer than were due, as the draw of one that failed
-    leaves no trace, they are taken for a random part of those; this cancels in Hájek's means and
-    only widens intervals."""
+    """The audits that came. Where fewer came than were due, they are taken for a random part of
+    those, which cancels in Hájek's means and only widens intervals."""
     drawn, n = float(rates.sum()), int(came.sum())
     return Sample(rates * (n / drawn if 0 < n < drawn else 1.0), came)
 
 
 def _baselines(drafts: Any, *, limited: bool, spread: float = 0.0) -> Baselines:
-    """Predictions of accepted drafts; an unknown one is taken for nothing.
-
-    `limited`: the limits are those of the ledger. Beside audits the least is nothing, as the
-    ledger's range is then that of one request and says nothing sure of a sum.
-    """
+    """Predictions of accepted drafts, an unknown one for nothing, within the ledger's limits.
+    Beside audits (not `limited`) the least is nothing: the range is that of one request."""
     predicted = np.nan_to_num(drafts.predicted)
     most = np.where(np.isnan(drafts.high), WORDY * predicted, drafts.high)
     least = np.nan_to_num(drafts.low) if limited else np.zeros(len(drafts))
@@ -412,8 +384,8 @@ def _baselines(drafts: Any, *, limited: bool, spread: float = 0.0) -> Baselines:
 
 
 def _spread(runs: Any, rated: Any) -> float:
-    """How far a prediction of the large model's cost may be off, as a standard deviation: as much
-    as its costs vary on escalated requests, or as the ranges of the predictions say."""
+    """Standard deviation of a prediction of the large model's cost: that of its costs on escalated
+    requests, or as the ranges of the predictions say."""
     costs = runs.large_usd[(runs.outcome == "escalated") & ~np.isnan(runs.large_usd)]
     if len(costs) >= ENOUGH_ESCALATED:
         return float(np.std(costs, ddof=1))
@@ -425,11 +397,8 @@ def _spread(runs: Any, rated: Any) -> float:
 
 
 def quality_of(runs: Any) -> Quality | None:
-    """Loss and errors of the accepted drafts; None where none of them could be audited.
-
-    Each request counts whose loss is known to be none, as the large model answered, or for which
-    audits stand.
-    """
+    """Loss and errors of the accepted drafts, over the requests that audits stand for or that the
+    large model answered; None where no draft could be audited."""
     drafts = runs[runs.outcome == "accepted"]
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
@@ -474,8 +443,8 @@ def _share(value: float, effective: float, n: int) -> Figure:
 
 
 def reliability(runs: Any) -> list[tuple[float, Figure]]:
-    """Confidence against correctness on audited drafts, each weighted by 1/π, in groups of about
-    equal size. A draft is correct as far as the large model's answer is not better."""
+    """Confidence against correctness (the large model's answer is not better) on audited drafts,
+    each weighted by 1/π, in groups of about equal size."""
     judged = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
     judged = judged[~np.isnan(judged.loss + judged.confidence)]
     judged = judged[np.argsort(judged.confidence, kind="stable")]
@@ -493,9 +462,8 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
 
 
 def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
-    """Outcomes of other thresholds on the same requests, by rising threshold; none where
-    no draft was decided about. `bill`, of the large model alone, does not depend on thresholds.
-    """
+    """Outcomes of other thresholds on the same requests, by rising threshold; none where no draft
+    was decided about. `bill` is that of the large model alone."""
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]
     was = decided.outcome == "accepted"
     measured = np.where(decided.measured > 0, decided.measured, np.nan)
@@ -525,7 +493,7 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
                 in_force=cut in given,
                 escalated=1.0 - float(taken.mean()),
                 cost_usd=cost,
-                saving=bill.map(partial(add, -cost)),
+                saving=bill.map(lambda usd, cost=cost: usd - cost),
                 worse=_worse(errors, int(taken.sum()) - len(blind), blind, len(decided)),
             )
         )

@@ -20,10 +20,9 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation import metrics
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair
-from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_confidence, fit_ladder
+from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_ladder
 from cascade.evaluation.metrics import Array, Interval, Rows
-from cascade.policies import Refusal, certify
-from cascade.state import Certificate, Record
+from cascade.state import Record
 
 LEAST_ROWS = 40
 
@@ -57,8 +56,6 @@ class Options(Record):
         within: quality that may be lost against the large model, as a share of the questions.
         caution: standard errors that an expected loss has to stay below what may be lost.
         price_of_error: dollars of a wrong answer; it recommends the point instead of `within`.
-        max_harm: α, a bound on P(accepted and wrong), to be certified.
-        delta: δ of the certificate.
         folds: parts of the rows, each left out once.
         repeats: of the cross-fitting; None for as many as so many rows need.
         seed: of the splits and the intervals.
@@ -67,8 +64,6 @@ class Options(Record):
     within: float = 0.01
     caution: float = 0.0
     price_of_error: float | None = None
-    max_harm: float | None = None
-    delta: float = 0.1
     folds: int = 5
     repeats: int | None = None
     seed: int = 0
@@ -125,12 +120,8 @@ class Mistake(Record):
 @dataclass(frozen=True)
 class CrossFit:
     """Replay of the policies of all `PRICES` on rows that had no part in their choice, with the
-    gain of escalating that each shape expects, and P(the draft is right).
-
-    `choices` are cost share and loss of each ladder that was fitted, on all rows alike,
-    (2, ladders, prices): how much they hang on the rows that chose. There are none where nothing
-    was chosen anew.
-    """
+    gain of escalating that each shape expects, and P(the draft is right). `choices` are cost share
+    and loss of each ladder that was fitted, on all rows alike, (2, ladders, prices)."""
 
     pair: Pair
     played: Replay
@@ -145,8 +136,8 @@ class CrossFit:
 
     @cached_property
     def errors(self) -> tuple[Array, Array]:
-        """Standard errors of cost share and loss, (prices,) each: within the rows, and between
-        the ladders that other rows would have chosen. One row of n more or less is possible."""
+        """Standard errors of cost share and loss, (prices,) each: within the rows, where one of n
+        more or less is possible, and between the ladders that other rows would have chosen."""
         n, unit = len(self.pair), self.pair.large_cost.mean()
         spent = self.played.cost - self.share[:, None] * self.pair.large_cost
         lost = self.pair.large_correct - self.played.right
@@ -154,25 +145,20 @@ class CrossFit:
         if self.choices.shape[1] > 1:
             between = CHOICE * self.choices.var(axis=1, ddof=1)
         within = spent.var(axis=1) / unit**2, lost.var(axis=1)
-        cost, loss = (
-            np.sqrt(np.maximum(w, 1 / n) / n + b) for w, b in zip(within, between, strict=True)
-        )
+        both = zip(within, between, strict=True)
+        cost, loss = (np.sqrt(np.maximum(w, 1 / n) / n + b) for w, b in both)
         return cost, loss
 
     @cached_property
     def loss(self) -> Array:
-        """(prices,) expected loss of right answers against the large model.
-
-        What was seen and what the heads expect, by their precision, and a part of the standard
-        error for having chosen; the less an error costs, the more is lost. On rows that chose
-        nothing, what was seen.
-        """
+        """(prices,) expected loss of right answers against the large model: what was seen and what
+        the heads expect, by their precision, and a part of the standard error for having chosen; on
+        rows that chose nothing, what was seen. The less an error costs, the more is lost."""
         seen = (self.pair.large_correct - self.played.right).mean(axis=1)
         if not self.choices.shape[1]:
             return np.asarray(seen)
-        error = self.errors[1]
+        error, expected = self.errors[1], self.played.expected_loss.mean(axis=1)
         share = HEADS_ERROR**2 / (HEADS_ERROR**2 + error**2)
-        expected = self.played.expected_loss.mean(axis=1)
         loss = share * seen + (1 - share) * expected + OPTIMISM * error
         return np.asarray(isotonic_regression(loss).x)
 
@@ -280,12 +266,6 @@ def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Opt
     )
 
 
-def share_of(correct: Array) -> Interval:
-    """A mean of rows that are right or wrong, with Wilson's 95 % interval."""
-    share = float(correct.mean())
-    return Interval(share, *wilson(share, len(correct)))
-
-
 def baselines(pair: Pair) -> tuple[Alone, ...]:
     """Small model, large model and oracle."""
     cheap, dear = pair.small_cost, pair.large_cost
@@ -293,13 +273,13 @@ def baselines(pair: Pair) -> tuple[Alone, ...]:
     best = np.maximum(pair.small_correct, pair.large_correct)
 
     def alone(name: str, right: Array, cost: Array) -> Alone:
-        mean, quality = float(cost.mean()) if pair.priced else None, share_of(right)
+        usd, share = float(cost.mean()) if pair.priced else None, float(right.mean())
         return Alone(
             name=name,
-            quality=quality,
+            quality=Interval(share, *wilson(share, len(right))),
             cost=float(cost.sum() / dear.sum()),
-            cost_usd=mean,
-            per_right_usd=mean / quality.value if mean is not None and quality.value else None,
+            cost_usd=usd,
+            per_right_usd=usd / share if usd is not None and share else None,
         )
 
     return (
@@ -350,34 +330,6 @@ def confidences_of(sheet: CrossFit, seed: int) -> dict[str, Figures]:
         return metrics.bootstrap(figures, len(right), seed=seed)
 
     return {"fitted": figures_of(sheet.confidence), "raw score": figures_of(np.nan_to_num(raw))}
-
-
-def certify_half(
-    pair: Pair, options: Options, test: Pair | None
-) -> tuple[Certificate | Refusal | None, Interval | None]:
-    """A bound on harm, if one was asked for: one half of the rows fits the confidence, the other
-    proves a threshold. And the harm on test rows.
-
-    Raises:
-        ConfigurationError: the drafts have no signal.
-    """
-    if options.max_harm is None:
-        return None, None
-    order = np.random.default_rng(options.seed).permutation(len(pair))
-    fit, proof = np.sort(order[: len(pair) // 2]), np.sort(order[len(pair) // 2 :])
-    ladder = fit_confidence(pair, fit)
-    confidence = ladder.confidence(pair)[proof]
-    if not np.isfinite(confidence).all():
-        raise ConfigurationError(
-            f"max_harm needs a confidence, and the recorded drafts of {pair.small} have no signal: "
-            "record `features`, `confidence` or `signals`."
-        )
-    correct = pair.small_correct[proof]
-    found = certify(confidence, correct, max_harm=options.max_harm, delta=options.delta)
-    if test is None or isinstance(found, Refusal):
-        return found, None
-    kept = ladder.confidence(test) >= found.threshold
-    return found, share_of(np.where(kept, 1 - test.small_correct, 0.0))
 
 
 def worst_mistakes(sheet: CrossFit, at: int | None) -> tuple[Mistake, ...]:

@@ -1,4 +1,4 @@
-"""A document as one HTML page that needs no other host and no script, and its pictures as SVG.
+"""A document as one HTML page that needs no other host and no script; its pictures are SVG.
 
 The page reads well on a phone, on paper, in the dark, by keyboard and by screen reader. Its own
 policy (Content-Security-Policy) allows its one style sheet by hash and nothing else. Legends stand
@@ -18,7 +18,6 @@ from importlib.resources import files
 from typing import Literal
 
 from cascade.evaluation.render import (
-    Cell,
     Document,
     Fact,
     Mark,
@@ -34,8 +33,7 @@ from cascade.evaluation.render import (
 
 WIDTH, HEIGHT = 480, 370
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 24, 56, 50
-_LETTER, _LINE, _DOT = 7.6, 16, 5.5
-_STRONG = ' class="strong"'
+_LETTER, _LINE = 7.6, 16
 
 Span = tuple[float, float]
 Scale = Callable[[float], float]
@@ -61,84 +59,37 @@ def framed(title: str, inner: str, head: str) -> str:
     )
 
 
+@cache
+def style_sheet() -> str:
+    """The style sheet of all pages."""
+    return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+
+
 def body(document: Document, alarm: str = "") -> str:
     """A document as HTML, with an alarm below its sentence."""
+    drawn = "".join(map(to_figure, document.pictures))
     parts = [
         f"<h1>{escape(document.title)}</h1>",
         f'<p class="sentence {document.tone}">{marked(document.sentence)}</p>',
         alarm,
-        facts(document.facts),
+        f'<dl class="facts">{"".join(map(_card, document.facts))}</dl>' if document.facts else "",
         bullets(document.notes),
-        pictures(document.pictures),
+        f'<div class="pictures">{drawn}</div>' if drawn else "",
         *map(table, document.tables),
     ]
     return "\n".join(filter(None, parts))
 
 
-# Parts of a page ------------------------------------------------------------------------------
-
-
-def facts(given: Iterable[Fact]) -> str:
-    """Cards of figures, each with its interval and its note in small print."""
-    cards = []
-    for fact in given:
-        small = "; ".join(filter(None, (interval_of(fact.figure), fact.note)))
-        cards.append(
-            f"<div><dt>{escape(fact.label)}</dt>"
-            f"<dd>{escape(words(fact.figure, interval=False))}"
-            f"<small>{escape(small)}</small></dd></div>"
-        )
-    return f'<dl class="facts">{"".join(cards)}</dl>' if cards else ""
+def _card(fact: Fact) -> str:
+    small = "; ".join(filter(None, (interval_of(fact.figure), fact.note)))
+    figure = f"{escape(words(fact.figure, interval=False))}<small>{escape(small)}</small>"
+    return f"<div><dt>{escape(fact.label)}</dt><dd>{figure}</dd></div>"
 
 
 def bullets(notes: Iterable[str]) -> str:
     """A list of sentences."""
     items = "".join(f"<li>{marked(note)}</li>" for note in notes)
     return f"<ul>{items}</ul>" if items else ""
-
-
-def table(given: Table, more: str = "", *, opened: bool = False) -> str:
-    """A table under its title; a folded one may be `opened`. `more` is HTML between the two."""
-    title, left = escape(given.title), left_columns(given)
-    aligned = [' class="left"' if i in left else "" for i in range(len(given.columns))]
-    heads = "".join(
-        f'<th scope="col"{side}>{escape(head)}</th>'
-        for head, side in zip(given.columns, aligned, strict=True)
-    )
-    rows = "".join(
-        f"<tr{_STRONG if i == given.strong else ''}>"
-        f'<th scope="row">{escape(words(row[0]))}</th>'
-        + "".join(
-            f"<td{side}>{_cell(cell)}</td>" for cell, side in zip(row[1:], aligned[1:], strict=True)
-        )
-        + "</tr>"
-        for i, row in enumerate(given.rows)
-    )
-    grid = (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-    notes = "".join(f'<p class="soft">{marked(note)}</p>' for note in given.notes)
-    inner = f"{more}{grid if rows else ''}{notes}"
-    if given.folded:
-        state = " open" if opened else ""
-        return f"<details{state}><summary>{title}</summary>{inner}</details>"
-    return f"<section><h2>{title}</h2>{inner}</section>"
-
-
-def _cell(cell: Cell) -> str:
-    between = interval_of(cell)
-    small = f" <small>({escape(between)})</small>" if between else ""
-    return f"{escape(words(cell, interval=False))}{small}"
-
-
-def pictures(given: Iterable[Picture]) -> str:
-    """Drawings under their titles."""
-    drawn = "".join(
-        f"<figure><figcaption>{escape(picture.title)}</figcaption>{to_svg(picture)}</figure>"
-        for picture in given
-    )
-    return f'<div class="pictures">{drawn}</div>' if drawn else ""
 
 
 def marked(sentence: str) -> str:
@@ -149,33 +100,58 @@ def marked(sentence: str) -> str:
     return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
 
 
+def table(given: Table, more: str = "", *, opened: bool = False) -> str:
+    """A table under its title; a folded one may be `opened`. `more` is HTML between the two."""
+    title, left = escape(given.title), left_columns(given)
+    sides = [' class="left"' if i in left else "" for i in range(len(given.columns))]
+    heads = "".join(
+        f'<th scope="col"{side}>{escape(head)}</th>'
+        for head, side in zip(given.columns, sides, strict=True)
+    )
+    rows = []
+    for i, (name, *cells) in enumerate(given.rows):
+        row = f'<th scope="row">{escape(words(name))}</th>'
+        for cell, side in zip(cells, sides[1:], strict=True):
+            between = interval_of(cell)
+            small = f" <small>({escape(between)})</small>" if between else ""
+            row += f"<td{side}>{escape(words(cell, interval=False))}{small}</td>"
+        strong = ' class="strong"' if i == given.strong else ""
+        rows.append(f"<tr{strong}>{row}</tr>")
+    grid = (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    notes = "".join(f'<p class="soft">{marked(note)}</p>' for note in given.notes)
+    inner = f"{more}{grid if rows else ''}{notes}"
+    if given.folded:
+        state = " open" if opened else ""
+        return f"<details{state}><summary>{title}</summary>{inner}</details>"
+    return f"<section><h2>{title}</h2>{inner}</section>"
+
+
 # Drawings -------------------------------------------------------------------------------------
 
 
-def to_svg(picture: Picture) -> str:
-    """A drawing with its legend; its colours are classes of the page around it."""
+def to_figure(picture: Picture) -> str:
+    """A drawing under its title; its colours are classes of the page around it."""
+    ends = span(picture, "x"), span(picture, "y")
+    x, y = _scale(ends[0], (_LEFT, WIDTH - _RIGHT)), _scale(ends[1], (HEIGHT - _BOTTOM, _TOP))
+    marks = [(m, x(m.x), y(m.y)) for m in picture.marks if math.isfinite(m.x + m.y)]
+    drawn = [
+        *_legend(picture.series),
+        *_grid(picture, ends, x, y),
+        *(part for series in picture.series for part in _values(series, x, y)),
+        *(_circle(px, py, mark.role) for mark, px, py in marks),
+        *_names(marks),
+    ]
     label = escape(f"{picture.title}: {picture.y.title} by {picture.x.title}")
     box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"'
-    return f"<svg {box}>{''.join(_drawn(picture))}</svg>"
+    title = f"<figcaption>{escape(picture.title)}</figcaption>"
+    return f"<figure>{title}<svg {box}>{''.join(drawn)}</svg></figure>"
 
 
-def _drawn(picture: Picture) -> Iterable[str]:
-    x_ends, y_ends = span(picture, "x"), span(picture, "y")
-    x = _scale(x_ends, (_LEFT, WIDTH - _RIGHT))
-    y = _scale(y_ends, (HEIGHT - _BOTTOM, _TOP))
-    yield from _legend(picture)
-    yield from _grid(picture, x_ends, y_ends, x, y)
-    for series in picture.series:
-        yield from _series(series, x, y)
-    places = [
-        (mark, x(mark.x), y(mark.y)) for mark in picture.marks if math.isfinite(mark.x + mark.y)
-    ]
-    yield from (_circle(px, py, mark.role) for mark, px, py in places)
-    yield from _names(places)
-
-
-def span(picture: Picture, way: str) -> Span:
-    """The ends of an axis (`x` or `y`): as given, else around all values with some air."""
+def span(picture: Picture, way: Literal["x", "y"]) -> Span:
+    """The ends of an axis: as given, else around all values with some air."""
     axis, at = (picture.x, 0) if way == "x" else (picture.y, 1)
     found = [point[at] for series in picture.series for point in series.points]
     found += [(mark.x, mark.y)[at] for mark in picture.marks]
@@ -218,41 +194,41 @@ def _scale(values: Span, places: Span) -> Scale:
     return lambda value: places[0] + (value - values[0]) * slope
 
 
-def _legend(picture: Picture) -> Iterable[str]:
+def _legend(given: Iterable[Series]) -> Iterable[str]:
     """Names of the series beside their lines or dots, in one line above the axes."""
     at = 4.0
-    for series in picture.series:
-        if not series.name:
-            continue
-        line, dot = [(at, 12.0), (at + 22, 12.0)], [(at + 11, 12.0)]
-        yield from _stroke(series, line if series.kind == "line" else dot)
-        yield _text(at + 28, 16, series.name, "start", "tick")
-        at += 28 + _LETTER * len(series.name) + 14
+    for series in given:
+        if series.name:
+            line, dot = [(at, 12.0), (at + 22, 12.0)], [(at + 11, 12.0)]
+            yield from _stroke(series, line if series.kind == "line" else dot)
+            yield _text(at + 28, 16, series.name, "start", "tick")
+            at += 28 + _LETTER * len(series.name) + 14
 
 
-def _grid(picture: Picture, x_ends: Span, y_ends: Span, x: Scale, y: Scale) -> Iterable[str]:
-    for value in ticks(y_ends, picture.y.unit):
-        yield f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{WIDTH - _RIGHT}"/>'
+def _grid(picture: Picture, ends: tuple[Span, Span], x: Scale, y: Scale) -> Iterable[str]:
+    """Lines and ticks of both axes, with their titles; of ticks below, those that have room."""
+    across, (bottom, top) = f"H{WIDTH - _RIGHT}", ends[1]
+    for value in ticks(ends[1], picture.y.unit):
+        yield f'<path class="grid" d="M{_LEFT} {y(value):.1f}{across}"/>'
         yield _text(_LEFT - 7, y(value) + 4, tick(value, picture.y.unit), "end", "tick")
     room = -math.inf
-    for value in ticks(x_ends, picture.x.unit):
+    for value in ticks(ends[0], picture.x.unit):
         said = tick(value, picture.x.unit)
         half = _LETTER * len(said) / 2
         if x(value) - half > room:
             room = x(value) + half + _LETTER
             yield _text(x(value), HEIGHT - _BOTTOM + 18, said, "middle", "tick")
-    zero = 0.0 if y_ends[0] < 0 < y_ends[1] else y_ends[0]
-    yield f'<path class="base" d="M{_LEFT} {y(zero):.1f}H{WIDTH - _RIGHT}"/>'
+    zero = 0.0 if bottom < 0 < top else bottom
+    yield f'<path class="base" d="M{_LEFT} {y(zero):.1f}{across}"/>'
     yield _text(WIDTH - _RIGHT, HEIGHT - 8, picture.x.title, "end", "tick")
     yield _text(4, _TOP - 15, picture.y.title, "start", "tick")
 
 
-def _series(series: Series, x: Scale, y: Scale) -> Iterable[str]:
+def _values(series: Series, x: Scale, y: Scale) -> Iterable[str]:
     for (at, _), (low, high) in zip(series.points, series.ranges, strict=False):
         if math.isfinite(at + low + high):
             yield f'<path class="range" d="M{x(at):.1f} {y(low):.1f}V{y(high):.1f}"/>'
-    places = [(x(px), y(py)) for px, py in series.points if math.isfinite(px + py)]
-    yield from _stroke(series, places)
+    yield from _stroke(series, [(x(a), y(b)) for a, b in series.points if math.isfinite(a + b)])
 
 
 def _stroke(series: Series, places: Sequence[tuple[float, float]]) -> Iterable[str]:
@@ -263,33 +239,22 @@ def _stroke(series: Series, places: Sequence[tuple[float, float]]) -> Iterable[s
         yield f'<path class="line {series.role}{" dashed" * series.dashed}" d="M{way}"/>'
 
 
-def _names(places: Sequence[tuple[Mark, float, float]]) -> Iterable[str]:
+def _names(places: Iterable[tuple[Mark, float, float]]) -> Iterable[str]:
     """Names beside their dots, from top to bottom, each at least a line below the one before."""
     ordered = sorted(places, key=lambda place: place[2])
     line, most = float(_TOP), HEIGHT - _BOTTOM - _LINE * len(ordered)
     for i, (mark, px, py) in enumerate(ordered, 1):
         line = min(max(line, py + 4), most + _LINE * i)
         fits = px + 10 + _LETTER * len(mark.name) <= WIDTH
-        side = ("start", px + 10) if fits else ("end", px - 10)
-        yield _text(side[1], line, mark.name, side[0], f"name {mark.role}")
+        side, at = ("start", px + 10) if fits else ("end", px - 10)
+        yield _text(at, line, mark.name, side, f"name {mark.role}")
         line += _LINE
 
 
 def _circle(px: float, py: float, role: str) -> str:
-    return f'<circle class="{role}" cx="{px:.1f}" cy="{py:.1f}" r="{_DOT}"/>'
+    return f'<circle class="{role}" cx="{px:.1f}" cy="{py:.1f}" r="5.5"/>'
 
 
 def _text(px: float, py: float, said: str, anchor: str, css: str) -> str:
-    return (
-        f'<text class="{css}" x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}">'
-        f"{escape(said)}</text>"
-    )
-
-
-# Frame ----------------------------------------------------------------------------------------
-
-
-@cache
-def style_sheet() -> str:
-    """The style sheet of all pages."""
-    return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+    place = f'x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}"'
+    return f'<text class="{css}" {place}>{escape(said)}</text>'

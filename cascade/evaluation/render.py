@@ -1,17 +1,19 @@
 """Documents of figures, tables and pictures, as text for people and as JSON for machines.
 
-Every command and report builds a `Document` and shows it in one of three ways: `to_text` and
-`to_json` here, `to_page` in `cascade.evaluation.page`. A number is given once, as a `Figure` with
-its unit, and rounded only where it is shown.
+Every command and report builds a `Document` and shows it by `to_text` and `to_json` here, or as a
+page (`cascade.evaluation.page`). A number is given once, as a `Figure` with its unit, and rounded
+only where it is shown.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from itertools import zip_longest
 from typing import Any, Literal
 
 import pydantic_core
@@ -79,12 +81,8 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of as many cells as there are columns, with sentences below them.
-
-    Attributes:
-        strong: index of the row that stands out, such as a total or a recommendation.
-        folded: whether a page shows it only when it is opened.
-    """
+    """Rows of as many cells as there are columns, with sentences below them; `strong` is the index
+    of the row that stands out, and a page shows a `folded` one only when it is opened."""
 
     title: str
     columns: tuple[str, ...]
@@ -96,10 +94,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Title and unit of an axis; `days` are ordinals as `datetime.date.toordinal` gives them.
-
-    Without `low` and `high` the axis ends around its values.
-    """
+    """Title and unit of an axis (`days` are ordinals of dates), which ends at `low` and `high`, or
+    around its values."""
 
     title: str
     unit: Unit | Literal["days"] = "number"
@@ -109,13 +105,9 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values of one kind in a picture, as (x, y) in the units of the axes.
-
-    Attributes:
-        name: in the legend; a series without a name is not in it.
-        dashed: whether a line is broken: references such as a random mix.
-        ranges: (low, high) of each point, drawn as an upright line.
-    """
+    """Values of one kind in a picture, (x, y) in the units of the axes, under its name in the
+    legend, if it has one. References are `dashed`; `ranges` are (low, high) of each point, drawn as
+    an upright line."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -150,8 +142,7 @@ class Picture:
 class Document:
     """Document of a command or a report: the answer in one sentence (`tone` is whether it is
     good news), the facts of the first view, sentences to know besides, tables in order of weight,
-    and pictures, which are shown on a page and by a plotter, not in text.
-    """
+    and pictures, which are shown on a page alone."""
 
     title: str
     sentence: str
@@ -165,7 +156,6 @@ class Document:
 # Numbers in words -----------------------------------------------------------------------------
 
 UNKNOWN = "?"
-_ESTIMATED = "≈ "
 _NOISE = Decimal("1e-12")
 """Less than this is the rounding of floats."""
 
@@ -203,7 +193,7 @@ def words(cell: Cell, *, interval: bool = True) -> str:
         return UNKNOWN if cell is None else cell
     said = UNKNOWN if cell.basis == "unknown" else written(cell.value, cell.unit)
     if said != UNKNOWN:
-        said = f"{_ESTIMATED if cell.basis == 'estimated' else ''}{said}"
+        said = f"{'≈ ' if cell.basis == 'estimated' else ''}{said}"
         said = f"{said} + {UNKNOWN}" if cell.partial else said
     between = interval_of(cell) if interval else ""
     return f"{said} ({between})" if between else said
@@ -224,10 +214,8 @@ def interval_of(cell: Cell) -> str:
 
 
 def _known(value: Number | None) -> Decimal | None:
-    if value is None:
-        return None
-    exact = value if isinstance(value, Decimal) else Decimal(str(value))
-    if not exact.is_finite():
+    exact = None if value is None else Decimal(str(value))
+    if exact is None or not exact.is_finite():
         return None
     return exact if abs(exact) >= _NOISE else Decimal(0)
 
@@ -286,15 +274,6 @@ _WRITERS: Mapping[str, Callable[[Decimal], str]] = {
 }
 
 
-def printable(text: str) -> str:
-    r"""The text of others as it may stand on a terminal: `\x1b` instead of what acts."""
-    if text.isprintable():
-        return text
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
-
-
 # Text -----------------------------------------------------------------------------------------
 
 WIDTH = 100
@@ -303,19 +282,22 @@ WIDTH = 100
 _LONGEST = 44
 """Letters of a cell, from which on it is wrapped."""
 
+_ACTING = re.compile(r"[\0-\t\v-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff]")
+"""What acts on a terminal, or turns what follows around."""
+
 
 def to_text(document: Document, *, width: int = WIDTH) -> str:
-    """A document for a terminal, without pictures."""
+    r"""A document for a terminal, without pictures; `\x1b` stands for what would act on it."""
     facts = [(fact.label, words(fact.figure), fact.note) for fact in document.facts]
-    notes = (_wrapped(f"- {note}", width, "  ") for note in document.notes)
     parts = [
-        printable(document.title),
+        document.title,
         _wrapped(document.sentence, width),
         _columns(facts, (0, 2)) if facts else "",
-        "\n".join(notes),
+        "\n".join(_wrapped(f"- {note}", width, "  ") for note in document.notes),
         *(table_text(table, width=width) for table in document.tables),
     ]
-    return "\n\n".join(filter(None, parts))
+    text = "\n\n".join(filter(None, parts))
+    return _ACTING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def table_text(table: Table, *, width: int = WIDTH) -> str:
@@ -324,21 +306,18 @@ def table_text(table: Table, *, width: int = WIDTH) -> str:
     for i, row in enumerate(table.rows):
         mark = "" if table.strong is None else "→ " if i == table.strong else "  "
         lines.append((f"{mark}{words(row[0])}", *map(words, row[1:])))
-    parts = [printable(table.title), _columns(lines, left_columns(table)) if table.rows else ""]
+    parts = [table.title, _columns(lines, left_columns(table)) if table.rows else ""]
     return "\n".join(filter(None, [*parts, *(_wrapped(note, width) for note in table.notes)]))
 
 
 def left_columns(table: Table) -> set[int]:
     """Indices of the columns of words, which stand to the left."""
-    return {
-        i
-        for i in range(len(table.columns))
-        if i == 0 or all(isinstance(row[i], str) for row in table.rows)
-    }
+    columns = range(1, len(table.columns))
+    return {0, *(i for i in columns if all(isinstance(row[i], str) for row in table.rows))}
 
 
 def _wrapped(text: str, width: int, after: str = "") -> str:
-    line = printable(" ".join(text.split()))
+    line = " ".join(text.split())
     return textwrap.fill(line, width, subsequent_indent=after, break_on_hyphens=False)
 
 
@@ -348,8 +327,7 @@ def _columns(lines: Iterable[Sequence[str]], left: Collection[int]) -> str:
     wide = [max(len(part) for line in cells for part in line[i]) for i in range(len(cells[0]))]
     shown = []
     for line in cells:
-        for part in range(max(map(len, line))):
-            pieces = [cell[part] if part < len(cell) else "" for cell in line]
+        for pieces in zip_longest(*line, fillvalue=""):
             padded = (
                 piece.ljust(size) if i in left else piece.rjust(size)
                 for i, (piece, size) in enumerate(zip(pieces, wide, strict=True))
@@ -359,11 +337,10 @@ def _columns(lines: Iterable[Sequence[str]], left: Collection[int]) -> str:
 
 
 def _lines(cell: str) -> list[str]:
-    text = printable(cell.replace("\n", " "))
-    if len(text) <= _LONGEST:
-        return [text]
+    text = cell.replace("\n", " ")
     indent = " " * (len(text) - len(text.lstrip()) + 2)
-    return textwrap.wrap(text, _LONGEST, subsequent_indent=indent) or [""]
+    wrapped = textwrap.wrap(text, _LONGEST, subsequent_indent=indent)
+    return wrapped if len(text) > _LONGEST and wrapped else [text]
 
 
 # JSON -----------------------------------------------------------------------------------------

@@ -81,16 +81,13 @@ class Report:
 
     Attributes:
         requests: runs that began in the period; `outcomes`, how so many of them ended.
-        status: how far the saving can be claimed; `verified_usd` only where it can: the lower end
-            of the saving's interval.
+        verified_usd: the lower end of the saving's interval, where it can be claimed.
         assumed_usd: the part of the baseline that rests on assumed limits.
         quality: None where there are accepted drafts and none of them could be audited.
         escalation: share of the decided requests that went to the large model.
         right_usd: dollars per answer that is as good as the large model's, where quality is known.
-        what_if: what other thresholds would have given.
-        first, last: times of the first and last entry of the period.
+        first, last: times of the first and last entry.
         trouble: what is wrong now, in sentences.
-        document: all of it for people, with tables and pictures.
     """
 
     requests: int
@@ -134,14 +131,18 @@ async def make_report(
         ConfigurationError: the selection is of parts of runs, or entries have no such tag.
         LedgerError: the ledger cannot be read.
     """
-    asked = None if tag in TABLES else tag
-    tags = list(dict.fromkeys((*TAGS, *filter(None, [asked]))))
+    tags = [*TAGS, *([tag] if tag and tag not in (*TAGS, *TABLES) else ())]
     books = await read(store, selection, tags)
-    if asked and books.groups and not any(key.tags[tags.index(asked)] for key in books.groups):
+    if (
+        tag
+        and tag in tags
+        and books.groups
+        and not any(key.tags[tags.index(tag)] for key in books.groups)
+    ):
         seen = await store.rows(selection, ("tags",), limit=1_000)
         there = sorted({name for (found,) in seen for name in found or {}})
         raise ConfigurationError(
-            f"no entry of this period has a tag {asked!r}; there are tables by "
+            f"no entry of this period has a tag {tag!r}; there are tables by "
             f"{', '.join([*TABLES, *there])}."
         )
     earlier, since = None, books.period.since
@@ -164,12 +165,12 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         status = "unknown"
     elif found.saving.basis == "measured":
         status = "measured"
-    claimed, quality = status in ("verified", "measured"), quality_of(runs)
+    quality = quality_of(runs)
     made = Report(
         requests=len(runs),
         outcomes=Counter(runs.outcome.tolist()),
         status=status,
-        verified_usd=found.saving.low if claimed else None,
+        verified_usd=found.saving.low if status in ("verified", "measured") else None,
         saving=found,
         assumed_usd=assumed,
         quality=quality,
@@ -248,9 +249,9 @@ def _advice(made: Report) -> str:
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
             "count from then on (--since)."
         )
-    unaudited = made.quality is None or not made.quality.checked
-    asked = "accepted" in made.outcomes and unaudited
-    return "Audit some drafts: Cascade(…, audit_rate=0.05)." if asked else ""
+    if "accepted" in made.outcomes and (made.quality is None or not made.quality.checked):
+        return "Audit some drafts: Cascade(…, audit_rate=0.05)."
+    return ""
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
@@ -313,7 +314,7 @@ def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> 
         sentence=sentence,
         facts=(*facts, Fact("wrong now", alarm)),
         notes=tuple(filter(None, notes)),
-        tables=tuple(_tables(made, books, facts, earlier)) if books.groups else (),
+        tables=_tables(made, books, facts, earlier) if books.groups else (),
         pictures=_pictures(books, runs),
         tone=_TONES[made.verdict],
     )
@@ -327,13 +328,12 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
     failed = sum(calls.ends["failed"] for calls in books.calls.values())
     calls = failed + sum(calls.ends["ok"] for calls in books.calls.values())
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
-    parts = [f"measured {dollars(found.measured_usd)}"]
+    parts, paid = [f"measured {dollars(found.measured_usd)}"], "audits included"
     if found.estimated_usd:
         estimate = Figure(found.estimated_usd, "usd", basis="estimated")
         parts.append(f"estimated {words(estimate)}")
     if made.status == "verified":
         parts.append("the lower end may be claimed")
-    paid = "audits included"
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
     worse, bound = "?", "no accepted draft was checked"
@@ -363,21 +363,20 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
 
 def _tables(
     made: Report, books: Books, facts: Sequence[Fact], earlier: Report | None
-) -> Iterable[Table]:
+) -> tuple[Table, ...]:
     """All tables that have rows."""
-    compared = []
-    if earlier is not None and earlier.requests:
-        before = {fact.label: fact.figure for fact in earlier.document.facts}
-        rows = tuple((fact.label, fact.figure, before[fact.label]) for fact in facts)
-        heads = ("", "this period", "before")
-        compared = [Table("Compared with the period before", heads, rows)]
+    before = {fact.label: fact.figure for fact in earlier.document.facts} if earlier else {}
+    pairs = tuple((fact.label, fact.figure, before.get(fact.label, "")) for fact in facts)
+    compared = pairs if earlier is not None and earlier.requests else ()
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     total = float(books.total.estimated)
     scale = made.saving.estimated_usd / total if total else None
-    tables = [*compared, *(_breakdown(books, by, scale) for by in (*books.tags, *TABLES))]
-    tables += [_tokens(books), _calls(books), _choices(made.what_if)]
-    tables += [_unknown(books), _events(books)]
-    return (table for table in tables if table.rows)
+    tables = (
+        Table("Compared with the period before", ("", "this period", "before"), compared),
+        *(_breakdown(books, by, scale) for by in (*books.tags, *TABLES)),
+        *(_tokens(books), _calls(books), _choices(made.what_if), _unknown(books), _events(books)),
+    )
+    return tuple(table for table in tables if table.rows)
 
 
 def _breakdown(books: Books, by: str, scale: float | None) -> Table:
@@ -392,7 +391,7 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     groups = books.summed(name_of)
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
     if names == [""]:
-        return Table(f"By {by}", (), ())
+        return Table("", (), ())
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
         names = [*names[:MOST_LINES], rest]
@@ -439,8 +438,8 @@ def _tokens(books: Books) -> Table:
 def _calls(books: Books) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for tier, calls in books.calls.items():
-        ends = (calls.ends[how] for how in ("ok", "failed", "not_sent", "cancelled"))
-        counts = (Figure(count, "count") for count in ends)
+        ends = ("ok", "failed", "not_sent", "cancelled")
+        counts = (Figure(calls.ends[end], "count") for end in ends)
         rows.append((tier, *counts, *_took(calls.seconds, (0.5, 0.95, 0.99))))
     heads = ("tier", "answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
     return Table("Calls by tier", heads, tuple(rows))
@@ -453,21 +452,16 @@ def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
 
 
 def _choices(found: Sequence[Choice]) -> Table:
-    rows = tuple(
-        (
-            f"{choice.threshold:.3f}",
-            Figure(choice.escalated, "share"),
-            Figure(choice.cost_usd, "usd"),
-            choice.saving,
-            choice.worse,
-        )
-        for choice in found
-    )
-    force = [i for i, choice in enumerate(found) if choice.in_force]
-    notes = ["On the decided requests, in the order of their confidence."]
-    notes += [f"The threshold in force is {found[i].threshold:.3f}." for i in force]
+    rows: list[tuple[Cell, ...]] = []
+    notes, strong = ["On the decided requests, in the order of their confidence."], None
+    for i, choice in enumerate(found):
+        cost, asked = Figure(choice.cost_usd, "usd"), Figure(choice.escalated, "share")
+        rows.append((f"{choice.threshold:.3f}", asked, cost, choice.saving, choice.worse))
+        if choice.in_force:
+            notes.append(f"The threshold in force is {choice.threshold:.3f}.")
+            strong = i
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    return Table("Other thresholds", heads, rows, tuple(notes), strong=force[0] if force else None)
+    return Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
 
 
 def _unknown(books: Books) -> Table:
@@ -504,9 +498,9 @@ def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
         if (rate := escalation(part)) is not None:
             escalated.append((day, rate))
     if saved:
-        days, usd = Axis("day, UTC", "days"), Axis("dollars saved", "usd")
+        days, decided = Axis("day, UTC", "days"), Axis("share of decided requests", "share")
+        usd = Axis("dollars saved", "usd")
         pictures.append(Picture("Saving per day", days, usd, (_spans(saved),)))
-        decided = Axis("share of decided requests", "share")
         pictures.append(Picture("Escalation per day", days, decided, (_spans(escalated),)))
     if groups := reliability(runs):
         ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other", dashed=True)
@@ -519,10 +513,6 @@ def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
 
 def _spans(found: Sequence[tuple[float, Figure]]) -> Series:
     """Figures as dots with their intervals; an unknown one is not drawn."""
-    points, ranges = [], []
-    for at, each in found:
-        value, low, high = each.numbers
-        points.append((float(at), value))
-        ranges.append((low, high))
-    name = "with its 95 % interval"
-    return Series(name, tuple(points), "dots", ranges=tuple(ranges))
+    points = tuple((float(at), each.numbers[0]) for at, each in found)
+    ranges = tuple(each.numbers[1:] for _, each in found)
+    return Series("with its 95 % interval", points, "dots", ranges=ranges)

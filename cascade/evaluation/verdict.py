@@ -22,7 +22,6 @@ from cascade.evaluation.crossfit import (
     Options,
     Point,
     baselines,
-    certify_half,
     cheapest_within,
     check,
     confidences_of,
@@ -52,8 +51,7 @@ from cascade.evaluation.render import (
     dollars,
     percent,
 )
-from cascade.policies import Refusal
-from cascade.state import Certificate, Record
+from cascade.state import Record
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
@@ -100,8 +98,6 @@ class Evaluation(Record):
         frontier: (cost share, right answers) of the policies at all prices.
         rankings: how well each shape's expected gain finds the rows to escalate.
         confidence: how good P(draft is right) and the raw score are.
-        certified: a bound on P(accepted and wrong), proved on half of the rows.
-        harm: the same as seen on the test rows, where there are some.
         rows_to_tell: rows that would tell the loss to within what may be lost.
         notes: in words, for people.
     """
@@ -127,8 +123,6 @@ class Evaluation(Record):
     frontier: tuple[tuple[float, float], ...]
     rankings: Mapping[str, Figures]
     confidence: Mapping[str, Figures]
-    certified: Certificate | Refusal | None
-    harm: Interval | None
     mistakes: tuple[Mistake, ...]
     rows_to_tell: int
 
@@ -170,7 +164,6 @@ def evaluate(
     at = recommend(own, options) if ladder.shape is not None else None
     point = point_of(sheet, at, None if options.price_of_error else options.within, options)
     shape = "off" if at is None else ladder.name
-    certified, harm = certify_half(pair, options, test)
     to_tell = _rows_to_tell(own, at, options)
     found = Evaluation(
         small=pair.small,
@@ -194,8 +187,6 @@ def evaluate(
         ),
         rankings=rankings_of(sheet, options.seed),
         confidence=confidences_of(sheet, options.seed),
-        certified=certified,
-        harm=harm,
         mistakes=worst_mistakes(sheet, at),
         rows_to_tell=to_tell,
     )
@@ -251,10 +242,10 @@ def _sentence(found: Evaluation) -> str:
     """For a manager: what to do, what it saves, what it may lose, and how sure that is."""
     point, large, n = found.recommended, found.large, found.rows
     cost, loss = point.cost, point.loss
-    saved = Interval(1 - cost.value, 1 - cost.high, 1 - cost.low)
-    saves = f"it saves {percent(saved.value)} of what {large} alone costs"
+    saves = f"it saves {percent(1 - cost.value)} of what {large} alone costs"
     gives = f"{_fewer(loss.value)} of 100 answers are right"
-    sure = f"{saves} (95 % sure: {_range(saved)}), and {gives} ({_fewer_range(loss)})"
+    most = f"{percent(1 - cost.high).removesuffix(' %')} to {percent(1 - cost.low)}"
+    sure = f"{saves} (95 % sure: {most}), and {gives} ({_fewer(loss.high)} to {_fewer(loss.low)})"
     more = f"About {_rounded(max(found.rows_to_tell, 2 * n) - n)} more would tell."
     seems = f"a saving {_goal(found)} is possible and not shown"
     if not point.off and cost.high < 1:
@@ -298,19 +289,10 @@ def _points(share: float) -> str:
     return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
 
 
-def _range(interval: Interval) -> str:
-    low, high = (percent(end).removesuffix(" %") for end in interval[1:])
-    return f"{low} to {high} %"
-
-
 def _fewer(loss: float) -> str:
     if abs(loss) < 5e-4:
         return "as many"
     return f"{abs(100 * loss):.1f} {'fewer' if loss > 0 else 'more'}"
-
-
-def _fewer_range(loss: Interval) -> str:
-    return f"{_fewer(loss.high)} to {_fewer(loss.low)}"
 
 
 def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
@@ -326,24 +308,10 @@ def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
             f"The drafts of {found.small} have no score of their own: record `confidence`, "
             "`features` or `signals`."
         )
-    if found.certified is not None:
-        notes.append(_certificate(found.certified, found.harm))
     if found.left_out:
         rows = counted(found.left_out, "row")
         notes.append(f"{rows} without one of the models, or without its cost, left out.")
     return tuple(notes)
-
-
-def _certificate(known: Certificate | Refusal, harm: Interval | None) -> str:
-    if isinstance(known, Refusal):
-        return f"No certificate: {known.reason}."
-    seen = "" if harm is None else f" and was {percent(harm.value)} ({_range(harm)}) on other rows"
-    return (
-        f"Certified: at a confidence of {known.threshold:.3f} and above, which accepts "
-        f"{percent(known.coverage)}, harm is at most {percent(known.bound)} with "
-        f"{percent(1 - known.delta, 0)} confidence{seen} ({known.errors} of {known.n} labelled "
-        "drafts were accepted and wrong; as many rows fitted the confidence)."
-    )
 
 
 def _about_the_point(found: Evaluation) -> list[str]:
@@ -375,15 +343,18 @@ _TONES: Mapping[Verdict, Tone] = {
 
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and pictures."""
-    tables = [_menu(found), _alone(found)]
     note = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
-    tables += _grid("Who is escalated first", found.rankings, note)
-    tables += _grid("Confidence in the draft", found.confidence, "On rows that did not fit it.")
-    tables += [_wrong(found)] if found.mistakes else []
+    tables = (
+        _menu(found),
+        _alone(found),
+        _grid("Who is escalated first", found.rankings, note),
+        _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
+        _wrong(found),
+    )
     return Document(
         title=f"{found.small} before {found.large}",
         sentence=found.sentence,
-        tables=tuple(tables),
+        tables=tuple(table for table in tables if table.rows),
         pictures=(_picture(found),),
         facts=_facts(found),
         notes=found.notes,
@@ -395,99 +366,71 @@ def _figure(interval: Interval, unit: Unit = "number") -> Figure:
     return Figure(interval.value, unit, interval.low, interval.high)
 
 
-def _cost(found: Evaluation, point: Point) -> Figure:
-    return _figure(point.cost, "share") if found.priced else Figure(None, "share")
-
-
-def _change(point: Point) -> Figure:
-    """Quality against the large model: minus what is lost."""
-    return Figure(-point.loss.value, "points", -point.loss.high, -point.loss.low, "estimated")
+def _point(found: Evaluation, point: Point) -> tuple[Figure, Figure, Figure]:
+    """Cost, quality against the large model, and dollars per right answer."""
+    cost = _figure(point.cost, "share") if found.priced else Figure(None, "share")
+    loss = point.loss
+    change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
+    return cost, change, Figure(point.per_right_usd, "usd")
 
 
 def _facts(found: Evaluation) -> tuple[Fact, ...]:
-    point = found.recommended
+    cost, change, right = _point(found, found.recommended)
     rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
-    facts = [
-        Fact("cost of the large model's alone", _cost(found, point), f"on {rows}"),
-        Fact("cost per right answer", Figure(point.per_right_usd, "usd")),
-    ]
-    if not point.off:
-        change = Fact("right answers against it", _change(point), "points; 95 % interval")
-        facts.insert(1, change)
-    return tuple(facts)
+    changed = Fact("right answers against it", change, "points; 95 % interval")
+    return (
+        Fact("cost of the large model's alone", cost, f"on {rows}"),
+        *(() if found.recommended.off else (changed,)),
+        Fact("cost per right answer", right),
+    )
 
 
 def _menu(found: Evaluation) -> Table:
     points, strong = list(found.points), found.recommended
     if strong not in points:
         points.append(strong)
-
-    def row(point: Point) -> tuple[Cell, ...]:
+    rows: list[tuple[Cell, ...]] = []
+    for point in points:
         goal = f"lose {_points(point.within) if point.within else 'nothing'}"
         if point.within is None and found.options.price_of_error is not None:
             goal = f"at {dollars(found.options.price_of_error)} an error"
-        right = Figure(point.per_right_usd, "usd")
-        if point.off:
-            return goal, "off", "", "", right, ""
+        cost, change, right = _point(found, point)
         asked, price = Figure(point.escalated, "share"), Figure(point.price_of_error_usd, "usd")
-        return goal, _cost(found, point), _change(point), asked, right, price
-
-    return Table(
-        "What you may lose, and what you pay",
-        (
-            "",
-            "cost",
-            "right answers, points",
-            "large answers",
-            "per right answer",
-            "price of error",
-        ),
-        tuple(map(row, points)),
-        notes=(
-            f"Cost is relative to {found.large} alone. Price of error: for Cascade(price_of_error="
-            "…), which then decides so.",
-        ),
-        strong=points.index(strong),
+        figures = ("off", "", "", right, "") if point.off else (cost, change, asked, right, price)
+        rows.append((goal, *figures))
+    heads = ("cost", "right answers, points", "large answers", "per right answer", "price of error")
+    note = (
+        f"Cost is relative to {found.large} alone. Price of error: for Cascade(price_of_error=…), "
+        "which then decides so."
     )
+    title, at = "What you may lose, and what you pay", points.index(strong)
+    return Table(title, ("", *heads), tuple(rows), (note,), at)
 
 
 def _alone(found: Evaluation) -> Table:
-    return Table(
-        "Without a cascade",
-        ("", "right answers", "cost", "per question", "per right answer"),
-        tuple(
-            (
-                one.name,
-                _figure(one.quality, "share"),
-                Figure(one.cost if found.priced else None, "share"),
-                Figure(one.cost_usd, "usd"),
-                Figure(one.per_right_usd, "usd"),
-            )
-            for one in found.alone
-        ),
-    )
+    rows: list[tuple[Cell, ...]] = []
+    for one in found.alone:
+        cost = Figure(one.cost if found.priced else None, "share")
+        usd = (Figure(one.cost_usd, "usd"), Figure(one.per_right_usd, "usd"))
+        rows.append((one.name, _figure(one.quality, "share"), cost, *usd))
+    heads = ("", "right answers", "cost", "per question", "per right answer")
+    return Table("Without a cascade", heads, tuple(rows))
 
 
-def _grid(title: str, known: Mapping[str, Figures], note: str) -> list[Table]:
-    """Figures by name, a column each, which is narrow; no table where there are none."""
+def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
+    """Figures by name, a column each, which is narrow."""
     heads = next(iter(known.values()), {})
-    rows: list[tuple[Cell, ...]] = [
-        (head, *(_figure(figures[head]) for figures in known.values())) for head in heads
-    ]
-    return [Table(title, ("", *known), tuple(rows), notes=(note,), folded=True)] if rows else []
+    rows = tuple((h, *(_figure(figures[h]) for figures in known.values())) for h in heads)
+    return Table(title, ("", *known), rows, (note,), folded=True)
 
 
 def _wrong(found: Evaluation) -> Table:
-    def row(one: Mistake) -> tuple[Cell, ...]:
+    rows: list[tuple[Cell, ...]] = []
+    for one in found.mistakes:
         said, right = (one.draft or "")[:60], (one.reference or "")[:60]
-        return one.id, Figure(one.confidence, "share"), one.question[-120:], said, right
-
-    return Table(
-        "Kept with the most confidence, and wrong",
-        ("id", "confidence", "question", "draft", "right answer"),
-        tuple(map(row, found.mistakes)),
-        folded=True,
-    )
+        rows.append((one.id, Figure(one.confidence, "share"), one.question[-120:], said, right))
+    heads = ("id", "confidence", "question", "draft", "right answer")
+    return Table("Kept with the most confidence, and wrong", heads, tuple(rows), folded=True)
 
 
 def _picture(found: Evaluation) -> Picture:

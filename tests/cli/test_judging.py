@@ -59,7 +59,7 @@ def play(host: Upstream) -> None:
         ("evaluate", ("--within", "1"), "equal to 0.99, not '1'"),
         ("evaluate", ("--price-of-error", "nan"), "'--price-of-error'"),
         ("evaluate", ("--price-of-error", "0"), "'--price-of-error'"),
-        ("evaluate", ("--delta", "2"), "'--delta'"),
+        ("calibrate", ("--delta", "2"), "'--delta'"),
         ("calibrate", ("--max-harm", "1.5"), "'--max-harm'"),
         ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
         ("calibrate", ("--question", "words"), "words"),
@@ -110,7 +110,7 @@ def test_figures_need_their_packages(monkeypatch: pytest.MonkeyPatch, given: Any
 def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
     rows = [(0.97, True), (0.9, True), (0.3, False)] * 20
     fitted, tested = outcomes(tmp_path / "a.jsonl", rows), outcomes(tmp_path / "b.jsonl", rows[:30])
-    given = ("evaluate", fitted, *MODELS, "--test", tested, "--max-harm", "0.3", "--json")
+    given = ("evaluate", fitted, *MODELS, "--test", tested, "--json")
     assert commands.cascade(*given).json["test_rows"] == 30
 
 

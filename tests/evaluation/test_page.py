@@ -1,4 +1,4 @@
-"""The page of a document, and its pictures as files."""
+"""The page of a document, with its pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascade.evaluation.page import HEIGHT, WIDTH, span, tick, ticks, to_page, to_svg
+from cascade.evaluation.page import HEIGHT, WIDTH, span, tick, ticks, to_figure, to_page
 from cascade.evaluation.render import (
     Axis,
     Document,
@@ -92,9 +92,7 @@ def test_a_page_is_well_formed_and_loads_nothing() -> None:
     page, reader = to_page(DOCUMENT), Reader()
     reader.feed(page)
     assert (reader.open, reader.loads, reader.styled) == ([], [], [])
-    assert "<script" not in page
-    assert "@import" not in page
-    assert "url(" not in page
+    assert not any(said in page for said in ("<script", "@import", "url("))
 
 
 def test_the_pages_own_policy_allows_its_style_sheet_alone() -> None:
@@ -113,7 +111,6 @@ def test_the_pages_own_policy_allows_its_style_sheet_alone() -> None:
         "one ` alone",
         "<dd>≈ $1.20<small>$0.90 to $1.50; 95 %</small></dd>",
         "<td>$1.00 <small>($0.00 to $2.00)</small></td>",
-        "<dd>0 of 20<small></small></dd>",
         '<th scope="col">cost</th>',
         '<th scope="row">small</th>',
         'role="region" tabindex="0" aria-label="By tier"',
@@ -142,7 +139,7 @@ def _texts(svg: str) -> list[tuple[float, float, float]]:
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5))
 def test_no_name_covers_another_and_all_stay_inside(places: list[tuple[float, float]]) -> None:
     marks = tuple(Mark(f"model {i}", x, y) for i, (x, y) in enumerate(places))
-    svg = to_svg(Picture("p", Axis("x", "share", 0, 1), Axis("y", "share", 0, 1), marks=marks))
+    svg = to_figure(Picture("p", Axis("x", "share", 0, 1), Axis("y", "share", 0, 1), marks=marks))
     texts = _texts(svg)
     assert len(texts) == len(marks)
     for i, (left, right, line) in enumerate(texts):
@@ -154,12 +151,12 @@ def test_no_name_covers_another_and_all_stay_inside(places: list[tuple[float, fl
 
 
 def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
-    assert "nan" not in to_svg(PLANE)
+    assert "nan" not in to_figure(PLANE)
     assert span(PLANE, "x") == (0.0, 1.02)
     assert span(Picture("p", Axis("x", low=1, high=1), Axis("y")), "x") == (1, 2)
     odd = Series("s", ((0.0, 1.0),), "dots", ranges=((float("-inf"), 1.0),))
-    assert "inf" not in to_svg(Picture("p", Axis("x"), Axis("y"), (odd,)))
-    assert "inf" not in to_svg(
+    assert "inf" not in to_figure(Picture("p", Axis("x"), Axis("y"), (odd,)))
+    assert "inf" not in to_figure(
         Picture("p", Axis("x"), Axis("y"), marks=(Mark("m", 0, float("inf")),))
     )
 
@@ -178,9 +175,5 @@ def test_ticks_are_round(ends: tuple[float, float], unit: str, wanted: list[floa
 
 
 def test_ticks_are_short() -> None:
-    assert [tick(0.25, "share"), tick(-0.012, "share"), tick(2.0, "usd")] == [
-        "25 %",
-        "−1.2 %",
-        "$2",
-    ]
-    assert [tick(1500.0, "count"), tick(DAY, "days")] == ["1,500", "Mar 1"]
+    shares = [tick(0.25, "share"), tick(-0.012, "share")]
+    assert [*shares, tick(2.0, "usd"), tick(DAY, "days")] == ["25 %", "−1.2 %", "$2", "Mar 1"]
