@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -493,7 +495,7 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
                 in_force=cut in given,
                 escalated=1.0 - float(taken.mean()),
                 cost_usd=cost,
-                saving=bill.map(lambda usd, cost=cost: usd - cost),
+                saving=bill.map(partial(add, -cost)),
                 worse=_worse(errors, int(taken.sum()) - len(blind), blind, len(decided)),
             )
         )

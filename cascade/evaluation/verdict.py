@@ -420,8 +420,9 @@ def _alone(found: Evaluation) -> Table:
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
     heads = next(iter(known.values()), {})
-    rows = tuple((h, *(_figure(figures[h]) for figures in known.values())) for h in heads)
-    return Table(title, ("", *known), rows, (note,), folded=True)
+    rows: list[tuple[Cell, ...]] = []
+    rows += [(head, *(_figure(figures[head]) for figures in known.values())) for head in heads]
+    return Table(title, ("", *known), tuple(rows), (note,), folded=True)
 
 
 def _wrong(found: Evaluation) -> Table:
