@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Context, Decimal
+from functools import reduce
 from threading import Lock
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Self
@@ -33,9 +34,7 @@ class UnavailableError(LedgerError):
 
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("cascade_tags", default=NO_TAGS)
-
 current_tags: Callable[[], Mapping[str, str]] = _tags.get
-"""The tags of this context."""
 
 
 @contextmanager
@@ -92,10 +91,7 @@ class Amounts:
     @classmethod
     def of(cls, parts: Iterable[tuple[Decimal | None, Basis]]) -> Amounts:
         """The sum of amounts, each with its basis."""
-        found = cls()
-        for amount, basis in parts:
-            found = found.plus(amount, basis)
-        return found
+        return reduce(lambda found, part: found.plus(*part), parts, cls())
 
     @property
     def known(self) -> Decimal:

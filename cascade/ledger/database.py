@@ -179,8 +179,9 @@ class Database:
         url: see `database_url`.
         schema: what is to be in it.
         read_only: nothing is written, made or migrated.
-        may_block: whether writes to SQLite may hold up the event loop: that of a thread of its
-            own, which has to write at exit as well, when there are no other threads any more.
+        own_thread: whether it is used in the event loop of a thread of its own: writes to SQLite
+            hold that up, as it has to write at exit, too, when there are no other threads any more,
+            and its owner calls `move_journal`.
 
     Raises:
         ConfigurationError: the address has none of these forms.
@@ -188,14 +189,14 @@ class Database:
     """
 
     def __init__(
-        self, url: str, schema: Schema, *, read_only: bool = False, may_block: bool = False
+        self, url: str, schema: Schema, *, read_only: bool = False, own_thread: bool = False
     ) -> None:
         self.kind, self._url = database_url(url)
         file = self._url.removeprefix("sqlite:///").partition("?")[0]
         self.path = Path(file) if self.kind == "sqlite" else None
         self.read_only = read_only
         self.place = f"{schema.name} in {self.path or 'its database'}"
-        self._schema, self._may_block = schema, may_block
+        self._schema, self._own_thread = schema, own_thread
         self._engine: Any = None
         self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
@@ -238,9 +239,7 @@ class Database:
                 return False
             if self._file is None:
                 self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
-                _set_up(self._file)
-                # To move the journal into the database takes a while; `write` does it.
-                self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
+                _set_up(self._file, moves_journal=False)
             with self._file:
                 self._file.execute("BEGIN IMMEDIATE").close()
                 work(self._file)
@@ -280,12 +279,15 @@ class Database:
         if engine is not None:
             await _dispose(engine)
 
+    def move_journal(self) -> int:
+        """Move SQLite's journal into the database, beside callers that write; returns its pages."""
+        return _checkpoint(self.path, "PASSIVE")[1]
+
     async def scrub(self) -> bool:
         """Whether SQLite's journal was emptied, which has pages as they were before a deletion;
         PostgreSQL cleans its files by itself."""
-        if self.path is None:
-            return self.kind == "memory"
-        return await asyncio.to_thread(_journal_is_emptied, self.path)
+        busy, *_ = await asyncio.to_thread(_checkpoint, self.path, "TRUNCATE")
+        return not busy and self.kind != "postgresql"
 
     async def _transact(self, engine: Any, work: Callable[[sa.Connection], T], *, reads: bool) -> T:
         def transaction() -> T:
@@ -297,7 +299,7 @@ class Database:
                 async with engine.begin() as connection:
                     done: T = await connection.run_sync(work)
                     return done
-            if self.kind == "memory" or (self._may_block and not reads):
+            if self.kind == "memory" or (self._own_thread and not reads):
                 return _patiently(transaction)
             return await asyncio.to_thread(_patiently, transaction)
 
@@ -331,7 +333,7 @@ class Database:
 
         def set_up(connection: sqlite3.Connection, record: object) -> None:
             del record
-            _set_up(connection)
+            _set_up(connection, moves_journal=not self._own_thread)
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL").close()
 
@@ -393,8 +395,10 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     return None if found is None else (found.st_dev, found.st_ino)
 
 
-def _set_up(connection: sqlite3.Connection) -> None:
+def _set_up(connection: sqlite3.Connection, *, moves_journal: bool) -> None:
     connection.isolation_level = None  # transactions begin where it is said
+    if not moves_journal:  # with a commit it would hold up the caller
+        connection.execute("PRAGMA wal_autocheckpoint = 0").close()
     connection.execute("PRAGMA synchronous = NORMAL").close()
     connection.execute("PRAGMA secure_delete = ON").close()  # texts are not only unlinked
 
@@ -418,13 +422,17 @@ def _patiently(work: Callable[[], T]) -> T:
             time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
 
 
-def _journal_is_emptied(path: Path) -> bool:
+def _checkpoint(path: Path | None, mode: str) -> tuple[int, int, int]:
+    """Move SQLite's journal into the database: whether that was not possible, the pages of the
+    journal, and those that are moved."""
+    if path is None:
+        return 0, 0, 0
     with closing(sqlite3.connect(path, timeout=BUSY_S)) as file:
         try:
-            busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            found: tuple[int, int, int] = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         except sqlite3.OperationalError:
-            return False
-        return not busy
+            return 1, 0, 0
+        return found
 
 
 async def _dispose(engine: Any) -> None:

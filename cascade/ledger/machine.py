@@ -35,10 +35,8 @@ class Machine:
         with self._lock:
             now = self._clock()
             passed = max(0.0, now - self._last)
-            if self._calls:
-                self._shares += passed / self._calls
-            if self._calls > 1:
-                self._crowded += passed
+            self._shares += passed / self._calls if self._calls else 0.0
+            self._crowded += passed if self._calls > 1 else 0.0
             self._last = now
             self._calls += calls
             return self._shares, self._crowded

@@ -239,18 +239,18 @@ class ListPrice(Record):
         del busy_ms
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
-        from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
-        from genai_prices import calc_price  # noqa: PLC0415
+        import genai_prices  # noqa: PLC0415 - heavy, and only here
 
         _, read, short, long = _parts(usage, usage.input_tokens)
-        found = calc_price(
-            PricedUsage(
-                input_tokens=usage.input_tokens,
-                cache_read_tokens=read,
-                cache_write_tokens=short + long,
-                cache_write_1h_tokens=long,
-                output_tokens=usage.output_tokens,
-            ),
+        counted = genai_prices.Usage(
+            input_tokens=usage.input_tokens,
+            cache_read_tokens=read,
+            cache_write_tokens=short + long,
+            cache_write_1h_tokens=long,
+            output_tokens=usage.output_tokens,
+        )
+        found = genai_prices.calc_price(
+            counted,
             self.model,
             provider_id=self.provider,
             genai_request_timestamp=at or datetime.now(UTC),
@@ -276,12 +276,9 @@ class NoPrice(Record):
         """Itself."""
         return self
 
-    def cost(
-        self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
-    ) -> Decimal | None:
-        """Always unknown."""
+    def cost(self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None) -> None:
+        """None: always unknown."""
         del usage, busy_ms, at
-        return None
 
 
 Pricing = Price | ListPrice | NoPrice
@@ -289,10 +286,6 @@ Pricing = Price | ListPrice | NoPrice
 
 _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistralai": "mistral"}
 """LangChain's provider names where genai-prices uses another."""
-
-
-BY_FILE = " (on the command line: --prices)"
-"""The other way to a price, where there is no tier to give one."""
 
 
 @lru_cache(maxsize=256)
@@ -308,27 +301,27 @@ def find_pricing(
         base_url: address that the client asks; None for the provider's own. At an address that is
             not a provider's, no list price holds.
     """
+    by_file = " (on the command line: --prices)"
     if provider in ("ollama", "llamacpp"):
-        return NoPrice(source=f"price not set: give the tier a `price` with per_hour{BY_FILE}")
+        return NoPrice(source=f"price not set: give the tier a `price` with per_hour{by_file}")
     if local:
         return NoPrice(
             source="price not set: give the tier a `price`, with input and output where its server "
-            f"bills tokens, or Price.local(…) for a machine of your own{BY_FILE}"
+            f"bills tokens, or Price.local(…) for a machine of your own{by_file}"
         )
-    from genai_prices import Usage as PricedUsage  # noqa: PLC0415 - heavy, and only here
-    from genai_prices import calc_price  # noqa: PLC0415
+    import genai_prices  # noqa: PLC0415 - heavy, and only here
 
-    probe = PricedUsage(input_tokens=1, output_tokens=1)
+    place = {"provider_api_url": base_url}
+    if base_url is None:
+        place = {"provider_id": _PROVIDER_IDS.get(provider, provider)}
     try:
-        if base_url is None:
-            found = calc_price(probe, model, provider_id=_PROVIDER_IDS.get(provider, provider))
-        else:
-            found = calc_price(probe, model, provider_api_url=base_url)
+        probe = genai_prices.Usage(input_tokens=1, output_tokens=1)
+        found = genai_prices.calc_price(probe, model, **place)
     except LookupError:
         at = "" if base_url is None else " at that address"
         return NoPrice(
             source=f"no list price of {provider}:{model}{at}: give the tier a `price` with input "
-            f"and output{BY_FILE}"
+            f"and output{by_file}"
         )
     return ListPrice(provider=found.provider.id, model=model)
 

@@ -59,16 +59,15 @@ QUEUE = 10_000
 BATCH, MOST_AT_ONCE = 1_000, 128
 """Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
 
-MOVED_EVERY = 1_000
-"""Changes by event loops after which the thread writes the next: its transactions move SQLite's
-journal into the database, which takes a while."""
+MOVED_EVERY, LONGEST_JOURNAL = 1_000, 8_000
+"""Changes after which SQLite's journal is moved into the database, and its length in pages from
+which no call begins meanwhile: it starts anew only once all of it is moved."""
 
 LINGER_S = 0.05
-"""Time that entries wait for others, unless somebody waits for them."""
+"""Time that entries wait for others, unless a caller waits for them."""
 
 PATIENCE_S, SLOW_S = 0.9, 5.0
-"""Longest wait for a database that cannot be written, and for one transaction of a slow one; then
-the caller is told that it cannot be made."""
+"""Longest wait for a database that cannot be written, and for one transaction of a slow one."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
 """Between two tries to write; each pause is twice the one before."""
@@ -78,7 +77,7 @@ PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
 
 @dataclass(slots=True, eq=False)
 class _Item:
-    """A place in the queue: changes, and what a caller waits for, who may have none of its own."""
+    """A place in the queue: changes, and the future of a caller who waits for all up to here."""
 
     writes: Sequence[Write] = ()
     done: Future[None] | None = None
@@ -104,11 +103,11 @@ class SqlLedger(LedgerStore):
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self._database = Database(url, LEDGER, read_only=read_only, may_block=True)
+        self._database = Database(url, LEDGER, read_only=read_only, own_thread=True)
         self._items: deque[_Item] = deque()
-        self._writing: Sequence[_Item] | None = None  # what the thread writes now
-        self._since = 0.0  # and since when
-        self._unmoved = 0  # changes since then that callers have written
+        self._writing: Sequence[_Item] = ()  # by the thread, now
+        self._busy_since: float | None = None  # the thread, so that callers must not write
+        self._unmoved = 0  # changes in SQLite's journal
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -191,16 +190,13 @@ class SqlLedger(LedgerStore):
         self, selection: Selection = EVERYTHING, *, size: int = 1_000
     ) -> AsyncGenerator[list[Tagged]]:
         """Entries with their tags, so many at a time: a million of them with flat memory."""
+        place = sa.tuple_(entries.c.at, entries.c.id)
         after: list[sa.ColumnElement[bool]] = []
-        while True:
-            page = await self._entries(entries, selection, *after, limit=size)
-            if page:
-                yield page
-            if len(page) < size:
-                return
-            at, key, last = entries.c.at, entries.c.id, page[-1][0]
-            place = sa.tuple_(sa.literal(last.at, at.type), sa.literal(last.id, key.type))
-            after = [sa.tuple_(at, key) > place]
+        while page := await self._entries(entries, selection, *after, limit=size):
+            yield page
+            last = page[-1][0]
+            reached = sa.literal(last.at, entries.c.at.type), sa.literal(last.id, entries.c.id.type)
+            after = [place > sa.tuple_(*reached)]
 
     async def rows(
         self,
@@ -238,13 +234,11 @@ class SqlLedger(LedgerStore):
     ) -> dict[str, Total]:
         """Cost and saving of groups, to the last digit, in the order of their first entries; an
         entry without a tier or model is in the group `""`."""
-        rows = await self.rows(selection, [by, "cost_usd", "cost_basis", "saved_usd", "basis"])
         totals: dict[str, Total] = {}
-        for group, cost, cost_basis, saved, basis in rows:
-            so_far = totals.get(group or "", Total())
-            totals[group or ""] = Total(
-                so_far.cost_usd.plus(cost, cost_basis), so_far.saved_usd.plus(saved, basis)
-            )
+        columns = (by, "cost_usd", "cost_basis", "saved_usd", "basis")
+        for group, usd, usd_basis, saved_usd, basis in await self.rows(selection, columns):
+            cost, saved = totals.get(group or "", Total())
+            totals[group or ""] = Total(cost.plus(usd, usd_basis), saved.plus(saved_usd, basis))
         return totals
 
     @override
@@ -340,7 +334,7 @@ class SqlLedger(LedgerStore):
             if not urgent and len(self._items) >= QUEUE:
                 self._room.wait_for(lambda: len(self._items) < QUEUE or self._problem, timeout=1.0)
                 if len(self._items) >= QUEUE:
-                    raise self._unwritable(self._problem, f"{QUEUE:,} changes wait for it")
+                    raise self._unwritable(f"{QUEUE:,} changes wait for it")
             self._items.append(item)
             self._wake(urgent=urgent or len(self._items) >= BATCH)
 
@@ -349,35 +343,38 @@ class SqlLedger(LedgerStore):
         five times as long. Not while the other thread writes, nor more than so much."""
         with self._room:
             self._run()
-            if self._writing is not None or self._problem is not None:
+            if self._busy_since is not None or self._problem is not None:
                 return False
             items = [*self._items, item]
             writes = [each for one in items for each in one.writes]
-            if len(writes) > MOST_AT_ONCE or self._unmoved > MOVED_EVERY:
+            if len(writes) > MOST_AT_ONCE:
                 return False
             if not self._database.write_now(partial(write_to_file, writes=writes)):
                 return False
-            self._unmoved += len(writes)
             self._items.clear()
+            self._unmoved += len(writes)
+            if self._unmoved >= MOVED_EVERY:
+                self._wake(urgent=True)
             self._room.notify_all()
         self._tell(items, {})
         return True
 
     async def _done(self, item: _Item, else_: str) -> None:
         """Wait until it is written, or until it is plain that nothing can be written now."""
-        assert item.done is not None, "that somebody waits for"
+        assert item.done is not None, "that a caller waits for"
         waiting = asyncio.wrap_future(item.done)
         try:
             while not (await asyncio.wait([waiting], timeout=PATIENCE_S))[0]:
-                hangs = self._writing is not None and time.monotonic() - self._since > SLOW_S
+                began = self._busy_since
+                hangs = began is not None and time.monotonic() - began > SLOW_S
                 if self._problem is not None or hangs:
-                    raise self._unwritable(self._problem, else_)
+                    raise self._unwritable(else_)
         finally:
             waiting.cancel()  # without effect where it is done
         waiting.result()
 
-    def _unwritable(self, problem: str | None, else_: str) -> LedgerError:
-        why = f": {problem.rstrip('.')}" if problem else " now"
+    def _unwritable(self, else_: str) -> LedgerError:
+        why = f": {self._problem.rstrip('.')}" if self._problem else " now"
         return LedgerError(f"{self._database.place} cannot be written{why}; {else_}.")
 
     def _take_back(self, item: _Item, entry_id: str) -> None:
@@ -391,7 +388,7 @@ class SqlLedger(LedgerStore):
 
     def _unwritten(self) -> list[Write]:
         with self._room:
-            items = [*(self._writing or ()), *self._items]
+            items = [*self._writing, *self._items]
         return [each for item in items for each in item.writes if each.kind == "entry"]
 
     # --- the thread that empties the queue
@@ -451,27 +448,38 @@ class SqlLedger(LedgerStore):
             except LedgerError:  # it is closed, and no entry waits
                 continue
             finally:
-                self._writing = None
+                self._writing, self._busy_since = (), None
             self._tell(items, refused)
+            self._move_journal()
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
             await asyncio.wait(reads, timeout=30)
         await self._database.aclose()
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> Sequence[_Item]:
         with self._room:
             taken: list[_Item] = []
             n = 0
             while self._items and n < BATCH:
                 taken.append(self._items.popleft())
                 n += len(taken[-1].writes)
-            self._writing, self._since, self._unmoved = taken, time.monotonic(), 0
+            self._writing, self._busy_since = taken, time.monotonic()
+            self._unmoved += n
             if not self._items:
                 self._signalled = 0
                 self._due.clear()
             self._room.notify_all()
             return taken
+
+    def _move_journal(self) -> None:
+        if self._unmoved < MOVED_EVERY:
+            return
+        self._unmoved = 0
+        if self._database.move_journal() > LONGEST_JOURNAL:
+            self._busy_since = time.monotonic()
+            self._database.move_journal()
+            self._busy_since = None
 
     async def _write(self, writes: Sequence[Write]) -> dict[str, str]:
         """Write changes, and try again for as long as it takes.
@@ -494,7 +502,7 @@ class SqlLedger(LedgerStore):
                     raise
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - it is told to who waits, or flushes
+            except Exception as error:  # noqa: BLE001 - the caller is told, or who flushes
                 if len(writes) > 1:
                     alone = [await self._write([each]) for each in writes]
                     return {key: why for refused in alone for key, why in refused.items()}
@@ -511,7 +519,7 @@ class SqlLedger(LedgerStore):
         return {}
 
     def _tell(self, items: Sequence[_Item], refused: Mapping[str, str]) -> None:
-        """Tell who waits that it is written; who flushes, also what was refused."""
+        """Tell the callers that it is written; those who flush, also what was refused."""
         for item in items:
             if item.done is None or not item.done.set_running_or_notify_cancel():
                 continue

@@ -39,8 +39,7 @@ KEEPALIVE_S = 4.0
 end of it could cross a request."""
 
 DELAY_S = 1.0
-"""How long after its owner a forgotten pool is closed. A loop that ends sooner closes it itself,
-and would be ended in the midst of a task that closes it."""
+"""How long after its owner a forgotten pool is closed; a loop that ends sooner closes it itself."""
 
 _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
@@ -339,9 +338,8 @@ def read_error(error: object) -> tuple[int, str]:
         return 500, str(error)
     code = str(error.get("code") or error.get("type") or "")
     reason = str(error.get("message") or dict(error))
-    if code.isdecimal() and 400 <= int(code) < 600:
-        return int(code), reason
-    return 500, reason if code in reason else f"{reason} [{code}]"
+    status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
+    return status, reason if status != 500 or code in reason else f"{reason} [{code}]"
 
 
 def _reason(raw: bytes) -> str:

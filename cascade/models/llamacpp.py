@@ -20,6 +20,8 @@ import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +157,8 @@ class LlamaCppModel(ServedModel):
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         # In one piece where a call may be written as text, which is known at its end; and llama.cpp
         # has no log-probs in a stream with tools.
-        one_piece = _may_call(request)
-        chunks = (
-            super(ServedModel, self)._stream(request) if one_piece else super()._stream(request)
-        )
-        async with aclosing(chunks):
+        whole, pieces = super(ServedModel, self)._stream, super()._stream
+        async with aclosing((whole if _may_call(request) else pieces)(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -278,24 +277,20 @@ def _may_call(request: Request) -> bool:
 
 def told(messages: Sequence[Mapping[str, Any]], tools: Tools) -> list[Mapping[str, Any]]:
     """The conversation for a template without tools: tools, calls and their results as text."""
-    worded: list[Mapping[str, Any]] = []
-    results: dict[str, Any] = {}
-    for message in messages:
-        text = message.get("content") or ""
-        if message["role"] == "tool":
-            result = f"<tool_response>\n{text}\n</tool_response>"
-            if results:  # one turn: some templates alternate roles
-                results["content"] += f"\n{result}"
-            else:
-                results = {"role": "user", "content": result}
-                worded.append(results)
+    worded: list[dict[str, Any]] = []
+    for role, turn in groupby(messages, key=itemgetter("role")):
+        if role == "tool":  # one turn: some templates alternate roles
+            results = [f"<tool_response>\n{m.get('content') or ''}\n</tool_response>" for m in turn]
+            worded.append({"role": "user", "content": "\n".join(results)})
             continue
-        results = {}
-        made = [call["function"] for call in message.get("tool_calls", ())]
-        calls = [{"name": c["name"], "arguments": json.loads(c["arguments"])} for c in made]
-        written = [f"<tool_call>\n{_json(call)}\n</tool_call>" for call in calls]
-        said = "\n".join([text, *written] if text else written) if made else text
-        worded.append({"role": message["role"], "content": said})
+        for message in turn:
+            parts = [message["content"]] if message.get("content") else []
+            for call in message.get("tool_calls", ()):
+                function = call["function"]
+                made = {"name": function["name"], "arguments": json.loads(function["arguments"])}
+                parts.append(f"<tool_call>\n{_json(made)}\n</tool_call>")
+            content = "\n".join(parts) if len(parts) != 1 else parts[0]  # it may be of blocks
+            worded.append({"role": role, "content": content})
     if tools:
         text = _INTRODUCTION.format(tools="\n".join(map(_json, tools)))
         if worded and worded[0]["role"] == "system":
@@ -339,8 +334,34 @@ class Engine:
     def _load(self) -> str:
         with self._loading:
             if not self._loaded:
-                self._loaded.append(_load(self._options, self.key))
+                self._loaded.append(self._server())
             return str(self._loaded[0].listening_address)
+
+    def _server(self) -> Any:
+        # Not at the top: 20 MB of native code that most users never load.
+        xllamacpp: Any = importlib.import_module("xllamacpp")
+        options, params = self._options, xllamacpp.CommonParams()
+        params.model.path = os.fspath(options.path)
+        params.n_parallel = options.n_parallel
+        params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
+        params.cpuparams.n_threads = options.n_threads
+        if options.n_gpu_layers is not None:
+            params.n_gpu_layers = options.n_gpu_layers
+        params.n_batch = PROMPT_BATCH
+        params.verbosity = -1
+        params.cache_ram_mib = 0  # by default up to 8 GB of old prompts would be kept
+        params.api_keys = [self.key]
+        params.ui = params.endpoint_slots = params.endpoint_props = False
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise ModelError(
+                f"llama.cpp cannot load {options.path} ({error}) Perhaps this version does not "
+                "know the model's architecture, the file is cut off, or there is too little memory "
+                f"for {options.n_parallel} contexts of {options.n_ctx} tokens (options n_parallel, "
+                "n_ctx).",
+                model=f"llamacpp:{options.path}",
+            ) from error
 
 
 def _release(loaded: list[Any]) -> None:
@@ -349,30 +370,3 @@ def _release(loaded: list[Any]) -> None:
     timer = threading.Timer(2 * DELAY_S, loaded.clear)
     timer.daemon = True
     timer.start()
-
-
-def _load(options: Loading, key: str) -> Any:
-    # Not at the top: 20 MB of native code that most users never load.
-    xllamacpp: Any = importlib.import_module("xllamacpp")
-
-    params = xllamacpp.CommonParams()
-    params.model.path = os.fspath(options.path)
-    params.n_parallel = options.n_parallel
-    params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
-    params.cpuparams.n_threads = options.n_threads
-    if options.n_gpu_layers is not None:
-        params.n_gpu_layers = options.n_gpu_layers
-    params.n_batch = PROMPT_BATCH
-    params.verbosity = -1
-    params.cache_ram_mib = 0  # by default up to 8 GB of old prompts would be kept
-    params.api_keys = [key]
-    params.ui = params.endpoint_slots = params.endpoint_props = False
-    try:
-        return xllamacpp.Server(params)
-    except RuntimeError as error:
-        raise ModelError(
-            f"llama.cpp cannot load {options.path} ({error}) Perhaps this version does not know "
-            "the model's architecture, the file is cut off, or there is too little memory for "
-            f"{options.n_parallel} contexts of {options.n_ctx} tokens (options n_parallel, n_ctx).",
-            model=f"llamacpp:{options.path}",
-        ) from error
