@@ -66,13 +66,13 @@ def clean(words: str) -> str:
 
 def to_json(value: Any) -> str:
     """JSON text that every database takes, also of a record."""
-    try:
-        if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel):
+        try:
             written = value.model_dump_json(exclude_none=True)
-        else:
-            written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    except PydanticSerializationError:  # half of a surrogate pair
-        return to_json(value.model_dump(mode="json", exclude_none=True))
+        except PydanticSerializationError:  # half of a surrogate pair
+            return to_json(value.model_dump(mode="json", exclude_none=True))
+    else:
+        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return clean(_ESCAPED_NUL.sub(r"\1\\ufffd", written) if "\\u0000" in written else written)
 
 
@@ -222,7 +222,7 @@ class Database:
         if self.read_only:
             raise LedgerError(f"{self.place} is open for reading only.")
         await self.open()
-        if not self._is_there():
+        if self._opened != _identity(self.path):
             raise UnavailableError(
                 f"{self.place} was deleted or replaced while it was open, and what is written to "
                 "it would be lost: put the file back, or close the ledger and open it anew."
@@ -235,7 +235,7 @@ class Database:
         if self.path is None or self.read_only:
             return False
         with self._one_thread, suppress(Exception):
-            if self._engine is None or not self._is_there():  # `write` opens, and tells
+            if self._engine is None or self._opened != _identity(self.path):  # `write` tells
                 return False
             if self._file is None:
                 self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
@@ -263,10 +263,6 @@ class Database:
                 await _dispose(engine)
                 raise
             self._engine, self._opened = engine, _identity(self.path)
-
-    def _is_there(self) -> bool:
-        """Whether the file that was opened still stands at its path."""
-        return self._opened == _identity(self.path)
 
     async def aclose(self) -> None:
         """Close the connections; it may be used again, also in another event loop."""
@@ -388,11 +384,10 @@ def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
     """Device and number of a file; None where there is none."""
-    try:
+    with suppress(OSError):
         found = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if found is None else (found.st_dev, found.st_ino)
+        return None if found is None else (found.st_dev, found.st_ino)
+    return None
 
 
 def _set_up(connection: sqlite3.Connection, *, moves_journal: bool) -> None:
@@ -423,21 +418,17 @@ def _patiently(work: Callable[[], T]) -> T:
 
 
 def _checkpoint(path: Path | None, mode: str) -> tuple[int, int, int]:
-    """Move SQLite's journal into the database: whether that was not possible, the pages of the
-    journal, and those that are moved."""
+    """Whether SQLite's journal could not be moved, its pages, and those that are moved."""
     if path is None:
         return 0, 0, 0
-    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file:
-        try:
-            found: tuple[int, int, int] = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        except sqlite3.OperationalError:
-            return 1, 0, 0
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file, suppress(sqlite3.OperationalError):
+        found: tuple[int, int, int] = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
         return found
+    return 1, 0, 0
 
 
 async def _dispose(engine: Any) -> None:
-    disposed = engine.dispose()
-    if disposed is not None:
+    if (disposed := engine.dispose()) is not None:
         await disposed
 
 

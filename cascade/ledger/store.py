@@ -169,7 +169,7 @@ class SqlLedger(LedgerStore):
             return connection.execute(sa.delete(entries).where(*_where(entries, chosen))).rowcount
 
         await self.flush()
-        deleted = await self._call(self._database.write(change))
+        deleted = await self._call(lambda: self._database.write(change))
         await self._database.scrub()
         return deleted
 
@@ -273,7 +273,8 @@ class SqlLedger(LedgerStore):
     async def ready(self) -> str | None:
         try:
             async with asyncio.timeout(PATIENCE_S):
-                await self._call(self._database.write(lambda c: c.execute(PROBE).rowcount))
+                probe = partial(self._database.write, lambda c: c.execute(PROBE).rowcount)
+                await self._call(probe)
         except TimeoutError:
             return f"{self._database.place} has not answered for {PATIENCE_S} s."
         except LedgerError as error:
@@ -282,7 +283,7 @@ class SqlLedger(LedgerStore):
 
     async def _read(self, work: Callable[[sa.Connection], T]) -> T:
         await self.flush()
-        return await self._call(self._database.read(work))
+        return await self._call(lambda: self._database.read(work))
 
     async def _entries(
         self,
@@ -393,15 +394,11 @@ class SqlLedger(LedgerStore):
 
     # --- the thread that empties the queue
 
-    async def _call(self, asked: Coroutine[Any, Any, T]) -> T:
+    async def _call(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run something of the database's in the thread's event loop."""
-        try:
-            with self._room:
-                self._run()
-                future = asyncio.run_coroutine_threadsafe(asked, self._loop)
-        except LedgerError:
-            asked.close()
-            raise
+        with self._room:
+            self._run()
+            future = asyncio.run_coroutine_threadsafe(ask(), self._loop)
         return await asyncio.wrap_future(future)
 
     def _run(self) -> None:
@@ -482,10 +479,7 @@ class SqlLedger(LedgerStore):
             self._busy_since = None
 
     async def _write(self, writes: Sequence[Write]) -> dict[str, str]:
-        """Write changes, and try again for as long as it takes.
-
-        Returns:
-            why the database can never keep some of them, by id; the others are written.
+        """Write changes, as often as it takes; of those that can never be kept, why, by id.
 
         Raises:
             LedgerError: they cannot be written, and the store is closed.
@@ -512,10 +506,10 @@ class SqlLedger(LedgerStore):
                     self._refused.append(said)
                 return {writes[0].id: said}
             else:
+                if self._problem is not None:
+                    logger.warning("the ledger is written again")
+                    self._problem = None
                 break
-        if writes and self._problem is not None:
-            logger.warning("the ledger is written again")
-            self._problem = None
         return {}
 
     def _tell(self, items: Sequence[_Item], refused: Mapping[str, str]) -> None:
@@ -548,8 +542,7 @@ def _said(write: Write) -> str:
 
 def _where(table: sa.Table, selection: Selection) -> Iterator[sa.ColumnElement[bool]]:
     for name in ("run_id", "node", "tier"):
-        value = getattr(selection, name)
-        if value is not None:
+        if (value := getattr(selection, name)) is not None:
             yield table.c[name] == value
     if selection.since is not None:
         yield table.c.at >= selection.since

@@ -32,13 +32,6 @@ def test_alone_on_a_machine_a_call_is_charged_what_the_server_says(clock: Clock)
     assert machine_of("a") is machine_of("a") is not machine_of("b")
 
 
-def test_eight_at_once_cost_no_more_than_one_after_the_other(clock: Clock) -> None:
-    machine = Machine(clock)
-    uses = [machine.begin() for _ in range(8)]
-    clock.now += 10
-    assert [use.end(9_500.0) for use in uses] == [(pytest.approx(1250), "measured")] * 8
-
-
 calls = st.tuples(st.floats(0, 10), st.floats(0, 10), st.none() | st.floats(0, 2))
 
 

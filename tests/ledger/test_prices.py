@@ -143,14 +143,6 @@ def test_a_list_price_holds_at_the_providers_own_address_alone(
         assert pricing.by_batch() is pricing
 
 
-def test_a_machine_is_asked_for_a_price_per_hour_and_a_server_here_for_either() -> None:
-    for pricing in (find_pricing("ollama", "q", local=True), find_pricing("llamacpp", "q")):
-        assert "per_hour" in pricing.source
-        assert "input" not in pricing.source
-    here = find_pricing("openai", "gpt-5.1", local=True, base_url="http://127.0.0.1:1/v1")
-    assert "with input and output" in here.source
-
-
 # --- files
 
 GOOD = """

@@ -29,17 +29,6 @@ def accepted() -> list[LedgerEntry]:
     return [draft, verify]
 
 
-def test_totals_are_those_of_the_entries_with_the_weakest_basis() -> None:
-    view = LedgerView(accepted())
-    assert (view.cost_usd, view.cost_basis) == (usd("0.0002"), "measured")
-    assert (view.saved_usd, view.saved_basis) == (usd("0.0038"), "estimated")
-    assert (view.baseline_usd, view.baseline.basis) == (usd("0.004"), "estimated")
-    assert [(node, each.saved_usd) for node, each in view.by_node().items()] == [
-        ("draft", usd("-0.0002")),
-        ("verify", usd("0.004")),
-    ]
-
-
 def test_an_unknown_part_makes_the_whole_unknown_and_the_rest_is_still_known() -> None:
     unknown = entry(node="expert", outcome="failed", note="timed out", basis="unknown",
                     cost_basis="unknown", assumed_usd=usd("0.01"))  # fmt: skip

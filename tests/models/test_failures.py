@@ -70,29 +70,6 @@ async def test_a_refusal_is_a_named_error(
     assert (await ask(model, "next")).text == "NEXT"
 
 
-CALL = [{"function": {"name": "f", "arguments": "[" * 100_000}}]
-UNREADABLE: dict[str, tuple[str, object]] = {
-    "no choices": ("openai", {"hello": 1}),
-    "a list": ("openai", [1]),
-    "nested arguments": ("openai", replies.openai_body(None, tool_calls=CALL)),
-    "odd function": ("openai", replies.openai_body(None, tool_calls=[{"function": 3}])),
-    "no message": ("ollama", {"hello": 1}),
-    "Ollama's odd tool call": ("ollama", replies.ollama_body("", tool_calls=[3])),
-}
-
-
-@pytest.mark.parametrize(("provider", "body"), UNREADABLE.values(), ids=UNREADABLE)
-async def test_a_reply_that_cannot_be_read_is_malformed(
-    provider: str, body: object, opened: Callable[[str], Model], server: FakeServer
-) -> None:
-    model = opened(provider)
-    server.will(replies.json_reply(body))
-    with pytest.raises(MalformedResponseError) as caught:
-        await ask(model)
-    assert caught.value.billed is None
-    await model.aclose()
-
-
 CHUNKS = replies.openai_chunks("Paris")
 FIRST = {"error": {"message": "prompt is too long", "code": 400}}
 BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {

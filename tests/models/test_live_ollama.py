@@ -78,8 +78,3 @@ async def test_a_model_that_was_not_pulled(url: str) -> None:
     with pytest.raises(ModelNotFoundError, match="ollama pull no-such-model:1b"):
         await ask(model)
     await model.aclose()
-
-
-async def test_the_digest_is_the_servers(model: OllamaModel) -> None:
-    assert len(await model.digest() or "") == 64
-    assert await OllamaModel("no-such-model", base_url=model.server).digest() is None

@@ -39,16 +39,6 @@ def loop_elsewhere() -> Iterator[asyncio.AbstractEventLoop]:
 # Closing
 
 
-async def test_a_model_is_closed_in_its_loop_and_can_be_used_again(
-    model: Model, server: FakeServer
-) -> None:
-    for text in ("once", "again"):
-        assert (await ask(model, text)).text == text.upper()
-        await model.aclose()
-        await server.has_closed_connections()
-        await model.aclose()
-
-
 async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
     model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

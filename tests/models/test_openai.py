@@ -13,7 +13,6 @@ from cascade.errors import (
     InputError,
     ModelUnavailableError,
     RealRequestForbiddenError,
-    UnsupportedContentError,
 )
 from cascade.models import Request
 from cascade.models.base import guard
@@ -226,11 +225,6 @@ async def test_a_given_answer_is_scored_in_one_pass(
     assert (sent["prompt_logprobs"], sent["max_tokens"]) == (0, 1)
     assert "logprobs" not in sent
     assert await score(openai_model, "Paris") is None, "the server returns none of a prompt"
-
-
-async def test_openai_itself_is_not_asked_for_a_score() -> None:
-    with pytest.raises(UnsupportedContentError, match="cannot score"):
-        await score(OpenAIModel("m", api_key="k"), "Paris")
 
 
 # The official client for other parts of the API

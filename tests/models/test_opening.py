@@ -15,7 +15,6 @@ from cascade.errors import (
     UnknownProviderError,
 )
 from cascade.models import Recorder, open_model
-from cascade.models.llamacpp import LlamaCppModel
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
 from cascade.tiers import Tier
@@ -30,14 +29,6 @@ def test_a_string_with_its_address_key_and_options() -> None:
     hosted = open_model("openai:org/m", base_url="http://example.com/v1", api_key="k")
     assert isinstance(hosted, OpenAIModel)
     assert (hosted.model, hosted.local, hosted.secrets) == ("org/m", False, ("k",))
-
-
-def test_a_file_of_weights(tmp_path: Path) -> None:
-    path = tmp_path / "m.gguf"
-    path.write_bytes(b"GGUF")
-    model = open_model(f"llamacpp:{path}", options={"n_ctx": 64})
-    assert isinstance(model, LlamaCppModel)
-    assert (model.weights_path, model.local) == (path, True)
 
 
 def test_a_langchain_provider_sends_each_request_once(monkeypatch: pytest.MonkeyPatch) -> None:
