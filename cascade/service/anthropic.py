@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from anthropic.types import JSONOutputFormatParam, ToolChoiceParam
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
+from pydantic import BaseModel, Field, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
@@ -19,8 +18,7 @@ from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
-from cascade.service.openai import parameters, put, read_format
-from cascade.service.wire import sent_event
+from cascade.service.wire import content_of, sent_event
 from cascade.state import Usage
 
 router = APIRouter(tags=["Anthropic"])
@@ -40,8 +38,6 @@ class InputMessage(BaseModel):
 
 class InputTool(BaseModel):
     """Tool that the model may call."""
-
-    model_config = ConfigDict(extra="allow")
 
     type: str | None = None
     name: str
@@ -65,13 +61,11 @@ class CountRequest(wire.Asked):
     tool_choice: ToolChoiceParam | None = None
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, wire.Sampled):
     """Conversation to be answered."""
 
     max_tokens: Annotated[StrictInt, Field(ge=1)]
     stop_sequences: list[str] | None = None
-    temperature: Annotated[StrictFloat, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
     top_k: Annotated[StrictInt, Field(ge=0)] | None = None
     output_config: OutputConfig | None = None
 
@@ -99,16 +93,19 @@ async def count_tokens(request: Request) -> Response:
 
 def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     extra = {**(body.model_extra or {}), "top_p": body.top_p, "top_k": body.top_k}
-    settings = Settings(extra=parameters(extra, served), max_tokens=body.max_tokens)
-    put(settings, temperature=body.temperature, stop=body.stop_sequences or None)
-    if body.output_config is not None and (form := body.output_config.format) is not None:
-        described = {"name": "answer", "schema": form["schema"]}
-        read_format({"type": "json_schema", "json_schema": described}, settings, served)
-    tools = [_tool(tool, number) for number, tool in enumerate(body.tools or ())]
-    put(settings, tools=tools or None)
-    if (choice := body.tool_choice) is not None and tools:
-        names = {"any": "required", "tool": str(choice.get("name"))}
-        settings["tool_choice"] = names.get(choice["type"], choice["type"])
+    form = body.output_config and body.output_config.format
+    choice: dict[str, Any] = {**(body.tool_choice or {})} if body.tools else {}
+    names = {"any": "required", "tool": choice.get("name")}
+    settings = wire.settings_of(
+        served,
+        extra,
+        form=wire.schema_format(schema=form["schema"]) if form else None,
+        stop=body.stop_sequences,
+        tools=[_tool(tool, number) for number, tool in enumerate(body.tools or ())],
+        tool_choice=names.get(kind, kind) if (kind := choice.get("type")) else None,
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+    )
     return conversation(body), settings
 
 
@@ -119,8 +116,11 @@ def _tool(tool: InputTool, number: int) -> dict[str, Any]:
     function = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description
-    made = {"type": "function", "function": function}
-    return made if tool.cache_control is None else made | {"cache_control": tool.cache_control}
+    return _marked({"type": "function", "function": function}, tool.cache_control)
+
+
+def _marked(made: dict[str, Any], mark: object) -> dict[str, Any]:
+    return made if mark is None else made | {"cache_control": mark}
 
 
 def conversation(body: CountRequest) -> list[AnyMessage]:
@@ -131,7 +131,7 @@ def conversation(body: CountRequest) -> list[AnyMessage]:
     """
     found = list[AnyMessage]()
     if body.system:
-        found.append(wire.message_of("system", _content(body.system, "system")))
+        found.append(wire.message_of("system", content_of(body.system, _read_block, "system")))
     for number, message in enumerate(body.messages):
         found += _messages(message.role, message.content, f"messages.{number}.content")
     return found
@@ -144,55 +144,43 @@ def _messages(role: str, content: str | Blocks, place: str) -> list[AnyMessage]:
         return [wire.message_of(role, content)]
     found, calls, rest = list[AnyMessage](), Blocks(), Blocks()
     for block in content:
-        kind = block.get("type")
-        if kind == "tool_result":
-            said = _content(block.get("content") or "", place)
-            if block.get("is_error"):
-                said = f"Error: {said}" if isinstance(said, str) else ["Error: ", *said]
-            found.append(wire.message_of("tool", said, call_id=str(block.get("tool_use_id") or "")))
-        elif kind == "tool_use":
-            named = {"id": block.get("id"), "name": block.get("name")}
-            calls.append(named | {"arguments": block.get("input")})
-        elif kind not in ("thinking", "redacted_thinking"):  # another model's, of no use to ours
-            rest.append(block)
+        match block:
+            case {"type": "tool_result", "tool_use_id": str(call_id)}:
+                said = content_of(block.get("content") or "", _read_block, place)
+                if block.get("is_error"):
+                    said = f"Error: {said}" if isinstance(said, str) else ["Error: ", *said]
+                found.append(wire.message_of("tool", said, call_id=call_id))
+            case {"type": "tool_use", "id": call_id, "name": name, "input": given}:
+                calls.append({"id": call_id, "name": name, "arguments": given})
+            case {"type": "thinking" | "redacted_thinking"}:  # another model's, of no use to ours
+                pass
+            case _:
+                rest.append(block)
     if rest or role == "assistant":
-        found.append(wire.message_of(role, _content(rest, place), calls))
+        found.append(wire.message_of(role, content_of(rest, _read_block, place), calls))
     return found
 
 
-def _content(content: object, place: str) -> str | list[Any]:
-    """Text where all of it is plain text, else parts in OpenAI's form."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        raise ServiceError(400, f"{place}: give text or a list of blocks.", param=place)
-    parts = [_part(block, f"{place}.{number}") for number, block in enumerate(content)]
-    if all(part.keys() == {"type", "text"} for part in parts):
-        return "\n".join(part["text"] for part in parts)
-    return parts
-
-
-def _part(block: Mapping[str, Any], place: str) -> dict[str, Any]:
-    kind, source = block.get("type"), block.get("source")
-    source = source if isinstance(source, Mapping) else {}
-    held, data, url = source.get("type"), source.get("data"), source.get("url")
-    if held == "base64":
-        url = f"data:{source.get('media_type')};base64,{data}"
-    part: dict[str, Any] = {}
-    if kind == "text" and isinstance(block.get("text"), str):
-        part = {"type": "text", "text": block["text"]}
-    elif kind == "image" and isinstance(url, str):
-        part = {"type": "image_url", "image_url": {"url": url}}
-    elif kind == "document" and held == "text":
-        part = {"type": "text", "text": str(data)}
-    elif kind == "document" and held == "base64":
-        name = str(block.get("title") or "document.pdf")
-        part = {"type": "file", "file": {"filename": name, "file_data": url}}
-    else:
-        said = f"{place}: blocks of type {kind!r:.40} are not taken in this form; text, image, "
-        raise ServiceError(400, f"{said}document, tool_use and tool_result are.", param=place)
-    marked = block.get("cache_control")
-    return part if marked is None else part | {"cache_control": marked}
+def _read_block(block: Any) -> dict[str, Any] | None:
+    match block:
+        case {"type": "text", "text": str(text)} | {
+            "type": "document",
+            "source": {"type": "text", "data": str(text)},
+        }:
+            part = wire.text_part(text)
+        case {"type": "image", "source": {"type": "url", "url": str(url)}}:
+            part = wire.image_part(url)
+        case {
+            "type": "image" | "document" as kind,
+            "source": {"type": "base64", "media_type": str(form), "data": str(data)},
+        }:
+            url = f"data:{form};base64,{data}"
+            name = block.get("title") or "document.pdf"
+            file = {"type": "file", "file": {"filename": name, "file_data": url}}
+            part = wire.image_part(url) if kind == "image" else file
+        case _:
+            return None
+    return _marked(part, block.get("cache_control"))
 
 
 # --- writing

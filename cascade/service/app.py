@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic.json_schema import models_json_schema
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -112,25 +113,22 @@ async def _show_fault(request: Request, error: Exception) -> Response:
 
 
 def _of_http(request: Request, error: HTTPException) -> ServiceError:
-    path, status, headers = request.url.path, error.status_code, dict(error.headers or {})
-    if status not in (404, 405):
-        return ServiceError(status, str(error.detail), headers=headers)
-    paths = request.app.openapi()["paths"]
-    if path in paths:
-        headers["Allow"] = ", ".join(method.upper() for method in paths[path])
+    if error.status_code not in (404, 405):
+        return ServiceError(error.status_code, str(error.detail), headers=error.headers)
+    path, paths = request.url.path, request.app.openapi()["paths"]
     here = f"/{path.split('/')[1][:20]}/"
     near = [each for each in paths if each.startswith(here)] or paths
     there = ", ".join(f"{method.upper()} {each}" for each in near for method in paths[each])
     said = f"{request.method} {path[:100]} is not served here; there are {there}."
-    return ServiceError(status, said, "not_served", headers=headers)
+    return ServiceError(error.status_code, said, "not_served", headers=error.headers)
 
 
 # --- before any route
 
 
 class Edge:
-    """Outermost layer: refuses foreign hosts and origins where no key is asked for, packed and long
-    bodies, and counts requests.
+    """Outermost layer: counts requests, and refuses foreign hosts and origins where no key is asked
+    for.
 
     Without keys every program on this machine may ask, and so might every web page that its browser
     shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
@@ -145,19 +143,9 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status, read = 500, 0
-        config = self._gateway.config
-        most = int(config.max_body_mib * 2**20)
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        fault = (None if config.auth else _foreign(headers)) or _unreadable(headers, most)
-
-        async def receiving() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                raise _too_long(most)
-            return message
+        status, app = 500, self._app
+        if not self._gateway.config.auth and (fault := _foreign(Headers(scope=scope))):
+            app = JSONResponse(fault.body(protocol_of(scope["path"])), fault.status)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -166,30 +154,13 @@ class Edge:
             await send(message)
 
         try:
-            if fault is not None:
-                body = fault.body(protocol_of(scope["path"]))
-                await JSONResponse(body, fault.status, fault.headers)(scope, receiving, sending)
-            else:
-                await self._app(scope, receiving, sending)
+            await app(scope, receive, sending)
         finally:
             self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
 
 
-def _unreadable(headers: Mapping[bytes, str], most: int) -> ServiceError | None:
-    if headers.get(b"content-encoding", "identity").strip().lower() not in ("", "identity"):
-        said = "packed bodies are not taken: send it without Content-Encoding."
-        return ServiceError(415, said, "packed_body", headers={"Connection": "close"})
-    length = headers.get(b"content-length", "0")
-    return _too_long(most) if length.isdigit() and int(length[:20]) > most else None
-
-
-def _too_long(most: int) -> ServiceError:
-    said = f"the body is longer than {most / 2**20:.2g} MiB: send less, or set max_body_mib."
-    return ServiceError(413, said, "body_too_long", headers={"Connection": "close"})
-
-
-def _foreign(headers: Mapping[bytes, str]) -> ServiceError | None:
-    host, origin = headers.get(b"host", ""), headers.get(b"origin")
+def _foreign(headers: Headers) -> ServiceError | None:
+    host, origin = headers.get("host", ""), headers.get("origin")
     if urlsplit(f"//{host}").hostname not in LOOPBACK:
         here = ", ".join(LOOPBACK)
         said = f"without keys this service answers to {here} only, not to {host!r:.80}."
@@ -235,5 +206,5 @@ async def metrics(request: Request) -> Response:
 async def reload(request: Request) -> Response:
     """Read the configuration again: says what changed, and which keys need a restart."""
     gateway = gateway_of(request)
-    await gateway.admin(request)
+    await gateway.key_of(request, admin=True)
     return json_response(await gateway.reload())

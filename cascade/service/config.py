@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
@@ -45,10 +52,8 @@ RESTART = ("listen", "ledger", "auth")
 """Keys that a running service does not change."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Base of the parts of a configuration: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ListenConfig(Section):
@@ -58,17 +63,10 @@ class ListenConfig(Section):
     """Address; `0.0.0.0` for all of this machine."""
     port: int = Field(default=8080, ge=0, le=65535)
     """Port; 0 takes a free one."""
-    proxies: tuple[str, ...] = LOOPBACK[:2]
+    proxies: tuple[IPvAnyNetwork, ...] = (ip_network("127.0.0.1"), ip_network("::1"))
     """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are true."""
     connections: Count = 4096
     """Connections at once; a request of one more gets 503."""
-
-    @field_validator("proxies")
-    @classmethod
-    def _are_addresses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for proxy in given:
-            ip_network(proxy, strict=False)
-        return given
 
 
 class TierConfig(Section):
@@ -303,17 +301,8 @@ class Configured:
     path: Path
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        """Folder of the file."""
-        return self.path.parent
-
     def again(self) -> Configured:
-        """The same file as it is now.
-
-        Raises:
-            ConfigurationError: it cannot be read any more.
-        """
+        """The same file as it is now."""
         return read_config(self.path, overrides=self.overrides)
 
 
@@ -339,14 +328,14 @@ def read_config(
     """
     path = Path(path)
     reader = _Reader(path, os.environ if environment is None else environment)
-    written = _merged(reader.document(), overrides or {})
+    written = _merged(reader.document, overrides or {})
     problems = reader.problems
     if not problems:
         try:
             config = ServiceConfig.model_validate(written)
             return Configured(_beside(config, path.parent), path, overrides or {})
         except ValidationError as error:
-            problems = [_problem(each, written, reader.filled) for each in error.errors()]
+            problems = [(each["loc"], _words(each, reader.filled)) for each in error.errors()]
     told = [_told(path, reader.lines, place, words) for place, words in problems]
     raise ConfigurationError("\n".join(dict.fromkeys(told)))
 
@@ -366,35 +355,29 @@ class _Reader(yaml.SafeLoader):
     """Reads a file and replaces each `${NAME}`.
 
     Attributes:
+        document: all of the file.
         lines: the line of each value, counted from 1.
         filled: values that variables are part of: they may be secrets.
         problems: what is wrong.
     """
 
     def __init__(self, path: Path, variables: Mapping[str, str]) -> None:
-        if path.suffix.lower() not in (".yaml", ".yml"):
-            raise ConfigurationError(f"{path}: a configuration ends in .yaml or .yml.")
-        self.path, self.variables = path, variables
+        self.variables = variables
         self.lines, self.filled = dict[Place, int](), set[Place]()
         self.problems = list[tuple[Place, str]]()
         try:
             super().__init__(path.read_text(encoding="utf-8"))
+            root = self.get_single_node()
+            self.document = {} if root is None else self._value(root, ())
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-        except (yaml.YAMLError, ValueError) as error:
-            raise ConfigurationError(f"{path}: it is no text: {error}.") from error
-
-    def document(self) -> dict[str, Any]:
-        """All of the file."""
-        try:
-            root = self.get_single_node()
-            found = None if root is None else self._value(root, ())
         except yaml.MarkedYAMLError as error:
             line = 1 if error.problem_mark is None else error.problem_mark.line + 1
-            raise ConfigurationError(f"{self.path}:{line}: {error.problem}.") from error
-        if not isinstance(found, dict):
-            raise ConfigurationError(f"{self.path}: it needs keys, and `cascades` among them.")
-        return found
+            raise ConfigurationError(f"{path}:{line}: {error.problem}.") from error
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigurationError(f"{path}: it is no text: {error}.") from error
+        if not isinstance(self.document, dict):
+            raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")
 
     def _value(self, node: yaml.Node, place: Place) -> Any:
         self.lines.setdefault(place, node.start_mark.line + 1)
@@ -429,37 +412,17 @@ def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _problem(error: ErrorDetails, written: Any, filled: set[Place]) -> tuple[Place, str]:
-    """Place and words of an error."""
-    place: Place = ()
-    for part in error["loc"][:-1]:  # pydantic puts names of types between
-        if _at(written, (*place, part)) is not None:
-            place = (*place, part)
-    last = error["loc"][-1:]
-    if isinstance(_at(written, place), Mapping) and "[" not in str(last):
-        place = (*place, *last)
+def _words(error: ErrorDetails, filled: set[Place]) -> str:
+    """What is wrong with a value; it is not shown where it may be a secret."""
+    place, given = error["loc"], error["input"]
     if error["type"] == "extra_forbidden":
-        return place, f"there is no such key{_nearest(str(last[0]))}"  # its value may be a secret
+        known = {name for section in Section.__subclasses__() for name in section.model_fields}
+        close = difflib.get_close_matches(str(place[-1]), known, 1, 0.5)
+        return "there is no such key" + (f"; did you mean {close[0]!r}?" if close else "")
     words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = error["input"]
-    if isinstance(given, str | int | float) and place not in filled:
-        words += f", not {given!r}"
-    return place, words
-
-
-def _at(data: Any, place: Place) -> Any:
-    for part in place:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data
-
-
-def _nearest(name: str) -> str:
-    known = {name for section in Section.__subclasses__() for name in section.model_fields}
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    if any(place[:n] in filled for n in range(len(place) + 1)):
+        return words
+    return f"{words}, not {given!r}" if isinstance(given, str | int | float) else words
 
 
 def _told(path: Path, lines: Mapping[Place, int], place: Place, words: str) -> str:
@@ -468,5 +431,4 @@ def _told(path: Path, lines: Mapping[Place, int], place: Place, words: str) -> s
     while near and near not in lines:
         near = near[:-1]
     start = f"{path}:{lines[near]}" if near else str(path)
-    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-    return f"{start}: {shown.removeprefix('.')}: {words}" if place else f"{start}: {words}"
+    return f"{start}: {'.'.join([*map(str, place)])}: {words}" if place else f"{start}: {words}"

@@ -105,12 +105,12 @@ _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
     (errors.MalformedResponseError, 502, "upstream_failed", "unreadable answer"),
     (errors.ModelUnavailableError, 502, "upstream_failed", "unavailable"),
     (errors.ModelError, 502, "upstream_failed", "failed"),
-    (errors.RecordingMissError, 404, "not_recorded", ""),
-    (errors.LedgerError, 503, "ledger_unavailable", ""),
-    (errors.CascadeError, 500, "cascade_failed", ""),
+    (errors.RecordingMissError, 404, "not_recorded", "no recording answers this question"),
+    (errors.LedgerError, 503, "ledger_unavailable", "the ledger cannot be reached or written"),
+    (errors.CascadeError, 500, "cascade_failed", "the service failed"),
 )
-"""Kinds of errors, the first that fits: status, code, and what a tier has done in words that name
-no server."""
+"""Kinds of errors, the first that fits: status, code, and what has failed in words that name no
+server; without words, the error's own are for clients."""
 
 _WORDS = {
     "rate limit": "rate limited",
@@ -145,38 +145,26 @@ def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
     """Error as a client is told of it; the log has the details, and `where` it happened."""
     if isinstance(error, ServiceError):
         return error
-    for kind, status, code, _ in _FAULTS:
-        if isinstance(error, kind):
-            return ServiceError(status, _told(error, where), code, headers=_retry_after(error))
-    logger.exception("%s failed", where, exc_info=error)
-    return ServiceError(500, "the service failed; its log says more.", "internal_error")
-
-
-def _told(error: errors.CascadeError, where: str) -> str:
-    own = errors.InputError | errors.ConfigurationError | errors.LocalOnlyError
-    if isinstance(error, own | errors.DeadlineError):
-        return str(error)
+    if not isinstance(error, errors.CascadeError):
+        logger.exception("%s failed", where, exc_info=error)
+        return ServiceError(500, "the service failed; its log says more.", "internal_error")
+    status, code, words = next(row[1:] for row in _FAULTS if isinstance(error, row[0]))
+    if not words or isinstance(error, errors.LocalOnlyError | errors.DeadlineError):
+        return ServiceError(status, str(error), code)
     logger.warning("%s: %s: %s", where, type(error).__name__, error)
     if isinstance(error, errors.BadRequestError):  # only the provider's words help to mend it
-        return without_places(str(error))
+        return ServiceError(status, without_places(str(error)), code)
     if isinstance(error, errors.ModelError):
-        status = "" if error.status is None else f" ({error.status})"
-        return f"{error.model}: {kind_of(error)}{status}; the service's log says more."
-    if isinstance(error, errors.LedgerError):
-        return "the ledger cannot be reached or written: try again later."
-    if isinstance(error, errors.RecordingMissError):
-        return "a recording answers here, which has no answer to this question."
-    return f"the service failed with {type(error).__name__}; its log says more."
+        words = f"{error.model}: {words}" + (f" ({error.status})" if error.status else "")
+    told = f"{words}; the service's log says more."
+    return ServiceError(status, told, code, headers=_retry_after(error))
 
 
 def _retry_after(error: errors.CascadeError) -> dict[str, str]:
-    if isinstance(error, errors.RateLimitError):
-        known_s = error.retry_after
-    elif isinstance(error, errors.NotSentError):
-        known_s = error.ready_in_s
-    else:
-        return {}
-    return {"Retry-After": str(max(1, math.ceil(known_s or 1)))}
+    match error:
+        case errors.RateLimitError(retry_after=known_s) | errors.NotSentError(ready_in_s=known_s):
+            return {"Retry-After": str(max(1, math.ceil(known_s or 1)))}
+    return {}
 
 
 _PLACES = re.compile(

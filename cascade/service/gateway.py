@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from base64 import b64decode
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,6 +28,7 @@ from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
+from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Reservation
 from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
@@ -60,9 +62,6 @@ PATIENCE_S = 30.0
 
 MOST_OWNERS = 10_000
 """Runs whose key is remembered."""
-
-BACKGROUND = ("audit", "shadow")
-"""Kinds of runs that go on after their answer; what they cost is charged to the key."""
 
 Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
@@ -139,18 +138,8 @@ class Way:
 
     def headers(self) -> dict[str, str]:
         """The facts in headers of an answer; what is not known yet is left out."""
-        found = dict[str, str]()
-        for name, value in self.facts().items():
-            if value is None or value == "":
-                continue
-            if isinstance(value, bool):
-                text = str(value).lower()
-            elif isinstance(value, float):
-                text = f"{value:.4f}"
-            else:
-                text = f"{value:f}" if isinstance(value, Decimal) else header(value)
-            found[f"x-cascade-{name.replace('_', '-')}"] = text
-        return found
+        known = {name: v for name, v in self.facts().items() if v is not None and v != ""}
+        return {f"x-cascade-{n.replace('_', '-')}": header(value) for n, value in known.items()}
 
     def end(self, ledger: LedgerView, begun: float) -> None:
         """Note what the run cost and saved, and how long it took."""
@@ -175,8 +164,15 @@ class Way:
 _PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
 
 
-def header(value: str) -> str:
-    """Text as the value of a header: one line of visible Latin characters."""
+def header(value: str | float | Decimal) -> str:
+    """The value of a header: one line of visible Latin characters."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.4f}"
+        case Decimal():
+            return f"{value:f}"
     if not value.isascii():
         value = value.translate(_PLAIN).encode("ascii", "replace").decode()
     if not value.isprintable():
@@ -315,46 +311,36 @@ class Gateway:
 
     # --- who asks
 
-    async def key_of(self, request: Request) -> Key | None:
-        """The key of a request; None where the service asks for none."""
+    async def key_of(self, request: Request, *, admin: bool = False) -> Key | None:
+        """The key of a request; None where the service asks for none.
+
+        Raises:
+            ServiceError: 401, it has no valid key; 403, an admin key is needed; 429, too many wrong
+                ones came from its address.
+        """
         if not self.config.auth:
             return None
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        secret = token.strip() if scheme.lower() == "bearer" else ""
-        secret = secret or request.headers.get("x-api-key", "")
-        key = await self.find_key(request, secret) if secret else None
-        if key is None:
-            raise ServiceError(
-                401,
-                "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`.",
-                "invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return key
-
-    async def find_key(self, request: Request, secret: str) -> Key | None:
-        """The valid key with this secret; 429 where too many wrong ones came from its address."""
-        if not self.keys.is_guess(secret):
-            return await self.keys.find(secret)
-        address, wrong = address_of(request.client.host if request.client else ""), False
-        wait_s = self.guesses.take(address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
-        if wait_s:
-            said = f"too many wrong API keys came from your address: wait {wait_s} s."
-            raise too_many(said, "too_many_wrong_keys", wait_s)
+        secret, address, wrong = _secret(request), None, False
+        if self.keys.is_guess(secret):
+            address = address_of(request.client.host if request.client else "")
+            wait_s = self.guesses.take(address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
+            if wait_s:
+                said = f"too many wrong API keys came from your address: wait {wait_s} s."
+                raise too_many(said, "too_many_wrong_keys", wait_s)
         try:
             key = await self.keys.find(secret)
             wrong = key is None
         finally:
-            if not wrong:
+            if address is not None and not wrong:
                 self.guesses.give_back(address)
-        return key
-
-    async def admin(self, request: Request) -> None:
-        """Ask for an admin key."""
-        key = await self.key_of(request)
-        if key is not None and not key.admin:
+        if key is None:
+            said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
+            challenge = {"WWW-Authenticate": "Bearer"}
+            raise ServiceError(401, said, "invalid_api_key", headers=challenge)
+        if admin and not key.admin:
             said = "this needs an admin key: `cascade keys create … --admin` makes one."
             raise ServiceError(403, said, "admin_key_needed")
+        return key
 
     def models(self, key: Key | None) -> list[str]:
         """The models that a key may ask for."""
@@ -567,7 +553,7 @@ class Gateway:
                 served[name] = known
                 continue
             try:
-                made = Served(name, given, configured.folder, self.store, self._metrics)
+                made = Served(name, given, configured.path.parent, self.store, self._metrics)
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
             else:
@@ -591,6 +577,17 @@ class Gateway:
                 await self.store.aclose()
             except LedgerError as error:
                 logger.error("the ledger was not written to its end: %s", error)
+
+
+def _secret(request: Request) -> str:
+    """The API key that a request has: as a token, as a browser's password, or as Anthropic's."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip()
+    if scheme.lower() == "basic":
+        with suppress(ValueError):
+            return b64decode(given + "==").decode("utf-8", "replace").partition(":")[2]
+    return request.headers.get("x-api-key", "")
 
 
 @asynccontextmanager
@@ -624,7 +621,7 @@ def _versions(configured: Configured) -> dict[str, float | None]:
     found = dict[str, float | None]()
     for name in (configured.path.name, *(c.calibrator for c in cascades if c.calibrator)):
         try:
-            found[name] = (configured.folder / name).stat().st_mtime
+            found[name] = (configured.path.parent / name).stat().st_mtime
         except OSError:
             found[name] = None
     return found

@@ -12,12 +12,13 @@ from decimal import Decimal
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+from pydantic import BaseModel, Field, StrictBool, ValidationError, field_validator
 from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.base import checked_tags
 from cascade.ledger.database import Database, Money, Schema, UtcTime, Words, json_type
+from cascade.ledger.shared import Window
 
 PREFIX = "csk_"
 """By which a leaked key is found in logs and repositories."""
@@ -36,10 +37,8 @@ _FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
 
 
-class Key(BaseModel):
+class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """API key: what it may do, and the hash of its secret."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     id: str
     """Its name in tags, on the page and on the command line; no secret."""
@@ -80,11 +79,10 @@ class Key(BaseModel):
         return given
 
     @property
-    def limits(self) -> dict[Literal["day", "month"], Decimal]:
+    def limits(self) -> dict[Window, Decimal]:
         """Its budgets, by window."""
-        day: Literal["day"] = "day"
-        given = {day: self.day_usd, "month": self.month_usd}
-        return {window: usd for window, usd in given.items() if usd is not None}  # type: ignore[misc]
+        given: dict[Window, Decimal | None] = {"day": self.day_usd, "month": self.month_usd}
+        return {window: usd for window, usd in given.items() if usd is not None}
 
     def may_use(self, model: str) -> bool:
         """Whether it may ask for this model."""
@@ -144,13 +142,7 @@ class Keys:
             key = Key.model_validate(settings | own)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            words = (
-                first["msg"]
-                .removeprefix("Value error, ")
-                .removeprefix("Input ")
-                .removeprefix("String ")
-            )
-            told = f"a key's {first['loc'][0]} is {first['input']!r:.80}: it {words}."
+            told = f"a key's {first['loc'][0]} is {first['input']!r:.80}: {first['msg']}."
             raise ConfigurationError(told) from None
         row = {column.name: getattr(key, column.name) for column in _TABLE.columns}
         row["models"] = list(key.models)

@@ -20,7 +20,6 @@ from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
-from cascade.service.openai import parameters, put, read_format
 
 router = APIRouter(tags=["Ollama"])
 
@@ -54,8 +53,6 @@ class OllamaRequest(wire.Asked):
     stream: StrictBool | None = Field(default=True, description="By default true.")
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    keep_alive: str | float | None = None
-    think: StrictBool | Literal["low", "medium", "high"] | None = None
 
 
 class OllamaChatRequest(OllamaRequest):
@@ -96,9 +93,8 @@ async def generate(request: Request) -> Response:
 
 
 def _read_chat(body: OllamaChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    settings = _settings(body, served)
-    put(settings, tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()] or None)
-    return _messages(body.messages), settings
+    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
+    return _messages(body.messages), _settings(body, served, tools=tools)
 
 
 def _read_prompt(body: OllamaGenerateRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
@@ -112,49 +108,45 @@ def _read_prompt(body: OllamaGenerateRequest, served: Served) -> tuple[list[AnyM
     return _messages(given), _settings(body, served)
 
 
-def _settings(body: OllamaRequest, served: Served) -> Settings:
+def _settings(body: OllamaRequest, served: Served, **more: Any) -> Settings:
     given = body.options or Options()
-    own = {"keep_alive": body.keep_alive, "think": body.think}
-    extra = {**(body.model_extra or {}), **(given.model_extra or {}), **own}
-    settings = Settings(extra=parameters(extra, served))
-    limit = given.num_predict or 0
-    put(settings, temperature=given.temperature, seed=given.seed)
-    put(settings, max_tokens=limit if limit > 0 else None)  # below 0: as long as it takes
-    if given.stop:
-        settings["stop"] = [given.stop] if isinstance(given.stop, str) else given.stop
+    form = {"type": "json_object"} if body.format == "json" else None
     if isinstance(body.format, dict):
-        described = {"name": "answer", "schema": body.format}
-        read_format({"type": "json_schema", "json_schema": described}, settings, served)
-    elif body.format == "json":
-        read_format({"type": "json_object"}, settings, served)
-    return settings
+        form = wire.schema_format(schema=body.format)
+    limit = given.num_predict or 0
+    return wire.settings_of(
+        served,
+        {**(body.model_extra or {}), **(given.model_extra or {})},
+        form=form,
+        stop=given.stop,
+        max_tokens=limit if limit > 0 else None,  # below 0: as long as it takes
+        temperature=given.temperature,
+        seed=given.seed,
+        **more,
+    )
 
 
 def _messages(given: list[InputMessage]) -> list[AnyMessage]:
-    """The conversation; calls without ids get some, and results find them."""
-    found, left = list[AnyMessage](), list[tuple[str, str]]()
+    """The conversation; calls without ids get some, and results find them: of their tool where it
+    is named, else the next."""
+    found, left = list[AnyMessage](), list[dict[str, Any]]()
     for position, message in enumerate(given):
         calls: list[dict[str, Any]] = [
             {"id": f"call_{position}_{index}", **call.function.model_dump()}
             for index, call in enumerate(message.tool_calls or ())
         ]
-        left += [(call["name"], call["id"]) for call in calls]
+        left += calls
         call_id, name = message.tool_call_id, message.tool_name
         if message.role == "tool" and call_id is None:
-            call_id = _answered_call(name, left)
+            call = next((call for call in left if name in (None, call["name"])), None)
+            if call is None:
+                said = f"messages: the result of {name or 'a tool'!r} has no call before it."
+                raise ServiceError(400, said, param="messages")
+            left.remove(call)
+            call_id = call["id"]
         content = _content(message)
         found.append(wire.message_of(message.role, content, calls, call_id=call_id, name=name))
     return found
-
-
-def _answered_call(tool: str | None, left: list[tuple[str, str]]) -> str:
-    """The id of the call that a result belongs to: of its tool where it is named, else the next."""
-    for place, (name, call_id) in enumerate(left):
-        if tool in (None, name):
-            del left[place]
-            return call_id
-    said = f"messages: the result of {tool or 'a tool'!r} has no call before it."
-    raise ServiceError(400, said, param="messages")
 
 
 _KINDS = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
@@ -165,8 +157,7 @@ def _content(message: InputMessage) -> str | list[dict[str, Any]]:
     if not message.images:
         return text
     urls = [f"data:image/{_KINDS.get(x[:4], 'png')};base64,{x}" for x in message.images]
-    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return [{"type": "text", "text": text}, *images]
+    return [wire.text_part(text), *map(wire.image_part, urls)]
 
 
 # --- writing
@@ -239,18 +230,14 @@ class LineWriter(wire.Writer):
 
 # --- models
 
-_LONG_AGO = "1970-01-01T00:00:00Z"
-
 
 @router.get("/api/tags")
 async def tags(request: Request) -> Response:
     """List the models that this key may ask for."""
     gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    own = {"modified_at": _LONG_AGO, "size": 0, "digest": ""}
     there = [gateway.model(name, key) for name in gateway.models(key)]
-    found = [{"name": s.name, "model": s.name, **own, "details": _details(s)} for s in there]
-    return wire.json_response({"models": found})
+    return wire.json_response({"models": [_card(served) for served in there]})
 
 
 @router.post("/api/show", openapi_extra=wire.takes(ShowRequest))
@@ -261,17 +248,9 @@ async def show(request: Request) -> Response:
     body, _ = await wire.read_body(request, ShowRequest)
     served = gateway.model(body.model or body.name, key)
     tiers = [tier.model.name for tier in served.cascade.tiers]
-    return wire.json_response(
-        {
-            "modelfile": f"# a cascade: {' → '.join(tiers)}",
-            "parameters": "",
-            "template": "",
-            "details": _details(served),
-            "model_info": {"general.architecture": "cascade", "cascade.tiers": tiers},
-            "capabilities": ["completion", "tools"],
-            "modified_at": _LONG_AGO,
-        }
-    )
+    info = {"general.architecture": "cascade", "cascade.tiers": tiers}
+    more = {"model_info": info, "capabilities": ["completion", "tools"]}
+    return wire.json_response(_card(served) | more)
 
 
 @router.get("/api/version")
@@ -280,7 +259,8 @@ async def version() -> Response:
     return wire.json_response({"version": VERSION, "gateway": __version__})
 
 
-def _details(served: Served) -> dict[str, Any]:
+def _card(served: Served) -> dict[str, Any]:
     families = list(dict.fromkeys(tier.model.provider for tier in served.cascade.tiers))
-    own = {"parent_model": "", "format": "cascade", "family": "cascade", "families": families}
-    return {**own, "parameter_size": "", "quantization_level": ""}
+    details = {"format": "cascade", "family": "cascade", "families": families}
+    made = {"modified_at": "1970-01-01T00:00:00Z", "size": 0, "digest": ""}
+    return {"name": served.name, "model": served.name, **made, "details": details}

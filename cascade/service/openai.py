@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter
 from langchain_core.messages import AIMessage, AnyMessage
-from ollama import Options
 from openai.types import Reasoning
 from openai.types.chat import (
     ChatCompletionFunctionTool,
@@ -18,7 +16,7 @@ from openai.types.chat import (
     ChatCompletionNamedToolChoiceParam,
 )
 from openai.types.responses import FunctionTool, ToolChoiceFunction
-from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt
+from pydantic import BaseModel, Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
@@ -32,60 +30,6 @@ from cascade.state import Usage
 router = APIRouter(tags=["OpenAI"])
 
 Count = Annotated[StrictInt, Field(ge=1)]
-Share = Annotated[StrictFloat, Field(ge=0, le=1)]
-Temperature = Annotated[StrictFloat, Field(ge=0, le=2)]
-Alternatives = Annotated[StrictInt, Field(ge=0, le=20)]
-
-# --- parameters
-
-_EVERYWHERE = {
-    *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
-    *("repetition_penalty", "repeat_penalty"),
-}
-_OPENAI_ONLY = {
-    *("logit_bias", "modalities", "parallel_tool_calls", "reasoning_effort", "verbosity"),
-    *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
-}
-_OLLAMA_ONLY = {"keep_alive", "think", "truncate", "shift", *Options.model_fields} - _EVERYWHERE
-
-
-def parameters(extra: Mapping[str, Any], served: Served) -> dict[str, Any]:
-    """Parameters that go to every tier as they are; an error where one would ignore it."""
-    given = {n: v for n, v in extra.items() if v is not None and n not in wire.IGNORED}
-    for name in given:
-        if name not in _EVERYWHERE | _OPENAI_ONLY | _OLLAMA_ONLY:
-            why = "which models are asked, and how, is in the configuration of the service."
-            raise wire.unsupported(name, f"it goes to no model; {why}")
-        for tier in served.cascade.tiers:
-            if name in (_OPENAI_ONLY if tier.model.provider == "ollama" else _OLLAMA_ONLY):
-                why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
-                raise wire.unsupported(name, f"{why}in the options of the tier that has.")
-    return given
-
-
-def read_format(given: Mapping[str, Any] | None, settings: Settings, served: Served) -> None:
-    """Put a response format, in the form of chat completions, into the settings: it goes on to the
-    tiers as it came."""
-    if given is None or given.get("type") == "text":
-        return
-    kind = given.get("type")
-    schema = (given.get("json_schema") or {}).get("schema") if kind == "json_schema" else {}
-    if kind not in ("json_object", "json_schema") or not isinstance(schema, dict):
-        said = "response_format: text, json_object, or json_schema with a schema."
-        raise ServiceError(400, said, param="response_format")
-    settings["schema"] = schema if kind == "json_schema" else {"type": "object"}
-    extra = settings.setdefault("extra", {})
-    providers = {tier.model.provider for tier in served.cascade.tiers}
-    if "ollama" not in providers:
-        extra["response_format"] = dict(given)
-    elif kind == "json_object" and providers == {"ollama"}:
-        extra["format"] = "json"
-
-
-def put(settings: Settings, **given: Any) -> None:
-    """Set what is given."""
-    settings.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]
-
 
 # --- chat completions
 
@@ -101,7 +45,7 @@ class Message(BaseModel):
     refusal: str | None = None
 
 
-class ChatRequest(wire.Asked):
+class ChatRequest(wire.Sampled):
     """Conversation to be answered."""
 
     messages: list[Message] = Field(min_length=1)
@@ -112,14 +56,12 @@ class ChatRequest(wire.Asked):
         None
     )
     response_format: dict[str, Any] | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     stop: str | list[str] | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: StrictBool | None = None
-    top_logprobs: Alternatives | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
 
 
 @router.post("/v1/chat/completions", openapi_extra=wire.takes(ChatRequest))
@@ -130,45 +72,44 @@ async def chat(request: Request) -> Response:
 
 def read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     """Messages and settings of a request."""
-    extra = {**(body.model_extra or {}), "top_p": body.top_p}
-    settings = Settings(extra=parameters(extra, served))
-    if body.tools:
-        settings["tools"] = [tool.model_dump(exclude_unset=True) for tool in body.tools]
-    choice = body.tool_choice
-    put(settings, tool_choice=choice["function"]["name"] if isinstance(choice, dict) else choice)
-    read_format(body.response_format, settings, served)
-    limit = body.max_completion_tokens or body.max_tokens
-    put(settings, max_tokens=limit, temperature=body.temperature, seed=body.seed)
-    if body.stop:
-        settings["stop"] = [body.stop] if isinstance(body.stop, str) else body.stop
-    if body.logprobs or body.top_logprobs:
-        settings["top_logprobs"] = body.top_logprobs or 0
-    return [_message(message) for message in body.messages], settings
+    choice, alternatives = body.tool_choice, body.top_logprobs
+    settings = wire.settings_of(
+        served,
+        {**(body.model_extra or {}), "top_p": body.top_p},
+        form=body.response_format,
+        stop=body.stop,
+        tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
+        tool_choice=choice["function"]["name"] if isinstance(choice, dict) else choice,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        temperature=body.temperature,
+        seed=body.seed,
+        top_logprobs=(alternatives or 0) if body.logprobs or alternatives else None,
+    )
+    return [_message(message, f"messages.{n}") for n, message in enumerate(body.messages)], settings
 
 
-def _message(message: Message) -> AnyMessage:
-    content = message.content or message.refusal or ""
-    if isinstance(content, list):
-        content = [_part(part) for part in content]
-    if message.role == "tool" and not message.tool_call_id:
-        raise ServiceError(400, "messages: one of role tool needs tool_call_id.", param="messages")
-    calls = [
-        {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
-        for call in message.tool_calls or ()
-    ]
+def _message(message: Message, place: str) -> AnyMessage:
+    given = message.content or message.refusal or ""
     call_id, name = message.tool_call_id, message.name
+    if message.role == "tool" and not call_id:
+        raise ServiceError(400, f"{place}: one of role tool needs tool_call_id.", param=place)
+    calls = [{"id": c.id, **c.function.model_dump()} for c in message.tool_calls or ()]
+    content = wire.content_of(given, _read_part, f"{place}.content")
     return wire.message_of(message.role, content, calls, call_id=call_id, name=name)
 
 
-_PARTS = {"text": str, "refusal": str, "image_url": dict, "input_audio": dict, "file": dict}
-
-
-def _part(part: dict[str, Any]) -> dict[str, Any]:
-    kind = str(part.get("type"))
-    if kind not in _PARTS or not isinstance(part.get(kind), _PARTS[kind]):
-        said = f"messages: a part is of type {', '.join(_PARTS)}, with its content under that name."
-        raise ServiceError(400, said, param="messages")
-    return {"type": "text", "text": part["refusal"]} if kind == "refusal" else part
+def _read_part(part: dict[str, Any]) -> dict[str, Any] | None:
+    match part:
+        case {"type": "refusal", "refusal": str(text)}:
+            return wire.text_part(text)
+        case (
+            {"type": "text", "text": str()}
+            | {"type": "image_url", "image_url": dict()}
+            | {"type": "input_audio", "input_audio": dict()}
+            | {"type": "file", "file": dict()}
+        ):
+            return part
+    return None
 
 
 def _usage(usage: Usage, given: str, made: str, **details: Any) -> dict[str, Any] | None:
@@ -204,8 +145,7 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": raw}
 
 
-def _chat_usage(usage: Usage) -> dict[str, Any] | None:
-    return _usage(usage, "prompt_tokens", "completion_tokens")
+_NAMES = ("prompt_tokens", "completion_tokens")
 
 
 class ChatWriter(wire.Writer):
@@ -231,7 +171,10 @@ class ChatWriter(wire.Writer):
             "finish_reason": outcome.finish_reason,
         }
         body = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return body | {"usage": _chat_usage(outcome.usage), "cascade": outcome.extension()}
+        return body | {
+            "usage": _usage(outcome.usage, "prompt_tokens", "completion_tokens"),
+            "cascade": outcome.extension(),
+        }
 
     @override
     def begin(self) -> bytes:
@@ -253,7 +196,9 @@ class ChatWriter(wire.Writer):
         reason, logprobs = outcome.finish_reason, self._tokens(outcome)
         pieces.append(self._chunk({}, reason, logprobs, cascade=outcome.extension()))
         if self._usage:
-            pieces.append(self._chunk(None, usage=_chat_usage(outcome.usage)))
+            pieces.append(
+                self._chunk(None, usage=_usage(outcome.usage, "prompt_tokens", "completion_tokens"))
+            )
         return b"".join([*pieces, b"data: [DONE]\n\n"])
 
     @override
@@ -322,7 +267,7 @@ class TextOptions(BaseModel):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponseRequest(wire.Asked):
+class ResponseRequest(wire.Sampled):
     """Input to be answered."""
 
     input: str | list[dict[str, Any]]
@@ -332,8 +277,6 @@ class ResponseRequest(wire.Asked):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     max_output_tokens: Count | None = None
-    temperature: Temperature | None = None
-    top_p: Share | None = None
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
 
@@ -358,78 +301,72 @@ def read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessag
     extra = {name: value for name, value in (body.model_extra or {}).items() if value}
     for name in sorted(extra.keys() & _LOST.keys()):
         raise wire.unsupported(name, _LOST[name])
-    extra["top_p"] = body.top_p
-    extra["verbosity"] = body.text.verbosity if body.text else None
+    text, choice = body.text or TextOptions(), body.tool_choice
+    extra |= {"top_p": body.top_p, "verbosity": text.verbosity}
     extra["reasoning_effort"] = body.reasoning.effort if body.reasoning else None
-    settings = Settings(extra=parameters(extra, served))
-    if body.tools:
-        functions = [t.model_dump(exclude={"type"}, exclude_unset=True) for t in body.tools]
-        settings["tools"] = [{"type": "function", "function": each} for each in functions]
-    choice = body.tool_choice
-    put(settings, tool_choice=choice.name if isinstance(choice, ToolChoiceFunction) else choice)
-    form = body.text.format if body.text else None
+    form = text.format
     if form is not None and form.get("type") == "json_schema":
-        described = {name: value for name, value in form.items() if name != "type"}
-        form = {"type": "json_schema", "json_schema": {"name": "answer", **described}}
-    read_format(form, settings, served)
-    put(settings, max_tokens=body.max_output_tokens, temperature=body.temperature)
+        form = wire.schema_format(**{name: v for name, v in form.items() if name != "type"})
+    functions = [t.model_dump(exclude={"type"}, exclude_unset=True) for t in body.tools or ()]
+    settings = wire.settings_of(
+        served,
+        extra,
+        form=form,
+        tools=[{"type": "function", "function": each} for each in functions],
+        tool_choice=choice.name if isinstance(choice, ToolChoiceFunction) else choice,
+        max_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+    )
     told = [wire.message_of("system", body.instructions)] if body.instructions else []
-    return [*told, *_items(body.input)], settings
+    return [*told, *_conversation(body.input)], settings
 
 
-def _items(given: str | list[dict[str, Any]]) -> list[AnyMessage]:
+def _conversation(given: str | list[dict[str, Any]]) -> list[AnyMessage]:
     """The conversation; calls in a row are one message."""
     if isinstance(given, str):
         return [wire.message_of("user", given)]
     messages = list[AnyMessage]()
     for number, item in enumerate(given):
-        try:
-            made = _item(item)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            said = f"input.{number}: it cannot be read ({type(error).__name__}: {error})."
-            raise ServiceError(400, said[:300], param="input") from None
-        last = messages[-1] if messages else None
+        if item.get("type") == "reasoning":  # another model's, of no use to ours
+            continue
+        made, last = _item(item, f"input.{number}"), messages[-1] if messages else None
         if isinstance(last, AIMessage) and isinstance(made, AIMessage) and made.tool_calls:
             messages[-1] = AIMessage(last.content, tool_calls=[*last.tool_calls, *made.tool_calls])
-        elif made is not None:
+        else:
             messages.append(made)
     return messages
 
 
-def _item(item: Mapping[str, Any]) -> AnyMessage | None:
-    """One message; None for thoughts of another model."""
-    kind = item.get("type", "message")
-    if kind == "reasoning":
-        return None
-    if kind == "function_call_output":
-        return wire.message_of("tool", _content(item["output"]), call_id=str(item["call_id"]))
-    if kind == "function_call":
-        call = {"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]}
-        return wire.message_of("assistant", "", [call])
-    if kind != "message" or item["role"] not in ("user", "system", "developer", "assistant"):
-        raise ValueError(f"type {kind!r}, role {item.get('role')!r}")
-    return wire.message_of(item["role"], _content(item["content"]))
+def _item(item: dict[str, Any], place: str) -> AnyMessage:
+    match {"type": "message", **item}:
+        case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
+            content = wire.content_of(output, _read_input, f"{place}.output")
+            return wire.message_of("tool", content, call_id=call_id)
+        case {"type": "function_call", "call_id": str(call_id), "name": name, "arguments": given}:
+            return wire.message_of(
+                "assistant", "", [{"id": call_id, "name": name, "arguments": given}]
+            )
+        case {
+            "type": "message",
+            "role": ("user" | "system" | "developer" | "assistant") as role,
+            "content": content,
+        }:
+            return wire.message_of(role, wire.content_of(content, _read_input, f"{place}.content"))
+    raise wire.unreadable(place, item)
 
 
-def _content(content: Any) -> str | list[Any]:
-    if isinstance(content, str):
-        return content
-    parts = list[Any]()
-    for part in content:
-        kind = part["type"]
-        if kind in ("input_text", "output_text", "refusal"):
-            text = part["refusal" if kind == "refusal" else "text"]
-            if not isinstance(text, str):
-                raise ValueError("a text that is none")
-            parts.append({"type": "text", "text": text})
-        elif kind == "input_image" and isinstance(part.get("image_url"), str):
-            detail = {"detail": part["detail"]} if part.get("detail") else {}
-            parts.append({"type": "image_url", "image_url": {"url": part["image_url"], **detail}})
-        else:
-            raise ValueError(f"part of type {kind!r}")
-    if all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return parts
+def _read_input(part: Any) -> dict[str, Any] | None:
+    match part:
+        case {"type": "input_text" | "output_text", "text": str(text)} | {
+            "type": "refusal",
+            "refusal": str(text),
+        }:
+            return wire.text_part(text)
+        case {"type": "input_image", "image_url": str(url), "detail": str(detail)}:
+            return wire.image_part(url, detail=detail)
+        case {"type": "input_image", "image_url": str(url)}:
+            return wire.image_part(url)
+    return None
 
 
 class ResponseWriter(wire.Writer):
@@ -447,18 +384,18 @@ class ResponseWriter(wire.Writer):
         status, calls = "incomplete" if reason else "completed", _calls(outcome)
         output = []
         if outcome.text or not calls:
-            part = {"type": "output_text", **_EMPTY, "text": outcome.result.answer}
-            if outcome.refusal:
-                part = {"type": "refusal", "refusal": outcome.refusal}
-            output.append(self._item(status, [part]))
+            output.append(self._item(status, _part(_kind(outcome), outcome.text)))
         for index, call in enumerate(calls):
             own = {"id": f"fc_{index}_{call['id']}", "call_id": call["id"], **call["function"]}
             output.append({**own, "type": "function_call", "status": "completed"})
+        written = outcome.usage.cache_write_tokens or 0
         return self._response(
             status,
             incomplete_details={"reason": reason} if reason else None,
             output=output,
-            usage=_response_usage(outcome.usage),
+            usage=_usage(
+                outcome.usage, "input_tokens", "output_tokens", cache_write_tokens=written
+            ),
             cascade=outcome.extension(),
         )
 
@@ -469,24 +406,33 @@ class ResponseWriter(wire.Writer):
         return created + self._say("response.in_progress", response=response)
 
     @override
-    def text(self, text: str) -> bytes:
-        opened = b"" if self._open else self._open_part({"type": "output_text", **_EMPTY})
-        return opened + self._say_part("output_text.delta", delta=text, logprobs=[])
+    def text(self, text: str, kind: str = "output_text") -> bytes:
+        opened = b""
+        if not self._open:
+            self._open, item = True, self._item("in_progress")
+            opened = self._say("response.output_item.added", output_index=0, item=item)
+            opened += self._say_part("content_part.added", part=_part(kind, ""))
+        return opened + self._say_part(f"{kind}.delta", delta=text, logprobs=[])
 
     @override
     def end(self, outcome: Outcome) -> bytes:
-        body, pieces = self.whole(outcome), list[bytes]()
+        body, kind, pieces = self.whole(outcome), _kind(outcome), list[bytes]()
         for index, item in enumerate(body["output"]):
             if item["type"] == "message":
-                pieces.append(self._end_part(item["content"][0]))
+                (part,) = item["content"]
+                if not self._open:
+                    pieces.append(self.text(outcome.refusal or "", kind))
+                said = {name: value for name, value in part.items() if name != "type"}
+                pieces.append(self._say_part(f"{kind}.done", **said))
+                pieces.append(self._say_part("content_part.done", part=part))
             else:
                 place = {"item_id": item["id"], "output_index": index}
-                arguments, kind = item["arguments"], "response.function_call_arguments"
+                arguments, about = item["arguments"], "response.function_call_arguments"
                 added = item | {"status": "in_progress", "arguments": ""}
                 pieces += [
                     self._say("response.output_item.added", output_index=index, item=added),
-                    self._say(f"{kind}.delta", **place, delta=arguments),
-                    self._say(f"{kind}.done", **place, name=item["name"], arguments=arguments),
+                    self._say(f"{about}.delta", **place, delta=arguments),
+                    self._say(f"{about}.done", **place, name=item["name"], arguments=arguments),
                 ]
             pieces.append(self._say("response.output_item.done", output_index=index, item=item))
         return b"".join([*pieces, self._say(f"response.{body['status']}", response=body)])
@@ -498,9 +444,10 @@ class ResponseWriter(wire.Writer):
         return said + self._say("response.failed", response=self._response("failed", error=error))
 
     def _response(self, status: str, **more: Any) -> dict[str, Any]:
-        given = self._body.model_dump(mode="json", exclude_unset=True, exclude_none=True)
-        said = {name: given[name] for name in _REPEATED if name in given}
-        tools = [{"strict": None, "parameters": None, **t} for t in said.pop("tools", ())]
+        given = self._body.model_dump(
+            mode="json", include=_REPEATED, exclude_unset=True, exclude_none=True
+        )
+        tools = [{"strict": None, "parameters": None, **t} for t in given.pop("tools", ())]
         return {
             "id": self._id,
             "object": "response",
@@ -513,29 +460,13 @@ class ResponseWriter(wire.Writer):
             "tool_choice": "auto",
             "tools": tools,
             "usage": None,
-            **said,
+            **given,
             **more,
         }
 
-    def _item(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    def _item(self, status: str, *content: dict[str, Any]) -> dict[str, Any]:
         own = {"id": self._message_id, "type": "message", "role": "assistant"}
-        return {**own, "status": status, "content": content}
-
-    def _open_part(self, part: dict[str, Any]) -> bytes:
-        self._open, item = True, self._item("in_progress", [])
-        added = self._say("response.output_item.added", output_index=0, item=item)
-        return added + self._say_part("content_part.added", part=part)
-
-    def _end_part(self, part: dict[str, Any]) -> bytes:
-        if part["type"] == "refusal":
-            said = part["refusal"]
-            opened = self._open_part({"type": "refusal", "refusal": ""})
-            opened += self._say_part("refusal.delta", delta=said)
-            ended = self._say_part("refusal.done", refusal=said)
-        else:
-            opened = b"" if self._open else self.text("")
-            ended = self._say_part("output_text.done", text=part["text"], logprobs=[])
-        return opened + ended + self._say_part("content_part.done", part=part)
+        return {**own, "status": status, "content": list(content)}
 
     def _say_part(self, kind: str, **content: Any) -> bytes:
         """An event about the answer's text, which is the first part of the first item."""
@@ -547,15 +478,18 @@ class ResponseWriter(wire.Writer):
         return wire.sent_event(kind, sequence_number=self._number, **content)
 
 
-_REPEATED = (
+_REPEATED = {
     *("instructions", "max_output_tokens", "metadata", "model", "reasoning"),
     *("temperature", "text", "tool_choice", "tools", "top_p"),
-)
+}
 """Fields of a request that its response repeats."""
 
-_EMPTY: Mapping[str, Any] = {"text": "", "annotations": [], "logprobs": []}
+
+def _kind(outcome: Outcome) -> str:
+    return "refusal" if outcome.refusal else "output_text"
 
 
-def _response_usage(usage: Usage) -> dict[str, Any] | None:
-    written = usage.cache_write_tokens or 0
-    return _usage(usage, "input_tokens", "output_tokens", cache_write_tokens=written)
+def _part(kind: str, text: str) -> dict[str, Any]:
+    if kind == "refusal":
+        return {"type": kind, "refusal": text}
+    return {"type": kind, "text": text, "annotations": [], "logprobs": []}

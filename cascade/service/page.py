@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
+import shutil
 import tempfile
-import time
-from base64 import b64decode
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, date, datetime, time, timedelta
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
@@ -61,14 +58,25 @@ PERIODS = {"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days", "al
 NOW = timedelta(minutes=15)
 """Failures within so long are "now"."""
 
+MIDNIGHT = time(tzinfo=UTC)
+
 KEPT_S, MOST_KEPT, LISTED = 30.0, 32, 200
 """Seconds for which a report is shown again, reports that are kept, and requests that are shown."""
 
 Reports = dict[str, tuple[float, asyncio.Task[Report]]]
 
 
+LOG_IN = ServiceError(
+    401,
+    "log in with any name, and with an admin key as the password: `cascade keys create … --admin` "
+    "makes one.",
+    headers={"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'},
+)
+
+
 class Guarded(APIRoute):
-    """A route for a browser: answers to its own pages alone, and every answer has the headers."""
+    """A route for a browser: answers to its own pages alone, but for a link that opens the page,
+    and every answer has the headers."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -76,14 +84,18 @@ class Guarded(APIRoute):
 
         async def guarded(request: Request) -> Response:
             try:
-                _same_site(request)
+                opened = request.headers.get("sec-fetch-mode") == "navigate"
+                if request.headers.get("sec-fetch-site") == "cross-site" and not opened:
+                    said = "this request was sent by a page of another site."
+                    raise ServiceError(403, said, "cross_site")
                 response = await work(request)
             except (ServiceError, CascadeError) as error:
                 fault = fault_of(error, request.url.path)
+                if fault.status == 401 or fault.code == "admin_key_needed":
+                    fault = LOG_IN
                 said = f"<h1>cascade</h1><p>{html.marked(fault.message)}</p>"
-                response = HTMLResponse(
-                    html.framed("cascade", said, STYLE), fault.status, fault.headers
-                )
+                told = html.framed("cascade", said, STYLE)
+                response = HTMLResponse(told, fault.status, fault.headers)
             response.headers.update(HEADERS)
             return response
 
@@ -91,31 +103,6 @@ class Guarded(APIRoute):
 
 
 router = APIRouter(route_class=Guarded)
-
-
-def _same_site(request: Request) -> None:
-    """Refuse what a page of another site asks for, but for a link that opens the page."""
-    headers = request.headers
-    opened = headers.get("sec-fetch-mode") == "navigate"
-    if headers.get("sec-fetch-site") == "cross-site" and not opened:
-        raise ServiceError(403, "this request was sent by a page of another site.", "cross_site")
-
-
-async def _admitted(request: Request) -> Gateway:
-    """The gateway, for who has an admin key; a browser sends it as a password."""
-    gateway = gateway_of(request)
-    if gateway.config.auth:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "basic":
-            with suppress(ValueError):
-                secret = b64decode(secret + "==").decode("utf-8", "replace").partition(":")[2]
-        key = await gateway.find_key(request, secret.strip())
-        if key is None or not key.admin:
-            said = "log in with any name, and with an admin key as the password: "
-            said += "`cascade keys create … --admin` makes one."
-            challenge = {"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'}
-            raise ServiceError(401, said, "admin_key_needed", headers=challenge)
-    return gateway
 
 
 # --- what is shown
@@ -134,11 +121,7 @@ class View(BaseModel):
 
     @classmethod
     def of(cls, request: Request) -> View:
-        """The view that the address asks for.
-
-        Raises:
-            ServiceError: 400, a day is none.
-        """
+        """The view that the address asks for; 400 where a day is none."""
         try:
             given = {name: value[:200] for name, value in request.query_params.items() if value}
             return cls.model_validate(given)
@@ -147,16 +130,16 @@ class View(BaseModel):
 
     def selection(self) -> Selection:
         """The entries of the view."""
-        since, until = _midnight(self.first), _midnight(self.last)
+        since = until = None
+        if self.first is not None:
+            since = datetime.combine(self.first, MIDNIGHT)
+        if self.last is not None:
+            until = datetime.combine(self.last, MIDNIGHT) + timedelta(days=1)
         if since is None and until is None and self.days.isdecimal():
             now = datetime.now(UTC).replace(second=0, microsecond=0)
             since = now - timedelta(days=int(self.days[:4]))
         tags = {CASCADE_TAG: self.cascade, KEY_TAG: self.key}
-        return Selection(
-            since=since,
-            until=None if until is None else until + timedelta(days=1),
-            tags={name: value for name, value in tags.items() if value},
-        )
+        return Selection(since=since, until=until, tags={n: v for n, v in tags.items() if v})
 
     def given(self) -> dict[str, str]:
         """The view as it stands in an address, without what is listed."""
@@ -175,15 +158,12 @@ class View(BaseModel):
         return self.search.lower() in text
 
 
-def _midnight(day: date | None) -> datetime | None:
-    return None if day is None else datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
 @router.head("/")
 @router.get("/")
 async def show(request: Request) -> Response:
     """Show the page."""
-    gateway = await _admitted(request)
+    gateway = gateway_of(request)
+    await gateway.key_of(request, admin=True)
     view = View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
     names = {key.id: key.name for key in keys}
@@ -206,8 +186,8 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
     requests that come together wait for one."""
     at, task = made.pop(repr(selection), (0.0, None))
     failed = task is not None and task.done() and (task.cancelled() or task.exception())
-    if task is None or failed or time.monotonic() - at > KEPT_S:
-        at, work = time.monotonic(), lambda: asyncio.run(make_report(store, selection))
+    if task is None or failed or monotonic() - at > KEPT_S:
+        at, work = monotonic(), lambda: asyncio.run(make_report(store, selection))
         task = asyncio.create_task(asyncio.to_thread(work))
     made[repr(selection)] = (at, task)
     if len(made) > MOST_KEPT:
@@ -218,21 +198,17 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
 @router.get("/export/{name}")
 async def export(request: Request, name: str) -> Response:
     """The entries of the view as a file."""
-    gateway = await _admitted(request)
+    gateway = gateway_of(request)
+    await gateway.key_of(request, admin=True)
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
     if gateway.store is None:
         raise ServiceError(409, "there is no ledger: set `ledger`.", "no_ledger")
-    folder = Path(tempfile.mkdtemp(prefix="cascade-"))
-    path = folder / f"{secrets.token_hex(4)}-{name}"
+    folder = tempfile.mkdtemp(prefix="cascade-")
+    path = Path(folder, name)
     await gateway.store.export(path, View.of(request).selection())
-
-    def remove() -> None:
-        path.unlink(missing_ok=True)
-        folder.rmdir()
-
-    done = BackgroundTask(asyncio.to_thread, remove)
+    done = BackgroundTask(shutil.rmtree, folder)
     return FileResponse(path, media_type=kind, filename=name, background=done)
 
 
@@ -299,10 +275,6 @@ def _report_part(made: Report | None, wrong: Sequence[str]) -> str:
     return html.body(replace(made.document, facts=facts, notes=notes), alarm)
 
 
-def _usd(amount: Decimal | None) -> Figure:
-    return Figure(amount, "usd")
-
-
 async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
     """What each valid key with a budget has spent."""
     rows: list[tuple[Cell, ...]] = []
@@ -310,10 +282,10 @@ async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
         if key.limits and key.revoked_at is None:
             account = (await gateway.money.account(key.id)).on(datetime.now(UTC).date())
             for window, limit in key.limits.items():
-                spent, aside = account.spent_usd(window), account.put_aside_usd
-                share = Figure(float(spent / limit), "share")
-                rows.append((key.name, window, _usd(limit), _usd(spent), share, _usd(aside)))
-    columns = ("key", "window", "budget", "spent", "share", "put aside")
+                spent = account.spent_usd(window)
+                usd = [Figure(each, "usd") for each in (limit, spent, account.put_aside_usd)]
+                rows.append((key.name, window, *usd, Figure(float(spent / limit), "share")))
+    columns = ("key", "window", "budget", "spent", "put aside", "share spent")
     return Table("Budgets of keys", columns, tuple(rows))
 
 
@@ -329,8 +301,8 @@ def _service(gateway: Gateway) -> Table:
     for share in (50, 95, 99):
         at = math.ceil(len(times) * share / 100) - 1
         rows.append((f"p{share}", Figure(times[at], "seconds") if times else ""))
-    under_way = {f"{each.name}: under way": each.busy for each in gateway.served.values()}
-    rows += [(said, Figure(busy, "count")) for said, busy in under_way.items()]
+    for name, served in gateway.served.items():
+        rows.append((f"{name}: under way", Figure(served.busy, "count")))
     return Table("The last requests of this process", ("", ""), tuple(rows))
 
 
@@ -346,8 +318,8 @@ def _requests(view: View, gateway: Gateway) -> str:
             way.error or way.tier or "no answer",
             ("degraded: " if way.degraded else "") + way.reason,
             " → ".join(way.steps()),
-            _usd(way.cost_usd),
-            _usd(way.saved_usd),
+            Figure(way.cost_usd, "usd"),
+            Figure(way.saved_usd, "usd"),
             Figure(way.seconds, "seconds"),
             way.run_id,
         )

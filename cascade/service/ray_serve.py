@@ -6,13 +6,10 @@ Ray Serve's proxies listen and spread requests; each replica is a gateway of its
 budgets are shared through the ledger's database.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.service.config import read_config
@@ -48,7 +45,7 @@ class Gateway:
     def __init__(self, path: str, built_at: str) -> None:
         self._path = path if Path(path).exists() else built_at
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> "FastAPI":
         """The application; called by Ray once in each replica."""
         from cascade.service.app import create_app  # noqa: PLC0415 - heavy
         from cascade.service.serving import set_up_logs  # noqa: PLC0415 - heavy
@@ -58,8 +55,8 @@ class Gateway:
         return create_app(configured)
 
 
-def app(arguments: Mapping[str, Any]) -> Application:
-    """The gateway in Serve's terms, with arguments of `Arguments`.
+def app(arguments: Arguments) -> "Application":  # Ray reads the words of a command by this type
+    """The gateway in Serve's terms.
 
     Raises:
         ConfigurationError: the configuration cannot work, or not with so many replicas.
@@ -71,34 +68,27 @@ def app(arguments: Mapping[str, Any]) -> Application:
         raise MissingDependencyError(
             f"Ray Serve is needed ({error}): install the extra `ray-serve`."
         ) from error
-    try:
-        said = Arguments.model_validate(arguments)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        there = ", ".join(Arguments.model_fields)
-        told = f"{first['loc'][0]}: {first['msg']}; the arguments are {there}."
-        raise ConfigurationError(told) from None
-    config = read_config(said.config).config
+    path, replicas = arguments.config, arguments.max_replicas
+    config = read_config(path).config
     if not config.auth:
         raise ConfigurationError(
-            f"{said.config}: auth: false is for one process on loopback; Ray Serve's proxies "
+            f"{path}: auth: false is for one process on loopback; Ray Serve's proxies "
             "listen for others. Leave it out, and make keys."
         )
     shared = config.ledger is not None and config.ledger.startswith("postgres")
-    if said.max_replicas > 1 and not shared:
+    if replicas > 1 and not shared:
         raise ConfigurationError(
-            f"max_replicas={said.max_replicas}: replicas share keys, budgets and the ledger in "
+            f"max_replicas={replicas}: replicas share keys, budgets and the ledger in "
             "PostgreSQL: set ledger to postgresql://…, or max_replicas=1."
         )
+    places = min(each.concurrency for each in config.cascades.values())
     made = serve.deployment(
         serve.ingress()(Gateway),
         name="Gateway",
         autoscaling_config={
-            "min_replicas": said.min_replicas,
-            "max_replicas": said.max_replicas,
-            "target_ongoing_requests": max(
-                1.0, FILLED * min(each.concurrency for each in config.cascades.values())
-            ),
+            "min_replicas": arguments.min_replicas,
+            "max_replicas": replicas,
+            "target_ongoing_requests": max(1.0, FILLED * places),
             "upscale_delay_s": 5.0,  # Ray's 30 s are as long as a request waits for its place
         },
         max_ongoing_requests=config.listen.connections,
@@ -109,4 +99,4 @@ def app(arguments: Mapping[str, Any]) -> Application:
         max_constructor_retry_count=3,
     )
     deployment = cast("Deployment", made)  # Ray says that it is a function
-    return deployment.bind(said.config, str(Path(said.config).resolve()))
+    return deployment.bind(path, str(Path(path).resolve()))

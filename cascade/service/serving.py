@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -26,12 +25,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
-from cascade.api import Cascade
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.ledger.store import open_store
-from cascade.policies.base import DEFAULT_THRESHOLD
 from cascade.service.app import create_app
-from cascade.service.config import CascadeConfig, Configured, ListenConfig, LogConfig
+from cascade.service.config import Configured, ListenConfig, LogConfig
 from cascade.service.gateway import Gateway
 from cascade.state import Usage
 
@@ -112,7 +108,7 @@ def settings(app: FastAPI | partial[Any], configured: Configured, **more: Any) -
         server_header=False,
         http=BoundedProtocol,
         ws="none",
-        forwarded_allow_ips=list(config.listen.proxies),
+        forwarded_allow_ips=[*map(str, config.listen.proxies)],
         **more,
     )
 
@@ -142,17 +138,17 @@ class BoundedProtocol(HttpToolsProtocol):
     minute, or never reads its answer, would keep a connection for ever.
     """
 
-    _timer: TimerHandle | None = None
+    _waits: TimerHandle | None = None
     _in_head, _head = True, 0
 
     def connection_made(self, transport: Any) -> None:
         """A client connects."""
         super().connection_made(transport)
-        self._watch()
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._unwatch()
+        self._wait_no_more()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -162,12 +158,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head += len(data)
         super().data_received(data)
         if self._in_head and self._head > LARGEST_HEAD and not self.transport.is_closing():
-            self._refuse("431 Request Header Fields Too Large", "the headers are too long.")
+            self.send_400_response("The headers are too long.")
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._watch()
+        self._wait()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; what comes after the body is none."""
@@ -182,48 +178,45 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """All of it is there."""
         self._in_head, self._head = True, 0
-        self._unwatch()
+        self._wait_no_more()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """It is answered; a connection that closes has so long to take what was written."""
         super().on_response_complete()
         if self.transport.is_closing():
-            self._watch()
+            self._wait()
 
     def pause_writing(self) -> None:
         """The client does not read."""
         super().pause_writing()
-        self._watch()
+        self._wait()
 
     def resume_writing(self) -> None:
         """It does again."""
         super().resume_writing()
-        self._unwatch()
+        self._wait_no_more()
 
-    def _watch(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(ARRIVE_S, self._late)
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request in words, and close."""
+        super().send_400_response(msg)
+        self._wait()
 
-    def _unwatch(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _wait(self) -> None:
+        if self._waits is None:
+            self._waits = self.loop.call_later(ARRIVE_S, self._late)
+
+    def _wait_no_more(self) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
 
     def _late(self) -> None:
-        self._timer = None
+        self._waits = None
         if self.transport.is_closing() or (self.cycle is not None and self.cycle.response_started):
             self.transport.abort()  # an answer has begun, or is not read
         else:
-            self._refuse("408 Request Timeout", "the request did not arrive in time.")
-
-    def _refuse(self, status: str, words: str) -> None:
-        self.transport.write(
-            f"HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n"
-            f"content-length: {len(words)}\r\nconnection: close\r\n\r\n{words}".encode()
-        )
-        self.transport.close()
-        self._watch()
+            self.send_400_response("The request did not arrive in time.")
 
 
 _ACTING = re.compile(
@@ -278,38 +271,17 @@ def describe(configured: Configured) -> list[str]:
     kept = "none" if config.ledger is None else re.sub(r"//[^/@]*@", "//", config.ledger)
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]
     for name, served in gateway.served.items():
-        cascade, given = served.cascade, served.config
-        lines.append(f"{name}: {_decision(given, cascade)}, {given.mode}")
-        for tier in cascade.tiers:
+        by = served.config.calibrator or "scores that are not calibrated"
+        lines.append(f"{name}: {served.cascade!r} by {by}, {served.config.mode}")
+        for tier in served.cascade.tiers:
             where = "this machine" if tier.local else "elsewhere"
-            lines.append(f"  {tier.name}: {tier.model.name} ({where}), {tier.pricing.source}")
+            lines.append(f"  {tier.name}: {where}, {tier.pricing.source}")
             if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), busy_ms=1.0) is None:
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
-    if config.ledger is not None:
-        _reach(config.ledger)
-    return lines
-
-
-def _decision(config: CascadeConfig, cascade: Cascade) -> str:
-    """How drafts are decided about, in words."""
-    known = config.calibrator is not None
-    if config.price_of_error is not None:
-        words = f"escalate where it is worth it at ${config.price_of_error:g} for a wrong answer"
-    elif config.max_harm is not None:
-        words = f"accept while at most {config.max_harm:.2%} of all answers are accepted and wrong"
-    else:
-        least = getattr(cascade.policy, "threshold", DEFAULT_THRESHOLD)
-        words = f"accept from a {'confidence' if known else 'score'} of {least:.3g} on"
-    return f"{words}, by {config.calibrator}" if known else f"{words}; the score is not calibrated"
-
-
-def _reach(url: str) -> None:
-    folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
-    if url.startswith("sqlite:") and not folder.is_dir():
-        raise LedgerError(f"ledger: there is no folder {folder}: make it.")
-    if url.startswith("postgres"):
-        with open_store(url) as store:
+    if gateway.store is not None:
+        with gateway.store as store:
             why = asyncio.run(store.ready())
         if why is not None:
             raise LedgerError(f"ledger: {why}")
+    return lines

@@ -9,12 +9,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import jsonschema.validators  # noqa: F401 - a second to load, which no request should wait for
 import referencing.jsonschema  # noqa: F401 - the same
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from ollama import Options
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -26,12 +28,12 @@ from cascade.events import Event, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
-from cascade.service.gateway import Gateway, Outcome, Question, Served, Way, header
-from cascade.service.keys import Key
+from cascade.service.gateway import Gateway, Outcome, Question, Served, Tell, Way, header
 from cascade.service.limits import FILE_CHARACTERS
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Ask = Callable[[Tell], Awaitable[Outcome]]
 
 MOST_VALUES = 100_000
 """Values in the JSON of a body: to read more holds up all other requests for over 50 ms."""
@@ -44,6 +46,9 @@ PING_S = 10.0
 
 GATHER_S = 0.002
 """Pieces that come within so long of each other are sent together; the first ones go at once."""
+
+PREFIX = "x-cascade-"
+"""Of headers with wishes."""
 
 IGNORED = frozenset(
     [
@@ -77,10 +82,18 @@ def takes(model: type[BaseModel]) -> dict[str, Any]:
 
 
 async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
-    """The body of a request, of any Content-Type, and its size in characters; that of
-    images and files is a lump."""
+    """The body of a request, of any Content-Type, with the wishes of its headers, and its size in
+    characters; that of images and files is a lump."""
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        said = "packed bodies are not taken: send it without Content-Encoding."
+        raise ServiceError(415, said, "packed_body", headers={"Connection": "close"})
+    most, raw = gateway_of(request).config.max_body_mib, bytearray()
     try:
-        raw = await request.body()
+        async for piece in request.stream():
+            raw += piece
+            if len(raw) > most * 2**20:
+                said = f"the body is longer than {most:.2g} MiB: send less, or set max_body_mib."
+                raise ServiceError(413, said, "body_too_long", headers={"Connection": "close"})
     except ClientDisconnect:
         raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MOST_VALUES:
@@ -93,6 +106,10 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         raise ServiceError(400, f"the body is not JSON: {error}.", "invalid_json") from None
     if not isinstance(value, dict):
         raise ServiceError(400, "the body is no JSON object.", "invalid_json")
+    wishes = [(name, v) for name, v in request.headers.items() if name.startswith(PREFIX)]
+    own = {name.removeprefix(PREFIX).replace("-", "_"): v for name, v in wishes}
+    if own and isinstance(given := value.get("cascade") or {}, dict):
+        value["cascade"] = {**given, **own}
     try:
         return model.model_validate(value), size
     except ValidationError as error:
@@ -126,6 +143,109 @@ def _size(body: Any) -> int:
     return total
 
 
+# --- requests
+
+
+_TAG = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def _pairs(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    pairs = [pair.partition("=") for pair in given.split(",")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
+    """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`, which goes
+    over the body."""
+
+    price_of_error: float | None = Field(default=None, gt=0)
+    """Dollars that a wrong answer costs; escalation is weighed against it."""
+    deadline: float | None = Field(default=None, ge=0.1)
+    """Seconds from the arrival of the request to its answer."""
+    local_only: bool | Literal["answer", "abstain"] = False
+    """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
+    tags: Annotated[dict[_TAG, _TAG], BeforeValidator(_pairs)] = Field(
+        default_factory=dict, max_length=20
+    )
+    """Of the ledger entries of this request; as a header `user=ada,team=x`."""
+
+
+class Asked(BaseModel, extra="allow", allow_inf_nan=False):
+    """Common part of the requests of all protocols."""
+
+    model: str = Field(min_length=1, description="The name of a cascade; `/v1/models` lists them.")
+    stream: StrictBool | None = None
+    cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
+
+
+class Sampled(Asked):
+    """Common part of the requests of OpenAI and Anthropic."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+
+
+_EVERYWHERE = {
+    *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
+    *("repetition_penalty", "repeat_penalty"),
+}
+_OPENAI_ONLY = {
+    *("logit_bias", "modalities", "parallel_tool_calls", "reasoning_effort", "verbosity"),
+    *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
+}
+_OLLAMA_ONLY = {"keep_alive", "think", "truncate", "shift", *Options.model_fields} - _EVERYWHERE
+
+
+def settings_of(
+    served: Served,
+    extra: Mapping[str, Any],
+    form: Mapping[str, Any] | None = None,
+    stop: str | list[str] | None = None,
+    **more: Any,
+) -> Settings:
+    """Settings of a request: parameters that go to every tier as they are, a response format in
+    the form of chat completions, and settings by name, without those that are not given."""
+    settings, tiers = Settings(extra={}), served.cascade.tiers
+    for name, value in extra.items():
+        if value is None or name in IGNORED:
+            continue
+        if name not in _EVERYWHERE | _OPENAI_ONLY | _OLLAMA_ONLY:
+            why = "which models are asked, and how, is in the configuration of the service."
+            raise unsupported(name, f"it goes to no model; {why}")
+        for tier in tiers:
+            if name in (_OPENAI_ONLY if tier.model.provider == "ollama" else _OLLAMA_ONLY):
+                why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
+                raise unsupported(name, f"{why}in the options of the tier that has.")
+        settings["extra"][name] = value
+    more["stop"] = [stop] if isinstance(stop, str) else stop
+    settings.update({name: v for name, v in more.items() if v is not None and v != []})  # type: ignore[typeddict-item]
+    if form is not None and form.get("type") != "text":
+        _read_format(form, settings, {tier.model.provider for tier in tiers})
+    return settings
+
+
+def _read_format(form: Mapping[str, Any], settings: Settings, providers: set[str]) -> None:
+    match form:
+        case {"type": "json_object"}:
+            settings["schema"] = {"type": "object"}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            settings["schema"] = schema
+        case _:
+            said = "response_format: text, json_object, or json_schema with a schema."
+            raise ServiceError(400, said, param="response_format")
+    if "ollama" not in providers:
+        settings["extra"]["response_format"] = dict(form)
+    elif form["type"] == "json_object" and providers == {"ollama"}:
+        settings["extra"]["format"] = "json"
+
+
+def schema_format(**described: Any) -> dict[str, Any]:
+    """A JSON schema, with its name and what else describes it, as chat completions have it."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", **described}}
+
+
 def unsupported(name: str, why: str) -> ServiceError:
     """The refusal of a parameter that cannot be obeyed."""
     return ServiceError(400, f"{name}: not supported: {why}", "unsupported_parameter", param=name)
@@ -134,12 +254,11 @@ def unsupported(name: str, why: str) -> ServiceError:
 async def _check(settings: Settings) -> None:
     """Refuse schemas that no answer can be checked by. Large ones are read in a thread: what was
     read once is known to the cascade."""
-    tools, schema = settings.get("tools") or [], settings.get("schema")
+    tools, schema = settings.get("tools") or [], settings.get("schema") or {}
 
     def check() -> None:
         check_tools(tools)
-        if schema is not None:
-            check_schema(schema)
+        check_schema(schema)
 
     if _size(tools) + _size(schema) <= AT_ONCE:
         check()
@@ -158,15 +277,8 @@ def message_of(
     call_id: str | None = None,
     name: str | None = None,
 ) -> AnyMessage:
-    """A message of any protocol.
-
-    Args:
-        role: `system`, `developer`, `user`, `assistant` or `tool`.
-        content: text, or parts in OpenAI's form.
-        calls: of an assistant: `id`, `name` and `arguments`, as text or as an object.
-        call_id: of a tool's result.
-        name: of the tool, or of who speaks.
-    """
+    """A message of any protocol: its content in OpenAI's form, an assistant's `calls` with `id`,
+    `name` and `arguments`, the `call_id` of a tool's result, the `name` of a tool or a speaker."""
     if role in ("system", "developer"):
         return SystemMessage(content)
     if role == "tool":
@@ -180,70 +292,40 @@ def message_of(
     return HumanMessage(content, name=name)
 
 
-# --- the extension
+def content_of(
+    given: object, read_part: Callable[[Any], dict[str, Any] | None], place: str
+) -> str | list[Any]:
+    """Content of a message: text where all of it is plain text, else parts in OpenAI's form.
+    `read_part` makes one of a part of the protocol's, or None where it has no such form."""
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, list):
+        raise unreadable(place, given)
+    parts = list[dict[str, Any]]()
+    for number, each in enumerate(given):
+        if (part := read_part(each)) is None:
+            raise unreadable(f"{place}.{number}", each)
+        parts.append(part)
+    if all(part.keys() == {"type", "text"} for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
 
 
-_TAG = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+def text_part(text: str) -> dict[str, Any]:
+    """A part of a message: text."""
+    return {"type": "text", "text": text}
 
 
-class Wishes(BaseModel):
-    """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        title="CascadeExtension",
-    )
-
-    price_of_error: float | None = Field(default=None, gt=0)
-    """Dollars that a wrong answer costs; escalation is weighed against it."""
-    deadline: float | None = Field(default=None, ge=0.1)
-    """Seconds from the arrival of the request to its answer."""
-    local_only: bool | Literal["answer", "abstain"] = False
-    """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
-    tags: dict[_TAG, _TAG] = Field(default_factory=dict, max_length=20)
-    """Of the ledger entries of this request; as a header `user=ada,team=x`."""
+def image_part(url: str, **more: Any) -> dict[str, Any]:
+    """A part of a message: an image, by its address."""
+    return {"type": "image_url", "image_url": {"url": url, **more}}
 
 
-class Asked(BaseModel):
-    """Common part of the requests of all protocols."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
-
-    model: str = Field(min_length=1, description="The name of a cascade; `/v1/models` lists them.")
-    stream: StrictBool | None = None
-    cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
-
-
-_NO_WISHES, _PREFIX = Wishes(), "x-cascade-"
-
-
-def read_wishes(request: Request, extension: Wishes | None) -> Wishes:
-    """Wishes of a request, in headers and in the body's `cascade`."""
-    told = {name: v for name, v in request.headers.items() if name.startswith(_PREFIX)}
-    if not told:
-        return extension or _NO_WISHES
-    said = {} if extension is None else extension.model_dump(exclude_unset=True)
-    for name, value in told.items():
-        wish = name.removeprefix(_PREFIX).replace("-", "_")
-        if wish in said:
-            words = f"{wish}: given in a header and in the body; give one of them."
-            raise ServiceError(400, words, param=f"cascade.{wish}")
-        said[wish] = _tags(value) if wish == "tags" else value
-    try:
-        return Wishes.model_validate(said)
-    except ValidationError as error:
-        fault = invalid(error)
-        there = ", ".join(sorted(Wishes.model_fields))
-        words = f"cascade.{fault.message} The extension has {there}."
-        raise ServiceError(400, words, param=f"cascade.{fault.param}") from None
-
-
-def _tags(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
+def unreadable(place: str, given: object) -> ServiceError:
+    """The refusal of a part of a conversation."""
+    kind = f"of type {given.get('type')!r:.40}" if isinstance(given, dict) else repr(given)[:40]
+    said = f"{place}: {kind}, it cannot be read here: give text, or what the protocol has for "
+    return ServiceError(400, f"{said}images, files, tool calls and their results.", param=place)
 
 
 # --- answers and streams
@@ -305,15 +387,8 @@ async def converse(
     read: Callable[[Any, Served], tuple[list[AnyMessage], Settings]],
     make_writer: Callable[[Any], Writer],
 ) -> Response:
-    """The answer to a request of any protocol, whole or as a stream. A client that leaves cancels
-    its run.
-
-    Args:
-        request: of the client.
-        form: of its body.
-        read: makes messages and settings of a body.
-        make_writer: makes the writer of the answer to a body.
-    """
+    """The answer to a request of any protocol, whole or as a stream: `read` makes messages and
+    settings of its body. A client that leaves cancels its run."""
     began, gateway = time.monotonic(), gateway_of(request)
     key = await gateway.key_of(request)
     body, size = await read_body(request, form)
@@ -326,7 +401,7 @@ async def converse(
     if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
         said = "messages: there is none, or the last one is empty: ask something."
         raise ServiceError(400, said, param="messages")
-    wishes = read_wishes(request, body.cascade)
+    wishes = body.cascade or Wishes()
     settings["tags"], settings["deadline"] = wishes.tags, wishes.deadline
     if wishes.local_only:
         settings["local_only"] = wishes.local_only
@@ -338,13 +413,13 @@ async def converse(
     if not body.stream:
         outcome = await while_connected(request.receive, gateway.ask(question, key))
         return json_response(writer.whole(outcome), headers | outcome.way.headers())
-    feed = Feed(gateway, question, key)
+    stream = Streamed(partial(gateway.ask, question, key), writer, headers)
     try:
-        await while_connected(request.receive, feed.begun())
+        await while_connected(request.receive, stream.begun())
     except BaseException:
-        await feed.aclose()
+        await stream.aclose()
         raise
-    return Streamed(feed, writer, headers | (feed.way.headers() if feed.way is not None else {}))
+    return stream
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -367,24 +442,28 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
             await asyncio.wait((working,))
 
 
-class Feed:
-    """Feed of a stream, from the task that works on a question to the one that sends: text
-    in pieces, then the outcome or the error."""
+class Streamed(StreamingResponse):
+    """Stream of a run: its text in pieces, then the outcome or the error, from the task that works
+    on the question, which ends when the client goes away."""
 
-    def __init__(self, gateway: Gateway, question: Question, key: Key | None) -> None:
-        self.way: Way | None = None
+    def __init__(self, ask: Ask, writer: Writer, headers: Mapping[str, str]) -> None:
+        quick = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(
+            self._pieces(writer), headers={**quick, **headers}, media_type=writer.media_type
+        )
+        self._way: Way | None = None
         self._items: list[str | Outcome | ServiceError] = []
         self._there = asyncio.Event()
-        self._task = asyncio.create_task(self._work(gateway, question, key))
+        self._task = asyncio.create_task(self._work(ask))
 
-    async def _work(self, gateway: Gateway, question: Question, key: Key | None) -> None:
+    async def _work(self, ask: Ask) -> None:
         try:
-            self._put(await gateway.ask(question, key, self._tell))
+            self._put(await ask(self._tell))
         except Exception as error:  # noqa: BLE001 - the sender has to say it
-            self._put(fault_of(error, f"run {self.way.run_id}" if self.way else "a stream"))
+            self._put(fault_of(error, f"run {self._way.run_id}" if self._way else "a stream"))
 
     def _tell(self, way: Way, event: Event) -> None:
-        self.way = way
+        self._way = way
         if isinstance(event, Token) and event.text:
             self._put(event.text)
 
@@ -398,16 +477,17 @@ class Feed:
         await self._wait()
         if self._items and isinstance(self._items[0], ServiceError):
             raise self._items[0]
+        if self._way is not None:
+            self.headers.update(self._way.headers())
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(PING_S):
                 await self._there.wait()
 
-    async def pieces(self, writer: Writer) -> AsyncIterator[bytes]:
-        """The bytes of the stream."""
-        made, gather_s, open_, shown = writer.begin(), 0.0, True, 0
-        while open_:
+    async def _pieces(self, writer: Writer) -> AsyncIterator[bytes]:
+        made, gather_s, ended, shown = writer.begin(), 0.0, False, 0
+        while not ended:
             if self._items and isinstance(self._items[-1], str):
                 await asyncio.sleep(gather_s)
             items, self._items = self._items, []
@@ -416,36 +496,26 @@ class Feed:
                 if isinstance(item, str):
                     shown += len(item)
                     made += writer.text(item)
-                elif isinstance(item, ServiceError):
+                    continue
+                ended = True
+                if isinstance(item, ServiceError):
                     made += writer.failed(item)
                 else:
                     rest = item.result.answer[shown:]
                     made += (writer.text(rest) if rest else b"") + writer.end(item)
-            open_ = not items or isinstance(items[-1], str)
             yield made if items else made + writer.ping
             made, gather_s = b"", GATHER_S
-            if open_:
+            if not ended:
                 await self._wait()
-
-    async def aclose(self) -> None:
-        """Stop the work, if it is not done."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
-
-
-class Streamed(StreamingResponse):
-    """Stream of a run's events; a client that goes away cancels the run."""
-
-    def __init__(self, feed: Feed, writer: Writer, headers: Mapping[str, str]) -> None:
-        quick = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(
-            feed.pieces(writer), headers={**quick, **headers}, media_type=writer.media_type
-        )
-        self._feed = feed
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._feed.aclose()
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the work, if it is not done."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))

@@ -57,6 +57,39 @@ def refused(ask: Callable[[], object], kind: type[Exception]) -> str:
         return "ok" if MISSING in str(error) else f"{type(error).__name__}: {error}"
 
 
+def chat_completions(
+    ask: Callable[..., Any], missing: str, kind: type[Exception]
+) -> dict[str, Callable[[], str]]:
+    """Any client that answers with chat completions."""
+
+    def text(**given: Any) -> Any:
+        return ask(**given).choices[0].message.content
+
+    def tools() -> str:
+        called = ask(tools=[TOOL]).choices[0].message
+        (call,) = called.tool_calls
+        told = {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}
+        messages = [*ASKED, called.model_dump(exclude_none=True), told]
+        return same(text(tools=[TOOL], messages=messages), "It is warm")
+
+    def structured() -> str:
+        form = {"name": "city", "schema": PARAMETERS, "strict": True}
+        answer = text(response_format={"type": "json_schema", "json_schema": form})
+        return same(json.loads(answer), {"city": "Canberra"})
+
+    return {
+        "plain": lambda: same(text(), "Canberra"),
+        "stream": lambda: same(
+            "".join(c.choices[0].delta.content or "" for c in ask(stream=True) if c.choices),
+            "Canberra",
+        ),
+        "tools": tools,
+        "structured": structured,
+        "usage": lambda: same(ask().usage.total_tokens, 110),
+        "error": lambda: refused(lambda: ask(model=missing), kind),
+    }
+
+
 def openai_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     import openai
 
@@ -65,29 +98,7 @@ def openai_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     def ask(**given: Any) -> Any:
         return client.chat.completions.create(**{"model": MODEL, "messages": ASKED, **given})
 
-    def tools() -> str:
-        called = ask(tools=[TOOL]).choices[0].message
-        (call,) = called.tool_calls
-        told = {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}
-        messages = [*ASKED, called.model_dump(exclude_none=True), told]
-        return same(ask(tools=[TOOL], messages=messages).choices[0].message.content, "It is warm")
-
-    def structured() -> str:
-        form = {"name": "city", "schema": PARAMETERS, "strict": True}
-        answer = ask(response_format={"type": "json_schema", "json_schema": form})
-        return same(json.loads(answer.choices[0].message.content), {"city": "Canberra"})
-
-    return {
-        "plain": lambda: same(ask().choices[0].message.content, "Canberra"),
-        "stream": lambda: same(
-            "".join(c.choices[0].delta.content or "" for c in ask(stream=True) if c.choices),
-            "Canberra",
-        ),
-        "tools": tools,
-        "structured": structured,
-        "usage": lambda: same(ask().usage.total_tokens, 110),
-        "error": lambda: refused(lambda: ask(model=MISSING), openai.NotFoundError),
-    }
+    return chat_completions(ask, MISSING, openai.NotFoundError)
 
 
 def openai_responses(url: str, key: str) -> dict[str, Callable[[], str]]:
@@ -250,28 +261,7 @@ def litellm_client(url: str, key: str) -> dict[str, Callable[[], str]]:
         place = {"api_base": f"{url}/v1", "api_key": key, "num_retries": 0}
         return litellm.completion(**{"model": model, "messages": ASKED, **place, **given})
 
-    def tools() -> str:
-        called = ask(tools=[TOOL]).choices[0].message
-        (call,) = called.tool_calls
-        told = {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}
-        answer = ask(tools=[TOOL], messages=[*ASKED, called.model_dump(), told])
-        return same(answer.choices[0].message.content, "It is warm")
-
-    def structured() -> str:
-        form = {"type": "json_schema", "json_schema": {"name": "city", "schema": PARAMETERS}}
-        text = ask(response_format=form).choices[0].message.content
-        return same(json.loads(text), {"city": "Canberra"})
-
-    return {
-        "plain": lambda: same(ask().choices[0].message.content, "Canberra"),
-        "stream": lambda: same(
-            "".join(c.choices[0].delta.content or "" for c in ask(stream=True)), "Canberra"
-        ),
-        "tools": tools,
-        "structured": structured,
-        "usage": lambda: same(ask().usage.total_tokens, 110),
-        "error": lambda: refused(lambda: ask(f"openai/{MISSING}"), litellm.NotFoundError),
-    }
+    return chat_completions(ask, f"openai/{MISSING}", litellm.NotFoundError)
 
 
 def pydantic_ai_client(url: str, key: str) -> dict[str, Callable[[], str]]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from cascade.errors import ConfigurationError
@@ -202,8 +203,6 @@ async def test_two_services_on_one_file_do_not_overspend_together(
         other = create_app(read_config(tmp_path / "cascade.yaml"))
         async with other.router.lifespan_context(other):
             key = one.as_key(await one.key("spender", month_usd=Decimal("0.006")))
-            import httpx  # noqa: PLC0415
-
             transport = httpx.ASGITransport(other)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
                 body = {"model": "support", "messages": [{"role": "user", "content": "Capital?"}]}

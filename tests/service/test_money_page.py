@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from tests.acceptance.upstream import Answer, Upstream, failure
 from tests.service.conftest import Serve, Served
 
@@ -83,8 +85,6 @@ async def test_requests_are_listed_folded_and_filtered(serve: Serve, upstream: U
 
 
 async def test_teams_are_called_by_name_and_their_budgets_are_shown(served: Served) -> None:
-    from decimal import Decimal  # noqa: PLC0415
-
     key, secret = await served.gateway.keys.create("search <team>", day_usd=Decimal("1.5"))
     await served.ask(served.as_key(secret))
     page = (await served.client.get(f"/?key={key.id}&cascade=support")).text

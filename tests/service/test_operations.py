@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -14,10 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
+from cascade import errors
 from cascade.errors import ConfigurationError
 from cascade.service import read_config
 from cascade.service.config import TierConfig
-from tests.acceptance.upstream import Answer, Held, Upstream
+from cascade.service.faults import failures, fault_of, kind_of, plain_reason
+from cascade.state import LedgerEntry
+from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import ASKED, Live, Serve, Served, write
 
 # --- configuration
@@ -36,6 +40,7 @@ from tests.service.conftest import ASKED, Live, Serve, Served, write
         ("  support:", "  su pport:", "should match pattern"),
         ("ledger: sqlite:///ledger.db", "", "keys are kept in the ledger's database"),
         ("port: 0", "port: 0, proxies: [nowhere]", "proxies"),
+        ("{port: 0}", "{host: 0.0.0.0}\nauth: false", "loopback only"),
         ("{port: 0}", "{port: 0", "cascade.yaml:"),
     ],
 )
@@ -118,9 +123,7 @@ async def test_a_changed_file_is_loaded_again_by_itself(
 
 async def test_admin_routes_need_an_admin_key(served: Served) -> None:
     plain = served.as_key(await served.key("plain"))
-    refused = await served.client.post("/admin/reload", headers=plain)
-    given = await served.client.post("/admin/reload")
-    assert (refused.status_code, given.json()["problems"]) == (403, [])
+    assert (await served.client.post("/admin/reload", headers=plain)).status_code == 403
 
 
 async def test_health_metrics_and_the_openapi_document_are_there(served: Served) -> None:
@@ -143,8 +146,6 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
 ) -> None:
     assert (await served.ask()).status_code == 200
     asked = len(upstream.seen)
-    import sqlite3  # noqa: PLC0415
-
     with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as other:
         other.execute("BEGIN EXCLUSIVE")
         begun = time.monotonic()
@@ -162,9 +163,6 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
 
 
 # --- without keys
-
-
-NO_AUTH = {"auth": False}
 
 
 @pytest.mark.parametrize(
@@ -193,23 +191,16 @@ NO_AUTH = {"auth": False}
 async def test_without_keys_no_foreign_page_reaches_any_route(
     serve: Serve, upstream: Upstream, headers: dict[str, str], method: str, path: str
 ) -> None:
-    async with serve(**NO_AUTH) as served:
+    async with serve(auth=False) as served:
         answer = await served.client.request(method, path, headers=headers, json={"name": "x"})
     assert answer.status_code == 403
     assert upstream.seen == []
 
 
 async def test_without_keys_this_machine_may_ask(serve: Serve) -> None:
-    async with serve(**NO_AUTH) as served:
+    async with serve(auth=False) as served:
         own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
-        asked = await served.ask(own)
-    assert asked.status_code == 200
-
-
-def test_without_keys_it_listens_on_loopback_only(tmp_path: Path, upstream: Upstream) -> None:
-    path = write(tmp_path, upstream)
-    with pytest.raises(ConfigurationError, match="loopback only"):
-        read_config(path, overrides={"auth": False, "listen": {"host": "0.0.0.0"}})
+        assert (await served.ask(own)).status_code == 200
 
 
 # --- bodies
@@ -270,7 +261,6 @@ def test_no_request_holds_up_the_others(running: Live, upstream: Upstream, kind:
             loop.call_soon(tick)
 
     body = json.dumps({"model": "support", "messages": ASKED, **WORST[kind]})
-    httpx.get(f"{running.url}/healthz")
     loop.call_soon_threadsafe(tick)
     try:
         with httpx.Client(trust_env=False, timeout=300) as client:
@@ -328,8 +318,6 @@ async def test_a_service_starts_while_its_database_is_away(
 async def test_a_tier_that_is_left_alone_is_named_with_the_kind(
     serve: Serve, upstream: Upstream
 ) -> None:
-    from tests.acceptance.upstream import failure  # noqa: PLC0415
-
     upstream.says("small", failure(503))
     async with serve("    breaker: 1\n") as served:
         first, second = await served.ask(), await served.ask()
@@ -341,29 +329,18 @@ async def test_a_tier_that_is_left_alone_is_named_with_the_kind(
     ("status", "kind"), [(429, "rate limited"), (401, "refused the key"), (404, "not found")]
 )
 def test_kinds_of_failures_are_told_from_notes(status: int, kind: str) -> None:
-    from cascade.service.faults import failures  # noqa: PLC0415
-    from cascade.state import LedgerEntry  # noqa: PLC0415
-
     note = f"openai:x at http://10.0.0.1 failed ({status}): no"
     entry = LedgerEntry(run_id="r", node="draft", tier="x", outcome="failed", note=note)
     assert failures([entry]) == [f"x: {kind}"]
 
 
 def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
-    from cascade.errors import (  # noqa: PLC0415
-        CascadeError,
-        CircuitOpenError,
-        RateLimitError,
-        RecordingMissError,
-    )
-    from cascade.service.faults import fault_of, kind_of, plain_reason  # noqa: PLC0415
-
     assert fault_of(KeyError("secret")).message == "the service failed; its log says more."
-    assert "CascadeError" in fault_of(CascadeError("secret")).message
-    assert fault_of(RecordingMissError("secret")).status == 404
-    late = fault_of(RateLimitError("no", model="openai:x", retry_after=2.4))
+    assert fault_of(errors.CascadeError("secret")).message.startswith("the service failed;")
+    assert fault_of(errors.RecordingMissError("secret")).status == 404
+    late = fault_of(errors.RateLimitError("no", model="openai:x", retry_after=2.4))
     assert (late.status, late.headers) == (429, {"Retry-After": "3"})
-    away = fault_of(CircuitOpenError("no", model="openai:x"))
+    away = fault_of(errors.CircuitOpenError("no", model="openai:x"))
     assert (away.status, away.headers) == (503, {"Retry-After": "1"})
     assert kind_of(KeyError()) == "failed"
     reason = "score 0.1 < 0.8; but large could not be had: http://10.0.0.1/v1 said no"
@@ -375,7 +352,7 @@ def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
     ("headers", "said"),
     [
         ({"X-Cascade-Local-Only": "perhaps"}, "cascade.local_only"),
-        ({"X-Cascade-Colour": "red"}, "The extension has deadline"),
+        ({"X-Cascade-Colour": "red"}, "cascade.colour"),
     ],
 )
 async def test_headers_without_a_meaning_are_refused(

@@ -16,8 +16,9 @@ import pytest
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
+from cascade.service.anthropic import CountRequest, conversation
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
-from tests.service.conftest import ASKED, Served, live, write
+from tests.service.conftest import ASKED, Serve, Served
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}
@@ -116,7 +117,7 @@ async def test_a_response_format_goes_on_as_it_came(
     assert upstream.asked("small")[0].body["response_format"] == form
 
 
-async def test_json_that_is_no_object_is_escalated_where_an_object_was_asked_for(
+async def test_json_that_is_no_object_is_escalated_where_one_was_asked_for(
     served: Served, upstream: Upstream
 ) -> None:
     upstream.says("small", Answer("[1]", p=0.99))
@@ -146,7 +147,7 @@ async def test_a_strict_tool_arrives_unchanged_and_its_call_comes_back(
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
-        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "a part is of type"),
+        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "of type 'video'"),
         ({"messages": [{"role": "user", "content": "  "}]}, "empty"),
         ({"n": 2}, "n"),
         ({"max_tokens": True}, "max_tokens"),
@@ -179,29 +180,23 @@ async def test_a_body_that_is_no_json_object_is_refused(served: Served, raw: byt
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_wishes_may_come_as_headers_but_not_twice(served: Served, upstream: Upstream) -> None:
+async def test_wishes_may_come_as_headers_which_go_over_the_body(
+    served: Served, upstream: Upstream
+) -> None:
     headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": "user=ada"}
-    answer = await served.ask(headers, cascade={})
-    twice = await served.ask(headers, cascade={"price_of_error": 1})
+    answer = await served.ask(headers, cascade={"price_of_error": 1e-9})
     bad = await served.ask({"X-Cascade-Tags": "ada"})
-    entries = await _tags(served)
-    assert answer.headers["x-cascade-tier"] == "large"
-    assert (twice.status_code, bad.status_code) == (400, 400)
-    assert entries[0]["user"] == "ada"
-
-
-async def _tags(served: Served) -> list[dict[str, str]]:
     assert served.gateway.store is not None
     rows = await served.gateway.store.rows(columns=["tags"])
-    return [row[0] for row in rows]
+    assert answer.headers["x-cascade-tier"] == "large"
+    assert bad.status_code == 400
+    assert rows[0][0]["user"] == "ada"
 
 
 async def test_models_are_listed_and_shown(served: Served) -> None:
     client = openai_of(served)
     assert [model.id async for model in client.models.list()] == ["support"]
     assert (await client.models.retrieve("support")).owned_by == "cascade"
-    with pytest.raises(openai.NotFoundError):
-        await client.models.retrieve("gpt-9/x")
 
 
 # --- OpenAI's responses
@@ -310,18 +305,6 @@ async def test_an_output_format_of_a_message_is_a_response_format(
     assert sent["json_schema"]["schema"] == SCHEMA
 
 
-async def test_a_message_streams_as_anthropics_client_reads_it(
-    served: Served, upstream: Upstream
-) -> None:
-    upstream.says("small", Answer("a draft", p=0.2))
-    client = anthropic_of(served)
-    async with client.messages.stream(model="support", max_tokens=50, messages=ASKED) as stream:
-        text = "".join([piece async for piece in stream.text_stream])
-        final = await stream.get_final_message()
-    assert text == final.content[0].text == "It is Canberra"  # type: ignore[union-attr]
-    assert (final.usage.input_tokens, final.usage.output_tokens) == (100, 10)
-
-
 async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
     served: Served, upstream: Upstream
 ) -> None:
@@ -390,8 +373,6 @@ CALLED = {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x
     ],
 )
 def test_blocks_of_messages_become_parts_of_ours(block: dict[str, Any], sent: Any) -> None:
-    from cascade.service.anthropic import CountRequest, conversation  # noqa: PLC0415
-
     said = [{"type": "thinking", "thinking": "…"}, {"type": "text", "text": "Well."}, CALLED]
     turns = [{"role": "assistant", "content": said}, {"role": "user", "content": [block]}]
     body = {"model": "x", "messages": [*ASKED, *turns]}
@@ -424,31 +405,19 @@ async def test_errors_have_anthropics_form(
     assert other.json()["error"]["type"] == "authentication_error"
 
 
-async def test_a_key_may_be_anthropics_header(served: Served) -> None:
-    headers = {"x-api-key": served.secret, "Authorization": ""}
-    asked = {"model": "support", "max_tokens": 5, "messages": ASKED}
-    answer = await served.client.post("/v1/messages", json=asked, headers=headers)
-    assert answer.status_code == 200
-    assert answer.headers["x-cascade-tier"] == "small"
-
-
 # --- Ollama
 
 
-def test_ollamas_client_chats_generates_lists_and_shows(tmp_path: Path, upstream: Upstream) -> None:
-    upstream.says("small", CALL)
-    upstream.says("large", CALL)
-    with live(write(tmp_path, upstream)) as running:
-        client = ollama.Client(running.url, headers={"Authorization": f"Bearer {running.secret}"})
-        called = client.chat("support:latest", ASKED, tools=[TOOL])
-        assert called.message.tool_calls
-        assert called.message.tool_calls[0].function.arguments == {"city": "Canberra"}
-        upstream.says("small", Answer("Canberra", p=0.95))
-        pieces = list(client.generate("support", "Capital?", stream=True, system="Be short."))
-        assert "".join(piece.response for piece in pieces) == "Canberra"
-        assert pieces[-1].done_reason == "stop"
-        assert [model.model for model in client.list().models] == ["support"]
-        assert client.show("support").capabilities == ["completion", "tools"]
+async def test_ollamas_api_generates_lists_and_shows(served: Served, upstream: Upstream) -> None:
+    body = {"prompt": "Capital?", "system": "Be short.", "model": "support:latest"}
+    pieces = (await served.post(("/api/generate", body))).text.splitlines()
+    there = (await served.client.get("/api/tags")).json()
+    shown = await served.post(("/api/show", {}))
+    assert "".join(json.loads(piece)["response"] for piece in pieces) == "Canberra"
+    assert json.loads(pieces[-1])["done_reason"] == "stop"
+    assert ollama.ListResponse.model_validate(there).models[0].model == "support"
+    assert ollama.ShowResponse.model_validate(shown.json()).capabilities == ["completion", "tools"]
+    assert upstream.asked("small")[0].body["messages"][0]["role"] == "system"
 
 
 async def test_a_body_without_a_content_type_is_json(served: Served) -> None:
@@ -563,15 +532,6 @@ async def test_what_is_not_served_says_what_is_in_its_protocols_form(
 # --- no answer on purpose, half an answer, and several at once
 
 
-def _large_is_elsewhere(served: Served, tmp_path: Path) -> None:
-    path = tmp_path / "cascade.yaml"
-    text = path.read_text()
-    head, tail = text.split("openai:large", 1)
-    path.write_text(
-        f"{head}openai:large{tail.replace('max_tokens', 'local: false, max_tokens', 1)}"
-    )
-
-
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -583,17 +543,15 @@ def _large_is_elsewhere(served: Served, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_where_there_is_no_answer_on_purpose_each_protocol_says_so(
-    served: Served,
-    upstream: Upstream,
-    tmp_path: Path,
-    asked: Any,
-    told: str,
-    stream: bool,
+    tmp_path: Path, serve: Serve, upstream: Upstream, asked: Any, told: str, stream: bool
 ) -> None:
     upstream.says("small", Answer("draft", p=0.3))
-    _large_is_elsewhere(served, tmp_path)
-    assert (await served.gateway.reload())["problems"] == []
-    answer = await served.post(asked, stream=stream, cascade={"local_only": "abstain"})
+    async with serve() as served:
+        path = tmp_path / "cascade.yaml"
+        head, large = path.read_text().split("openai:large")
+        path.write_text(f"{head}openai:large{large.replace('max_', 'local: false, max_', 1)}")
+        assert (await served.gateway.reload())["problems"] == []
+        answer = await served.post(asked, stream=stream, cascade={"local_only": "abstain"})
     assert answer.status_code == 200
     assert told in answer.text
     assert "draft" not in answer.text.replace("drafts", "").partition('"cascade"')[0]

@@ -56,8 +56,9 @@ def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Up
     path = write(tmp_path, upstream, more)
     path.write_text(re.sub(r", price: \{input: 1,[^}]*\}", "", path.read_text()))
     lines = "\n".join(describe(read_config(path)))
-    assert "support: accept from a score of 0.8 on; the score is not calibrated, canary" in lines
-    assert "small: openai:small (this machine)" in lines
+    assert "support: Cascade(small (openai:small)" in lines
+    assert "by scores that are not calibrated, canary" in lines
+    assert "small: this machine" in lines
     assert "it has no price; each call counts $0.01 for budgets" in lines
     assert upstream.seen == []
 
@@ -66,7 +67,7 @@ def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Up
     ("old", "new", "said"),
     [
         ("threshold: 0.8", "calibrator: gone.json", r"cascades\.support: "),
-        ("ledger.db", "gone/ledger.db", "there is no folder"),
+        ("ledger.db", "gone/ledger.db", "ledger: "),
         ("ledger: sqlite:///ledger.db", "auth: false", "audits need a ledger"),
         ("UPSTREAM_KEY", "NO_SUCH_KEY", "NO_SUCH_KEY is not set"),
     ],
@@ -94,21 +95,23 @@ def _connect(running: Live) -> socket.socket:
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"),
+    ("sent", "said"),
     [
-        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"408"),  # it never ends
-        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"408"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, b"431"),
-        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, b"431"),
-        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n", b"not arrive in time"),  # it never ends
+        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"in time"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, b"too long"),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, b"too long"),
+        (b"nonsense\r\n\r\n", b"Invalid"),
     ],
 )
 def test_slow_and_endless_requests_are_cut_off(
-    short: None, running: Live, sent: bytes, status: bytes
+    short: None, running: Live, sent: bytes, said: bytes
 ) -> None:
     with _connect(running) as connection:
         connection.sendall(sent)
-        assert connection.recv(65536).split(b" ", 2)[1] == status
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert said in answer
 
 
 def test_a_client_that_reads_nothing_is_cut_off(short: None, running: Live) -> None:
@@ -219,8 +222,6 @@ def test_a_replica_is_a_gateway_of_its_own(
     [
         ("auth: false\n", {}, "one process on loopback"),
         ("", {"max_replicas": 2}, "in PostgreSQL"),
-        ("", {"replicas": 2}, "the arguments are config"),
-        ("", {"max_replicas": 0}, "max_replicas"),
     ],
 )
 def test_without_keys_or_a_shared_ledger_there_are_no_replicas(
@@ -228,7 +229,7 @@ def test_without_keys_or_a_shared_ledger_there_are_no_replicas(
 ) -> None:
     path = write(tmp_path, upstream, top=top)
     with pytest.raises(ConfigurationError, match=said):
-        ray_serve.app({"config": str(path), **arguments})
+        ray_serve.app(ray_serve.Arguments(config=str(path), **arguments))
 
 
 @pytest.mark.heavy
@@ -237,7 +238,7 @@ def test_ray_serve_answers_through_a_replica(tmp_path: Path, upstream: Upstream)
 import asyncio, httpx, json, sys
 from ray import serve
 from cascade.service import Keys
-from cascade.service.ray_serve import app
+from cascade.service.ray_serve import Arguments, app
 import ray
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
 async def make():
@@ -246,7 +247,7 @@ async def make():
     finally: await keys.aclose()
 secret = asyncio.run(make())
 serve.start(http_options={{"port": 18473}})
-serve.run(app({{"config": {str(write(tmp_path, upstream))!r}}}))
+serve.run(app(Arguments(config={str(write(tmp_path, upstream))!r})))
 answer = httpx.post("http://127.0.0.1:18473/v1/chat/completions", timeout=60,
     headers={{"Authorization": f"Bearer {{secret}}"}},
     json={{"model": "support", "messages": [{{"role": "user", "content": "Capital?"}}]}})
