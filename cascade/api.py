@@ -71,31 +71,30 @@ class Cascade:
         small: the model that drafts: `provider:name`, a `Tier`, or a LangChain chat model.
         large: the model that answers what the draft is not good enough for.
         tiers: more than two models instead, from small to large.
-        signals: what the self-check takes: names (`logprobs`, `p_true`, `verbalised`, …), signals,
-            or your own functions `(question, answer) → value`. By default log-probs, which are
-            free, where the tier returns them, else `p_true`, one more call.
-        calibrator: a calibration or its file, made by `cascade calibrate`: confidence is then a
-            probability. It is refused when it was made for other models, tools or settings.
+        signals: of the self-check: names (`logprobs`, `p_true`, `verbalised`, …), signals, or your
+            functions `(question, answer) → value`. By default log-probs, which are free, where the
+            tier returns them, else `p_true`, one more call.
+        calibrator: a calibration or its file, made by `cascade calibrate` for these models, tools
+            and settings: confidence is then a probability.
         policy: decides about drafts, instead of the next four options.
         threshold: accept at this confidence and above; 0.8 by default.
-        price_of_error: dollars that a wrong answer costs you; escalation is then weighed against
-            it. Needs a token price on every tier but the first.
-        max_harm: bound on P(accepted and wrong) per request; needs a calibration with a certificate
-            for it.
+        price_of_error: dollars that a wrong answer costs you, against which escalation is weighed.
+            Needs a token price on every tier but the first.
+        max_harm: bound on P(accepted and wrong) per request, for which the calibration needs a
+            certificate.
         escalation_budget: share of requests that may be escalated; needs a calibration.
-        verifier: your own judge, `(question, answer) → bool | float | Verdict`, also async.
-        router: your own rule, `messages → tier name | None`, asked before anything is drafted.
+        verifier: your judge, `(question, answer) → bool | float | Verdict`, also async.
+        router: your rule, `messages → tier name | None`, asked before anything is drafted.
         response_format: pydantic model, TypedDict, dataclass or JSON schema; a draft that breaks it
             is escalated.
         tools: tools the answer may call; a call that breaks its schema is escalated.
         audit_rate: share of accepted drafts that the large model is asked about as well, after the
             reply. Needs a ledger.
         ledger: a store that receives each entry the moment it arises.
-        local_only: True, or what becomes of a question that no tier on this machine is good enough
-            for: `"answer"` (True) it with the draft, marked as degraded, or `"abstain"`. Then no
-            way leads to a tier that is elsewhere.
+        local_only: no way leads to a tier elsewhere; what none here is good enough for is answered
+            with the draft, marked as degraded (True, `"answer"`), or not at all (`"abstain"`).
         deadline: seconds for a whole run. What would be escalated is accepted when the large model
-            cannot answer in time, and no call gets more time than is left.
+            cannot answer in time.
         middleware: optional features, `cascade.middleware`, in any order. `Retries()` and
             `Breaker()` are there unless you give your own.
         name: of the graph.
@@ -279,14 +278,12 @@ class Cascade:
         return iterate_sync(self.astream(question, config, show=show, **settings))
 
     async def aresume(self, run: Run, said: object) -> CascadeResult:
-        """Go on with a run that waits for a person (`PersonNeededError.run`).
-
-        Args:
-            run: that waits; it may have been written down (`Run.to_json`) in another process.
-            said: `"accept"`, `"escalate"`, `"reject"`, or `{"answer": "…"}`.
+        """Go on with a run that waits for a person (`PersonNeededError.run`), who said `"accept"`,
+        `"escalate"`, `"reject"`, or `{"answer": "…"}`. It may have been written down in another
+        process (`Run.to_json`).
 
         Raises:
-            InputError: it is none of them.
+            InputError: they said something else.
         """
         runtime = self._driver.runtime(None, "final")
         runtime.said = said
@@ -361,11 +358,11 @@ class Cascade:
     async def acalibrate(
         self, examples: Sequence[Any], *, scorer: Any = "exact", **options: Any
     ) -> Calibration:
-        """A calibration of this cascade on labelled examples: `Cascade(…, calibrator=…)` takes it,
-        `save(path)` keeps it. Both models are asked about each example.
+        """A calibration of this cascade for `Cascade(…, calibrator=…)`; `save(path)` keeps it.
+        Both models are asked about each example.
 
         Args:
-            examples: `(question, reference)` pairs, 100 to 300 of them.
+            examples: 100 to 300 `(question, reference)` pairs.
             scorer: compares answers with references: `exact`, `choice`, `numeric`, … or a function.
             options: `max_harms=[0.05]` to certify.
 

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
 from cascade.confidence import Calibrator, Signal
-from cascade.errors import CascadeError, ExtensionError
+from cascade.errors import ExtensionError
 from cascade.events import Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger
@@ -184,19 +184,11 @@ class Run:
                 bare, mode="json", exclude_defaults=True
             )
         except ValueError as error:
-            raise self._unwritable(error) from error
+            whose = [f"run.notes[{name!r}]" for name, note in self.notes.items() if not _json(note)]
+            failed = ExtensionError(f"{' and '.join(whose) or 'the run'} is no JSON: {error}")
+            failed.ledger = LedgerView(self.entries)
+            raise failed from error
         return kept
-
-    def _unwritable(self, error: ValueError) -> CascadeError:
-        """Whose note is no JSON."""
-        failed = ExtensionError(f"the run cannot be written down: {error}")
-        for name, note in self.notes.items():
-            try:
-                to_json(note)
-            except ValueError as why:
-                failed = ExtensionError(f"run.notes[{name!r}] of {name} is no JSON: {why}")
-        failed.ledger = LedgerView(self.entries)
-        return failed
 
     @classmethod
     def from_json(cls, kept: Mapping[str, JsonValue], messages: list[AnyMessage]) -> Run:
@@ -215,6 +207,13 @@ class Run:
             notes=deepcopy(self.notes),
             messages=list(self.messages),
         )
+
+
+def _json(note: object) -> bool:
+    try:
+        return bool(to_json(note))
+    except ValueError:
+        return False
 
 
 @cache

@@ -92,13 +92,8 @@ def choose_signals(
 def choose_policy(
     tiers: Sequence[OpenTier], calibration: Calibration | None, **given: Any
 ) -> Policy:
-    """The one policy that the options mean.
-
-    Args:
-        tiers: from small to large.
-        calibration: of the cascade, if any.
-        given: the options `policy`, `threshold`, `price_of_error`, `max_harm` and
-            `escalation_budget`; None for those that were not given.
+    """The one policy that the options `policy`, `threshold`, `price_of_error`, `max_harm` and
+    `escalation_budget` mean; None for those that were not given.
 
     Raises:
         ConfigurationError: several were given, one of the wrong kind, or one that needs prices or a

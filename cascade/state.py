@@ -24,7 +24,7 @@ from langchain_core.messages import (
     messages_from_dict,
     messages_to_dict,
 )
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -67,8 +67,7 @@ class Usage(Record):
     reasoning_tokens: int | None = Field(default=None, ge=0)
     cache_write_tokens: int | None = Field(default=None, ge=0)
     cache_write_1h_tokens: int | None = Field(default=None, ge=0)
-    """Of `cache_write_tokens`, those that are kept for an hour (Anthropic) at a price of their
-    own."""
+    """Of `cache_write_tokens`, those that are kept for an hour (Anthropic), at another price."""
 
     @property
     def known(self) -> bool:
@@ -78,18 +77,20 @@ class Usage(Record):
     @property
     def metadata(self) -> UsageMetadata | None:
         """LangChain's form of it, where it is known; details that nobody reported are left out."""
-        if self.input_tokens is None or self.output_tokens is None:
-            return None
         read, written = self.input_tokens, self.output_tokens
-        metadata = UsageMetadata(
-            input_tokens=read, output_tokens=written, total_tokens=read + written
-        )
-        inputs = {"cache_read": self.cached_tokens, "cache_creation": self.cache_write_tokens}
-        outputs = {"reasoning": self.reasoning_tokens}
-        for name, counts in (("input_token_details", inputs), ("output_token_details", outputs)):
-            if told := {key: count for key, count in counts.items() if count is not None}:
-                metadata[name] = told  # type: ignore[literal-required]
-        return metadata
+        if read is None or written is None:
+            return None
+        usage = UsageMetadata(input_tokens=read, output_tokens=written, total_tokens=read + written)
+        inputs = InputTokenDetails()
+        if self.cached_tokens is not None:
+            inputs["cache_read"] = self.cached_tokens
+        if self.cache_write_tokens is not None:
+            inputs["cache_creation"] = self.cache_write_tokens
+        if inputs:
+            usage["input_token_details"] = inputs
+        if self.reasoning_tokens is not None:
+            usage["output_token_details"] = OutputTokenDetails(reasoning=self.reasoning_tokens)
+        return usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,12 +315,11 @@ class LedgerEntry(Record):
         baseline_range: its 95 % range, where it is an estimate with one.
         assumed_usd: what budgets count where `cost_usd` is unknown.
         price: where the price came from, in words.
-        outcome: how the call ended; `not_sent` means that its tier was left alone and no server
-            saw it, `begun` is an attempt that is under way or whose process died.
+        outcome: how the call ended; `not_sent`: its tier was left alone; `begun`: it is under way,
+            or its process died.
         note: why, in words for a person.
         decision: of a verifier, with signals and audit rate.
-        loss: of an audit or shadow run: how much better the large answer is than the draft, in
-            [−1, 1].
+        loss: of an audit or shadow run: how much better the large answer is, in [−1, 1].
         at: when the node did it (of a call: when it was sent), in UTC.
         id: of the entry; an attempt has the same id before and after its call, so that it is in a
             ledger once, however often it is written.

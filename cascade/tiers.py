@@ -11,7 +11,6 @@ from cascade._numbers import to_count, to_number
 from cascade.errors import ConfigurationError, LocalOnlyError
 from cascade.ledger.prices import Price, Pricing, find_pricing
 from cascade.models import Model, Request, open_model
-from cascade.models.failures import without_secrets
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -29,11 +28,10 @@ class Tier:
 
     Args:
         model: `provider:name`, a LangChain chat model, or a `cascade.models.Model`.
-        name: how results and the ledger call this tier; `small` and `large` by default, the model
-            string in cascades of more tiers.
+        name: in results and the ledger; `small` and `large` by default, the model string in
+            cascades of more tiers.
         price: overrides the list price; local models have none until it is set. A table of
-            `load_prices` is looked up by the model string, and leaves the list price of a model
-            that is not in it.
+            `load_prices` is looked up by the model string.
         base_url: address of an OpenAI-compatible or Ollama server.
         api_key: overrides the provider's environment variable. Never shown.
         max_tokens: limit of output tokens per answer.
@@ -41,9 +39,8 @@ class Tier:
         timeout_s: seconds after which a call has failed.
         options: for the adapter of a model string: how to load the model (`n_ctx`), or what to
             send to the provider with every request (`think`, `keep_alive`, …).
-        local: whether questions that have to stay on this machine may go to it. None: by its
-            address. Say True of a server of your own elsewhere, or of a LangChain chat model,
-            which does not tell its address; False of a proxy here that passes requests on.
+        local: whether questions that have to stay on this machine may go to it; None: by its
+            address. LangChain chat models do not tell theirs; a proxy here passes requests on.
 
     Raises:
         ConfigurationError: a value has the wrong type, a limit is not positive, or the temperature
@@ -93,6 +90,8 @@ class Tier:
         told = [(f, getattr(self, f.name)) for f in fields(self) if f.repr]
         parts = [f"{f.name}={value!r}" for f, value in told if value != f.default]
         if self.base_url is not None:
+            from cascade.models.failures import without_secrets  # noqa: PLC0415 - seldom
+
             parts.append(f"base_url={without_secrets(self.base_url)!r}")
         return f"Tier({', '.join(parts)})"
 

@@ -27,7 +27,6 @@ from cascade.errors import (
     RealRequestForbiddenError,
     UnsupportedContentError,
 )
-from cascade.models.failures import conceal
 from cascade.state import Completion, TokenLogprob
 
 CLOCKS_MS = 1000.0
@@ -241,6 +240,8 @@ class Model(ABC):
     def _failure(self, error: Exception, request: Request, *, late: bool) -> Exception:
         """What a caller is told: nothing of the question, and no key."""
         if isinstance(error, ModelError):
+            from cascade.models.failures import conceal  # noqa: PLC0415 - where a call has failed
+
             conceal(error, [str(message.text) for message in request.messages], self.secrets)
         if isinstance(error, ModelError) or not late:
             return error
