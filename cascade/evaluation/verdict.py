@@ -127,9 +127,6 @@ class Evaluation(Record):
     rows_to_tell: int
 
 
-# Of matrices as small as these, threads cost more than they save: several times over where others
-# use the machine too.
-@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def evaluate(
     pair: Pair,
     options: Options | None = None,
@@ -155,11 +152,15 @@ def evaluate(
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
-    if calibration is not None:
-        ladder = climb([shape_of_calibration(calibration, pair)])
-        own = play_on(ladder, pair)
-    else:
-        own, ladder = cross_fit(pair, options, choose), choose(pair, np.arange(len(pair)))
+    # Of matrices as small as these, threads cost more than they save: several times over where
+    # others use the machine too.
+    with threadpool_limits(1, "blas"):
+        if calibration is not None:
+            ladder = climb([shape_of_calibration(calibration, pair)])
+            own = play_on(ladder, pair)
+        else:
+            own, ladder = cross_fit(pair, options, choose), choose(pair, np.arange(len(pair)))
+        certified, harm = certify_half(pair, options, test)
     sheet = own if test is None else play_on(ladder, test)
     at = recommend(own, options) if ladder.shape is not None else None
     point = point_of(sheet, at, None if options.price_of_error else options.within, options)

@@ -4,13 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from cascade.confidence import LabelledDraft
 from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
-from cascade.evaluation.ladder import fit_ladder
+from cascade.evaluation.features import Pair
+from cascade.evaluation.ladder import Ladder, fit_ladder
+from cascade.evaluation.metrics import Rows
 from cascade.evaluation.render import to_text
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording
@@ -57,6 +60,19 @@ def test_figures_are_those_of_rows_that_were_left_out(good: Evaluation) -> None:
     seen = play_on(fit_ladder(whole, np.arange(600)), fresh)
     assert good.recommended.cost.low < seen.share[at] < good.recommended.cost.high
     assert good.recommended.loss.low < seen.loss[at] < good.recommended.loss.high
+
+
+def test_small_matrices_are_not_shared_among_threads() -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    def choose(fitted: Pair, rows: Rows) -> Ladder:
+        assert threads() == {1}
+        return fit_ladder(fitted, rows)
+
+    with threadpool_limits(2, "blas"):
+        evaluate(pair(), Options(repeats=1), choose=choose)
+        assert threads() == {2}
 
 
 def test_cost_per_right_answer_is_told_beside_cost(good: Evaluation) -> None:
