@@ -27,7 +27,7 @@ from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
 from cascade.evaluation.features import Pair, comparable, pair_of
-from cascade.evaluation.ladder import fit_confidence, fit_head, fit_ladder
+from cascade.evaluation.ladder import Ladder, fit_head, fit_ladder, fit_shapes
 from cascade.evaluation.metrics import Array, nauc
 from cascade.policies import Refusal, certify
 
@@ -312,7 +312,8 @@ def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Fig
     correct, out = pair.small_correct, []
     for seed in range(resamples):
         rows = np.random.default_rng(3000 + seed).permutation(len(pair))[:n]
-        confidence = fit_confidence(pair, np.sort(rows[: n // 2])).confidence(pair)
+        first = next(fit_shapes(pair, np.sort(rows[: n // 2])))  # its confidence is the ladder's
+        confidence = Ladder((first,), None).confidence(pair)
         proof = rows[n // 2 :]
         got = certify(confidence[proof], correct[proof], max_harm=alpha, delta=DELTA)
         cut = np.inf if isinstance(got, Refusal) else got.threshold

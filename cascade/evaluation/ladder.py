@@ -483,8 +483,3 @@ def climb(shapes: Sequence[Shape]) -> Ladder:
 def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
     """The ladder of all shapes, fitted to some rows of a recording."""
     return climb(list(fit_shapes(pair, fit)))
-
-
-def fit_confidence(pair: Pair, fit: Rows) -> Ladder:
-    """The first shape alone: what the ladder would be as far as its confidence goes, sooner."""
-    return Ladder((next(fit_shapes(pair, fit)),), None)

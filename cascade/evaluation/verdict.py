@@ -160,7 +160,6 @@ def evaluate(
             own = play_on(ladder, pair)
         else:
             own, ladder = cross_fit(pair, options, choose), choose(pair, np.arange(len(pair)))
-        certified, harm = certify_half(pair, options, test)
     sheet = own if test is None else play_on(ladder, test)
     at = recommend(own, options) if ladder.shape is not None else None
     point = point_of(sheet, at, None if options.price_of_error else options.within, options)
