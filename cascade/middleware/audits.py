@@ -23,17 +23,15 @@ from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Audited, visible
 from cascade.ledger.prices import Dollars
-from cascade.middleware.background import Background, lot, tags_of
-from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Decide, Slot, check_large
-from cascade.middleware.comparing import Comparer, Comparison, Loss
+from cascade.middleware.background import lot
+from cascade.middleware.base import PATIENCE_S, Decide, Slot, check_large
+from cascade.middleware.comparing import AfterReply, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
-
-NODE = "audit"
 
 REFRESH_S = 15.0
 """Age from which the sum that other processes have spent is read again."""
@@ -44,7 +42,7 @@ PRIOR_S = 600.0
 DAY_S = 86_400.0
 
 
-class Audits(CascadeMiddleware):
+class Audits(AfterReply):
     """Audits of accepted drafts at random, which book how much better the large answer is (`loss`).
 
     Each accepted draft is drawn by a hash of its run with the chance that its decision states
@@ -64,6 +62,7 @@ class Audits(CascadeMiddleware):
     """
 
     slot = Slot.ANSWERS
+    kind = "audit"
 
     def __init__(
         self,
@@ -74,14 +73,12 @@ class Audits(CascadeMiddleware):
         judge: ModelLike | None = None,
         name: str = "audits",
     ) -> None:
-        self.name = name
+        super().__init__(name, compare, judge)
         self.rate = to_number("audit_rate", rate, least=0, most=1)
         self.budget: DailyBudget | None = None
         if daily_usd is not None:
             to_number("Audits.daily_usd", daily_usd, above=0)
             self.budget = DailyBudget(Decimal(str(daily_usd)))
-        self._compare = Comparer(compare, judge)
-        self._background = Background()
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade without drafts, without a ledger, or without prices for the budget.
@@ -129,28 +126,22 @@ class Audits(CascadeMiddleware):
             return
         if budget is not None:
             budget.saw()
-        if lot(run.id, NODE) >= rate:
+        if lot(run.id, self.kind) >= rate:
             return
-        audit = run.copy("audit")
-        audit.step, audit.settings["tags"] = "begin", tags_of(run)
+        audit = self.again(run)
+        assert audit.draft is not None, "what is audited is a draft"
+        if budget is not None:
+            expected = kernel.outlook.cost(kernel.tiers[-1], audit.draft, audit.messages)
+            budget.reserve(run.id, expected)
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
-        audit.notes[self.name] = {"estimate_usd": None if estimate is None else str(estimate)}
-        if budget is not None:
-            budget.reserve(run.id, _expected_usd(audit, kernel))
-        started = self._background.start_once(run.id, partial(self._audit, audit, kernel))
-        if not started and budget is not None:
+        work = partial(self._audit, audit, audit.draft, estimate, kernel)
+        if not self._background.start_once(run.id, work) and budget is not None:
             budget.release(run.id)
 
-    async def aclose(self) -> None:
-        """Finish the audits that are under way, and close the judge."""
-        await self._background.finish()
-        await self._compare.aclose()
-
-    async def _audit(self, audit: Run, kernel: Kernel) -> None:
-        """Do one audit."""
-        draft = audit.draft
-        assert draft is not None, "what is audited is a draft"
+    async def _audit(
+        self, audit: Run, draft: Completion, estimate: Decimal | None, kernel: Kernel
+    ) -> None:
         runtime = CascadeRuntime(kernel, show="final")
         try:
             answer = await kernel.answer(audit, runtime)
@@ -158,50 +149,29 @@ class Audits(CascadeMiddleware):
             assert large is not None, "the auditor answers or raises"
             found = await self._compare(audit, draft, large, runtime)
         except CascadeError as error:
-            kernel.ledger.book(
-                audit.id,
-                NODE,
-                tier=draft.tier,
-                outcome="failed",
-                note=f"not audited: {error}",
-                tags=audit.settings.get("tags"),
-            )
+            self.book(kernel, audit, draft.tier, outcome="failed", note=f"not audited: {error}")
             return
         finally:
             if self.budget is not None:
                 self.budget.release(audit.id)
-        self._book(audit, draft, large, found, kernel)
-        _learn(audit, draft, large, kernel)
-
-    def _book(
-        self, audit: Run, draft: Completion, large: Completion, found: Comparison, kernel: Kernel
-    ) -> None:
-        """The result. Its saving makes the estimated baseline of the draft the measured one."""
-        kept = audit.notes.get(self.name)
-        said = kept.get("estimate_usd") if isinstance(kept, dict) else None
+        note, correction = found.note, Decimal(0)
         measured = kernel.outlook.measured(large.usage, audit.messages, large.busy_ms)
-        correction, note = Decimal(0), found.note
         if measured is None:
             note += "; what the large model costs is unknown, so the estimate stands"
-        elif said is not None:
-            correction = measured - Decimal(str(said))
-        kernel.ledger.book(
-            audit.id,
-            NODE,
-            id=f"{audit.id}-{NODE}",  # where a step is executed again, one result is left
-            tier=draft.tier,
+        elif estimate is not None:
+            correction = measured - estimate  # makes the estimated baseline the measured one
+        self.book(
+            kernel,
+            audit,
+            draft.tier,
+            id=f"{audit.id}-audit",  # where a step is executed again, one result is left
             loss=found.loss,
             note=note,
             saved_usd=correction,
             baseline_usd=correction,
             basis="estimated" if correction else "measured",
-            tags=audit.settings.get("tags"),
         )
-
-
-def _expected_usd(audit: Run, kernel: Kernel) -> Decimal | None:
-    assert audit.draft is not None
-    return kernel.outlook.cost(kernel.tiers[-1], audit.draft, audit.messages)
+        _learn(audit, draft, large, kernel)
 
 
 def _learn(audit: Run, draft: Completion, large: Completion, kernel: Kernel) -> None:
@@ -269,7 +239,7 @@ class DailyBudget:
             self._read_at, midnight, own = now, self._midnight, self._own_usd
         try:
             async with asyncio.timeout(PATIENCE_S):
-                spent = await store.spent(NODE, datetime.fromtimestamp(midnight, UTC))
+                spent = await store.spent("audit", datetime.fromtimestamp(midnight, UTC))
         except (CascadeError, TimeoutError) as error:
             logger.warning("audits wait until the ledger can be read: %r", error)
             return
@@ -282,7 +252,7 @@ class DailyBudget:
 
     def _hear(self, entry: LedgerEntry) -> None:
         """Count a call of an audit."""
-        if entry.node == NODE and entry.model is not None:
+        if entry.node == "audit" and entry.model is not None:
             with self._lock:
                 self._roll()
                 self._own_usd += known_cost([entry])

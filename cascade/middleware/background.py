@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -108,6 +109,12 @@ class Background:
     async def _finish(self) -> None:
         while self._tasks and self._loop is asyncio.get_running_loop():
             await asyncio.wait(self._tasks)
+
+
+async def call_user(function: Callable[..., Any], *given: Any) -> Any:
+    """What a function of the user's returns, which is called in a thread and may be async."""
+    found = await asyncio.to_thread(function, *given)
+    return await found if inspect.isawaitable(found) else found
 
 
 def tags_of(run: Run) -> dict[str, str]:

@@ -1,26 +1,26 @@
 """Comparison of a draft with the large model's answer, by computing alone or by a judge.
 
 The large model is the reference: where the two differ, the draft counts as wrong. A comparison that
-cannot be made says so and guesses nothing: its loss is None.
+cannot be made says so and guesses nothing: its loss is None. Audits and shadow runs compare.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from cascade.confidence import as_data, normalise
 from cascade.errors import CascadeError, ConfigurationError
-from cascade.middleware.background import lot
-from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
+from cascade.middleware.background import Background, call_user, lot, tags_of
+from cascade.middleware.base import CascadeMiddleware
+from cascade.run import Call, CascadeRuntime, Kernel, Run, Settings, to_request
 from cascade.state import Completion
 from cascade.tiers import ModelLike, open_tier
 
@@ -114,9 +114,7 @@ class Comparer:
     async def _own(
         self, compare: Loss, run: Run, draft: Completion, large: Completion
     ) -> Comparison:
-        given = (run.question, draft.transcript, large.transcript)
-        loss: Any = await asyncio.to_thread(compare, *given)  # it may take its time
-        loss = await loss if inspect.isawaitable(loss) else loss
+        loss = await call_user(compare, run.question, draft.transcript, large.transcript)
         if isinstance(loss, int | float) and -1 <= loss <= 1:
             return Comparison(float(loss), "compared by your function")
         said = f"compare=… returned a {type(loss).__name__}: a loss is from -1 to 1"
@@ -139,6 +137,37 @@ class Comparer:
             return Comparison(None, f"{name} gave no verdict")
         loss = 0.0 if verdict == "EQUAL" else 1.0 if (verdict == "A") == swapped else -1.0
         return Comparison(loss, f"judged by {name}")
+
+
+class AfterReply(CascadeMiddleware):
+    """Base of middleware that has a question answered once more after the reply, and compares.
+
+    Attributes:
+        kind: of the second run, and the node of its result in the ledger.
+    """
+
+    kind: Literal["audit", "shadow"]
+
+    def __init__(self, name: str, compare: str | Loss, judge: ModelLike | None) -> None:
+        self.name = name
+        self._compare = Comparer(compare, judge)
+        self._background = Background()
+
+    def again(self, run: Run) -> Run:
+        """A second run about the question, at its beginning, with the tags that are seen here."""
+        second = run.copy(self.kind)
+        second.step, second.settings["tags"] = "begin", tags_of(run)
+        return second
+
+    def book(self, kernel: Kernel, run: Run, tier: str, **fields: Any) -> None:
+        """Book the result about a draft of a tier."""
+        tags = run.settings.get("tags")
+        kernel.ledger.book(run.id, self.kind, tier=tier, tags=tags, **fields)
+
+    async def aclose(self) -> None:
+        """Finish what is under way, and close the judge."""
+        await self._background.finish()
+        await self._compare.aclose()
 
 
 def preferred(reply: str) -> str | None:

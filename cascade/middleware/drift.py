@@ -7,7 +7,6 @@ signals, and results of audits. What it does about an alarm is a wrap around lat
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import math
 import time
@@ -21,7 +20,7 @@ from pydantic import Field
 
 from cascade._numbers import to_count, to_number
 from cascade.errors import CascadeError, ConfigurationError
-from cascade.middleware.background import Background, fingerprint, lot
+from cascade.middleware.background import Background, call_user, fingerprint, lot
 from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Decide, Slot, go_to
 from cascade.policies import promises
 from cascade.policies.base import Situation
@@ -29,7 +28,7 @@ from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Decision, LedgerEntry, Record
 
 if TYPE_CHECKING:
-    from cascade.policies.drift import HarmProcess, HarmQueue, SignalWatch
+    from cascade.policies.drift import HarmWatch, SignalWatch
 
 logger = logging.getLogger("cascade")
 
@@ -126,7 +125,7 @@ class Drift(CascadeMiddleware):
                 words = ", ".join(get_args(Reaction))
                 raise ConfigurationError(f"Drift({value!r}): give one of {words}.")
         if max_harm is not None:
-            to_number("Drift.max_harm", max_harm, above=0, below=1)
+            max_harm = to_number("Drift.max_harm", max_harm, above=0, below=1)
         # Below, chance and change are not told apart.
         self.reference = to_count("Drift.reference", reference, least=50)
         self.window = to_count("Drift.window", window, least=20)
@@ -179,13 +178,13 @@ class Drift(CascadeMiddleware):
 
     def _watch(self, kernel: Kernel) -> None:
         with self._lock:
-            if self._kernel not in (None, kernel):
-                raise ConfigurationError(
-                    "this Drift watches another cascade: give each of them one of its own."
-                )
             if self._kernel is None:
                 self._kernel, self._charts = kernel, Charts(self, kernel)
                 kernel.ledger.listeners.append(self._hear)
+            elif self._kernel is not kernel:
+                raise ConfigurationError(
+                    "this Drift watches another cascade: give each of them one of its own."
+                )
 
     def _hear(self, entry: LedgerEntry) -> None:
         """Draw an entry into the charts; what fails here must not fail the run."""
@@ -202,7 +201,7 @@ class Drift(CascadeMiddleware):
         self.alarms += (alarm,)
         self._tell(text)
         if self.on_alarm is not None:
-            self._background.start(partial(_call, self.on_alarm, alarm))
+            self._background.start(partial(call_user, self.on_alarm, alarm))
 
     def _tell(self, text: str) -> None:
         note = f"{self.caution}: {text}"  # its first word is what a restart reads
@@ -237,14 +236,8 @@ class Drift(CascadeMiddleware):
 
 def _stricter(caution: Caution, word: str) -> Caution:
     """The stricter of the two, where the word is a caution."""
-    found: list[Caution] = [caution, *(known for known in CAUTIONS if known == word)]
-    return max(found, key=CAUTIONS.index)
-
-
-async def _call(told: Callable[[Alarm], Awaitable[None] | None], alarm: Alarm) -> None:
-    said = await asyncio.to_thread(told, alarm)
-    if inspect.isawaitable(said):
-        await said
+    known: Any = word if word in CAUTIONS else caution
+    return max(caution, known, key=CAUTIONS.index)
 
 
 Finding = tuple[Kind, str, str]
@@ -254,68 +247,49 @@ Finding = tuple[Kind, str, str]
 class Charts:
     """Charts of one cascade, drawn from its ledger entries; each gives one alarm."""
 
-    def __init__(self, options: Drift, kernel: Kernel) -> None:
+    def __init__(self, drift: Drift, kernel: Kernel) -> None:
         import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
 
         self._first, self._last = kernel.tiers[0].name, kernel.tiers[-2:][0].name
-        self._watch = partial(charts.SignalWatch, options.reference, options.window, options.alpha)
+        self._watch = partial(charts.SignalWatch, drift.reference, drift.window, drift.alpha)
         self._signals: dict[str, SignalWatch] = {}
-        self._rate = charts.RateWatch(options.reference, options.run_length)
+        self._rate = charts.RateWatch(drift.reference, drift.run_length)
+        max_harm = drift.max_harm or promises(kernel.policy)
+        self._harm = None if max_harm is None else charts.HarmWatch(max_harm, drift.delta)
         self._alarmed: set[str] = set()
-        max_harm = options.max_harm or promises(kernel.policy)
-        self._harm: HarmQueue | None = None
-        if max_harm is not None:
-            self._harm = charts.HarmQueue(
-                charts.HarmProcess(max_harm=max_harm, delta=options.delta)
-            )
         calibrator: Any = (kernel.parts.calibrators or {}).get(self._first)
-        known = getattr(calibrator, "confidences", ())
+        usual = getattr(calibrator, "confidences", ())
         # Where paid signals are taken for some drafts only, the confidence at the decision has
         # another distribution than on calibration rows, which had all of them.
-        if len(known) > 1 and len(calibrator.stages) == 1:
-            size = min(calibrator.quality.n, len(known))
-            self._signals[CALIBRATED] = self._watch(known, size)
+        if usual and len(calibrator.stages) == 1 and calibrator.quality.n >= len(usual):
+            self._signals[CALIBRATED] = self._watch(usual)
 
     def draw(self, entry: LedgerEntry, caution: Caution) -> list[Finding]:
         """Take in an entry; what that shows for the first time."""
-        decision, found = entry.decision, []
-        if self._harm is not None and entry.node == "audit" and entry.model is None:
-            # A failed one counts as no harm, which may hide some and never invents it.
-            loss = None if entry.loss is None else max(0.0, entry.loss)
-            self._harm.audited(entry.run_id, loss)
-        if entry.node == "verify" and decision is not None and decision.action != "observe":
-            if self._harm is not None:
-                self._decided(self._harm, entry, decision)
-            if entry.tier == self._first:
-                found += [*self._escalated(decision, caution), *self._moved(decision)]
-        if self._harm is not None and self._harm.process.alarm:
-            found.append(("harm", "harm", _broken(self._harm.process)))
+        found: list[Finding] = []
+        decision = entry.decision if entry.node == "verify" else None
+        if decision is not None and decision.action != "observe" and entry.tier == self._first:
+            found += [*self._escalated(decision, caution), *self._moved(decision)]
+        if self._harm is not None:
+            found += self._harmed(self._harm, entry)
         fresh = [one for one in found if one[1] not in self._alarmed]
         self._alarmed |= {chart for _, chart, _ in fresh}
         return fresh
 
-    def _decided(self, harm: HarmQueue, entry: LedgerEntry, decision: Decision) -> None:
-        """A request was decided; one that cannot be audited says nothing, and is left out."""
-        accepted, rate = decision.action == "accept", decision.audit_rate
-        if not rate if accepted else entry.tier != self._last:
-            return
-        harm.decided(entry.run_id, rate if accepted else None)
-        if accepted and lot(entry.run_id, "audit") >= (rate or 0.0):
-            harm.audited(entry.run_id, None)  # it was not drawn
-
     def _escalated(self, decision: Decision, caution: Caution) -> Iterator[Finding]:
-        # Under a stricter reaction the rate is what that makes of it.
-        normal = caution in ("normal", "audit")
-        rate = self._rate.add(decision.action != "accept") if normal else None
+        if caution == "large_only":
+            return  # the rate is what that makes of it
+        rate = self._rate.add(decision.action != "accept")
         if rate is not None:
             word = "rose" if rate.up > rate.down else "fell"
             usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
             yield "escalations", "escalation rate", f"the escalation rate {word}: {usual}"
 
     def _moved(self, decision: Decision) -> Iterator[Finding]:
-        kind, p = "confidence" if decision.calibrated else "score", decision.confidence
-        values = {**(decision.signals or {}), **({} if p is None else {kind: p})}
-        if decision.calibrated and p is not None and CALIBRATED in self._signals:
+        values, p = dict(decision.signals or {}), decision.confidence
+        if p is not None:
+            values["confidence" if decision.calibrated else "score"] = p
+        if p is not None and decision.calibrated and CALIBRATED in self._signals:
             values[CALIBRATED] = p
         for name, value in values.items():
             found = self._signals.setdefault(name, self._watch()).add(value)
@@ -323,9 +297,21 @@ class Charts:
                 how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
                 yield "signals", name, f"{name} moved: {how}"
 
-
-def _broken(harm: HarmProcess) -> str:
-    return (
-        f"more accepted drafts are wrong than the {harm.max_harm:.1%} of all requests that was "
-        f"promised: after {harm.n:,} requests E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f}"
-    )
+    def _harmed(self, harm: HarmWatch, entry: LedgerEntry) -> Iterator[Finding]:
+        decision = entry.decision
+        if entry.node == "audit" and entry.model is None:
+            # A failed one counts as no harm, which may hide some and never invents it.
+            harm.audited(entry.run_id, None if entry.loss is None else max(0.0, entry.loss))
+        elif entry.node == "verify" and decision is not None and decision.action != "observe":
+            if decision.action != "accept":
+                if entry.tier == self._last:
+                    harm.decided(entry.run_id, None)
+            elif decision.audit_rate:
+                harm.decided(entry.run_id, decision.audit_rate)
+                if lot(entry.run_id, "audit") >= decision.audit_rate:
+                    harm.audited(entry.run_id, None)  # it was not drawn
+        if harm.alarm:
+            promised = f"the {harm.max_harm:.1%} of all requests that was promised"
+            known = f"E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f}"
+            known = f"after {harm.n:,} requests {known}"
+            yield "harm", "harm", f"more accepted drafts are wrong than {promised}: {known}"

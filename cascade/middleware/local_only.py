@@ -24,8 +24,13 @@ the draft is the answer all the same, marked as degraded, or there is none."""
 Private = Callable[[Sequence[BaseMessage]], "bool | Stay | Awaitable[bool | Stay]"]
 """Takes the conversation and says whether it has to stay on this machine."""
 
+STAYS: tuple[Stay, ...] = ("abstain", "answer")
+"""From the strictest on."""
+
 STAMP = "local_only"
 """Key of an answer's `response_metadata`: its conversation stays on this machine from then on."""
+
+STAYING = "the question has to stay on this machine"
 
 
 class LocalOnly(CascadeMiddleware):
@@ -74,16 +79,16 @@ class LocalOnly(CascadeMiddleware):
         if not allowed:
             there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in tiers)
             raise ConfigurationError(
-                f"the question has to stay on this machine, but no tier is on it: {there}. Give a "
-                "tier that is, such as 'ollama:qwen2.5:3b', or say Tier(…, local=True)."
+                f"{STAYING}, but no tier is on it: {there}. Give a tier that is, such as "
+                "'ollama:qwen2.5:3b', or say Tier(…, local=True)."
             )
         if promises(runtime.kernel.policy):
             stay = "abstain"  # what a certificate does not cover is no answer
         run.has_baseline = tiers[-1].local
         run.settings["local_only"] = stay  # caches and other middleware ask for it
         run.tier = next((i for i in allowed if i >= run.tier), allowed[-1])
-        names = [tiers[i].name for i in allowed]
-        run.notes[self.name] = {"stay": stay, "tiers": list(names), "stamps": {STAMP: stay}}
+        names: Any = [tiers[i].name for i in allowed]
+        run.notes[self.name] = {"stay": stay, "tiers": names, "stamps": {STAMP: stay}}
         return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
@@ -94,9 +99,7 @@ class LocalOnly(CascadeMiddleware):
         """
         if self.name in call.run.notes and not call.tier.local:
             name = call.tier.model.name
-            raise LocalOnlyError(
-                f"{name} was not asked: the question has to stay on this machine.", model=name
-            )
+            raise LocalOnlyError(f"{name} was not asked: {STAYING}.", model=name)
         return await handler(call)
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
@@ -105,48 +108,33 @@ class LocalOnly(CascadeMiddleware):
         note: Any = run.notes.get(self.name)
         if note is None or situation.last or decision.action != "escalate":
             return decision
-        stay, tiers = note["stay"], note["tiers"]
         names = [tier.tier for tier in situation.above]
         first = 0 if decision.tier is None else names.index(decision.tier)
-        here = [name for name in names if name in tiers]
-        later = [name for name in names[first:] if name in tiers]
+        here = [at for at, name in enumerate(names) if name in note["tiers"]]
         if here:
-            return decision.model_copy(update={"tier": later[0] if later else here[-1]})
-        usable = situation.assessment.objection is None
+            place = next((at for at in here if at >= first), here[-1])
+            return decision.model_copy(update={"tier": names[place]})
+        usable = note["stay"] == "answer" and situation.assessment.objection is None
         wanted = decision.tier or (names[0] if names else "a larger tier")
-        stays = "the question has to stay on this machine"
-        reason = f"{decision.reason}; but {wanted} must not be asked: {stays}"
-        update = {
-            "action": "accept" if stay == "answer" and usable else "abstain",
-            "tier": None,
-            "once": True,
-            "reason": reason,
-        }
+        reason = f"{decision.reason}; but {wanted} must not be asked: {STAYING}"
+        action = "accept" if usable else "abstain"
+        update = {"action": action, "tier": None, "once": True, "reason": reason}
         return decision.model_copy(update=update)
 
     async def _stay(self, run: Run) -> Stay | None:
-        given = run.settings.get("local_only")
-        stays = [self.always, self._of(given) if given else None]
-        for message in run.messages:
-            stamp = message.response_metadata.get(STAMP) if isinstance(message, AIMessage) else None
-            stays.append(stamp if stamp in ("answer", "abstain") else None)
+        """The strictest of what the options, the settings, earlier answers and the rule say."""
+        try:
+            stays = [self.always, read_stay(run.settings.get("local_only"), "local_only")]
+        except ConfigurationError as error:
+            raise InputError(str(error)) from error
+        stays += [message.response_metadata.get(STAMP) for message in run.messages]
         if not any(stays) and self.private is not None:
             said = self.private(run.messages)
             said = await said if inspect.isawaitable(said) else said
             # Not the answer itself: it may quote the conversation.
-            stays.append(
-                read_stay(said, "what private=… returned", f"a value of type {type(said).__name__}")
-            )
-        if "abstain" in stays:
-            return "abstain"
-        return "answer" if "answer" in stays else None
-
-    @staticmethod
-    def _of(given: object) -> Stay | None:
-        try:
-            return read_stay(given, "local_only")
-        except ConfigurationError as error:
-            raise InputError(str(error)) from error
+            shown = f"a value of type {type(said).__name__}"
+            stays.append(read_stay(said, "what private=… returned", shown))
+        return next((stay for stay in STAYS if stay in stays), None)
 
 
 KEYS = re.compile(
@@ -201,12 +189,11 @@ def read_stay(given: object, what: str, shown: str = "") -> Stay | None:
     Raises:
         ConfigurationError: it is none of what may be said.
     """
-    if given is None or given is False:
-        return None
-    if given is True or given == "answer":
-        return "answer"
-    if given == "abstain":
-        return "abstain"
+    if given is None or isinstance(given, bool):
+        return "answer" if given else None
+    for stay in STAYS:
+        if given == stay:
+            return stay
     raise ConfigurationError(
         f"{what} is {shown or repr(given)}: give True, False, 'answer' or 'abstain'."
     )

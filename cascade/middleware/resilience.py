@@ -9,7 +9,6 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
 from threading import Lock
 
 from cascade._numbers import to_count, to_number
@@ -78,36 +77,31 @@ class Retries(CascadeMiddleware):
         """Send the call again while that is worth it."""
         if self.attempts == 1:
             return await handler(call)
-        key = call.tier.model.place
-        budget = self._budgets.get(key)
+        budget = self._budgets.get(call.tier.model.place)
         if budget is None:
-            budget = self._budgets.setdefault(key, RetryBudget(self.share, self.reserve))
+            fresh = RetryBudget(self.share, self.reserve)
+            budget = self._budgets.setdefault(call.tier.model.place, fresh)
         budget.deposit()
-        waited = False
-        for attempt in range(1, self.attempts + 1):
+        attempt, waited = 1, False
+        while True:
             try:
                 return await handler(call)
             except ModelError as error:
-                if waited and error.retry_after:
-                    raise
-                wait_s = self._wait_s(error, attempt, call, budget)
+                again = waited and error.retry_after
+                wait_s = None if again else self._wait_s(error, attempt, call, budget)
                 if wait_s is None:
                     raise
-                waited, failure = bool(error.retry_after), error
+                attempt, waited = attempt + 1, bool(error.retry_after)
             # Outside of the handler: an error that is waited for would keep its frames alive.
-            del failure
             await asyncio.sleep(wait_s)
-        raise AssertionError("the last attempt returns or raises")
 
     def _wait_s(
         self, error: ModelError, attempt: int, call: Call, budget: RetryBudget
     ) -> float | None:
         """Seconds to wait before the next attempt; None where there is none."""
-        asked_s = error.retry_after or 0.0
-        limit = call.request.timeout_s or math.inf
-        if not error.retryable or attempt >= self.attempts:
-            return None
-        if asked_s > MAX_WAIT_S or asked_s >= limit or not budget.withdraw():
+        asked_s, limit_s = error.retry_after or 0.0, call.request.timeout_s or math.inf
+        hopeless = not error.retryable or attempt >= self.attempts
+        if hopeless or asked_s > MAX_WAIT_S or asked_s >= limit_s or not budget.withdraw():
             return None
         # 2.0 ** 1024 is no float any more.
         most_s = min(MAX_DRAWN_S, self.base_s * 2.0 ** min(attempt - 1, 60))
@@ -115,24 +109,16 @@ class Retries(CascadeMiddleware):
 
 
 class RetryBudget:
-    """Bucket that each call fills a little, and each retry takes one from.
+    """Bucket that each call fills by a share of a retry, and each minute by a reserve; a retry
+    takes one out."""
 
-    Args:
-        share: of a retry that each call pays for.
-        reserve: retries that are allowed besides, each minute.
-        clock: seconds, never running backwards.
-    """
-
-    def __init__(
-        self, share: float, reserve: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._share, self._most, self._clock = share, float(reserve), clock
-        self._earned, self._reserve = 0.0, float(reserve)
-        self._at = clock()
+    def __init__(self, share: float, reserve: int) -> None:
+        self._share, self._most = share, float(reserve)
+        self._earned, self._reserve, self._at = 0.0, float(reserve), time.monotonic()
         self._lock = Lock()
 
     def deposit(self) -> None:
-        """Count a call, the first of its attempts."""
+        """Count a call."""
         with self._lock:
             self._pass()
             self._earned += self._share
@@ -143,18 +129,16 @@ class RetryBudget:
             self._pass()
             if self._earned + self._reserve < 1:
                 return False
-            # What calls have paid for goes first.
-            paid = min(1.0, self._earned)
+            paid = min(1.0, self._earned)  # what calls have paid for goes first
             self._earned -= paid
             self._reserve -= 1 - paid
             return True
 
     def _pass(self) -> None:
-        now = self._clock()
+        now = time.monotonic()
         passed, self._at = now - self._at, now
-        if passed > 0:
-            self._earned *= math.exp(-passed / REMEMBERED_S)
-            self._reserve = min(self._most, self._reserve + self._most * passed / 60)
+        self._earned *= math.exp(-passed / REMEMBERED_S)
+        self._reserve = min(self._most, self._reserve + self._most * passed / 60)
 
 
 WINDOW_S = 30.0
@@ -203,7 +187,6 @@ class Breaker(CascadeMiddleware):
         open_s: float = 2.0,
         most_open_s: float = 15.0,
         name: str = "breaker",
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.in_a_row = to_count("Breaker.in_a_row", in_a_row)
@@ -211,7 +194,6 @@ class Breaker(CascadeMiddleware):
         self.least_calls = to_count("Breaker.least_calls", least_calls)
         self.open_s = to_number("Breaker.open_s", open_s, above=0)
         self.most_open_s = to_number("Breaker.most_open_s", most_open_s, least=self.open_s)
-        self._clock = clock
         self._circuits: dict[str, Circuit] = {}
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
@@ -221,10 +203,9 @@ class Breaker(CascadeMiddleware):
             CircuitOpenError: the server is left alone for now; nothing was sent.
         """
         model = call.tier.model
-        key = call.tier.model.place
-        circuit = self._circuits.get(key)
+        circuit = self._circuits.get(model.place)
         if circuit is None:
-            circuit = self._circuits.setdefault(key, Circuit(self, model.name, self._clock))
+            circuit = self._circuits.setdefault(model.place, Circuit(self, model.name))
         ticket = circuit.enter(call.request.timeout_s or self.most_open_s)
         if ticket is None:
             ready_s = circuit.ready_in_s
@@ -239,6 +220,7 @@ class Breaker(CascadeMiddleware):
         try:
             completion = await handler(call)
             failed = False
+            return completion
         except ModelError as error:
             failed = _speaks_of_server(error)
             if failed:
@@ -246,7 +228,6 @@ class Breaker(CascadeMiddleware):
             raise
         finally:
             circuit.leave(ticket, failed=failed)
-        return completion
 
     async def aclose(self) -> None:
         """Begin anew: calls that the closing cuts off say nothing about their server."""
@@ -269,28 +250,25 @@ class Circuit:
     before the state last changed says nothing about the server as it is now.
     """
 
-    def __init__(self, settings: Breaker, server: str, clock: Callable[[], float]) -> None:
-        self._settings, self._server, self._clock = settings, server, clock
+    def __init__(self, settings: Breaker, server: str) -> None:
+        self._settings, self._server = settings, server
         self._lock = Lock()
         self.state, self.last, self.why = "closed", "", ""
-        self._ticket = 0
-        self._row = 0
+        self._ticket = self._row = self._openings = 0
         self._calls: deque[tuple[float, bool]] = deque(maxlen=10_000)
-        self._openings = 0
-        self._closed_at = float("-inf")
-        self._until = 0.0
+        self._closed_at, self._until = -math.inf, 0.0
 
     @property
     def ready_in_s(self) -> float | None:
         """Seconds until a call may be sent; None while one tries the server."""
-        return None if self.state == "half_open" else max(0.0, self._until - self._clock())
+        return None if self.state == "half_open" else max(0.0, self._until - time.monotonic())
 
     def enter(self, lasts_s: float) -> int | None:
         """A ticket for a call that takes so long at most; None where it must not be sent."""
         if self.state == "closed":  # the usual way takes no lock
             return self._ticket
         with self._lock:
-            now = self._clock()
+            now = time.monotonic()
             if self.state == "closed":
                 return self._ticket
             if now < self._until:
@@ -307,7 +285,7 @@ class Circuit:
         with self._lock:
             if ticket != self._ticket:
                 return
-            now = self._clock()
+            now = time.monotonic()
             if self.state == "closed":
                 self._count(now, failed=bool(failed))
             elif failed:

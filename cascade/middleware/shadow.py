@@ -13,18 +13,16 @@ from functools import partial
 
 from cascade._numbers import to_number
 from cascade.errors import CascadeError
-from cascade.middleware.background import Background, lot, tags_of
-from cascade.middleware.base import CascadeMiddleware, Slot, check_large, go_to
-from cascade.middleware.comparing import Comparer, Loss
+from cascade.middleware.background import lot
+from cascade.middleware.base import Slot, check_large, go_to
+from cascade.middleware.comparing import AfterReply, Loss
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
 from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
 
-NODE = "shadow"
 
-
-class Shadow(CascadeMiddleware):
+class Shadow(AfterReply):
     """Start in the shadow: the large model answers, drafts show what they would save.
 
     Each draft is compared with the large answer (`loss` of its entry). With a `live_share` it is a
@@ -41,6 +39,7 @@ class Shadow(CascadeMiddleware):
     """
 
     slot = Slot.TIME
+    kind = "shadow"
 
     def __init__(
         self,
@@ -50,9 +49,8 @@ class Shadow(CascadeMiddleware):
         judge: ModelLike | None = None,
         name: str = "shadow",
     ) -> None:
-        self.name, self.live_share = name, live_share
-        self._compare = Comparer(compare, judge)
-        self._background = Background()
+        super().__init__(name, compare, judge)
+        self.live_share = live_share
 
     @property
     def live_share(self) -> float:
@@ -91,14 +89,8 @@ class Shadow(CascadeMiddleware):
         if run.kind != "answer" or not run.notes.get(self.name) or completion is None:
             return
         if answer.source == last and not completion.cached:
-            shadow = run.copy("shadow")
-            shadow.step, shadow.settings["tags"] = "begin", tags_of(run)
-            self._background.start_once(run.id, partial(self._draft, shadow, runtime.kernel))
-
-    async def aclose(self) -> None:
-        """Finish the drafts that are under way, and close the judge."""
-        await self._background.finish()
-        await self._compare.aclose()
+            work = partial(self._draft, self.again(run), runtime.kernel)
+            self._background.start_once(run.id, work)
 
     async def _draft(self, answered: Run, kernel: Kernel) -> None:
         """Draft beside the large answer, which is the run's draft so far."""
@@ -114,12 +106,5 @@ class Shadow(CascadeMiddleware):
         draft = shadow.draft
         if draft is not None:
             found = await self._compare(shadow, draft, large, runtime)
-            kernel.ledger.book(
-                shadow.id,
-                NODE,
-                id=f"{shadow.id}-{NODE}",
-                tier=draft.tier,
-                loss=found.loss,
-                note=found.note,
-                tags=shadow.settings.get("tags"),
-            )
+            own = f"{shadow.id}-shadow"
+            self.book(kernel, shadow, draft.tier, id=own, loss=found.loss, note=found.note)

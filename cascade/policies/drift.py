@@ -9,10 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
-from pydantic import Field
-
-from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.state import Record
+from cascade.errors import MissingDependencyError
 
 try:
     import numpy as np
@@ -40,58 +37,47 @@ class Shift(NamedTuple):
 
     psi: float
     ks_p: float
-    alarm: bool
 
 
 class SignalWatch:
-    """Windows of so many values of a signal, compared with a reference: its first values, or
-    `usual` ones that are known already, such as quantiles of `size` values.
+    """Windows of so many values of a signal, compared with its first values, or with `usual` ones.
 
     An alarm needs a PSI of at least 0.1 that is beyond chance (PSI ≈ (1/n + 1/m)·χ²), or such a
     Kolmogorov–Smirnov distance, each with half of `alpha`, the chance of a false alarm per window.
-    Quantiles have no counts: of them the distance decides.
     """
 
     def __init__(
-        self,
-        reference: int,
-        window: int,
-        alpha: float,
-        usual: Sequence[float] = (),
-        size: int | None = None,
+        self, reference: int, window: int, alpha: float, usual: Sequence[float] = ()
     ) -> None:
         self._reference, self._window, self._alpha = reference, window, alpha
-        self._usual, self._size = usual, size
+        self._usual = usual
         self._values: list[float] = []
 
     def add(self, value: float) -> Shift | None:
-        """Take a value; what a window that it completes shows, if that gives an alarm."""
-        if not math.isfinite(value):
-            return None
-        self._values.append(value)
+        """Take a value; the shift of a window that it completes, where that is an alarm."""
+        if math.isfinite(value):
+            self._values.append(value)
         if len(self._values) < (self._window if self._usual else self._reference):
             return None
         values, self._values = self._values, []
-        if not self._usual:
-            self._usual = values
-            return None
-        found = self.judge(values)
-        return found if found.alarm else None
+        if self._usual:
+            return self._shift(values)
+        self._usual = values
+        return None
 
-    def judge(self, recent: Sequence[float]) -> Shift:
-        """Shift within a window of these values."""
-        usual, n, m = self._usual, self._size or len(self._usual), len(recent)
+    def _shift(self, recent: Sequence[float]) -> Shift | None:
+        usual = self._usual
         edges = np.unique(np.quantile(usual, np.linspace(0.1, 0.9, 9)))
         before, now = (
-            np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1)
+            np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1).tolist()
             for part in (usual, recent)
         )
-        found = psi(before.tolist(), now.tolist())
-        chance = (1.0 / n + 1.0 / m) * float(special.chdtri(len(edges), self._alpha / 2))
         tested: Any = stats.ks_2samp(usual, recent, method="asymp")
-        p = float(special.kolmogorov(tested.statistic * math.sqrt(n * m / (n + m))))
-        shifted = self._size is None and found >= max(NOTABLE_PSI, chance)
-        return Shift(found, p, shifted or p < self._alpha / 2)
+        found = Shift(psi(before, now), float(tested.pvalue))
+        noise = 1.0 / len(usual) + 1.0 / len(recent)
+        chance = noise * float(special.chdtri(len(edges), self._alpha / 2))
+        moved = found.psi >= max(NOTABLE_PSI, chance) or found.ks_p < self._alpha / 2
+        return found if moved else None
 
 
 class RateWatch:
@@ -130,80 +116,60 @@ def _ratio(p: float, odds: float, happened: bool) -> float:
     return math.log(other / p) if happened else math.log((1 - other) / (1 - p))
 
 
-class HarmProcess(Record):
+class HarmWatch:
     """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
 
     While E[accepted · harm] ≤ α (`max_harm`) at every request, P(E ever reaches 1/δ) ≤ δ (Ville):
     it may be looked at after each request. A product of fixed bets loses what it has while all is
     well; half of the stake is therefore kept back and put in at t = 1, 2, … in parts of 1/(t(t+1)),
     which keeps it an e-process and sees a change that comes late.
+
+    Only with an order fixed beforehand is the product an e-process, and the order in which audits
+    end may hang on what they find. So a request waits for those that were decided before it, in a
+    queue of `most`; the audit that the oldest waits for then counts as not made, which may hide
+    harm and never invents it. Not thread-safe.
     """
 
-    max_harm: float = Field(gt=0, lt=1)
-    delta: float = Field(default=0.05, gt=0, lt=1)
-    n: int = 0
-    logs: tuple[float, ...] = (-1e300,) * len(_BETS)
-    alarm: bool = False
+    def __init__(self, max_harm: float, delta: float = 0.05, *, most: int = 2_000) -> None:
+        self.max_harm, self.delta, self.n, self.alarm = max_harm, delta, 0, False
+        self._logs = np.full(len(_BETS), -1e300)
+        self._most = most
+        self._waiting: dict[str, tuple[float, float | None, bool]] = {}
 
     @property
     def log_e(self) -> float:
         """log E_t, the stake that is still kept back included."""
         if not self.n:
             return 0.0
-        mixed = float(np.logaddexp.reduce(self.logs)) - math.log(len(_BETS))
+        mixed = float(np.logaddexp.reduce(self._logs)) - math.log(len(_BETS))
         return float(np.logaddexp(-math.log(2.0 * (self.n + 1)), mixed))
 
-    def update(self, harm: float | None, rate: float) -> Self:
-        """The process after one more request, with the harm of an audited draft, from 0 to 1, and
-        the probability π with which it was to be audited; (None, 1) where it was not accepted."""
-        if not 0 < rate <= 1 or not 0 <= (harm or 0.0) <= 1:
-            raise ConfigurationError(
-                f"an audit rate of {rate:g}, a harm of {harm}: the rate is above 0 and at most 1, "
-                "a harm between 0 and 1."
-            )
-        t = self.n + 1
-        stake = math.log(0.5 / (t * (t + 1)) + (0.5 if t == 1 else 0.0))
-        # The largest bet is fixed by α alone, so that it is known before the request.
-        gain = ((harm or 0.0) / rate - self.max_harm) / self.max_harm
-        logs = np.logaddexp(self.logs, stake) + np.log1p(_BETS * gain)
-        following = self.model_copy(update={"n": t, "logs": tuple(logs.tolist())})
-        alarm = self.alarm or following.log_e >= -math.log(self.delta)
-        return following.model_copy(update={"alarm": alarm})
+    def decided(self, run_id: str, rate: float | None) -> None:
+        """Take a decision with the chance of an audit, None where the draft was not accepted. A
+        draft that cannot be audited is left out."""
+        if not self.alarm:
+            self._waiting.setdefault(run_id, (1.0 if rate is None else rate, None, rate is None))
+            self._advance()
 
-
-class HarmQueue:
-    """Queue of a `HarmProcess`, in the order in which requests were decided.
-
-    Audits end in another order, which may hang on what they find; only with an order fixed
-    beforehand is the product an e-process. `most` requests wait; the audit that the oldest of them
-    waits for then counts as not made, which may hide harm and never invents it. Not thread-safe.
-    """
-
-    def __init__(self, process: HarmProcess, most: int = 2_000) -> None:
-        self.process = process
-        self._most = most
-        self._waiting: dict[str, tuple[float, float | None, bool]] = {}
-
-    def decided(self, run_id: str, rate: float | None) -> bool:
-        """Take a decision with the chance of an audit, None where the draft was not accepted;
-        whether the process has given its alarm. A draft that cannot be audited is left out."""
-        known = (1.0 if rate is None else rate, None, rate is None)
-        self._waiting.setdefault(run_id, known)
-        return self._advance()
-
-    def audited(self, run_id: str, harm: float | None) -> bool:
-        """Take the harm that an audit found, None where the draft was not drawn or the audit
-        failed; whether the process has given its alarm."""
+    def audited(self, run_id: str, harm: float | None) -> None:
+        """Take the harm that an audit found, from 0 to 1; None where the draft was not drawn, or
+        the audit failed."""
         if run_id in self._waiting:
             self._waiting[run_id] = (self._waiting[run_id][0], harm, True)
-        return self._advance()
+        self._advance()
 
-    def _advance(self) -> bool:
-        while self._waiting:
+    def _advance(self) -> None:
+        while self._waiting and not self.alarm:
             run_id, (rate, harm, known) = next(iter(self._waiting.items()))
             if not known and len(self._waiting) <= self._most:
-                break
+                return
             del self._waiting[run_id]
-            if not self.process.alarm:
-                self.process = self.process.update(harm, rate)
-        return self.process.alarm
+            self._take(harm or 0.0, rate)
+
+    def _take(self, harm: float, rate: float) -> None:
+        self.n += 1
+        stake = math.log(0.5 / (self.n * (self.n + 1)) + (0.5 if self.n == 1 else 0.0))
+        # The largest bet is fixed by α alone, so that it is known before the request.
+        gain = (harm / rate - self.max_harm) / self.max_harm
+        self._logs = np.logaddexp(self._logs, stake) + np.log1p(_BETS * gain)
+        self.alarm = self.log_e >= -math.log(self.delta)

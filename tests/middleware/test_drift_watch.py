@@ -103,8 +103,7 @@ async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None
         quality=SimpleNamespace(n=400),
     )
     drift = short()
-    kernel = kernel_with(drift, calibrators={"small": calibrator})
-    await drift.before_run(kernel.begin([HumanMessage(Q)]), CascadeRuntime(kernel))
+    kernel = await watching(drift, calibrators={"small": calibrator})
     for i in range(40):
         verified(kernel, f"run {i}", confidence=0.3 + i / 1_000, calibrated=True)
     (alarm,) = drift.alarms
@@ -137,12 +136,6 @@ async def test_audits_are_more_frequent_from_audit_on() -> None:
 # --- harm
 
 
-def kernel_with(drift: Drift, policy: Any = None, **parts: Any) -> Kernel:
-    tiers = open_tiers(small(), large())
-    middleware = [drift]
-    return Kernel(Parts(tiers, policy or ThresholdPolicy(), middleware=middleware, **parts))
-
-
 def verified(
     kernel: Kernel,
     run_id: str,
@@ -155,8 +148,9 @@ def verified(
     kernel.ledger.book(run_id, "verify", tier=tier, decision=decision)
 
 
-async def watching(drift: Drift, **parts: Any) -> Kernel:
-    kernel = kernel_with(drift, **parts)
+async def watching(drift: Drift, policy: Any = None, **parts: Any) -> Kernel:
+    tiers = open_tiers(small(), large())
+    kernel = Kernel(Parts(tiers, policy or ThresholdPolicy(), middleware=[drift], **parts))
     await drift.before_run(kernel.begin([HumanMessage(Q)]), CascadeRuntime(kernel))
     return kernel
 
@@ -200,9 +194,9 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
     verified(kernel, "escalated", action="escalate")
     verified(kernel, "not to be audited")
     verified(kernel, "once more", action="observe")
-    assert harm.process.n == 0
+    assert harm.n == 0
     kernel.ledger.book(drawn, "audit", tier="small", outcome="failed")
-    assert harm.process.n == 3
+    assert harm.n == 3
 
 
 # --- restarts
