@@ -180,7 +180,6 @@ class Verifier:
         p_large = run.assessment.p_large
         return Situation(
             run.assessment,
-            escalation_cost_usd=costs[0],
             # What a signal led to on calibration rows says nothing about a judge's confidence.
             next_signal=None if judged else self._next_signal(run, runtime),
             above=tuple(

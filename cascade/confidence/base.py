@@ -139,10 +139,8 @@ async def _side_by_side(calls: Sequence[Coroutine[Any, Any, Completion]]) -> lis
 def combine(scores: Features) -> float | None:
     """One raw score from several: the most doubtful, since they have no common scale; None when
     there is none."""
-    lowest = math.inf
-    for score in scores.values():
-        lowest = min(lowest, score)  # NaN is not lower
-    return None if lowest == math.inf else min(1.0, max(0.0, lowest))
+    known = [score for score in scores.values() if not math.isnan(score)]
+    return min(1.0, max(0.0, min(known))) if known else None
 
 
 def score_of(signal: str, features: Features) -> float | None:
@@ -180,12 +178,9 @@ def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float
     """
     if not logprobs:
         return {}
-    values, margins = [], []
-    for token in logprobs:
-        values.append(token.logprob)
-        if len(token.top) > 1:
-            first, second = sorted([p for _, p in token.top], reverse=True)[:2]
-            margins.append(first - second)
+    values = [token.logprob for token in logprobs]
+    listed = (sorted([p for _, p in token.top]) for token in logprobs if len(token.top) > 1)
+    margins = [ranked[-1] - ranked[-2] for ranked in listed]
     ordered = sorted(values)
     place = 0.1 * (len(values) - 1)  # between order statistics, linearly
     below, above = ordered[math.floor(place)], ordered[math.ceil(place)]

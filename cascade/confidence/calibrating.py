@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from cascade._version import __version__
 from cascade.confidence.base import LabelledDraft, MadeFor, digest
 from cascade.confidence.calibration import (
+    RAW,
     Calibration,
+    Code,
     FittedCalibrator,
     GainHead,
     Linear,
@@ -33,6 +35,7 @@ from cascade.confidence.calibration import (
     owner,
     raw_score,
     sigmoid,
+    values_of,
 )
 from cascade.confidence.early import EarlyRow
 from cascade.confidence.metrics import Array, auroc, auroc_error, brier, ece, ece_noise
@@ -171,9 +174,7 @@ def _fit_stage(
         {name: value for name, value in draft.features.items() if owner(name, names) in taken}
         for draft in drafts
     ]
-    scores = [raw_score(row, taken) for row in rows]
-    raw = np.array([math.nan if score is None else score for score in scores])
-    columns = columns_of(rows, taken)
+    raw, columns = values_of(rows, RAW, taken), columns_of(rows, taken)
     table = matrix(rows, columns, taken)
     seen = cross_fitted(fit_calibrator, table, correct)
     stage = Stage(
@@ -189,16 +190,15 @@ def _fit_stage(
 def _is_calibrated(raw: Array, seen: Array, correct: Array) -> bool:
     """Whether the fit has the error of a calibrated one, and is better than the raw score by more
     than its noise, or there are labels enough to see that the raw score was calibrated."""
-    known = np.isfinite(raw)
-    many = len(correct) >= LABELS_TO_VERIFY
+    known, many = np.isfinite(raw), len(correct) >= LABELS_TO_VERIFY
     if not _looks_calibrated(seen, correct):
         return False
     if not known.any():  # the base rate: as often as such drafts are right
         return many
-    lower = _log_loss(raw[known], correct[known]) - _log_loss(seen[known], correct[known])
-    noise = float(lower.std()) / math.sqrt(len(lower))
-    better = float(lower.mean()) > STANDARD_ERRORS * noise
-    return better or (many and _looks_calibrated(raw[known], correct[known]))
+    raw, seen, correct = raw[known], seen[known], correct[known]
+    lower = _log_loss(raw, correct) - _log_loss(seen, correct)
+    better = float(lower.mean()) > STANDARD_ERRORS * float(lower.std()) / math.sqrt(len(lower))
+    return better or (many and _looks_calibrated(raw, correct))
 
 
 def _looks_calibrated(probability: Array, correct: Array) -> bool:
@@ -208,7 +208,7 @@ def _looks_calibrated(probability: Array, correct: Array) -> bool:
 
 def _log_loss(probability: Array, correct: Array) -> Array:
     p = np.clip(probability, CERTAIN, 1.0 - CERTAIN)
-    return np.asarray(-correct * np.log(p) - (1.0 - correct) * np.log1p(-p), dtype=np.float64)
+    return -correct * np.log(p) - (1.0 - correct) * np.log1p(-p)
 
 
 def _early(drafts: Sequence[LabelledDraft], confidence: Array) -> tuple[EarlyRow, ...]:
@@ -260,37 +260,36 @@ def _quality(last: _Fit, correct: Array, **of_large: float | None) -> Quality:
 
 def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
     """Whether the figures speak for using it."""
-    area, n = quality.auroc, quality.n
-    known = np.isfinite(last.raw)
+    area, n, known = quality.auroc, quality.n, np.isfinite(last.raw)
     raw = auroc(last.raw[known], correct[known])
+    code: Code = "ok"
+    text, more = "the confidence is calibrated on these examples.", None
     if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct[known]):
-        return Recommendation(
-            code="score is reversed",
-            text="do not use it: the higher the score, the more often the draft is wrong "
-            f"(AUROC {raw:.2f}). Look whether it means the opposite.",
+        code = "score is reversed"
+        text = (
+            "do not use it: the higher the score, the more often the draft is wrong "
+            f"(AUROC {raw:.2f}). Look whether it means the opposite."
         )
-    if float(np.quantile(last.seen, 0.95)) < 0.5:
-        return Recommendation(
-            code="small model too weak",
-            text=f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
-            "one is more likely right than wrong. Take another small model.",
+    elif float(np.quantile(last.seen, 0.95)) < 0.5:
+        code = "small model too weak"
+        text = (
+            f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
+            "one is more likely right than wrong. Take another small model."
         )
-    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
-        return Recommendation(
-            code="no better than chance",
-            text=f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
-            f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels.",
+    elif area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
+        code = "no better than chance"
+        text = (
+            f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
+            f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels."
         )
-    if last.stage.calibrated:
-        return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
-    more = LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n
-    return Recommendation(
-        code="not calibrated",
-        text=f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
-        f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, it "
-        f"takes about {more} more labels.",
-        more_labels=more,
-    )
+    elif not last.stage.calibrated:
+        code, more = "not calibrated", LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n
+        text = (
+            f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
+            f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, "
+            f"it takes about {more} more labels."
+        )
+    return Recommendation(code=code, text=text, more_labels=more)
 
 
 # --- fits

@@ -10,7 +10,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -90,7 +89,8 @@ def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column
     """The columns for the rows that fit: the raw score, then features in the order of trust. Scores
     come first: a calibrator takes only as many columns as there are labels for."""
     found = list(dict.fromkeys(name for row in rows for name in row))
-    values = {name: _values(rows, name, signals) for name in (RAW, *found)}
+    values = {name: values_of(rows, name, signals) for name in (RAW, *found)}
+    values = {name: given[~np.isnan(given)] for name, given in values.items()}
     # The only score is the raw score already, but for what of it is clipped.
     found = [n for n in found if n not in signals or not np.array_equal(values[n], values[RAW])]
     scores = [name for name in signals if name in found]
@@ -102,10 +102,10 @@ def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column
 def matrix(rows: Sequence[Features], columns: Sequence[Column], signals: Sequence[str]) -> Array:
     """(n, d) with NaN where a feature is missing."""
     table = np.full((len(rows), len(columns)), np.nan)
-    for at, features in enumerate(rows):
+    for at, row in enumerate(rows):
         for number, column in enumerate(columns):
-            value = _value(features, column.name, signals)
-            if value is not None and math.isfinite(value):
+            value = _value(row, column.name, signals)
+            if not math.isnan(value):
                 table[at, number] = column.scaled(value)
     return table
 
@@ -136,13 +136,14 @@ def margin_of(scores: Array) -> float:
     return float(np.clip(np.minimum(inside, 1.0 - inside).min() / 2, LEAST_MARGIN, MOST_MARGIN))
 
 
-def _values(rows: Sequence[Features], name: str, signals: Sequence[str]) -> Array:
-    found = (_value(row, name, signals) for row in rows)
-    return np.array([v for v in found if v is not None and math.isfinite(v)], dtype=np.float64)
+def values_of(rows: Sequence[Features], name: str, signals: Sequence[str]) -> Array:
+    """The raw score or a feature of each row, (n,); NaN where it is missing or infinite."""
+    return np.array([_value(row, name, signals) for row in rows])
 
 
-def _value(features: Features, name: str, signals: Sequence[str]) -> float | None:
-    return raw_score(features, signals) if name == RAW else features.get(name)
+def _value(row: Features, name: str, signals: Sequence[str]) -> float:
+    value = raw_score(row, signals) if name == RAW else row.get(name)
+    return math.nan if value is None or not math.isfinite(value) else value
 
 
 # --- fitted maps from a matrix to probabilities
@@ -154,7 +155,7 @@ def sigmoid(z: Array) -> Array:
 
 
 class Weight(Fitted):
-    """Weight of a standardised column; missing values are its mean."""
+    """Weight of a standardised column; a missing value counts as its mean."""
 
     column: NonNegativeInt
     mean: float
@@ -191,9 +192,7 @@ class FittedCalibrator(Fitted):
     def predict(self, table: Array) -> Array:
         """P(correct) per row."""
         p = self.base.predict(table)
-        if self.full is None or not self.share:
-            return p
-        return np.asarray(p + self.share * (self.full.predict(table) - p), dtype=np.float64)
+        return p if self.full is None else p + self.share * (self.full.predict(table) - p)
 
 
 class GainHead(Fitted):
@@ -205,7 +204,7 @@ class GainHead(Fitted):
 
     def predict(self, table: Array) -> Array:
         """Expected gain p_L − p_S per row."""
-        return np.asarray(self.large.predict(table) - self.small.predict(table), dtype=np.float64)
+        return self.large.predict(table) - self.small.predict(table)
 
 
 class Stage(Fitted):
@@ -333,18 +332,16 @@ class Calibration(Fitted, MadeFor):
         Raises:
             CalibrationMismatchError: with what differs.
         """
-        for what, made_for, found in (("small", self.small, small), ("large", self.large, large)):
-            if made_for is None:
-                continue
-            if made_for.name != found.name:
+        for what, known, found in (("small", self.small, small), ("large", self.large, large)):
+            if known is not None and known.name != found.name:
                 raise CalibrationMismatchError(
-                    f"the calibration was made for the {what} model {made_for.name}, "
-                    f"not for {found.name}: calibrate again."
+                    f"the calibration was made for the {what} model {known.name}, not for "
+                    f"{found.name}: calibrate again."
                 )
-            if made_for.digest and found.digest and made_for.digest != found.digest:
+            if known and known.digest and found.digest and known.digest != found.digest:
                 raise CalibrationMismatchError(
                     f"the weights of {found.name} have changed since the calibration "
-                    f"({made_for.digest[:12]} → {found.digest[:12]}): calibrate again."
+                    f"({known.digest[:12]} → {found.digest[:12]}): calibrate again."
                 )
         if self.task_hash != task_hash:
             raise CalibrationMismatchError(
@@ -376,11 +373,9 @@ class Calibration(Fitted, MadeFor):
         stage = self._stage(taken)
         if stage is None or not stage.outlook:
             return ()
-        here = itemgetter(0)
-        start = bisect_left(stage.outlook, confidence, key=here)
-        end = bisect_right(stage.outlook, confidence, key=here)
-        middle = (start + end) // 2  # of the equal ones, where there are some
-        first = max(0, min(middle - NEIGHBOURS // 2, len(stage.outlook) - NEIGHBOURS))
+        here = [before for before, _ in stage.outlook]
+        middle = (bisect_left(here, confidence) + bisect_right(here, confidence)) // 2
+        first = max(0, min(middle - NEIGHBOURS // 2, len(here) - NEIGHBOURS))
         return tuple(after for _, after in stage.outlook[first : first + NEIGHBOURS])
 
     def _stage(self, taken: Sequence[str]) -> Stage | None:

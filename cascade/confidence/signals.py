@@ -79,9 +79,8 @@ class VerbalisedSignal(_Check):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""
         found = _PERCENT.fullmatch(replies[0].text.strip())
-        if found is None or float(found[1]) > 100:
-            return {}
-        return {self.name: float(found[1]) / 100}
+        share = math.inf if found is None else float(found[1]) / 100
+        return {self.name: share} if share <= 1 else {}
 
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
@@ -111,19 +110,15 @@ class PrefillScore(Signal):
         read = logprob_features(replies[0].logprobs) if replies else {}
         if not read:
             return {}
-        features = {self.name: math.exp(read["logprob_mean"])}
-        for part in ("min", "q10", "window_min"):
-            features[f"{self.name}_{part}"] = read[f"logprob_{part}"]
+        parts = {part: read[f"logprob_{part}"] for part in ("min", "q10", "window_min")}
         own = logprob_features(asked.draft.decisive_logprobs)
         if own:
-            features[f"{self.name}_gap"] = own["logprob_mean"] - read["logprob_mean"]
-        return features
+            parts["gap"] = own["logprob_mean"] - read["logprob_mean"]
+        score = {self.name: math.exp(read["logprob_mean"])}
+        return score | {f"{self.name}_{part}": value for part, value in parts.items()}
 
 
 # --- further answers to the same question
-
-Normaliser = Callable[[str], str]
-"""Maps answers that mean the same to the same string."""
 
 _FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
 _NOISE = re.compile(r"[^\w\s.%+-]")
@@ -163,12 +158,9 @@ class SelfConsistency(Signal):
 
     name = "self_consistency"
 
-    def __init__(
-        self, k: int = 5, *, temperature: float = 0.8, same: Normaliser = normalise
-    ) -> None:
+    def __init__(self, k: int = 5, *, temperature: float = 0.8) -> None:
         self.calls = to_count("SelfConsistency.k", k)
         self.temperature = to_number("SelfConsistency.temperature", temperature, above=0)
-        self.same = same
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The next few samples, none when the vote is decided."""
@@ -188,28 +180,25 @@ class SelfConsistency(Signal):
 
     def _votes(self, asked: Asked, replies: Sequence[Completion]) -> tuple[float, float]:
         """(weight of the samples that agree with the draft, weight of all)."""
-        draft, agreeing, total = self.same(asked.draft.transcript), 0.0, 0.0
+        draft, agreeing, total = normalise(asked.draft.transcript), 0.0, 0.0
         for reply in replies:
             mean = logprob_features(reply.decisive_logprobs).get("logprob_mean", -math.inf)
             weight = math.exp(math.exp(mean))
             total += weight
-            agreeing += weight * (self.same(reply.transcript) == draft)
+            agreeing += weight * (normalise(reply.transcript) == draft)
         return agreeing, total
 
 
 class Agreement(Signal):
     """1 when another cheap model gives the same answer, else 0 (arXiv 2407.02348).
 
-    The `model` is given as `Cascade` takes models; `same` maps answers that mean the same to the
-    same string. Several models need several names.
+    The `model` is given as `Cascade` takes models. Several models need several names.
     """
 
     calls = 1
 
-    def __init__(
-        self, model: Any, *, same: Normaliser = normalise, name: str = "agreement"
-    ) -> None:
-        self.model, self.same, self.name = model, same, name
+    def __init__(self, model: Any, *, name: str = "agreement") -> None:
+        self.model, self.name = model, name
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The same question to the other model."""
@@ -217,7 +206,7 @@ class Agreement(Signal):
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """1.0 or 0.0 under the signal's name."""
-        agrees = self.same(replies[0].transcript) == self.same(asked.draft.transcript)
+        agrees = normalise(replies[0].transcript) == normalise(asked.draft.transcript)
         return {self.name: float(agrees)}
 
 
@@ -290,9 +279,9 @@ def _takes_runtime(check: Callable[..., Any], name: str) -> bool:
 SignalLike = str | Signal | Check
 """A name, a signal, or a function `(question, answer) → value`."""
 
-_KINDS: list[type[Signal]] = [LogprobSignal, TextSignal, PromptSignal, TrajectorySignal]
-_KINDS += [PTrueSignal, VerbalisedSignal, SelfConsistency]
-BUILT_IN = {kind.name: kind for kind in _KINDS}
+_FREE: list[type[Signal]] = [LogprobSignal, TextSignal, PromptSignal, TrajectorySignal]
+_PAID: list[type[Signal]] = [PTrueSignal, VerbalisedSignal, SelfConsistency]
+BUILT_IN = {kind.name: kind for kind in [*_FREE, *_PAID]}
 """Signals that need no arguments, by name."""
 
 _RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}
@@ -307,17 +296,17 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     """
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
-    signals = [_to_signal(item) for item in wanted]
-    names = [signal.name for signal in signals]
-    for signal in signals:
+    signals: dict[str, Signal] = {}
+    for signal in map(_to_signal, wanted):
         if isinstance(signal, UserSignal) and signal.name in _RESERVED:
             raise ConfigurationError(
                 f"a signal of yours is called {signal.name!r}, which is built in: "
                 "UserSignal(check, name=…) gives it another name."
             )
-        if names.count(signal.name) > 1:
+        if signal.name in signals:
             raise ConfigurationError(f"two signals are called {signal.name!r}: rename one of them.")
-    return tuple(sorted(signals, key=lambda signal: signal.calls))
+        signals[signal.name] = signal
+    return tuple(sorted(signals.values(), key=lambda signal: signal.calls))
 
 
 def wordings(names: Iterable[str]) -> dict[str, str]:

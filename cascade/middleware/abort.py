@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 from cascade._numbers import to_number
 from cascade.confidence.base import WINDOW
@@ -67,41 +68,31 @@ class Abort(CascadeMiddleware):
             ConfigurationError: with what is in the way.
         """
         drafting, calibrators = parts.tiers[:-1], (parts.calibrators or {}).values()
-        if parts.judge is not None:
-            raise ConfigurationError(
-                f"Abort stops what log-probs rule out; verifier={parts.judge!r} judges whole "
-                "drafts. Give one of them."
-            )
-        if (parts.settings or {}).get("tools"):
-            raise ConfigurationError(
-                "Abort stops no draft that may call tools, and tools=… lets each of them. Leave "
-                "one of them out; tools that come with some questions are no hindrance."
-            )
-        if not any(tier.model.streams_logprobs for tier in drafting):
-            names = ", ".join(tier.model.name for tier in drafting) or "no tier"
-            raise ConfigurationError(
-                f"Abort needs a draft whose stream has log-probs, which {names} does not give. "
-                "Models of openai:, ollama: and llamacpp: do."
-            )
-        for calibrator in calibrators:
-            rows, needed = getattr(calibrator, "early", ()), drafts_needed(self.loss or LOSS)
-            if len(rows) < needed:
-                raise ConfigurationError(
-                    f"Abort({self.loss or LOSS}): the calibration knows the log-probs of "
-                    f"{len(rows)} drafts, and {needed} that would be accepted bound such a loss. "
-                    "Calibrate on more, with the signal logprobs, or allow more."
-                )
-        if self.loss is not None and not calibrators:
-            raise ConfigurationError(
-                f"Abort({self.loss}): a share of lost drafts needs calibrator=…, made by "
-                "`calibrate`. Abort() stops what provably cannot be accepted."
-            )
+        names = ", ".join(tier.model.name for tier in drafting) or "no tier"
+        tools, loss = bool((parts.settings or {}).get("tools")), self.loss or LOSS
+        streams = any(tier.model.streams_logprobs for tier in drafting)
+        needed = drafts_needed(loss)
+        known = min((len(getattr(each, "early", ())) for each in calibrators), default=needed)
+        unfounded = self.loss is not None and not calibrators
         bounded = any(tier.max_tokens for tier in drafting) and _scores_logprobs(parts)
-        if not calibrators and not bounded:
-            raise ConfigurationError(
-                "Abort() without a calibration needs the signal logprobs, and to know how long a "
-                f"draft may become: set Tier({drafting[0].model.name!r}, max_tokens=…)."
-            )
+        problems = {
+            f"Abort stops what log-probs rule out; verifier={parts.judge!r} judges whole drafts. "
+            "Give one of them.": parts.judge is not None,
+            "Abort stops no draft that may call tools, and tools=… lets each of them. Leave one of "
+            "them out; tools that come with some questions are no hindrance.": tools,
+            f"Abort needs a draft whose stream has log-probs, which {names} does not give. Models "
+            "of openai:, ollama: and llamacpp: do.": not streams,
+            f"Abort({loss}): the calibration knows the log-probs of {known} drafts, and {needed} "
+            "that would be accepted bound such a loss. Calibrate on more, with the signal "
+            "logprobs, or allow more.": known < needed,
+            f"Abort({loss}): a share of lost drafts needs calibrator=…, made by `calibrate`. "
+            "Abort() stops what provably cannot be accepted.": unfounded,
+            "Abort() without a calibration needs the signal logprobs, and to know how long a draft "
+            f"may become: set max_tokens=… of {names}.": not calibrators and not bounded,
+        }
+        for problem, there in problems.items():
+            if there:
+                raise ConfigurationError(problem)
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Listen to a draft while it is written."""
@@ -152,7 +143,7 @@ def _accepts(call: Call, *, calibrated: bool) -> Callable[[float], bool]:
 
     def accepts(confidence: float) -> bool:
         seen = Assessment(confidence=confidence, calibrated=calibrated)
-        situation = Situation(seen, above[0].cost_usd, above=above)
+        situation = Situation(seen, above)
         return kernel.decide(run, situation, kernel.policy.decide).action != "escalate"
 
     return accepts
@@ -175,18 +166,14 @@ def impossible(limit: int, accepts: Callable[[float], bool]) -> Rule:
 
 def unlikely(rows: Sequence[EarlyRow], accepts: Callable[[float], bool], loss: float) -> Rule:
     """Stop where at most a share of the drafts that would be accepted had so bad a stretch."""
-    known: list[float | None] = []
+    lowest_of = cache(partial(lowest_kept, rows, accepts, loss))
 
     def rule(values: Sequence[float], total: float) -> str | None:
         del total
         window = tail_mean(values)
-        if window is None:
-            return None
-        if not known:
-            known.append(lowest_kept(rows, accepts, loss))
-        lowest = known[0]
+        lowest = None if window is None else lowest_of()
         # Where everything is accepted (time is short), another draft would not be any better.
-        if lowest is None or window >= lowest - ROUNDING or accepts(0.0):
+        if window is None or lowest is None or window >= lowest - ROUNDING or accepts(0.0):
             return None
         return (
             f"the last {WINDOW} have a mean log-prob of {window:.2f}; below {lowest:.2f} are at "

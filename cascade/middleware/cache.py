@@ -10,11 +10,11 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache as once
 from functools import partial
-from types import CellType, CodeType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -111,10 +111,9 @@ class Cache(CascadeMiddleware):
         if not self._may_hold(run) or decision is None or completion is None:
             return
         from_model = answer.source in [tier.name for tier in kernel.tiers]
-        if completion.cached or completion.finish_reason == "stopped" or not from_model:
-            return
+        whole = completion.finish_reason != "stopped" and not completion.cached
         empty = not (completion.text.strip() or completion.tool_calls)
-        if answer.degraded or decision.once or empty:
+        if not (from_model and whole) or answer.degraded or decision.once or empty:
             return
         if run.settings.get("top_logprobs") is None:
             completion = replace(completion, logprobs=None, call_logprobs=None)
@@ -199,45 +198,41 @@ def _changes(one: CascadeMiddleware) -> bool:
 
 
 def _content(value: Any) -> Any:
-    """A value as JSON: of records the fields, of functions the code, of other objects the type."""
-    found: Any = value
-    if isinstance(value, BaseModel):
-        found = [type(value).__qualname__, value.model_dump_json()]
-    elif is_dataclass(value) and not isinstance(value, type):
-        held = {field.name: _content(getattr(value, field.name)) for field in fields(value)}
-        found = [type(value).__qualname__, held]
-    elif isinstance(value, Mapping):
-        found = {str(key): _content(each) for key, each in value.items()}
-    elif isinstance(value, partial):
-        found = [_content(each) for each in (value.func, value.args, value.keywords)]
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        found = [_content(each) for each in value]
-    elif not _is_plain(value):
-        named: Any = value if hasattr(value, "__qualname__") else type(value)
-        code = getattr(value, "__code__", None)
-        found = [f"{named.__module__}.{named.__qualname__}"]
-        found += [_code(code), *_held(value)] if isinstance(code, CodeType) else []
+    """A value as JSON: of records the fields, of functions what they do and hold, of other objects
+    the type. Two lambdas of one module have the same name, and other code."""
+    found: Any
+    match value:
+        case None | bool() | int() | float() | str():
+            found = value
+        case BaseModel():
+            found = [type(value).__qualname__, value.model_dump_json()]
+        case Mapping():
+            found = {str(key): _content(each) for key, each in value.items()}
+        case list() | tuple():
+            found = [_content(each) for each in value]
+        case set() | frozenset():
+            found = sorted(map(repr, value))
+        case bytes() | complex():
+            found = repr(value)
+        case CodeType():
+            found = _content([value.co_code, value.co_names, value.co_consts])
+        case partial():
+            found = _content([value.func, value.args, value.keywords])
+        case MethodType():
+            found = _content([value.__func__, value.__self__])
+        case FunctionType():
+            cells = [c.cell_contents for c in value.__closure__ or () if c != CellType()]
+            held = [_plain(each) for each in (*(value.__defaults__ or ()), *cells)]
+            found = [f"{value.__module__}.{value.__qualname__}", _content(value.__code__), held]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            held = {each.name: getattr(value, each.name) for each in fields(value)}
+            found = [type(value).__qualname__, _content(held)]
+        case _:
+            named: Any = value if hasattr(value, "__qualname__") else type(value)
+            found = f"{named.__module__}.{named.__qualname__}"
     return found
 
 
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _code(code: CodeType) -> list[Any]:
-    """What a function does: two lambdas of one module have the same name."""
-    return [code.co_code.hex(), list(code.co_names), [_constant(each) for each in code.co_consts]]
-
-
-def _constant(value: object) -> Any:
-    if isinstance(value, CodeType):
-        return _code(value)
-    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
-
-
-def _held(function: Any) -> list[Any]:
-    """The plain values that a function was made with, and the object whose method it is."""
-    cells = function.__closure__ or ()
-    given = [*(function.__defaults__ or ()), *(c.cell_contents for c in cells if c != CellType())]
-    plain = [each if _is_plain(each) else type(each).__name__ for each in given]
-    return [plain, _content(getattr(function, "__self__", None))]
+def _plain(value: Any) -> Any:
+    """A plain value, or its type: what a function holds may lead back to it."""
+    return value if isinstance(value, bool | int | float | str) else type(value).__name__

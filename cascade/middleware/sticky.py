@@ -7,7 +7,8 @@ notes), and reads the stamps of earlier answers, also after a restart or in anot
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple
@@ -108,36 +109,26 @@ class Sticky(CascadeMiddleware):
                 self._escalated += answer.source != first
         usage = completion.usage
         if usage.known and answer.source in asked:
-            stamp: Any = {
-                "asked": asked,
-                "at": int(time.time()),
-                "tokens": [usage.input_tokens, usage.output_tokens],
-            }
+            tokens = [usage.input_tokens, usage.output_tokens]
+            stamp: Any = {"asked": asked, "at": int(time.time()), "tokens": tokens}
             run.notes[self.name] = {"stamps": {self.name: stamp}}
 
-    def _turns(self, messages: Sequence[BaseMessage]) -> list[Turn]:
-        turns = (self._read(place, message) for place, message in enumerate(messages))
-        return [turn for turn in turns if turn is not None]
-
-    def _read(self, place: int, message: BaseMessage) -> Turn | None:
-        told = message.response_metadata
-        try:
-            stamp = told[self.name]
-            asked, (read, written) = tuple(stamp["asked"]), stamp["tokens"]
-            return Turn(place, told["tier"], asked, stamp["at"], (read, written))
-        except (KeyError, TypeError, ValueError):
-            return None  # another message, or another version of this
+    def _turns(self, messages: Sequence[BaseMessage]) -> Iterator[Turn]:
+        for place, message in enumerate(messages):
+            told = message.response_metadata
+            # Another message, or another version of this, has no such stamp.
+            with suppress(KeyError, TypeError, ValueError):
+                stamp = told[self.name]
+                asked, (read, written) = tuple(stamp["asked"]), stamp["tokens"]
+                yield Turn(place, told["tier"], asked, stamp["at"], (read, written))
 
     def _why(self, run: Run, turns: Sequence[Turn], first: OpenTier, tier: OpenTier) -> str | None:
         """Reason to stay with a tier; None where there is none."""
-        last = turns[-1]
+        last, held = turns[-1], self._held(run, turns, tier)
         new = characters(run.messages[last.place + 1 :]) // CHARACTERS_PER_TOKEN
         tokens, output = sum(last.tokens) + new, last.tokens[1]
-        held = self._held(run, turns, tier)
-        if not held:
-            return None
         stay, cold = _usd(tier, tokens, held, output), _usd(tier, tokens, 0, output)
-        if stay is None or cold is None:
+        if not held or stay is None or cold is None:
             return None
         draft = _usd(first, tokens, self._held(run, turns, first), output) or 0.0
         p = self._chance(turns, first)

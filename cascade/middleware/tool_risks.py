@@ -58,18 +58,12 @@ class ToolRisks(CascadeMiddleware):
     ) -> None:
         if not isinstance(tools, Mapping | None):
             raise ConfigurationError(f"ToolRisks({tools!r}): give {{'a tool': 'read', …}}.")
-        for tool, risk in (tools or {}).items():
-            if risk not in RISKS:
-                raise ConfigurationError(
-                    f"ToolRisks: {tool!r} is {risk!r}; a tool is one of {', '.join(RISKS)}."
-                )
         if irreversible not in ("escalate", "ask"):
             raise ConfigurationError(
                 f"ToolRisks(irreversible={irreversible!r}): give 'escalate' or 'ask'."
             )
-        self.name = name
-        self.tools: dict[str, Risk] = dict(tools or {})
-        self.irreversible = irreversible
+        self.name, self.irreversible = name, irreversible
+        self.tools = {tool: _checked(tool, risk) for tool, risk in (tools or {}).items()}
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Hold what is accepted against what the draft calls."""
@@ -79,7 +73,8 @@ class ToolRisks(CascadeMiddleware):
         risks: dict[str, Risk] = {**_marks(run.settings.get("tools") or ()), **self.tools}
         if not risks:
             return decision
-        tool, risk = worst(situation.called, risks)
+        tool = max(situation.called, key=lambda name: RISKS.index(risks.get(name, UNMARKED)))
+        risk = risks.get(tool, UNMARKED)
         if situation.last:
             return self._last(decision, tool, risk)
         if decision.action != "accept" or risk == "read":
@@ -89,24 +84,16 @@ class ToolRisks(CascadeMiddleware):
         marked = f"is {risk}" if tool in risks else f"has no mark and counts as {risk}"
         kind = "a calibrated confidence" if final else "a confidence"
         words = f"{tool} {marked}, which takes {kind} of {demand:g} or more"
-        enough = p is not None and p >= demand
-        if enough and (not final or situation.assessment.calibrated):
+        sure = p is not None and p >= demand
+        if sure and (not final or situation.assessment.calibrated):
             threshold = max(demand, decision.threshold or 0.0)
-            update: dict[str, Any] = {
-                "reason": f"{decision.reason}; {words}",
-                "threshold": threshold,
-            }
+            update = {"reason": f"{decision.reason}; {words}", "threshold": threshold}
             return decision.model_copy(update=update)
-        update = {
-            "action": "escalate",
-            "once": False,
-            "reason": f"{decision.reason}; but {words}",
-            "threshold": demand,
-            "confidence": p,
-            "tier": None,
-        }
+        demanded = {"threshold": demand, "confidence": p, "tier": None}
+        reason = f"{decision.reason}; but {words}"
+        update = {"action": "escalate", "once": False, "reason": reason, **demanded}
         refused = decision.model_copy(update=update)
-        return refused if enough else with_observation(refused, situation.next_signal, can_change)
+        return refused if sure else with_observation(refused, situation.next_signal, can_change)
 
     def _last(self, decision: Decision, tool: str, risk: Risk) -> Decision:
         """The last tier's call: a person approves of it, where that is wanted."""
@@ -116,28 +103,21 @@ class ToolRisks(CascadeMiddleware):
         return decision.model_copy(update={"action": "ask", "reason": reason, "once": True})
 
 
-def worst(called: Sequence[str], risks: Mapping[str, Risk]) -> tuple[str, Risk]:
-    """The most dangerous of some tools, and its risk; the first of several."""
-    tool = max(called, key=lambda name: RISKS.index(risks.get(name, UNMARKED)))
-    return tool, risks.get(tool, UNMARKED)
-
-
 def _marks(tools: Sequence[Mapping[str, Any]]) -> dict[str, Risk]:
-    """Risks that tools say of themselves; of several marks the greatest holds.
-
-    Raises:
-        ConfigurationError: a mark is no risk.
-    """
+    """Risks that tools say of themselves; of several marks the greatest holds."""
     found: dict[str, Risk] = {}
     for tool in tools:
-        marks = (tool.get("metadata") or {}).get("risk") or ()
-        for mark in marks:
-            if mark not in RISKS:
-                name = tool["function"]["name"]
-                raise ConfigurationError(
-                    f"the tool {name!r} is marked risk={mark!r}; a tool is one of "
-                    f"{', '.join(RISKS)}."
-                )
+        name = tool["function"]["name"]
+        marks = [_checked(name, mark) for mark in (tool.get("metadata") or {}).get("risk") or ()]
         if marks:
-            found[tool["function"]["name"]] = max(marks, key=RISKS.index)
+            found[name] = max(marks, key=RISKS.index)
     return found
+
+
+def _checked(tool: str, risk: Any) -> Risk:
+    if risk not in RISKS:
+        raise ConfigurationError(
+            f"the tool {tool!r} has risk={risk!r}; a tool is one of {', '.join(RISKS)}."
+        )
+    known: Risk = risk
+    return known

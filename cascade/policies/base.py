@@ -11,11 +11,11 @@ no clock, no network, no chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Lock
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
@@ -49,19 +49,22 @@ class Situation:
     """Everything that a decision may depend on.
 
     Attributes:
-        escalation_cost_usd: expected cost of the next tier, None if unknown.
-        next_signal: the cheapest signal not taken yet.
         above: the larger tiers, the next one first.
+        next_signal: the cheapest signal not taken yet.
         called: names of the tools that the draft calls.
         last: whether the draft is the answer of the last tier.
     """
 
     assessment: Assessment
-    escalation_cost_usd: Decimal | None = None
-    next_signal: NextSignal | None = None
     above: tuple[TierOutlook, ...] = ()
+    next_signal: NextSignal | None = None
     called: tuple[str, ...] = ()
     last: bool = False
+
+    @property
+    def escalation_cost_usd(self) -> Decimal | None:
+        """Expected cost of the next tier, None if unknown."""
+        return self.above[0].cost_usd if self.above else None
 
 
 @runtime_checkable
@@ -73,15 +76,24 @@ class Policy(Protocol):
         ...
 
 
-def tell_cost(policy: object, cost_usd: Decimal) -> None:
-    """Tell a policy that learns costs (`paid`), also one inside another (`inner`), the cost of a
-    finished request."""
+def layers(policy: Any) -> Iterator[Any]:
+    """A policy, and those inside it (`inner`)."""
     while policy is not None:
-        paid = getattr(policy, "paid", None)
-        if callable(paid):
-            paid(cost_usd)
-            return
+        yield policy
         policy = getattr(policy, "inner", None)
+
+
+def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
+    """Tell policies that learn costs (`paid`) the cost of a finished request."""
+    for layer in layers(policy):
+        if hasattr(layer, "paid"):
+            layer.paid(cost_usd)
+
+
+def promises(policy: Policy) -> float | None:
+    """α of the certificate of a policy, also of one inside it; None without a promise."""
+    proofs = (getattr(layer, "certificate", None) for layer in layers(policy))
+    return next((proof.max_harm for proof in proofs if isinstance(proof, Certificate)), None)
 
 
 def decided(
@@ -165,8 +177,8 @@ def with_observation(
 def can_change(signal: NextSignal, confidence: float, threshold: float) -> str | None:
     """The worth of a signal that led to the other side of the threshold on calibration rows."""
     accepted = confidence >= threshold
-    changes = any((value >= threshold) != accepted for value in signal.outlook)
-    return "may change that" if changes else None
+    changed = any((value >= threshold) != accepted for value in signal.outlook)
+    return "may change that" if changed else None
 
 
 def dollars(amount: Decimal | float) -> str:
@@ -252,10 +264,9 @@ class EconomicPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """The action that is cheapest in expectation: accept, escalate or observe."""
-        assessment, above = situation.assessment, situation.above
-        best = self._best(situation)
+        assessment, best = situation.assessment, self._best(situation.above)
         # A tier is named only where it is not the next one.
-        tier = best.tier if best is not None and above and best.tier != above[0].tier else None
+        tier = best.tier if best is not None and best is not situation.above[0] else None
         decision = settled(situation)
         if decision is not None:
             return decision.model_copy(update={"tier": tier}) if tier else decision
@@ -269,24 +280,22 @@ class EconomicPolicy:
             update={
                 "tier": tier if decision.action == "escalate" else None,
                 "expected_cost_accept_usd": Decimal(str(self.price_of_error)) * wrong,
-                "expected_cost_escalate_usd": self._expected(best.cost_usd, best),
+                "expected_cost_escalate_usd": best.cost_usd + self._error_usd(best),
             }
         )
         return with_observation(decision, situation.next_signal, self._worth)
 
-    def _best(self, situation: Situation) -> TierOutlook | None:
+    def _best(self, above: Sequence[TierOutlook]) -> TierOutlook | None:
         """The larger tier that is expected to be cheapest, of those with a price."""
-        if not situation.above:
-            return TierOutlook("", situation.assessment.p_large, situation.escalation_cost_usd)
         priced = [
-            (self._expected(tier.cost_usd, tier), at, tier)
-            for at, tier in enumerate(situation.above)
+            (tier.cost_usd + self._error_usd(tier), at)
+            for at, tier in enumerate(above)
             if tier.cost_usd is not None
         ]
-        return min(priced)[-1] if priced else None
+        return above[min(priced)[1]] if priced else None
 
-    def _expected(self, cost: Decimal, tier: TierOutlook) -> Decimal:
-        return cost + Decimal(str(self.price_of_error)) * (1 - Decimal(str(self._p(tier))))
+    def _error_usd(self, tier: TierOutlook) -> Decimal:
+        return Decimal(str(self.price_of_error)) * (1 - Decimal(str(self._p(tier))))
 
     def _p(self, tier: TierOutlook) -> float:
         return self.p_large if tier.p_correct is None else tier.p_correct
@@ -317,13 +326,13 @@ class AbstainPolicy:
     def decide(self, situation: Situation) -> Decision:
         """The inner decision, or abstain when that is cheaper."""
         decision = self.inner.decide(situation)
-        sides = (decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd)
-        known = [side for side in sides if side is not None]
-        if len(known) < 2 or min(known) <= self.price_of_abstaining:
+        accept, escalate = decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd
+        if accept is None or escalate is None or min(accept, escalate) <= self.price_of_abstaining:
             return decision
         reason = (
-            f"{decision.reason}; the better side is expected to cost {dollars(min(known))}, an "
-            f"unanswered question {dollars(self.price_of_abstaining)}"
+            f"{decision.reason}; the better side is expected to cost "
+            f"{dollars(min(accept, escalate))}, an unanswered question "
+            f"{dollars(self.price_of_abstaining)}"
         )
         return decision.model_copy(update={"action": "abstain", "tier": None, "reason": reason})
 
@@ -370,13 +379,3 @@ class BudgetPolicy:
             return decided("accept", reason, assessment)
         p_large = self.p_large if assessment.p_large is None else assessment.p_large
         return compare(assessment, break_even(p_large, self.shadow_price * float(cost)))
-
-
-def promises(policy: object) -> float | None:
-    """α of the certificate of a policy, also of one inside another; None without a promise."""
-    while policy is not None:
-        certificate = getattr(policy, "certificate", None)
-        if isinstance(certificate, Certificate):
-            return certificate.max_harm
-        policy = getattr(policy, "inner", None)
-    return None

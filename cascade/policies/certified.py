@@ -87,11 +87,11 @@ class Refusal(Record):
     @property
     def reason(self) -> str:
         """In words, with the way out."""
+        if self.why is not None:
+            return f"harm ≤ {self.max_harm:.1%} is not certified: {self.why}"
         bring = f"bring {self.labels_needed} or more"
         if self.halved:
             bring = f"bring {2 * self.labels_needed} or more, half of which prove it"
-        if self.why is not None:
-            return f"harm ≤ {self.max_harm:.1%} is not certified: {self.why}"
         return (
             f"no threshold keeps harm at {self.max_harm:.1%} with {1 - self.delta:.0%} confidence "
             f"on {self.n} labels (without a single error they certify "

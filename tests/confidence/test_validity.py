@@ -90,23 +90,15 @@ def test_the_choice_of_a_tool_is_kept(
     assert found is None if complaint is None else complaint in (found or "")
 
 
-@pytest.mark.parametrize(
-    ("step", "repeated"),
-    [
-        (answer("", ("look", {"at": 1})), True),
-        (answer("", ("look", {"at": 2})), False),
-        (answer("done"), False),
-    ],
-)
-def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere(
-    step: Completion, repeated: bool
-) -> None:
+def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere() -> None:
     call = ToolCall(name="look", args={"at": 1}, id="1", type="tool_call")
     asked = [HumanMessage("Where?"), AIMessage("", tool_calls=[call])]
-    after = [*asked, ToolMessage("dark", tool_call_id="1")]
-    assert (repetition(after, step) is not None) == repeated
-    assert repetition(asked, step) is None, "its calls have no results yet"
-    assert repetition([], step) is None
+    after, again = [*asked, ToolMessage("dark", tool_call_id="1")], answer("", ("look", {"at": 1}))
+    assert "repeats the call of the step before it: look" in (repetition(after, again) or "")
+    for other in (answer("", ("look", {"at": 2})), answer("done")):
+        assert repetition(after, other) is None
+    assert repetition(asked, again) is None, "its calls have no results yet"
+    assert repetition([], again) is None
 
 
 # --- schemas
@@ -117,15 +109,11 @@ def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere(
     [
         ({"type": "no such type"}, r"\$.type: Input should be 'array', 'boolean'"),
         ({"type": []}, "type: List should have at least 1 item"),
-        ({"properties": []}, "properties: "),
         ({"properties": {"a": 3}}, r"\$.properties.a: Input should be a valid dictionary"),
         ({"items": [{"anyOf": {}}]}, r"\$.items.0.anyOf: "),
-        ({"required": "city"}, "required: "),
         ({"required": [3]}, "required.0: "),
         ({"multipleOf": 0}, "multipleOf: "),
-        ({"minLength": "3"}, "minLength: "),
         ({"uniqueItems": "yes"}, "uniqueItems: "),
-        ({"enum": 3}, "enum: "),
         ({"$schema": []}, "no text"),
         ({"not": {"$schema": "http://x"}}, "below the top"),
         ({"$ref": "#/nowhere"}, "leads nowhere"),
@@ -133,11 +121,9 @@ def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere(
         ({"$ref": "http://127.0.0.1:1/schema.json"}, "'#/\\$defs/name'"),
         ({"$ref": "#/default", "default": 3}, "#/default: Input should be"),
         ({"$ref": "#"}, "refers to itself"),
-        ({"allOf": [{"$ref": "#"}]}, "refers to itself"),
         ({"default": {1, 2}}, "not JSON"),
         ({"default": float("nan")}, "not JSON"),
         ({"pattern": "(?=a)b"}, "look-around"),
-        ({"items": {"pattern": r"(a)\1"}}, "backreferences"),
         ({"patternProperties": {"(a{1000}){1000}": {}}}, "size limit"),
         ({"patternProperties": {"a": {}}, "unevaluatedProperties": False}, "together"),
         ({"description": "x" * 300_000}, "characters"),

@@ -19,7 +19,7 @@ from cascade.evaluation.ladder import (
     fit_shapes,
     shape_of_calibration,
 )
-from cascade.policies import EconomicPolicy, Situation
+from cascade.policies import EconomicPolicy, Situation, TierOutlook
 from cascade.state import Assessment
 from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording
 
@@ -250,8 +250,9 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
     kept = shape.play(plan, [price]).escalated[0] == 0
     policy, stage = EconomicPolicy(price_of_error=shape.unit / price), plan.stages[0]
     for p, best, cost, accepted in zip(stage.kept, stage.large, plan.expected, kept, strict=True):
-        known = Assessment(confidence=float(p), calibrated=True, p_large=float(best))
-        online = policy.decide(Situation(known, escalation_cost_usd=Decimal(str(cost))))
+        known = Assessment(confidence=float(p), calibrated=True)
+        above = (TierOutlook("large", float(best), Decimal(str(cost))),)
+        online = policy.decide(Situation(known, above))
         assert (online.action == "accept") == accepted
     with pytest.raises(ConfigurationError, match="has the features that the calibration reads"):
         shape_of_calibration(calibration, pair())

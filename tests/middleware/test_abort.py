@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,39 +94,21 @@ async def test_where_time_is_over_the_draft_is_kept() -> None:
 # --- with a calibration
 
 
-class Calibrated:
+def calibrated(
+    windows: list[float], mismatch: str | None = None, confidence: float = 0.9
+) -> SimpleNamespace:
     """A calibrator whose drafts of a confidence had these worst windows."""
-
-    signals = ("logprobs",)
-    calibrated = True
-    confidences = ()
-
-    def __init__(
-        self, windows: list[float], mismatch: str | None = None, confidence: float = 0.9
-    ) -> None:
-        self.early = tuple((confidence, window) for window in sorted(windows))
-        self._mismatch = mismatch
-
-    def mismatch(self, messages: Any) -> str | None:
-        del messages
-        return self._mismatch
-
-    def estimate(self, features: Any, taken: Any) -> Any:
-        del features, taken
-
-    def outlook(self, confidence: float, taken: Any) -> tuple[float, ...]:
-        del confidence, taken
-        return ()
-
-
-async def draft(calibrator: Any, *probabilities: float, middleware: Any = (), **parts: Any) -> Run:
-    tiers = open_tiers(writer(*probabilities), large())
-    stack = middleware or [Abort(0.1)]
-    kernel = Kernel(
-        Parts(
-            tiers, ThresholdPolicy(), calibrators={"small": calibrator}, middleware=stack, **parts
-        )
+    return SimpleNamespace(
+        early=tuple((confidence, window) for window in sorted(windows)),
+        mismatch=lambda messages: mismatch,
+        estimate=lambda features, taken: None,
+        outlook=lambda confidence, taken: (),
     )
+
+
+async def draft(calibrator: Any, *probabilities: float, **parts: Any) -> Run:
+    parts |= {"calibrators": {"small": calibrator}, "middleware": [Abort(0.1)]}
+    kernel = Kernel(Parts(open_tiers(writer(*probabilities), large()), ThresholdPolicy(), **parts))
     run = kernel.begin([HumanMessage(Q)])
     await kernel.answer(run, CascadeRuntime(kernel))
     return run
@@ -135,7 +118,7 @@ WINDOWS = [-0.5 - i / 100 for i in range(30)]
 
 
 async def test_a_stretch_that_few_acceptable_drafts_had_stops_it() -> None:
-    run = await draft(Calibrated(WINDOWS), *[0.4] * 20)  # ln 0.4 = −0.92
+    run = await draft(calibrated(WINDOWS), *[0.4] * 20)  # ln 0.4 = −0.92
     assert run.stopped is not None
     assert "stopped after 16 tokens: the last 16 have a mean log-prob of -0.92" in run.stopped
     assert "10.00% of the drafts" in run.stopped
@@ -144,11 +127,11 @@ async def test_a_stretch_that_few_acceptable_drafts_had_stops_it() -> None:
 @pytest.mark.parametrize(
     ("calibrator", "p", "n", "parts"),
     [
-        (Calibrated(WINDOWS), 0.55, 20, {}),  # acceptable drafts had such a stretch too
-        (Calibrated(WINDOWS), 0.1, 15, {}),  # fewer tokens than a window
-        (Calibrated(WINDOWS, confidence=0.3), 0.1, 20, {}),  # none would be accepted
-        (Calibrated(WINDOWS, "another prompt"), 0.1, 20, {}),
-        (Calibrated(WINDOWS), 0.1, 20, {"holds": lambda settings: False}),
+        (calibrated(WINDOWS), 0.55, 20, {}),  # acceptable drafts had such a stretch too
+        (calibrated(WINDOWS), 0.1, 15, {}),  # fewer tokens than a window
+        (calibrated(WINDOWS, confidence=0.3), 0.1, 20, {}),  # none would be accepted
+        (calibrated(WINDOWS, "another prompt"), 0.1, 20, {}),
+        (calibrated(WINDOWS), 0.1, 20, {"holds": lambda settings: False}),
     ],
 )
 async def test_without_such_a_stretch_of_known_drafts_nothing_is_stopped(
@@ -188,4 +171,4 @@ def test_a_small_model_without_log_probs_is_refused() -> None:
 
 async def test_a_calibration_on_too_few_drafts_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="log-probs of 5 drafts, and 9"):
-        await draft(Calibrated(WINDOWS[:5]), 1.0)
+        await draft(calibrated(WINDOWS[:5]), 1.0)
