@@ -135,13 +135,14 @@ class Audits(AfterReply):
             budget.reserve(run.id, expected)
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
-        work = partial(self._audit, audit, audit.draft, estimate, kernel)
+        work = partial(self._audit, audit, audit.draft, rate, estimate, kernel)
         if not self._background.start_once(run.id, work) and budget is not None:
             budget.release(run.id)
 
     async def _audit(
-        self, audit: Run, draft: Completion, estimate: Decimal | None, kernel: Kernel
+        self, audit: Run, draft: Completion, rate: float, estimate: Decimal | None, kernel: Kernel
     ) -> None:
+        """Ask, compare, book, and let the outlook learn how long large answers are."""
         runtime = CascadeRuntime(kernel, show="final")
         try:
             answer = await kernel.answer(audit, runtime)
@@ -171,15 +172,9 @@ class Audits(AfterReply):
             baseline_usd=correction,
             basis="estimated" if correction else "measured",
         )
-        _learn(audit, draft, large, kernel)
-
-
-def _learn(audit: Run, draft: Completion, large: Completion, kernel: Kernel) -> None:
-    """Teach the outlook how long the large model's answers are."""
-    seen, written = visible(draft.usage), large.usage.output_tokens
-    rate = audit.decision.audit_rate if audit.decision is not None else None
-    if seen is not None and written is not None and rate:
-        kernel.outlook.learn(Audited(seen, written, 1 / rate))
+        seen, written = visible(draft.usage), large.usage.output_tokens
+        if seen is not None and written is not None:
+            kernel.outlook.learn(Audited(seen, written, 1 / rate))
 
 
 class DailyBudget:

@@ -225,11 +225,11 @@ def _content(value: Any) -> Any:
             held = [_plain(each) for each in (*(value.__defaults__ or ()), *cells)]
             found = [f"{value.__module__}.{value.__qualname__}", _content(value.__code__), held]
         case _ if is_dataclass(value) and not isinstance(value, type):
-            held = {each.name: getattr(value, each.name) for each in fields(value)}
-            found = [type(value).__qualname__, _content(held)]
+            named = {each.name: getattr(value, each.name) for each in fields(value)}
+            found = [type(value).__qualname__, _content(named)]
         case _:
-            named: Any = value if hasattr(value, "__qualname__") else type(value)
-            found = f"{named.__module__}.{named.__qualname__}"
+            kind: Any = value if hasattr(value, "__qualname__") else type(value)
+            found = f"{kind.__module__}.{kind.__qualname__}"
     return found
 
 

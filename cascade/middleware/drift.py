@@ -180,6 +180,7 @@ class Drift(CascadeMiddleware):
         with self._lock:
             if self._kernel is None:
                 self._kernel, self._charts = kernel, Charts(self, kernel)
+                self._run_id = f"{self.name}:{fingerprint(kernel)}"
                 kernel.ledger.listeners.append(self._hear)
             elif self._kernel is not kernel:
                 raise ConfigurationError(
@@ -207,12 +208,8 @@ class Drift(CascadeMiddleware):
         note = f"{self.caution}: {text}"  # its first word is what a restart reads
         logger.warning("%s: %s", self.name, note)
         if self._kernel is not None:
-            ledger, run_id = self._kernel.ledger, self._run_id(self._kernel)
-            ledger.book(run_id, NODE, note=note)
-            ledger.take(run_id)  # no run takes it
-
-    def _run_id(self, kernel: Kernel) -> str:
-        return f"{self.name}:{fingerprint(kernel)}"
+            self._kernel.ledger.book(self._run_id, NODE, note=note)
+            self._kernel.ledger.take(self._run_id)  # no run takes it
 
     async def _restore(self, kernel: Kernel) -> None:
         """Learn how careful the cascade was before a restart."""
@@ -221,7 +218,7 @@ class Drift(CascadeMiddleware):
             return
         try:
             async with asyncio.timeout(PATIENCE_S):
-                events = [] if store is None else await store.of_run(self._run_id(kernel))
+                events = [] if store is None else await store.of_run(self._run_id)
         except (CascadeError, TimeoutError) as error:
             self._retry_at = time.monotonic() + RETRY_S
             logger.warning("%s: the ledger cannot be read: %r", self.name, error)

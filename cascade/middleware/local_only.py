@@ -82,7 +82,7 @@ class LocalOnly(CascadeMiddleware):
                 f"{STAYING}, but no tier is on it: {there}. Give a tier that is, such as "
                 "'ollama:qwen2.5:3b', or say Tier(…, local=True)."
             )
-        if promises(runtime.kernel.policy):
+        if promises(runtime.kernel.policy) is not None:
             stay = "abstain"  # what a certificate does not cover is no answer
         run.has_baseline = tiers[-1].local
         run.settings["local_only"] = stay  # caches and other middleware ask for it

@@ -99,15 +99,6 @@ class Refusal(Record):
         )
 
 
-def clopper_pearson_upper(errors: Array, n: int, delta: float) -> Array:
-    """BetaInv(1 − δ; k + 1, n − k) for each k; 1 where every row is an error."""
-    import numpy as np  # noqa: PLC0415 - heavy
-    from scipy.stats import beta  # noqa: PLC0415 - heavy
-
-    bounds = beta.ppf(1.0 - delta, errors + 1.0, np.maximum(n - errors, 1e-9))
-    return np.where(errors >= n, 1.0, bounds)
-
-
 def certify(
     confidence: Array,
     correct: Array,
@@ -132,6 +123,7 @@ def certify(
         ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
     """
     import numpy as np  # noqa: PLC0415 - heavy
+    from scipy.stats import beta  # noqa: PLC0415 - heavy
 
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     n = len(confidence)
@@ -145,7 +137,10 @@ def certify(
     order = judged[np.argsort(-confidence[judged], kind="stable")]
     ranked, wrong = confidence[order], np.cumsum(~(correct[order] > 0.5)).astype(np.float64)
     ends = np.flatnonzero(np.diff(ranked, append=-1.0) < 0)
-    bounds = clopper_pearson_upper(wrong[ends], n, delta)
+    # Clopper–Pearson: BetaInv(1 − δ; k + 1, n − k), and 1 where every row is an error.
+    errors = wrong[ends]
+    bounds = beta.ppf(1.0 - delta, errors + 1.0, np.maximum(n - errors, 1e-9))
+    bounds = np.where(errors >= n, 1.0, bounds)
     passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
     if not calibrated or not len(passing):
         return Refusal(

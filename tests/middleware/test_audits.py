@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -91,36 +90,23 @@ async def test_the_answer_of_a_chat_models_cache_is_not_audited() -> None:
 # --- a budget
 
 
-async def test_the_budget_is_that_of_the_day_whoever_spent_it() -> None:
-    ledger = MemoryLedger()
-    entry = LedgerEntry(run_id="other", node="audit", model="m", cost_usd=Decimal(5))
-    ledger.append([entry])
-    await audited(ledger=ledger, audits=Audits(1.0, daily_usd=5))
-    assert of(ledger, "verify")[0].decision.audit_rate is None
-
-
-@pytest.mark.parametrize("tells", [True, False])
-async def test_what_the_budget_allows_is_audited_also_where_the_store_cannot_tell(
-    tells: bool,
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [(Decimal(0), [0.0]), (None, [0.0]), (Decimal(5), []), (LedgerError("no database"), [])],
+    ids=["nothing spent", "the store cannot tell", "spent by others", "cannot be read"],
+)
+async def test_the_budget_is_that_of_the_day_as_far_as_the_store_tells(
+    told: Any, found: list[float]
 ) -> None:
-    class Silent(MemoryLedger):
+    class Telling(MemoryLedger):
         async def spent(self, node: str, since: datetime) -> Any:
-            return await super().spent(node, since) if tells else None
+            if isinstance(told, Exception):
+                raise told
+            return told
 
-    assert losses(await audited(ledger=Silent(), audits=Audits(1.0, daily_usd=5))) == [0.0]
-
-
-async def test_while_the_ledger_cannot_be_read_nothing_is_audited(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Broken(MemoryLedger):
-        async def spent(self, node: str, since: datetime) -> Any:
-            raise LedgerError("no database")
-
-    with caplog.at_level(logging.WARNING):
-        ledger = await audited(ledger=Broken(), audits=Audits(1.0, daily_usd=5))
-    assert of(ledger, "audit") == []
-    assert "audits wait" in caplog.text
+    ledger = await audited(ledger=Telling(), audits=Audits(1.0, daily_usd=5))
+    assert losses(ledger) == found
+    assert of(ledger, "verify")[0].decision.audit_rate == (1.0 if found else None)
 
 
 async def test_a_large_model_or_judge_without_a_price_can_have_no_budget() -> None:

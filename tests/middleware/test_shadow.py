@@ -5,27 +5,20 @@ from typing import Any
 import pytest
 
 from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
-from cascade.middleware import Abort, Audits, Retries, Shadow
+from cascade.middleware import Abort, Audits, Shadow
 from cascade.testing import ScriptedModel
 from tests.middleware.cascades import PRICE, ask, large, of, pair, small
 
 Q = "Capital of Australia?"
 
 
-async def shadowed(*given: Any, driver: str = "loop", **options: Any) -> MemoryLedger:
-    """The ledger of one question that the large model answers, with a draft beside it."""
-    ledger = options.setdefault("ledger", MemoryLedger())
-    stack = [Shadow(), Retries(attempts=1), *options.pop("middleware", ())]
-    made = pair(*given, middleware=stack, **options)
-    result = await ask(made, Q, driver)
-    assert (result.tier, result.escalated) == ("large", True)
-    await made.aclose()
-    return ledger
-
-
 async def test_where_a_router_goes_straight_to_the_large_model_nothing_is_drafted() -> None:
-    drafts, answers = small(), large()
-    ledger = await shadowed(drafts, answers, router=lambda _: "large")
+    drafts, answers, ledger = small(), large(), MemoryLedger()
+    options: Any = {"middleware": [Shadow()], "ledger": ledger, "router": lambda _: "large"}
+    made = pair(drafts, answers, **options)
+    result = await ask(made, Q)
+    await made.aclose()
+    assert (result.tier, result.escalated) == ("large", True)
     assert (len(drafts.requests), len(answers.requests)) == (0, 1)
     assert of(ledger, "shadow") == []
 
@@ -45,24 +38,17 @@ async def test_a_shadow_draft_is_neither_stopped_nor_audited() -> None:
 # --- canary
 
 
-async def test_a_conversation_stays_where_it_is_and_a_larger_share_keeps_who_was_live() -> None:
-    shadow = Shadow(0.3)
+async def test_a_larger_share_keeps_the_conversations_that_were_live() -> None:
+    shadow = Shadow()
     made = pair(middleware=[shadow])
-
-    async def tiers() -> list[str]:
-        return [
-            (await made.ainvoke(Q, {"configurable": {"thread_id": str(thread)}})).tier
-            for thread in range(20)
-        ]
-
-    first, second = await tiers(), await tiers()
-    shadow.live_share = 0.7
-    third = await tiers()
+    live = []
+    for share in (0.3, 0.7):
+        shadow.live_share = share
+        threads: list[Any] = [{"configurable": {"thread_id": str(n)}} for n in range(20)]
+        tiers = [(await made.ainvoke(Q, thread)).tier for thread in threads]
+        live.append({n for n, tier in enumerate(tiers) if tier == "small"})
     await made.aclose()
-    assert first == second
-    assert {"small", "large"} == set(first)
-    assert all(later == "small" for at, later in zip(first, third, strict=True) if at == "small")
-    assert third.count("small") > first.count("small")
+    assert set() < live[0] < live[1]
 
 
 # --- set-up

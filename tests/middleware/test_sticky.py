@@ -10,7 +10,7 @@ from cascade import Cascade, Price, Tier
 from cascade.errors import BadRequestError, ModelUnavailableError
 from cascade.middleware import Retries, Sticky
 from cascade.models.base import Request
-from cascade.state import Completion, Usage
+from cascade.state import Completion
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from tests.middleware.cascades import ask, both_drivers
@@ -24,26 +24,21 @@ LARGE = Price(input=10, output=10, cached_input=1)
 def says(p: float, *, input_tokens: int = 5_000) -> Any:
     def answer(request: Request) -> Completion:
         doubts = "hard" in str(request.messages[-1].text)
-        found = reply("Canberra", probability=0.3 if doubts else p)
-        usage = Usage(input_tokens=input_tokens, output_tokens=1)
-        return Completion(**{**{f: getattr(found, f) for f in found.__slots__}, "usage": usage})
+        return reply("Canberra", probability=0.3 if doubts else p, input_tokens=input_tokens)
 
     return answer
 
 
 def made(
-    small_price: Price | None = None,
     large_price: Price = LARGE,
     name: str = "large",
-    sticky: Sticky | None = None,
     local: bool = True,
     **given: Any,
 ) -> tuple[Cascade, ScriptedModel, ScriptedModel]:
     drafts = ScriptedModel(says(0.95, **given), name="small", returns_logprobs=True)
     answers = ScriptedModel(says(0.95, **given), name=name)
-    small, large = Tier(drafts, price=small_price), Tier(answers, price=large_price, local=local)
-    stack = [sticky or Sticky(), Retries(base_s=0.0)]
-    return Cascade(small, large, middleware=stack), drafts, answers
+    small, large = Tier(drafts), Tier(answers, price=large_price, local=local)
+    return Cascade(small, large, middleware=[Sticky(), Retries(base_s=0.0)]), drafts, answers
 
 
 async def talk(cascade: Cascade, *turns: str, driver: str = "loop") -> list[Any]:
@@ -125,7 +120,7 @@ async def test_answers_of_others_say_nothing(told: Any) -> None:
 
 @both_drivers
 async def test_while_the_large_model_is_down_the_small_one_answers(driver: str) -> None:
-    cascade, drafts, answers = made(sticky=Sticky())
+    cascade, drafts, answers = made()
     (first,) = await talk(cascade, f"hard {LONG}", driver=driver)
     down = ModelUnavailableError("down", model=answers.name)
     answers._failures += [down] * 3

@@ -60,24 +60,25 @@ def test_a_decision_is_monotone_in_confidence(name: str) -> None:
     assert not accepted[0]
 
 
-@every
-def test_an_objection_comes_before_everything(name: str) -> None:
-    decision = POLICIES[name].decide(judged(1.0, objection="the answer is empty"))
-    assert (decision.action, decision.reason) == ("escalate", "the answer is empty")
+EMPTY = "the answer is empty"
 
 
 @every
-def test_a_missing_confidence_is_escalated_with_its_reason(name: str) -> None:
-    decision = POLICIES[name].decide(judged(None, missing="p_true did not come back"))
-    assert decision.action == "escalate"
-    assert decision.reason == "no confidence: p_true did not come back"
-    assert POLICIES[name].decide(judged(None)).reason == "no confidence: no signal was taken"
-
-
-@every
-def test_the_answer_of_the_last_tier_is_accepted(name: str) -> None:
-    decision = POLICIES[name].decide(judged(0.0, last=True, objection="the answer is empty"))
-    assert (decision.action, decision.reason) == ("accept", "the answer of the last tier")
+@pytest.mark.parametrize(
+    ("situation", "action", "reason"),
+    [
+        (judged(1.0, objection=EMPTY), "escalate", EMPTY),
+        (judged(None, missing="p_true is away"), "escalate", "no confidence: p_true is away"),
+        (judged(None), "escalate", "no confidence: no signal was taken"),
+        (judged(0.0, last=True, objection=EMPTY), "accept", "the answer of the last tier"),
+    ],
+    ids=["ruled out", "missing", "not taken", "last"],
+)
+def test_what_needs_no_threshold_is_settled_before(
+    name: str, situation: Situation, action: str, reason: str
+) -> None:
+    decision = POLICIES[name].decide(situation)
+    assert (decision.action, decision.reason) == (action, reason)
 
 
 @pytest.mark.parametrize(
@@ -283,5 +284,5 @@ def test_abstaining_is_chosen_when_it_is_the_cheapest(
 
 
 def test_a_promise_is_seen_through_other_policies() -> None:
-    assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0))
-    assert not promises(AbstainPolicy(ThresholdPolicy(), 1.0))
+    assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0)) == CERTIFICATE.max_harm
+    assert promises(AbstainPolicy(ThresholdPolicy(), 1.0)) is None
