@@ -92,12 +92,12 @@ def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
 
 
 def _show(result: CascadeResult) -> None:
+    source = "no answer" if result.abstained else result.tier
     if not result.abstained:
         # Piped as it is; on a terminal a model could act on it.
         answer = printable(result.answer) if sys.stdout.isatty() else result.answer
-        sys.stdout.write(answer + "\n")
+        sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
-    source = "no answer" if result.abstained else result.tier
     say(f"\n{source}: {result.decision.reason}\n{result.ledger.table()}", style="dim")
 
 

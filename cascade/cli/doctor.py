@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
@@ -85,32 +86,24 @@ async def _check_model(spec: str) -> list[Check]:
     from cascade.state import Usage  # noqa: PLC0415
     from cascade.tiers import Tier  # noqa: PLC0415
 
+    asked = Request((HumanMessage("Say yes."),), max_tokens=1, timeout_s=PROBE_TIMEOUT_S)
     try:
         tier = Tier(spec, timeout_s=PROBE_TIMEOUT_S).open()
-    except CascadeError as error:
-        return [Check(spec, "missing", "cannot be set up", str(error))]
-    asks = tier.model.returns_logprobs
-    request = Request(
-        messages=(HumanMessage("Say yes."),),
-        max_tokens=1,
-        logprobs=asks,
-        top_logprobs=2 if asks else 0,
-        timeout_s=PROBE_TIMEOUT_S,
-    )
-    try:
-        answer = await tier.model.complete(request)
+        async with aclosing(tier.model) as model:
+            if model.returns_logprobs:
+                asked = replace(asked, logprobs=True, top_logprobs=2)
+            answer = await model.complete(asked)
     except CascadeError as error:
         return [Check(spec, "missing", "does not answer", str(error))]
-    finally:
-        await tier.model.aclose()
-    took, source = f"answers in {answer.latency_ms / 1000:.2f} s", tier.pricing.source
-    found = [Check(spec, "ok", f"{took}, with log-probs")]
+    took = f"answers in {answer.latency_ms / 1000:.2f} s"
+    found = Check(spec, "ok", f"{took}, with log-probs")
     if not answer.logprobs:
         limit = "as a small model it checks itself by one more call; log-probs would be free"
-        found = [Check(spec, "warning", f"{took}, without log-probs", limit)]
+        found = Check(spec, "warning", f"{took}, without log-probs", limit)
+    price = Check(f"price of {spec}", "ok", tier.pricing.source)
     if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is None:
-        return [*found, Check(f"price of {spec}", "warning", "not set", PRICE)]
-    return [*found, Check(f"price of {spec}", "ok", source)]
+        price = Check(price.name, "warning", "not set", PRICE)
+    return [found, price]
 
 
 async def _check_ollama() -> list[Check]:
@@ -138,12 +131,12 @@ def _check_keys() -> list[Check]:
     """Keys of hosted providers; their values are never shown."""
     checks = []
     for provider, (variable, package) in KEYS.items():
+        check = Check(provider, "ok", f"{variable} is set")
         if not os.environ.get(variable):
             how = f"export {variable}=…"
-            checks.append(Check(provider, "missing", f"{variable} is not set", how))
+            check = Check(provider, "missing", f"{variable} is not set", how)
         elif package is not None and find_spec(package) is None:
             how = f"pip install {package.replace('_', '-')}"
-            checks.append(Check(provider, "warning", f"{variable} is set, no adapter", how))
-        else:
-            checks.append(Check(provider, "ok", f"{variable} is set"))
+            check = Check(provider, "warning", f"{variable} is set, no adapter", how)
+        checks.append(check)
     return checks

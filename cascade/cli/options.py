@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from typer import Option
 
@@ -52,16 +52,18 @@ Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
-    each parameter of that type."""
+    each parameter of that type; its docstring is the panel that they stand in."""
     signature = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
-        if is_dataclass(parameter.annotation):
-            groups[name] = parameter.annotation
-            parameters += _parameters(parameter.annotation)
-        else:
+        if not is_dataclass(parameter.annotation):
             parameters.append(parameter)
+            continue
+        groups[name] = group = cast("Any", parameter.annotation)
+        for option in inspect.signature(group, eval_str=True).parameters.values():
+            get_args(option.annotation)[1].rich_help_panel = str(group.__doc__).rstrip(".")
+            parameters.append(option)
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("json", keyword, default=False, annotation=Json))
 
@@ -74,15 +76,6 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
 
     vars(run)["__signature__"] = signature.replace(parameters=parameters)
     return run
-
-
-def _parameters(group: Any) -> list[inspect.Parameter]:
-    """The fields of a group; its docstring is the panel that they stand in."""
-    parameters = list(inspect.signature(group, eval_str=True).parameters.values())
-    for parameter in parameters:
-        _, option = get_args(parameter.annotation)
-        option.rich_help_panel = group.__doc__.rstrip(".")
-    return parameters
 
 
 @dataclass(frozen=True, kw_only=True)

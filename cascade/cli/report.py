@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -29,20 +29,19 @@ def report(
     """Say what was spent, what was saved for certain, and what that cost in quality."""
     need("calibrate")
     from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
-
-    selection = {"since": _time(since), "until": _time(until), "tags": to_tags(tag)}
-    with busy("reading the ledger"):
-        made = asyncio.run(_make(ledger, selection, by, compare))
-    write_page(html, made.document)
-    give(made, to_text(made.document))
-
-
-async def _make(url: str, selection: dict[str, Any], by: str | None, compare: bool) -> Any:
-    from cascade.evaluation.report import make_report  # noqa: PLC0415 - heavy
+    from cascade.evaluation.report import Report, make_report  # noqa: PLC0415
     from cascade.ledger import Selection, open_store  # noqa: PLC0415
 
-    async with open_store(url, read_only=True) as store:
-        return await make_report(store, Selection(**selection), tag=by, compare=compare)
+    selection = Selection(since=_time(since), until=_time(until), tags=to_tags(tag))
+
+    async def made() -> Report:
+        async with open_store(ledger, read_only=True) as store:
+            return await make_report(store, selection, tag=by, compare=compare)
+
+    with busy("reading the ledger"):
+        found = asyncio.run(made())
+    write_page(html, found.document)
+    give(found, to_text(found.document))
 
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}

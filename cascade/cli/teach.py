@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from typer import Argument, Option
 
-from cascade.cli.console import give, say
-from cascade.cli.options import Text, spread
+from cascade.cli.console import give
+from cascade.cli.options import Count, Text, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ def delete(
     user: Annotated[Text, Option(help="Of this user, by the tag `user`.")] = None,
     tenant: Annotated[Text, Option(help="Of this tenant, by tag or key.")] = None,
     run: Annotated[Text, Option(help="Of this run.")] = None,
-    older_than: Annotated[
-        int | None, Option(min=1, max=36_500, help="Older than so many days.")
-    ] = None,
+    older_than: Annotated[Count, Option(min=1, max=36_500, help="Than so many days.")] = None,
     everything: Annotated[bool, Option("--all", help="All lessons there are.")] = False,
 ) -> None:
     """Delete lessons and verdicts for good, also from SQLite's own files."""
@@ -49,17 +47,12 @@ def delete(
 
     until = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
     meant = LessonSelection(user=user, tenant=tenant, run_id=run, until=until)
-    if (meant == LessonSelection()) is not everything:
-        raise ConfigurationError(
-            "say what to delete: --user, --tenant, --run, --older-than, together or alone; --all."
-        )
     gone = _with_lessons(where, lambda store: store.delete(meant, everything=everything))
-    give(gone, f"deleted: {gone.lessons:,} lessons")
-    if not gone.scrubbed:
-        say(
-            "the database's files may still hold it: PostgreSQL's until the next vacuum, SQLite's "
-            "where another process reads; then delete it again."
-        )
+    left = (
+        "the database's files may still hold it: PostgreSQL's until the next vacuum, SQLite's "
+        "where another process reads; then delete it again."
+    )
+    give(gone, f"deleted: {gone.lessons:,} lessons", "" if gone.scrubbed else left)
 
 
 @lessons.command(
@@ -114,22 +107,14 @@ def export(
     from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
 
     asked = exporting.evaluation_questions(evaluation or ())
-    done = _with_lessons(
-        where,
-        lambda store: exporting.export(
-            store,
-            output,
-            form=form,
-            validation=validation,
-            selection=LessonSelection(task=task),
-            evaluation=asked,
-        ),
-    )
-    give(done, "\n".join(f"{path}: {n:,} rows" for path, n in done.rows.items()))
-    for why, n in done.removed.most_common():
-        say(f"left out: {n:,}, {why}")
+    how: dict[str, Any] = {"form": form, "validation": validation, "evaluation": asked}
+    how["selection"] = LessonSelection(task=task)
+    done = _with_lessons(where, lambda store: exporting.export(store, output, **how))
+    remarks = [f"left out: {n:,}, {why}" for why, n in done.removed.most_common()]
     if not asked:
-        say("no --evaluation was given: what you evaluate on may be in the file.")
+        remarks.append("no --evaluation was given: what you evaluate on may be in the file.")
+    rows = "\n".join(f"{path}: {n:,} rows" for path, n in done.rows.items())
+    give(done, rows, "\n".join(remarks))
 
 
 @teach.command()
@@ -139,9 +124,8 @@ def status(where: Where) -> None:
     from cascade.teaching.exporting import status_of  # noqa: PLC0415 - heavy
 
     found = _with_lessons(where, status_of)
-    lines = [
-        f"{found.lessons:,} lessons; said right {found.said_right:,}, wrong {found.said_wrong:,}"
-    ]
+    judged = f"said right {found.said_right:,}, wrong {found.said_wrong:,}"
+    lines = [f"{found.lessons:,} lessons; {judged}"]
     for model, counts in found.models.items():
         lines.append(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
     give(found, "\n".join(lines))

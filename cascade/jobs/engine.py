@@ -33,6 +33,9 @@ ANSWER_TOKENS = 256
 
 INTERRUPTED = "it was interrupted"
 
+OF_RESULT = ("answer", "tier", "confidence", "calibrated", "escalated", "degraded", "run_id")
+"""Fields of a result that the record of a row has, too."""
+
 
 @dataclass(slots=True)
 class Done:
@@ -99,7 +102,6 @@ async def run_job(
     rows: Iterable[Row],
     journal: Journal,
     *,
-    name: str = "batch",
     concurrency: int = CONCURRENCY,
     budget_usd: Decimal | None = None,
     progress: Callable[[Done], None] = lambda _: None,
@@ -115,7 +117,6 @@ async def run_job(
         cascade: that is asked.
         rows: what to ask; read as they are needed.
         journal: knows what is done, and is told.
-        name: tags the ledger's entries as `job`, with the number of the row as `row`.
         concurrency: rows under way at once.
         budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only if
             what it may cost fits beside what the others under way, or those that wait, may cost.
@@ -134,7 +135,7 @@ async def run_job(
         budget_usd,
         journal.spent_usd + journal.expected_usd,
         stop or asyncio.Event(),
-        answer or (lambda row: ask(cascade, row, name)),
+        answer or (lambda row: ask(cascade, row)),
         tiers or cascade.tiers,
         Done(before_usd=journal.spent_usd),
     )
@@ -236,12 +237,12 @@ class _Job:
         self.settled = asyncio.Event()
 
 
-async def ask(cascade: Cascade, row: Row, job: str) -> Record:
-    """Record of a row that is asked; its entries in the ledger have the tags `job` and `row`."""
+async def ask(cascade: Cascade, row: Row) -> Record:
+    """Record of a row that is asked; its entries in the ledger have its number as the tag `row`."""
     if row.question is None:
         return unreadable(row)
     try:
-        result = await cascade.ainvoke(row.question, tags={"job": job, "row": str(row.number)})
+        result = await cascade.ainvoke(row.question, tags={"row": str(row.number)})
     except CascadeError as error:
         return failed(row, error)
     return record_of(row, result)
@@ -287,21 +288,9 @@ def failed(row: Row, error: CascadeError) -> Record:
 def record_of(row: Row, result: CascadeResult) -> Record:
     """Record of a row that was answered."""
     ledger = result.ledger
-    return Record(
-        row.number,
-        row.key,
-        "ok",
-        answer=result.answer,
-        tier=result.tier,
-        confidence=result.confidence,
-        calibrated=result.calibrated,
-        escalated=result.escalated,
-        degraded=result.degraded,
-        saved_usd=ledger.saved_usd,
-        saved_basis=ledger.saved_basis,
-        run_id=result.run_id,
-        **costs_of(ledger),
-    )
+    saved: dict[str, Any] = {"saved_usd": ledger.saved_usd, "saved_basis": ledger.saved_basis}
+    same = {name: getattr(result, name) for name in OF_RESULT}
+    return Record(row.number, row.key, "ok", **same, **saved, **costs_of(ledger))
 
 
 def costs_of(ledger: LedgerView) -> dict[str, Any]:

@@ -129,11 +129,6 @@ def _row(
     return Row(number, columns, question)
 
 
-# --- output
-
-Put = Callable[[Mapping[str, Any]], object]
-
-
 def check_output(path: Path) -> None:
     """Refuse a file of a kind that cannot be written, with a `ConfigurationError`."""
     if path.suffix not in _WRITERS:
@@ -158,15 +153,18 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
     """
     check_output(path)
     draft, written = path.with_name(f".{path.name}.{os.getpid()}"), 0
+
+    def answered() -> Iterator[dict[str, Any]]:
+        nonlocal written
+        for row in rows:
+            record = journal.find(row.number)
+            if record is not None and record.key == row.key and record.status != "waiting":
+                written += 1
+                yield {**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}}
+
     try:
         with draft.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            put = _WRITERS[path.suffix](file)
-            for row in rows:
-                record = journal.find(row.number)
-                if record is None or record.key != row.key or record.status == "waiting":
-                    continue
-                put({**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}})
-                written += 1
+            _WRITERS[path.suffix](file, answered())
         draft.replace(path)
     except OSError as error:
         raise LedgerError(
@@ -179,22 +177,19 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
     return written
 
 
-def _jsonl(file: IO[str]) -> Put:
-    return lambda row: file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+def _jsonl(file: IO[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
 
 
-def _csv(file: IO[str]) -> Put:
-    """A writer of rows that have the columns of the first; lists and truths are JSON."""
+def _csv(file: IO[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows with the columns of the first; lists and truths are JSON."""
     writer: Any = None
-
-    def put(row: Mapping[str, Any]) -> None:
-        nonlocal writer
+    for row in rows:
         if writer is None:
             writer = csv.DictWriter(file, list(row), extrasaction="ignore")
             writer.writeheader()
         writer.writerow({name: _cell(value) for name, value in row.items()})
-
-    return put
 
 
 def _cell(value: Any) -> Any:
@@ -207,4 +202,7 @@ def _plain(value: Any) -> str:
     return format(value, "f") if isinstance(value, Decimal) else str(value)
 
 
-_WRITERS: Mapping[str, Callable[[IO[str]], Put]] = {".jsonl": _jsonl, ".csv": _csv}
+_WRITERS: Mapping[str, Callable[[IO[str], Iterable[Mapping[str, Any]]], None]] = {
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+}

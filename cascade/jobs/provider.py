@@ -138,7 +138,6 @@ async def run_by_batch(
     rows: Iterable[Row],
     journal: Journal,
     *,
-    name: str = "batch",
     concurrency: int = engine.CONCURRENCY,
     budget_usd: Decimal | None = None,
     progress: Callable[[Done], None] = lambda _: None,
@@ -156,7 +155,7 @@ async def run_by_batch(
         LedgerError: the journal or the ledger cannot be written.
     """
     kernel, stop = batched(cascade), stop or asyncio.Event()
-    job = _BatchJob(cascade, kernel, journal, name, progress)
+    job = _BatchJob(cascade, kernel, journal, progress)
     await cascade.acheck()
     try:
         job.done = await run_job(
@@ -189,13 +188,12 @@ async def run_by_batch(
 
 @dataclass(slots=True)
 class _BatchJob:
-    """Rows that wait for the large model, from their drafts to their answers. The journal has of
-    each batch the `ids` of its requests, `batch_id` once it was begun, and `done`."""
+    """Rows from their drafts to the large model's answers. The journal has of each batch the `ids`
+    of its requests, `batch_id` once it was begun, and `done`."""
 
     cascade: Cascade
     kernel: Kernel
     journal: Journal
-    name: str
     progress: Callable[[Done], None]
     done: Done = field(default_factory=Done)
 
@@ -204,17 +202,15 @@ class _BatchJob:
         """The large model, which `batched` has put in its place."""
         return cast("ByBatch", self.kernel.tiers[-1].model)
 
-    # --- drafts
-
     async def draft(self, row: Row) -> Record:
         """Record of a row that is drafted and checked; it waits where it is to be escalated."""
         before = self.journal.find(row.number)
         if before is not None and before.key == row.key and before.run is not None:
             return replace(before, status="waiting", counted_usd=None, error=None)
         if row.question is None:
-            return await engine.ask(self.cascade, row, self.name)
-        tags = {"job": self.name, "row": str(row.number)}
-        run = self.kernel.begin(to_messages(row.question), Settings(tags=tags))
+            return await engine.ask(self.cascade, row)
+        tags = Settings(tags={"row": str(row.number)})
+        run = self.kernel.begin(to_messages(row.question), tags)
         runtime = CascadeRuntime(self.kernel, show="final")
         try:
             while run.step not in ("expert", "person", "end"):
@@ -236,8 +232,6 @@ class _BatchJob:
             question=row.question,
             expected_usd=expected,
         )
-
-    # --- batches
 
     async def collect(self, budget_usd: Decimal | None) -> None:
         """Send what waits, and take in what comes, until there is no batch left."""
@@ -345,8 +339,6 @@ class _BatchJob:
             await self._resume(record)  # some middleware has the answer
         return b""
 
-    # --- answers
-
     async def _look(self, client: openai.AsyncOpenAI, name: str) -> None:
         """See how far a batch is, and take it in where it has ended."""
         note = self.journal.batches[name]
@@ -362,10 +354,8 @@ class _BatchJob:
                 for line in file:
                     await self._take(*read_reply(line), batch)
         errors = (batch.errors and batch.errors.data) or ()
-        said = "; ".join(f"{error.code}: {error.message}" for error in errors)
-        why = (
-            f"batch {batch.id} {batch.status}, without an answer to this row{said and f': {said}'}"
-        )
+        said = "".join(f"; {error.code}: {error.message}" for error in errors)
+        why = f"batch {batch.id} {batch.status}, without an answer to this row{said}"
         for one in note["ids"]:
             await self._take(one, None, why, batch)
         self.journal.note(name, done=True, ids=[])
@@ -423,14 +413,13 @@ def read_reply(line: bytes) -> tuple[str, Any, str | None]:
     try:
         found = json.loads(line)
         one, response = str(found["custom_id"]), found.get("response") or {}
-    except (ValueError, TypeError, KeyError):
+        body = response.get("body") or {}
+        if response.get("status_code") == 200:
+            return one, body, None
+        said = found.get("error") or body.get("error") or found
+        return one, None, str(said.get("message") or said)[:300]
+    except (ValueError, TypeError, KeyError, AttributeError):
         return "", None, None
-    if response.get("status_code") == 200:
-        return one, response.get("body"), None
-    said = found.get("error") or response.get("body") or found
-    said = said.get("error") or said if isinstance(said, Mapping) else said
-    reason = said.get("message") or said.get("code") if isinstance(said, Mapping) else None
-    return one, None, str(reason or said)[:300]
 
 
 def _id_of(record: Record) -> str:

@@ -45,7 +45,6 @@ def run_on_ray(
     rows: Iterable[Row],
     journal: Journal,
     *,
-    name: str = "batch",
     concurrency: int = CONCURRENCY,
     replicas: int | None = None,
 ) -> Done:
@@ -59,7 +58,6 @@ def run_on_ray(
         make: makes the cascade of each replica, in the folder in which the job was started.
         rows: what to ask; all that are not done are held in memory.
         journal: knows what is done, and is told.
-        name: tags the ledger's entries as `job`, with the number of the row as `row`.
         concurrency: rows under way at once in each replica.
         replicas: processes with a cascade; by default one for each core of the cluster.
 
@@ -90,7 +88,7 @@ def run_on_ray(
     if not asked:
         return done
     with ExitStack() as opened:
-        given = (make, made_with(make(opened)), name, Path.cwd())
+        given = (make, made_with(make(opened)), Path.cwd())
     with cluster(ray):
         cores = replicas or max(1, int(ray.cluster_resources().get("CPU", 1)))
         for record in _answers(ray, given, asked, concurrency, cores):
@@ -126,8 +124,8 @@ class Replica:
     Another set-up than `expected` is refused, and relative paths belong to `folder`.
     """
 
-    def __init__(self, make: Make, expected: Mapping[str, Any], job: str, folder: Path) -> None:
-        self._opened, self._job = ExitStack(), job
+    def __init__(self, make: Make, expected: Mapping[str, Any], folder: Path) -> None:
+        self._opened = ExitStack()
         self._problem: str | None = None
         try:
             os.chdir(folder)
@@ -155,7 +153,7 @@ class Replica:
         self._opened.close()  # Ray tells of the end of a replica by nothing else
 
     async def _ask_all(self, rows: Iterable[Row]) -> list[Record]:
-        asked = (ask(self._cascade, row, self._job) for row in rows)
+        asked = (ask(self._cascade, row) for row in rows)
         records = await asyncio.gather(*asked)
         store = self._cascade.kernel.ledger.store
         if store is not None:

@@ -155,11 +155,12 @@ class LessonStore:
         Where all of a user is meant, so are the user's verdicts about answers to others.
 
         Raises:
-            ConfigurationError: the selection excludes nothing, and `everything` is not said.
+            ConfigurationError: neither a selection nor `everything` is said, or both are.
         """
-        if selection == EVERYTHING and not everything:
+        if (selection == EVERYTHING) is not everything:
             raise ConfigurationError(
-                "this would delete all lessons: give a selection, or everything=True."
+                "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than), or "
+                "everything=True (--all) alone."
             )
         number = await self._write(lambda c: _delete(c, selection))
         scrubbed = await on_portal(self._database.scrub())

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from cascade import Cascade
-from cascade.cli import console, main, program
+from cascade.cli import main, program
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS
 from tests.acceptance.upstream import Answer, Upstream
@@ -65,18 +65,6 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line_and_nothing_is_asked(
     assert host.seen == []
 
 
-@pytest.mark.parametrize("command", ["try", "calibrate", "demo"])
-def test_a_server_that_is_down_is_named_where_both_models_are_recorded(
-    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
-    file = commands.questions(tmp_path / "e.jsonl", range(40))
-    given = ("demo", "--small", "ollama:small") if command == "demo" else (command, file, *MODELS)
-    done = commands.cascade(*given, "--out", tmp_path / "out", code=1)
-    assert "examples all failed" in done.err
-    assert "ollama:small at http://127.0.0.1:1 does not answer" in done.err
-
-
 @pytest.mark.parametrize(
     ("typed", "said", "then"),
     [
@@ -96,6 +84,21 @@ def test_wrong_usage_ends_with_what_to_type_next(
     done = commands.cascade(*typed, "--json", code=2)
     error = json.loads(done.err)["error"]
     assert (error["next"], error["exit_code"], said in error["message"]) == (then, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "extra"),
+    [
+        (("evaluate", "answers.jsonl", *MODELS), "calibrate"),
+        (("report", "sqlite:///ledger.db"), "calibrate"),
+        (("serve", "cascade.yaml"), "service"),
+    ],
+)
+def test_a_command_says_which_extra_it_needs(
+    monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], extra: str
+) -> None:
+    monkeypatch.setattr("cascade.cli.options.find_spec", lambda name: None)
+    assert f"not installed: install the extra `{extra}`" in commands.cascade(*given, code=2).err
 
 
 @pytest.mark.parametrize("typed", ["keys create", "keys list", "lessons terms", "teach status"])
@@ -177,14 +180,6 @@ def test_ctrl_c_before_anything_is_spent_is_an_interruption(
     monkeypatch.setattr(Cascade, "__init__", interrupted)
     assert "interrupted" in commands.cascade("ask", QUESTION, *MODELS, code=130).err
     assert host.seen == []
-
-
-# --- how things are said
-
-
-def test_json_has_exact_money_and_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_json({"usd": Decimal("0.10"), "path": Path("a"), "n": [float("nan"), 1.5]})
-    assert json.loads(capsys.readouterr().out) == {"usd": "0.10", "path": "a", "n": [None, 1.5]}
 
 
 # --- plan

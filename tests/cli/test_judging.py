@@ -14,7 +14,6 @@ from cascade import Cascade, ConfigurationError
 from cascade.calibrate import to_examples
 from cascade.cli import judge
 from cascade.demo import questions
-from cascade.evaluation.recordings import Example
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
@@ -91,20 +90,6 @@ def test_what_cannot_be_judged_is_named_and_nothing_asked(
         named += ("--label", "category")
     assert said in commands.cascade(command, file, *MODELS, *named, *given, code=2).err
     assert host.asked() == []
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        ("evaluate", "answers.jsonl", *MODELS),
-        ("report", "sqlite:///ledger.db"),
-        ("plan", "--input-tokens", "9", "--output-tokens", "9"),
-    ],
-)
-def test_figures_need_their_packages(monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
-    monkeypatch.setattr("cascade.cli.options.find_spec", lambda name: None)
-    done = commands.cascade(*given, code=2)
-    assert "numpy and scipy and sklearn not installed" in done.err
 
 
 def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
@@ -283,13 +268,6 @@ def test_examples_of_another_form_are_named(given: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         to_examples(given)
     assert said in str(raised.value)
-
-
-def test_examples_are_pairs_or_records() -> None:
-    own = Example("mine", (), "a")
-    made = to_examples([own, ("q", "a"), {"question": "q", "reference": "a"}, *[["q", "a"]] * 17])
-    assert made[0] is own
-    assert {(e.question, e.reference) for e in made[1:]} == {("q", "a")}
 
 
 def test_a_draft_that_was_never_given_is_a_failed_example(host: Upstream) -> None:

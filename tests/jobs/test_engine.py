@@ -51,11 +51,10 @@ async def test_the_sums_are_those_of_the_ledger_and_its_entries_carry_the_rows(
     tmp_path: Path,
 ) -> None:
     store = MemoryLedger()
-    done = await run(pair(ledger=store), rows(5), tmp_path / "j", name="night")
+    done = await run(pair(ledger=store), rows(5), tmp_path / "j")
     cost = sum((entry.cost_usd or Decimal(0) for entry in store.entries), Decimal(0))
     saved = sum((entry.saved_usd or Decimal(0) for entry in store.entries), Decimal(0))
     assert (done.spent_usd, done.saved_usd) == (cost, saved)
-    assert {tags["job"] for tags in store.tags.values()} == {"night"}
     assert {tags["row"] for tags in store.tags.values()} == {"0", "1", "2", "3", "4"}
 
 

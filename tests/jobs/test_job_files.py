@@ -71,13 +71,6 @@ def test_messages_may_be_a_list_or_its_text_and_a_system_message_goes_before_tex
     assert plain.question == [("system", "Be brief."), ("human", "hello")]
 
 
-def test_a_changed_question_has_another_key_and_another_column_has_not(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"question": "a", "x": 1}\n{"question": "a", "x": 2}\n{"question": "b"}')
-    one, same, other = read_rows(path)
-    assert one.key == same.key != other.key
-
-
 @pytest.mark.parametrize(
     ("files", "message"),
     [

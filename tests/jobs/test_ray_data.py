@@ -84,7 +84,7 @@ def said_by(replica: Replica, given: list[Row]) -> list[dict[str, Any]]:
 def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
     upstream: Upstream, tmp_path: Path
 ) -> None:
-    replica = Replica(MAKE, expected(), "night", tmp_path)
+    replica = Replica(MAKE, expected(), tmp_path)
     found = said_by(replica, rows(5)[:-1])
     assert [(record["number"], record["tier"]) for record in found] == [
         (n, "large" if n % 4 == 0 else "small") for n in range(5)
@@ -105,7 +105,7 @@ def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
 def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
     change: dict[str, Any], message: str, upstream: Upstream, tmp_path: Path
 ) -> None:
-    replica = Replica(making(**change), expected(), "night", tmp_path)
+    replica = Replica(making(**change), expected(), tmp_path)
     (found,) = said_by(replica, rows(3)[:-1])
     assert message in found["problem"]
     assert upstream.received == []

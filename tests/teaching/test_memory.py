@@ -77,15 +77,6 @@ async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> No
     assert not group.evidence.live
 
 
-async def test_trials_that_change_nothing_leave_a_group_as_it_is(store: LessonStore) -> None:
-    house = House(store, draft="no idea", p=0.3)
-    async with house.cascade:
-        await house.ask(12)
-    (group,) = house.groups
-    assert {pair.gain for pair in group.evidence.pairs} == {0.0}
-    assert not group.evidence.live
-
-
 # --- what may be shown
 
 
