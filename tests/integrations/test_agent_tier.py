@@ -484,6 +484,3 @@ def test_log_probs_of_the_answer_and_of_calls_are_signals() -> None:
     assert result.decision.signals is not None
     assert result.decision.signals["logprob_mean"] == -0.5
     assert result.decision.signals["trajectory_call_logprob"] == -0.5
-
-
-# --- the law
