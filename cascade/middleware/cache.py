@@ -198,8 +198,8 @@ def _changes(one: CascadeMiddleware) -> bool:
 
 
 def _content(value: Any) -> Any:
-    """A value as JSON: of records the fields, of functions what they do and hold, of other objects
-    the type. Two lambdas of one module have the same name, and other code."""
+    """A value as JSON: of records the fields, of functions what they do and hold. Two lambdas of
+    one module have the same name, and other code."""
     found: Any
     match value:
         case None | bool() | int() | float() | str():
@@ -228,9 +228,16 @@ def _content(value: Any) -> Any:
             named = {each.name: getattr(value, each.name) for each in fields(value)}
             found = [type(value).__qualname__, _content(named)]
         case _:
-            kind: Any = value if hasattr(value, "__qualname__") else type(value)
-            found = f"{kind.__module__}.{kind.__qualname__}"
+            found = _named(value)
     return found
+
+
+def _named(value: Any) -> Any:
+    """The name of a class or function; of another object its type and what is plain in it."""
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    held = {k: _plain(v) for k, v in getattr(value, "__dict__", {}).items() if k[0] != "_"}
+    return [_named(type(value)), held]
 
 
 def _plain(value: Any) -> Any:

@@ -83,6 +83,9 @@ def judge(least: float, question: str, answer: str) -> bool:
 class Odd:
     """A policy that is no record."""
 
+    def __init__(self, least: float) -> None:
+        self.least = least
+
     def decide(self, situation: Any) -> Any:
         return ThresholdPolicy().decide(situation)
 
@@ -94,7 +97,7 @@ def test_everything_that_an_answer_depends_on_makes_another_set_up() -> None:
         Cascade(Tier(small(), price=PRICE, max_tokens=9), Tier(large(), price=PRICE)),
         pair(threshold=0.5),
         pair(policy=EconomicPolicy(0.05)),
-        pair(policy=Odd()),
+        *(pair(policy=Odd(least)) for least in (0.5, 0.6)),
         pair(signals=["logprobs", "text"]),
         *(pair(verifier=each) for each in (lambda _q, _a: True, lambda _q, _a: False)),
         *(pair(verifier=partial(judge, least)) for least in (3, 5)),
