@@ -14,8 +14,6 @@ import signal
 import socket
 import threading
 from asyncio import TimerHandle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -34,7 +32,8 @@ from cascade.state import Usage
 logger = logging.getLogger("cascade")
 
 ARRIVE_S = 60.0
-"""Seconds in which a request has to arrive whole, and a client may leave an answer unread."""
+"""Seconds between two looks at each connection: a request has to arrive whole, and what is written
+has to be read, from one to the next but one."""
 
 LARGEST_HEAD = 64 * 1024
 """Bytes of a request before its body."""
@@ -113,22 +112,19 @@ def settings(app: FastAPI | partial[Any], configured: Configured, **more: Any) -
     )
 
 
-@contextmanager
-def bound(listen: ListenConfig) -> Iterator[socket.socket]:
+def bound(listen: ListenConfig) -> socket.socket:
     """A socket on which the service listens.
 
     Raises:
         ConfigurationError: the address is taken, or none of this machine.
     """
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    with socket.socket(family) as made:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            made.bind((listen.host, listen.port))
-        except OSError as error:
-            raise ConfigurationError(f"{listen.host}:{listen.port}: {error.strerror}.") from error
-        made.set_inheritable(True)
-        yield made
+    try:
+        made = socket.create_server((listen.host, listen.port), family=family)
+    except OSError as error:
+        raise ConfigurationError(f"{listen.host}:{listen.port}: {error.strerror}.") from error
+    made.set_inheritable(True)
+    return made
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -138,32 +134,28 @@ class BoundedProtocol(HttpToolsProtocol):
     minute, or never reads its answer, would keep a connection for ever.
     """
 
-    _waits: TimerHandle | None = None
-    _in_head, _head = True, 0
+    _timer: TimerHandle
+    _in_head, _unfinished = True, 0  # bytes of a request that is not there whole
+    _steps, _seen = 0, -1  # what the client has done, and had done when it was last waited for
 
     def connection_made(self, transport: Any) -> None:
         """A client connects."""
         super().connection_made(transport)
-        self._wait()
+        self._look()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._wait_no_more()
+        self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; of a head that does not end, so much and no more."""
         if self.transport.is_closing():
             return
-        self._head += len(data)
+        self._unfinished += len(data)
         super().data_received(data)
-        if self._in_head and self._head > LARGEST_HEAD and not self.transport.is_closing():
+        if self._in_head and self._unfinished > LARGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        self._wait()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; what comes after the body is none."""
@@ -177,46 +169,26 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """All of it is there."""
-        self._in_head, self._head = True, 0
-        self._wait_no_more()
+        self._in_head, self._unfinished = True, 0
+        self._steps += 1
         super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """It is answered; a connection that closes has so long to take what was written."""
-        super().on_response_complete()
-        if self.transport.is_closing():
-            self._wait()
-
-    def pause_writing(self) -> None:
-        """The client does not read."""
-        super().pause_writing()
-        self._wait()
-
     def resume_writing(self) -> None:
-        """It does again."""
+        """The client reads on."""
         super().resume_writing()
-        self._wait_no_more()
+        self._steps += 1
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request in words, and close."""
-        super().send_400_response(msg)
-        self._wait()
-
-    def _wait(self) -> None:
-        if self._waits is None:
-            self._waits = self.loop.call_later(ARRIVE_S, self._late)
-
-    def _wait_no_more(self) -> None:
-        if self._waits is not None:
-            self._waits.cancel()
-            self._waits = None
-
-    def _late(self) -> None:
-        self._waits = None
-        if self.transport.is_closing() or (self.cycle is not None and self.cycle.response_started):
-            self.transport.abort()  # an answer has begun, or is not read
-        else:
+    def _look(self) -> None:
+        """Cut off a client that was waited for since the last look."""
+        closing = self.transport.is_closing()
+        waits = closing or self.cycle is None or self._unfinished or self.flow.write_paused
+        if waits and self._seen == self._steps:
+            if closing or (self.cycle is not None and self.cycle.response_started):
+                self.transport.abort()  # an answer has begun, or is not read
+                return
             self.send_400_response("The request did not arrive in time.")
+        self._seen = self._steps if waits else -1
+        self._timer = self.loop.call_later(ARRIVE_S, self._look)
 
 
 _ACTING = re.compile(

@@ -93,30 +93,6 @@ async def test_log_probs_and_alternatives_come_back(served: Served) -> None:
     assert content[0].logprob == pytest.approx(-0.0513, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        {"type": "json_object"},
-        {
-            "type": "json_schema",
-            "json_schema": {
-                "name": "town",
-                "description": "A town.",
-                "strict": True,
-                "schema": {**SCHEMA, "required": []},
-            },
-        },
-    ],
-)
-async def test_a_response_format_goes_on_as_it_came(
-    served: Served, upstream: Upstream, form: dict[str, Any]
-) -> None:
-    upstream.says("small", Answer('{"city": "Canberra"}', p=0.95))
-    answer = await served.ask(response_format=form)
-    assert answer.status_code == 200
-    assert upstream.asked("small")[0].body["response_format"] == form
-
-
 async def test_json_that_is_no_object_is_escalated_where_one_was_asked_for(
     served: Served, upstream: Upstream
 ) -> None:
@@ -124,51 +100,6 @@ async def test_json_that_is_no_object_is_escalated_where_one_was_asked_for(
     upstream.says("large", Answer('{"city": 1}'))
     answer = await served.ask(response_format={"type": "json_object"})
     assert answer.headers["x-cascade-tier"] == "large"
-
-
-async def test_a_strict_tool_arrives_unchanged_and_its_call_comes_back(
-    served: Served, upstream: Upstream
-) -> None:
-    upstream.says("small", CALL)
-    upstream.says("large", CALL)
-    tool = {"type": "function", "function": {**TOOL["function"], "strict": True}}
-    whole = await served.ask(tools=[tool], tool_choice="required")
-    streamed = await served.ask(tools=[tool], stream=True)
-    assert upstream.asked("small")[0].body["tools"] == [tool]
-    (call,) = whole.json()["choices"][0]["message"]["tool_calls"]
-    assert json.loads(call["function"]["arguments"]) == {"city": "Canberra"}
-    assert whole.json()["choices"][0]["finish_reason"] == "tool_calls"
-    assert '"finish_reason":"tool_calls"' in streamed.text
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"messages": []}, "messages"),
-        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
-        ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "of type 'video'"),
-        ({"messages": [{"role": "user", "content": "  "}]}, "empty"),
-        ({"n": 2}, "n"),
-        ({"max_tokens": True}, "max_tokens"),
-        ({"base_url": "http://evil"}, "base_url: not supported"),
-        ({"functions": []}, "functions: not supported"),
-        ({"keep_alive": 5}, "has no such parameter"),
-        ({"response_format": {"type": "xml"}}, "response_format"),
-        ({"response_format": {"type": "json_schema"}}, "response_format"),
-        ({"cascade": {"deadline": "soon"}}, "cascade.deadline"),
-        ({"cascade": {"deadline": 5e-324}}, "cascade.deadline"),
-        ({"cascade": {"price_of_error": -1}}, "cascade.price_of_error"),
-        ({"cascade": {"colour": 1}}, "colour"),
-    ],
-)
-async def test_what_cannot_be_obeyed_is_refused_with_its_name(
-    served: Served, upstream: Upstream, body: dict[str, Any], said: str
-) -> None:
-    answer = await served.ask(**body)
-    assert answer.status_code == 400
-    assert said in answer.json()["error"]["message"]
-    assert upstream.seen == []
 
 
 @pytest.mark.parametrize(
@@ -245,35 +176,6 @@ async def test_a_responses_stream_has_its_events_in_order(
     assert kinds[-1] == "response.completed"
 
 
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"input": [{"type": "file_search_call"}]}, "file_search_call"),
-        ({"input": [{"role": "user"}]}, "input.0"),
-        ({"input": [{"role": "user", "content": [{"type": "audio"}]}]}, "audio"),
-        ({"background": True}, "background"),
-        ({"previous_response_id": "c"}, "give the whole conversation"),
-        ({"text": {"format": {"type": "json_schema"}}}, "response_format"),
-    ],
-)
-async def test_responses_refuse_what_they_cannot_obey(
-    served: Served, body: dict[str, Any], said: str
-) -> None:
-    answer = await served.post(RESPONSE, **body)
-    assert answer.status_code == 400
-    assert said in answer.json()["error"]["message"]
-
-
-async def test_a_responses_schema_goes_on_as_chat_completions_have_it(
-    served: Served, upstream: Upstream
-) -> None:
-    upstream.says("small", Answer('{"city": "Canberra"}'))
-    form: Any = {"type": "json_schema", "name": "town", "schema": SCHEMA, "strict": False}
-    await openai_of(served).responses.create(model="support", input="x", text={"format": form})
-    told = upstream.asked("small")[0].body["response_format"]["json_schema"]
-    assert told == {"name": "town", "schema": SCHEMA, "strict": False}
-
-
 # --- Anthropic
 
 
@@ -291,18 +193,6 @@ async def test_a_message_is_answered_with_its_usage(served: Served, upstream: Up
     sent = upstream.asked("small")[0].body
     assert sent["max_tokens"] == 50
     assert sent["messages"][0] == {"role": "system", "content": "Be short."}
-
-
-async def test_an_output_format_of_a_message_is_a_response_format(
-    served: Served, upstream: Upstream
-) -> None:
-    upstream.says("small", Answer('{"city": "Canberra"}'))
-    form = {"type": "json_schema", "schema": SCHEMA}
-    answer = await served.post(MESSAGE, output_config={"format": form, "effort": "low"})
-    wrong = await served.post(MESSAGE, output_config={"format": "xml"})
-    sent = upstream.asked("small")[0].body["response_format"]
-    assert (answer.status_code, wrong.status_code) == (200, 400)
-    assert sent["json_schema"]["schema"] == SCHEMA
 
 
 async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
@@ -386,25 +276,6 @@ async def test_tokens_are_counted_roughly_and_say_so(served: Served, upstream: U
     assert upstream.seen == []
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "kind"),
-    [
-        ({"model": "gone"}, 404, "not_found_error"),
-        ({"max_tokens": None}, 400, "invalid_request_error"),
-        ({"messages": [{"role": "user", "content": [{}]}]}, 400, "invalid_request_error"),
-        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, 400, "invalid_request_error"),
-    ],
-)
-async def test_errors_have_anthropics_form(
-    served: Served, body: dict[str, Any], status: int, kind: str
-) -> None:
-    answer = await served.post(MESSAGE, **body)
-    other = await served.client.post("/v1/messages", json={}, headers={"Authorization": "x"})
-    assert answer.status_code == status
-    assert answer.json()["error"]["type"] == kind
-    assert other.json()["error"]["type"] == "authentication_error"
-
-
 # --- Ollama
 
 
@@ -415,6 +286,7 @@ async def test_ollamas_api_generates_lists_and_shows(served: Served, upstream: U
     shown = await served.post(("/api/show", {}))
     assert "".join(json.loads(piece)["response"] for piece in pieces) == "Canberra"
     assert json.loads(pieces[-1])["done_reason"] == "stop"
+    assert (await served.post(("/api/chat", {}))).json()["done_reason"] == "load"
     assert ollama.ListResponse.model_validate(there).models[0].model == "support"
     assert ollama.ShowResponse.model_validate(shown.json()).capabilities == ["completion", "tools"]
     assert upstream.asked("small")[0].body["messages"][0]["role"] == "system"
@@ -428,24 +300,6 @@ async def test_a_body_without_a_content_type_is_json(served: Served) -> None:
     assert tuple(map(int, version.json()["version"].split("."))) >= (0, 5, 0)
 
 
-async def test_options_of_ollama_become_settings(served: Served, upstream: Upstream) -> None:
-    options = {"num_predict": 7, "temperature": 0.5, "seed": 3, "stop": ["END"], "top_p": 0.9}
-    upstream.says("small", Answer('{"city": "Canberra"}'))
-    body = {"model": "support", "messages": ASKED, "options": options, "format": SCHEMA}
-    answer = await served.client.post("/api/chat", json=body | {"stream": False})
-    load = await served.client.post("/api/chat", json={"model": "support"})
-    bad = await served.client.post("/api/chat", json=body | {"options": {"num_predict": "x"}})
-    raw = await served.client.post("/api/generate", json={"model": "support", "raw": True})
-    gone = await served.client.post("/api/show", json={})
-    sent = upstream.asked("small")[0].body
-    assert answer.status_code == 200
-    assert [sent[n] for n in ("max_tokens", "temperature", "seed", "stop", "top_p")] == [
-        7, 0.5, 3, ["END"], 0.9,
-    ]  # fmt: skip
-    assert load.json()["done_reason"] == "load"
-    assert (bad.status_code, raw.status_code, gone.status_code) == (400, 400, 404)
-
-
 async def test_results_of_tools_find_their_calls(served: Served, upstream: Upstream) -> None:
     call = {"function": {"name": "weather", "arguments": {"city": "Perth"}}}
     messages = [
@@ -456,14 +310,220 @@ async def test_results_of_tools_find_their_calls(served: Served, upstream: Upstr
     ]
     body = {"model": "support", "messages": messages, "stream": False}
     answer = await served.client.post("/api/chat", json=body)
-    lost = await served.client.post(
-        "/api/chat", json=body | {"messages": [{"role": "tool", "content": "x"}]}
-    )
     sent = upstream.asked("small")[0].body["messages"]
     assert answer.status_code == 200
     assert sent[2]["tool_call_id"] == sent[1]["tool_calls"][0]["id"]
     assert sent[3]["content"][1]["image_url"]["url"].startswith("data:image/jpeg;base64,")
-    assert "has no call before it" in lost.json()["error"]
+
+
+# --- what goes on to the tiers
+
+TOWN = {"name": "town", "description": "A town.", "strict": True}
+OPEN = {**SCHEMA, "required": []}
+OBJECT = {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "sent"),
+    [
+        (CHAT, {"response_format": OBJECT}, OBJECT),
+        (
+            CHAT,
+            {"response_format": {"type": "json_schema", "json_schema": {**TOWN, "schema": OPEN}}},
+            {**TOWN, "schema": OPEN},
+        ),
+        (
+            RESPONSE,
+            {"text": {"format": {"type": "json_schema", "schema": SCHEMA, **TOWN}}},
+            {**TOWN, "schema": SCHEMA},
+        ),
+        (
+            MESSAGE,
+            {"output_config": {"format": {"type": "json_schema", "schema": OPEN}, "effort": "low"}},
+            {"name": "answer", "schema": OPEN},
+        ),
+        (OLLAMA, {"format": OPEN}, {"name": "answer", "schema": OPEN}),
+        (OLLAMA, {"format": "json"}, OBJECT),
+    ],
+)
+async def test_a_response_format_goes_on_as_it_came(
+    served: Served, upstream: Upstream, asked: Any, given: Any, sent: dict[str, Any]
+) -> None:
+    upstream.says("small", Answer('{"city": "Canberra"}', p=0.95))
+    assert (await served.post(asked, **given)).status_code == 200
+    form = upstream.asked("small")[0].body["response_format"]
+    assert form == (sent if sent is OBJECT else {"type": "json_schema", "json_schema": sent})
+
+
+COMMON = {"temperature": 0.5, "top_p": 0.2}
+NAMED = {"name": "weather", "parameters": SCHEMA}
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "sent"),
+    [
+        (
+            CHAT,
+            {
+                **COMMON,
+                "seed": 7,
+                "frequency_penalty": 0.5,
+                "stop": "END",
+                "user": "ada",
+                "max_tokens": 9,
+                "tools": [TOOL],
+                "tool_choice": CHOICE,
+            },
+            {
+                **COMMON,
+                "seed": 7,
+                "frequency_penalty": 0.5,
+                "stop": ["END"],
+                "user": None,
+                "max_tokens": 9,
+                "tools": [TOOL],
+                "tool_choice": CHOICE,
+            },
+        ),
+        (
+            RESPONSE,
+            {
+                **COMMON,
+                "max_output_tokens": 9,
+                "reasoning": {"effort": "low"},
+                "tools": [{"type": "function", **NAMED, "strict": True}],
+                "tool_choice": {"type": "function", "name": "weather"},
+            },
+            {
+                **COMMON,
+                "max_tokens": 9,
+                "reasoning_effort": "low",
+                "tool_choice": CHOICE,
+                "tools": [{"type": "function", "function": {**NAMED, "strict": True}}],
+            },
+        ),
+        *(
+            (
+                MESSAGE,
+                {
+                    **COMMON,
+                    "stop_sequences": ["END"],
+                    "tool_choice": choice,
+                    "tools": [{"name": "weather", "input_schema": SCHEMA, **MARK}],
+                },
+                {
+                    **COMMON,
+                    "stop": ["END"],
+                    "max_tokens": 9,
+                    "tool_choice": sent,
+                    "tools": [{"type": "function", "function": NAMED}],
+                },
+            )
+            for choice, sent in (
+                ({"type": "tool", "name": "weather"}, CHOICE),
+                ({"type": "any"}, "required"),
+                ({"type": "none"}, "none"),
+            )
+        ),
+        (
+            OLLAMA,
+            {"options": {**COMMON, "num_predict": 7, "seed": 3, "stop": ["END"]}, "tools": [TOOL]},
+            {**COMMON, "max_tokens": 7, "seed": 3, "stop": ["END"], "tools": [TOOL]},
+        ),
+    ],
+)
+async def test_settings_become_those_of_the_tiers(
+    served: Served, upstream: Upstream, asked: Any, given: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    upstream.says("small", CALL)
+    upstream.says("large", CALL)
+    answer = await served.post(asked, **given)
+    body = upstream.asked("small")[0].body
+    assert {name: body.get(name) for name in sent} == sent
+    assert "weather" in answer.text
+
+
+async def test_a_chats_messages_may_be_of_all_kinds(served: Served, upstream: Upstream) -> None:
+    messages = [
+        {"role": "developer", "content": "Be short."},
+        {"role": "user", "content": [{"type": "text", "text": "Weather?"}], "name": "ada"},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "user", "content": [{"type": "refusal", "refusal": "Why?"}]},
+    ]
+    await served.ask(messages=messages)
+    sent = upstream.asked("small")[0].body["messages"]
+    told = [(message["role"], message["content"]) for message in sent]
+    assert told == [
+        ("system", "Be short."), ("user", "Weather?"), ("assistant", "No."), ("user", "Why?"),
+    ]  # fmt: skip
+
+
+def _says(content: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content}]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "said"),
+    [
+        (CHAT, {"messages": []}, "messages"),
+        (CHAT, _says("x", "king"), "messages.0.role"),
+        (CHAT, _says("x", "tool"), "tool_call_id"),
+        (CHAT, _says([{"type": "video"}]), "messages.0.content.0: of type 'video'"),
+        (CHAT, _says("  "), "empty"),
+        (CHAT, {"n": 2}, "n"),
+        (CHAT, {"max_tokens": True}, "max_tokens"),
+        (CHAT, {"base_url": "http://evil"}, "base_url: not supported"),
+        (CHAT, {"functions": []}, "functions: not supported"),
+        (CHAT, {"keep_alive": 5}, "has no such parameter"),
+        (CHAT, {"response_format": {"type": "xml"}}, "response_format"),
+        (CHAT, {"response_format": {"type": "json_schema"}}, "response_format"),
+        (CHAT, {"cascade": {"deadline": "soon"}}, "cascade.deadline"),
+        (CHAT, {"cascade": {"deadline": 5e-324}}, "cascade.deadline"),
+        (CHAT, {"cascade": {"price_of_error": -1}}, "cascade.price_of_error"),
+        (CHAT, {"cascade": {"colour": 1}}, "colour"),
+        (CHAT, {"cascade": "x"}, "cascade"),
+        (RESPONSE, {"input": [{"type": "file_search_call"}]}, "file_search_call"),
+        (RESPONSE, {"input": [{"role": "user"}]}, "input.0"),
+        (RESPONSE, {"input": [{"role": "user", "content": [{"type": "audio"}]}]}, "audio"),
+        (RESPONSE, {"background": True}, "background"),
+        (RESPONSE, {"previous_response_id": "c"}, "give the whole conversation"),
+        (RESPONSE, {"text": {"format": {"type": "json_schema"}}}, "response_format"),
+        (MESSAGE, {"max_tokens": None}, "max_tokens"),
+        (MESSAGE, {"tools": [{"type": "bash_20250124", "name": "bash"}]}, "bash_20250124"),
+        (MESSAGE, {"output_config": {"format": "xml"}}, "output_config"),
+        (MESSAGE, _says([{}]), "messages.0.content.0"),
+        (MESSAGE, _says([{"type": "document", "source": {"file_id": "x"}}]), "of type 'document'"),
+        (
+            MESSAGE,
+            _says([{"type": "tool_result", "tool_use_id": "t", "content": [1]}]),
+            "messages.0",
+        ),
+        (MESSAGE, _says([{"type": "tool_result", "tool_use_id": "t", "content": 5}]), "messages.0"),
+        (OLLAMA, {"options": {"num_predict": "x"}}, "options.num_predict"),
+        (OLLAMA, {"messages": [{"role": "tool", "content": "x"}]}, "has no call before it"),
+        (("/api/generate", {"prompt": "x"}), {"raw": True}, "raw: not supported"),
+    ],
+)
+async def test_what_cannot_be_obeyed_is_refused_with_its_name(
+    served: Served, upstream: Upstream, asked: Any, body: dict[str, Any], said: str
+) -> None:
+    answer = await served.post(asked, **body)
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert said in (error if isinstance(error, str) else error["message"])
+    assert upstream.seen == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "kind"),
+    [({}, 404, "not_found_error"), ({"Authorization": "x"}, 401, "authentication_error")],
+)
+async def test_errors_have_anthropics_form(
+    served: Served, headers: dict[str, str], status: int, kind: str
+) -> None:
+    body = {**MESSAGE[1], "model": "gone"}
+    answer = await served.client.post("/v1/messages", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
 
 
 # --- failures
@@ -617,70 +677,6 @@ async def test_a_stream_that_waits_says_that_it_lives(
     assert answer.text.startswith('data: {"id"')
     assert ": waiting for the decision" in answer.text
     assert "[DONE]" in answer.text
-
-
-@pytest.mark.parametrize(
-    "block",
-    [
-        {"type": "document", "source": {"type": "file", "file_id": "x"}},
-        {"type": "image", "source": {"type": "file", "file_id": "x"}},
-        {"type": "tool_result", "tool_use_id": "t", "content": [1]},
-        {"type": "tool_result", "tool_use_id": "t", "content": 5},
-    ],
-)
-async def test_blocks_that_cannot_be_read_are_named(served: Served, block: dict[str, Any]) -> None:
-    messages = [{"role": "user", "content": [block]}]
-    answer = await served.post(MESSAGE, messages=messages)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["message"].startswith("messages.0.content")
-
-
-@pytest.mark.parametrize(
-    ("choice", "sent"),
-    [
-        (
-            {"type": "tool", "name": "weather"},
-            {"type": "function", "function": {"name": "weather"}},
-        ),
-        ({"type": "any"}, "required"),
-        ({"type": "none"}, "none"),
-    ],
-)
-async def test_settings_of_messages_become_those_of_the_tiers(
-    served: Served, upstream: Upstream, choice: Any, sent: Any
-) -> None:
-    upstream.says("small", CALL)
-    upstream.says("large", CALL)
-    more = {"temperature": 0.5, "top_p": 0.2, "stop_sequences": ["END"], "tool_choice": choice}
-    tool = {"name": "weather", "input_schema": SCHEMA}
-    answer = await served.post(MESSAGE, tools=[tool], **more)
-    told = upstream.asked("small")[0].body
-    assert answer.json()["stop_reason"] == "tool_use"
-    assert [told[n] for n in ("temperature", "top_p", "stop", "tool_choice")] == [
-        0.5, 0.2, ["END"], sent,
-    ]  # fmt: skip
-
-
-async def test_the_rest_of_a_chats_parameters_goes_on(served: Served, upstream: Upstream) -> None:
-    upstream.says("small", CALL)
-    upstream.says("large", CALL)
-    messages = [
-        {"role": "developer", "content": "Be short."},
-        {"role": "user", "content": [{"type": "text", "text": "Weather?"}], "name": "ada"},
-        {"role": "assistant", "content": None, "refusal": "No."},
-        {"role": "user", "content": [{"type": "refusal", "refusal": "Why?"}]},
-    ]
-    sent = {"seed": 7, "temperature": 0.1, "top_p": 0.2, "frequency_penalty": 0.5}
-    more = {"tool_choice": CHOICE, "stop": "END", "user": "ada"}
-    await served.ask(messages=messages, tools=[TOOL], **sent, **more)
-    tool = {"type": "function", "name": "weather", "parameters": SCHEMA}
-    more = {"tool_choice": {"type": "function", "name": "weather"}, "reasoning": {"effort": "low"}}
-    await served.post(RESPONSE, tools=[tool], max_output_tokens=9, temperature=0.3, **more)
-    chat, response = (s.body for s in upstream.asked("small") if "tool_choice" in s.body)
-    assert sent.items() <= chat.items()
-    assert "user" not in chat
-    assert chat["tool_choice"] == response["tool_choice"] == CHOICE
-    assert (response["reasoning_effort"], response["max_tokens"]) == ("low", 9)
 
 
 @pytest.mark.parametrize("call", [False, True])

@@ -34,7 +34,6 @@ def test_what_cannot_run_is_said_before_anything_is_opened(
 ) -> None:
     configured = read_config(write(tmp_path, upstream))
     with serving.bound(configured.config.listen) as made:
-        made.listen()
         port = made.getsockname()[1]
         taken = read_config(configured.path, overrides={"listen": {"port": port}})
         with pytest.raises(ConfigurationError, match="in use"):
