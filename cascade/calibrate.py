@@ -22,13 +22,7 @@ import numpy as np
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
-from cascade.confidence import (
-    LabelledDraft,
-    MadeFor,
-    ModelIdentity,
-    calibrating,
-    system_hash,
-)
+from cascade.confidence import LabelledDraft, MadeFor, ModelIdentity, calibrating, system_hash
 from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
@@ -52,7 +46,7 @@ from cascade.ledger.prices import Price, Pricing
 from cascade.ledger.view import LedgerView
 from cascade.policies import Refusal, Situation, certify
 from cascade.questions import to_messages
-from cascade.run import CascadeRuntime, Run
+from cascade.run import CascadeRuntime
 from cascade.setup import task_hash
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import OpenTier
@@ -105,11 +99,8 @@ def expected_usd(
     total = Decimal(0)
     for example in examples:
         text = sum(len(str(message.text)) for message in example.messages)
-        usage = Usage(
-            input_tokens=text // CHARACTERS_PER_TOKEN + 16,
-            output_tokens=max_tokens or ASSUMED_OUTPUT_TOKENS,
-        )
-        cost = pricing.cost(usage, None)
+        read, written = text // CHARACTERS_PER_TOKEN + 16, max_tokens or ASSUMED_OUTPUT_TOKENS
+        cost = pricing.cost(Usage(input_tokens=read, output_tokens=written), None)
         if cost is None:
             return None
         total += cost * calls
@@ -140,20 +131,19 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
     in_turn = [e for one_of_each in zip_longest(*same.values()) for e in one_of_each if e]
     if not 0 <= shots <= len(in_turn):
         raise ConfigurationError(
-            f"shots={shots}: only {len(in_turn)} examples have a reference to show."
-            if shots > 0
-            else f"shots={shots}: give a whole number, 0 or more."
+            f"shots={shots}: give a whole number from 0 on; only {len(in_turn)} examples have a "
+            "reference to show."
         )
     shown: list[AnyMessage] = []
     for example in in_turn[:shots]:
         shown += [HumanMessage(example.question), AIMessage(str(example.reference))]
-    ids = {example.id for example in in_turn[:shots]}
-
-    def put(messages: tuple[AnyMessage, ...]) -> tuple[AnyMessage, ...]:
-        first = 1 if messages[0].type == "system" else 0
-        return (*messages[:first], *shown, *messages[first:])
-
-    return [replace(e, messages=put(e.messages)) for e in examples if e.id not in ids]
+    ids, others = {example.id for example in in_turn[:shots]}, []
+    for example in examples:
+        if example.id not in ids:
+            first = 1 if example.messages[0].type == "system" else 0
+            put = (*example.messages[:first], *shown, *example.messages[first:])
+            others.append(replace(example, messages=put))
+    return others
 
 
 # Recording ------------------------------------------------------------------------------------
@@ -161,15 +151,12 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
 
 @dataclass(slots=True)
 class Collected:
-    """Progress of recording.
+    """Progress of recording: of `total` examples some were recorded before (`skipped`), some
+    now (`written`), some are left out since nothing says which answer is right (`unlabelled`), and
+    others failed (id → why; the next run tries them again).
 
-    Attributes:
-        total: examples; `skipped` of them were recorded before.
-        written: recorded now.
-        unlabelled: left out, since nothing says whether an answer is right.
-        failures: id → why; the next run tries them again.
-        spent_usd: on what was recorded now; None where a part is unknown.
-        seconds: since it began.
+    `spent_usd` on what was recorded now is None where a part is unknown; `seconds` are since it
+    began.
     """
 
     total: int
@@ -215,8 +202,7 @@ async def record(
         examples: with what is known about their answers.
         path: of the transcripts.
         scorer: compares answers with references.
-        agree_with_large: there are no references: the large model's answer counts as right, and
-            what is certified is the loss relative to it.
+        agree_with_large: the large model's answer counts as right: there are no references.
         concurrency: examples under way at once.
         progress: called after each example.
 
@@ -231,15 +217,21 @@ async def record(
     with TranscriptWriter(path) as writer:
         await recorder.check_references(examples)
         recorder.check_resumable(examples, writer)
-        done = Collected(len(examples), skipped=sum(e.id in writer.ids for e in examples))
-        began, queue = time.monotonic(), [e for e in examples if e.id not in writer.ids]
+        queue = [example for example in examples if example.id not in writer.ids]
+        done = Collected(len(examples), skipped=len(examples) - len(queue))
+        began = time.monotonic()
 
         async def work() -> None:
             while queue:
                 await recorder.add(queue.pop(0), writer, done)
                 done.seconds = time.monotonic() - began
                 progress(done)
-                _check_hope(done)
+                if len(done.failures) >= GIVE_UP_AFTER and not (done.written or done.skipped):
+                    first, *_ = done.failures.values()
+                    raise CascadeError(
+                        f"the first {len(done.failures)} examples all failed, and no more are "
+                        f"asked. The first one: {first}"
+                    )
 
         workers = [asyncio.ensure_future(work()) for _ in range(min(concurrency, len(queue)))]
         try:
@@ -249,20 +241,6 @@ async def record(
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
     return done
-
-
-def _check_hope(done: Collected) -> None:
-    if done.written or done.skipped or len(done.failures) < GIVE_UP_AFTER:
-        return
-    first, *_ = done.failures.values()
-    raise CascadeError(
-        f"the first {len(done.failures)} examples all failed, and no more are asked. The first "
-        f"one: {first}"
-    )
-
-
-def _reason(run: Run) -> str:
-    return "nothing was decided." if run.decision is None else run.decision.reason
 
 
 class _Recorder:
@@ -287,14 +265,11 @@ class _Recorder:
         }
 
     def _settings_of(self, example: Example) -> dict[str, JsonValue]:
-        """The settings that an example's answers are made with, its system message among them."""
         return {**self._made_with, "system": system_hash(example.messages)}
 
     async def check_references(self, examples: Sequence[Example]) -> None:
-        """A reference that the scorer cannot read is found before anything is paid."""
-        if self._agree or not self._scorer.computes:
-            return
-        for example in examples:
+        """Find a reference that the scorer cannot read before anything is paid."""
+        for example in () if self._agree or not self._scorer.computes else examples:
             try:
                 if example.reference is not None:
                     await self._scorer.score("", example.reference, question=example.question)
@@ -302,7 +277,7 @@ class _Recorder:
                 raise ConfigurationError(f"example {example.id!r}: {error}") from error
 
     def check_resumable(self, examples: Sequence[Example], writer: TranscriptWriter) -> None:
-        """What is in the file was made with these models, questions and settings."""
+        """Refuse a file that was made with other models, questions or settings."""
         asked = {example.id: example for example in examples if example.id in writer.ids}
         for row in read_transcripts(writer.path) if asked else ():
             if row.id not in asked:
@@ -325,11 +300,10 @@ class _Recorder:
 
     async def add(self, example: Example, writer: TranscriptWriter, done: Collected) -> None:
         """Ask both models, unless nothing says which answer is right, and write what comes."""
-        if not (self._agree or example.labels or example.reference is not None):
-            done.unlabelled += 1
-            return
+        row, spent = None, None
         try:
-            row, spent = await self._answer(example)
+            if self._agree or example.labels or example.reference is not None:
+                row, spent = await self._answer(example)
         except CascadeError as error:
             done.failures[example.id] = str(error)
             return
@@ -349,13 +323,13 @@ class _Recorder:
             await kernel.advance(run, runtime)
         draft, drafted = run.draft, [entry for entry in run.entries if entry.model is not None]
         signals, confidence = dict(run.signals), run.confidence
-        if draft is None:
-            raise ConfigurationError(f"no draft to be recorded: {_reason(run)}")
-        while run.step != "end":
+        while draft is not None and run.step != "end":
             await kernel.advance(run, runtime)
-        large = run.draft
-        if large is None or run.degraded:  # degraded: it would be the draft's
-            raise ConfigurationError(f"no large answer to be recorded: {_reason(run)}")
+        large = None if run.degraded else run.draft  # degraded: it would be the draft's
+        if draft is None or large is None:
+            why = "nothing was decided." if run.decision is None else run.decision.reason
+            which = "large answer" if draft else "draft"
+            raise ConfigurationError(f"no {which} to be recorded: {why}")
         reference = large.text if self._agree else example.reference
         scores = [await self._score(example, one.text, reference) for one in (draft, large)]
         right, best = (score.value for score in scores)
@@ -410,11 +384,8 @@ def _outcome(
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A calibration as it decides online, with its certificates, and those that were refused.
-
-    `evaluated` is what this way of calibrating is worth, on rows left out of it; None where there
-    are too few rows to say.
-    """
+    """A calibration as it decides online, with its certificates, those that were refused, and what
+    this way of calibrating is worth on rows left out of it, if there are enough rows to say."""
 
     calibration: Calibration
     refusals: tuple[Refusal, ...]
@@ -447,20 +418,19 @@ def fit(
 ) -> Fitted:
     """Calibrate on recorded answers, and say what that is worth.
 
-    `signals` are (name, calls), cheapest first. With `max_harms`, bounds on P(accepted and wrong)
-    to certify, one half of the rows fits the calibration and the other proves it; `delta` is the
-    chance that a certificate does not hold.
+    With `max_harms`, bounds on P(accepted and wrong) to certify, one half of the rows fits the
+    calibration and the other proves it; `delta` is the chance that a certificate does not hold.
 
     Raises:
         ConfigurationError: no row has both models, too few rows, or a bound that is none.
     """
     large = made_for.large.name if made_for.large is not None else ""
     pair = pair_of(records, made_for.small.name, large)
-    outcomes, ids = pair.outcomes(pair.small), [row.id for row in pair.rows]
-    labels = zip(
-        outcomes, pair.small_correct.tolist(), pair.large_correct.tolist(), ids, strict=True
-    )
-    drafts = [LabelledDraft(o.features, right, best, name) for o, right, best, name in labels]
+    rights = zip(pair.rows, pair.small_correct.tolist(), pair.large_correct.tolist(), strict=True)
+    drafts = [
+        LabelledDraft(row.models[pair.small].features, right, best, row.id)
+        for row, right, best in rights
+    ]
 
     def choose(part: Pair, rows: Rows) -> Ladder:
         made = calibrating.calibrate([drafts[i] for i in rows], signals, made_for)
@@ -468,8 +438,7 @@ def fit(
 
     options = options or Options()
     options = options.model_copy(update={"repeats": options.repeats or REPEATS})
-    enough = len(pair) >= LEAST_ROWS
-    evaluation = evaluate(pair, options, choose=choose) if enough else None
+    evaluation = evaluate(pair, options, choose=choose) if len(pair) >= LEAST_ROWS else None
     if not max_harms:
         return Fitted(calibrating.calibrate(drafts, signals, made_for), (), evaluation)
     fitting, proving = calibrating.halves(drafts)
@@ -488,7 +457,7 @@ def fit(
 
 
 async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labels: Any) -> MadeFor:
-    """Models, task and wording that a calibration on these recordings is bound to.
+    """What a calibration on these recordings is bound to: models, task, system message.
 
     Raises:
         ConfigurationError: they were made with other settings of the small model.
@@ -505,9 +474,10 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
                     "model: give the same --max-tokens and --temperature as it was recorded with."
                 )
             systems.add(made_with.get("system"))
+    pair = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in (small, large)]
     return MadeFor(
-        small=ModelIdentity(name=small.model.name, digest=await small.model.digest()),
-        large=ModelIdentity(name=large.model.name, digest=await large.model.digest()),
+        small=pair[0],
+        large=pair[1],
         task_hash=task,
         system_hash=systems.pop() if len(systems) == 1 else None,
         labels=labels,
@@ -530,7 +500,7 @@ async def calibrate(
         ConfigurationError: too few rows, or they were made with other settings.
     """
     small, large = kernel.tiers[0].model.name, kernel.tiers[-1].model.name
-    rows: list[Transcript] = rows_of_pair(list(read_transcripts(path)), small, large)
+    rows = rows_of_pair(read_transcripts(path), small, large)
     if any(row.models[small].steps for row in rows):
         rows = with_features(rows)
     signals = [(signal.name, signal.calls) for signal in kernel.parts.signals]
@@ -559,18 +529,15 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
         raise ConfigurationError(f"examples={given!r}: give a list of (question, reference) pairs.")
     examples: list[Example] = []
     for number, item in enumerate(given):
-        if isinstance(item, Example):
-            examples.append(item)
-            continue
-        if isinstance(item, dict) and "question" in item and "reference" in item:
-            question, reference = item["question"], item["reference"]
-        elif isinstance(item, tuple | list) and len(item) == 2:
-            question, reference = item
-        else:
-            raise ConfigurationError(
-                f"example {number} is {item!r}: give (question, reference) pairs."
-            )
-        examples.append(Example(str(number), tuple(to_messages(question)), reference))
+        match item:
+            case Example():
+                examples.append(item)
+            case {"question": question, "reference": reference} | (question, reference):
+                examples.append(Example(str(number), tuple(to_messages(question)), reference))
+            case _:
+                raise ConfigurationError(
+                    f"example {number} is {item!r}: give (question, reference) pairs."
+                )
     if len(examples) < LEAST_LABELS:
         raise ConfigurationError(
             f"{len(examples)} examples, where {LEAST_LABELS} or more are needed; 100 to 300 are "
@@ -585,15 +552,12 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
 def write_artefacts(
     folder: Path, fitted: Fitted, tiers: Sequence[OpenTier], name: str = "tried"
 ) -> dict[str, Path]:
-    """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes.
-
-    Returns:
-        the files, by what they are.
+    """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes; the files by
+    what they are.
 
     Raises:
         ConfigurationError: the folder cannot be written.
     """
-    found = fitted.evaluation
     files = {
         "calibration": folder / "calibration.json",
         "page": folder / "verdict.html",
@@ -602,49 +566,43 @@ def write_artefacts(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fitted.calibration.save(files["calibration"])
-        files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
-        text = _configuration(name, list(map(_configured, tiers)), files["calibration"], found)
-        files["configuration"].write_text(text, encoding="utf-8")
+        files["page"].write_text(to_page(to_document(fitted.evaluation)), encoding="utf-8")
+        files["configuration"].write_text(_configuration(name, tiers, fitted), encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written ({error.strerror}).") from error
     return files
 
 
-def _configured(tier: OpenTier) -> dict[str, JsonValue]:
-    """A tier as the service's configuration has it, with the price that the user has set."""
-    asked, price = tier.settings.model, None
-    if isinstance(tier.pricing, Price):
-        price = tier.pricing.model_dump(mode="json", exclude_none=True, exclude={"source"})
-    found: dict[str, JsonValue] = {
-        "name": tier.name,
-        "model": asked if isinstance(asked, str) else tier.model.name,
-        "price": price,
-        "max_tokens": tier.max_tokens,
-        "temperature": tier.settings.temperature,
-        "options": dict(tier.settings.options) or None,
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _configuration(
-    name: str, tiers: Sequence[dict[str, JsonValue]], calibration: Path, found: Evaluation
-) -> str:
-    """The service's configuration; what is JSON is YAML too."""
-    price, shown = found.recommended.price_of_error_usd, ("cascade", "router", "small")
+def _configuration(name: str, tiers: Sequence[OpenTier], fitted: Fitted) -> str:
+    """The service's configuration, with prices that the user has set; what is JSON is YAML too."""
+    listed, made = "", "Made by `cascade try`"
+    for tier in tiers:
+        asked, price = tier.settings.model, None
+        if isinstance(tier.pricing, Price):
+            price = tier.pricing.model_dump(mode="json", exclude_none=True, exclude={"source"})
+        told = {
+            "name": tier.name,
+            "model": asked if isinstance(asked, str) else tier.model.name,
+            "price": price,
+            "max_tokens": tier.max_tokens,
+            "temperature": tier.settings.temperature,
+            "options": dict(tier.settings.options) or None,
+        }
+        set_ = {key: value for key, value in told.items() if value is not None}
+        listed += f"      - {json.dumps(set_)}\n"
+        if str(told["model"]).startswith("replay:"):
+            made = "A recording answers what was recorded alone: `cascade try` takes your models"
+    found = fitted.evaluation
+    price_of_error = found.recommended.price_of_error_usd
     decided = (
-        f"    price_of_error: {price:.6g}\n"
-        if found.verdict in shown and price is not None
-        else "    # No saving was shown: the small model is measured beside the large one.\n"
+        "    # No saving was shown: the small model is measured beside the large one.\n"
         "    mode: shadow\n"
     )
-    listed = "".join(f"      - {json.dumps(tier)}\n" for tier in tiers)
-    made = "Made by `cascade try`"
-    if any(str(tier["model"]).startswith("replay:") for tier in tiers):
-        made = "A recording answers what was recorded alone: `cascade try` takes your models"
+    if found.verdict in ("cascade", "router", "small") and price_of_error is not None:
+        decided = f"    price_of_error: {price_of_error:.6g}\n"
     return (
         f"# {made}; `cascade serve cascade.yaml` runs it.\n"
         "ledger: sqlite:///ledger.db\n"
         f"cascades:\n  {name}:\n    tiers:\n{listed}"
-        f"    calibrator: {json.dumps(calibration.name)}\n"
-        f"{decided}    audits: 0.05\n"
+        f'    calibrator: "calibration.json"\n{decided}    audits: 0.05\n'
     )

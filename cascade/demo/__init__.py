@@ -55,11 +55,8 @@ SHORT: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """Result of the demo.
-
-    `fitted` is the calibration and what it is worth, on questions left out of it; `collected`, how
-    recording went; `files`, what was written; `assumptions`, prices that were not measured.
-    """
+    """Result of the demo: the calibration and what it is worth, how recording went, what was
+    written, and prices that were not measured."""
 
     fitted: Fitted
     collected: Collected
@@ -68,9 +65,8 @@ class Demo:
 
 
 def questions(n: int | None = None) -> list[Example]:
-    """The first `n` questions in turn over the kinds, sorted by kind; all of them without `n`.
-
-    Neighbours share their examples, which llama.cpp then reads once.
+    """The first `n` questions in turn over the kinds (all of them without `n`), sorted by kind:
+    neighbours share their examples, which llama.cpp then reads once.
 
     Raises:
         ConfigurationError: `n` is too few to say anything, or more than there are.
@@ -103,14 +99,6 @@ def recorded_large() -> Tier:
     return Tier(RECORDED, name="large", price=price, **SHORT)
 
 
-def _small(model: ModelLike) -> Tier:
-    if isinstance(model, Tier):
-        return model
-    # One at a time, so that a draft's busy time is its own.
-    own = {"n_parallel": 1} if isinstance(model, str) and model.startswith("llamacpp:") else {}
-    return Tier(model, name="small", price=Price(per_hour=PER_HOUR), options=own, **SHORT)
-
-
 async def run_demo(
     folder: Path,
     *,
@@ -120,19 +108,17 @@ async def run_demo(
 ) -> Demo:
     """Record the small model beside the large one's answers, calibrate, and write what was found.
 
-    Args:
-        folder: of the transcripts, the calibration, the page and the configuration; what was
-            recorded there is not asked again.
-        n: how many questions, spread over the kinds; None for all.
-        small: the model that drafts.
-        progress: called after each question.
+    What was recorded in the folder is not asked again; `n` questions are spread over the kinds.
 
     Raises:
         ConfigurationError: an option cannot work, or a package is missing.
         CascadeError: nothing but failures.
     """
-    pair = _small(small), recorded_large()
-    cascade = Cascade(*pair, policy=AlwaysEscalate(), signals=SIGNALS)
+    if not isinstance(small, Tier):
+        # One at a time, so that a draft's busy time is its own.
+        own = {"n_parallel": 1} if str(small).startswith("llamacpp:") else {}
+        small = Tier(small, name="small", price=Price(per_hour=PER_HOUR), options=own, **SHORT)
+    cascade = Cascade(small, recorded_large(), policy=AlwaysEscalate(), signals=SIGNALS)
     asked, path = questions(n), folder / "demo.jsonl"
     try:
         collected = await record(

@@ -96,10 +96,10 @@ COLUMNS = tuple(f"decision.{name}" if name in _DECIDED else name for name in Row
 class Sums:
     """Sums over entries, exact to the last digit.
 
-    So many `requests` begin with one of them. `unknown` entries are of unknown cost, which
-    `assumed` stands for; `unpriced` of them have no assumption. `measured` and `estimated` are
-    baselines earned; `no_baseline` drafts were accepted and theirs is unknown. Of `no_tokens` calls
-    that were answered the tokens are unknown.
+    So many `requests` begin with one of them. `assumed` stands for the cost of `unknown` entries;
+    `unpriced` of them have no assumption. `measured` and `estimated` are baselines earned;
+    `no_baseline` drafts were accepted and theirs is unknown. Of `no_tokens` answered calls the
+    tokens are unknown.
     """
 
     requests: int = 0
@@ -165,8 +165,7 @@ class Run:
             large model; it stands in the sums `earned_in`.
         measured: baselines that are known without an audit.
         large_usd: cost of the large model's own answer.
-        large: what the large model alone would have cost, as an audit found: the cost of its call,
-            or the prediction as `corrected` by it, where a cache made the call cheaper.
+        large: of an audit's call; where a cache made that cheaper, the prediction, `corrected`.
         loss: of its audit; `beside`, of a draft that was made beside the large model's answer.
     """
 
@@ -250,7 +249,7 @@ class Run:
 
 
 class Key(NamedTuple):
-    """Key by which sums are told apart."""
+    """Key of sums."""
 
     node: str
     tier: str
@@ -261,8 +260,8 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Calls:
-    """Ends of the calls of a tier, the seconds that the successful ones took, and the failures
-    since the last success: the first of them, and how many."""
+    """Ends of the calls of a tier, seconds of the successful ones, and the failures since the last
+    success: the first of them, and how many."""
 
     ends: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -289,7 +288,6 @@ class Books:
         period: when its runs begin, in UTC, and what else they have in common.
         runs: by their id, in the order in which they began; `others` are of other periods.
         reasons: why costs are unknown, by node and model, as the last entry says it.
-        calls: by their tier.
         unfinished: calls whose process ended before they did.
     """
 
@@ -297,7 +295,7 @@ class Books:
     period: Selection = EVERYTHING
     runs: dict[str, Run] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
-    groups: dict[Key, Sums] = field(default_factory=dict)
+    groups: dict[Key, Sums] = field(default_factory=lambda: defaultdict(Sums))
     total: Sums = field(default_factory=Sums)
     reasons: dict[tuple[str, str], str] = field(default_factory=dict)
     calls: dict[str, Calls] = field(default_factory=lambda: defaultdict(Calls))
@@ -332,9 +330,7 @@ class Books:
         model = row.model or (run.drafter if run and row.baseline[0] != 0 else "")
         day, tags = (run.day, run.tags) if run else (row.at.toordinal(), row.tags)
         key = Key(row.node, row.tier or "", model, day, tags)
-        sums = self.groups.get(key)
-        if sums is None:
-            sums = self.groups[key] = Sums()
+        sums = self.groups[key]
         sums.add(row)
         sums.requests += begins
         if run is not None:
@@ -367,13 +363,11 @@ class Books:
 
     def columns(self) -> Any:
         """The runs as a numpy record array; NaN where a number is unknown or does not apply."""
-        runs = list(self.runs.values())
-        arrays = [
-            np.array([getattr(run, name) for run in runs], dtype=np.float64) for name in _NUMBERS
-        ]
-        outcomes = np.array([run.outcome for run in runs], dtype="U10")
+        runs = self.runs.values()
+        columns: list[Any] = [np.array([run.outcome for run in runs], dtype="U10")]
+        columns += [np.array([getattr(run, n) for run in runs], dtype=float) for n in _NUMBERS]
         made: Any = np.rec.fromarrays  # numpy's types forget names without formats
-        return made([outcomes, *arrays], names=["outcome", *_NUMBERS])
+        return made(columns, names=["outcome", *_NUMBERS])
 
 
 _NUMBERS = (

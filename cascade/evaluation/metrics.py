@@ -33,13 +33,8 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Quality and cost after each step of escalating more; (steps,) each.
-
-    Attributes:
-        share: of the rows that is escalated, from 0 to 1.
-        quality: mean correctness.
-        cost: of the rows together; zeros where no costs were given.
-    """
+    """Share of the rows that is escalated, mean correctness, and cost of the rows together, after
+    each step of escalating more; (steps,) each."""
 
     share: Array
     quality: Array
@@ -53,11 +48,8 @@ def deferral_curve(
     kept_cost: Array | None = None,
     escalated_cost: Array | None = None,
 ) -> Curve:
-    """The curve from all-small to all-large, a step for each distinct score.
-
-    Costs are of a row whose draft is kept, and of one that is escalated, its draft included where
-    it is paid.
-    """
+    """The curve from all-small to all-large, a step for each distinct score; costs are of a row
+    whose draft is kept, and of one that is escalated, with its draft where it is paid."""
     order = np.argsort(-deferral, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(deferral[order]) < 0), len(order) - 1) + 1
     kept = np.zeros(len(small)) if kept_cost is None else kept_cost
@@ -79,11 +71,8 @@ def audc(curve: Curve) -> float:
 
 
 def nauc(deferral: Array, small: Array, large: Array) -> float:
-    """Area between the curve and the random-mix line, over the same area of the oracle.
-
-    0 is a random mix, 1 the oracle that escalates by the true gain; negative is worse than
-    chance. NaN when the oracle has nothing to choose.
-    """
+    """Area between the curve and the random-mix line, over that of the oracle that escalates by the
+    true gain: 0 is a random mix, negative worse than that. NaN where it has nothing to choose."""
     line = 0.5 * float(small.mean() + large.mean())
     best = audc(deferral_curve(large - small, small, large)) - line
     return (audc(deferral_curve(deferral, small, large)) - line) / best if best > TINY else np.nan
@@ -99,10 +88,8 @@ def apgr(curve: Curve) -> float:
 
 
 def cpt(curve: Curve, recovered: float) -> float:
-    """Call-performance threshold: the least share of large calls that recovers so much of the gap.
-
-    NaN where the large model is not better. Linear between the steps of the curve.
-    """
+    """Call-performance threshold: the least share of large calls that recovers so much of the gap,
+    linear between the steps of the curve. NaN where the large model is not better."""
     first, last = curve.quality[0], curve.quality[-1]
     if last - first <= TINY:
         return np.nan
@@ -161,11 +148,8 @@ def aurc(confidence: Array, correct: Array) -> float:
 def bootstrap(
     statistics: Callable[[Rows], Mapping[str, float]], n: int, *, draws: int = 100, seed: int = 0
 ) -> dict[str, Interval]:
-    """95 % intervals of figures over resampled rows; `statistics` gives them by name.
-
-    An interval is the spread of the draws around the figure itself, since resampling moves some
-    figures to one side (the ECE grows). What is a share in all draws has ends that are shares.
-    """
+    """95 % intervals of figures over resampled rows: the spread of the draws around the figure
+    itself, since resampling moves some to one side (the ECE grows). Shares have ends that are."""
     rng = np.random.default_rng(seed)
     value = statistics(np.arange(n))
     drawn = [statistics(rng.integers(0, n, n)) for _ in range(draws)]

@@ -49,9 +49,6 @@ class Plan:
     """Forecast of cost and saving; dollars per request where nothing else is said.
 
     Attributes:
-        draft_usd: c_S.
-        check_usd: c_V.
-        large_usd: c_L.
         cost_ratio: r = (c_S + c_V)/c_L; it saves above this accept rate, and never from 1 on.
         accept_rate: a, with its Wilson interval where it was seen on so many examples.
         relative_cost: r + (1 − a), the cost as a share of the large model alone.
@@ -60,7 +57,6 @@ class Plan:
         from_requests: requests a month from which on that is paid for; None if never.
         requests: a month; `monthly_usd` for them: (large model alone, cascade with all costs).
         verdict: in one word; fixed cost counts where the requests are given.
-        sentence: for people.
     """
 
     draft_usd: Decimal
@@ -97,8 +93,8 @@ def plan(
         raise ConfigurationError(
             "the large model costs $0 per request: there is nothing to save. Set its price."
         )
-    each, ratio = draft_usd + check_usd, (draft_usd + check_usd) / large_usd
-    accept = cost = saved = starts = spent = None
+    each = draft_usd + check_usd
+    ratio, accept, cost, saved, starts, spent = each / large_usd, None, None, None, None, None
     if accept_rate is not None:
         accept = Figure(accept_rate, "share")
         if accept_n is not None:
@@ -177,18 +173,17 @@ def recorded(
 
 
 def _verdict(found: Plan) -> Verdict:
+    saved, requests = found.saved_per_1000_usd, found.requests
     if found.cost_ratio >= 1:
         return "never"
-    saved = found.saved_per_1000_usd
     if saved is None:
         return "open"
-    if (requests := found.requests) is not None:
+    if requests is not None:
         saved = saved.map(lambda usd: usd * requests / 1000 - found.fixed_usd)
     value, low, high = saved.numbers
-    low, high = (value if math.isnan(end) else end for end in (low, high))
-    if high <= 0:
+    if (value if math.isnan(high) else high) <= 0:
         return "loses"
-    return "saves" if low > 0 else "uncertain"
+    return "saves" if (value if math.isnan(low) else low) > 0 else "uncertain"
 
 
 # Words ----------------------------------------------------------------------------------------
@@ -198,18 +193,17 @@ def _sentence(found: Plan) -> str:
     ratio, fixed = percent(found.cost_ratio), f"{dollars(found.fixed_usd)} a month"
     accept, saved = words(found.accept_rate), words(found.saved_per_1000_usd)
     loses = (
-        f"It loses money: an accept rate of {accept} is not above the {ratio} from which it saves. "
-        "Switch it off."
+        f"an accept rate of {accept} is not above the {ratio} from which it saves. Switch it off"
     )
     if found.from_requests is not None:
-        loses = f"It loses money: {saved} saved per 1,000 requests do not pay for the fixed cost."
+        loses = f"{saved} saved per 1,000 requests do not pay for the fixed cost"
     sentence = {
         "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses money "
         "at every accept rate. Use the large model alone, or a cheaper small one.",
         "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
         "saves": f"It saves {saved} per 1,000 requests: an accept rate of {accept} is above the "
         f"{ratio} that draft and check cost of a large answer.",
-        "loses": loses,
+        "loses": f"It loses money: {loses}.",
         "uncertain": f"It cannot be told yet: {saved} per 1,000 requests, and the interval, all "
         "costs counted, holds both a saving and a loss. Measure the accept rate on more examples.",
     }[found.verdict]
@@ -223,11 +217,12 @@ def _sentence(found: Plan) -> str:
 
 def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
     """The plan with its figures and what they rest on, which `notes` say."""
+    ratio = Figure(found.cost_ratio, "share")
     rows: list[tuple[Cell, ...]] = [
         ("draft, c_S", Figure(found.draft_usd, "usd"), ""),
         ("self-check, c_V", Figure(found.check_usd, "usd"), "per draft"),
         ("large model, c_L", Figure(found.large_usd, "usd"), ""),
-        ("cost ratio r = (c_S + c_V) / c_L", Figure(found.cost_ratio, "share"), "saves above"),
+        ("cost ratio r = (c_S + c_V) / c_L", ratio, "saves above"),
     ]
     if found.accept_rate is not None:
         rows += [
@@ -249,7 +244,7 @@ def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
         title="Whether a cascade can pay",
         sentence=found.sentence,
         tables=(Table("Per request", ("", "", ""), tuple(rows)),),
-        facts=(Fact("saves from an accept rate of", Figure(found.cost_ratio, "share")),),
+        facts=(Fact("saves from an accept rate of", ratio),),
         notes=tuple(notes),
         tone=tones.get(found.verdict, "open"),
     )

@@ -12,11 +12,11 @@ import logging
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
@@ -30,15 +30,13 @@ logger = logging.getLogger("cascade")
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-
-def _only_finite(features: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in features.items() if math.isfinite(value)}
-
-
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
-Features = Annotated[dict[str, float], AfterValidator(_only_finite)]
+Features = Annotated[
+    dict[str, float],
+    AfterValidator(lambda given: {name: x for name, x in given.items() if math.isfinite(x)}),
+]
 
 
 class _Recorded(BaseModel):
@@ -47,16 +45,10 @@ class _Recorded(BaseModel):
 
 
 class Step(_Recorded):
-    """One call of an agent's run.
+    """One call of an agent's run: what the model wrote or called (`action`), and what came back.
 
-    Attributes:
-        action: what the model wrote, or the calls that it made.
-        observation: what came back; None where nothing did.
-        kind: `submit` proposes the answer, `invalid` could not be read by the environment,
-            `end_of_turn` hands back to the user.
-        is_error: whether the tool or the environment answered with an error.
-        prompt_tokens: of this call; the prompt is paid for again at every step.
-        cost_usd: dollars of this call; None where unknown.
+    A step of the kind `submit` proposes the answer, `invalid` could not be read by the environment,
+    `end_of_turn` hands back to the user. The prompt is paid for again at every step.
     """
 
     action: str
@@ -74,16 +66,13 @@ class Outcome(_Recorded):
     where unknown, never 0 for it.
 
     Attributes:
-        correct: score of the answer, from 0 (wrong) to 1 (right).
-        output: the answer as the model gave it; `pred` is what was taken out of it, None for
-            nothing.
+        pred: what was taken out of the `output`, None for nothing.
         cost_usd_single: dollars of one sample, where `cost_usd` pays for several.
         check_cost_usd: dollars of the signals that asked a model; unset where there were none.
-        latency_ms: wall time until the answer was there.
         confidence: P(correct) as it was said when recorded, or a raw score in [0, 1].
         signals: what the recording knows about the answer, as it was written: votes, log-probs.
         features: signals taken by `cascade.confidence`; those that are not finite are missing.
-        steps: the calls of an agent's run, in order; empty for a single call.
+        steps: the calls of an agent's run; empty for a single call.
     """
 
     correct: Probability
@@ -102,14 +91,9 @@ class Outcome(_Recorded):
 
 
 class Transcript(_Recorded):
-    """One question, as it was asked, with the outcomes of the models by their names.
-
-    Attributes:
-        id: unique in its file: an interrupted recording goes on by it.
-        models: the outcomes; not every question has every model.
-        reference: the right answer, in whatever form the set's scorer takes; None if unknown.
-        split: the part of the set (`dev`, `test`, …), where it has parts.
-    """
+    """One question, as it was asked, with the outcomes of the models by their names; not every
+    question has every model. The `id` is unique in its file: an interrupted recording goes on by
+    it. The `reference` is the right answer in the form that the set's scorer takes."""
 
     dataset: str
     id: str
@@ -162,8 +146,9 @@ def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: 
 def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, Any]]:
     """The values of a file of JSON lines, plain or gzip, with the numbers of their lines."""
     try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
+        with path.open("rb") as plain:
+            packed = plain.peek(2)[:2] == _GZIP
+            for number, line in enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, 1):
                 if not line.strip():
                     continue
                 try:
@@ -184,19 +169,9 @@ def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, 
         ) from error
 
 
-def _open(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    if file.peek(2)[:2] != _GZIP:
-        return file
-    file.close()
-    return cast(BinaryIO, gzip.open(path, "rb"))
-
-
 class TranscriptWriter:
-    """Writer of records to a plain JSONL file; a crash loses at most the line being written.
-
-    What is in the file is continued, and `ids` has the ids of it; a line that an earlier crash cut
-    off is removed.
+    """Writer of records to a plain JSONL file, whose `ids` are known; a crash loses at most the
+    line being written, which the next writer removes.
 
     Raises:
         ConfigurationError: it cannot be written, or what is there is not transcripts.
@@ -253,13 +228,8 @@ def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[
     return sorted(found, key=lambda record: record.id)
 
 
-def _models_of(rows: Iterable[Transcript]) -> str:
-    counts = Counter(name for row in rows for name in row.models)
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
-
-
 def name_pair(
-    records: Collection[Transcript], small: str | None, large: str | None
+    records: Iterable[Transcript], small: str | None, large: str | None
 ) -> tuple[str, str]:
     """The names of two models.
 
@@ -274,10 +244,15 @@ def name_pair(
     return small, large
 
 
+def _models_of(rows: Iterable[Transcript]) -> str:
+    counts = Counter(name for row in rows for name in row.models)
+    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
+
+
 # Tables and labelled examples -----------------------------------------------------------------
 
-QUESTIONS = ("messages", "question", "prompt")
-"""Columns in which a question is looked for, in this order."""
+QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
+"""Columns in which a question and its right answer are looked for, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +279,7 @@ def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
         MissingDependencyError: Parquet without pyarrow.
     """
     path = Path(path)
-    reader = KINDS.get(path.suffix.casefold())
-    if reader is None:
+    if (reader := KINDS.get(path.suffix.casefold())) is None:
         raise ConfigurationError(f"{path.name}: a file of rows ends with {', '.join(KINDS)}.")
     return reader(path)
 
@@ -391,8 +365,10 @@ def read_examples(
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not rows:
         raise ConfigurationError(f"{path} has no examples in it.")
-    asked = _column(path, names, question, QUESTIONS)
-    known = _column(path, names, label, ("reference", "answer", "label"))
+    if missing := [name for name in (question, label) if name is not None and name not in names]:
+        raise ConfigurationError(f"{path} has no column {missing[0]!r}; it has {', '.join(names)}.")
+    asked = question or next((name for name in QUESTIONS if name in names), None)
+    known = label or next((name for name in LABELS if name in names), None)
     if asked is None:
         raise ConfigurationError(
             f"{path} has no column of questions; it has {', '.join(names)}. Name the column."
@@ -409,14 +385,6 @@ def read_examples(
         reference = None if isinstance(said, str) and not said.strip() else said
         examples.append(Example(name, messages, reference, labels))
     return examples
-
-
-def _column(
-    path: Path, names: Collection[str], given: str | None, usual: Iterable[str]
-) -> str | None:
-    if given is not None and given not in names:
-        raise ConfigurationError(f"{path} has no column {given!r}; it has {', '.join(names)}.")
-    return given or next((name for name in usual if name in names), None)
 
 
 def _messages(given: Any, system: str | None) -> tuple[AnyMessage, ...]:

@@ -12,9 +12,10 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import JsonValue
@@ -36,12 +37,8 @@ Judgement = Callable[[str, Reference, str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Score of an answer.
-
-    Attributes:
-        value: from 0 (wrong) to 1 (right); None where a judge gave no verdict.
-        completion: the call that the score took.
-    """
+    """Score of an answer, from 0 (wrong) to 1 (right), None where a judge gave no verdict; and the
+    call that it took."""
 
     value: float | None
     completion: Completion | None = None
@@ -49,13 +46,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scorer of how right an answer is.
-
-    Attributes:
-        spec: the text that `get_scorer` makes it from; of a user's function its name.
-        judge: what it does.
-        computes: whether that only computes, so that it costs nothing to try.
-    """
+    """Scorer of how right an answer is, with the `spec` that `get_scorer` takes, or the name of a
+    user's function; one that only `computes` costs nothing to try."""
 
     spec: str
     judge: Judgement
@@ -89,7 +81,7 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
         for item in given
         if isinstance(item, str | int | float)
     ]
-    if len(texts) < len(given) or not all(text.strip() for text in texts) or not texts:
+    if not texts or len(texts) < len(given) or not all(text.strip() for text in texts):
         raise InputError(
             f"the reference {reference!r} is nothing that '{scorer}' can compare with: it takes a "
             "text or a list of texts that are all right."
@@ -101,18 +93,15 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
 
 
 def exact(answer: str, reference: Reference, question: str = "") -> float:
-    """1 when the answer means the same as the reference, or as one of a list of them.
-
-    Case, punctuation, articles and the words around the answer do not count
-    (`cascade.confidence.normalise`).
-    """
-    return float(any(_same_text(answer, text) for text in _texts(reference, "exact")))
-
-
-def _same_text(answer: str, text: str) -> bool:
-    left, right = normalise(answer), normalise(text)
-    # Nothing is left of "A" or "+" without articles and punctuation.
-    return left == right if left and right else _plain(answer) == _plain(text)
+    """1 when the answer means the same as the reference, or as one of a list of them; case,
+    punctuation, articles and the words around it do not count (`cascade.confidence.normalise`)."""
+    said = normalise(answer)
+    for text in _texts(reference, "exact"):
+        # Nothing is left of "A" or "+" without articles and punctuation.
+        wanted = normalise(text)
+        if said == wanted if said and wanted else _plain(answer) == _plain(text):
+            return 1.0
+    return 0.0
 
 
 def contains(answer: str, reference: Reference, question: str = "") -> float:
@@ -148,14 +137,19 @@ _OPTION = re.compile(r"^\s*[(\[]?([A-Za-z])[.):\]]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
 def choice(answer: str, reference: Reference, question: str = "") -> float:
-    """1 when the answer settles on the letter of the reference.
+    """1 when the answer settles on the letter of the reference, which is a letter or the text of
+    an option, or a list of them.
 
     Read in this order: a boxed letter, the last "answer is B", a letter at the beginning (`B.`,
     `(b)`), the last marked letter, the text of an option as the question lists them
-    (`A. …` on lines of their own), the last capital that stands alone. The reference is a letter
-    or the text of an option, or a list of them.
+    (`A. …` on lines of their own), the last capital that stands alone.
     """
-    options = _options(question)
+    options: dict[str, str] = {}
+    for letter, text in _OPTION.findall(question):
+        if letter.upper() == "A":  # of several lists, as of examples, the last is the question's
+            options = {}
+        options[letter.upper()] = text
+    options = options if len(options) > 1 else {}
     wanted = [_letter_in(text, options) for text in _texts(reference, "choice")]
     if None in wanted:
         raise InputError(
@@ -163,16 +157,6 @@ def choice(answer: str, reference: Reference, question: str = "") -> float:
             f"question ({', '.join(options) or 'none found: write them as lines, A. …'})."
         )
     return float(_letter_in(answer, options) in wanted)
-
-
-def _options(question: str) -> dict[str, str]:
-    """Letter → text of the last list of the prompt, without examples."""
-    options: dict[str, str] = {}
-    for letter, text in _OPTION.findall(question):
-        if letter.upper() == "A":
-            options = {}
-        options[letter.upper()] = text
-    return options if len(options) > 1 else {}
 
 
 def _letter_in(answer: str, options: Mapping[str, str]) -> str | None:
@@ -218,12 +202,11 @@ def numeric(
     tolerance: float = 1e-6,
     relative: bool = True,
 ) -> float:
-    """1 when the answer's number is the reference's, or one of a list, within a tolerance.
+    """1 when the answer's number is the reference's, or one of a list, within a tolerance, which is
+    a share of it if `relative`.
 
     The answer's number is what follows `####`, stands in `\\boxed{}` or after the last "answer
-    is", else the last number of the text. Thousands separators, currency signs, fractions and
-    powers of ten are read; 50 % is 50 and 0.5. `relative`: the tolerance is a share of the
-    reference.
+    is", else the last number of the text; 50 % is 50 and 0.5.
     """
     found = _numbers(answer)
     for text in _texts(reference, "numeric"):
@@ -263,11 +246,8 @@ _JSON_BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
 def same_json(answer: str, reference: Reference, question: str = "") -> float:
-    """1 when the answer's JSON has all fields of the reference, with the same values.
-
-    Other fields do not count; numbers are compared as numbers, texts without the white space
-    around them.
-    """
+    """1 when the answer's JSON has all fields of the reference, with the same values: numbers as
+    numbers, texts without the white space around them."""
     try:
         wanted = _json_in(reference) if isinstance(reference, str) else reference
     except ValueError as error:
@@ -283,11 +263,8 @@ def _json_in(text: str) -> JsonValue:
     opened = sorted((text.find(pair[0]), pair) for pair in ("{}", "[]") if pair[0] in text)
     braced = (text[start : text.rfind(pair[1]) + 1] for start, pair in opened)
     for piece in (text, *_JSON_BLOCK.findall(text), *braced):
-        try:
-            value: JsonValue = json.loads(piece)
-        except (ValueError, RecursionError):
-            continue
-        return value
+        with suppress(ValueError, RecursionError):
+            return cast(JsonValue, json.loads(piece))
     raise ValueError(f"no JSON in {text!r:.80}")
 
 
@@ -337,8 +314,7 @@ async def ask_judge(model: Model, answer: str, reference: Reference, question: s
         return Score(None, completion)
     # A reply that begins with a verdict has said it; of one that reasons first the last counts.
     begins = not re.search(r"\w", completion.text[: found[0].start()])
-    said = found[0 if begins else -1][1]
-    return Score(float(said.casefold() == "correct"), completion)
+    return Score(float(found[0 if begins else -1][1].casefold() == "correct"), completion)
 
 
 # By name --------------------------------------------------------------------------------------
@@ -358,8 +334,7 @@ def get_scorer(spec: str) -> Scorer:
     """The scorer of a name, with what follows the colon as its setting.
 
     Raises:
-        ConfigurationError: there is no such scorer, or it has no such setting; the message lists
-            what there is. For `judge:`, whatever opening the model raises.
+        ConfigurationError: there is no such scorer, setting or model.
     """
     name, colon, setting = (part.strip() for part in spec.partition(":"))
     name = name.casefold()

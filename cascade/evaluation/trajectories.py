@@ -46,14 +46,14 @@ STRENGTH = 0.3
 def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
     """Recordings whose runs have the features that `TrajectorySignal` takes of an agent's."""
 
-    def told(outcome: Outcome) -> Outcome:
-        features = {**outcome.features, **trajectory_features(steps_of(outcome))}
-        return outcome.model_copy(update={"features": features})
-
-    return [
-        row.model_copy(update={"models": {name: told(one) for name, one in row.models.items()}})
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        models = dict[str, Outcome]()
+        for name, outcome in row.models.items():
+            features = {**outcome.features, **trajectory_features(steps_of(outcome))}
+            models[name] = outcome.model_copy(update={"features": features})
+        found.append(row.model_copy(update={"models": models}))
+    return found
 
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
@@ -80,11 +80,9 @@ class StopPoint(Fitted):
 class EarlyStop(Fitted):
     """Early stop of runs whose chance of success is too low: for `AgentTier(stop=…)`.
 
-    Attributes:
-        points: where the chance is looked at.
-        text: topics of questions, which tell much of what an agent can do.
-        below: a run with a lower chance is given up; 0 gives up none.
-        share: of the successes that is lost at most, of runs like those that were seen.
+    At some `points` the chance is read off the run and the topics of its question. A run with one
+    `below` is given up; of runs like those that were seen this `share` of the successes is lost at
+    most.
     """
 
     points: tuple[StopPoint, ...]
@@ -127,18 +125,13 @@ class EarlyStop(Fitted):
 def fit_early_stop(
     pair: Pair, fit: Rows | None = None, *, share: float = LOST
 ) -> tuple[EarlyStop, Array]:
-    """An early stop, and after how many steps it ends each run (0: never), by heads that have not
-    seen the run.
+    """An early stop, fitted to some rows (by default all), and after how many steps it ends each
+    run (0: never), by heads that have not seen the run.
 
     A run is given up once its chance is below a bound: at most the r-th smallest of the lowest
     chances of n successes, r = ⌊share·(n + 1)⌋, so that a further success is lost with probability
     r/(n + 1) at most (`lowest_kept`). Of these bounds it is the one that saves most, where a lost
     success costs a run of the large agent; none, where that is not more than its noise.
-
-    Args:
-        pair: recorded runs.
-        fit: rows that fit; by default all.
-        share: of the successes, at most lost.
     """
     fit = np.arange(len(pair)) if fit is None else fit
     runs, right = pair.runs, pair.small_correct
@@ -210,10 +203,7 @@ class Checked(Record):
     """A cascade of agents whose tasks are checked, beside the large agent alone.
 
     Attributes:
-        worth: which of the two the user gets; `cheaper`: at as many solved tasks.
-        sentence: the same for people.
-        stopped: share of runs that are given up early.
-        lost: share of the small agent's successes among them.
+        stopped: share of runs that are given up early; `lost`, of the small agent's successes.
         figures: `cost`, of the large agent's alone; `solved`, share of the tasks; `gained`, solved
             tasks more than by the large agent, paired; the same as `whole_…` without an early stop;
             `small_solved` and `large_solved`, each agent alone.
@@ -231,14 +221,12 @@ class Checked(Record):
     @property
     def text(self) -> str:
         """The figures for people."""
-        large, cost = self.figures["large_solved"].value, self.figures["cost"].value
-        whole, solved = self.figures["whole_solved"].value, self.figures["solved"].value
+        said = {name: percent(figure.value) for name, figure in self.figures.items()}
         return (
             f"{self.sentence}\n\n"
-            f"  {self.large} alone solves {percent(large)}\n"
-            f"  checked, then the large agent: {percent(whole)} at "
-            f"{percent(self.figures['whole_cost'].value)} of the cost\n"
-            f"  and hopeless runs given up: {percent(solved)} at {percent(cost)}; "
+            f"  {self.large} alone solves {said['large_solved']}\n"
+            f"  checked, then the large agent: {said['whole_solved']} at {said['whole_cost']} of "
+            f"the cost\n  and hopeless runs given up: {said['solved']} at {said['cost']}; "
             f"{percent(self.stopped)} of the runs are given up, {percent(self.lost)} of the small "
             "agent's successes among them"
         )
@@ -249,12 +237,8 @@ def check_runs(
 ) -> Checked:
     """Worth of a check of each run, with a restart by the large agent where it fails.
 
-    Args:
-        pair: recorded runs, whose `correct` is what the check shows; without `test` each is given
-            up by an early stop that has not seen it.
-        options: folds and seed, and what may be lost.
-        test: other runs, for the figures alone.
-        share: of the small agent's successes, at most lost by the early stop.
+    `correct` of the recorded runs is what the check shows. Figures are of `test`, other runs, or of
+    runs that the early stop has not seen, which loses this `share` of the successes at most.
 
     Raises:
         ConfigurationError: too few rows, or costs are unknown.
@@ -283,38 +267,31 @@ def check_runs(
         return found
 
     known = bootstrap(figures, len(rows), draws=400, seed=options.seed)
-    worth = _worth(known["cost"], known["gained"], options.within)
+    worth, sentence = _judged(pair.large, known["cost"], known["gained"], options.within)
     return Checked(
         small=pair.small,
         large=pair.large,
         rows=len(rows),
         worth=worth,
-        sentence=_sentence(pair.large, worth, known["cost"], known["gained"]),
+        sentence=sentence,
         stopped=float((after > 0).mean()),
         lost=float(small[after > 0].sum() / max(small.sum(), 1.0)),
         figures=known,
     )
 
 
-def _worth(cost: Interval, gained: Interval, within: float) -> Worth:
+def _judged(large: str, cost: Interval, gained: Interval, within: float) -> tuple[Worth, str]:
+    """Which of the two the user gets, in a word and in a sentence."""
+    low, high = (percent(end) for end in cost[1:])
+    pays = f"it costs {percent(cost.value)} of {large} alone ({low} to {high})"
+    more = f"{abs(100 * gained.value):.1f} points {'fewer' if gained.value < 0 else 'more'}"
+    solves = f"solves {more} ({100 * gained.low:+.1f} to {100 * gained.high:+.1f})"
+    if cost.high < 1 and gained.low > 0:
+        return "cheaper and better", f"Use it: {pays}, and {solves}."
     if cost.high < 1 and gained.low >= -within:
-        return "cheaper and better" if gained.low > 0 else "cheaper"
+        return "cheaper", f"Use it: {pays}, and solves as much ({solves})."
     if cost.value >= 1 and gained.low > 0:
-        return "dearer and better"
-    return "off" if cost.low >= 1 else "unclear"
-
-
-def _sentence(large: str, worth: Worth, cost: Interval, gained: Interval) -> str:
-    pays = f"costs {percent(cost.value)} of {large} alone ({percent(cost.low)} to "
-    pays += f"{percent(cost.high)})"
-    solves = (
-        f"solves {abs(100 * gained.value):.1f} points {'fewer' if gained.value < 0 else 'more'}"
-    )
-    solves += f" ({100 * gained.low:+.1f} to {100 * gained.high:+.1f})"
-    return {
-        "cheaper and better": f"Use it: it {pays}, and {solves}.",
-        "cheaper": f"Use it: it {pays}, and solves as much ({solves}).",
-        "dearer and better": f"It saves no money and does better: it {pays}, and {solves}.",
-        "off": f"Switch it off and let {large} do everything: it {pays}.",
-        "unclear": f"Too few tasks to tell: it {pays}, and {solves}.",
-    }[worth]
+        return "dearer and better", f"It saves no money and does better: {pays}, and {solves}."
+    if cost.low >= 1:
+        return "off", f"Switch it off and let {large} do everything: {pays}."
+    return "unclear", f"Too few tasks to tell: {pays}, and {solves}."
