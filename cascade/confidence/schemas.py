@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jsonschema
+from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import extend, validator_for
 from pydantic_core import SchemaError, SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
+from referencing.jsonschema import EMPTY_REGISTRY
 
 from cascade.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
 
 MOST_TOOLS = 512
 """Tools of one request; OpenAI takes 128."""
@@ -121,9 +123,6 @@ def _text_of(schema: Mapping[str, Any]) -> str:
 @lru_cache(maxsize=1024)
 def _read(text: str) -> Validator:
     """The validator of a schema, or a `_SchemaProblemError` with what is wrong."""
-    from jsonschema.validators import validator_for  # noqa: PLC0415 - where there is a schema
-    from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
-
     if '"patternProperties"' in text and '"unevaluatedProperties"' in text:
         raise _SchemaProblemError(
             "patternProperties and unevaluatedProperties are not checked together: take "
@@ -259,8 +258,6 @@ def _below_the_top(value: object) -> object:
 
 def _first_error(validator: Validator, value: Any, seconds: float) -> Any:
     """The most telling error of a value, None where it keeps to the schema."""
-    from jsonschema.exceptions import best_match  # noqa: PLC0415
-
     with _within(seconds):
         return best_match(validator.iter_errors(value))
 
@@ -271,23 +268,21 @@ _Keyword = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
 @cache
 def _bounded(kind: type[Validator]) -> type[Validator]:
     """A kind of validator that matches patterns in linear time, and looks at the clock."""
-    from jsonschema.validators import extend  # noqa: PLC0415
-
-    words: dict[str, _Keyword] = {
-        **kind.VALIDATORS,
+    own: dict[str, _Keyword] = {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
-    bounded: type[Validator] = extend(kind, {word: _timed(words[word]) for word in words})
+    checks = {**kind.VALIDATORS, **own}
+    bounded: type[Validator] = extend(kind, {word: _timed(checks[word]) for word in checks})
     return bounded
 
 
 def _timed(check: _Keyword) -> _Keyword:
-    def timed(validator: Any, word: Any, instance: Any, schema: Any) -> Iterator[Any] | None:
+    def timed(*given: Any) -> Iterator[Any] | None:
         _tick()
-        return check(validator, word, instance, schema)
+        return check(*given)
 
     return timed
 
@@ -301,15 +296,9 @@ def _matches(pattern: str, text: str) -> bool:
     return _compiled(pattern).isinstance_python(text)
 
 
-def _error(message: str) -> Any:
-    from jsonschema.exceptions import ValidationError as Error  # noqa: PLC0415
-
-    return Error(message)
-
-
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
     if isinstance(value, str) and not _matches(pattern, value):
-        yield _error(f"{value!r} does not match {pattern!r}")
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _pattern_properties(validator: Any, named: Any, value: Any, schema: Any) -> Iterator[Any]:
@@ -330,4 +319,4 @@ def _unique_items(validator: Any, wanted: bool, value: Any, schema: Any) -> Iter
     """`jsonschema` compares each item with each other."""
     items = value if wanted and isinstance(value, list) else []
     if len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
-        yield _error(f"{value!r} has non-unique elements")
+        yield jsonschema.ValidationError(f"{value!r} has non-unique elements")

@@ -73,7 +73,6 @@ class Refusal(Record):
         labels_needed: a lower limit of how many it would take, where there are `n`.
         zero_error_bound: the least harm that n labels without any error certify.
         halved: whether as many labels again have to fit the calibrator.
-        why: what is missing where labels are not.
     """
 
     max_harm: float
@@ -82,13 +81,10 @@ class Refusal(Record):
     labels_needed: int
     zero_error_bound: float
     halved: bool = False
-    why: str | None = None
 
     @property
     def reason(self) -> str:
         """In words, with the way out."""
-        if self.why is not None:
-            return f"harm ≤ {self.max_harm:.1%} is not certified: {self.why}"
         bring = f"bring {self.labels_needed} or more"
         if self.halved:
             bring = f"bring {2 * self.labels_needed} or more, half of which prove it"
@@ -106,7 +102,6 @@ def certify(
     max_harm: float,
     delta: float = 0.1,
     valid_until: datetime | None = None,
-    calibrated: bool = True,
 ) -> Certificate | Refusal:
     """The lowest τ such that for every τ' ≥ τ the bound on P(accept ∧ wrong) is at most α.
 
@@ -117,7 +112,6 @@ def certify(
         max_harm: α.
         delta: δ, the chance that the promise does not hold.
         valid_until: end of the promise.
-        calibrated: whether the confidence is calibrated; a raw score gets no certificate.
 
     Raises:
         ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
@@ -142,7 +136,7 @@ def certify(
     bounds = beta.ppf(1.0 - delta, errors + 1.0, np.maximum(n - errors, 1e-9))
     bounds = np.where(errors >= n, 1.0, bounds)
     passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
-    if not calibrated or not len(passing):
+    if not len(passing):
         return Refusal(
             max_harm=max_harm,
             delta=delta,
@@ -150,7 +144,6 @@ def certify(
             # 1 − δ^(1/m) ≤ α: what a sample of m without any error needs.
             labels_needed=max(n + 1, math.ceil(math.log(delta) / math.log1p(-max_harm) - 1e-9)),
             zero_error_bound=1.0 - delta ** (1.0 / n),
-            why=None if calibrated else "the confidence is not calibrated on so few labels",
         )
     last = int(ends[passing[-1]])
     return Certificate(

@@ -12,8 +12,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import jsonschema.validators  # noqa: F401 - a second to load, which no request should wait for
-import referencing.jsonschema  # noqa: F401 - the same
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from ollama import Options
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, ValidationError

@@ -85,12 +85,6 @@ def test_a_certificate_holds_as_often_as_it_promises(
     assert violations <= binom.ppf(0.999, draws, delta)
 
 
-def test_a_raw_score_gets_no_certificate() -> None:
-    refused = certify(np.ones(500), np.ones(500), max_harm=0.05, calibrated=False)
-    assert isinstance(refused, Refusal)
-    assert refused.reason.startswith("harm ≤ 5.0% is not certified: the confidence is not calib")
-
-
 def test_a_draft_without_confidence_is_never_accepted_but_counts() -> None:
     confidence = np.array([0.9] * 60 + [np.nan] * 40)
     found = certify(confidence, np.array([1.0] * 60 + [0.0] * 40), max_harm=0.05)
