@@ -190,17 +190,13 @@ class Listener:
     """
 
     def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self._begin()
-
-    def _begin(self) -> None:
+        self._rule, self._total, self._heard = rule, 0.0, 0
         self._values: list[float] = []
-        self._total, self._heard = 0.0, 0
 
     def hear(self, chunk: Chunk) -> str | None:
         """Take in a piece; the reason to stop, if there is one."""
         if chunk.first:
-            self._begin()
+            self._values, self._total, self._heard = [], 0.0, 0
         self._heard += len(chunk.logprobs)
         for token in chunk.logprobs:
             if self._values or token.token.strip():

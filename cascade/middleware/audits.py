@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from threading import Lock
-from weakref import WeakSet
 
 from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError
@@ -24,7 +23,7 @@ from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Audited, visible
 from cascade.ledger.prices import Dollars
 from cascade.middleware.background import lot
-from cascade.middleware.base import PATIENCE_S, Decide, Slot, check_large
+from cascade.middleware.base import PATIENCE_S, Decide, Slot
 from cascade.middleware.comparing import AfterReply, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
@@ -86,7 +85,7 @@ class Audits(AfterReply):
         Raises:
             ConfigurationError: with what is in the way.
         """
-        check_large(parts, "audits need a large tier")
+        super().check(parts)
         if parts.store is None:
             raise ConfigurationError(
                 "audits need ledger=…: their results come after the reply. Give "
@@ -191,7 +190,6 @@ class DailyBudget:
         self._own_usd = Decimal(0)
         self._reserved: dict[str, Decimal] = {}
         self._drafts, self._since = 0, 0.0
-        self._heard: WeakSet[Ledger] = WeakSet()
         self._lock = Lock()
 
     def rate(self, wanted: float, usd: Decimal | None) -> float:
@@ -225,8 +223,7 @@ class DailyBudget:
     async def refresh(self, ledger: Ledger) -> None:
         """Listen to a ledger, and read what was spent today where that was not done lately."""
         with self._lock:
-            if ledger not in self._heard:
-                self._heard.add(ledger)
+            if self._hear not in ledger.listeners:
                 ledger.listeners.append(self._hear)
             now, store = self._roll(), ledger.store
             if store is None or abs(now - self._read_at) < REFRESH_S:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 
-from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation
 from cascade.run import Answer, Call, CascadeRuntime, Parts, Run
 from cascade.state import Completion, Decision
-from cascade.tiers import OpenTier, WithheldModel
+from cascade.tiers import OpenTier
 
 Ask = Callable[[Call], Awaitable[Completion]]
 """The next handler of a call."""
@@ -120,16 +119,3 @@ def go_to(run: Run, tiers: Sequence[OpenTier], place: int, reason: str) -> bool:
     if place == len(tiers) - 1:  # its answer is no draft: nothing will be decided about it
         run.decision = Decision(action="escalate", reason=reason)
     return True
-
-
-def check_large(parts: Parts, what: str) -> None:
-    """Refuse a cascade whose large model cannot be asked beside a smaller one.
-
-    Raises:
-        ConfigurationError: with what would ask it.
-    """
-    if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
-        raise ConfigurationError(
-            f"{what} and a smaller tier: there is only one here, or local_only keeps the large one "
-            "from being asked."
-        )

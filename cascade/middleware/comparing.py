@@ -20,9 +20,9 @@ from cascade.confidence import as_data, normalise
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, call_user, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware
-from cascade.run import Call, CascadeRuntime, Kernel, Run, Settings, to_request
+from cascade.run import Call, CascadeRuntime, Kernel, Parts, Run, Settings, to_request
 from cascade.state import Completion
-from cascade.tiers import ModelLike, open_tier
+from cascade.tiers import ModelLike, WithheldModel, open_tier
 
 logger = logging.getLogger("cascade")
 
@@ -152,6 +152,18 @@ class AfterReply(CascadeMiddleware):
         self.name = name
         self._compare = Comparer(compare, judge)
         self._background = Background()
+
+    def check(self, parts: Parts) -> None:
+        """Refuse a cascade whose large model cannot be asked beside a smaller one.
+
+        Raises:
+            ConfigurationError: with what is in the way.
+        """
+        if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
+            raise ConfigurationError(
+                f"{self.name}: a large tier and a smaller one are needed; there is only one here, "
+                "or local_only keeps the large one from being asked."
+            )
 
     def again(self, run: Run) -> Run:
         """A second run about the question, at its beginning, with the tags that are seen here."""

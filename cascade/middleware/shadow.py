@@ -14,9 +14,9 @@ from functools import partial
 from cascade._numbers import to_number
 from cascade.errors import CascadeError
 from cascade.middleware.background import lot
-from cascade.middleware.base import Slot, check_large, go_to
+from cascade.middleware.base import Slot, go_to
 from cascade.middleware.comparing import AfterReply, Loss
-from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run
+from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
@@ -61,14 +61,6 @@ class Shadow(AfterReply):
     def live_share(self, share: float) -> None:
         self._live_share = to_number("Shadow.live_share", share, least=0, most=1)
         logger.info("%s: %.1f %% of conversations are live", self.name, 100 * share)
-
-    def check(self, parts: Parts) -> None:
-        """Refuse a cascade in which nothing is drafted, or the large model may not be asked.
-
-        Raises:
-            ConfigurationError: with what is in the way.
-        """
-        check_large(parts, "Shadow needs a large tier")
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """Hand a question that is not live to the large model."""

@@ -204,46 +204,37 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
 # --- restarts
 
 
-async def test_the_caution_survives_a_restart_and_a_reset_ends_it() -> None:
-    ledger = MemoryLedger()
-    first = short("audit")
-    await asked(first, 0.5, ledger=ledger)
-    assert first.caution == "audit"
-    second = short("audit")
-    made = pair(middleware=[second], ledger=ledger)
-    await ask(made, Q)
-    assert second.caution == "audit"
-    second.reset()
-    third = short("audit")
-    await ask(pair(middleware=[third], ledger=ledger), Q)
-    assert third.caution == "normal"
+class Unsteady(MemoryLedger):
+    """A ledger that may be away when it is read."""
+
+    away, read = False, 0
+
+    async def of_run(self, run_id: str) -> Any:
+        self.read += 1
+        if self.away:
+            raise LedgerError("no database")
+        return await super().of_run(run_id)
 
 
-async def test_a_ledger_that_cannot_be_read_is_asked_again_later(
+async def test_the_caution_survives_a_restart_and_a_reset_ends_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Broken(MemoryLedger):
-        broken = True
-        read = 0
-
-        async def of_run(self, run_id: str) -> Any:
-            self.read += 1
-            if self.broken:
-                raise LedgerError("no database")
-            return await super().of_run(run_id)
-
-    ledger = Broken()
+    ledger = Unsteady()
     await asked(short("audit"), 0.5, ledger=ledger)
-    reads, drift = ledger.read, short("audit")
+    drift, reads, ledger.away = short("audit"), ledger.read, True
     made = pair(middleware=[drift], ledger=ledger)
     with caplog.at_level(logging.WARNING):
         await ask(made, Q)
         await ask(made, Q)
-    assert ledger.read == reads + 1
+    assert (drift.caution, ledger.read) == ("normal", reads + 1)
     assert "cannot be read" in caplog.text
-    ledger.broken, drift._retry_at = False, 0.0  # a quarter of a minute later
+    ledger.away, drift._retry_at = False, 0.0  # a quarter of a minute later
     await ask(made, Q)
     assert drift.caution == "audit"
+    drift.reset()
+    third = short("audit")
+    await ask(pair(middleware=[third], ledger=ledger), Q)
+    assert third.caution == "normal"
 
 
 # --- set-up
