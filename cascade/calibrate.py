@@ -58,7 +58,7 @@ LEAST_LABELS = 20
 """Fewer labelled drafts are no calibration."""
 
 GIVE_UP_AFTER = 20
-"""Failures without one success: the set-up is wrong, and each further question costs money."""
+"""Failures in a row: the set-up is wrong, or a server is gone, and each question costs money."""
 
 CHARACTERS_PER_TOKEN, ASSUMED_OUTPUT_TOKENS = 4, 200
 """For the cost shown beforehand."""
@@ -156,7 +156,7 @@ class Collected:
     others failed (id → why; the next run tries them again).
 
     `spent_usd` on what was recorded now is None where a part is unknown; `seconds` are since it
-    began.
+    began; `in_a_row` failed without an answer between them.
     """
 
     total: int
@@ -166,6 +166,7 @@ class Collected:
     failures: dict[str, str] = field(default_factory=dict)
     spent_usd: Decimal | None = Decimal(0)
     seconds: float = 0.0
+    in_a_row: int = 0
 
     @property
     def left(self) -> int:
@@ -209,7 +210,7 @@ async def record(
     Raises:
         ConfigurationError: the models are one, the concurrency is below 1, a reference cannot be
             read, or the file holds answers to other questions, or of other models or settings.
-        CascadeError: nothing but failures: `GIVE_UP_AFTER` of them and no success.
+        CascadeError: `GIVE_UP_AFTER` examples in a row failed.
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
@@ -226,11 +227,10 @@ async def record(
                 await recorder.add(queue.pop(0), writer, done)
                 done.seconds = time.monotonic() - began
                 progress(done)
-                if len(done.failures) >= GIVE_UP_AFTER and not (done.written or done.skipped):
-                    first, *_ = done.failures.values()
+                if done.in_a_row >= GIVE_UP_AFTER:
                     raise CascadeError(
-                        f"the first {len(done.failures)} examples all failed, and no more are "
-                        f"asked. The first one: {first}"
+                        f"{done.in_a_row} examples in a row failed, and no more are asked; what "
+                        f"was recorded is kept. The last one: {list(done.failures.values())[-1]}"
                     )
 
         workers = [asyncio.ensure_future(work()) for _ in range(min(concurrency, len(queue)))]
@@ -306,7 +306,9 @@ class _Recorder:
                 row, spent = await self._answer(example)
         except CascadeError as error:
             done.failures[example.id] = str(error)
+            done.in_a_row += 1
             return
+        done.in_a_row = 0
         if row is None:
             done.unlabelled += 1
             return

@@ -30,7 +30,9 @@ def batch(
     prefix: Annotated[str, Option(help="Before the names of the columns added.")] = "",
     system: System = None,
     budget_usd: Annotated[Amount, Option(help="Dollars of the whole job, at most.", min=0)] = None,
-    concurrency: Annotated[int, Option(min=1, help="Rows under way at once.")] = 16,
+    concurrency: Annotated[
+        int | None, Option(min=1, help="Rows under way at once: 16, or 2 of Ollama's.")
+    ] = None,
     engine: Annotated[
         Literal["local", "ray"], Option(help="This process, or a Ray cluster.")
     ] = "local",
@@ -61,6 +63,7 @@ def batch(
         more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
         told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing."
         say(told, style="yellow")
+    at_once = concurrency or models.at_once(16)
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
         cascade = make(opened)
@@ -71,14 +74,14 @@ def batch(
         if engine == "ray":
             from cascade.jobs.ray_data import run_on_ray  # noqa: PLC0415 - an extra
 
-            done = run_on_ray(make, rows, journal, concurrency=concurrency)
+            done = run_on_ray(make, rows, journal, concurrency=at_once)
         else:
             run: Any = jobs.run_job
             if provider_batch:
                 from cascade.jobs.provider import run_by_batch  # noqa: PLC0415 - seldom
 
                 run = run_by_batch
-            limits = {"concurrency": concurrency, "budget_usd": budget_usd}
+            limits = {"concurrency": at_once, "budget_usd": budget_usd}
             done = asyncio.run(_watched(partial(run, cascade, rows, journal, **limits)))
         again = jobs.read_rows(source, column, system)
         written = jobs.write_output(output, again, journal, prefix=prefix)

@@ -69,7 +69,9 @@ class Examples:
     system: System = None
     scorer: Annotated[str, Option(help="exact, contains, choice, numeric, json, …")] = "exact"
     signals: Annotated[Texts, Option(help="Take this signal; repeatable.")] = None
-    concurrency: Annotated[int, Option(min=1, help="Examples under way at once.")] = 8
+    concurrency: Annotated[
+        int | None, Option(min=1, help="Examples under way at once: 8, or 2 of Ollama's.")
+    ] = None
     yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
     yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
 
@@ -82,9 +84,17 @@ class Examples:
 
     def recording(self) -> dict[str, Any]:
         """Options of a cascade that asks both models every question."""
-        from cascade.calibrate import SIGNALS, AlwaysEscalate  # noqa: PLC0415 - heavy
+        from cascade.calibrate import (  # noqa: PLC0415 - heavy
+            GIVE_UP_AFTER,
+            SIGNALS,
+            AlwaysEscalate,
+        )
+        from cascade.middleware import Breaker  # noqa: PLC0415
 
-        return {"policy": AlwaysEscalate(), "signals": self.signals or list(SIGNALS)}
+        # Every example is wanted: a server is asked until it is plain that it is gone.
+        breaker = Breaker(GIVE_UP_AFTER, rate=1, least_calls=GIVE_UP_AFTER)
+        signals = self.signals or list(SIGNALS)
+        return {"policy": AlwaysEscalate(), "signals": signals, "middleware": [breaker]}
 
 
 @spread
@@ -168,7 +178,9 @@ def calibrate(
     bound: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
     with ExitStack() as opened:
         cascade = models.open(opened, **examples.recording())
-        done = None if recorded else _record(cascade, rows, path, examples, agree_with_large)
+        done = (
+            None if recorded else _record(cascade, rows, path, examples, models, agree_with_large)
+        )
         fitted = _fit(cascade, path, rows, **bound)
     made = fitted.calibration
     made.save(to)
@@ -239,18 +251,18 @@ def try_(
     from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
 
     choices = labels_of(examples.read(file))
+    # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
     if choices and examples.system is None:
-        # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
         told = f"Answer with one of these words alone: {', '.join(choices)}."
         examples = replace(examples, system=told)
-        if models.temperature is None:
-            models = replace(models, temperature=0.0)
+    if choices and models.temperature is None:
+        models = replace(models, temperature=0.0)
     rows = with_shots(examples.read(file), shots)
     _refuse_fewer(rows, LEAST_ROWS, f", and {FAIR_TEST} for a fair test")
     path, options = to / "transcripts.jsonl", Options(**vars(goal))
     with ExitStack() as opened:
         cascade = models.open(opened, **examples.recording())
-        collected = _record(cascade, rows, path, examples)
+        collected = _record(cascade, rows, path, examples, models)
         fitted = _fit(cascade, path, rows, max_harms=max_harm or (), options=options)
         files = write_artefacts(to, fitted, cascade.tiers)
     found, then = fitted.evaluation, _next(fitted.evaluation, files["configuration"])
@@ -317,6 +329,7 @@ def _record(
     rows: Sequence[Example],
     path: Path,
     examples: Examples,
+    models: Models,
     agree_with_large: bool = False,
 ) -> Collected:
     """Ask both models, after asking the person where it costs money."""
@@ -328,7 +341,7 @@ def _record(
         _confirm(cascade, rows, path, examples.yes_up_to)
     asked: dict[str, Any] = {
         "agree_with_large": agree_with_large,
-        "concurrency": examples.concurrency,
+        "concurrency": examples.concurrency or models.at_once(8),
     }
     with _progress(path) as update:
         done = asyncio.run(record(cascade.kernel, rows, path, scorer, progress=update, **asked))

@@ -112,6 +112,11 @@ class Models:
         tiers = [Tier(_model(model), name=name, **common) for name, model in models.items()]
         return opened.enter_context(Cascade(tiers=tiers, **options))
 
+    def at_once(self, usual: int) -> int:
+        """Questions under way at once where it is not said: Ollama answers one after another, and
+        more than two would wait there until their time is over."""
+        return 2 if f"{self.small} {self.large}".count("ollama:") else usual
+
 
 def _model(name: str) -> Any:
     """A model by name; `agent:NAME` is an agent of a recording."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cascade import Cascade, ConfigurationError
-from cascade.calibrate import to_examples
+from cascade.calibrate import GIVE_UP_AFTER, to_examples
 from cascade.cli import judge
 from cascade.demo import questions
 from tests.acceptance import commands
@@ -228,6 +228,18 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
     done = terminal.cascade(*given, code=130)
     assert "interrupted: 5 of 40 are in" in done.err
     assert commands.cascade(*given, "--json").json["collected"]["skipped"] == 5
+
+
+def test_a_server_that_goes_while_it_is_recorded_ends_it(host: Upstream, tmp_path: Path) -> None:
+    play(host)
+    host.says("large", lambda seen: "a" if len(host.asked("large")) <= 8 else failure(404, "gone"))
+    rows, out = labelled(tmp_path / "rows.csv", 100), tmp_path / "tried"
+    given = ("try", rows, *MODELS, *NAMED, "--system", "Answer a, b or c.", "--out", out)
+    done = commands.cascade(*given, code=1)
+    assert f"{GIVE_UP_AFTER} examples in a row failed, and no more are asked" in done.err
+    assert len(host.asked("large")) <= 8 + GIVE_UP_AFTER + 1
+    assert len((out / "transcripts.jsonl").read_text().splitlines()) == 8
+    assert {seen.body["options"]["temperature"] for seen in host.asked()} == {0}
 
 
 # --- demo
