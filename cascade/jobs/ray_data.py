@@ -28,7 +28,7 @@ from cascade.errors import (
     MissingDependencyError,
     ModelUnavailableError,
 )
-from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with, unreadable
+from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with
 from cascade.jobs.files import Row
 from cascade.jobs.journal import Journal, Record
 
@@ -75,16 +75,7 @@ def run_on_ray(
         )
     ray: Any = import_module("ray")
     done = Done(before_usd=journal.spent_usd)
-    asked: list[Row] = []
-    for row in rows:
-        if done.knows(row, journal):
-            continue
-        if row.question is not None:
-            asked.append(row)
-            continue
-        record = unreadable(row)
-        journal.add(record)
-        done.count(record)
+    asked = [row for row in rows if not done.knows(row, journal)]
     if not asked:
         return done
     with ExitStack() as opened:

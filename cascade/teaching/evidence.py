@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import NamedTuple
@@ -119,12 +118,11 @@ class Group:
     evidence: Evidence
     lessons: dict[str, frozenset[str]] = field(default_factory=dict)
 
-    def near(self, question: str) -> Iterator[str]:
+    def near(self, question: str) -> list[str]:
         """Its lessons, the nearest to a question first; of two that are as near, the newer."""
-        words = words_of(question)
-        newest_first = list(reversed(self.lessons.items()))
-        newest_first.sort(key=lambda lesson: -jaccard(words, lesson[1]))
-        return (run_id for run_id, _ in newest_first)
+        words, newest_first = words_of(question), reversed(self.lessons.items())
+        nearest = sorted(newest_first, key=lambda lesson: -jaccard(words, lesson[1]))
+        return [run_id for run_id, _ in nearest]
 
 
 @dataclass(slots=True)

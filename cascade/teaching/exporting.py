@@ -69,12 +69,10 @@ async def export(
     an evaluation asks.
 
     Args:
-        store: of the lessons.
         path: of the training file; that of validation has `.validation` before its ending.
         form: columns of the file.
         validation: share of the lessons for the validation file, drawn by their questions; 0 for
             no such file.
-        selection: which lessons are looked at.
         evaluation: questions that no row may hold, word for word.
 
     Raises:
@@ -82,7 +80,7 @@ async def export(
             be written.
     """
     to_number("validation", validation, least=0, below=1)
-    place, done, chosen = Path(path), Exported(), dict[str, Lesson]()
+    done, chosen = Exported(), dict[str, Lesson]()
     stated, is_asked = await store.terms(), _in_evaluation(evaluation)
     async for lesson in store.lessons(selection):
         done.lessons += 1
@@ -96,18 +94,17 @@ async def export(
         if earlier is None or earlier.answer_is_wrong is not False:  # the newest, else the best
             chosen[lesson.digest] = lesson
     drawn = {digest for digest in chosen if lot(digest, "validation") < validation}
-    parts = {"training": [one for digest, one in chosen.items() if digest not in drawn]}
-    if not parts["training"]:
+    training = [lesson for digest, lesson in chosen.items() if digest not in drawn]
+    if not training:
         why = "; ".join(f"{reason}: {n:,}" for reason, n in done.removed.most_common())
         raise ConfigurationError(
             f"of {done.lessons:,} lessons none is left to train on ({why or 'there are none'}). "
             "Where terms are missing, state them: store.state_terms(model, Terms(may_train=True, "
             "source=…)), or `cascade lessons terms`."
         )
-    parts["validation"] = [chosen[digest] for digest in drawn]
-    for purpose, lessons in parts.items():
-        end = "" if purpose == "training" else f".{purpose}"
-        file = place.with_name(f"{place.stem}{end}{place.suffix}")
+    place = Path(path)
+    held_out = place.with_name(f"{place.stem}.validation{place.suffix}")
+    for file, lessons in ((place, training), (held_out, [chosen[digest] for digest in drawn])):
         _write(file, [row_of(lesson, form) for lesson in lessons])
         if lessons:
             done.rows[file] = len(lessons)

@@ -22,10 +22,7 @@ ChatMessage = Mapping[str, Any]
 
 
 class Terms(Record):
-    """Terms of use or licence of a model.
-
-    Nothing is assumed about any vendor: terms differ by contract, and change. Users state them,
-    with the place where they are written.
+    """Terms of use or licence of a model, as users state them: they differ by contract.
 
     Attributes:
         may_train: whether another model may be trained on the answers. None is not stated; then

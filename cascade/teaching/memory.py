@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
 from threading import Lock
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -136,7 +135,7 @@ class Memory(Examples):
     async def finish(self) -> None:
         """Return once all lessons that are there are read, and all trials are done."""
         await self._read()
-        await self._background.finish()
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Finish trials."""
@@ -155,7 +154,7 @@ class Memory(Examples):
             group = self.groups.find(place, run.question)
             if group is None or len(group.lessons) < UNTRIED:
                 return ()
-            near = list(islice(group.near(run.question), NEAR))
+            near = group.near(run.question)[:NEAR]
             chance, live = (
                 group.evidence.trial,
                 group.evidence.live,

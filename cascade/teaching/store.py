@@ -91,10 +91,10 @@ def the_store(store: object, of: str) -> LessonStore:
 
 
 class LessonStore:
-    """Lessons with the verdicts of people about them, and terms of models.
+    """Lessons with the verdicts of people about them, and terms of models, made by `open_lessons`.
 
-    Made by `open_lessons`. Methods may be called in any event loop and thread; where the database
-    cannot be reached they raise `cascade.ledger.base.UnavailableError`.
+    Methods may be called in any event loop and thread; where the database cannot be reached they
+    raise `cascade.ledger.base.UnavailableError`.
     """
 
     def __init__(self, url: str, redact: Redact | None) -> None:
@@ -136,14 +136,8 @@ class LessonStore:
             page = await self._read(statement.where(place > sa.tuple_(*last)), _lesson)
 
     async def judge(self, feedback: Feedback) -> bool | None:
-        """Keep a verdict in place of an earlier one of the same key and person.
-
-        Returns:
-            whether anything changed; None where the run has no lesson.
-
-        Raises:
-            InputError: the run was judged `MOST_SAID` times.
-        """
+        """Keep a verdict in place of an earlier one of the same key and person; whether anything
+        changed, None where the run has no lesson. `MOST_SAID` verdicts are an `InputError`."""
         kept = self._redacted(feedback, "comment", "value", "correction")
         return kept is not None and await self._write(lambda c: _judge(c, kept))
 

@@ -121,14 +121,6 @@ def test_a_terminal_shows_drafts_and_decisions_as_they_come(host: Upstream) -> N
     assert shown.index("escalate: ") < shown.index("large: ")
 
 
-def test_the_question_comes_from_standard_input(host: Upstream) -> None:
-    host.says("small", "Canberra")
-    given = ("ask", "-", *MODELS, "--system", "Be brief.")
-    done = commands.cascade(*given, stdin=f"\ufeff{QUESTION}")
-    assert done.out == "Canberra\n"
-    assert host.asked("small")[0].texts == ["Be brief.", QUESTION]
-
-
 def test_the_small_model_answers_alone_where_nothing_may_leave_this_machine(host: Upstream) -> None:
     host.says("small", Answer("Sydney", p=0.3))
     alone = ("ask", QUESTION, "--small", "ollama:small", "--local-only")

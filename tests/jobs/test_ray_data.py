@@ -125,8 +125,7 @@ def test_a_number_below_one_and_a_missing_package_are_named(
 def test_where_all_is_done_no_cluster_is_begun(upstream: Upstream, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
     with Journal(tmp_path / "j", expected()) as journal:
-        done = run_on_ray(MAKE, rows(0), journal)
-    assert (done.failed, done.answered) == (1, 0)
+        assert run_on_ray(MAKE, [], journal).rows == 0
 
 
 class FailedError(Exception):
