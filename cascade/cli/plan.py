@@ -47,15 +47,9 @@ class Expected:
         Amount, Option("--accept", min=0, max=1, help="Share of the drafts that is accepted.")
     ] = None
     accept_n: Annotated[Count, Option(min=1, help="Seen on so many: gives intervals.")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Owning:
-    """A month."""
-
-    requests: Annotated[Amount, Option(min=0, help="Requests.")] = None
+    requests: Annotated[Amount, Option(min=0, help="Requests per month.")] = None
     fixed_usd: Annotated[
-        Decimal, Option(min=0, help="Hardware written off, maintenance, training.")
+        Decimal, Option(min=0, help="A month: hardware written off, maintenance, training.")
     ] = Decimal(0)
 
 
@@ -68,7 +62,6 @@ def plan(
     prices: Prices,
     speed: Speed,
     expected: Expected,
-    owning: Owning,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
     need("calibrate")
@@ -79,14 +72,16 @@ def plan(
         raise ConfigurationError("--accept-n says nothing alone: give --accept too.")
     if prices.kwh_price and prices.kw is None:
         raise ConfigurationError("--kwh-price says nothing alone: give --kw too.")
+    known = dict(vars(expected))
     if recorded is not None:
         with busy(f"reading {recorded}"):
-            known = work.recorded(recorded, prices.small, prices.large, **vars(expected))
+            seen = expected.accept_rate, expected.accept_n
+            known |= work.recorded(recorded, prices.small, prices.large, *seen)
         notes = [f"The costs are those of {recorded}."]
     else:
         costs, notes = _costs(prices, speed)
-        known = {**costs, **vars(expected)}
-    found = work.plan(**vars(owning), **known)
+        known |= costs
+    found = work.plan(**known)
     headline = {"summary": found.sentence, "break_even_accept_rate": found.cost_ratio}
     give({**headline, **asdict(found)}, to_text(work.to_document(found, notes)))
 

@@ -229,3 +229,11 @@ def test_a_plan_takes_prices_in_several_ways(given: tuple[str, ...]) -> None:
     document = commands.cascade(*asked, "--json").json
     assert 0 < Decimal(document["cost_ratio"]) < 1
     assert document["summary"] in " ".join(commands.cascade(*asked).out.split())
+
+
+def test_a_plan_takes_its_costs_from_recorded_answers(tmp_path: Path) -> None:
+    file = commands.outcomes(tmp_path / "a.jsonl", [(0.97, True), (0.3, False)] * 30)
+    given = ("plan", file, *MODELS, "--accept", "0.5", "--requests", "100")
+    document = commands.cascade(*given, "--json").json
+    assert float(document["cost_ratio"]) == pytest.approx(0.1)
+    assert "The costs are those of" in commands.cascade(*given).out

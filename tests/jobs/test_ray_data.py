@@ -13,8 +13,8 @@ from decimal import Decimal
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
@@ -132,58 +132,33 @@ class FailedError(Exception):
     """As Ray's own errors."""
 
 
-class Broken:
-    """Ray and Ray Data where something is wrong: with a replica, with a node, or with all of it."""
-
-    exceptions: Any = SimpleNamespace(RayError=FailedError)
-    DataContext: Any = SimpleNamespace(get_current=SimpleNamespace)
-
-    def __init__(self, problem: str | None = None, *, away: bool = False) -> None:
-        self.problem, self.away = problem, away
-
-    def is_initialized(self) -> bool:
-        return not self.away
-
-    def init(self, **how: Any) -> None:
-        raise ConnectionError("nobody listens")
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {}
-
-    def from_items(self, items: list[Any], override_num_blocks: int) -> Broken:
-        return self
-
-    def ActorPoolStrategy(self, size: int) -> None:  # noqa: N802 - Ray's name
-        """As many as that."""
-
-    def map_batches(self, kind: Any, **how: Any) -> Broken:
-        return self
-
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
-        if self.problem is None:
-            raise FailedError("a node has died")
-        yield {"said": json.dumps({"problem": self.problem})}
-
-
 @pytest.mark.parametrize(
-    ("broken", "error", "words"),
+    ("wrong", "error", "words"),
     [
-        (Broken("other options"), ConfigurationError, "a replica cannot begin: other options"),
-        (Broken(), ModelUnavailableError, "a node has died"),
-        (Broken(away=True), ConfigurationError, "cannot be reached: nobody listens"),
+        ("replica", ConfigurationError, "a replica cannot begin: other options"),
+        ("node", ModelUnavailableError, "a node has died"),
+        ("cluster", ConfigurationError, "cannot be reached: nobody listens"),
     ],
-    ids=["replica", "node", "cluster"],
 )
 def test_what_is_wrong_with_a_replica_or_with_ray_is_told(
-    broken: Broken,
+    wrong: str,
     error: type[Exception],
     words: str,
     upstream: Upstream,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ray = mock.MagicMock()
+    ray.exceptions.RayError = FailedError
+    ray.is_initialized.return_value = wrong != "cluster"
+    ray.init.side_effect = ConnectionError("nobody listens")
+    ray.cluster_resources.return_value = {}
+    answers = ray.from_items.return_value.map_batches.return_value.iter_rows
+    answers.side_effect = FailedError("a node has died") if wrong == "node" else None
+    answers.return_value = [{"said": json.dumps({"problem": "other options"})}]
+
     def module(name: str) -> Any:
-        return broken if name.startswith("ray") else import_module(name)
+        return ray if name.startswith("ray") else import_module(name)
 
     monkeypatch.setattr(ray_data, "import_module", module)
     with Journal(tmp_path / "j", expected()) as journal, pytest.raises(error, match=words):
