@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
@@ -348,6 +349,8 @@ TUNED: dict[str, dict[str, float]] = {
     "signals half as free": {"draft": 0.05, "view": 0.15},
     "text twice as free": {"prompt": 0.14, "topics": 0.06},
     "text half as free": {"prompt": 0.035, "topics": 0.015},
+    "agreement twice as free": {"same": 2.4},
+    "agreement half as free": {"same": 0.6},
     "steps without noise": {"NOISE": 0.0},
     "steps by 1.5 noises": {"NOISE": 1.5},
 }
@@ -359,7 +362,11 @@ def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     found = {}
     usual, noise = dict(ladders.PRIORS), ladders.NOISE
     for name, changes in TUNED.items():
-        wide = {k: ((0.0, sd), (0.0, sd)) for k, sd in changes.items() if k != "NOISE"}
+        wide = {
+            source: ((small[0], changes[source]), (large[0], changes[source]))
+            for source, (small, large) in usual.items()
+            if source in changes
+        }
         ladders.PRIORS, ladders.NOISE = {**usual, **wide}, changes.get("NOISE", noise)
         try:
             shape = fit_ladder(fit, np.arange(len(fit))).shape
@@ -483,6 +490,7 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
         parser.error(f"--only {arguments.only}: tables are {', '.join(TABLES)}")
     if bool(arguments.fit) != bool(arguments.test) or (arguments.data and arguments.fit):
         parser.error("give --data FOLDER, or both --fit FOLDER and --test FOLDER")
+    threadpool_limits(1, "blas")  # matrices are small
     result: dict[str, Any] = {}
     if not any(folders) or not all(f.is_dir() for f in folders if f):
         parser.error("give a folder of transcripts that exists: --data FOLDER")
@@ -490,10 +498,8 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
     for case, pair, other in load(arguments):
         began = time.perf_counter()
         for labels in map(int, arguments.labels.split(",")):
-            count = (
-                arguments.splits if labels or len(pair) < 2000 else max(4, arguments.splits // 2)
-            )
-            for fit, test in splits(pair, other, labels, count) if only & work.keys() else ():
+            parts = splits(pair, other, labels, arguments.splits)
+            for fit, test in parts if only & work.keys() else ():
                 for table in work.keys() & only:
                     made = work[table](case, fit, test)
                     runs = result.setdefault(f"{table} {labels or 'all'}", {})
