@@ -15,15 +15,16 @@ CascadeError
 │   ├── BadRequestError           400, 422: the server refused the request
 │   │   ├── ContextLengthError    the prompt does not fit
 │   │   └── UnsupportedContentError   an image for a text model, tools for a model without
-│   ├── RateLimitError            429, with `retry_after`
-│   ├── ModelUnavailableError     nobody listens, or 5xx
-│   │   └── NotSentError          the tier was not asked at all, for now
-│   │       └── CircuitOpenError  it has failed so often that it is left alone for a while
-│   ├── ModelTimeoutError         no answer in time
-│   │   └── DeadlineError         the run had no time left to ask
-│   ├── StreamInterruptedError    the stream broke after it had begun
-│   ├── LocalOnlyError            the question has to stay on this machine: nothing was sent
-│   └── MalformedResponseError    an answer that cannot be read
+│   ├── TransientError            later, or from another tier, an answer may come
+│   │   ├── RateLimitError            429, with `retry_after`
+│   │   ├── ModelUnavailableError     nobody listens, or 5xx
+│   │   │   └── NotSentError          the tier was not asked at all, for now
+│   │   │       └── CircuitOpenError  it has failed so often that it is left alone for a while
+│   │   ├── ModelTimeoutError         no answer in time
+│   │   │   └── DeadlineError         the run had no time left to ask
+│   │   ├── StreamInterruptedError    the stream broke after it had begun
+│   │   └── MalformedResponseError    an answer that cannot be read
+│   └── LocalOnlyError            the question has to stay on this machine: nothing was sent
 ├── ExtensionError                middleware, a router or a policy of the user's raised
 ├── RecordingMissError            a replay has no answer for this request
 ├── RealRequestForbiddenError     `cascade.testing.forbid_real_requests` is on
@@ -147,18 +148,19 @@ class UnsupportedContentError(BadRequestError):
     circumstantial = True
 
 
-class RateLimitError(ModelError):
+class TransientError(ModelError):
+    """The same request may succeed when it is sent again, or when another tier is asked."""
+
+    retryable = True
+    circumstantial = True
+
+
+class RateLimitError(TransientError):
     """The provider asks to slow down (HTTP 429)."""
 
-    retryable = True
-    circumstantial = True
 
-
-class ModelUnavailableError(ModelError):
+class ModelUnavailableError(TransientError):
     """No server at the address, or one that failed (HTTP 5xx)."""
-
-    retryable = True
-    circumstantial = True
 
 
 class NotSentError(ModelUnavailableError):
@@ -179,11 +181,8 @@ class CircuitOpenError(NotSentError):
     """The tier has failed so often that it is left alone for a while; then one call tries it."""
 
 
-class ModelTimeoutError(ModelError):
+class ModelTimeoutError(TransientError):
     """The model did not answer in time; what it cost is unknown."""
-
-    retryable = True
-    circumstantial = True
 
 
 class DeadlineError(ModelTimeoutError):
@@ -193,22 +192,16 @@ class DeadlineError(ModelTimeoutError):
     circumstantial = False
 
 
-class StreamInterruptedError(ModelError):
+class StreamInterruptedError(TransientError):
     """The connection broke after a part of the answer had arrived; its cost is unknown."""
-
-    retryable = True
-    circumstantial = True
 
 
 class LocalOnlyError(ModelError):
     """The model is not on this machine, and the question must not leave it: nothing was sent."""
 
 
-class MalformedResponseError(ModelError):
+class MalformedResponseError(TransientError):
     """The provider answered with something that cannot be read; its cost is unknown."""
-
-    retryable = True
-    circumstantial = True
 
 
 class ExtensionError(CascadeError):

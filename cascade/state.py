@@ -104,6 +104,16 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
 
+    def to_openai(self, alternatives: int | None = None) -> dict[str, Any]:
+        """The token in OpenAI's form, with so many alternatives, or with all."""
+
+        def form(text: str, logprob: float) -> dict[str, Any]:
+            raw = list(text.encode("utf-8", "surrogatepass"))
+            return {"token": text, "logprob": logprob, "bytes": raw}
+
+        others = [form(*other) for other in self.top[:alternatives]]
+        return {**form(self.token, self.logprob), "top_logprobs": others}
+
     @classmethod
     def __get_pydantic_core_schema__(
         cls, source: type[Any], handler: GetCoreSchemaHandler

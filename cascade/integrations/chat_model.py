@@ -522,10 +522,7 @@ def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
         "unknown_usage": sum(not entry.usage.known for entry in ledger if entry.model),
     }
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
-        tokens = [
-            {**_token(t.token, t.logprob), "top_logprobs": [_token(*other) for other in t.top]}
-            for t in run.draft.logprobs
-        ]
+        tokens = [token.to_openai() for token in run.draft.logprobs]
         metadata["logprobs"] = {"content": tokens}
     return {"response_metadata": metadata, "usage_metadata": usage_of(ledger)}
 
@@ -537,8 +534,3 @@ def usage_of(entries: Iterable[LedgerEntry]) -> UsageMetadata | None:
         if entry.model and entry.usage.known:
             total.update(entry.usage.model_dump(exclude_none=True))
     return Usage(**total).metadata
-
-
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    """A token in OpenAI's form."""
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}

@@ -140,11 +140,6 @@ def _calls(outcome: Outcome) -> list[dict[str, Any]]:
     ]
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    raw = list(text.encode("utf-8", "surrogatepass"))
-    return {"token": text, "logprob": logprob, "bytes": raw}
-
-
 _NAMES = ("prompt_tokens", "completion_tokens")
 
 
@@ -210,11 +205,7 @@ class ChatWriter(wire.Writer):
         done = outcome.completion
         if not self._logprobs or done is None or done.logprobs is None:
             return None
-        content = [
-            _token(each.token, each.logprob)
-            | {"top_logprobs": [_token(*top) for top in each.top[: self._alternatives]]}
-            for each in done.logprobs
-        ]
+        content = [each.to_openai(self._alternatives) for each in done.logprobs]
         return {"content": content, "refusal": None}
 
     def _chunk(
