@@ -6,7 +6,6 @@ for attack in load_attacks(target="self-check"):
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib.resources import files
 from typing import Literal
 
@@ -18,27 +17,22 @@ Target = Literal["self-check", "log-prob", "judge", "tool", "cost"]
 """What an attack is aimed at: the model's check of its draft, the score by log-probs, the judge of
 audits, the risk of a tool, or the bill."""
 
-Place = Literal["draft", "question", "tool_result"]
-"""Whose text it is: the answer itself, the question or a document in it, what a tool gave back."""
-
 
 class Attack(Record):
     """A text with places for a question and for a wrong answer to it.
 
     Attributes:
-        id: the family and a number.
-        family: of one idea; `docs/hostile.md` has a line for each.
+        id: the family, of one idea, and a number.
         target: what it is aimed at.
         place: whose text it is.
         text: with `{question}`, `{answer}` and `{padding}` where they belong.
         padding: stands in the text `times` times.
-        times: how often.
     """
 
     id: str
     family: str
     target: Target
-    place: Place
+    place: Literal["draft", "question", "tool_result"]
     text: str
     padding: str = ""
     times: int = Field(default=0, ge=0)
@@ -51,15 +45,8 @@ class Attack(Record):
         return question.join(piece.replace("{answer}", answer) for piece in pieces)
 
 
-@lru_cache(maxsize=1)
-def _everything() -> tuple[Attack, ...]:
-    text = files("cascade.testing").joinpath("attacks.jsonl").read_text(encoding="utf-8")
-    return tuple(Attack.model_validate_json(line) for line in text.split("\n") if line)
-
-
 def load_attacks(target: Target | None = None) -> tuple[Attack, ...]:
     """All attacks, or those with one target."""
-    return tuple(a for a in _everything() if target in (None, a.target))
-
-
-__all__ = ["Attack", "Place", "Target", "load_attacks"]
+    text = files("cascade.testing").joinpath("attacks.jsonl").read_text(encoding="utf-8")
+    attacks = (Attack.model_validate_json(line) for line in text.split("\n") if line)
+    return tuple(attack for attack in attacks if target in (None, attack.target))
