@@ -65,6 +65,7 @@ def create_app(configured: Configured) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its pages load scripts from another host
         redoc_url=None,
+        responses={"default": {"description": "An error, in the form of the protocol."}},
     )
     app.state.gateway, app.state.registry = gateway, registry
     app.state.reports = page.Reports()
@@ -91,10 +92,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
         parts["schemas"] = {**schemas.get("$defs", {}), **parts.get("schemas", {})}
         parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"key": []}]
-        error = {"description": "An error, in the form of the protocol."}
-        for methods in made["paths"].values():
-            for operation in methods.values():
-                operation["responses"]["default"] = error
     return made
 
 

@@ -30,7 +30,7 @@ PACKAGES = (
     "openai==3.3.0",
     "pydantic-ai-slim[openai]==2.38.0",
 )
-FEATURES = ("plain", "stream", "tools", "structured", "usage", "error")
+
 ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
 MODEL, MISSING = "support", "no-such-cascade"
 PARAMETERS: Any = {
@@ -44,9 +44,20 @@ TOOL: Any = {
 }
 
 
-def same(found: object, wanted: object) -> str:
-    """`ok`, or what was found instead."""
-    return "ok" if found == wanted else f"{found!r}"
+CITY, WARM = {"city": "Canberra"}, "It is warm"
+WANTED = {
+    "plain": "Canberra",
+    "stream": "Canberra",
+    "tools": WARM,
+    "structured": CITY,
+    "usage": 10,
+    "error": "ok",
+}
+"""What each feature has to give."""
+
+FEATURES = tuple(WANTED)
+
+Features = dict[str, Callable[[], Any]]
 
 
 def refused(ask: Callable[[], object], kind: type[Exception]) -> str:
@@ -57,9 +68,7 @@ def refused(ask: Callable[[], object], kind: type[Exception]) -> str:
         return "ok" if MISSING in str(error) else f"{type(error).__name__}: {error}"
 
 
-def chat_completions(
-    ask: Callable[..., Any], missing: str, kind: type[Exception]
-) -> dict[str, Callable[[], str]]:
+def chat_completions(ask: Callable[..., Any], missing: str, kind: type[Exception]) -> Features:
     """Any client that answers with chat completions."""
 
     def text(**given: Any) -> Any:
@@ -70,27 +79,25 @@ def chat_completions(
         (call,) = called.tool_calls
         told = {"role": "tool", "tool_call_id": call.id, "content": "21 degrees"}
         messages = [*ASKED, called.model_dump(exclude_none=True), told]
-        return same(text(tools=[TOOL], messages=messages), "It is warm")
+        return text(tools=[TOOL], messages=messages)
 
-    def structured() -> str:
+    def structured() -> object:
         form = {"name": "city", "schema": PARAMETERS, "strict": True}
-        answer = text(response_format={"type": "json_schema", "json_schema": form})
-        return same(json.loads(answer), {"city": "Canberra"})
+        return json.loads(text(response_format={"type": "json_schema", "json_schema": form}))
 
     return {
-        "plain": lambda: same(text(), "Canberra"),
-        "stream": lambda: same(
-            "".join(c.choices[0].delta.content or "" for c in ask(stream=True) if c.choices),
-            "Canberra",
+        "plain": text,
+        "stream": lambda: "".join(
+            c.choices[0].delta.content or "" for c in ask(stream=True) if c.choices
         ),
         "tools": tools,
         "structured": structured,
-        "usage": lambda: same(ask().usage.total_tokens, 110),
+        "usage": lambda: ask().usage.completion_tokens,
         "error": lambda: refused(lambda: ask(model=missing), kind),
     }
 
 
-def openai_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def openai_client(url: str, key: str) -> Features:
     import openai
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
@@ -101,7 +108,7 @@ def openai_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     return chat_completions(ask, MISSING, openai.NotFoundError)
 
 
-def openai_responses(url: str, key: str) -> dict[str, Callable[[], str]]:
+def openai_responses(url: str, key: str) -> Features:
     import openai
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
@@ -114,30 +121,27 @@ def openai_responses(url: str, key: str) -> dict[str, Callable[[], str]]:
         (call,) = (each for each in ask(tools=[tool]).output if each.type == "function_call")
         told = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
         given: Any = [*ASKED, call.model_dump(exclude_none=True), told]
-        return same(ask(tools=[tool], input=given).output_text, "It is warm")
+        return ask(tools=[tool], input=given).output_text
 
-    def structured() -> str:
-        form: Any = {"type": "json_schema", "name": "city", "schema": PARAMETERS}
-        return same(json.loads(ask(text={"format": form}).output_text), {"city": "Canberra"})
-
+    form: Any = {"type": "json_schema", "name": "city", "schema": PARAMETERS}
     return {
-        "plain": lambda: same(ask().output_text, "Canberra"),
-        "stream": lambda: same(
-            "".join(e.delta for e in ask(stream=True) if e.type == "response.output_text.delta"),
-            "Canberra",
+        "plain": lambda: ask().output_text,
+        "stream": lambda: "".join(
+            e.delta for e in ask(stream=True) if e.type == "response.output_text.delta"
         ),
         "tools": tools,
-        "structured": structured,
-        "usage": lambda: same(ask().usage.total_tokens, 110),
+        "structured": lambda: json.loads(ask(text={"format": form}).output_text),
+        "usage": lambda: ask().usage.output_tokens,
         "error": lambda: refused(lambda: ask(model=MISSING), openai.NotFoundError),
     }
 
 
-def anthropic_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def anthropic_client(url: str, key: str) -> Features:
     import anthropic
 
     client = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
     tool: Any = {"name": "weather", "input_schema": PARAMETERS}
+    form = {"format": {"type": "json_schema", "schema": PARAMETERS}}
 
     def ask(**given: Any) -> Any:
         given = {"model": MODEL, "messages": ASKED, "max_tokens": 50, **given}
@@ -145,34 +149,27 @@ def anthropic_client(url: str, key: str) -> dict[str, Callable[[], str]]:
 
     def stream() -> str:
         with client.messages.stream(model=MODEL, messages=ASKED, max_tokens=50) as pieces:
-            return same("".join(pieces.text_stream), "Canberra")
+            return "".join(pieces.text_stream)
 
     def tools() -> str:
         called = ask(tools=[tool])
         (call,) = (block for block in called.content if block.type == "tool_use")
         told = {"type": "tool_result", "tool_use_id": call.id, "content": "21 degrees"}
-        messages = [
-            *ASKED,
-            {"role": "assistant", "content": [b.model_dump() for b in called.content]},
-            {"role": "user", "content": [told]},
-        ]
-        return same(ask(tools=[tool], messages=messages).content[-1].text, "It is warm")
-
-    def structured() -> str:
-        form = {"format": {"type": "json_schema", "schema": PARAMETERS}}
-        return same(json.loads(ask(output_config=form).content[0].text), {"city": "Canberra"})
+        said = {"role": "assistant", "content": [b.model_dump() for b in called.content]}
+        messages = [*ASKED, said, {"role": "user", "content": [told]}]
+        return ask(tools=[tool], messages=messages).content[-1].text
 
     return {
-        "plain": lambda: same(ask().content[0].text, "Canberra"),
+        "plain": lambda: ask().content[0].text,
         "stream": stream,
         "tools": tools,
-        "structured": structured,
-        "usage": lambda: same(ask().usage.output_tokens, 10),
+        "structured": lambda: json.loads(ask(output_config=form).content[0].text),
+        "usage": lambda: ask().usage.output_tokens,
         "error": lambda: refused(lambda: ask(model=MISSING), anthropic.NotFoundError),
     }
 
 
-def ollama_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def ollama_client(url: str, key: str) -> Features:
     import ollama
 
     client = ollama.Client(host=url, headers={"Authorization": f"Bearer {key}"})
@@ -183,50 +180,40 @@ def ollama_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     def tools() -> str:
         called = ask(tools=[TOOL]).message
         told = {"role": "tool", "content": "21 degrees", "tool_name": "weather"}
-        return same(
-            ask(tools=[TOOL], messages=[*ASKED, called, told]).message.content, "It is warm"
-        )
+        return ask(tools=[TOOL], messages=[*ASKED, called, told]).message.content
 
     return {
-        "plain": lambda: same(ask().message.content, "Canberra"),
-        "stream": lambda: same("".join(p.message.content for p in ask(stream=True)), "Canberra"),
+        "plain": lambda: ask().message.content,
+        "stream": lambda: "".join(piece.message.content for piece in ask(stream=True)),
         "tools": tools,
-        "structured": lambda: same(
-            json.loads(ask(format=PARAMETERS).message.content), {"city": "Canberra"}
-        ),
-        "usage": lambda: same(ask().eval_count, 10),
+        "structured": lambda: json.loads(ask(format=PARAMETERS).message.content),
+        "usage": lambda: ask().eval_count,
         "error": lambda: refused(lambda: ask(model=MISSING), ollama.ResponseError),
     }
 
 
-def langchain_model(model: Callable[[str], Any]) -> dict[str, Callable[[], str]]:
+def langchain_model(model: Callable[[str], Any]) -> Features:
     """Any chat model of LangChain's."""
+    form = {"title": "City", "description": "A city.", **PARAMETERS}
 
     def tools() -> str:
         bound = model(MODEL).bind_tools([TOOL])
-        called = bound.invoke(ASKED[0]["content"])
+        called = bound.invoke(ASKED)
         (call,) = called.tool_calls
         told = {"role": "tool", "tool_call_id": call["id"], "content": "21 degrees"}
-        return same(bound.invoke([*ASKED, called, told]).text, "It is warm")
-
-    def structured() -> str:
-        form = {"title": "City", "description": "A city.", **PARAMETERS}
-        asked = model(MODEL).with_structured_output(form)
-        return same(asked.invoke(ASKED[0]["content"]), {"city": "Canberra"})
+        return bound.invoke([*ASKED, called, told]).text
 
     return {
-        "plain": lambda: same(model(MODEL).invoke("Capital?").text, "Canberra"),
-        "stream": lambda: same(
-            "".join(piece.text for piece in model(MODEL).stream("Capital?")), "Canberra"
-        ),
+        "plain": lambda: model(MODEL).invoke("Capital?").text,
+        "stream": lambda: "".join(piece.text for piece in model(MODEL).stream("Capital?")),
         "tools": tools,
-        "structured": structured,
-        "usage": lambda: same(model(MODEL).invoke("Capital?").usage_metadata["output_tokens"], 10),
+        "structured": lambda: model(MODEL).with_structured_output(form).invoke("Capital?"),
+        "usage": lambda: model(MODEL).invoke("Capital?").usage_metadata["output_tokens"],
         "error": lambda: refused(lambda: model(MISSING).invoke("Capital?"), Exception),
     }
 
 
-def langchain_openai(url: str, key: str) -> dict[str, Callable[[], str]]:
+def langchain_openai(url: str, key: str) -> Features:
     from langchain_openai import ChatOpenAI
 
     return langchain_model(
@@ -236,7 +223,7 @@ def langchain_openai(url: str, key: str) -> dict[str, Callable[[], str]]:
     )
 
 
-def langchain_anthropic(url: str, key: str) -> dict[str, Callable[[], str]]:
+def langchain_anthropic(url: str, key: str) -> Features:
     from langchain_anthropic import ChatAnthropic
 
     return langchain_model(
@@ -246,14 +233,14 @@ def langchain_anthropic(url: str, key: str) -> dict[str, Callable[[], str]]:
     )
 
 
-def langchain_ollama(url: str, key: str) -> dict[str, Callable[[], str]]:
+def langchain_ollama(url: str, key: str) -> Features:
     from langchain_ollama import ChatOllama
 
     headers = {"headers": {"Authorization": f"Bearer {key}"}}
     return langchain_model(lambda name: ChatOllama(model=name, base_url=url, client_kwargs=headers))
 
 
-def litellm_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def litellm_client(url: str, key: str) -> Features:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     import litellm
 
@@ -264,7 +251,7 @@ def litellm_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     return chat_completions(ask, f"openai/{MISSING}", litellm.NotFoundError)
 
 
-def pydantic_ai_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def pydantic_ai_client(url: str, key: str) -> Features:
     from pydantic import BaseModel
     from pydantic_ai import Agent
     from pydantic_ai.exceptions import ModelHTTPError
@@ -274,31 +261,30 @@ def pydantic_ai_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     class City(BaseModel):
         city: str
 
-    def model(name: str = MODEL) -> Any:
-        return OpenAIChatModel(name, provider=OpenAIProvider(base_url=f"{url}/v1", api_key=key))
+    def agent(name: str = MODEL, **given: Any) -> Any:
+        provider = OpenAIProvider(base_url=f"{url}/v1", api_key=key)
+        return Agent(OpenAIChatModel(name, provider=provider), **given)
 
     async def stream() -> str:
-        async with Agent(model()).run_stream("Capital?") as result:
-            return same(await result.get_output(), "Canberra")
+        async with agent().run_stream("Capital?") as result:
+            return await result.get_output()
 
     def tools() -> str:
-        agent: Any = Agent(model())
-        agent.tool_plain(lambda city: f"21 degrees in {city}", name="weather")
-        return same(agent.run_sync("Weather?").output, "It is warm")
+        made = agent()
+        made.tool_plain(lambda city: f"21 degrees in {city}", name="weather")
+        return made.run_sync("Weather?").output
 
     return {
-        "plain": lambda: same(Agent(model()).run_sync("Capital?").output, "Canberra"),
+        "plain": lambda: agent().run_sync("Capital?").output,
         "stream": lambda: asyncio.run(stream()),
         "tools": tools,
-        "structured": lambda: same(
-            Agent(model(), output_type=City).run_sync("Capital?").output, City(city="Canberra")
-        ),
-        "usage": lambda: same(Agent(model()).run_sync("Capital?").usage.output_tokens, 10),
-        "error": lambda: refused(lambda: Agent(model(MISSING)).run_sync("?"), ModelHTTPError),
+        "structured": lambda: vars(agent(output_type=City).run_sync("Capital?").output),
+        "usage": lambda: agent().run_sync("Capital?").usage.output_tokens,
+        "error": lambda: refused(lambda: agent(MISSING).run_sync("?"), ModelHTTPError),
     }
 
 
-def instructor_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def instructor_client(url: str, key: str) -> Features:
     import instructor
     import openai
     from pydantic import BaseModel
@@ -308,18 +294,17 @@ def instructor_client(url: str, key: str) -> dict[str, Callable[[], str]]:
 
     plain = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
 
-    def structured() -> str:
-        for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON):
-            made: Any = instructor.from_openai(plain, mode=mode)
-            city = made.create(model=MODEL, messages=ASKED, response_model=City, max_retries=0)
-            if city.city != "Canberra":
-                return f"{mode}: {city!r}"
-        return "ok"
+    def structured() -> object:
+        given: Any = {"model": MODEL, "messages": ASKED, "response_model": City, "max_retries": 0}
+        modes = (instructor.Mode.TOOLS, instructor.Mode.JSON)
+        cities = (instructor.from_openai(plain, mode=m).create(**given) for m in modes)
+        first, other = (city.model_dump() for city in cities)
+        return first if first == other else (first, other)
 
     return {"structured": structured}
 
 
-def llm_client(url: str, key: str) -> dict[str, Callable[[], str]]:
+def llm_client(url: str, key: str) -> Features:
     """simonw/llm, by its file of further models."""
     folder = Path(tempfile.mkdtemp())
     os.environ["LLM_USER_PATH"] = str(folder)
@@ -339,14 +324,11 @@ def llm_client(url: str, key: str) -> dict[str, Callable[[], str]]:
 
     model = llm.get_model(MODEL)
     return {
-        "plain": lambda: same(model.prompt("Capital?", stream=False).text(), "Canberra"),
-        "stream": lambda: same("".join(model.prompt("Capital?")), "Canberra"),
-        "tools": lambda: same(
-            model.chain("Weather?", tools=[weather], stream=False).text().strip(), "It is warm"
-        ),
-        "structured": lambda: same(
-            json.loads(model.prompt("Capital?", schema=PARAMETERS, stream=False).text()),
-            {"city": "Canberra"},
+        "plain": lambda: model.prompt("Capital?", stream=False).text(),
+        "stream": lambda: "".join(model.prompt("Capital?")),
+        "tools": lambda: model.chain("Weather?", tools=[weather], stream=False).text().strip(),
+        "structured": lambda: json.loads(
+            model.prompt("Capital?", schema=PARAMETERS, stream=False).text()
         ),
         "error": lambda: refused(
             lambda: llm.get_model(MISSING).prompt("?", stream=False).text(), Exception
@@ -354,7 +336,7 @@ def llm_client(url: str, key: str) -> dict[str, Callable[[], str]]:
     }
 
 
-CLIENTS: dict[str, tuple[str, Callable[[str, str], dict[str, Callable[[], str]]]]] = {
+CLIENTS: dict[str, tuple[str, Callable[[str, str], Features]]] = {
     "openai, chat": ("openai", openai_client),
     "openai, responses": ("openai", openai_responses),
     "anthropic": ("anthropic", anthropic_client),
@@ -369,12 +351,13 @@ CLIENTS: dict[str, tuple[str, Callable[[str, str], dict[str, Callable[[], str]]]
 }
 
 
-def tried(feature: Callable[[], str]) -> str:
+def tried(feature: Callable[[], Any], wanted: object) -> str:
     """What came of a feature."""
     try:
-        return feature()
+        found = feature()
     except Exception as error:  # noqa: BLE001 - it is the cell of the table
         return f"{type(error).__name__}: {error}"[:300]
+    return "ok" if found == wanted else f"{found!r}"
 
 
 def main() -> None:
@@ -383,7 +366,7 @@ def main() -> None:
     table: dict[str, dict[str, str]] = {}
     for name, (package, make) in CLIENTS.items():
         features = make(url, key)
-        row = {each: tried(features[each]) if each in features else "–" for each in FEATURES}
+        row = {f: tried(features[f], WANTED[f]) if f in features else "–" for f in FEATURES}
         table[f"{name} (Python)"] = {"version": version(package), **row}
     print(json.dumps(table))
 

@@ -555,24 +555,6 @@ async def test_where_no_model_answers_each_protocol_has_an_error_of_its_own(
         assert "10.1.2.3" not in answer.text
 
 
-async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
-    served: Served, upstream: Upstream, caplog: pytest.LogCaptureFixture
-) -> None:
-    upstream.says("small", Answer("draft", p=0.1))
-    upstream.says("large", Answer("one two three four", broken_after=2))
-    answer = await served.ask(stream=True)
-    metrics = (await served.client.get("/metrics")).text
-    page = served.gateway.ways[-1]
-    assert served.gateway.store is not None
-    entries = await served.gateway.store.entries()
-    assert answer.status_code == 200
-    assert '"error"' in answer.text or "draft" in answer.text
-    assert [entry.outcome for entry in entries if entry.node == "expert"] == ["failed"]
-    assert 'cascade_requests_total{cascade="support"' in metrics
-    assert page.run_id == entries[0].run_id
-    assert any(page.run_id in record.message for record in caplog.records)
-
-
 @pytest.mark.parametrize(
     "path",
     ["/v1/embeddings", "/v1/images/generations", "/v1/files", "/v1/completions", "/api/ps",
@@ -645,8 +627,8 @@ async def test_an_answer_that_was_cut_short_says_so(
         (CHAT, 'data: {"error":'),
     ],
 )
-async def test_a_stream_that_fails_after_its_first_words_ends_in_its_protocols_error(
-    served: Served, upstream: Upstream, asked: Any, told: str
+async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
+    served: Served, upstream: Upstream, asked: Any, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     held = Held()
     upstream.says("small", failure(503))
@@ -657,10 +639,17 @@ async def test_a_stream_that_fails_after_its_first_words_ends_in_its_protocols_e
     held.release()
     answer = await asking
     (way,) = served.gateway.ways
+    metrics = (await served.client.get("/metrics")).text
+    assert served.gateway.store is not None
+    entries = await served.gateway.store.entries()
     assert answer.status_code == 200
     assert told in answer.text
     assert "127.0.0.1" not in answer.text
     assert way.error in ("broke off", "unavailable")
+    assert {entry.outcome for entry in entries if entry.node == "expert"} == {"failed"}
+    assert {entry.run_id for entry in entries} == {way.run_id}
+    assert 'cascade_requests_total{cascade="support"' in metrics
+    assert any(way.run_id in record.message for record in caplog.records)
 
 
 async def test_a_stream_that_waits_says_that_it_lives(
