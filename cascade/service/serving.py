@@ -16,6 +16,7 @@ import threading
 from asyncio import TimerHandle
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -251,9 +252,17 @@ def describe(configured: Configured) -> list[str]:
             if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), busy_ms=1.0) is None:
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
-    if gateway.store is not None:
-        with gateway.store as store:
-            why = asyncio.run(store.ready())
-        if why is not None:
-            raise LedgerError(f"ledger: {why}")
+    if (why := _unreachable(gateway)) is not None:
+        raise LedgerError(f"ledger: {why}")
     return lines
+
+
+def _unreachable(gateway: Gateway) -> str | None:
+    """Why the ledger cannot be written; a file of SQLite is not made by asking."""
+    url, store = gateway.config.ledger or "", gateway.store
+    if store is not None and url.startswith("postgres"):
+        with store:
+            return asyncio.run(store.ready())
+    folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
+    missing = url.startswith("sqlite:") and not folder.is_dir()
+    return f"there is no folder {folder}: make it." if missing else None

@@ -58,6 +58,7 @@ def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Up
     assert "support: Cascade(small (openai:small)" in lines
     assert "by scores that are not calibrated, canary" in lines
     assert "small: this machine" in lines
+    assert not (tmp_path / "ledger.db").exists()
     assert "it has no price; each call counts $0.01 for budgets" in lines
     assert upstream.seen == []
 
@@ -66,7 +67,7 @@ def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Up
     ("old", "new", "said"),
     [
         ("threshold: 0.8", "calibrator: gone.json", r"cascades\.support: "),
-        ("ledger.db", "gone/ledger.db", "ledger: "),
+        ("ledger.db", "gone/ledger.db", "there is no folder"),
         ("ledger: sqlite:///ledger.db", "auth: false", "audits need a ledger"),
         ("UPSTREAM_KEY", "NO_SUCH_KEY", "NO_SUCH_KEY is not set"),
     ],
