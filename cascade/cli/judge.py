@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -368,16 +369,16 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
     if not left:
         return
     checks = sum(signal.calls for signal in cascade.kernel.parts.signals)
-    told, free = [], True
+    told, hosted = [], list[Decimal | None]()
     for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
         cost = expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
         told.append(f"{tier.name} {'has no price set' if cost is None else f'about ${cost:.4f}'}")
-        free &= tier.local or (cost is not None and cost <= up_to_usd)
+        hosted += [] if tier.local else [cost]
     prices = ", ".join(told)
     say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")
     if "no price" in prices:
         say("without a price nothing tells what is saved: --prices FILE (docs/prices.md)")
-    if free:
+    if None not in hosted and sum(filter(None, hosted)) <= up_to_usd:
         return
     if not sys.stdin.isatty():
         raise ConfigurationError(

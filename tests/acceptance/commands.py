@@ -41,13 +41,18 @@ class Done:
         return json.loads(self.out, parse_constant=refuse)
 
 
-def cascade(*arguments: object, code: int | None = 0, stdin: str = "", **env: str) -> Done:
-    """Run a command as it is typed, and compare its exit code."""
+def cascade(
+    *arguments: object, code: int | None = 0, stdin: str = "", tty: bool = False, **env: str
+) -> Done:
+    """Run a command as it is typed, at a terminal or not, and compare its exit code."""
     (script,) = entry_points(group="console_scripts", name="cascade")
     out, err, ended = io.StringIO(), io.StringIO(), 0
+    typed = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    for stream in (out, err, typed):
+        stream.isatty = lambda: tty  # type: ignore[method-assign]
     with (
         mock.patch.object(sys, "argv", ["cascade", *map(str, arguments)]),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
+        mock.patch.object(sys, "stdin", typed),
         mock.patch.dict("os.environ", {"COLUMNS": "200", **env}),
         redirect_stdout(out),
         redirect_stderr(err),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,10 +175,19 @@ def test_a_person_is_asked_before_money_is_spent(
     models = ("--small", "ollama:small", "--large", "openai:gpt-5.1")
     rows = labelled(tmp_path / "rows.csv", 40)
     given = (*models, *NAMED, "--out", tmp_path / "c.json")
-    done = terminal.cascade("calibrate", rows, *given, types="n\n", code=1)
+    done = terminal.cascade("calibrate", rows, *given, stdin="n\n", code=1)
     assert "small has no price set, large about $0.0" in done.err
     assert "Go on?" in done.err
     assert host.asked() == []
+
+
+def test_what_may_be_spent_unasked_is_the_sum_of_both_models(tmp_path: Path) -> None:
+    rows = labelled(tmp_path / "rows.csv", 40)
+    given = ("calibrate", rows, *NAMED, "--small", "openai:gpt-5-nano", "--large", "openai:gpt-5.1")
+    given += ("--out", str(tmp_path / "c.json"), "--yes-up-to")
+    refused = commands.cascade(*given, "0", code=2, OPENAI_API_KEY="k").err
+    dearest = max(re.findall(r"about \$([\d.]+)", refused))
+    assert "say --yes" in commands.cascade(*given, dearest, code=2, OPENAI_API_KEY="k").err
 
 
 # --- try
