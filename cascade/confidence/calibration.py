@@ -10,6 +10,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -373,9 +374,12 @@ class Calibration(Fitted, MadeFor):
         stage = self._stage(taken)
         if stage is None or not stage.outlook:
             return ()
-        here = [before for before, _ in stage.outlook]
-        middle = (bisect_left(here, confidence) + bisect_right(here, confidence)) // 2
-        first = max(0, min(middle - NEIGHBOURS // 2, len(here) - NEIGHBOURS))
+        start, end = (
+            bisect(stage.outlook, confidence, key=itemgetter(0))
+            for bisect in (bisect_left, bisect_right)
+        )
+        middle = (start + end) // 2  # of the equal ones, where there are some
+        first = max(0, min(middle - NEIGHBOURS // 2, len(stage.outlook) - NEIGHBOURS))
         return tuple(after for _, after in stage.outlook[first : first + NEIGHBOURS])
 
     def _stage(self, taken: Sequence[str]) -> Stage | None:
