@@ -602,6 +602,9 @@ def _configuration(name: str, tiers: Sequence[OpenTier], fitted: Fitted) -> str:
     )
     if found.verdict in ("cascade", "router", "small") and price_of_error is not None:
         decided = f"    price_of_error: {price_of_error:.6g}\n"
+        if tiers and tiers[-1].pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+            # A price by the hour tells what an answer costs when it is there.
+            decided = f"    escalation_budget: {found.recommended.escalated:.4g}\n"
     return (
         f"# {made}; `cascade serve cascade.yaml` runs it.\n"
         "ledger: sqlite:///ledger.db\n"

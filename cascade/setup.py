@@ -134,7 +134,8 @@ def _economic(
             raise ConfigurationError(
                 f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
                 f"costs, which is unknown ({tier.pricing.source}). Set "
-                "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens."
+                "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens, or decide by "
+                "threshold or escalation_budget."
             )
     p_large = None if calibration is None else calibration.p_large
     return EconomicPolicy(price_of_error, 1.0 if p_large is None else p_large)

@@ -227,17 +227,24 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     assert (found.evaluation.shape, found.evaluation.verdict) == ("calibration", "cascade")
     tiers = [
         Tier("ollama:q", name="small", price=DOLLAR, options={"think": False}, temperature=0),
-        Tier("ollama:g", name="large", max_tokens=9),
+        Tier("ollama:g", name="large", max_tokens=9, price=DOLLAR),
     ]
     files = write_artefacts(tmp_path / "out", found, [tier.open() for tier in tiers])
     written = yaml.safe_load(files["configuration"].read_text())["cascades"]["tried"]
     assert written["tiers"][0]["price"] == {"input": "1000000", "output": "1000000"}
     assert written["tiers"][0]["options"] == {"think": False}
-    assert written["tiers"][1] == {"name": "large", "model": "ollama:g", "max_tokens": 9}
+    assert written["tiers"][1]["max_tokens"] == 9
     assert written["calibrator"] == files["calibration"].name
     price = found.evaluation.recommended.price_of_error_usd
     assert written["price_of_error"] == pytest.approx(price, rel=1e-5)
     assert read_config(files["configuration"]).config.cascades["tried"].audits is not None
+    tiers[1] = Tier("ollama:g", name="large", price=Price(per_hour=1))
+    by_hour = write_artefacts(tmp_path / "out", found, [tier.open() for tier in tiers])
+    written = yaml.safe_load(by_hour["configuration"].read_text())["cascades"]["tried"]
+    assert written["escalation_budget"] == pytest.approx(
+        found.evaluation.recommended.escalated, 0.01
+    )
+    assert "price_of_error" not in written
     assert json.loads(files["calibration"].read_text())
     assert "Use the cascade" in files["page"].read_text()
 
