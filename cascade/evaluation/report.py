@@ -19,17 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit import (
-    Choice,
-    Quality,
-    SavingReport,
-    account,
-    choices_of,
-    escalation,
-    quality_of,
-    reliability,
-    right,
-)
+from cascade.evaluation import audit
+from cascade.evaluation.audit import Choice, Quality, SavingReport
 from cascade.evaluation.books import Books, Key, Outcome, Sums, read
 from cascade.evaluation.render import (
     Axis,
@@ -157,7 +148,7 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
     """The report of books that were read already."""
     runs, total = books.columns(), books.total
     spent, unpriced = float(total.spent), total.unpriced > 0
-    found, unknown, assumed = account(runs, spent, unpriced=unpriced)
+    found, unknown, assumed = audit.account(runs, spent, unpriced=unpriced)
     status: Status = "verified" if found.saving.n else "estimated"
     if not len(runs):
         status = "empty"
@@ -165,7 +156,7 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         status = "unknown"
     elif found.saving.basis == "measured":
         status = "measured"
-    quality = quality_of(runs)
+    quality = audit.quality_of(runs)
     made = Report(
         requests=len(runs),
         outcomes=Counter(runs.outcome.tolist()),
@@ -174,9 +165,9 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         saving=found,
         assumed_usd=assumed,
         quality=quality,
-        escalation=escalation(runs),
-        right_usd=None if unpriced else right(runs, spent, quality),
-        what_if=choices_of(runs, spent, found.baseline),
+        escalation=audit.escalation(runs),
+        right_usd=None if unpriced else audit.right(runs, spent, quality),
+        what_if=audit.choices_of(runs, spent, found.baseline),
         first=books.first,
         last=books.last,
         trouble=_trouble(books),
@@ -493,16 +484,16 @@ def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
     saved, escalated = [], []
     for day in np.unique(runs.day).astype(int).tolist():
         part, paid = runs[runs.day == day], sums[day]
-        found, _, _ = account(part, float(paid.spent), unpriced=paid.unpriced > 0)
+        found, _, _ = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
         saved.append((day, found.saving))
-        if (rate := escalation(part)) is not None:
+        if (rate := audit.escalation(part)) is not None:
             escalated.append((day, rate))
     if saved:
         days, decided = Axis("day, UTC", "days"), Axis("share of decided requests", "share")
         usd = Axis("dollars saved", "usd")
         pictures.append(Picture("Saving per day", days, usd, (_spans(saved),)))
         pictures.append(Picture("Escalation per day", days, decided, (_spans(escalated),)))
-    if groups := reliability(runs):
+    if groups := audit.reliability(runs):
         ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other", dashed=True)
         confidence = Axis("confidence", "share", 0.0, 1.0)
         good = Axis("as good as the large answer", "share", 0.0, 1.02)

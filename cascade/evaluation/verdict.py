@@ -12,26 +12,8 @@ from pydantic import ConfigDict
 from threadpoolctl import threadpool_limits
 
 from cascade.confidence.calibration import Calibration
-from cascade.evaluation.crossfit import (
-    MENU,
-    Alone,
-    Choice,
-    CrossFit,
-    Figures,
-    Mistake,
-    Options,
-    Point,
-    baselines,
-    cheapest_within,
-    check,
-    confidences_of,
-    cross_fit,
-    play_on,
-    point_of,
-    rankings_of,
-    recommend,
-    worst_mistakes,
-)
+from cascade.evaluation import crossfit
+from cascade.evaluation.crossfit import Alone, Choice, CrossFit, Figures, Mistake, Options, Point
 from cascade.evaluation.features import Pair
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.metrics import Interval, Rows
@@ -148,7 +130,7 @@ def evaluate(
         ConfigurationError: too few rows, or an option that cannot be had with these.
     """
     options = options or Options()
-    check(pair, options)
+    crossfit.check(pair, options)
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
@@ -157,12 +139,15 @@ def evaluate(
     with threadpool_limits(1, "blas"):
         if calibration is not None:
             ladder = climb([shape_of_calibration(calibration, pair)])
-            own = play_on(ladder, pair)
+            own = crossfit.play_on(ladder, pair)
         else:
-            own, ladder = cross_fit(pair, options, choose), choose(pair, np.arange(len(pair)))
-    sheet = own if test is None else play_on(ladder, test)
-    at = recommend(own, options) if ladder.shape is not None else None
-    point = point_of(sheet, at, None if options.price_of_error else options.within, options)
+            own = crossfit.cross_fit(pair, options, choose)
+            ladder = choose(pair, np.arange(len(pair)))
+    sheet = own if test is None else crossfit.play_on(ladder, test)
+    at = crossfit.recommend(own, options) if ladder.shape is not None else None
+    goal = None if options.price_of_error else options.within
+    point = crossfit.point_of(sheet, at, goal, options)
+    menu = [(loss, crossfit.cheapest_within(own, loss, options)) for loss in crossfit.MENU]
     shape = "off" if at is None else ladder.name
     to_tell = _rows_to_tell(own, at, options)
     found = Evaluation(
@@ -175,19 +160,17 @@ def evaluate(
         priced=pair.priced,
         cost_ratio=float(sheet.pair.small_cost.sum() / sheet.pair.large_cost.sum()),
         verdict=_verdict(own, point, shape, options, to_tell),
-        points=tuple(
-            point_of(sheet, cheapest_within(own, loss, options), loss, options) for loss in MENU
-        ),
+        points=tuple(crossfit.point_of(sheet, one, loss, options) for loss, one in menu),
         recommended=point,
         shape=shape,
         helper=None if ladder.shape is None else ladder.shape.helper,
-        alone=baselines(sheet.pair),
+        alone=crossfit.baselines(sheet.pair),
         frontier=tuple(
             zip(sheet.share.tolist(), sheet.played.right.mean(axis=1).tolist(), strict=True)
         ),
-        rankings=rankings_of(sheet, options.seed),
-        confidence=confidences_of(sheet, options.seed),
-        mistakes=worst_mistakes(sheet, at),
+        rankings=crossfit.rankings_of(sheet, options.seed),
+        confidence=crossfit.confidences_of(sheet, options.seed),
+        mistakes=crossfit.worst_mistakes(sheet, at),
         rows_to_tell=to_tell,
     )
     notes = _notes(found, sheet.pair)

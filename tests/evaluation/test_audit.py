@@ -145,16 +145,3 @@ def test_a_good_proxy_narrows_the_loss() -> None:
     assert with_proxy.method.startswith("PPI++")
     assert with_proxy.high - with_proxy.low < without.high - without.low
     assert with_proxy.low <= truth.mean() <= with_proxy.high
-
-
-@pytest.mark.parametrize("proxied", [False, True])
-def test_estimates_are_right_on_average_whatever_the_rates(proxied: bool) -> None:
-    rng = np.random.default_rng(3)
-    values = np.clip(rng.normal(0.2, 0.3, 400), -1, 1)
-    proxy = np.clip(values + rng.normal(0, 0.2, 400), -1, 1) if proxied else None
-    rates = rng.uniform(0.2, 0.6, 400)
-    found = []
-    for _ in range(400):
-        s = Sample(rates, rng.random(400) < rates)
-        found.append(quality_loss(values[s.audited], s, requests=400, proxy=proxy).value)
-    assert abs(np.mean(found) - values.mean()) < 4 * np.std(found) / 20

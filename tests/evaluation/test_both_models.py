@@ -91,18 +91,6 @@ async def test_both_answers_are_recorded_with_what_they_cost_and_are_worth(tmp_p
     assert (done.written, done.spent_usd) == (1, Decimal(33))
 
 
-async def test_it_goes_on_where_it_stopped_and_asks_nothing_twice(tmp_path: Path) -> None:
-    path, small, examples = tmp_path / "t.jsonl", model("small"), [example(n) for n in "abcd"]
-    first = await recorded(path, examples[:3], large=model("large", fails="b"))
-    assert "large could not be had: overloaded" in first.failures.pop("b")
-    assert first.failures == {}
-    assert first.written == 2
-    done = await recorded(path, examples, small)
-    assert sorted(request.messages[-1].text for request in small.requests) == ["Is b?", "Is d?"]
-    assert (done.skipped, done.written, done.left) == (2, 2, 0)
-    assert {row.id for row in read_transcripts(path)} == set("abcd")
-
-
 async def test_progress_says_how_much_time_and_money_are_left(tmp_path: Path) -> None:
     seen: list[tuple[int, Decimal | None, bool]] = []
 
@@ -137,13 +125,6 @@ async def test_what_people_said_of_an_answer_counts(tmp_path: Path) -> None:
     assert row.models["scripted:large"].correct == 0
     other = await recorded(tmp_path / "u.jsonl", [judged], model("small", "no"))
     assert other.unlabelled == 1
-
-
-async def test_the_large_answer_may_be_the_reference(tmp_path: Path) -> None:
-    path, asked = tmp_path / "t.jsonl", [example("a", None)]
-    await recorded(path, asked, model("small", "no"), agree_with_large=True)
-    (row,) = read_transcripts(path)
-    assert [outcome.correct for outcome in row.models.values()] == [0.0, 1.0]
 
 
 TOLD = (SystemMessage("Be brief"), HumanMessage("Is a?"))
@@ -247,14 +228,6 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     assert "price_of_error" not in written
     assert json.loads(files["calibration"].read_text())
     assert "Use the cascade" in files["page"].read_text()
-
-
-def test_certificates_are_proved_on_the_other_half() -> None:
-    rows = recording(300, features=True)
-    found = fit(rows, MADE_FOR, SIGNALS, Options(repeats=1), max_harms=[0.2, 0.0001])
-    assert found.calibration.quality.n == 150
-    assert [c.max_harm for c in found.calibration.certificates] == [0.2]
-    assert [refusal.halved for refusal in found.refusals] == [True]
 
 
 def test_what_does_not_save_is_served_as_a_shadow(tmp_path: Path) -> None:

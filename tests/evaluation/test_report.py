@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -112,17 +111,6 @@ def test_calls_without_a_price_leave_nothing_verified() -> None:
     assert "for which nothing can be assumed: 3" in text_of(report)
     # A cost that is missing may be anything: there is an upper end of the saving alone.
     assert fact_of(report, "saved")[0] == "? (? to $0.00)"
-
-
-def test_an_unpriced_large_model_is_unknown_and_never_zero() -> None:
-    told = [*accepted(3, baseline=None), Story().draft().decide("escalate").expert(None)]
-    report = reported(told)
-    assert fact_of(report, "large model alone")[0].startswith("?")
-    assert cells_of(report, "By tier", "small")[-1] == "?"
-    assert "≈ $0.00" not in text_of(report)
-    assert json.loads(to_json(report))["saving"]["saving"]["high"] is None  # nobody knows
-    assert "Accepted drafts without a baseline, as their usage" in text_of(report)
-    assert report.verdict == "cannot tell yet"
 
 
 def test_audits_know_the_baseline_that_the_ledger_does_not() -> None:

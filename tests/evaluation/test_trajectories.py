@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
-import floors
 from cascade import Cascade
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import Options
@@ -24,7 +21,6 @@ from cascade.evaluation.trajectories import (
     ends_of,
     fit_early_stop,
     spent_until,
-    with_features,
 )
 from cascade.evaluation.verdict import evaluate
 from cascade.integrations.agent_tier import AgentTier, recorded_agent
@@ -127,13 +123,6 @@ def test_it_is_off_where_it_does_not_pay() -> None:
     assert evaluate(pair(cost=0.004, large=0.95), Options(repeats=1)).verdict == "off"
 
 
-def test_recorded_runs_have_the_features_that_a_tier_shows() -> None:
-    (row,) = with_features([Transcript(**recording(n=1)[0])])
-    features = row.models["small"].features
-    assert features["trajectory_steps"] == len(row.models["small"].steps)
-    assert features["trajectory_answered"] == 1
-
-
 # --- with a check
 
 WORTH = [
@@ -202,27 +191,3 @@ def test_recorded_agents_are_evaluated_and_calibrated(tmp_path: Path) -> None:
     recorded = Cascade(recorded_agent("small"), ScriptedModel("x"), signals=["trajectory"])
     with pytest.raises(ConfigurationError, match="only recorded"):
         recorded.invoke(TOPICS[0])
-
-
-# --- the benchmark
-
-
-def test_the_table_is_made_of_recordings(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = {"small": "gpt-oss-20b", "large": "gpt-oss-120b"}
-    rows = recording(n=60)
-    for row in rows:
-        row["models"] = {names[name]: outcome for name, outcome in row["models"].items()}
-    (tmp_path / "gptoss_tools.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    folder = str(tmp_path)
-
-    def printed(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["agents.py", *arguments])
-        runpy.run_path(str(floors.ROOT / "benchmarks" / "agents.py"), run_name="__main__")
-        return capsys.readouterr().out
-
-    said = printed("--fit", folder, "--test", folder)
-    assert said.count("gptoss_tools gpt-oss-20b > gpt-oss-120b") == 2
-    (row,) = json.loads(printed("--data", folder, "--json"))["checked"].values()
-    assert row["whole_solved"][0] >= row["large_solved"][0]
