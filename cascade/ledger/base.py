@@ -52,11 +52,8 @@ def tagged(**tags: str) -> Iterator[None]:
 
 
 def checked_tags(tags: Mapping[str, str], where: str) -> Mapping[str, str]:
-    """The tags, if names and values are text: 42 and "42" would be found and summed apart.
-
-    Raises:
-        ConfigurationError: they are not; the message says where they were given.
-    """
+    """The tags, if names and values are text: 42 and "42" would be found and summed apart. A
+    `ConfigurationError` otherwise says where they were given."""
     pairs = tags.items() if isinstance(tags, Mapping) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
         raise ConfigurationError(

@@ -144,12 +144,8 @@ class Schema:
 
 
 def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], str]:
-    """The kind of a database, and its address for SQLAlchemy.
-
-    Raises:
-        ConfigurationError: it is no address of a database.
-        MissingDependencyError: its driver is not installed.
-    """
+    """The kind of a database, and its address for SQLAlchemy; a `ConfigurationError` where it is
+    none, a `MissingDependencyError` where its driver is not installed."""
     scheme, separator, rest = url.partition("://") if isinstance(url, str) else (repr(url), "", "")
     kind = scheme.partition("+")[0] if separator else ""
     if kind == "memory":
@@ -204,11 +200,7 @@ class Database:
         self._opening = asyncio.Lock()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Result of work in a transaction that reads.
-
-        Raises:
-            UnavailableError: the database cannot be reached.
-        """
+        """Result of work in a transaction that reads; `UnavailableError` without a database."""
         await self.open()
         return await self._transact(self._engine, work, reads=True)
 

@@ -38,11 +38,7 @@ def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], None]]:
-    """A function that adds entries to a new file; the ending names the format.
-
-    Raises:
-        ConfigurationError: the name ends otherwise than in `.jsonl` or `.csv`.
-    """
+    """A function that adds entries to a new file, `.jsonl` or `.csv` by its ending."""
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")
     with path.open("w", encoding="utf-8", newline="") as file:

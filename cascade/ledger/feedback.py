@@ -111,9 +111,9 @@ def to_feedback(given: Mapping[str, Any]) -> Feedback:
         return Feedback.model_validate(dict(given))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        words = str(first["msg"]).removeprefix("Value error, ")
-        raise InputError(f"feedback: {place}: {words}" if place else f"feedback: {words}") from None
+        place = "".join(f"{part}: " for part in first["loc"])
+        words = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"feedback: {place}{words}") from None
 
 
 async def keep_feedback(

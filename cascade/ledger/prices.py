@@ -311,10 +311,12 @@ def find_pricing(
         )
     import genai_prices  # noqa: PLC0415 - heavy, and only here
 
-    own = None if base_url else _PROVIDER_IDS.get(provider, provider)
+    place: dict[str, Any] = {"provider_api_url": base_url}
+    if base_url is None:
+        place = {"provider_id": _PROVIDER_IDS.get(provider, provider)}
     probe = genai_prices.Usage(input_tokens=1, output_tokens=1)
     try:
-        found = genai_prices.calc_price(probe, model, provider_id=own, provider_api_url=base_url)
+        found = genai_prices.calc_price(probe, model, **place)
     except LookupError:
         at = "" if base_url is None else " at that address"
         return NoPrice(

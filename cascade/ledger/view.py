@@ -90,17 +90,14 @@ class LedgerView(BaseModel):
 
     def by_node(self) -> dict[str, LedgerView]:
         """The entries of each node, in the order in which the nodes first appear."""
-        groups: dict[str, list[LedgerEntry]] = {}
-        for entry in self.entries:
-            groups.setdefault(entry.node, []).append(entry)
-        return {node: LedgerView(group) for node, group in groups.items()}
+        nodes = dict.fromkeys(entry.node for entry in self.entries)
+        return {node: LedgerView(e for e in self.entries if e.node == node) for node in nodes}
 
     def table(self) -> str:
         """The totals per node as aligned text, with the basis of each figure."""
         runs = len({entry.run_id for entry in self.entries})
         head = ("node", "entries", "tokens in", "tokens out", "seconds", "cost", "saved")
-        rows: list[tuple[str, ...]] = [head]
-        rows += [_row(node, view) for node, view in self.by_node().items()]
+        rows = [head, *(_row(node, view) for node, view in self.by_node().items())]
         rows.append(_row("run" if runs == 1 else f"{runs:,} runs", self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = []

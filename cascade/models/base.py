@@ -30,8 +30,8 @@ from cascade.errors import (
 from cascade.state import Completion, TokenLogprob
 
 CLOCKS_MS = 1000.0
-"""Allowance for clocks that differ: a server that says it computed for longer than the wait for
-it, and this, has not measured it, and the time would be paid by the hour."""
+"""Allowance for clocks that differ: a server that says it computed longer than this and the wait
+for it has not measured it."""
 
 
 @dataclass(frozen=True, slots=True)

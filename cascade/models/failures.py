@@ -95,11 +95,10 @@ class Caller:
         elif kind is None and _UNSUPPORTED.search(reason):
             kind = UnsupportedContentError
         kind = kind or (ModelUnavailableError if status >= 500 else BadRequestError)
-        did = "failed" if status >= 500 else "refused the request"
         broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != 409
-        error = self._error(
-            kind, f"{did} ({status}): {shorten(reason)}", None if broken else False, status
-        )
+        did = "failed" if status >= 500 else "refused the request"
+        said = f"{did} ({status}): {shorten(reason)}"
+        error = self._error(kind, said, None if broken else False, status)
         error.retry_after = retry_after
         return error
 

@@ -48,11 +48,7 @@ Headers = Mapping[str, str]
 
 
 def check_address(url: str, example: str) -> None:
-    """Refuse what is no address, with what to write instead.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
+    """Refuse what is no address with a `ConfigurationError` that says what to write instead."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -100,22 +96,16 @@ class Connection:
         )
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON of the reply to JSON, or to nothing.
-
-        Raises:
-            ModelError: the server refused, the connection failed, or the reply cannot be read.
-        """
+        """The JSON of the reply to JSON, or to nothing; a `ModelError` where the server refused,
+        the connection failed, or the reply cannot be read."""
         async with self._reply(path, body) as parts:
             return read_json(b"".join([part async for part in parts]))
 
     async def lines(
         self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
     ) -> AsyncGenerator[bytes]:
-        """The lines of a streamed reply; leaving early closes the connection.
-
-        Raises:
-            ModelError: as in `request`; `StreamInterruptedError` where an answer had `begun`.
-        """
+        """The lines of a streamed reply; leaving early closes the connection. Errors are those of
+        `request`, `StreamInterruptedError` where an answer had `begun`."""
         held = bytearray()
         async with self._reply(path, body, begun) as parts:
             async for part in parts:
@@ -178,10 +168,8 @@ class Connection:
 class PerLoop:
     """One pool of connections for each event loop, made in it and closed in it.
 
-    Args:
-        make: makes one, inside the loop. It must not know the owner of this, which would never be
-            forgotten then. `aclose` of a pool closes it, inside its loop; `abandon` sees to it that
-            nothing is printed when it is collected, from any thread.
+    `make` must not know the owner of this, which would never be forgotten then. `aclose` of a pool
+    closes it, inside its loop; `abandon`, from any thread, keeps it from printing when collected.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -320,11 +308,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
 
 
 def read_json(raw: bytes) -> Any:
-    """Decoded JSON, in a third of the time of `json.loads`.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """Decoded JSON, in a third of the time of `json.loads`; ValueError where it is none."""
     try:
         return from_json(raw)
     except ValueError:

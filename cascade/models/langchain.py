@@ -79,10 +79,8 @@ class LangChainModel(Model):
         wanted = getattr(chat, "logprobs", False)  # None where the user has not said
         refused = reasons(self.model) or getattr(chat, "use_responses_api", None)
         self.returns_logprobs = bool(wanted or (wanted is None and not refused))
-        self.real = not any(
-            kind.__module__.startswith("langchain_core.language_models.fake")
-            for kind in type(chat).__mro__
-        )
+        fakes = "langchain_core.language_models.fake"
+        self.real = not any(kind.__module__.startswith(fakes) for kind in type(chat).__mro__)
         kept = (getattr(chat, name, None) for name in type(chat).model_fields)
         self.secrets = tuple(key.get_secret_value() for key in kept if isinstance(key, SecretStr))
         self._caller = Caller(self.name, type(chat).__name__)

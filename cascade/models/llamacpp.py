@@ -163,9 +163,8 @@ class LlamaCppModel(ServedModel):
                 yield chunk
 
     async def _held_to(self, answer: str) -> dict[str, Any]:
-        """Parameters that leave a model no choice but a given answer: llama.cpp returns no
-        log-probabilities of a prompt, so the answer is written once more, held to its tokens by a
-        grammar. The values are those of the model without the grammar."""
+        """Parameters that leave a model no choice but a given answer, since llama.cpp returns no
+        log-probabilities of a prompt. The values are those of the model without the grammar."""
         asked = {"content": answer, "add_special": False, "with_pieces": True}
         tokens = (await (await self._connected()).request("/tokenize", asked))["tokens"]
         if any(not isinstance(token["piece"], str) for token in tokens):
@@ -190,12 +189,8 @@ class LlamaCppModel(ServedModel):
 
 
 def find_weights(model: str) -> Path:
-    """The GGUF file behind the name of a `llamacpp:` model.
-
-    Raises:
-        ModelNotFoundError: there is no such file, or the embedded weights are not installed.
-        ConfigurationError: it is no GGUF file.
-    """
+    """The GGUF file behind the name of a `llamacpp:` model; a `ModelNotFoundError` where it is not
+    there or not installed, a `ConfigurationError` where it is none."""
     name, path = f"llamacpp:{model}", Path(model).expanduser()
     way_out = f"Give the path of a GGUF file, or llamacpp:{EMBEDDED} for the embedded model."
     if model == EMBEDDED:
@@ -235,11 +230,9 @@ For each call, answer with a JSON object within <tool_call></tool_call> tags and
 
 
 def read_calls(text: str, tools: Tools) -> tuple[ToolCall, ...]:
-    """The tool calls that a text consists of; none where it holds anything else as well.
-
-    A call is a JSON object with the `name` of one of the tools and its `arguments` (Llama:
-    `parameters`), bare, in a list, in a code block or between `<tool_call>` marks.
-    """
+    """The tool calls that a text consists of; none where it holds anything else as well. Each is a
+    JSON object with the `name` of a tool and its `arguments` (Llama: `parameters`), bare, in a
+    list, in a code block or between `<tool_call>` marks."""
     found, rest = list[ToolCall](), _BETWEEN.sub("", text, count=1)
     names = [tool["function"]["name"] for tool in tools]
     try:
@@ -277,7 +270,7 @@ def _may_call(request: Request) -> bool:
 
 def told(messages: Sequence[Mapping[str, Any]], tools: Tools) -> list[Mapping[str, Any]]:
     """The conversation for a template without tools: tools, calls and their results as text."""
-    worded: list[dict[str, Any]] = []
+    worded: list[Mapping[str, Any]] = []
     for role, turn in groupby(messages, key=itemgetter("role")):
         if role == "tool":  # one turn: some templates alternate roles
             results = [f"<tool_response>\n{m.get('content') or ''}\n</tool_response>" for m in turn]

@@ -61,8 +61,7 @@ def _read(token: Token) -> TokenLogprob | None:
 
 
 def _all(tokens: Iterable[Token]) -> Logprobs | None:
-    """All of them; None where there are none, or one has no value: what is left would be the
-    confidence of another answer."""
+    """All of them; None for none, or where one has no value: the rest is another answer's."""
     read = tuple(token for token in map(_read, tokens) if token is not None)
     return read if read and len(read) == len(list(tokens)) else None
 
@@ -95,10 +94,8 @@ def answer_logprobs(
     items: object, text: str, thinking: str | None = None, *, tool_calls: bool = False
 ) -> Logprobs | None:
     """The log-probabilities of the answer's tokens among the `items` that a provider sent, where
-    `thinking` may stand before them and `tool_calls` around.
-
-    None when there are none, when they cannot be told from other tokens, or when one has no value.
-    """
+    `thinking` may stand before them and `tool_calls` around; None when there are none, when they
+    cannot be told from other tokens, or when one has no value."""
     tokens = _listed(items)
     spellings = [_spelling(token) for token in tokens]
     joined, answer = b"".join(spellings), text.encode(errors="replace").strip()
@@ -130,11 +127,8 @@ class Growing:
         self._text = b""
 
     def add(self, items: object, text: str, *, plain: bool) -> Logprobs:
-        """The tokens that are complete with a piece of text: a character may take several.
-
-        What is not spelled so, or not `plain` text of the answer (tool calls, thinking), ends it:
-        from there on there are none.
-        """
+        """The tokens that are complete with a piece of text: a character may take several. After
+        what is not spelled so, or no `plain` text (tool calls, thinking), there are none."""
         if self._waiting is None or not plain:
             self._waiting = None
             return ()
@@ -171,10 +165,8 @@ _Span = tuple[int, int]
 def call_logprobs(
     items: object, calls: Sequence[ToolCall], thinking: str | None = None
 ) -> Logprobs | None:
-    """The log-probabilities of the calls' names and argument values, as in `answer_logprobs`.
-
-    A token counts where it spells a part of them, also where it spells a brace besides (`7}`).
-    """
+    """The log-probabilities of the calls' names and argument values, as in `answer_logprobs`; of
+    tokens that spell a part of them, also where they spell a brace besides (`7}`)."""
     if not calls:
         return None
     tokens = _listed(items)

@@ -37,13 +37,8 @@ serves again."""
 
 
 class ServedModel(Model):
-    """A model behind an HTTP server.
-
-    Attributes:
-        path: to which requests are posted.
-        streaming: parameters of a request for a stream.
-        ends_with_reason: whether nothing comes in a stream after the reason why the answer ends.
-    """
+    """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
+    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`)."""
 
     path: ClassVar[str] = "/chat/completions"
     streaming: ClassVar[Mapping[str, Any]] = {
@@ -69,9 +64,8 @@ class ServedModel(Model):
         """The JSON body of a request."""
 
     async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-        """The JSON parts of a stream: the data of server-sent events (WHATWG HTML, 9.2.6), without
-        one that is cut off, or plain JSON: errors, and whole replies of servers that cannot stream.
-        """
+        """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
+        plain JSON: errors, and replies of servers that cannot stream."""
         data: list[bytes] = []
         async for line in lines:
             if line.startswith(b"data:"):
@@ -93,11 +87,7 @@ class ServedModel(Model):
         return self.read(await connection.request(self.path, await self._payload(request)))
 
     def read(self, reply: object) -> Completion:
-        """The answer in a reply, as decoded JSON.
-
-        Raises:
-            ModelError: it is an error, or no reply.
-        """
+        """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
         answer = Answer(grows=False)
         with self._readable():
             self._add(reply, answer)
@@ -215,10 +205,7 @@ class OpenAIModel(ServedModel):
 
     async def _scored(self, request: Request, answer: str) -> Completion:
         """A given answer with its log-probabilities, which vLLM returns of a prompt, in one pass:
-        `prompt_logprobs` 0 stands for those of its own tokens. Other servers ignore it.
-
-        Source: https://docs.vllm.ai/en/latest/serving/openai_compatible_server
-        """
+        `prompt_logprobs` 0 stands for those of its own tokens. Other servers ignore it."""
         asked = self.payload(replace(request, answer=None, logprobs=False, max_tokens=1))
         asked |= {
             "messages": [*asked["messages"], {"role": "assistant", "content": answer}],

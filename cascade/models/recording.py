@@ -80,11 +80,7 @@ def _question(request: Request) -> str:
 
 
 def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
-    """The header of a recording, and its answers in the order in which they were given.
-
-    Raises:
-        ConfigurationError: there is no such file, it is not UTF-8 or not in this format.
-    """
+    """The header of a recording, and its answers in the order in which they were given."""
     number = 1
     try:
         # Whatever follows the last line break was being written when the recorder ended.
@@ -109,16 +105,11 @@ def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
 
 
 class ReplayModel(Model):
-    """Replay of a recording, with the real tokens, log-probabilities and times.
+    """Replay of a recording (`docs/transcripts.md`), with the real tokens, log-probabilities and
+    times; `header` says whose answers these are.
 
     A request that was recorded several times gets its answers in turn, and then again from the
     first.
-
-    Args:
-        path: the JSONL file (`docs/transcripts.md`).
-
-    Attributes:
-        header: whose answers these are and how they were made.
 
     Raises:
         ConfigurationError: there is no such file, or it is no recording.

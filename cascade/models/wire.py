@@ -38,11 +38,7 @@ MOST_TOKENS = 20_000_000
 
 
 def chat_payload(request: Request) -> dict[str, Any]:
-    """The JSON body of a request, without the model's name.
-
-    Raises:
-        InputError: the conversation has a part that this form has no place for.
-    """
+    """The JSON body of a request, without the model's name; errors are those of `sendable`."""
     choice = request.tool_choice
     if choice not in (None, "auto", "none", "required"):
         choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
@@ -63,11 +59,8 @@ def chat_payload(request: Request) -> dict[str, Any]:
 
 
 def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """The messages in OpenAI's form, of whole characters.
-
-    Raises:
-        InputError: there is something in them that this form has no place for.
-    """
+    """The messages in OpenAI's form, of whole characters; an `InputError` where it has no place
+    for something in them."""
     try:
         sent: list[dict[str, Any]] = whole(convert_to_openai_messages(list(messages)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -79,10 +72,8 @@ def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
 
 
 def whole(value: Any) -> Any:
-    """The same JSON with halves of surrogate pairs put together, and U+FFFD for lone ones.
-
-    Such a half comes of an emoji that a model cut in two, and has no place in UTF-8.
-    """
+    """The same JSON with halves of surrogate pairs (of an emoji that a model cut in two) put
+    together, and U+FFFD for lone ones: they have no place in UTF-8."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()
@@ -162,8 +153,7 @@ def _read_usage(usage: object, *, wrote: bool) -> Usage:
 
 
 def _busy_ms(timings: object) -> float | None:
-    """Reading the prompt and writing the answer, without loading, by the server's clock; None
-    where it tells no times, or some that cannot be true."""
+    """Time of reading and writing by the server's clock; None where it tells none that is true."""
     if not isinstance(timings, Mapping):
         return None
     told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
@@ -174,11 +164,8 @@ def _busy_ms(timings: object) -> float | None:
 
 
 def read_tool_call(name: object, arguments: object, call_id: object = None) -> ToolCall:
-    """One tool call; its arguments may come as an object or as JSON text.
-
-    Raises:
-        ValueError: the arguments are not a JSON object, or there is no name.
-    """
+    """One tool call, with arguments as an object or as JSON text; a ValueError where they are no
+    JSON object, or there is no name."""
     try:
         decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
         json.dumps(decoded, allow_nan=False)  # a tool, and the next request, are sent JSON
@@ -193,10 +180,8 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
 class Answer:
     """An answer that grows by stream chunks; a whole reply is one large chunk.
 
-    What is not as the format says raises ValueError, TypeError, KeyError or AttributeError.
-
-    Args:
-        grows: whether `tokens`, the log-probabilities that the last chunk completed, are wanted.
+    Where it `grows`, `tokens` are the log-probabilities that the last chunk completed. What is not
+    as the format says raises ValueError, TypeError, KeyError or AttributeError.
     """
 
     def __init__(self, *, grows: bool = True) -> None:
