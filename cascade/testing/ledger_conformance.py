@@ -42,6 +42,40 @@ AMOUNTS = (
 """Amounts that a floating-point column would change."""
 
 Make = Callable[[], LedgerStore]
+Check = Callable[[Any], Awaitable[None]]
+
+CHECKS: list[tuple[Capability, Check]] = []
+
+
+class LedgerConformance:
+    """The checks as tests of pytest; give the fixture `make_store`.
+
+    Attributes:
+        capabilities: of the store; the other checks are left out.
+    """
+
+    capabilities: Collection[str] = get_args(Capability)
+
+
+def checks_of(capabilities: Collection[str]) -> list[Check]:
+    """The checks that a store with these capabilities has to hold."""
+    return [check for name, check in CHECKS if name in capabilities]
+
+
+def _of(capability: Capability) -> Callable[[Check], Check]:
+    """A check of stores with a capability, and a test of `LedgerConformance`."""
+
+    def kept(check: Check) -> Check:
+        async def test(self: LedgerConformance, make_store: Make) -> None:
+            if capability in self.capabilities:
+                await check(make_store)
+
+        test.__doc__ = check.__doc__
+        setattr(LedgerConformance, f"test_{check.__name__}", test)
+        CHECKS.append((capability, check))
+        return check
+
+    return kept
 
 
 def made(number: int, **fields: Any) -> LedgerEntry:
@@ -89,7 +123,8 @@ def full(number: int, **fields: Any) -> LedgerEntry:
     return made(number, **{**given, **fields})
 
 
-async def comes_back_unchanged(make: Make) -> None:
+@_of("append")
+async def comes_back_unchanged(make: Any) -> None:
     """Each field comes back as it was, and unknown stays unknown."""
     # The bare one is first: columns that are set only later in a batch are kept, too.
     entries = [made(0, baseline_usd=None), full(1)]
@@ -99,7 +134,8 @@ async def comes_back_unchanged(make: Make) -> None:
         assert await _of_run(store) == entries
 
 
-async def keeps_every_digit(make: Make) -> None:
+@_of("append")
+async def keeps_every_digit(make: Any) -> None:
     """An amount is never rounded."""
     async with make() as store:
         store.append([made(i, cost_usd=Decimal(usd)) for i, usd in enumerate(AMOUNTS)])
@@ -107,7 +143,8 @@ async def keeps_every_digit(make: Make) -> None:
         assert found == [Decimal(usd) for usd in AMOUNTS], found
 
 
-async def keeps_an_id_once(make: Make) -> None:
+@_of("append")
+async def keeps_an_id_once(make: Any) -> None:
     """A repetition is left as the first one was."""
     async with make() as store:
         store.append([made(0, note="first"), made(1)])
@@ -119,7 +156,8 @@ async def keeps_an_id_once(make: Make) -> None:
         ]
 
 
-async def keeps_times_in_utc(make: Make) -> None:
+@_of("append")
+async def keeps_times_in_utc(make: Any) -> None:
     """To the microsecond, whatever zone they came in."""
     east = datetime.fromisoformat("2026-03-01T14:00:00.000001+05:00")
     async with make() as store:
@@ -128,7 +166,8 @@ async def keeps_times_in_utc(make: Make) -> None:
         assert found == [east, NOON + SECOND], found
 
 
-async def takes_any_text(make: Make) -> None:
+@_of("append")
+async def takes_any_text(make: Any) -> None:
     """NUL and halves of surrogate pairs may be replaced, but the entry is kept."""
     bad = Decision(action="accept", reason="a\0b\ud800")
     async with make() as store:
@@ -137,7 +176,8 @@ async def takes_any_text(make: Make) -> None:
         assert [note[0] + note[-1] for note in found] == ["ab", "ab"], found
 
 
-async def a_begun_call_is_no_entry_until_it_is_completed(make: Make) -> None:
+@_of("begin")
+async def a_begun_call_is_no_entry_until_it_is_completed(make: Any) -> None:
     """`append` with the same id completes it, once."""
     async with make() as store:
         call = made(0, outcome="begun", tier="large", model="m")
@@ -149,7 +189,8 @@ async def a_begun_call_is_no_entry_until_it_is_completed(make: Make) -> None:
         assert await _of_run(store) == [done]
 
 
-async def spending_counts_unknown_costs_at_what_is_assumed(make: Make) -> None:
+@_of("spent")
+async def spending_counts_unknown_costs_at_what_is_assumed(make: Any) -> None:
     """To the last digit."""
     entries = [
         made(0, node="audit", cost_usd=Decimal("12345678901234567890.123456789")),
@@ -168,6 +209,7 @@ async def spending_counts_unknown_costs_at_what_is_assumed(make: Make) -> None:
         assert await store.spent("none", NOON) == 0
 
 
+@_of("read")
 async def a_selection_means_what_it_says(make: Any) -> None:
     """Conditions are joined by and; the end of a span of time is not in it."""
     given: list[tuple[LedgerEntry, dict[str, str]]] = [
@@ -201,6 +243,7 @@ async def a_selection_means_what_it_says(make: Any) -> None:
         assert await store.entries(limit=2) == [entry for entry, _ in given[:2]]
 
 
+@_of("read")
 async def rows_are_columns_of_entries(make: Any) -> None:
     """Also tags and parts of the decision."""
     columns = ("id", "cost_usd", "at", "baseline_high_usd", "tags", "tags.user", "decision.action")
@@ -224,6 +267,7 @@ async def rows_are_columns_of_entries(make: Any) -> None:
         assert second == (made(1).id, None, NOON + SECOND, *[None] * 8), second
 
 
+@_of("read")
 async def calls_that_were_never_completed_are_listed(make: Any) -> None:
     """Those that were withdrawn are forgotten."""
     calls = [made(i, id=name, outcome="begun", run_id=name) for i, name in enumerate("abc")]
@@ -238,6 +282,7 @@ async def calls_that_were_never_completed_are_listed(make: Any) -> None:
         assert await store.unfinished(older_than=timedelta(days=36_500)) == []
 
 
+@_of("delete")
 async def what_is_deleted_is_gone_and_the_rest_stays(make: Any) -> None:
     """By run, by tag and by age, with begun calls."""
     late = NOON + timedelta(days=1)
@@ -253,6 +298,7 @@ async def what_is_deleted_is_gone_and_the_rest_stays(make: Any) -> None:
         assert await store.delete(everything=True) == 1
 
 
+@_of("durable")
 async def a_second_store_finds_what_the_first_wrote(make: Any) -> None:
     """And of those that write at once, nothing is lost."""
 
@@ -274,54 +320,3 @@ async def a_second_store_finds_what_the_first_wrote(make: Any) -> None:
 async def _of_run(store: LedgerStore) -> Sequence[LedgerEntry]:
     await store.flush()
     return await store.of_run("run")
-
-
-Check = Callable[[Make], Awaitable[None]]
-
-CHECKS: dict[Capability, tuple[Check, ...]] = {
-    "append": (
-        comes_back_unchanged,
-        keeps_every_digit,
-        keeps_an_id_once,
-        keeps_times_in_utc,
-        takes_any_text,
-    ),
-    "begin": (a_begun_call_is_no_entry_until_it_is_completed,),
-    "spent": (spending_counts_unknown_costs_at_what_is_assumed,),
-    "read": (
-        a_selection_means_what_it_says,
-        rows_are_columns_of_entries,
-        calls_that_were_never_completed_are_listed,
-    ),
-    "delete": (what_is_deleted_is_gone_and_the_rest_stays,),
-    "durable": (a_second_store_finds_what_the_first_wrote,),
-}
-
-
-def checks_of(capabilities: Collection[str]) -> list[Check]:
-    """The checks that a store with these capabilities has to hold."""
-    return [check for name, checks in CHECKS.items() if name in capabilities for check in checks]
-
-
-class LedgerConformance:
-    """The checks as tests of pytest; give the fixture `make_store`.
-
-    Attributes:
-        capabilities: of the store; the other checks are left out.
-    """
-
-    capabilities: Collection[str] = get_args(Capability)
-
-
-def _as_test(capability: str, check: Check) -> Callable[[LedgerConformance, Make], Awaitable[None]]:
-    async def test(self: LedgerConformance, make_store: Make) -> None:
-        if capability in self.capabilities:
-            await check(make_store)
-
-    test.__doc__ = check.__doc__
-    return test
-
-
-for _name, _checks in CHECKS.items():
-    for _check in _checks:
-        setattr(LedgerConformance, f"test_{_check.__name__}", _as_test(_name, _check))

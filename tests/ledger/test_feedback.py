@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cascade.errors import ConfigurationError, InputError, UnknownRunError
+from cascade.errors import InputError
 from cascade.ledger.base import MemoryLedger
 from cascade.ledger.feedback import Feedback, keep_feedback, to_feedback
 from tests.ledger.samples import entry
@@ -69,11 +69,3 @@ async def test_another_verdict_of_the_same_person_replaces_the_first() -> None:
 def test_a_verdict_without_meaning_is_refused(said: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
         to_feedback(said)
-
-
-async def test_a_verdict_needs_a_place_and_a_run() -> None:
-    said = Feedback(run_id="r", correct=True)
-    with pytest.raises(ConfigurationError, match="no place to be kept"):
-        await keep_feedback(said, None, [])
-    with pytest.raises(UnknownRunError):
-        await keep_feedback(said, MemoryLedger(), [])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.prices import NoPrice, Price, find_pricing, load_prices
+from cascade.ledger.prices import Price, find_pricing, load_prices
 from cascade.state import Usage
 
 JULY = datetime(2026, 7, 15, tzinfo=UTC)
@@ -121,26 +121,6 @@ def test_a_list_price_is_dated_and_knows_both_kinds_of_cache_writes() -> None:
     assert listed.cost(used, at=JULY) == Decimal("0.00753")
     assert listed.cost(Usage()) is None
     assert "genai-prices" in listed.source
-
-
-@pytest.mark.parametrize(
-    ("provider", "address", "usd"),
-    [
-        ("openai", None, "1.25"),
-        ("openai", "https://api.openai.com/v1/", "1.25"),
-        ("openai", "http://localhost:8000/v1", None),
-        ("anthropic", "https://proxy.example", None),
-        ("nobody", None, None),
-    ],
-)
-def test_a_list_price_holds_at_the_providers_own_address_alone(
-    provider: str, address: str | None, usd: str | None
-) -> None:
-    pricing = find_pricing(provider, "gpt-5.1", base_url=address)
-    assert pricing.cost(usage()) == (None if usd is None else Decimal(usd))
-    if isinstance(pricing, NoPrice):
-        assert "a `price` with" in pricing.source
-        assert pricing.by_batch() is pricing
 
 
 # --- files

@@ -16,20 +16,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-from functools import reduce
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
-from cascade.ledger import LedgerView, Selection, open_store, tagged
+from cascade.ledger import Selection, open_store, tagged
 from cascade.ledger import database as databases
 from cascade.ledger import store as stores
-from cascade.ledger.base import EXACT, current_tags
-from cascade.state import LedgerEntry
+from cascade.ledger.base import current_tags
 from tests.ledger.processes import ROOT
 from tests.ledger.samples import call, decided, entry
 
@@ -324,37 +319,6 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- reading
-
-
-amounts = st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=15)
-bases = st.sampled_from(["measured", "estimated", "unknown"])
-entries = st.builds(
-    LedgerEntry,
-    run_id=st.sampled_from("abc"),
-    node=st.sampled_from(["draft", "verify", "expert"]),
-    cost_usd=amounts,
-    saved_usd=amounts,
-    baseline_usd=amounts,
-    cost_basis=bases,
-    basis=bases,
-)
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(entries, max_size=12))
-async def test_sums_over_nodes_over_runs_and_over_entries_are_equal_to_the_last_digit(
-    recorded: list[LedgerEntry],
-) -> None:
-    async with open_store("memory://") as store:
-        store.append(recorded)
-        kept = await store.entries()
-        by_node, by_run = await store.totals(by="node"), await store.totals(by="run_id")
-    assert sorted(map(repr, kept)) == sorted(map(repr, recorded))
-    view = LedgerView(kept)
-    for groups in (by_node, by_run, view.by_node()):
-        costs = [g.cost if isinstance(g, LedgerView) else g.cost_usd for g in groups.values()]
-        assert reduce(EXACT.add, (c.known for c in costs), Decimal(0)) == view.cost.known
-        assert sum(c.unknown for c in costs) == view.cost.unknown
 
 
 async def test_a_column_that_is_none_is_named() -> None:

@@ -105,19 +105,6 @@ async def test_a_server_that_never_answers_times_out(
         assert await asyncio.to_thread(received.left.wait, 300), "the connection was not closed"
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [("retry-after: 7", 7), ("retry-after-ms: 250", 0.25), ("retry-after: -5", None)],
-)
-async def test_a_refusal_carries_how_long_to_wait(
-    header: str, seconds: float | None, openai_model: OpenAIModel, server: FakeServer
-) -> None:
-    server.will(error(429, "slow", headers=dict([header.split(": ")])))
-    with pytest.raises(RateLimitError) as caught:
-        await ask(openai_model)
-    assert caught.value.retry_after == seconds
-
-
 # Places
 
 
