@@ -20,19 +20,16 @@ from cascade.ledger.prices import Pricing
 from cascade.ledger.prompt_cache import PromptCache, can_be_cached, in_steps, prefixes_of
 from cascade.state import Completion, Usage
 
-KEPT = 2_000
-"""Lengths are learned from the last so many audits."""
-
-REFIT_EVERY = 100
-"""Audits between two fits; the first fits come after 1, 2, 4, 8, … of them."""
+KEPT, REFIT_EVERY = 2_000, 100
+"""Audits from whose lengths is learned, and those between two fits, which come after 1, 2, 4, 8, …
+of them at first."""
 
 LEAST_AUDITS = 39
 """Fewer audits give no two-sided 95 % interval per request: 2/(n + 1) > 0.05."""
 
 WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
 """Until so many are there the large model writes at most so many times the expected or the draft's
-visible tokens and so many more: at least 98 % of the answers of ten recorded pairs of models, whose
-lengths differ by a factor of 140 where a short draft is answered at length."""
+visible tokens and so many more: at least 98 % of the answers of ten recorded pairs of models."""
 
 PRIOR = 2.0
 """Answers that the prior (as long as the draft) counts for in the slope."""

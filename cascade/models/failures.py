@@ -206,11 +206,9 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 GAP = "[…]"
 """Stands in the place of what is left out."""
 
-MOST_SEARCHED = 100_000
-"""Characters of each end of a question in which quotes are looked for."""
-
-SHORTEST_QUOTE = 16
-"""Characters of a text that are taken for a quote of it, and not for words that both have."""
+MOST_SEARCHED, SHORTEST_QUOTE = 100_000, 16
+"""Characters of each end of a question in which quotes are looked for, and of the shortest text
+that is taken for one, and not for words that both have."""
 
 _KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
 

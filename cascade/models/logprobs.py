@@ -20,11 +20,9 @@ from langchain_core.messages import ToolCall
 
 from cascade.state import TokenLogprob
 
-LOWEST = -100.0
-"""Below this a value is a placeholder: vLLM writes -9999 where it has none."""
-
-ROUNDING = 1e-3
-"""So much above 0 a value is a certain token, as the sum of its rounding."""
+LOWEST, ROUNDING = -100.0, 1e-3
+"""Below this a value is a placeholder (vLLM writes -9999); so much above 0 it is a certain token,
+as the sum of its rounding."""
 
 MOST_AHEAD = 256
 """Tokens of a stream that wait for their text; a character takes a few."""

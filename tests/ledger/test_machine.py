@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.ledger.machine import Machine, machine_of
+from cascade.ledger.ledger import Machine, machine_of
 
 
 class Clock:
