@@ -176,8 +176,7 @@ class Database:
         schema: what is to be in it.
         read_only: nothing is written, made or migrated.
         own_thread: whether it is used in the event loop of a thread of its own: writes to SQLite
-            hold that up, as it has to write at exit, too, when there are no other threads any more,
-            and its owner calls `move_journal`.
+            hold that up, as it has to write at exit, too, when there are no other threads any more.
 
     Raises:
         ConfigurationError: the address has none of these forms.
@@ -231,7 +230,9 @@ class Database:
                 return False
             if self._file is None:
                 self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
-                _set_up(self._file, moves_journal=False)
+                _set_up(self._file)
+                # To move the journal takes a while: `write` does it, and `move_journal`.
+                self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
             with self._file:
                 self._file.execute("BEGIN IMMEDIATE").close()
                 work(self._file)
@@ -269,13 +270,20 @@ class Database:
 
     def move_journal(self) -> int:
         """Move SQLite's journal into the database, beside callers that write; returns its pages."""
-        return _checkpoint(self.path, "PASSIVE")[1]
+        if self.path is None or self._engine is None:
+            return 0
+        with closing(self._engine.raw_connection()) as pooled, suppress(sqlite3.Error):
+            file: sqlite3.Connection = pooled.driver_connection
+            _, pages, _ = file.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return int(pages)
+        return 0
 
     async def scrub(self) -> bool:
         """Whether SQLite's journal was emptied, which has pages as they were before a deletion;
         PostgreSQL cleans its files by itself."""
-        busy, *_ = await asyncio.to_thread(_checkpoint, self.path, "TRUNCATE")
-        return not busy and self.kind != "postgresql"
+        if self.path is None:
+            return self.kind == "memory"
+        return await asyncio.to_thread(_journal_is_emptied, self.path)
 
     async def _transact(self, engine: Any, work: Callable[[sa.Connection], T], *, reads: bool) -> T:
         def transaction() -> T:
@@ -321,7 +329,7 @@ class Database:
 
         def set_up(connection: sqlite3.Connection, record: object) -> None:
             del record
-            _set_up(connection, moves_journal=not self._own_thread)
+            _set_up(connection)
             if not self.read_only:
                 connection.execute("PRAGMA journal_mode = WAL").close()
 
@@ -382,10 +390,8 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     return None
 
 
-def _set_up(connection: sqlite3.Connection, *, moves_journal: bool) -> None:
+def _set_up(connection: sqlite3.Connection) -> None:
     connection.isolation_level = None  # transactions begin where it is said
-    if not moves_journal:  # with a commit it would hold up the caller
-        connection.execute("PRAGMA wal_autocheckpoint = 0").close()
     connection.execute("PRAGMA synchronous = NORMAL").close()
     connection.execute("PRAGMA secure_delete = ON").close()  # texts are not only unlinked
 
@@ -409,14 +415,11 @@ def _patiently(work: Callable[[], T]) -> T:
             time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
 
 
-def _checkpoint(path: Path | None, mode: str) -> tuple[int, int, int]:
-    """Whether SQLite's journal could not be moved, its pages, and those that are moved."""
-    if path is None:
-        return 0, 0, 0
-    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file, suppress(sqlite3.OperationalError):
-        found: tuple[int, int, int] = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-        return found
-    return 1, 0, 0
+def _journal_is_emptied(path: Path) -> bool:
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file, suppress(sqlite3.Error):
+        busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+    return False
 
 
 async def _dispose(engine: Any) -> None:

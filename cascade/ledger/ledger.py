@@ -329,11 +329,7 @@ def _entry(
     """An entry whose cost counts against the saving, unless `more` says otherwise."""
     answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
     fields = {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "cache_write_tokens": usage.cache_write_tokens,
+        **usage.model_dump(exclude={"cache_write_1h_tokens"}),
         "latency_ms": answered_ms or (time.perf_counter() - attempt.started) * 1000,
         "cost_usd": cost,
         "cost_basis": "unknown" if cost is None else basis,

@@ -60,8 +60,8 @@ BATCH, MOST_AT_ONCE = 1_000, 128
 """Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
 
 MOVED_EVERY, LONGEST_JOURNAL = 1_000, 8_000
-"""Changes after which SQLite's journal is moved into the database, and its length in pages from
-which no call begins meanwhile: it starts anew only once all of it is moved."""
+"""Changes by event loops after which the thread moves SQLite's journal into the database beside
+them, and the journal's pages from which calls wait for that: all of it has to be moved once."""
 
 LINGER_S = 0.05
 """Time that entries wait for others, unless a caller waits for them."""
@@ -107,7 +107,7 @@ class SqlLedger(LedgerStore):
         self._items: deque[_Item] = deque()
         self._writing: Sequence[_Item] = ()  # by the thread, now
         self._busy_since: float | None = None  # the thread, so that callers must not write
-        self._unmoved = 0  # changes in SQLite's journal
+        self._unmoved = 0  # changes since then that callers have written
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -355,7 +355,8 @@ class SqlLedger(LedgerStore):
             self._items.clear()
             self._unmoved += len(writes)
             if self._unmoved >= MOVED_EVERY:
-                self._wake(urgent=True)
+                self._unmoved = 0
+                self._loop.call_soon_threadsafe(self._move_journal)
             self._room.notify_all()
         self._tell(items, {})
         return True
@@ -447,7 +448,6 @@ class SqlLedger(LedgerStore):
             finally:
                 self._writing, self._busy_since = (), None
             self._tell(items, refused)
-            self._move_journal()
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
@@ -461,8 +461,7 @@ class SqlLedger(LedgerStore):
             while self._items and n < BATCH:
                 taken.append(self._items.popleft())
                 n += len(taken[-1].writes)
-            self._writing, self._busy_since = taken, time.monotonic()
-            self._unmoved += n
+            self._writing, self._busy_since, self._unmoved = taken, time.monotonic(), 0
             if not self._items:
                 self._signalled = 0
                 self._due.clear()
@@ -470,11 +469,9 @@ class SqlLedger(LedgerStore):
             return taken
 
     def _move_journal(self) -> None:
-        if self._unmoved < MOVED_EVERY:
-            return
-        self._unmoved = 0
-        if self._database.move_journal() > LONGEST_JOURNAL:
-            self._busy_since = time.monotonic()
+        if self._database.move_journal() > LONGEST_JOURNAL and self._busy_since is None:
+            with self._room:  # no caller is in the midst of writing
+                self._busy_since = time.monotonic()
             self._database.move_journal()
             self._busy_since = None
 

@@ -87,16 +87,16 @@ guard = SimpleNamespace(forbidden=False)
 """Process-wide switch of `cascade.testing.forbid_real_requests`."""
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, remembered as long as the file is not written."""
+    return _sha256(path, path.stat().st_mtime)
+
+
 @lru_cache(maxsize=16)
 def _sha256(path: Path, changed_at: float) -> str:
     del changed_at  # a file that was written anew is another one
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered as long as the file is not written."""
-    return _sha256(path, path.stat().st_mtime)
 
 
 class Model(ABC):
