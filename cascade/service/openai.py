@@ -141,6 +141,7 @@ def _calls(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 _NAMES = ("prompt_tokens", "completion_tokens")
+"""Of tokens in chat completions."""
 
 
 class ChatWriter(wire.Writer):
@@ -167,7 +168,7 @@ class ChatWriter(wire.Writer):
         }
         body = {**self._head, "object": "chat.completion", "choices": [choice]}
         return body | {
-            "usage": _usage(outcome.usage, "prompt_tokens", "completion_tokens"),
+            "usage": _usage(outcome.usage, *_NAMES),
             "cascade": outcome.extension(),
         }
 
@@ -191,9 +192,7 @@ class ChatWriter(wire.Writer):
         reason, logprobs = outcome.finish_reason, self._tokens(outcome)
         pieces.append(self._chunk({}, reason, logprobs, cascade=outcome.extension()))
         if self._usage:
-            pieces.append(
-                self._chunk(None, usage=_usage(outcome.usage, "prompt_tokens", "completion_tokens"))
-            )
+            pieces.append(self._chunk(None, usage=_usage(outcome.usage, *_NAMES)))
         return b"".join([*pieces, b"data: [DONE]\n\n"])
 
     @override
