@@ -552,10 +552,14 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
 
 
 def write_artefacts(
-    folder: Path, fitted: Fitted, tiers: Sequence[OpenTier], name: str = "tried"
+    folder: Path,
+    fitted: Fitted,
+    tiers: Sequence[OpenTier],
+    name: str = "tried",
+    examples: Sequence[Example] = (),
 ) -> dict[str, Path]:
-    """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes; the files by
-    what they are.
+    """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes, with the
+    messages that stood before the question of every example; the files by what they are.
 
     Raises:
         ConfigurationError: the folder cannot be written.
@@ -569,13 +573,25 @@ def write_artefacts(
         folder.mkdir(parents=True, exist_ok=True)
         fitted.calibration.save(files["calibration"])
         files["page"].write_text(to_page(to_document(fitted.evaluation)), encoding="utf-8")
-        files["configuration"].write_text(_configuration(name, tiers, fitted), encoding="utf-8")
+        text = _configuration(name, tiers, fitted, examples)
+        files["configuration"].write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written ({error.strerror}).") from error
     return files
 
 
-def _configuration(name: str, tiers: Sequence[OpenTier], fitted: Fitted) -> str:
+def _prompt_of(examples: Sequence[Example]) -> list[dict[str, str]]:
+    """The messages before the question, where they are those of all examples."""
+    before = [[(m.type, m.text) for m in example.messages[:-1]] for example in examples]
+    if not before or any(one != before[0] for one in before):
+        return []
+    roles = {"human": "user", "ai": "assistant", "system": "system"}
+    return [{"role": roles[kind], "content": text} for kind, text in before[0]]
+
+
+def _configuration(
+    name: str, tiers: Sequence[OpenTier], fitted: Fitted, examples: Sequence[Example]
+) -> str:
     """The service's configuration, with prices that the user has set; what is JSON is YAML too."""
     listed, made = "", "Made by `cascade try`"
     for tier in tiers:
@@ -594,7 +610,7 @@ def _configuration(name: str, tiers: Sequence[OpenTier], fitted: Fitted) -> str:
         listed += f"      - {json.dumps(set_)}\n"
         if str(told["model"]).startswith("replay:"):
             made = "A recording answers what was recorded alone: `cascade try` takes your models"
-    found = fitted.evaluation
+    found, prompt = fitted.evaluation, _prompt_of(examples)
     price_of_error = found.recommended.price_of_error_usd
     decided = (
         "    # No saving was shown: the small model is measured beside the large one.\n"
@@ -609,5 +625,7 @@ def _configuration(name: str, tiers: Sequence[OpenTier], fitted: Fitted) -> str:
         f"# {made}; `cascade serve cascade.yaml` runs it.\n"
         "ledger: sqlite:///ledger.db\n"
         f"cascades:\n  {name}:\n    tiers:\n{listed}"
-        f'    calibrator: "calibration.json"\n{decided}    audits: 0.05\n'
+        + "    prompt:\n" * bool(prompt)
+        + "".join(f"      - {json.dumps(turn)}\n" for turn in prompt)
+        + f'    calibrator: "calibration.json"\n{decided}    audits: 0.05\n'
     )

@@ -100,8 +100,9 @@ class Examples:
 
 @spread
 def evaluate(
-    file: Annotated[Path, Argument(help="Transcripts: JSON lines, plain or gzip.")],
+    file: Annotated[File, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
     *,
+    fit: Annotated[File, Option(help="The transcripts again, beside --test.")] = None,
     test: Annotated[File, Option(help="Other transcripts, for the figures alone.")] = None,
     small: Annotated[Text, Option(help="Model that drafts, by its name.")] = None,
     large: Annotated[Text, Option(help="Model that is asked in doubt.")] = None,
@@ -118,9 +119,13 @@ def evaluate(
     from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
 
-    wanted = Options(**vars(goal))
-    with busy(f"reading {file}"):
-        rows = list(recordings.read_transcripts(file))
+    wanted, path = Options(**vars(goal)), file or fit
+    if path is None or (file and fit):
+        raise ConfigurationError(
+            "give the transcripts once: `cascade evaluate FILE`, or --fit FILE --test OTHER."
+        )
+    with busy(f"reading {path}"):
+        rows = list(recordings.read_transcripts(path))
         names = recordings.name_pair(rows, small, large)
         fitted, tested = features.pair_of(rows, *names), None
         if test is not None:
@@ -265,7 +270,7 @@ def try_(
         cascade = models.open(opened, **examples.recording())
         collected = _record(cascade, rows, path, examples, models)
         fitted = _fit(cascade, path, rows, max_harms=max_harm or (), options=options)
-        files = write_artefacts(to, fitted, cascade.tiers)
+        files = write_artefacts(to, fitted, cascade.tiers, examples=rows)
     found, then = fitted.evaluation, _next(fitted.evaluation, files["configuration"])
     remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
     advice = fitted.calibration.recommendation

@@ -157,6 +157,13 @@ class AuditConfig(Section):
     """A model that compares long answers."""
 
 
+class Turn(Section):
+    """One message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class CascadeConfig(Section):
     """One cascade, which clients name as their model."""
 
@@ -180,6 +187,9 @@ class CascadeConfig(Section):
     """Stop a draft that cannot be accepted any more; or the share that may be lost by it."""
     sticky: bool = False
     """Keep a conversation with the tier that answered it while its prompt cache is worth more."""
+    prompt: tuple[Turn, ...] = ()
+    """Messages before every conversation that has no system message of its own, as a calibration
+    was made with them."""
     response_format: Mapping[str, Any] | None = None
     """JSON schema; a draft that breaks it is escalated. A request may bring another."""
     tool_risks: Mapping[str, Literal["read", "write", "irreversible"]] | None = None

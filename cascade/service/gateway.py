@@ -36,6 +36,7 @@ from cascade.middleware import CascadeMiddleware, Slot
 from cascade.middleware.base import Decide
 from cascade.middleware.local_only import LocalOnly, looks_personal
 from cascade.policies.base import Policy, Situation
+from cascade.questions import to_messages
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
@@ -277,7 +278,15 @@ class Served:
         tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
         self.own_price.cascade = self.cascade
+        turns = [turn.model_dump() for turn in config.prompt]
+        self.prompt = to_messages(turns) if turns else []
+        self.prompt_size = sum(len(turn.content) for turn in config.prompt)
         self.places = asyncio.Semaphore(config.concurrency)
+
+    def prompted(self, messages: list[AnyMessage]) -> list[AnyMessage]:
+        """A conversation after the prompt of the configuration, where it has none of its own."""
+        own = not self.prompt or any(message.type == "system" for message in messages)
+        return messages if own else [*self.prompt, *messages]
 
     def model_of(self, tier: str) -> str:
         """The model of a tier."""
@@ -383,7 +392,8 @@ class Gateway:
             reservation = await self._put_aside(question, key)
             async with _place(question):
                 settings["deadline"] = question.left_s()
-                run = served.cascade.kernel.begin(question.messages, settings)
+                messages = served.prompted(question.messages)
+                run = served.cascade.kernel.begin(messages, settings)
                 if question.price_of_error is not None:
                     run.notes[OwnPrice.name] = question.price_of_error
                 if key is not None and key.limits:
@@ -438,8 +448,8 @@ class Gateway:
         if key is None or not key.limits:
             return None
         config, settings, served = self.config.budgets, question.settings, question.served
-        most = settings.get("max_tokens")
-        usd = estimate(served.cascade, config, question.size, most, served.config.answer_tokens)
+        most, size = settings.get("max_tokens"), question.size + served.prompt_size
+        usd = estimate(served.cascade, config, size, most, served.config.answer_tokens)
         answer = await self.money.put_aside(key, usd, config.wait_s)
         if not isinstance(answer, ServiceError):
             return answer

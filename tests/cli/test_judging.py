@@ -10,11 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from cascade import Cascade, ConfigurationError
 from cascade.calibrate import GIVE_UP_AFTER, to_examples
 from cascade.cli import judge
 from cascade.demo import questions
+from cascade.service import create_app, read_config
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
@@ -96,7 +99,7 @@ def test_what_cannot_be_judged_is_named_and_nothing_asked(
 def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
     rows = [(0.97, True), (0.9, True), (0.3, False)] * 20
     fitted, tested = outcomes(tmp_path / "a.jsonl", rows), outcomes(tmp_path / "b.jsonl", rows[:30])
-    given = ("evaluate", fitted, *MODELS, "--test", tested, "--json")
+    given = ("evaluate", "--fit", fitted, *MODELS, "--test", tested, "--json")
     assert commands.cascade(*given).json["test_rows"] == 30
 
 
@@ -210,6 +213,37 @@ def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_
     written = (out / "cascade.yaml").read_text()
     assert '"price": {"input": "1", "output": "4.5"}' in written
     assert len(host.asked("small")) == 60
+
+
+def test_what_was_tried_is_served_with_its_prompt(host: Upstream, tmp_path: Path) -> None:
+    """Clients know nothing of it; one that sends another system message is not calibrated."""
+    play(host)
+    prices = tmp_path / "prices.toml"
+    prices.write_text(
+        '["ollama:large"]\ninput = 1\noutput = 4\n["ollama:small"]\ninput = 0.01\noutput = 0.01\n'
+    )
+    rows, out = labelled(tmp_path / "rows.csv", 200), tmp_path / "tried"
+    given = ("try", rows, *MODELS, *NAMED, "--out", out, "--shots", "2", "--prices", prices)
+    commands.cascade(*given, "--yes")
+    first = host.asked("small")[0].texts
+    host.seen.clear()
+    with TestClient(serving(out / "cascade.yaml"), base_url="http://127.0.0.1") as client:
+        asked = [{"role": "user", "content": "ticket 7 of b"}]
+        own = [{"role": "system", "content": "Sort."}, *asked]
+        found = []
+        for messages in (asked, own):
+            body = {"model": "tried", "messages": messages}
+            found.append(client.post("/v1/chat/completions", json=body).json()["cascade"])
+    assert [one["calibrated"] for one in found] == [True, False]
+    assert [seen.texts for seen in host.asked("small")] == [
+        [*first[:-1], "ticket 7 of b"],
+        ["Sort.", "ticket 7 of b"],
+    ]
+
+
+def serving(path: Path) -> FastAPI:
+    ledger = f"sqlite:///{path.parent / 'ledger.db'}"
+    return create_app(read_config(path, overrides={"auth": False, "ledger": ledger}))
 
 
 @pytest.mark.parametrize(
