@@ -63,7 +63,9 @@ class ToolRisks(CascadeMiddleware):
                 f"ToolRisks(irreversible={irreversible!r}): give 'escalate' or 'ask'."
             )
         self.name, self.irreversible = name, irreversible
-        self.tools = {tool: _checked(tool, risk) for tool, risk in (tools or {}).items()}
+        self.tools: dict[str, Risk] = {
+            tool: _checked(tool, risk) for tool, risk in (tools or {}).items()
+        }
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Hold what is accepted against what the draft calls."""
@@ -110,7 +112,7 @@ def _marks(tools: Sequence[Mapping[str, Any]]) -> dict[str, Risk]:
         name = tool["function"]["name"]
         marks = [_checked(name, mark) for mark in (tool.get("metadata") or {}).get("risk") or ()]
         if marks:
-            found[name] = max(marks, key=RISKS.index)
+            found[name] = RISKS[max(map(RISKS.index, marks))]
     return found
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    ConfigDict,
     Field,
     IPvAnyNetwork,
     ValidationError,
@@ -52,8 +53,10 @@ RESTART = ("listen", "ledger", "auth")
 """Keys that a running service does not change."""
 
 
-class Section(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
+class Section(BaseModel):
     """Base of the parts of a configuration: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ListenConfig(Section):

@@ -167,13 +167,10 @@ _PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→":
 
 def header(value: str | float | Decimal) -> str:
     """The value of a header: one line of visible Latin characters."""
-    match value:
-        case bool():
+    if not isinstance(value, str):
+        if isinstance(value, bool):
             return str(value).lower()
-        case float():
-            return f"{value:.4f}"
-        case Decimal():
-            return f"{value:f}"
+        return f"{value:f}" if isinstance(value, Decimal) else f"{value:.4f}"
     if not value.isascii():
         value = value.translate(_PLAIN).encode("ascii", "replace").decode()
     if not value.isprintable():

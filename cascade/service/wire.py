@@ -205,7 +205,8 @@ def settings_of(
 ) -> Settings:
     """Settings of a request: parameters that go to every tier as they are, a response format in
     the form of chat completions, and settings by name, without those that are not given."""
-    settings, tiers = Settings(extra={}), served.cascade.tiers
+    others: dict[str, Any] = {}
+    settings, tiers = Settings(extra=others), served.cascade.tiers
     for name, value in extra.items():
         if value is None or name in IGNORED:
             continue
@@ -216,7 +217,7 @@ def settings_of(
             if name in (_OPENAI_ONLY if tier.model.provider == "ollama" else _OLLAMA_ONLY):
                 why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
                 raise unsupported(name, f"{why}in the options of the tier that has.")
-        settings["extra"][name] = value
+        others[name] = value
     more["stop"] = [stop] if isinstance(stop, str) else stop
     settings.update({name: v for name, v in more.items() if v is not None and v != []})  # type: ignore[typeddict-item]
     if form is not None and form.get("type") != "text":
@@ -234,9 +235,9 @@ def _read_format(form: Mapping[str, Any], settings: Settings, providers: set[str
             said = "response_format: text, json_object, or json_schema with a schema."
             raise ServiceError(400, said, param="response_format")
     if "ollama" not in providers:
-        settings["extra"]["response_format"] = dict(form)
+        settings.setdefault("extra", {})["response_format"] = dict(form)
     elif form["type"] == "json_object" and providers == {"ollama"}:
-        settings["extra"]["format"] = "json"
+        settings.setdefault("extra", {})["format"] = "json"
 
 
 def schema_format(**described: Any) -> dict[str, Any]:
