@@ -272,7 +272,10 @@ class Database:
         """Move SQLite's journal into the database, beside callers that write; returns its pages."""
         if self.path is None or self._engine is None:
             return 0
-        with closing(self._engine.raw_connection()) as pooled, suppress(sqlite3.Error):
+        with (
+            suppress(sqlite3.Error, sa.exc.SQLAlchemyError),
+            closing(self._engine.raw_connection()) as pooled,
+        ):
             file: sqlite3.Connection = pooled.driver_connection
             _, pages, _ = file.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             return int(pages)

@@ -461,7 +461,9 @@ class SqlLedger(LedgerStore):
             while self._items and n < BATCH:
                 taken.append(self._items.popleft())
                 n += len(taken[-1].writes)
-            self._writing, self._busy_since, self._unmoved = taken, time.monotonic(), 0
+            self._writing, self._busy_since = taken, time.monotonic()
+            if n:  # the thread moves the journal as well, where it writes
+                self._unmoved = 0
             if not self._items:
                 self._signalled = 0
                 self._due.clear()

@@ -263,6 +263,23 @@ async def test_the_journal_is_moved_into_the_database(
         assert longest < 12_000_000, "all calls are 19 MB"
 
 
+async def test_the_journal_is_moved_where_calls_take_all_entries_along(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "MOVED_EVERY", 50)
+    monkeypatch.setattr(stores, "LONGEST_JOURNAL", 100)
+    monkeypatch.setattr(stores, "LINGER_S", 0.002)
+    wal = path.with_name("ledger.db-wal")
+    async with open_store(url) as store:
+        longest = 0
+        for i in range(400):
+            store.append([entry("a")])
+            await store.begin(call(str(i)))
+            await asyncio.sleep(0.003)  # the thread wakes, and finds nothing to write
+            longest = max(longest, wal.stat().st_size)
+        assert longest < 6_000_000, "all of them are more"
+
+
 # --- opening
 
 
