@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,6 +27,9 @@ from cascade.teaching.store import LessonStore, the_store
 
 logger = logging.getLogger("cascade")
 
+PAUSES_S = (0.1, 1.0, 5.0)
+"""Between attempts to keep a lesson: a server may be started anew meanwhile."""
+
 MOST_CHARACTERS = 100_000
 """Of a conversation and its answer; a longer one is neither an example nor one to train on."""
 
@@ -39,7 +43,8 @@ class Lessons(CascadeMiddleware):
     **None is kept** of a run that must stay on this machine, that is tagged `lessons="no"` or ran
     in the shadow; of an answer that is degraded, cached, cut off, or a person's; and of what is no
     text, or longer than `MOST_CHARACTERS`. Lessons are written in the background, after the reply;
-    `aclose` waits for them. What cannot be written is told to the log.
+    `aclose` waits for them. Where the database is away they are tried again for a few seconds; what
+    cannot be written then is told to the log.
 
     Args:
         store: of the lessons. Close it yourself.
@@ -162,10 +167,15 @@ class Lessons(CascadeMiddleware):
             logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
 
     async def _write(self, lesson: Lesson) -> None:
-        try:
-            await self.store.put(lesson)
-        except UnavailableError as error:
-            logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
+        for pause_s in (*PAUSES_S, None):
+            try:
+                await self.store.put(lesson)
+                return
+            except UnavailableError as error:
+                if pause_s is None:
+                    logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
+                    return
+            await asyncio.sleep(pause_s)
 
 
 def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:
