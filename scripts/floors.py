@@ -20,21 +20,22 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("service",),
     ("jobs", "teaching", "integrations", "demo"),
     ("api",),
-    ("calibrate", "result"),
-    ("setup", "driving"),
-    ("graph", "questions", "evaluation"),
-    ("kernel",),
-    ("calling", "agents", "testing"),
-    ("middleware", "tracing"),
+    ("kernel", "evaluation"),
+    ("agents", "middleware", "testing"),
     ("run",),
-    ("tiers",),
     ("models", "ledger", "confidence", "policies"),
-    ("errors", "state", "events", "_lazy", "_numbers", "_portal", "_version"),
+    ("records",),
 )
-"""Units of the package from top to bottom; imports run downwards only, never sideways.
+"""Rooms of the package from top to bottom; imports run downwards only, never sideways."""
 
-On the lowest floor, of plain records, neighbours may import each other, without rings.
-"""
+ROOMS: dict[str, tuple[str, ...]] = {
+    "api": ("api", "result", "calibrate", "setup", "questions"),
+    "kernel": ("kernel", "graph", "driving", "calling", "tracing"),
+    "run": ("run", "tiers"),
+    "records": ("errors", "state", "events", "_lazy", "_numbers", "_portal", "_version"),
+}
+"""Rooms of several modules; every folder is a room of its own. Within a room, modules may import
+each other, without rings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Import:
 
     @property
     def units(self) -> tuple[str, str]:
-        """The two units of the house that it joins."""
+        """The two rooms that it joins."""
         return unit_of(self.importer), unit_of(self.imported)
 
     def __str__(self) -> str:
@@ -70,20 +71,22 @@ def modules(root: Path = ROOT) -> dict[str, Path]:
 
 
 def unit_of(module: str) -> str:
-    """`models` of `cascade.models.base`; the empty string for the package itself."""
-    return module.split(".")[1] if "." in module else ""
+    """The room of a module: `models` of `cascade.models.base`, `records` of `cascade.state`; the
+    empty string for the package itself."""
+    name = module.split(".")[1] if "." in module else ""
+    return next((room for room, members in ROOMS.items() if name in members), name)
 
 
 def floor_of(unit: str) -> int:
     """Number of the floor, 0 at the top.
 
     Raises:
-        LookupError: the unit has no floor yet.
+        LookupError: the room has no floor yet.
     """
     for number, units in enumerate(FLOORS):
         if unit in units:
             return number
-    raise LookupError(f"cascade.{unit} has no floor: give it one in scripts/floors.py")
+    raise LookupError(f"cascade.{unit} has no room: give it one in scripts/floors.py")
 
 
 def imports(root: Path = ROOT) -> list[Import]:
@@ -101,9 +104,9 @@ def forbidden(found: Import) -> str | None:
     """Why an import is against the rule, or None."""
     upper, lower = found.units
     if not upper or upper == lower:
-        return None  # the package's own face may name anything; within a unit all is free
+        return None  # the package's own face may name anything; within a room all is free
     lower = lower or "api"  # the face shows what a user holds: it is for those above only
-    if floor_of(upper) < floor_of(lower) or floor_of(upper) == len(FLOORS) - 1 == floor_of(lower):
+    if floor_of(upper) < floor_of(lower):
         return None
     side = "sideways" if floor_of(upper) == floor_of(lower) else "upwards"
     return (
@@ -136,7 +139,7 @@ def cycles(found: Iterable[Import]) -> list[list[str]]:
 
 
 def picture(root: Path = ROOT) -> str:
-    """The house as text: floors from top to bottom, and under each unit what it imports."""
+    """The house as text: floors from top to bottom, and beside each room what it imports."""
     known = {unit_of(module) for module in modules(root)} - {""}
     joins = {
         (upper, lower or "api")  # the package's face shows the API
@@ -144,7 +147,7 @@ def picture(root: Path = ROOT) -> str:
     }
     lines = []
     for units in FLOORS:
-        here = [unit for unit in units if unit in known and not unit.startswith("_")]
+        here = [unit for unit in units if unit in known]
         lines += [_row(unit, {lower for upper, lower in joins if upper == unit}) for unit in here]
         if here:
             lines.append("─" * 72)
@@ -153,12 +156,11 @@ def picture(root: Path = ROOT) -> str:
 
 def drawing() -> str:
     """The floors alone, from top to bottom, for docs/architecture.md."""
-    rows = ["  ".join(unit for unit in units if not unit.startswith("_")) for units in FLOORS]
-    return "\n".join(rows)
+    return "\n".join("  ".join(units) for units in FLOORS)
 
 
 def _row(unit: str, imported: set[str]) -> str:
-    shown = sorted(name for name in imported - {unit, ""} if not name.startswith("_"))
+    shown = sorted(imported - {unit, ""})
     row = f"{unit:<14}" + ("→ " + ", ".join(shown) if shown else "")
     return textwrap.fill(row.rstrip(), 78, subsequent_indent=" " * 16)
 

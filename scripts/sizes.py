@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from floors import FLOORS
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -187,6 +189,8 @@ def measure() -> list[Row]:
         Row("their lines", module_lines, 7_500),
         Row("imports of private names of others", len(list(private_imports())), 0),
         Row("files in agents/ but for __init__", len(files("agents")) - 1, 7),
+        Row("rooms of the house", sum(map(len, FLOORS)), 20),
+        Row("its floors", len(FLOORS), 9),
         Row("pages of docs", len(list((ROOT / "docs").rglob("*.md"))), 30),
     ]
 

@@ -26,7 +26,7 @@ def test_no_modules_import_each_other_in_a_ring() -> None:
 
 def test_every_module_has_a_floor() -> None:
     units = {floors.unit_of(module) for module in floors.modules()} - {""}
-    assert {"agents", "models", "ledger", "confidence", "policies", "state"} <= units
+    assert {"agents", "models", "ledger", "confidence", "policies", "records"} <= units
     for unit in units:
         floors.floor_of(unit)
 
