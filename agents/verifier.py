@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -83,7 +84,7 @@ class Verifier:
             return said[-1]
 
         situation = self._situation(run, runtime, judged=verdict.confidence is not None)
-        decision = _checked(kernel.decide(run, situation, policy))
+        decision = kernel.decide(run, situation, policy)
         decision = decision.model_copy(update={"signals": dict(run.signals) or None})
         run.decision = decision
         runtime.emit(Decided(tier.name, decision, run.assessment))
@@ -117,7 +118,7 @@ class Verifier:
     def foresee(self, run: Run, runtime: CascadeRuntime) -> Decision:
         """The policy's decision if there were no further signal."""
         situation = self._situation(run, runtime, judged=True)
-        return _checked(runtime.kernel.decide(run, situation, self.policy.decide))
+        return runtime.kernel.decide(run, situation, partial(self._decide, verdict=Verdict()))
 
     async def _verdict(self, run: Run, runtime: CascadeRuntime) -> Verdict:
         """What the user's verifier says; without one, or where the draft is ruled out, nothing.
@@ -165,7 +166,7 @@ class Verifier:
         above = [tier.name for tier in tiers[run.tier + 1 :]]
         if wanted is not None and wanted not in above:
             raise ConfigurationError(
-                f"the policy escalates to {wanted!r}; above {tiers[run.tier].name!r} there are: "
+                f"the decision escalates to {wanted!r}; above {tiers[run.tier].name!r} there are: "
                 f"{', '.join(above)}"
             )
         run.tier += 1 if wanted is None else above.index(wanted) + 1

@@ -11,10 +11,11 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import AsyncExitStack
 from contextvars import Context, copy_context
 from decimal import Decimal
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from langchain_core.messages import AnyMessage
 
@@ -52,7 +53,7 @@ from cascade.run import (
     Step,
     known_cost,
 )
-from cascade.state import Completion, Decision
+from cascade.state import Action, Completion, Decision
 from cascade.tiers import open_tier
 
 T = TypeVar("T")
@@ -60,6 +61,10 @@ T = TypeVar("T")
 logger = logging.getLogger("cascade")
 
 Agent = Callable[[Run, CascadeRuntime], Awaitable[Step]]
+
+_ACTIONS = get_args(Action)
+_HOOKS = ("check", "before_run", "wrap_model_call", "wrap_decision", "after_run", "wrap_step",
+          "aclose")  # fmt: skip
 
 
 class InCopiedContext(Generic[T]):
@@ -140,7 +145,7 @@ class Kernel:
         self._after = overriding(self.middleware, "after_run")
         self._step: Advance = self._act
         for one in reversed(overriding(self.middleware, "wrap_step")):
-            self._step = partial(one.wrap_step, handler=self._step)
+            self._step = partial(_looked_on, one, self._step)
 
     # --- what agents and middleware ask for
 
@@ -175,7 +180,7 @@ class Kernel:
         """The decision about a draft: the policy's, as middleware leaves it."""
         handler = policy
         for one in self._decide:
-            handler = partial(one.wrap_decision, run, handler=handler)
+            handler = partial(_decided, one, run, handler)
         return handler(situation)
 
     def calibrated(self, run: Run) -> bool:
@@ -212,7 +217,9 @@ class Kernel:
         """
         try:
             await self._step(run, runtime)
-        except CascadeError:
+        except CascadeError as error:
+            if error.ledger is None:  # a middleware that looks on has raised it
+                self._failed(run, error)
             raise
         except Exception as error:
             if is_control_flow(error):
@@ -278,11 +285,12 @@ class Kernel:
         return Answer(None if abstains else run.draft, run.decision, run.source, run.degraded)
 
     async def aclose(self) -> None:
-        """Let middleware finish what is under way, then close models and helpers."""
-        for one in self.middleware:
-            await one.aclose()
-        for tier in (*self.tiers, *self.helpers.values()):
-            await tier.model.aclose()
+        """Let middleware finish what is under way, then close models and helpers, all of them."""
+        async with AsyncExitStack() as last_first:
+            for tier in (*self.helpers.values(), *self.tiers[::-1]):
+                last_first.push_async_callback(tier.model.aclose)
+            for one in reversed(self.middleware):
+                last_first.push_async_callback(one.aclose)
 
     async def _open(self, run: Run, runtime: CascadeRuntime) -> None:
         """The beginning of a run: middleware first, which may answer it, then the router."""
@@ -341,6 +349,33 @@ class Kernel:
             run.entries += [entry for entry in new if entry.id not in known]
 
 
+def _decided(
+    one: CascadeMiddleware, run: Run, handler: Callable[[Situation], Decision], situation: Situation
+) -> Decision:
+    decision: object = one.wrap_decision(run, situation, handler)
+    if not isinstance(decision, Decision) or decision.action not in _ACTIONS:
+        raise ExtensionError(
+            f"{one.name}.wrap_decision returned {decision!r}: return a Decision with one of "
+            f"{', '.join(_ACTIONS)}, as in `return handler(situation)`."
+        )
+    return decision
+
+
+async def _looked_on(
+    one: CascadeMiddleware, handler: Advance, run: Run, runtime: CascadeRuntime
+) -> None:
+    """A step that is left out would be tried for ever."""
+    taken: list[str] = []
+
+    async def take(run: Run, runtime: CascadeRuntime) -> None:
+        taken.append(run.step)
+        await handler(run, runtime)
+
+    await one.wrap_step(run, runtime, take)
+    if not taken:
+        raise ExtensionError(f"{one.name}.wrap_step: `await handler(run, runtime)` is missing.")
+
+
 def _culprit(error: Exception) -> str:
     """The user's function in which an error arose, for its message."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -355,12 +390,11 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
             raise ConfigurationError(
                 f"middleware={one!r}: give instances of CascadeMiddleware, such as Retries()."
             )
-        for hook in ("before_run", "wrap_model_call", "wrap_decision", "after_run", "wrap_step"):
-            wanted = "def" if hook == "wrap_decision" else "async def"
-            if inspect.iscoroutinefunction(getattr(one, hook)) != (wanted == "async def"):
-                raise ConfigurationError(
-                    f"{type(one).__name__}.{hook}: write it as `{wanted} {hook}`."
-                )
+        for hook in _HOOKS:
+            waits = inspect.iscoroutinefunction(getattr(CascadeMiddleware, hook))
+            if inspect.iscoroutinefunction(getattr(one, hook)) != waits:
+                wanted = f"{'async ' * waits}def {hook}"
+                raise ConfigurationError(f"{type(one).__name__}.{hook}: write it as `{wanted}`.")
         one.name = one.name or _snake_case(type(one).__name__)
         if not isinstance(one.slot, Slot):
             raise ConfigurationError(

@@ -25,7 +25,7 @@ from cascade.errors import (
 )
 from cascade.middleware import Deadline, Retries
 from cascade.run import Run
-from cascade.testing import reply
+from cascade.testing import ScriptedModel, reply
 from tests.kernel.drivers import Graph, cascade_of, scripted
 from tests.kernel.test_paths import DOWN, Asking
 
@@ -236,16 +236,64 @@ class Blunt(CascadeMiddleware):
         return "42"
 
 
+class Shrugging(CascadeMiddleware):
+    def wrap_decision(self, run: Any, situation: Any, handler: Any) -> Any:
+        handler(situation)
+
+
+class Dancing(CascadeMiddleware):
+    def wrap_decision(self, run: Any, situation: Any, handler: Any) -> Any:
+        return handler(situation).model_copy(update={"action": "dance"})
+
+
+class Standing(CascadeMiddleware):
+    async def wrap_step(self, run: Any, runtime: Any, handler: Any) -> None:
+        if run.step != "verify":
+            await handler(run, runtime)
+
+
 @pytest.mark.parametrize(
     ("middleware", "words"),
     [
         (Forgetful(), "forgetful.wrap_model_call returned None: return a Completion"),
         (Blunt(), "blunt.before_run returned '42': return an Answer"),
+        (Shrugging(), "shrugging.wrap_decision returned None: return a Decision"),
+        (Dancing(), r"dancing.wrap_decision returned Decision\(action='dance'.*one of accept"),
+        (Standing(), r"standing.wrap_step: `await handler\(run, runtime\)` is missing"),
     ],
-    ids=["nothing", "a text"],
+    ids=lambda value: "" if isinstance(value, str) else value.__class__.__name__,
 )
 async def test_a_hook_that_returns_something_else_is_named(
     driver: Any, middleware: Any, words: str
 ) -> None:
-    with pytest.raises(ExtensionError, match=words):
+    with pytest.raises(ExtensionError, match=words) as raised:
         await driver(cascade_of(middleware=[middleware])).ask()
+    assert raised.value.ledger is not None
+
+
+@pytest.mark.parametrize("hook", ["check", "aclose"])
+def test_a_hook_of_the_wrong_kind_is_told_when_the_cascade_is_made(hook: str) -> None:
+    async def waits(*given: Any) -> None: ...
+
+    def works(*given: Any) -> None: ...
+
+    wrong = type("Wrong", (CascadeMiddleware,), {hook: waits if hook == "check" else works})
+    with pytest.raises(ConfigurationError, match=rf"Wrong\.{hook}: write it as"):
+        cascade_of(middleware=[wrong()])
+
+
+async def test_what_cannot_be_closed_keeps_no_other_open() -> None:
+    class Stuck(CascadeMiddleware):
+        async def aclose(self) -> None:
+            raise OSError("stuck")
+
+    closed: list[str] = []
+
+    class Closing(ScriptedModel):
+        async def aclose(self) -> None:
+            closed.append(self.model)
+
+    cascade = cascade_of(Closing("a", name="s"), Closing("b", name="l"), middleware=[Stuck()])
+    with pytest.raises(OSError, match="stuck"):
+        await cascade.aclose()
+    assert closed == ["s", "l"]
