@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import yaml
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
@@ -582,11 +584,17 @@ def write_artefacts(
 
 def _prompt_of(examples: Sequence[Example]) -> list[dict[str, str]]:
     """The messages before the question, where they are those of all examples."""
-    before = [[(m.type, m.text) for m in example.messages[:-1]] for example in examples]
+    before = [[(m.type, str(m.text)) for m in example.messages[:-1]] for example in examples]
     if not before or any(one != before[0] for one in before):
         return []
     roles = {"human": "user", "ai": "assistant", "system": "system"}
     return [{"role": roles[kind], "content": text} for kind, text in before[0]]
+
+
+def _line(turn: Mapping[str, str]) -> str:
+    """A message on one line of YAML."""
+    written = yaml.safe_dump(dict(turn), default_flow_style=True, sort_keys=False, width=math.inf)
+    return written.strip().replace("${", "$${")
 
 
 def _configuration(
@@ -626,6 +634,6 @@ def _configuration(
         "ledger: sqlite:///ledger.db\n"
         f"cascades:\n  {name}:\n    tiers:\n{listed}"
         + "    prompt:\n" * bool(prompt)
-        + "".join(f"      - {json.dumps(turn)}\n" for turn in prompt)
+        + "".join(f"      - {_line(turn)}\n" for turn in prompt)
         + f'    calibrator: "calibration.json"\n{decided}    audits: 0.05\n'
     )

@@ -334,7 +334,8 @@ def read_config(
     Args:
         path: of the file. Calibrations, and a ledger of SQLite, are relative to its folder.
         overrides: go over the file.
-        environment: instead of the process's own; `${NAME}` in a value is replaced by a variable.
+        environment: instead of the process's own; `${NAME}` in a value is replaced by a variable,
+            `$${` by `${`.
 
     Raises:
         ConfigurationError: with a line for each thing that is wrong.
@@ -361,7 +362,8 @@ def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
     return config.model_copy(update={"ledger": f"sqlite:///{folder / relative[1]}"})
 
 
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""`${NAME}` is a variable's value, and `$${` a `${` of a text."""
 
 
 class _Reader(yaml.SafeLoader):
@@ -409,12 +411,12 @@ class _Reader(yaml.SafeLoader):
         return self._filled(value, place) if isinstance(value, str) else value
 
     def _filled(self, value: str, place: Place) -> str:
-        for name in _REFERENCE.findall(value):
+        for name in filter(None, _REFERENCE.findall(value)):
             self.filled.add(place)
             if not self.variables.get(name):
                 said = f"the environment variable {name} is not set."
                 self.problems.append((place, said))
-        return _REFERENCE.sub(lambda found: self.variables.get(found[1], ""), value)
+        return _REFERENCE.sub(lambda x: self.variables.get(x[1], "") if x[1] else "${", value)
 
 
 def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:

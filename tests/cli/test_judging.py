@@ -223,6 +223,8 @@ def test_what_was_tried_is_served_with_its_prompt(host: Upstream, tmp_path: Path
         '["ollama:large"]\ninput = 1\noutput = 4\n["ollama:small"]\ninput = 0.01\noutput = 0.01\n'
     )
     rows, out = labelled(tmp_path / "rows.csv", 200), tmp_path / "tried"
+    odd = "\U0001f600${N}:$${N}\u2028"
+    rows.write_text(rows.read_text().replace("ticket", odd))
     given = ("try", rows, *MODELS, *NAMED, "--out", out, "--shots", "2", "--prices", prices)
     commands.cascade(*given, "--yes")
     first = host.asked("small")[0].texts
