@@ -417,7 +417,7 @@ class Gateway:
             result = await served.cascade.adrive(run, runtime)
         except BaseException as error:
             left = isinstance(error, asyncio.CancelledError)
-            way.error = "the client left" if left else kind_of(error)
+            way.error = way.error or ("the client left" if left else kind_of(error))
             logger.debug("run %s: %s", run.id, error)
             raise
         else:

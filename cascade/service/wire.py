@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 from cascade.confidence.schemas import check_schema, check_tools
-from cascade.events import Event, Token
+from cascade.events import Event, Retracted, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
@@ -451,6 +451,7 @@ class Streamed(StreamingResponse):
             self._pieces(writer), headers={**quick, **headers}, media_type=writer.media_type
         )
         self._way: Way | None = None
+        self._sent = 0  # characters of the answer
         self._items: list[str | Outcome | ServiceError] = []
         self._there = asyncio.Event()
         self._task = asyncio.create_task(self._work(ask))
@@ -465,6 +466,12 @@ class Streamed(StreamingResponse):
         self._way = way
         if isinstance(event, Token) and event.text:
             self._put(event.text)
+        elif isinstance(event, Retracted) and self._sent:
+            way.error = "broke off"
+            said = "the answer broke off after a part of it was sent: ask again, or without stream."
+            self._put(ServiceError(502, said, "upstream_failed"))
+        elif isinstance(event, Retracted):
+            self._items.clear()
 
     def _put(self, item: str | Outcome | ServiceError) -> None:
         self._items.append(item)
@@ -485,7 +492,7 @@ class Streamed(StreamingResponse):
                 await self._there.wait()
 
     async def _pieces(self, writer: Writer) -> AsyncIterator[bytes]:
-        made, gather_s, ended, shown = writer.begin(), 0.0, False, 0
+        made, gather_s, ended = writer.begin(), 0.0, False
         while not ended:
             if self._items and isinstance(self._items[-1], str):
                 await asyncio.sleep(gather_s)
@@ -493,15 +500,16 @@ class Streamed(StreamingResponse):
             self._there.clear()
             for item in items:
                 if isinstance(item, str):
-                    shown += len(item)
+                    self._sent += len(item)
                     made += writer.text(item)
                     continue
                 ended = True
                 if isinstance(item, ServiceError):
                     made += writer.failed(item)
                 else:
-                    rest = item.result.answer[shown:]
+                    rest = item.result.answer[self._sent :]
                     made += (writer.text(rest) if rest else b"") + writer.end(item)
+                break
             yield made if items else made + writer.ping
             made, gather_s = b"", GATHER_S
             if not ended:

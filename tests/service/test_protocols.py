@@ -652,6 +652,29 @@ async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
     assert any(way.run_id in record.message for record in caplog.records)
 
 
+@pytest.mark.parametrize("retries", [1, 2])
+@pytest.mark.parametrize("asked", [RESPONSE, MESSAGE, OLLAMA, CHAT])
+async def test_words_that_were_sent_are_not_followed_by_another_answer(
+    serve: Serve, upstream: Upstream, asked: Any, retries: int
+) -> None:
+    """A large model breaks off and is asked again, or the draft is taken in its place."""
+    held = Held()
+    upstream.echoes("small", 0.3, "a rejected draft")
+    upstream.next("large", Answer("one two three", held=held, first=2, broken_after=3))
+    async with serve(cascades={"support": {"retries": retries}}) as served:
+        asking = asyncio.create_task(served.post(asked, stream=True))
+        await upstream.has_asked(1, "large")
+        await asyncio.sleep(0.05)
+        held.release()
+        answer = await asking
+        (way,) = served.gateway.ways
+    assert "one" in answer.text
+    assert "ask again, or without stream" in answer.text
+    assert "draft" not in answer.text
+    assert "Canberra" not in answer.text
+    assert way.error == "broke off"
+
+
 async def test_a_stream_that_waits_says_that_it_lives(
     served: Served, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
