@@ -17,7 +17,13 @@ from typing import Any, NamedTuple, Protocol
 from langchain_core.messages import BaseMessage
 
 from cascade.ledger.prices import Pricing
-from cascade.ledger.prompt_cache import PromptCache, can_be_cached, in_steps, prefixes_of
+from cascade.ledger.prompt_cache import (
+    MINIMUM,
+    PromptCache,
+    can_be_cached,
+    in_steps,
+    prefixes_of,
+)
 from cascade.state import Completion, Usage
 
 KEPT, REFIT_EVERY = 2_000, 100
@@ -176,7 +182,7 @@ class Outlook:
         if tokens is None or draft is None:
             return None
         large = tier.name == self.tiers[-1].name
-        if can_be_cached(tier.model.name, messages, tokens):
+        if tokens >= MINIMUM and can_be_cached(tier.model.name, messages, tokens):
             if large:
                 cached = in_steps(self._really.share(prefixes_of(messages)), tokens)
             written = in_steps(1.0, tokens) - cached
@@ -223,7 +229,7 @@ class Outlook:
         usage, but with as much of the prompt cached as there would have been, had it answered the
         turns too that it was not asked."""
         large, tokens = self.tiers[-1], usage.input_tokens or 0
-        if can_be_cached(large.model.name, messages, tokens):
+        if tokens >= MINIMUM and can_be_cached(large.model.name, messages, tokens):
             share, prefixes = self._alone_share(messages, tokens), prefixes_of(messages)
             # Where it was sent as long a beginning, its usage says what the provider found.
             cached = in_steps(share, tokens) if share > self._really.share(prefixes) else 0
