@@ -21,8 +21,6 @@ from tests.cli import terminal
 
 QUESTION = "What is the capital of Australia?"
 
-# --- the program
-
 
 def test_without_a_command_all_commands_are_shown() -> None:
     done = commands.cascade(code=2)
@@ -75,9 +73,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line_and_nothing_is_asked(
         (("ask", QUESTION), "no large model", "cascade doctor"),
     ],
 )
-def test_wrong_usage_ends_with_what_to_type_next(
-    typed: tuple[str, ...], said: str, then: str
-) -> None:
+def test_wrong_usage_says_what_to_type_next(typed: tuple[str, ...], said: str, then: str) -> None:
     done = commands.cascade(*typed, code=2)
     assert (done.out, said in done.err) == ("", True)
     assert done.err.strip().splitlines()[-1] == f"next: {then}"
@@ -106,9 +102,6 @@ def test_commands_of_groups_have_json_and_their_groups_an_example(typed: str) ->
     group, command = typed.split()
     assert f"Example: cascade {group}" in commands.cascade(group, "--help").out
     assert "--json" in commands.cascade(group, command, "--help").out
-
-
-# --- ask
 
 
 def test_a_terminal_shows_drafts_and_decisions_as_they_come(host: Upstream) -> None:
@@ -163,9 +156,7 @@ def test_ctrl_c_says_what_was_spent(host: Upstream, as_json: bool) -> None:
         assert done.err.strip().splitlines()[-1] == "interrupted"
 
 
-def test_ctrl_c_before_anything_is_spent_is_an_interruption(
-    host: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_before_anything_is_spent(host: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -173,8 +164,6 @@ def test_ctrl_c_before_anything_is_spent_is_an_interruption(
     assert "interrupted" in commands.cascade("ask", QUESTION, *MODELS, code=130).err
     assert host.seen == []
 
-
-# --- plan
 
 TOKENS = ("plan", "--input-tokens", "400", "--output-tokens", "100")
 LARGE = ("--large-price", "1,10")

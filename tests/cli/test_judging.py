@@ -171,9 +171,7 @@ def test_examples_that_fail_or_say_nothing_are_counted(host: Upstream, tmp_path:
     assert "examples left out, since nothing says which answer is right: 1" in done.err
 
 
-def test_a_person_is_asked_before_money_is_spent(
-    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_person_is_asked(host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     models = ("--small", "ollama:small", "--large", "openai:gpt-5.1")
     rows = labelled(tmp_path / "rows.csv", 40)
@@ -264,9 +262,7 @@ def test_what_to_do_next_is_what_the_verdict_says(verdict: str, rows: int, said:
 
 
 @pytest.mark.usefixtures("keyboard")
-def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(
-    host: Upstream, tmp_path: Path
-) -> None:
+def test_ctrl_c_says_what_is_kept_and_it_goes_on_later(host: Upstream, tmp_path: Path) -> None:
     play(host)
     host.next("large", *"abcab", terminal.ctrl_c)
     rows = labelled(tmp_path / "rows.csv", 40)

@@ -69,9 +69,7 @@ def test_a_terminal_shows_how_far_a_job_is_and_what_failed(host: Upstream, rows:
     assert [row["c_answer"] for row in written] == ["a city", "a city", "", "a city"]
 
 
-def test_rows_without_a_question_are_told_before_anything_is_asked(
-    host: Upstream, tmp_path: Path
-) -> None:
+def test_rows_without_a_question_are_told_before_asking(host: Upstream, tmp_path: Path) -> None:
     rows = tmp_path / "in.csv"
     rows.write_text("question,id\nquestion 1,1\n,2\n  ,3\n" + ",4\n" * 5)
     given = ("batch", rows, "--output", tmp_path / "out.csv", *MODELS)
@@ -85,9 +83,7 @@ def test_rows_without_a_question_are_told_before_anything_is_asked(
 
 
 @pytest.mark.usefixtures("keyboard")
-def test_ctrl_c_ends_the_rows_under_way_and_a_second_one_breaks_them_off(
-    host: Upstream, rows: Path
-) -> None:
+def test_ctrl_c_ends_rows_under_way_and_twice_breaks_them_off(host: Upstream, rows: Path) -> None:
     def twice(seen: Seen) -> Answer:
         terminal.ctrl_c(seen)
         time.sleep(0.5)  # the first one is heard
@@ -102,9 +98,7 @@ def test_ctrl_c_ends_the_rows_under_way_and_a_second_one_breaks_them_off(
     assert commands.cascade(*given, "--json").json["resumed"] == 1
 
 
-def test_rows_that_wait_for_their_provider_are_told(
-    rows: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_in_a_batch_are_told(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     AS_JSON.set(False)
     _report(Done(waiting=3), rows, 4, 0)
     assert "3 rows wait for their provider" in capsys.readouterr().err
@@ -209,9 +203,7 @@ def ledger(host: Upstream, tmp_path: Path) -> str:
         (("--by", "team", "--since", "24h", "--compare"), 4),
     ],
 )
-def test_a_report_is_of_what_is_selected(
-    ledger: str, given: tuple[str, ...], requests: int
-) -> None:
+def test_a_report_is_of_a_selection(ledger: str, given: tuple[str, ...], requests: int) -> None:
     assert commands.cascade("report", ledger, *given, "--json").json["requests"] == requests
 
 
@@ -319,9 +311,7 @@ def test_keys_are_made_listed_rotated_and_revoked(config: Path) -> None:
         (None, "has no ledger"),
     ],
 )
-def test_a_configuration_that_keeps_no_keys_says_so(
-    config: Path, ledger: str | None, said: str
-) -> None:
+def test_a_configuration_without_keys_says_so(config: Path, ledger: str | None, said: str) -> None:
     first = "" if ledger is None else f"ledger: {ledger}\n"
     config.write_text(f"{first}auth: false\n{CONFIG.partition(chr(10))[2]}")
     assert said in commands.cascade("keys", "list", config, code=2).err

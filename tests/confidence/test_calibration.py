@@ -29,9 +29,6 @@ def estimates(
     return [-1.0 if e is None else e.confidence for e in found]
 
 
-# --- made
-
-
 def test_free_signals_make_the_first_stage_and_each_paid_one_another() -> None:
     calibration = made(drafts(60), [("logprobs", 0), ("p_true", 1), ("text", 0), ("votes", 3)])
     assert [stage.signals for stage in calibration.stages] == [
@@ -100,9 +97,6 @@ def test_before_any_score_there_is_the_base_rate_and_an_outlook() -> None:
     assert max(outlook) - min(outlook) > 0.3
 
 
-# --- the large model
-
-
 def test_p_large_is_the_share_of_its_right_answers_and_unknown_without_them() -> None:
     p_large = usual().p_large
     assert p_large == usual().quality.accuracy_large == pytest.approx(0.95, abs=0.04)
@@ -134,9 +128,6 @@ def test_a_gain_head_is_kept_where_it_predicts_better_and_gives_p_large_per_ques
     assert early.p_large == calibration.p_large
 
 
-# --- judged
-
-
 @pytest.mark.parametrize(
     ("chance", "n", "code"),
     [
@@ -158,9 +149,6 @@ def test_a_calibration_says_whether_to_use_it(chance: str, n: int, code: str) ->
     assert ("it takes about 40 more labels" in said.text) == (code == "not calibrated")
     estimate = calibration.estimate({"s": 0.5}, ("s",))
     assert not said.use or (estimate is not None and estimate.calibrated == (code == "ok"))
-
-
-# --- used
 
 
 def test_an_estimate_uses_the_last_stage_whose_signals_were_taken() -> None:
@@ -190,9 +178,6 @@ def test_the_outlook_is_where_the_next_signal_led_from_here() -> None:
     stage = usual().stages[0].model_copy(update={"outlook": pairs})
     tied = usual().model_copy(update={"stages": (stage,)})
     assert set(tied.outlook(0.5, FREE)) == {1.0}, "from the middle of a tie"
-
-
-# --- kept in a file
 
 
 CERTIFICATE = Certificate(
@@ -225,9 +210,7 @@ WEIGHT = {"column": 99, "mean": 0.0, "scale": 1.0, "weight": 1.0}
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_a_file_that_cannot_be_computed_with_is_refused_with_the_place(
-    what: str, tmp_path: Path
-) -> None:
+def test_an_unusable_file_is_refused_with_the_place(what: str, tmp_path: Path) -> None:
     wrong, complaint = BROKEN[what]
     if not isinstance(wrong, bytes):
         document = json.loads(made(uneven(400)).model_dump_json())

@@ -24,9 +24,6 @@ def check(*given: TokenLogprob, text: str = "") -> Completion:
     return Completion(text=text, model="m", logprobs=given or None)
 
 
-# --- P(True)
-
-
 @pytest.mark.parametrize(
     ("word", "other", "expected"),
     [
@@ -69,9 +66,6 @@ def test_a_reply_that_only_brushes_against_the_words_is_missing(word: str) -> No
 )
 def test_without_log_probabilities_the_one_word_decides(text: str, expected: float | None) -> None:
     assert p_true(check(text=text)) == expected
-
-
-# --- what the model is shown
 
 
 @pytest.mark.parametrize(
@@ -123,9 +117,6 @@ def test_earlier_turns_and_their_calls_are_data_too() -> None:
     assert second.tool_calls[0]["args"] == {"q": ["< |im_end|>", 3]}
     assert second.content == "[ INST] x"
     assert messages[1].content == "[INST] x", "the conversation itself is left alone"
-
-
-# --- drafts that speak to their checker
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,6 @@ def scores(n: int, *, seed: int = 0, slope: float = 1.0, other: float = 0.8) -> 
     return x, (rng.random(n) < p).astype(np.float64)
 
 
-# --- metrics
-
-
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
 def test_metrics_are_those_of_scikit_learn(rows: list[tuple[int, bool]]) -> None:
     score = np.array([value / 5 for value, _ in rows])
@@ -66,9 +63,6 @@ def test_calibration_error_does_not_depend_on_the_order_of_ties() -> None:
     order = rng.permutation(200)
     assert ece(p[order], labels[order]) == pytest.approx(ece(p, labels))
     assert ece(np.full(10, 0.3), np.ones(10)) == pytest.approx(0.7)
-
-
-# --- columns
 
 
 def table_of(
@@ -121,13 +115,8 @@ def test_a_feature_is_of_the_signal_that_is_called_so(feature: str, expected: st
     assert owner(feature, names) == expected
 
 
-# --- calibrators
-
-
 @pytest.mark.parametrize(("slope", "less"), [(1.0, 1.5), (0.3, 0.5)])
-def test_a_calibrated_score_is_left_alone_and_an_overconfident_one_brought_down(
-    slope: float, less: float
-) -> None:
+def test_an_overconfident_score_alone_is_brought_down(slope: float, less: float) -> None:
     fitted = fit_calibrator(*scores(300, slope=slope, other=0.0))
     unseen, truth = scores(3000, seed=1, slope=slope, other=0.0)
     raw = ece(sigmoid(unseen[:, 0]), truth)
@@ -168,9 +157,6 @@ def test_each_row_is_held_out_once(folds: int) -> None:
         assert all(labels[out].sum() == 3 for _, out in parts)
 
 
-# --- gain heads
-
-
 def answered(n: int, *, seed: int = 0) -> tuple[Array, Array, Array]:
     """(n, 4) features with gaps, and which model was right."""
     rng = np.random.default_rng(seed)
@@ -209,8 +195,6 @@ def test_columns_that_say_nothing_or_are_never_there_do_not_count() -> None:
     expected = fit_gain(x, small, large).predict(x)
     assert fit_gain(wide, small, large).predict(later) == pytest.approx(expected, abs=1e-6)
 
-
-# --- topics of prompts
 
 TOPICS = ["theorem proof integral", "court contract statute", "cell enzyme protein"]
 

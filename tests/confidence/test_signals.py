@@ -165,9 +165,7 @@ async def test_sampling_stops_as_soon_as_the_vote_is_decided() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.01, 1)), min_size=1, max_size=9))
-def test_a_decided_vote_stands_on_the_side_of_the_full_vote(
-    votes: list[tuple[bool, float]],
-) -> None:
+def test_a_decided_vote_is_on_the_side_of_the_full_vote(votes: list[tuple[bool, float]]) -> None:
     replies = [said("42" if right else "41", p) for right, p in votes]
     signal = SelfConsistency(len(votes))
     got: list[Completion] = []
@@ -191,9 +189,7 @@ def test_a_decided_vote_stands_on_the_side_of_the_full_vote(
         *((text, None) for text in ("About 7", "250", "no", "1e2")),
     ],
 )
-async def test_verbalised_confidence_is_the_number_it_names(
-    reply: str, expected: float | None
-) -> None:
+async def test_verbalised_confidence_is_its_number(reply: str, expected: float | None) -> None:
     features, _ = await taken(VerbalisedSignal(), [reply])
     assert features == ({} if expected is None else {"verbalised": pytest.approx(expected)})
 
@@ -280,9 +276,7 @@ async def test_the_first_call_that_fails_ends_the_others() -> None:
         ([UserSignal(lambda q, a: 1.0, "token_count")], "'token_count', which is built in"),
     ],
 )
-def test_names_that_are_unknown_or_taken_are_refused(
-    wanted: list[SignalLike], complaint: str
-) -> None:
+def test_unknown_and_taken_names_are_refused(wanted: list[SignalLike], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         to_signals(wanted)
 

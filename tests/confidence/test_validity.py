@@ -61,9 +61,7 @@ def test_text_that_breaks_the_schema_is_ruled_out(text: str, complaint: str) -> 
         ("weather", {"city": 1}, "at $.city"),
     ],
 )
-def test_a_tool_call_that_cannot_be_made_is_ruled_out(
-    name: str, args: dict[str, Any], complaint: str
-) -> None:
+def test_an_impossible_call_is_ruled_out(name: str, args: dict[str, Any], complaint: str) -> None:
     assert complaint in (objection(answer("", (name, args)), tools=TOOLS) or "")
     both = answer("", ("weather", {"city": "Rome"}), (name, args))
     assert complaint in (objection(both, tools=TOOLS) or "")
@@ -101,9 +99,6 @@ def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere() -> None:
     assert repetition([], again) is None
 
 
-# --- schemas
-
-
 @pytest.mark.parametrize(
     ("schema", "place"),
     [
@@ -129,9 +124,7 @@ def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere() -> None:
         ({"description": "x" * 300_000}, "characters"),
     ],
 )
-def test_a_schema_that_is_none_is_refused_with_the_place(
-    schema: dict[str, Any], place: str
-) -> None:
+def test_a_schema_that_is_none_is_refused_with_place(schema: dict[str, Any], place: str) -> None:
     with pytest.raises(ConfigurationError, match=place):
         check_schema(schema)
 

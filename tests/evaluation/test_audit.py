@@ -30,9 +30,6 @@ def baselines(n: int, spread: float = 0.2) -> Baselines:
     return Baselines(np.full(n, 1.0), np.full(n, 0.25), np.full(n, 4.0), spread)
 
 
-# By hand
-
-
 def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
     s = Sample(np.array([0.5, 0.25, 0.5]), np.array([True, True, False]))
     assert hajek_mean(np.array([3.0, 0.0]), s) == pytest.approx(1.0)  # (2·3 + 4·0)/6
@@ -75,9 +72,6 @@ def test_agreement_of_all_audits_is_no_proof() -> None:
     assert adjusted(np.zeros(10), s, (-1.0, 1.0))[1] == pytest.approx(0.35, abs=0.011)
 
 
-# A bound never lies below what was measured
-
-
 def test_where_every_draft_was_audited_the_bound_is_what_was_measured() -> None:
     losses = np.array([1.0] * 2 + [0.0] * 98)
     lost = quality_loss(losses, sample(1.0, [1] * 100), requests=100)
@@ -100,9 +94,7 @@ def test_where_every_draft_was_audited_the_bound_is_what_was_measured() -> None:
     st.sampled_from([0.02, 0.5, 0.98, 1.0]),
     st.booleans(),
 )
-def test_an_interval_holds_its_figure(
-    drafts: list[tuple[float, bool]], rate: float, with_proxy: bool
-) -> None:
+def test_an_interval_holds(drafts: list[tuple[float, bool]], rate: float, with_proxy: bool) -> None:
     values, seen = np.array([v for v, _ in drafts]), np.array([s for _, s in drafts])
     s = Sample(np.full(len(drafts), rate), seen)
     proxy = np.clip(values + 0.1, -1, 1) if with_proxy else None
@@ -112,9 +104,6 @@ def test_an_interval_holds_its_figure(
     for figure in (lost, wrong, saved.saving, saved.share, saved.baseline):
         assert figure.low <= figure.value <= figure.high
     assert saved.measured_usd + saved.estimated_usd == pytest.approx(saved.saving.value)
-
-
-# Coverage
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5, 0.9, 0.98])

@@ -161,9 +161,6 @@ async def test_what_cannot_work_is_said_before_anything_is_asked(tmp_path: Path)
     assert small.requests == []
 
 
-# Before anything is asked ---------------------------------------------------------------------
-
-
 def test_a_guess_of_the_cost_counts_text_and_limit() -> None:
     one = [replace(example("a"), messages=(HumanMessage("x" * 40),))]
     assert expected_usd(one, DOLLAR, max_tokens=5, calls=2) == 2 * (10 + 16 + 5)
@@ -195,8 +192,6 @@ def test_shots_are_shown_of_every_answer_and_asked_of_none() -> None:
     with pytest.raises(ConfigurationError, match=r"shots=4: .* only 3 examples"):
         with_shots(rows, 4)
 
-
-# Fitting --------------------------------------------------------------------------------------
 
 SIGNALS = [("p_true", 0)]
 

@@ -37,9 +37,6 @@ def with_small(rows: list[Transcript], outcome: Any) -> list[Transcript]:
     ]
 
 
-# Rows -----------------------------------------------------------------------------------------
-
-
 def test_rows_without_a_cost_are_left_out_where_others_have_theirs() -> None:
     unpriced = recording(2, cheap=None)
     others = [row.model_copy(update={"id": f"x{row.id}"}) for row in unpriced]
@@ -84,9 +81,7 @@ def test_a_check_is_paid_with_the_draft_and_not_with_the_large_answer() -> None:
         (Outcome(correct=1), None),
     ],
 )
-def test_the_raw_score_is_what_the_draft_says_of_itself(
-    outcome: Outcome, score: float | None
-) -> None:
+def test_a_raw_score_is_what_a_draft_says_of_itself(outcome: Outcome, score: float | None) -> None:
     assert raw_score(outcome) == (None if score is None else pytest.approx(score))
 
 
@@ -129,9 +124,6 @@ def test_another_model_says_the_same_and_how_sure_it_is_of_both() -> None:
     )
 
 
-# Heads ----------------------------------------------------------------------------------------
-
-
 def test_with_few_labels_a_head_is_the_raw_score() -> None:
     found = pair()
     small, _ = fit_head(found, np.arange(12), ["raw", "draft", "prompt", "topics"])(found)
@@ -154,9 +146,6 @@ def test_a_column_that_never_varies_or_is_unknown_does_no_harm() -> None:
     head = fit_head(found, np.arange(60), ["raw", "draft"])
     assert np.isfinite(head(found)[0]).all()
     assert np.isfinite(head(pair(recording(5)))[0]).all()  # which lacks these columns
-
-
-# Shapes ---------------------------------------------------------------------------------------
 
 
 def test_the_dearer_an_error_the_more_is_escalated() -> None:
@@ -210,9 +199,6 @@ def test_a_shape_does_the_same_on_the_same_rows_read_again() -> None:
     assert again.cost[0][unseen].tolist() == here.cost[0][unseen].tolist()
 
 
-# The ladder -----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("rows", "name"),
     [
@@ -221,13 +207,8 @@ def test_a_shape_does_the_same_on_the_same_rows_read_again() -> None:
         (recording(200, informative=False, cheap=DEAR), "off"),
     ],
 )
-def test_a_step_is_taken_only_where_it_pays_by_more_than_its_noise(
-    rows: list[Transcript], name: str
-) -> None:
+def test_a_step_is_taken_where_it_pays_beyond_its_noise(rows: list[Transcript], name: str) -> None:
     assert fit_ladder(pair(rows), np.arange(len(rows))).name == name
-
-
-# A calibration as it decides online -----------------------------------------------------------
 
 
 def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> None:

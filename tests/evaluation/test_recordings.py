@@ -78,9 +78,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         ids(tmp_path / "none.jsonl")
 
 
-def test_a_recording_is_continued_behind_what_a_crash_left(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_recording_outlives_a_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = written(tmp_path / "t.jsonl", record("1"), record("2"))
     path.write_bytes(path.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "cascade"), TranscriptWriter(path) as writer:
@@ -118,8 +116,6 @@ def test_two_models_are_named() -> None:
         with pytest.raises(ConfigurationError, match=r"Name small and large.* a \(1\), b \(1\)"):
             name_pair(rows, small, large)
 
-
-# Examples -------------------------------------------------------------------------------------
 
 ROWS: list[dict[str, Any]] = [
     {"id": "x", "text": "Good, really?", "category": "positive"},

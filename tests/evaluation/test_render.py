@@ -50,9 +50,7 @@ from cascade.state import Decision
         ("count", {-1_000: "−1,000", None: "?"}),
     ],
 )
-def test_a_number_has_as_many_digits_as_mean_something(
-    unit: Unit, written_as: dict[Any, str]
-) -> None:
+def test_a_number_has_the_digits_that_count(unit: Unit, written_as: dict[Any, str]) -> None:
     for value, said in written_as.items():
         assert written(value, unit) == said
 

@@ -86,9 +86,7 @@ WRONG: list[tuple[str, str, Reference]] = [
     ("spec", "answer", "reference", "expected"),
     [*((*case, 1.0) for case in RIGHT), *((*case, 0.0) for case in WRONG)],
 )
-def test_an_answer_is_right_or_wrong(
-    spec: str, answer: str, reference: Reference, expected: float
-) -> None:
+def test_answers_are_scored(spec: str, answer: str, reference: Reference, expected: float) -> None:
     assert score(spec, answer, reference, QUESTION) == expected
 
 
@@ -104,9 +102,7 @@ def test_an_answer_is_right_or_wrong(
         ("json", "text", "is not JSON"),
     ],
 )
-def test_a_reference_that_cannot_be_compared_is_an_error(
-    spec: str, reference: Reference, message: str
-) -> None:
+def test_an_impossible_reference_is_an_error(spec: str, reference: Reference, message: str) -> None:
     with pytest.raises(InputError, match=message):
         score(spec, "answer", reference)
 
@@ -180,9 +176,7 @@ async def test_a_function_that_leaves_the_range_is_an_error() -> None:
         ("I cannot say", None),
     ],
 )
-async def test_a_judge_is_shown_everything_and_its_call_comes_back(
-    reply: str, value: float | None
-) -> None:
+async def test_a_judge_sees_all_and_its_call_returns(reply: str, value: float | None) -> None:
     model = ScriptedModel(reply)
     found = await ask_judge(model, "{reference}", ["a", "b"], "Where?")
     assert found.value == value

@@ -56,9 +56,6 @@ def pair(**given: Any) -> Pair:
     return pair_of([Transcript(**row) for row in recording(**given)], "small", "large")
 
 
-# --- early stop
-
-
 def test_hopeless_runs_are_given_up_and_few_successes_are_lost() -> None:
     runs, others = pair(n=400), pair(n=400, seed=1)
     stop, _ = fit_early_stop(runs, share=0.2)
@@ -108,9 +105,6 @@ def test_costs_of_steps_that_nobody_knows_are_shared_out_by_their_number() -> No
     assert spent_until(unknown, np.ones(2)) == pytest.approx(whole / lengths)
 
 
-# --- without a check
-
-
 def test_the_run_and_the_task_decide_where_nothing_checks_it() -> None:
     found = evaluate(pair(n=500, cost=0.05), Options(repeats=1, within=0.05))
     assert (found.verdict, found.shape) == ("cascade", "gain")
@@ -122,8 +116,6 @@ def test_the_run_and_the_task_decide_where_nothing_checks_it() -> None:
 def test_it_is_off_where_it_does_not_pay() -> None:
     assert evaluate(pair(cost=0.004, large=0.95), Options(repeats=1)).verdict == "off"
 
-
-# --- with a check
 
 WORTH = [
     ({"large": 0.7, "cost": 0.03}, "cheaper and better"),
@@ -157,9 +149,6 @@ def test_unknown_costs_are_said() -> None:
         del row["models"]["large"]["cost_usd"]
     with pytest.raises(ConfigurationError, match="cost_usd"):
         check_runs(pair_of([Transcript(**row) for row in rows], "small", "large"))
-
-
-# --- the command line
 
 
 def test_recorded_agents_are_evaluated_and_calibrated(tmp_path: Path) -> None:

@@ -115,9 +115,7 @@ def test_the_document_has_menu_baselines_and_a_picture(good: Evaluation) -> None
         ),
     ],
 )
-def test_what_does_not_save_is_switched_off(
-    rows: list[Transcript], begins: str, holds: str
-) -> None:
+def test_what_does_not_save_is_turned_off(rows: list[Transcript], begins: str, holds: str) -> None:
     off = found(rows)
     assert (off.verdict, off.recommended.off, off.shape) == ("off", True, "off")
     assert off.sentence.startswith(begins)
@@ -177,9 +175,7 @@ def test_unknown_costs_give_no_headline() -> None:
     ("price", "verdict", "said"),
     [(100.0, "off", "at $100.00 an error"), (0.0003, "cascade", "")],
 )
-def test_the_price_of_an_error_recommends_its_own_point(
-    price: float, verdict: str, said: str
-) -> None:
+def test_the_price_of_an_error_has_its_own_point(price: float, verdict: str, said: str) -> None:
     one = found(recording(400, large_right=1.0), price_of_error=price)
     assert one.verdict == verdict
     assert said in one.sentence

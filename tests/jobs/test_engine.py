@@ -47,9 +47,7 @@ async def run(cascade: Cascade, given: list[Row], path: Path, **options: Any) ->
         return await run_job(cascade, given, journal, **options)
 
 
-async def test_the_sums_are_those_of_the_ledger_and_its_entries_carry_the_rows(
-    tmp_path: Path,
-) -> None:
+async def test_sums_are_those_of_the_ledger_whose_entries_carry_the_rows(tmp_path: Path) -> None:
     store = MemoryLedger()
     done = await run(pair(ledger=store), rows(5), tmp_path / "j")
     cost = sum((entry.cost_usd or Decimal(0) for entry in store.entries), Decimal(0))
@@ -73,9 +71,7 @@ async def test_a_budget_without_prices_is_refused_before_anything_is_asked(tmp_p
     assert small.requests == []
 
 
-async def test_rows_that_all_fail_end_the_job_and_rows_that_cannot_be_read_do_not(
-    tmp_path: Path,
-) -> None:
+async def test_rows_that_all_fail_end_the_job_and_unread_ones_do_not(tmp_path: Path) -> None:
     def down(request: Any) -> Any:
         raise ModelUnavailableError("down", model="m")
 
@@ -97,9 +93,7 @@ async def test_a_job_of_models_that_never_wait_hears_a_stop_all_the_same(tmp_pat
     assert done.answered <= 4
 
 
-async def test_a_row_that_waits_for_its_part_of_the_budget_is_not_begun_after_a_stop(
-    tmp_path: Path,
-) -> None:
+async def test_a_row_that_waits_for_budget_is_not_begun_after_a_stop(tmp_path: Path) -> None:
     stop = asyncio.Event()
 
     def slow(request: Any) -> Any:
@@ -113,9 +107,7 @@ async def test_a_row_that_waits_for_its_part_of_the_budget_is_not_begun_after_a_
     assert (done.answered, done.stopped) == (1, "it was interrupted")
 
 
-async def test_a_person_who_is_needed_is_an_error_that_tells_what_the_draft_has_cost(
-    tmp_path: Path,
-) -> None:
+async def test_a_person_who_is_needed_is_an_error_with_the_drafts_cost(tmp_path: Path) -> None:
     class Asks(ThresholdPolicy):
         def decide(self, situation: Situation) -> Decision:
             return Decision(action="ask", reason="a person is to say")

@@ -48,9 +48,7 @@ def test_a_folder_is_read_in_the_order_of_its_names_and_numbered_through(tmp_pat
         ('{"messages": []}', "the list of messages is empty"),
     ],
 )
-def test_a_row_that_cannot_be_asked_says_why_and_stops_no_other(
-    line: str, problem: str, tmp_path: Path
-) -> None:
+def test_a_row_that_cannot_be_asked_stops_no_other(line: str, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"question": "one"}}\n{line}\n{{"question": "two"}}\n')
     check_rows(path)
@@ -59,9 +57,7 @@ def test_a_row_that_cannot_be_asked_says_why_and_stops_no_other(
     assert problem in str(odd.problem)
 
 
-def test_messages_may_be_a_list_or_its_text_and_a_system_message_goes_before_texts_only(
-    tmp_path: Path,
-) -> None:
+def test_messages_may_be_text_and_a_system_message_goes_before_texts(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hi"}]
     path = tmp_path / "a.jsonl"
     lines = [{"messages": turns}, {"messages": json.dumps(turns)}, {"question": "hello"}]
@@ -100,9 +96,6 @@ def test_the_column_may_be_named_and_the_new_ones_have_another_prefix(tmp_path: 
         check_rows(path, "words")
 
 
-# --- output
-
-
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal", {}) as opened:
@@ -118,9 +111,7 @@ def done(journal: Journal, *columns: dict[str, Any]) -> list[Row]:
     return given
 
 
-def test_a_row_that_was_not_asked_or_has_changed_since_is_left_out(
-    journal: Journal, tmp_path: Path
-) -> None:
+def test_a_row_that_is_new_or_has_changed_is_left_out(journal: Journal, tmp_path: Path) -> None:
     given = done(journal, {"id": 0}, {"id": 1})
     changed = [given[0], Row(1, {"id": 1}, "another"), Row(2, {"id": 2}, "never asked")]
     assert write_output(tmp_path / "o.jsonl", changed, journal, prefix="c_") == 1
@@ -142,9 +133,7 @@ def test_no_rows_make_an_empty_file(journal: Journal, tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == ""
 
 
-def test_where_it_cannot_be_written_the_answers_are_said_to_be_kept(
-    journal: Journal, tmp_path: Path
-) -> None:
+def test_where_it_cannot_be_written_answers_are_kept(journal: Journal, tmp_path: Path) -> None:
     given = done(journal, {"id": 0})
     with pytest.raises(LedgerError, match="The answers are in"):
         write_output(tmp_path / "none" / "o.jsonl", given, journal)

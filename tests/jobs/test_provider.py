@@ -85,9 +85,7 @@ BY_BATCH = {f"question {n}": 1 for n in range(0, ROWS, 3)}
 """How often each question may be in a batch that was begun."""
 
 
-async def test_only_what_is_escalated_goes_into_a_batch_and_every_row_has_its_answer(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_only_escalations_go_into_a_batch(server: BatchServer, tmp_path: Path) -> None:
     cascade = pair(server)
     done = await run(cascade, tmp_path)
     assert (done.answered, done.escalated, done.failed, done.waiting) == (ROWS, HARD, 0, 0)
@@ -103,9 +101,7 @@ async def test_only_what_is_escalated_goes_into_a_batch_and_every_row_has_its_an
     assert (again.resumed, again.answered, len(server.remote)) == (ROWS, 0, 1)
 
 
-async def test_what_is_sent_is_what_the_large_model_would_have_been_asked(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_what_is_sent_is_what_it_would_be_asked(server: BatchServer, tmp_path: Path) -> None:
     await run(pair(server), tmp_path)
     (batch,) = server.remote.values()
     (line,) = [line for line in batch.lines if line["custom_id"].startswith("3-")]
@@ -114,9 +110,7 @@ async def test_what_is_sent_is_what_the_large_model_would_have_been_asked(
     assert line["body"] == server.last.body
 
 
-async def test_the_ledger_has_the_real_usage_at_the_price_of_a_batch_and_says_which_batch(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_a_ledger_has_real_usage_at_its_price(server: BatchServer, tmp_path: Path) -> None:
     store = MemoryLedger()
     done = await run(pair(server, ledger=store), tmp_path)
     by_batch = [entry for entry in store.entries if entry.node == "expert"]
@@ -132,9 +126,7 @@ async def test_the_ledger_has_the_real_usage_at_the_price_of_a_batch_and_says_wh
     assert (done.spent_usd, done.saved_usd) == (cost, saved)
 
 
-async def test_an_accepted_draft_saves_what_the_large_model_had_cost_by_batch(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_a_kept_draft_saves_the_cost_by_batch(server: BatchServer, tmp_path: Path) -> None:
     await run(pair(server), tmp_path, [Row(0, {}, "question 4")])
     live = await pair(server).ainvoke("question 4")
     by_batch = Decimal(output(tmp_path)[0]["saved_usd"])
@@ -143,9 +135,7 @@ async def test_an_accepted_draft_saves_what_the_large_model_had_cost_by_batch(
     assert by_batch == live.ledger.saved_usd - live.ledger.baseline_usd / 2
 
 
-async def test_a_policy_decides_at_the_price_that_is_paid(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_a_policy_decides_at_the_price_paid(server: BatchServer, tmp_path: Path) -> None:
     dear = Price(input=100, output=100, batch_share="0.01")
     # Worth $0.3 × 0.01 = $0.003 at most; asking costs about $0.0017 now and $0.000017 by batch.
     cascade = pair(server, price=dear, price_of_error=0.02)
@@ -172,9 +162,7 @@ def some(body: Mapping[str, Any]) -> Outcome:
 
 
 @pytest.mark.parametrize("ends", ["expired", "cancelled", "completed"])
-async def test_rows_that_a_batch_has_not_answered_say_why_and_go_into_the_next(
-    ends: str, server: BatchServer, tmp_path: Path
-) -> None:
+async def test_rows_left_over_say_why(ends: str, server: BatchServer, tmp_path: Path) -> None:
     server.ends, server.answer = ends, some
     cascade = pair(server)
     small: Any = cascade.tiers[0].model
@@ -197,9 +185,7 @@ async def test_rows_that_a_batch_has_not_answered_say_why_and_go_into_the_next(
     assert [len(batch.lines) for batch in server.remote.values()] == [4, 3]
 
 
-async def test_an_answer_that_cannot_be_read_was_paid_and_is_not_free(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_an_unread_answer_is_not_free(server: BatchServer, tmp_path: Path) -> None:
     server.answer = lambda _: {"choices": "none"}
     done = await run(pair(server), tmp_path)
     assert done.unknown == HARD
@@ -207,9 +193,7 @@ async def test_an_answer_that_cannot_be_read_was_paid_and_is_not_free(
     assert (found["degraded"], found["cost_usd"], found["answer"]) == (True, None, "draft 0")
 
 
-async def test_an_answer_that_cannot_be_read_to_a_row_without_a_draft_is_asked_for_again(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_an_unread_answer_is_asked_for_again(server: BatchServer, tmp_path: Path) -> None:
     empty = ScriptedModel(lambda _: reply("", probability=[]), returns_logprobs=True)
     server.answer = lambda _: {"choices": "none"}
     cascade = pair(server, small=empty)
@@ -249,9 +233,7 @@ async def test_what_breaks_on_the_way_is_looked_for_and_not_repeated(
     assert len(server.remote) == 1
 
 
-async def test_a_refusal_ends_the_job_and_the_next_run_goes_on(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_a_refusal_ends_it_and_the_next_goes_on(server: BatchServer, tmp_path: Path) -> None:
     server.fails("create", "refuse")
     cascade = pair(server)
     with pytest.raises(BadRequestError, match="billing limit"):
@@ -274,9 +256,7 @@ async def test_a_budget_holds_back_what_waits(server: BatchServer, tmp_path: Pat
     assert server.batched == BY_BATCH
 
 
-async def test_less_money_than_what_waits_sends_nothing_new(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_less_money_than_waits_sends_nothing(server: BatchServer, tmp_path: Path) -> None:
     cascade = pair(server)
     await interrupted_after_drafts(cascade, tmp_path)
     done = await run(cascade, tmp_path, budget_usd=Decimal("0.002"))
@@ -356,9 +336,7 @@ async def test_killed_at_any_line_of_the_journal_each_question_is_in_one_batch_a
         assert journal.expected_usd == 0
 
 
-async def test_a_row_that_has_changed_meanwhile_is_asked_anew(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_a_row_that_has_changed_is_asked_anew(server: BatchServer, tmp_path: Path) -> None:
     server.fails("retrieve", "refuse")
     cascade = pair(server)
     with pytest.raises(BadRequestError):
@@ -370,9 +348,7 @@ async def test_a_row_that_has_changed_meanwhile_is_asked_anew(
     assert [len(batch.lines) for batch in server.remote.values()] == [4, 1]
 
 
-async def test_a_row_that_cannot_be_drafted_fails_alone(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_a_row_without_a_draft_fails_alone(server: BatchServer, tmp_path: Path) -> None:
     def refuses(request: Any) -> Any:
         if str(request.messages[-1].text).endswith(" 1"):
             raise BadRequestError("refused", model="small")
@@ -384,9 +360,7 @@ async def test_a_row_that_cannot_be_drafted_fails_alone(
     assert output(tmp_path)[1]["error"].startswith("BadRequestError: refused")
 
 
-async def test_what_has_no_form_in_a_request_fails_alone(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_what_no_request_can_hold_fails_alone(server: BatchServer, tmp_path: Path) -> None:
     odd = {"role": "user", "content": [{"type": "video", "base64": "AAAA", "mime_type": "video/x"}]}
     small = ScriptedModel(lambda _: reply("draft", probability=0.3), returns_logprobs=True)
     given = [Row(0, {"id": 0}, [odd]), *rows()[1:]]
@@ -395,9 +369,7 @@ async def test_what_has_no_form_in_a_request_fails_alone(
     assert "part that no model can be sent" in output(tmp_path)[0]["error"]
 
 
-async def test_what_middleware_answers_in_place_of_the_large_model_is_not_sent(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_what_middleware_answers_is_not_sent(server: BatchServer, tmp_path: Path) -> None:
     class Knows(CascadeMiddleware):
         async def wrap_model_call(self, call: Any, handler: Any) -> Any:
             return reply("known") if call.node == "expert" else await handler(call)
@@ -407,9 +379,7 @@ async def test_what_middleware_answers_in_place_of_the_large_model_is_not_sent(
     assert output(tmp_path)[0]["answer"] == "known"
 
 
-async def test_without_a_price_there_is_no_budget_but_an_answer(
-    server: BatchServer, tmp_path: Path
-) -> None:
+async def test_without_a_price_there_is_no_budget(server: BatchServer, tmp_path: Path) -> None:
     done = await run(pair(server, price=None), tmp_path)
     assert (done.answered, done.unknown, done.saved_usd) == (ROWS, HARD, None)
     with pytest.raises(ConfigurationError, match="a budget needs a price"):

@@ -81,9 +81,7 @@ def said_by(replica: Replica, given: list[Row]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in table["said"].to_pylist()]
 
 
-def test_a_replica_answers_a_block_in_its_order_and_its_ledger_is_written(
-    upstream: Upstream, tmp_path: Path
-) -> None:
+def test_a_replica_answers_in_order_and_books_it(upstream: Upstream, tmp_path: Path) -> None:
     replica = Replica(MAKE, expected(), tmp_path)
     found = said_by(replica, rows(5)[:-1])
     assert [(record["number"], record["tier"]) for record in found] == [
@@ -175,9 +173,7 @@ def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.heavy
 @pytest.mark.filterwarnings(r"ignore")  # of Ray's own settings
 @pytest.mark.usefixtures("_cluster")
-def test_a_cluster_answers_every_row_once_and_a_second_job_asks_nothing(
-    upstream: Upstream, tmp_path: Path
-) -> None:
+def test_a_cluster_answers_every_row_once_and_for_all(upstream: Upstream, tmp_path: Path) -> None:
     with Journal(tmp_path / "j", expected()) as journal:
         done = run_on_ray(MAKE, rows(40), journal, concurrency=4, replicas=2)
         assert (done.answered, done.failed, done.escalated) == (40, 1, 10)
@@ -219,9 +215,7 @@ def replicas_of(url: str) -> Iterator[int]:
 @pytest.mark.usefixtures("_cluster")
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds replicas in /proc")
 @pytest.mark.parametrize("upstream", [Killing], indirect=True)
-def test_of_replicas_that_are_killed_no_row_and_no_entry_is_lost_or_doubled(
-    upstream: Killing, tmp_path: Path
-) -> None:
+def test_of_killed_replicas_nothing_is_lost_or_doubled(upstream: Killing, tmp_path: Path) -> None:
     with Journal(tmp_path / "j", expected()) as journal:
         done = run_on_ray(MAKE, rows(60), journal, concurrency=4, replicas=2)
         answers = [record and record.answer for record in map(journal.find, range(60))]

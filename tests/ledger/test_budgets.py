@@ -88,9 +88,7 @@ async def test_each_window_begins_anew_and_none_when_the_clock_is_set_back(clock
     assert (account.day_usd, account.month_usd) == (0, 0)
 
 
-async def test_what_a_dead_process_put_aside_counts_as_spent_once_its_lease_ends(
-    url: str, clock: Clock
-) -> None:
+async def test_what_a_dead_process_put_aside_is_spent_in_the_end(url: str, clock: Clock) -> None:
     dead, alive = Budgets(url, lease_s=60, clock=clock), Budgets(url, lease_s=60, clock=clock)
     lost = await granted(dead, 2 * CENT, day=3 * CENT)
     clock.now += timedelta(seconds=59)
@@ -181,9 +179,7 @@ steps = st.lists(
 
 @settings(max_examples=30)
 @given(steps=steps, limit=st.integers(20, 100))
-async def test_spent_and_put_aside_are_never_above_a_limit_but_for_what_is_charged(
-    steps: list[tuple[str, int]], limit: int
-) -> None:
+async def test_no_limit_is_passed_but_by_charges(steps: list[tuple[str, int]], limit: int) -> None:
     clock, charged = Clock(), Decimal(0)
     budgets = Budgets("memory://", lease_s=600, clock=clock)
     limits: dict[Window, Decimal] = {"month": Decimal(limit)}
@@ -217,9 +213,7 @@ async def test_who_gives_up_before_the_answer_has_nothing_put_aside(url: str) ->
     await budgets.aclose()
 
 
-async def test_while_the_database_is_away_nothing_is_granted_and_nothing_forgotten(
-    tmp_path: Path,
-) -> None:
+async def test_while_the_database_is_away_nothing_is_granted_or_forgotten(tmp_path: Path) -> None:
     budgets = Budgets(f"sqlite:///{tmp_path}/later/ledger.db")
     settling = budgets.charge("key", CENT)
     with pytest.raises(UnavailableError):

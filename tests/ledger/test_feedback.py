@@ -27,9 +27,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ({"key": "tone", "correct": False}, None),
     ],
 )
-def test_a_verdict_is_an_entry_that_costs_nothing_and_holds_no_words(
-    fields: dict[str, Any], loss: float | None
-) -> None:
+def test_a_verdict_is_free_and_holds_no_words(fields: dict[str, Any], loss: float | None) -> None:
     said = Feedback(run_id="r", by="ann@example.com", **{"comment": "you fool", **fields})
     found = said.entry([])
     if loss is None:

@@ -51,9 +51,7 @@ def newer(tmp_path: Path) -> tuple[Schema, Table]:
     return Schema("notes", metadata, "2", folder), table
 
 
-async def test_an_older_database_is_migrated_once_and_keeps_what_is_in_it(
-    old: str, newer: tuple[Schema, Table]
-) -> None:
+async def test_an_older_database_is_migrated_once(old: str, newer: tuple[Schema, Table]) -> None:
     pytest.importorskip("alembic")
     schema, table = newer
 
@@ -76,9 +74,7 @@ async def test_an_older_database_is_not_changed_by_a_reader_nor_without_alembic(
         await Database(old, newer[0]).read(lambda connection: None)
 
 
-async def test_a_ledger_of_a_newer_version_is_left_alone(
-    url: str, newer: tuple[Schema, Table]
-) -> None:
+async def test_a_newer_ledger_is_left_alone(url: str, newer: tuple[Schema, Table]) -> None:
     metadata, _ = notes()
     database = Database(url, newer[0])
     await database.open()

@@ -64,12 +64,7 @@ def baseline(ahead: Outlook, drafted: Completion, messages: list[AnyMessage]) ->
     return found
 
 
-# --- lengths
-
-
-def test_before_anything_is_learned_the_large_model_writes_what_a_reader_sees_of_the_draft() -> (
-    None
-):
+def test_before_any_audit_the_large_model_writes_what_is_seen_of_the_draft() -> None:
     thinking = draft(output=2_000, usage={"reasoning_tokens": 1_990})
     found = baseline(outlook(), thinking, question())
     assert (found.usd, found.low_usd) == (Decimal("0.0011"), Decimal("0.001"))
@@ -118,9 +113,6 @@ def test_an_answer_is_never_longer_than_it_may_be() -> None:
     assert found.usd == found.high_usd == Decimal("0.0015")
 
 
-# --- costs
-
-
 def test_a_tier_costs_its_prompt_and_an_answer_as_long_as_the_draft() -> None:
     ahead, free = outlook(), outlook(pricing=NO_PRICE)
     for messages in (question(), []):
@@ -145,9 +137,6 @@ def test_an_accepted_draft_earns_the_baseline_with_its_range() -> None:
     assert (unknown["saved_usd"], unknown["basis"]) == (None, "unknown")
     nothing = outlook(pricing=NO_PRICE).earned(draft(), Decimal(0), question())
     assert nothing == {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
-
-
-# --- prompt caches
 
 
 def test_the_large_model_alone_would_have_found_earlier_turns_in_its_cache() -> None:

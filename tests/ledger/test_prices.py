@@ -111,9 +111,6 @@ def test_a_batch_costs_its_share_where_that_is_known() -> None:
             unknown.by_batch()
 
 
-# --- list prices
-
-
 def test_a_list_price_is_dated_and_knows_both_kinds_of_cache_writes() -> None:
     listed = find_pricing("anthropic", "claude-sonnet-4-5")
     written = {"cached_tokens": 100, "cache_write_tokens": 1_000, "cache_write_1h_tokens": 400}
@@ -122,8 +119,6 @@ def test_a_list_price_is_dated_and_knows_both_kinds_of_cache_writes() -> None:
     assert listed.cost(Usage()) is None
     assert "genai-prices" in listed.source
 
-
-# --- files
 
 GOOD = """
 ["openai:gpt-5.1"]

@@ -62,9 +62,7 @@ def full_disk(path: Path) -> Iterator[None]:
 # --- calls that are about to be sent
 
 
-async def test_a_call_is_in_the_file_before_it_is_sent_with_what_came_before_it(
-    url: str, path: Path
-) -> None:
+async def test_a_call_is_in_the_file_before_it_is_sent_in_its_order(url: str, path: Path) -> None:
     async with open_store(url) as store:
         await store.flush()
         first, second = call("a"), call("a")
@@ -76,9 +74,7 @@ async def test_a_call_is_in_the_file_before_it_is_sent_with_what_came_before_it(
         assert store.waiting == 0
 
 
-async def test_more_than_a_loop_should_write_is_left_to_the_thread(
-    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_thread_writes_more(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "MOST_AT_ONCE", 2)
     monkeypatch.setattr(stores, "LINGER_S", 60)
     async with open_store(url) as store:
@@ -88,9 +84,7 @@ async def test_more_than_a_loop_should_write_is_left_to_the_thread(
         assert (rows(path), rows(path, "ledger_begun")) == (["a"] * 3, ["b"])
 
 
-async def test_while_another_process_writes_a_call_waits_its_turn(
-    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_waits_its_turn(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "BUSY_S", 60.0)
     monkeypatch.setattr(stores, "SLOW_S", 60.0)
     async with open_store(url) as store:
@@ -187,9 +181,7 @@ async def test_on_a_full_disk_calls_fail_within_a_second_and_recovery_is_seen(
     assert ["trying again" in told[0], told[1]] == [True, "the ledger is written again"]
 
 
-async def test_a_file_that_is_moved_away_takes_no_call_until_it_is_back(
-    url: str, path: Path, tmp_path: Path
-) -> None:
+async def test_a_file_moved_away_takes_no_call_yet(url: str, path: Path, tmp_path: Path) -> None:
     """What is written to it would be lost."""
     store = open_store(url)
     await store.begin(call("before"))
@@ -202,9 +194,7 @@ async def test_a_file_that_is_moved_away_takes_no_call_until_it_is_back(
     assert sorted(rows(path, "ledger_begun")) == ["after", "before"]
 
 
-async def test_a_folder_that_is_missing_is_told_and_seen_when_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_folder_may_be_made_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "QUEUE", 3)
     store = open_store(f"sqlite:///{tmp_path}/later/ledger.db")
     with pytest.raises(LedgerError, match="No such file"):
@@ -224,9 +214,7 @@ async def test_a_folder_that_is_missing_is_told_and_seen_when_it_is_made(
     assert rows(tmp_path / "later" / "ledger.db") == ["a"] * kept
 
 
-async def test_an_entry_that_no_database_can_keep_is_named_and_the_others_are_written(
-    url: str, path: Path
-) -> None:
+async def test_an_entry_that_no_database_can_keep_is_named_alone(url: str, path: Path) -> None:
     async with open_store(url) as store:
         store.append([entry("a"), entry("bad", input_tokens=2**80), entry("b")])
         with pytest.raises(LedgerError, match=r"refused entries.*bad"):
@@ -249,9 +237,7 @@ async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, pa
     assert len(rows(path)) == 40
 
 
-async def test_the_journal_is_moved_into_the_database(
-    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_journal_is_moved(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "MOVED_EVERY", 100)
     monkeypatch.setattr(stores, "LONGEST_JOURNAL", 500)
     wal = path.with_name("ledger.db-wal")

@@ -35,9 +35,6 @@ def stopping(model: Any, max_tokens: int | None = 10, **options: Any) -> Cascade
     return Cascade(tier, Tier(large(), price=PRICE), **options)
 
 
-# --- what provably cannot be accepted
-
-
 async def test_white_space_before_the_answer_is_no_reason_to_stop() -> None:
     answer = reply("w0 w1", probability=1.0)
     assert answer.logprobs is not None
@@ -91,9 +88,6 @@ async def test_where_time_is_over_the_draft_is_kept() -> None:
     assert (result.tier, result.decision.once) == ("small", True)
 
 
-# --- with a calibration
-
-
 def calibrated(
     windows: list[float], mismatch: str | None = None, confidence: float = 0.9
 ) -> SimpleNamespace:
@@ -138,9 +132,6 @@ async def test_without_such_a_stretch_of_known_drafts_nothing_is_stopped(
     calibrator: Any, p: float, n: int, parts: Any
 ) -> None:
     assert (await draft(calibrator, *[p] * n, **parts)).stopped is None
-
-
-# --- set-ups that tell nothing
 
 
 @pytest.mark.parametrize("loss", [0, 1, 1.5, "1%", True])

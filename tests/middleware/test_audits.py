@@ -32,9 +32,6 @@ async def audited(*given: Any, audits: Audits | None = None, **options: Any) -> 
     return ledger
 
 
-# --- what an audit books
-
-
 async def test_where_the_large_models_cost_is_unknown_the_estimate_stands() -> None:
     answer = reply("Canberra", input_tokens=None)
     ledger = await audited(small(), ScriptedModel([answer], name="large"))
@@ -63,9 +60,6 @@ async def test_a_run_is_audited_once_however_often_its_end_is_executed() -> None
     assert len(answers.requests) == 1
 
 
-# --- which drafts are audited
-
-
 @pytest.mark.parametrize("case", ["degraded", "late", "private"])
 async def test_what_is_no_accepted_draft_has_no_chance(case: str) -> None:
     down = ModelUnavailableError("down", model="scripted:large")
@@ -87,17 +81,12 @@ async def test_the_answer_of_a_chat_models_cache_is_not_audited() -> None:
     assert of(ledger, "audit") == []
 
 
-# --- a budget
-
-
 @pytest.mark.parametrize(
     ("told", "found"),
     [(Decimal(0), [0.0]), (None, [0.0]), (Decimal(5), []), (LedgerError("no database"), [])],
     ids=["nothing spent", "the store cannot tell", "spent by others", "cannot be read"],
 )
-async def test_the_budget_is_that_of_the_day_as_far_as_the_store_tells(
-    told: Any, found: list[float]
-) -> None:
+async def test_a_budget_is_of_the_day_as_the_store_tells_it(told: Any, found: list[float]) -> None:
     class Telling(MemoryLedger):
         async def spent(self, node: str, since: datetime) -> Any:
             if isinstance(told, Exception):
@@ -182,9 +171,6 @@ async def test_the_sum_is_read_now_and_then_and_has_in_it_what_was_heard() -> No
     assert ledger.store.read == 2
     assert budget.rate(1.0, Decimal(4)) > 0.0
     assert budget.rate(1.0, Decimal("4.01")) == 0.0
-
-
-# --- set-up
 
 
 @pytest.mark.parametrize("amount", [0, -1, "a lot", "NaN"])

@@ -12,18 +12,12 @@ from cascade.middleware.background import Background, lot
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
-# --- draws
-
-
 def test_a_lot_is_uniform_the_same_each_time_and_independent_of_other_purposes() -> None:
     lots = [lot(str(i), "a") for i in range(4_000)]
     assert lots == [lot(str(i), "a") for i in range(4_000)]
     assert 0.45 < sum(lots) / len(lots) < 0.55
     both = sum(x < 0.5 and lot(str(i), "b") < 0.5 for i, x in enumerate(lots))
     assert 900 < both < 1_100
-
-
-# --- work
 
 
 def test_work_goes_on_when_the_loop_that_asked_for_it_has_ended() -> None:
@@ -74,9 +68,7 @@ async def test_so_much_is_under_way_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert (now, most) == (0, 3)
 
 
-async def test_the_work_of_a_run_is_begun_once_also_after_it_was_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_work_of_a_run_is_begun_once(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
 
     async def do() -> None:

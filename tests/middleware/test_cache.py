@@ -30,9 +30,6 @@ def store() -> InMemoryCache[Any]:
     return InMemoryCache()
 
 
-# --- a hit
-
-
 async def test_log_probs_are_kept_where_they_were_asked_for(store: Any) -> None:
     made = pair(middleware=[Cache(store)])
     await ask(made, Q)
@@ -58,16 +55,11 @@ async def test_an_answer_is_kept_for_so_long() -> None:
     assert (namespace, ttl) == (NAMESPACE, 60)
 
 
-# --- what makes another question
-
-
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [({"temperature": 0.5}, 2), ({"max_tokens": 5}, 2), ({"tags": {"user": "42"}}, 1)],
 )
-async def test_other_settings_are_another_question_and_tags_are_not(
-    store: Any, settings: Any, asked: int
-) -> None:
+async def test_other_settings_are_another_question(store: Any, settings: Any, asked: int) -> None:
     model = small()
     made = pair(model, middleware=[Cache(store)])
     await ask(made, Q)
@@ -136,9 +128,6 @@ async def test_a_kept_draft_is_given_only_while_the_stack_would_accept_it(store:
     drift.caution = "large_only"
     assert (await ask(made, Q)).tier == "large"
     assert (await ask(made, Q)).cached  # the large answer stands
-
-
-# --- what is not kept, and set-up
 
 
 @pytest.mark.parametrize("case", ["late", "empty", "blank"])

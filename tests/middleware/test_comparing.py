@@ -51,9 +51,7 @@ async def compare(
         ("", "Canberra", 1.0),
     ],
 )
-async def test_texts_are_compared_by_wording_where_that_can_tell(
-    draft: str, answer: str, loss: float | None
-) -> None:
+async def test_texts_are_compared_by_wording(draft: str, answer: str, loss: float | None) -> None:
     found = await compare(draft, answer)
     assert found.loss == loss
     assert found.note
@@ -68,9 +66,7 @@ async def test_texts_are_compared_by_wording_where_that_can_tell(
         ('{"a": 1}', "a is 1", None),
     ],
 )
-async def test_with_a_schema_fields_are_compared(
-    draft: str, answer: str, loss: float | None
-) -> None:
+async def test_by_a_schema_fields_compare(draft: str, answer: str, loss: float | None) -> None:
     assert (await compare(draft, answer, schema={"type": "object"})).loss == loss
 
 
@@ -82,9 +78,6 @@ async def test_tool_calls_are_compared_by_names_and_arguments(city: str, loss: f
 
     found = await compare(call("Canberra", "1"), call(city, "2"), Comparer("exact"))
     assert found.loss == loss
-
-
-# --- a function of the user's
 
 
 async def test_a_function_may_be_async_and_sees_the_question_and_both_answers() -> None:
@@ -106,9 +99,6 @@ async def test_a_function_that_fails_gives_no_loss(given: Any, words: str) -> No
     assert "secret" not in found.note
 
 
-# --- a judge
-
-
 def judging(says: Any, **options: Any) -> tuple[ScriptedModel, Comparer]:
     model = ScriptedModel(says, name="judge", **options)
     return model, Comparer(judge=Tier(model, price=PRICE))
@@ -123,9 +113,7 @@ def prefers_large(request: Any) -> str:
     ("says", "losses"),
     [("A", {1.0, -1.0}), (prefers_large, {1.0}), ("EQUAL", {0.0}), ("hm", {None})],
 )
-async def test_a_judge_compares_what_wording_cannot_in_random_order(
-    says: Any, losses: set[float | None]
-) -> None:
+async def test_a_judge_compares_in_random_order(says: Any, losses: set[float | None]) -> None:
     model, comparer = judging(says)
     ledger = MemoryLedger()
     cascade = pair(ledger=ledger)
@@ -171,9 +159,6 @@ async def test_a_judge_that_is_down_gives_no_loss() -> None:
 )
 def test_a_verdict_stands_alone_on_a_line(text: str, verdict: str | None) -> None:
     assert preferred(text) == verdict
-
-
-# --- set-up
 
 
 def test_a_comparison_that_is_none_or_asks_no_judge_is_refused() -> None:

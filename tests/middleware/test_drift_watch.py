@@ -52,9 +52,6 @@ def short(reaction: Any = "warn", **options: Any) -> Drift:
     return Drift(reaction, reference=50, window=20, **options)
 
 
-# --- alarms
-
-
 async def test_a_chart_gives_one_alarm_until_the_watch_is_reset() -> None:
     drift = short("audit")
     made = pair(drafts(0.5, usual=60), middleware=[drift], ledger=MemoryLedger())
@@ -71,9 +68,7 @@ async def test_a_chart_gives_one_alarm_until_the_watch_is_reset() -> None:
     await made.aclose()
 
 
-async def test_a_callback_that_fails_or_is_async_is_called_all_the_same(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_callback_may_fail_and_be_async(caplog: pytest.LogCaptureFixture) -> None:
     told: list[Any] = []
 
     async def tell(alarm: Any) -> None:
@@ -110,9 +105,6 @@ async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None
     assert alarm.chart == "confidence against its calibration"
 
 
-# --- reactions
-
-
 async def test_a_question_that_must_stay_here_is_drafted_and_not_accepted() -> None:
     drift, answers = short("large_only"), large(local=False)
     made = pair(small(), answers, middleware=[drift])
@@ -131,9 +123,6 @@ async def test_audits_are_more_frequent_from_audit_on() -> None:
     await made.aclose()
     rates = [entry.decision.audit_rate for entry in of(ledger, "verify")]
     assert rates == [0.1, pytest.approx(0.4)]
-
-
-# --- harm
 
 
 def verified(
@@ -201,9 +190,6 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
     assert harm.n == 3
 
 
-# --- restarts
-
-
 class Unsteady(MemoryLedger):
     """A ledger that may be away when it is read."""
 
@@ -216,9 +202,7 @@ class Unsteady(MemoryLedger):
         return await super().of_run(run_id)
 
 
-async def test_the_caution_survives_a_restart_and_a_reset_ends_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_the_caution_survives_until_a_reset(caplog: pytest.LogCaptureFixture) -> None:
     ledger = Unsteady()
     await asked(short("audit"), 0.5, ledger=ledger)
     drift, reads, ledger.away = short("audit"), ledger.read, True
@@ -235,9 +219,6 @@ async def test_the_caution_survives_a_restart_and_a_reset_ends_it(
     third = short("audit")
     await ask(pair(middleware=[third], ledger=ledger), Q)
     assert third.caution == "normal"
-
-
-# --- set-up
 
 
 @pytest.mark.parametrize(

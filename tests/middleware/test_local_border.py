@@ -67,7 +67,5 @@ async def test_values_without_a_meaning_are_named() -> None:
     ],
     ids=["a date", "a block of text", "an image", "reasoning", "a call"],
 )
-def test_personal_data_is_looked_for_in_all_parts_of_a_message(
-    message: Any, personal: bool
-) -> None:
+def test_personal_data_is_found_in_all_parts_of_a_message(message: Any, personal: bool) -> None:
     assert looks_personal([message]) is personal

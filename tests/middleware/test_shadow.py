@@ -35,9 +35,6 @@ async def test_a_shadow_draft_is_neither_stopped_nor_audited() -> None:
     assert of(ledger, "audit") == []
 
 
-# --- canary
-
-
 async def test_a_larger_share_keeps_the_conversations_that_were_live() -> None:
     shadow = Shadow()
     made = pair(middleware=[shadow])
@@ -49,9 +46,6 @@ async def test_a_larger_share_keeps_the_conversations_that_were_live() -> None:
         live.append({n for n, tier in enumerate(tiers) if tier == "small"})
     await made.aclose()
     assert set() < live[0] < live[1]
-
-
-# --- set-up
 
 
 def test_a_cascade_in_which_nothing_may_be_drafted_or_answered_is_refused() -> None:

@@ -85,9 +85,7 @@ async def follow_up(cascade: Cascade, first: Any, **settings: Any) -> Any:
     return await ask(cascade, messages, **settings)
 
 
-async def test_another_process_knows_by_the_answers_until_the_cache_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_another_process_knows_by_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     (first,) = await talk(made()[0], f"hard {LONG}")
     cascade, drafts, _ = made()
     assert (await follow_up(cascade, first)).tier == "large"

@@ -18,9 +18,7 @@ rows = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_siz
 
 
 @given(st.floats(0.001, 0.9), st.floats(0.001, 0.9))
-def test_the_labels_needed_are_enough_without_an_error_and_one_fewer_is_not(
-    harm: float, delta: float
-) -> None:
+def test_the_labels_needed_are_enough_and_one_fewer_is_not(harm: float, delta: float) -> None:
     refused = certify(np.ones(1), np.zeros(1), max_harm=harm, delta=delta)
     assert isinstance(refused, Refusal)
     n = refused.labels_needed
@@ -66,9 +64,7 @@ def test_the_threshold_is_the_lowest_from_which_on_all_pass_whatever_the_order(
     ("slope", "shift", "harm"),
     [(1.0, 0.0, 0.1), (3.0, 1.0, 0.1), (0.3, 1.5, 0.2), (1.0, 2.0, 0.05)],
 )
-def test_a_certificate_holds_as_often_as_it_promises(
-    slope: float, shift: float, harm: float
-) -> None:
+def test_a_certificate_holds_as_often_as_promised(slope: float, shift: float, harm: float) -> None:
     """Truth P(right | c) = σ(shift + slope·logit c), with c even in 101 steps."""
     draws, n, delta = 400, 150, 0.1
     levels = np.linspace(0.005, 0.995, 101)
@@ -113,8 +109,6 @@ def test_what_cannot_be_certified_is_refused(
     with pytest.raises(ConfigurationError):
         certify(np.array(confidence), np.array(correct), **({"max_harm": 0.1} | options))
 
-
-# --- the policy
 
 FIGURES = {"threshold": 0.7, "max_harm": 0.05, "delta": 0.1, "coverage": 0.5, "bound": 0.04}
 LEFT = NextSignal("p_true", ())

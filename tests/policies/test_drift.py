@@ -64,9 +64,6 @@ def test_the_chart_is_quiet_in_control_and_sees_both_sides() -> None:
     assert run_chart(1.0, 500, 0, usual=1.0) is None
 
 
-# --- harm
-
-
 def harm_after(*found: float | None, rate: float, harm: float = 0.05) -> HarmWatch:
     """The watch after audits of accepted drafts; None was not drawn."""
     watch = HarmWatch(harm)

@@ -74,9 +74,7 @@ EMPTY = "the answer is empty"
     ],
     ids=["ruled out", "missing", "not taken", "last"],
 )
-def test_what_needs_no_threshold_is_settled_before(
-    name: str, situation: Situation, action: str, reason: str
-) -> None:
+def test_facts_are_settled_first(name: str, situation: Situation, action: str, reason: str) -> None:
     decision = POLICIES[name].decide(situation)
     assert (decision.action, decision.reason) == (action, reason)
 
@@ -113,9 +111,6 @@ def test_amounts_are_rounded_for_people(amount: str, text: str) -> None:
     assert dollars(Decimal(amount)) == text
 
 
-# --- threshold
-
-
 def test_the_reason_says_whether_the_number_is_calibrated() -> None:
     raw = ThresholdPolicy().decide(judged(0.9, calibrated=False))
     assert raw.reason == "uncalibrated score 0.900 ≥ 0.800"
@@ -134,9 +129,7 @@ def test_raw_scores_may_have_a_threshold_of_their_own() -> None:
 
 
 @given(st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), min_size=1, max_size=60), chances)
-def test_an_escalation_budget_is_used_up_but_for_ties(
-    confidences: list[float], rate: float
-) -> None:
+def test_an_escalation_budget_is_used_but_for_ties(confidences: list[float], rate: float) -> None:
     policy = ThresholdPolicy.at_rate(confidences, rate)
     allowed = round(rate * len(confidences))
     escalated = sum(c < policy.threshold for c in confidences)
@@ -145,8 +138,6 @@ def test_an_escalation_budget_is_used_up_but_for_ties(
         assert escalated + confidences.count(policy.threshold) > allowed
     assert policy.uncalibrated == DEFAULT_THRESHOLD
 
-
-# --- economic
 
 error_prices = st.floats(0.01, 5)
 
@@ -187,13 +178,8 @@ def test_a_middle_tier_that_promises_too_little_is_skipped_also_by_what_is_ruled
         assert EconomicPolicy(0.05).decide(Situation(assessment, above=above)).tier == "large"
 
 
-# --- another signal
-
-
 @given(outlooks, chances, st.floats(0.001, 100))
-def test_information_is_never_worth_less_than_nothing(
-    outlook: tuple[float, ...], threshold: float, error: float
-) -> None:
+def test_information_is_no_harm(outlook: tuple[float, ...], threshold: float, error: float) -> None:
     worth = value_of_information(NextSignal("s", outlook), threshold, error)
     gaps = np.array([threshold - p for p in outlook])
     brute = error * (min(0.0, gaps.mean()) - np.minimum(0.0, gaps).mean())
@@ -232,13 +218,8 @@ def test_a_signal_is_taken_when_it_is_worth_more_than_it_costs(
     ("outlook", "action"),
     [((0.2, 0.9), "observe"), ((0.2, 0.7), "escalate"), ((0.8,), "observe"), ((), "escalate")],
 )
-def test_a_threshold_takes_a_signal_that_may_change_the_decision(
-    outlook: tuple[float, ...], action: str
-) -> None:
+def test_a_threshold_takes_what_may_change_it(outlook: tuple[float, ...], action: str) -> None:
     assert ThresholdPolicy(0.8).decide(looking(outlook, "9")).action == action
-
-
-# --- dollar budgets
 
 
 def test_a_budget_cannot_spend_what_it_does_not_know() -> None:
@@ -254,16 +235,11 @@ def test_a_budget_learns_what_requests_cost_from_within_other_policies() -> None
     tell_cost(ThresholdPolicy(), Decimal("0.1"))  # has no use for it
 
 
-# --- abstaining
-
-
 @pytest.mark.parametrize(
     ("confidence", "price", "action"),
     [(0.5, 0.001, "abstain"), (0.5, 0.1, "escalate"), (0.99, 0.001, "accept")],
 )
-def test_abstaining_is_chosen_when_it_is_the_cheapest(
-    confidence: float, price: float, action: str
-) -> None:
+def test_abstaining_is_chosen_when_cheapest(confidence: float, price: float, action: str) -> None:
     decision = AbstainPolicy(EconomicPolicy(0.05), price).decide(judged(confidence))
     assert decision.action == action
 

@@ -55,9 +55,6 @@ def ollama_error(status: int, message: str, **how: Any) -> Reply:
     return json_reply({"error": message}, status=status, **how)
 
 
-# OpenAI
-
-
 def openai_body(
     text: str | None = "Paris",
     *,
@@ -112,9 +109,6 @@ def openai_echo(body: Mapping[str, Any]) -> Reply:
     return openai_stream(text) if body.get("stream") else openai_reply(text)
 
 
-# Anthropic
-
-
 def anthropic_body(text: str = "Paris", **usage: Any) -> dict[str, Any]:
     counts = {"input_tokens": 10, "output_tokens": 2, **usage}
     content = [{"type": "text", "text": text}]
@@ -125,8 +119,6 @@ def anthropic_body(text: str = "Paris", **usage: Any) -> dict[str, Any]:
 def anthropic_echo(body: Mapping[str, Any]) -> Reply:
     return json_reply(anthropic_body(_last_text(body)))
 
-
-# Ollama
 
 DURATIONS = {
     "total_duration": 9_000_000,

@@ -26,9 +26,6 @@ COST = Decimal("0.00121")
 """Of an escalated question."""
 
 
-# --- keys
-
-
 @pytest.fixture
 async def keys(tmp_path: Path) -> AsyncIterator[Keys]:
     made = Keys(f"sqlite:///{tmp_path}/ledger.db")
@@ -36,9 +33,7 @@ async def keys(tmp_path: Path) -> AsyncIterator[Keys]:
     await made.aclose()
 
 
-async def test_a_key_is_kept_as_a_hash_in_a_file_that_others_cannot_read(
-    tmp_path: Path, keys: Keys
-) -> None:
+async def test_a_key_is_kept_as_a_hash_in_a_file_of_its_owner(tmp_path: Path, keys: Keys) -> None:
     key, secret = await keys.create("team", day_usd=Decimal("5.10"), tags={"team": "search"})
     assert await keys.find(secret) == key
     assert (key.day_usd, key.tags) == (Decimal("5.10"), {"team": "search"})
@@ -48,9 +43,7 @@ async def test_a_key_is_kept_as_a_hash_in_a_file_that_others_cannot_read(
     assert "digest" not in key.shown()
 
 
-async def test_a_revoked_key_and_an_old_secret_are_refused_at_once_where_it_was_done(
-    keys: Keys,
-) -> None:
+async def test_a_revoked_key_and_an_old_secret_are_refused_at_once(keys: Keys) -> None:
     key, secret = await keys.create("team")
     assert await keys.find(secret)
     _, fresh = await keys.rotate("team")
@@ -67,9 +60,7 @@ async def test_a_revoked_key_and_an_old_secret_are_refused_at_once_where_it_was_
         await keys.revoke("twin")
 
 
-async def test_another_process_sees_that_a_key_is_revoked_within_seconds(
-    tmp_path: Path, keys: Keys
-) -> None:
+async def test_another_process_sees_a_revoked_key_in_seconds(tmp_path: Path, keys: Keys) -> None:
     now = 0.0
     here = Keys(f"sqlite:///{tmp_path}/ledger.db", clock=lambda: now)
     key, secret = await keys.create("team")
@@ -94,16 +85,12 @@ async def test_another_process_sees_that_a_key_is_revoked_within_seconds(
         {"tags": {"user": 1}},
     ],
 )
-async def test_a_key_with_a_meaningless_setting_is_not_made(
-    keys: Keys, settings: dict[str, Any]
-) -> None:
+async def test_a_meaningless_key_is_not_made(keys: Keys, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         await keys.create(**{"name": "team", **settings})
 
 
-async def test_a_file_with_several_databases_is_whole_after_another_process_leaves(
-    tmp_path: Path, keys: Keys
-) -> None:
+async def test_a_file_of_several_databases_survives_a_process(tmp_path: Path, keys: Keys) -> None:
     """To close a file drops a process's locks on it; then the next process deletes its journal."""
     url = f"sqlite:///{tmp_path}/ledger.db"
     code = (
@@ -124,9 +111,6 @@ async def test_a_file_with_several_databases_is_whole_after_another_process_leav
             assert await keys.find(secret.decode().strip())
 
 
-# --- wrong keys
-
-
 def test_of_an_address_its_network_counts_where_it_has_many() -> None:
     assert address_of("2001:db8::1") == address_of("2001:db8::2") == "2001:db8::/64"
     assert address_of("::ffff:10.0.0.1") == "10.0.0.1"
@@ -142,9 +126,6 @@ async def test_who_guesses_keys_has_to_wait_and_a_known_key_has_not(served: Serv
     right = await served.client.get("/v1/models")
     assert statuses == [401] * WRONG_AT_ONCE + [429] * 3
     assert right.status_code == 200
-
-
-# --- rates and places
 
 
 def test_a_rate_fills_evenly() -> None:
@@ -174,12 +155,7 @@ async def test_who_waits_too_long_for_a_place_gets_429(
     assert after.status_code == 200
 
 
-# --- budgets
-
-
-async def test_money_that_is_only_put_aside_is_429_with_a_time_to_wait(
-    serve: Serve, upstream: Upstream
-) -> None:
+async def test_money_that_is_only_put_aside_is_waited_for(serve: Serve, upstream: Upstream) -> None:
     held = Held()
     upstream.says("small", Answer("Canberra", held=held, tokens=(100, 10)))
     async with serve(top="budgets: {wait_s: 0}\n") as served:
@@ -194,9 +170,7 @@ async def test_money_that_is_only_put_aside_is_429_with_a_time_to_wait(
     assert second.json()["error"]["code"] == "budget_put_aside"
 
 
-async def test_two_services_on_one_file_do_not_overspend_together(
-    tmp_path: Path, serve: Serve, upstream: Upstream
-) -> None:
+async def test_two_services_keep_a_budget(tmp_path: Path, serve: Serve, upstream: Upstream) -> None:
     upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
     top = "budgets: {wait_s: 60}\n"
     async with serve(top=top) as one:
@@ -216,9 +190,7 @@ async def test_two_services_on_one_file_do_not_overspend_together(
     assert 0 < done.count(200) * COST <= Decimal("0.006")
 
 
-async def test_a_key_whose_money_is_spent_may_stay_on_this_machine(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_a_key_without_money_may_stay_here(served: Served, upstream: Upstream) -> None:
     upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
     key = await served.key("thrifty", day_usd=Decimal("0.0001"), exhausted="local_only")
     answer = await served.ask(served.as_key(key))
@@ -226,9 +198,7 @@ async def test_a_key_whose_money_is_spent_may_stay_on_this_machine(
     assert answer.headers["x-cascade-tier"] == "large"
 
 
-async def test_a_failed_request_gives_back_what_was_put_aside(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_a_failed_request_gives_its_part_back(served: Served, upstream: Upstream) -> None:
     upstream.says("small", failure(400))
     upstream.says("large", failure(400))
     key, secret = await served.gateway.keys.create("team", day_usd=Decimal(1))

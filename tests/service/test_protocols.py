@@ -54,9 +54,7 @@ def anthropic_of(served: Served) -> anthropic.AsyncAnthropic:
 # --- OpenAI
 
 
-async def test_an_answer_says_why_which_model_gave_it_in_headers_and_in_its_extension(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_an_answer_says_which_model_gave_it(served: Served, upstream: Upstream) -> None:
     answer = await served.ask()
     assert answer.status_code == 200
     body, told = answer.json(), answer.headers
@@ -68,9 +66,7 @@ async def test_an_answer_says_why_which_model_gave_it_in_headers_and_in_its_exte
     assert "≥" in body["cascade"]["reason"]
 
 
-async def test_a_stream_has_the_same_headers_once_it_is_decided(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_a_stream_has_its_headers_once_decided(served: Served, upstream: Upstream) -> None:
     upstream.says("small", Answer("draft", p=0.3))
     answer = await served.ask(stream=True, stream_options={"include_usage": True})
     assert answer.headers["x-cascade-tier"] == "large"
@@ -93,9 +89,7 @@ async def test_log_probs_and_alternatives_come_back(served: Served) -> None:
     assert content[0].logprob == pytest.approx(-0.0513, abs=1e-3)
 
 
-async def test_json_that_is_no_object_is_escalated_where_one_was_asked_for(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_json_that_is_no_object_is_escalated(served: Served, upstream: Upstream) -> None:
     upstream.says("small", Answer("[1]", p=0.99))
     upstream.says("large", Answer('{"city": 1}'))
     answer = await served.ask(response_format={"type": "json_object"})
@@ -111,9 +105,7 @@ async def test_a_body_that_is_no_json_object_is_refused(served: Served, raw: byt
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-async def test_wishes_may_come_as_headers_which_go_over_the_body(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_wishes_in_headers_go_over_the_body(served: Served, upstream: Upstream) -> None:
     headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": "user=ada"}
     answer = await served.ask(headers, cascade={"price_of_error": 1e-9})
     bad = await served.ask({"X-Cascade-Tags": "ada"})
@@ -133,9 +125,7 @@ async def test_models_are_listed_and_shown(served: Served) -> None:
 # --- OpenAI's responses
 
 
-async def test_items_of_an_agents_loop_are_read_in_their_order(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_items_of_an_agents_loop_keep_their_order(served: Served, upstream: Upstream) -> None:
     items: Any = [
         {"role": "user", "content": [{"type": "input_text", "text": "Weather?"}]},
         {"type": "reasoning", "summary": []},
@@ -156,9 +146,7 @@ async def test_items_of_an_agents_loop_are_read_in_their_order(
     assert sent[4]["content"][0]["type"] == "image_url"
 
 
-async def test_a_responses_stream_has_its_events_in_order(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_a_responses_stream_is_in_order(served: Served, upstream: Upstream) -> None:
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
@@ -195,9 +183,7 @@ async def test_a_message_is_answered_with_its_usage(served: Served, upstream: Up
     assert sent["messages"][0] == {"role": "system", "content": "Be short."}
 
 
-async def test_a_coding_agents_loop_of_twenty_calls_goes_through(
-    served: Served, upstream: Upstream
-) -> None:
+async def test_a_coding_agents_twenty_calls_go_through(served: Served, upstream: Upstream) -> None:
     tool: Any = {"name": "weather", "description": "It.", "input_schema": SCHEMA, **MARK}
     rules = {"type": "text", "text": "Rules.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     asked: Any = {
@@ -542,9 +528,7 @@ async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
 
 
 @pytest.mark.parametrize("asked", [CHAT, MESSAGE, OLLAMA])
-async def test_where_no_model_answers_each_protocol_has_an_error_of_its_own(
-    served: Served, upstream: Upstream, asked: Any
-) -> None:
+async def test_each_protocol_has_its_errors(served: Served, upstream: Upstream, asked: Any) -> None:
     for name in ("small", "large"):
         upstream.says(name, failure(503, "http://10.1.2.3/secret"))
     for stream in (False, True):
@@ -560,9 +544,7 @@ async def test_where_no_model_answers_each_protocol_has_an_error_of_its_own(
     ["/v1/embeddings", "/v1/images/generations", "/v1/files", "/v1/completions", "/api/ps",
      "/api/pull", "/v1/messages/batches", "/nothing"],
 )  # fmt: skip
-async def test_what_is_not_served_says_what_is_in_its_protocols_form(
-    served: Served, path: str
-) -> None:
+async def test_what_is_not_served_says_what_is_by_protocol(served: Served, path: str) -> None:
     answer = await served.client.post(path, json={})
     assert answer.status_code == 404
     said = answer.json()["error"]
@@ -692,9 +674,7 @@ async def test_a_stream_that_waits_says_that_it_lives(
 
 
 @pytest.mark.parametrize("call", [False, True])
-async def test_answers_are_of_the_official_types(
-    served: Served, upstream: Upstream, call: bool
-) -> None:
+async def test_answers_have_official_types(served: Served, upstream: Upstream, call: bool) -> None:
     if call:
         upstream.says("small", CALL)
         upstream.says("large", CALL)

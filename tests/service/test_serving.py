@@ -29,9 +29,7 @@ from tests.acceptance.upstream import Answer, Held, Upstream
 from tests.service.conftest import ASKED, Live, live, write
 
 
-def test_what_cannot_run_is_said_before_anything_is_opened(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+def test_what_cannot_run_is_said_before_it_is_opened(tmp_path: Path, upstream: Upstream) -> None:
     configured = read_config(write(tmp_path, upstream))
     with serving.bound(configured.config.listen) as made:
         port = made.getsockname()[1]
@@ -41,9 +39,6 @@ def test_what_cannot_run_is_said_before_anything_is_opened(
     with pytest.raises(ConfigurationError, match="1 or more"):
         serving.serve(configured, workers=0)
     assert not (tmp_path / "ledger.db").exists()
-
-
-# --- what would run
 
 
 def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Upstream) -> None:
@@ -81,9 +76,6 @@ def test_a_service_that_cannot_run_says_why(
         describe(read_config(path))
 
 
-# --- connections
-
-
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "ARRIVE_S", 0.5)
@@ -104,9 +96,7 @@ def _connect(running: Live) -> socket.socket:
         (b"nonsense\r\n\r\n", b"Invalid"),
     ],
 )
-def test_slow_and_endless_requests_are_cut_off(
-    short: None, running: Live, sent: bytes, said: bytes
-) -> None:
+def test_slow_and_endless_are_cut_off(short: None, running: Live, sent: bytes, said: bytes) -> None:
     with _connect(running) as connection:
         connection.sendall(sent)
         answer = connection.recv(65536)
@@ -125,15 +115,10 @@ def test_a_client_that_reads_nothing_is_cut_off(short: None, running: Live) -> N
             assert connection.recv(65536) == b""
 
 
-def test_more_requests_than_there_are_places_are_refused(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+def test_more_requests_than_places_are_refused(tmp_path: Path, upstream: Upstream) -> None:
     overrides: Any = {"auth": False, "listen": {"connections": 2}}
     with live(write(tmp_path, upstream), **overrides) as made, _connect(made):
         assert httpx.get(f"{made.url}/healthz").status_code == 503
-
-
-# --- logs
 
 
 def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
@@ -146,9 +131,7 @@ def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
     assert (said["message"], said["run_id"]) == ("a\nb\x1b[2J", "r")
 
 
-def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: Upstream) -> None:
     before = logging.root.handlers[:], logging.root.level, logging.getLogger("cascade").level
     try:
         serving.set_up_logs(read_config(write(tmp_path, upstream)).config.log)
@@ -158,9 +141,6 @@ def test_logs_go_to_standard_error_and_no_client_of_a_provider_writes_there(
         logging.root.handlers[:] = before[0]
         logging.root.setLevel(before[1])
         logging.getLogger("cascade").setLevel(before[2])
-
-
-# --- several processes
 
 
 @pytest.fixture
@@ -177,9 +157,7 @@ def ask(client: OpenAI) -> Any:
 
 
 @pytest.mark.heavy
-def test_two_workers_share_keys_and_budgets_and_finish_what_runs(
-    two: Running, upstream: Upstream
-) -> None:
+def test_two_workers_share_keys_and_finish_what_runs(two: Running, upstream: Upstream) -> None:
     held = Held()
     with two.client() as client, ThreadPoolExecutor(4) as pool:
         upstream.says("small", Answer("Canberra", held=held))
@@ -201,9 +179,6 @@ def test_workers_leave_when_their_parent_was_killed(two: Running) -> None:
         two.process.communicate(timeout=60)  # its pipes end when the last of them has left
         with pytest.raises(APIConnectionError):
             ask(client)
-
-
-# --- Ray Serve
 
 
 def test_a_replica_is_a_gateway_of_its_own(

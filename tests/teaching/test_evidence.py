@@ -45,9 +45,6 @@ def test_trials_without_hope_become_rare_and_never_end() -> None:
     assert fed([0.1] * 8).trial == fed([0.2] * 60).trial == 1.0
 
 
-# --- groups
-
-
 def test_a_question_belongs_to_the_nearest_group_of_its_place() -> None:
     groups = Groups()
     groups.add(PLACE, "r1", "How long may boots be returned?")

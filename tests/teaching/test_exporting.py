@@ -39,9 +39,6 @@ def rows(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# --- forms
-
-
 ASKED = [{"role": "user", "content": "2 + 2?"}]
 RIGHT, WRONG = ([{"role": "assistant", "content": said}] for said in ("4", "5"))
 FORMS: dict[Form, dict[str, Any]] = {
@@ -103,9 +100,6 @@ def test_secrets_of_a_question_are_masked_and_tool_calls_stay() -> None:
     assert row["messages"][1]["tool_calls"] == [call]
 
 
-# --- what is left out
-
-
 @pytest.mark.parametrize(
     ("form", "fields", "reason"),
     [
@@ -145,17 +139,13 @@ async def test_a_lesson_that_must_not_be_trained_on_is_left_out(
     assert await removed(store, tmp_path, lesson(**fields), form=form) == {reason: 1}
 
 
-async def test_an_answer_that_people_call_wrong_is_left_out(
-    store: LessonStore, tmp_path: Path
-) -> None:
+async def test_what_people_call_wrong_is_left_out(store: LessonStore, tmp_path: Path) -> None:
     await fill(store, [lesson()])
     await store.judge(Feedback(run_id="r1", correct=False))
     assert await removed(store, tmp_path) == {"people say that the answer is wrong": 1}
 
 
-async def test_of_duplicates_one_is_left_that_people_call_right_else_the_newest(
-    store: LessonStore, tmp_path: Path
-) -> None:
+async def test_of_duplicates_the_right_or_new_is_left(store: LessonStore, tmp_path: Path) -> None:
     asked = {"r1": "2 + 2?", "r2": " 2 +  2?", "r3": "ONE?", "r4": "one?"}
     for i, (run_id, question) in enumerate(asked.items()):
         await store.put(lesson(run_id, question, at=DAY + timedelta(hours=i), answer=run_id))
@@ -184,12 +174,7 @@ async def test_what_an_evaluation_asks_is_left_out(
     assert left == ({"in the evaluation": 1} if found else {})
 
 
-# --- files
-
-
-async def test_a_share_of_the_questions_goes_to_a_second_file_always_the_same(
-    store: LessonStore, tmp_path: Path
-) -> None:
+async def test_the_same_share_goes_to_a_second_file(store: LessonStore, tmp_path: Path) -> None:
     await fill(store, [lesson(f"r{i}", f"{topic}?") for i, topic in enumerate(TOPICS)])
     files = [tmp_path / "a.jsonl", tmp_path / "a.validation.jsonl"]
     done = await export(store, files[0], validation=0.5)
@@ -202,9 +187,7 @@ async def test_a_share_of_the_questions_goes_to_a_second_file_always_the_same(
     assert not files[1].exists()
 
 
-async def test_where_nothing_may_be_trained_on_no_file_is_written(
-    store: LessonStore, tmp_path: Path
-) -> None:
+async def test_without_rows_no_file_is_written(store: LessonStore, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there are none"):
         await export(store, tmp_path / "a.jsonl")
     await store.put(lesson(terms=Terms()))

@@ -21,9 +21,7 @@ async def ids(store: LessonStore, **selection: Any) -> list[str]:
     return [each.run_id async for each in store.lessons(LessonSelection(**selection))]
 
 
-async def test_a_lesson_comes_back_as_it_was_put_and_the_first_of_a_run_stays(
-    store: LessonStore,
-) -> None:
+async def test_a_lesson_comes_back_as_put_and_the_first_of_a_run_stays(store: LessonStore) -> None:
     kept = lesson(task="sums", tenant="acme", user="ada", loss=0.5)
     assert await store.put(kept)
     assert not await store.put(lesson(answer="5"))
@@ -31,9 +29,7 @@ async def test_a_lesson_comes_back_as_it_was_put_and_the_first_of_a_run_stays(
     assert await store.get("r2") is None
 
 
-async def test_lessons_are_read_oldest_first_page_by_page(
-    store: LessonStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lessons_come_in_pages(store: LessonStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     for i in (3, 1, 2, 0):
         await store.put(lesson(f"r{i}", at=DAY + timedelta(hours=i // 2)))
@@ -55,9 +51,6 @@ async def test_lessons_are_selected(store: LessonStore, condition: dict[str, Any
     await store.put(lesson("r2", at=DAY + timedelta(days=1)))
     assert await ids(store, **condition) == ["r1"]
     assert await ids(store, since=DAY + timedelta(days=1)) == ["r2"]
-
-
-# --- verdicts
 
 
 async def test_a_verdict_of_the_same_person_replaces_the_earlier_one(store: LessonStore) -> None:
@@ -86,9 +79,6 @@ def test_people_who_saw_the_draft_do_not_judge_the_answer() -> None:
     assert lesson(origin="audited", verdicts=(wrong,)).answer_is_wrong is None
     right = Feedback(run_id="r1", correct=True, by="bob")
     assert lesson(verdicts=(wrong, right)).answer_is_wrong is None
-
-
-# --- deletion
 
 
 async def test_what_was_deleted_is_in_no_file(store: LessonStore, path: Path) -> None:
@@ -131,9 +121,6 @@ async def test_a_reader_that_holds_the_journal_is_told(
         gone = await store.delete(everything=True)
     assert (gone.lessons, gone.scrubbed) == (1, False)
     assert (await store.delete(everything=True)).scrubbed
-
-
-# --- terms, redaction
 
 
 async def test_terms_of_a_model_are_stated_by_name_or_prefix(store: LessonStore) -> None:

@@ -77,9 +77,6 @@ async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> No
     assert not group.evidence.live
 
 
-# --- what may be shown
-
-
 async def shown(house: House, question: str = ASKED.format(9), **tags: str) -> list[str]:
     """Texts of the examples for a question, once its group is live."""
     await house.memory.finish()
@@ -118,9 +115,7 @@ async def test_the_nearest_lessons_are_shown_the_nearest_last(store: LessonStore
         {"messages": ({"role": "user", "content": "a"}, {"role": "user", "content": "b"})},
     ],
 )
-async def test_some_lessons_are_shown_to_no_question(
-    store: LessonStore, fields: dict[str, Any]
-) -> None:
+async def test_some_lessons_are_never_shown(store: LessonStore, fields: dict[str, Any]) -> None:
     await store.put(lesson("r1", ASKED.format(1), **fields))
     assert await shown(House(store)) == []
 
@@ -158,9 +153,6 @@ async def test_a_later_turn_is_no_question_by_itself(store: LessonStore) -> None
     assert house.groups == []
 
 
-# --- failures
-
-
 @pytest.mark.parametrize(
     ("slow", "said"), [(True, "not there within"), (False, "the lessons: away")]
 )
@@ -187,9 +179,7 @@ async def test_lessons_that_cannot_be_read_cost_the_examples_alone(
     assert said in caplog.text
 
 
-async def test_a_trial_that_fails_or_is_made_by_another_model_says_nothing(
-    store: LessonStore,
-) -> None:
+async def test_a_trial_that_fails_says_nothing(store: LessonStore) -> None:
     def fails(request: Request) -> Completion:
         if len(request.messages) > 1:
             raise ModelUnavailableError("away", model="small")
@@ -202,9 +192,7 @@ async def test_a_trial_that_fails_or_is_made_by_another_model_says_nothing(
     assert not house.groups[0].evidence.pairs
 
 
-async def test_trials_are_drawn_by_lot_and_need_examples(
-    store: LessonStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_trials_are_drawn_by_lot(store: LessonStore, monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(store)
     async with house.cascade:
         await house.ask(3)
