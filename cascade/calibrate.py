@@ -597,6 +597,14 @@ def _line(turn: Mapping[str, str]) -> str:
     return written.strip().replace("${", "$${")
 
 
+def _address_of(tier: OpenTier) -> str | None:
+    """The server that was asked, so that the one that is served is no other; where a password is
+    part of the address, the variable that has it."""
+    variable = {"openai": "OPENAI_BASE_URL", "ollama": "OLLAMA_HOST"}.get(tier.model.provider)
+    server = tier.model.server if variable else None
+    return server if server is None or "@" not in server else f"${{{variable}}}"
+
+
 def _configuration(
     name: str, tiers: Sequence[OpenTier], fitted: Fitted, examples: Sequence[Example]
 ) -> str:
@@ -610,6 +618,7 @@ def _configuration(
             "name": tier.name,
             "model": asked if isinstance(asked, str) else tier.model.name,
             "price": price,
+            "base_url": _address_of(tier),
             "max_tokens": tier.max_tokens,
             "temperature": tier.settings.temperature,
             "options": dict(tier.settings.options) or None,

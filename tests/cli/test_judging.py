@@ -213,8 +213,11 @@ def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_
     assert len(host.asked("small")) == 60
 
 
-def test_what_was_tried_is_served_with_its_prompt(host: Upstream, tmp_path: Path) -> None:
-    """Clients know nothing of it; one that sends another system message is not calibrated."""
+def test_what_was_tried_is_served_with_its_prompt(
+    host: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients know nothing of it; one that sends another system message is not calibrated. It asks
+    the server that was asked, wherever it is started, and a prompt is no place for variables."""
     play(host)
     prices = tmp_path / "prices.toml"
     prices.write_text(
@@ -224,8 +227,10 @@ def test_what_was_tried_is_served_with_its_prompt(host: Upstream, tmp_path: Path
     odd = "\U0001f600${N}:$${N}\u2028"
     rows.write_text(rows.read_text().replace("ticket", odd))
     given = ("try", rows, *MODELS, *NAMED, "--out", out, "--shots", "2", "--prices", prices)
-    commands.cascade(*given, "--yes")
+    commands.cascade(*given, "--yes", "--system", "Sort ${HOME}: a, b, c.")
+    monkeypatch.delenv("OLLAMA_HOST")
     first = host.asked("small")[0].texts
+    assert first[0] == "Sort ${HOME}: a, b, c."
     host.seen.clear()
     with TestClient(serving(out / "cascade.yaml"), base_url="http://127.0.0.1") as client:
         asked = [{"role": "user", "content": "ticket 7 of b"}]
