@@ -417,9 +417,10 @@ def _tools_for(
     return tuple(t for t in tools if t["function"]["name"] == choice) or tools, None
 
 
-def known_cost(entries: list[LedgerEntry]) -> Decimal:
-    """Dollars that entries cost; an unknown cost counts as what is assumed."""
+def known_cost(entries: list[LedgerEntry], unknown_usd: Decimal = Decimal(0)) -> Decimal:
+    """Dollars that entries cost; an unknown cost counts as what is assumed, else as `unknown_usd`."""
     total = Decimal(0)
     for entry in entries:
-        total += (entry.assumed_usd if entry.cost_usd is None else entry.cost_usd) or 0
+        usd = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
+        total += unknown_usd if usd is None else usd
     return total

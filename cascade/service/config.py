@@ -139,12 +139,13 @@ def _agent(name: str, folder: Path) -> AgentTier:
         sys.path.insert(0, path)
     try:
         found = operator.attrgetter(attribute)(importlib.import_module(module))
-    except (ImportError, AttributeError) as error:
+        return found if isinstance(found, AgentTier) else AgentTier(found, name=attribute)
+    except (Exception, SystemExit) as error:  # a module may raise anything where it is imported
+        said = str(error).rstrip(".")
         raise ConfigurationError(
-            f"agent: {name!r} cannot be had: {error}; give module:name of a module beside the "
-            "configuration, or of one that is installed."
+            f"agent: {name!r} cannot be had: {type(error).__name__}: {said}; give module:name of "
+            "a module beside the configuration, or of one that is installed."
         ) from error
-    return found if isinstance(found, AgentTier) else AgentTier(found, name=attribute)
 
 
 class AuditConfig(Section):

@@ -399,7 +399,7 @@ class Gateway:
         finally:
             served.busy -= 1
             if reservation is not None:
-                self.money.settle(reservation, known_cost(run.entries) if run else Decimal(0))
+                self.money.settle(reservation, self._counted(run.entries if run else []))
 
     async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Outcome:
         way = Way(run.id, served.name, key.name if key else "")
@@ -473,7 +473,11 @@ class Gateway:
         """Charge what background work costs to the key of its run."""
         key_id = self._owners.get(entry.run_id)
         if entry.node in BACKGROUND and key_id and self.loop is not None:
-            self.loop.call_soon_threadsafe(self.money.charge, key_id, known_cost([entry]))
+            self.loop.call_soon_threadsafe(self.money.charge, key_id, self._counted([entry]))
+
+    def _counted(self, entries: list[LedgerEntry]) -> Decimal:
+        """Dollars that entries count for budgets."""
+        return known_cost(entries, self.config.budgets.unknown_call_usd)
 
     def _remember(self, run_id: str, key: Key) -> None:
         """Remember whose a run is, for what it costs after its answer."""

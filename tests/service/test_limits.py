@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -207,6 +208,20 @@ async def test_a_failed_request_gives_its_part_back(served: Served, upstream: Up
     account = await served.gateway.money.account(key.id)
     assert answer.status_code == 400
     assert (account.day_usd, account.put_aside_usd) == (0, 0)
+
+
+async def test_a_call_of_unknown_cost_counts_what_is_configured(
+    tmp_path: Path, serve: Serve, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
+    async with serve() as served:
+        path = tmp_path / "cascade.yaml"
+        path.write_text(re.sub(", price: {.*?}", "", path.read_text()))
+        await served.gateway.reload()
+        key = served.as_key(await served.key("team", day_usd=Decimal("0.05")))
+        answers = [(await served.ask(key)).status_code for _ in range(4)]
+    assert answers == [200, 200, 402, 402]  # two calls each, of $0.01
+    assert len(upstream.seen) == 4
 
 
 async def test_what_audits_cost_is_charged_to_the_key(serve: Serve, upstream: Upstream) -> None:

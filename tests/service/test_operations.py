@@ -55,9 +55,20 @@ def test_a_wrong_configuration_names_file_line_and_key(
     assert "sk-clear-text" not in str(raised.value)
 
 
-@pytest.mark.parametrize("agent", ["no_such_module:cheap", "json:no_such_name", "json:decoder"])
-def test_an_agent_that_is_none_is_said(tmp_path: Path, agent: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot be had.*beside the config|give a graph"):
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [
+        ("no_such_module:cheap", "No module named 'no_such_module'"),
+        ("json:no_such_name", "has no attribute 'no_such_name'"),
+        ("json:decoder", "give a graph, an agent"),
+        ("without_its_key:cheap", "KeyError: 'NO_SUCH_KEY'"),
+        ("leaves:cheap", "SystemExit: 3"),
+    ],
+)
+def test_an_agent_that_is_none_is_said(tmp_path: Path, agent: str, said: str) -> None:
+    (tmp_path / "without_its_key.py").write_text("import os\nos.environ['NO_SUCH_KEY']\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(ConfigurationError, match=f"'{agent}' cannot be had: .*{said}.*beside the"):
         TierConfig(agent=agent).open(tmp_path)
 
 
