@@ -418,7 +418,7 @@ def _tools_for(
 
 
 def known_cost(entries: list[LedgerEntry], unknown_usd: Decimal = Decimal(0)) -> Decimal:
-    """Dollars that entries cost; an unknown cost counts as what is assumed, or else `unknown_usd`."""
+    """Dollars that entries cost; an unknown cost counts as what is assumed, or `unknown_usd`."""
     total = Decimal(0)
     for entry in entries:
         usd = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
