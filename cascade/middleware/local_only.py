@@ -128,7 +128,8 @@ class LocalOnly(CascadeMiddleware):
         except ConfigurationError as error:
             raise InputError(str(error)) from error
         stays += [message.response_metadata.get(STAMP) for message in run.messages]
-        if not any(stays) and self.private is not None:
+        stays = [stay for stay in stays if stay in STAYS]
+        if not stays and self.private is not None:
             said = self.private(run.messages)
             said = await said if inspect.isawaitable(said) else said
             # Not the answer itself: it may quote the conversation.

@@ -39,6 +39,14 @@ async def test_what_a_certificate_does_not_cover_is_no_answer() -> None:
     assert (result.abstained, result.answer, large.requests) == (True, "", [])
 
 
+@pytest.mark.parametrize("stamp", [True, "somewhere", 1])
+async def test_a_stamp_of_others_does_not_stand_in_for_the_rule(stamp: Any) -> None:
+    cascade, large = pair(LocalOnly(private=lambda messages: True))
+    said = AIMessage("Hello", response_metadata={"local_only": stamp})
+    await cascade.ainvoke([HumanMessage("Hi"), said, HumanMessage("a secret?")])
+    assert large.requests == []
+
+
 async def test_values_without_a_meaning_are_named() -> None:
     with pytest.raises(ConfigurationError, match=r"private='names': give a function"):
         LocalOnly(private="names")  # type: ignore[arg-type]
