@@ -449,10 +449,14 @@ def fit(
     calibration = calibrating.calibrate(fitting, signals, made_for)
     correct = np.array([draft.correct for draft in proving])
     until = datetime.now(UTC) + timedelta(days=VALID_DAYS)
-    said = calibrating.confidences(calibration, proving)
+    said, raw = calibrating.confidences(calibration, proving), not calibration.calibrated
+    if raw:
+        said[:] = np.nan  # nothing would notice when the scale of a score moves
     found = [certify(said, correct, max_harm=h, delta=delta, valid_until=until) for h in max_harms]
     proved = tuple(c for c in found if not isinstance(c, Refusal))
-    refused = (r.model_copy(update={"halved": True}) for r in found if isinstance(r, Refusal))
+    refused = (
+        r.model_copy(update={"halved": True, "raw": raw}) for r in found if isinstance(r, Refusal)
+    )
     calibration = calibration.model_copy(update={"certificates": proved})
     return Fitted(calibration, tuple(refused), evaluation)
 

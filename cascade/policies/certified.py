@@ -73,6 +73,7 @@ class Refusal(Record):
         labels_needed: a lower limit of how many it would take, where there are `n`.
         zero_error_bound: the least harm that n labels without any error certify.
         halved: whether as many labels again have to fit the calibrator.
+        raw: whether labels have not shown that the confidence is a probability.
     """
 
     max_harm: float
@@ -81,10 +82,16 @@ class Refusal(Record):
     labels_needed: int
     zero_error_bound: float
     halved: bool = False
+    raw: bool = False
 
     @property
     def reason(self) -> str:
         """In words, with the way out."""
+        if self.raw:
+            return (
+                f"harm at {self.max_harm:.1%} is not certified: a raw score gets no certificate, "
+                "and these labels do not show that it is a probability"
+            )
         bring = f"bring {self.labels_needed} or more"
         if self.halved:
             bring = f"bring {2 * self.labels_needed} or more, half of which prove it"

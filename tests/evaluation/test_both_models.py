@@ -225,6 +225,21 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     assert "Use the cascade" in files["page"].read_text()
 
 
+def test_a_raw_score_gets_no_certificate() -> None:
+    bounds = {"max_harms": (0.05, 0.1)}
+    rows = recording(160, features=True)
+    for at, row in enumerate(rows):
+        sure = {"correct": float(at != 40), "features": {"p_true": 0.99}}
+        row.models["small"] = row.models["small"].model_copy(update=sure)
+    found = fit(rows, MADE_FOR, SIGNALS, Options(repeats=1), **bounds)
+    assert not found.calibration.calibrated
+    assert found.calibration.certificates == ()
+    assert ["raw score" in refused.reason for refused in found.refusals] == [True, True]
+    better = fit(recording(600, features=True), MADE_FOR, SIGNALS, Options(repeats=1), **bounds)
+    assert better.calibration.calibrated
+    assert better.calibration.certificates
+
+
 def test_what_does_not_save_is_served_as_a_shadow(tmp_path: Path) -> None:
     rows = recording(100, informative=False, cheap=1e-3, features=True)
     found = fit(rows, MADE_FOR, SIGNALS, Options(repeats=1))
