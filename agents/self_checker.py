@@ -124,8 +124,7 @@ class SelfChecker:
                 if is_control_flow(error):
                     raise
                 logger.warning("the signal %r raised", signal.name, exc_info=True)
-                why = f"the signal {signal.name} raised {type(error).__name__}: {error}"
-                return features, why
+                return features, f"the signal {signal.name} raised {type(error).__name__}"
         return features, None
 
     def _due(

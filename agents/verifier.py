@@ -139,7 +139,7 @@ class Verifier:
             if is_control_flow(error):
                 raise
             logger.warning("the verifier raised; the question escalates", exc_info=True)
-            why = f"the verifier raised {type(error).__name__}: {error}"
+            why = f"the verifier raised {type(error).__name__}"  # whose words may quote the answer
             return Verdict(accept=False, reason=why, cost_usd=None)
         if verdict.confidence is not None:
             run.assessment = replace(

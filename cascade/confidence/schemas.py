@@ -32,7 +32,7 @@ LARGEST_SCHEMA, LARGEST_TOOLS = 256 * 1024, 2 * 1024 * 1024
 LONGEST_CHECK_S, LONGEST_TRIAL_S = 0.25, 0.02
 """CPU seconds for reading a schema or checking one value, and for following references."""
 SHOWN = 300
-"""Characters of a problem: a message quotes the value."""
+"""Characters of a problem."""
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -77,8 +77,12 @@ def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
         return f"{what} is not checked against its schema: {why}"
     if error is None:
         return None
-    message = error.message if len(error.message) <= SHOWN else f"{error.message[:SHOWN]} …"
-    return f"{what} does not match its schema at {error.json_path}: {message}"
+    rule = error.message  # which names what is missing; of other rules it quotes the answer
+    if error.validator != "required":
+        broken = {error.validator: error.validator_value} if error.validator else False
+        rule = json.dumps(broken, ensure_ascii=False)
+    rule = rule if len(rule) <= SHOWN else f"{rule[:SHOWN]} …"
+    return f"{what} does not match its schema at {error.json_path}: {rule}"
 
 
 # --- reading a schema

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from cascade.errors import is_control_flow
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
+from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run
 from cascade.state import Basis, LedgerEntry
 
@@ -165,5 +166,5 @@ class RunLog(RunObserver):
         """Log the run."""
         level = logging.WARNING if record.outcome in ("failed", "degraded") else logging.INFO
         if self._log.isEnabledFor(level):
-            fields = {**asdict(record), "tags": dict(run.settings.get("tags", {}))}
+            fields = {**asdict(record), "tags": tags_of(run)}
             self._log.log(level, "%s", json.dumps(fields, default=str), extra=fields)

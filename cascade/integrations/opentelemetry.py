@@ -30,8 +30,10 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from cascade.errors import MissingDependencyError, is_control_flow
 from cascade.integrations.logs import RunObserver, RunRecord, harmless
+from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, Ask
+from cascade.middleware.background import tags_of
 from cascade.run import Call, CascadeRuntime, Run
 from cascade.state import Completion, LedgerEntry
 
@@ -77,7 +79,7 @@ class Telemetry(RunObserver):
         tracer_provider: by default the global one.
         meter_provider: by default the global one.
         capture_content: also record questions and answers, as `gen_ai.input.messages` and
-            `gen_ai.output.messages`.
+            `gen_ai.output.messages`, and the words of errors, which may quote them.
 
     Raises:
         MissingDependencyError: (on import) opentelemetry-api is not installed.
@@ -123,7 +125,7 @@ class Telemetry(RunObserver):
             with self._in_span(partial(self._step, step, run, runtime)) as span:
                 await handler(run, runtime)
                 if step == "verify":
-                    span.set_attributes(_decided(run))
+                    span.set_attributes(self._decided(run))
 
         await super().wrap_step(run, runtime, within)
 
@@ -136,10 +138,10 @@ class Telemetry(RunObserver):
             counts = [getattr(entry, name) for entry in run.entries if entry.model is not None]
             if counts and None not in counts:
                 span.set_attribute(f"gen_ai.usage.{name}", sum(counts))
-        span.set_attributes(_decided(run))
+        span.set_attributes(self._decided(run))
         if self._capture_content and run.step == "end" and run.draft is not None:
             _say(span, run.draft)
-        _fail(span, error)
+        self._fail(span, error)
         span.end()
         where = {"cascade.name": record.cascade, "cascade.outcome": record.outcome}
         self._requests.add(1, _known({**where, "cascade.tier": record.tier}))
@@ -164,7 +166,7 @@ class Telemetry(RunObserver):
             "gen_ai.agent.name": name,
             "gen_ai.conversation.id": configurable.get("thread_id"),
             "cascade.run_id": run.id,
-            **{f"cascade.tag.{key}": value for key, value in run.settings.get("tags", {}).items()},
+            **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
         }
         if self._capture_content:
             attributes["gen_ai.input.messages"] = messages_json(run.messages)
@@ -269,8 +271,28 @@ class Telemetry(RunObserver):
             try:
                 yield span
             except BaseException as error:
-                _fail(span, error)
+                self._fail(span, error)
                 raise
+
+    # --- what is said; the words of errors quote servers, questions and answers
+
+    def _decided(self, run: Run) -> dict[str, Any]:
+        decision = run.decision
+        if decision is None:
+            return {}
+        judged, reason = run.assessment or decision, decision.reason
+        if not self._capture_content:
+            reason = plain_reason(reason, failures(run.entries))
+        told: dict[str, Any] = {"action": decision.action, "reason": reason}
+        if judged.confidence is not None:
+            told |= {"confidence": judged.confidence, "calibrated": judged.calibrated}
+        return _known(told, "cascade.")
+
+    def _fail(self, span: Span, error: BaseException | None) -> None:
+        if error is None or (isinstance(error, Exception) and is_control_flow(error)):
+            return
+        span.set_attribute("error.type", type(error).__name__)
+        span.set_status(StatusCode.ERROR, str(error) if self._capture_content else None)
 
 
 # --- attributes; OpenTelemetry has no decimals, so money is a float in them
@@ -290,22 +312,6 @@ def _labels(call: Call) -> dict[str, Any]:
         "gen_ai.provider.name": _PROVIDERS.get(model.provider, model.provider),
         "gen_ai.request.model": model.model,
     }
-
-
-def _decided(run: Run) -> dict[str, Any]:
-    decision = run.decision
-    if decision is None:
-        return {}
-    judged = run.assessment or decision
-    sure = judged.confidence
-    told = {"action": decision.action, "reason": decision.reason, "confidence": sure}
-    return _known(told | {"calibrated": None if sure is None else judged.calibrated}, "cascade.")
-
-
-def _fail(span: Span, error: BaseException | None) -> None:
-    if error is not None and not (isinstance(error, Exception) and is_control_flow(error)):
-        span.set_attribute("error.type", type(error).__name__)
-        span.set_status(StatusCode.ERROR, str(error))
 
 
 def _say(span: Span, completion: Completion) -> None:

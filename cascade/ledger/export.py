@@ -1,11 +1,12 @@
-"""Files of ledger entries for other programs: JSON lines and CSV."""
+"""What leaves the process of the ledger: files of entries for other programs (JSON lines and CSV),
+and reasons that name no server."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,9 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
 def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
     """An entry for another program: flat, but for signals and tags; without the note of a call
-    that failed, which may quote a server's address and words."""
+    that failed, which may quote a server's address and words, as a reason may in its end."""
     row = entry.model_dump(mode="json", exclude={"decision", "baseline_range"})
-    if entry.outcome in ("failed", "cancelled"):
-        row["note"] = ""
+    row["note"] = "" if entry.outcome in _KINDS else plain_reason(entry.note, ())
     low, high = entry.baseline_range or (None, None)
     row["baseline_low_usd"] = None if low is None else str(low)
     row["baseline_high_usd"] = None if high is None else str(high)
@@ -64,3 +64,55 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+# --- words
+
+_KINDS = {"not_sent": "left alone after failures", "cancelled": "stopped", "failed": ""}
+"""Outcomes of calls that came to nothing; the note says more of one that failed."""
+
+_WORDS = {
+    "rate limit": "rate limited",
+    "(429)": "rate limited",
+    "in time": "timed out",
+    "broke the stream off": "broke off",
+    "cannot be read": "unreadable answer",
+    "refused": "refused the request",
+    "(401)": "refused the key",
+    "(404)": "not found",
+}
+"""The same by words of an entry's note, which itself names servers."""
+
+_PLACES = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+"
+    r"|\b(?:org|proj|acct|account|project|tenant|req|request)[-_]\w{6,}"
+    r"|\b[\w.-]+@[\w.-]+\.\w+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|(?<![\w/])/(?:[\w.@-]+/)+[\w.@-]*|\b(?:sk|csk|key|pk)[-_][\w*-]{6,}",
+    re.IGNORECASE,
+)
+_FAILED = re.compile(r"\b(?:failed: |could not be had: )")
+
+
+def failures(entries: Iterable[LedgerEntry]) -> list[str]:
+    """The tiers that failed, with the kind of each failure."""
+    found = dict[str, str]()
+    for entry in entries:
+        if entry.tier and (kind := _KINDS.get(entry.outcome)) is not None:
+            told = (said for word, said in _WORDS.items() if word in entry.note)
+            found[entry.tier] = kind or next(told, "unavailable")
+    return [f"{tier}: {kind}" for tier, kind in found.items()]
+
+
+def without_places(text: str) -> str:
+    """A text without addresses, accounts, paths and keys."""
+    return _PLACES.sub("[…]", text)
+
+
+def plain_reason(reason: str, failed: Iterable[str]) -> str:
+    """The reason of a decision, as it may leave the process: it may end in the words of an error,
+    which quote a server, in whose place come those of `failures`."""
+    kept, found = reason, _FAILED.search(reason)
+    if found is not None:
+        decided = reason[: found.start()].rpartition("; but ")[0]
+        kept = "; ".join([*filter(None, [decided]), *(list(failed) or ["a tier failed"])])
+    return without_places(kept)[:300]

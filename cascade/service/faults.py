@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from cascade import errors
-from cascade.state import LedgerEntry
+from cascade.ledger.export import without_places
 
 logger = logging.getLogger("cascade")
 
@@ -112,33 +111,10 @@ _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
 """Kinds of errors, the first that fits: status, code, and what has failed in words that name no
 server; without words, the error's own are for clients."""
 
-_WORDS = {
-    "rate limit": "rate limited",
-    "(429)": "rate limited",
-    "in time": "timed out",
-    "broke the stream off": "broke off",
-    "cannot be read": "unreadable answer",
-    "refused": "refused the request",
-    "(401)": "refused the key",
-    "(404)": "not found",
-}
-"""The same by words of an entry's note, which itself names servers."""
-
 
 def kind_of(error: BaseException) -> str:
     """The kind of a failure, in words that name no server."""
     return next((said for kind, *_, said in _FAULTS if isinstance(error, kind)), "") or "failed"
-
-
-def failures(entries: Iterable[LedgerEntry]) -> list[str]:
-    """The tiers that failed, with the kind of each failure."""
-    kinds = {"not_sent": "left alone after failures", "cancelled": "stopped", "failed": ""}
-    found = dict[str, str]()
-    for entry in entries:
-        if entry.tier and (kind := kinds.get(entry.outcome)) is not None:
-            told = (said for word, said in _WORDS.items() if word in entry.note)
-            found[entry.tier] = kind or next(told, "unavailable")
-    return [f"{tier}: {kind}" for tier, kind in found.items()]
 
 
 def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
@@ -165,28 +141,3 @@ def _retry_after(error: errors.CascadeError) -> dict[str, str]:
         case errors.RateLimitError(retry_after=known_s) | errors.NotSentError(ready_in_s=known_s):
             return {"Retry-After": str(max(1, math.ceil(known_s or 1)))}
     return {}
-
-
-_PLACES = re.compile(
-    r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+"
-    r"|\b(?:org|proj|acct|account|project|tenant|req|request)[-_]\w{6,}"
-    r"|\b[\w.-]+@[\w.-]+\.\w+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
-    r"|(?<![\w/])/(?:[\w.@-]+/)+[\w.@-]*|\b(?:sk|csk|key|pk)[-_][\w*-]{6,}",
-    re.IGNORECASE,
-)
-_FAILED = re.compile(r"\b(?:failed: |could not be had: )")
-
-
-def without_places(text: str) -> str:
-    """A text without addresses, accounts, paths and keys."""
-    return _PLACES.sub("[…]", text)
-
-
-def plain_reason(reason: str, failed: Iterable[str]) -> str:
-    """The reason of a decision, as it may leave the process: it may end in the words of an error,
-    which quote a server, in whose place come those of `failures`."""
-    kept, found = reason, _FAILED.search(reason)
-    if found is not None:
-        decided = reason[: found.start()].rpartition("; but ")[0]
-        kept = "; ".join([*filter(None, [decided]), *(list(failed) or ["a tier failed"])])
-    return without_places(kept)[:300]

@@ -28,6 +28,7 @@ from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
+from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Reservation
 from cascade.ledger.store import open_store
@@ -40,7 +41,7 @@ from cascade.questions import to_messages
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
-from cascade.service.faults import ServiceError, failures, kind_of, plain_reason
+from cascade.service.faults import ServiceError, kind_of
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, address_of
 from cascade.service.limits import Money, Rates, estimate, short, too_many
 from cascade.setup import choose_policy

@@ -15,16 +15,17 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
 
-from cascade import Cascade, CascadeError
+from cascade import Cascade, CascadeError, MemoryLedger
 from cascade.integrations.logs import RunLog
 from cascade.integrations.opentelemetry import Telemetry
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger import tagged
 from tests.acceptance import setups
 from tests.acceptance.setups import WAYS, ask, tries
-from tests.acceptance.upstream import Upstream, failure
+from tests.acceptance.upstream import Answer, Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
+WANTED = {"title": "City", "type": "object", "properties": {"city": {"type": "integer"}}}
 
 
 def pair(upstream: Upstream, *middleware: Any, p: float = 0.4, **options: Any) -> Cascade:
@@ -103,6 +104,34 @@ def test_no_question_and_no_answer_is_in_a_trace_unless_asked_for(
         cascade.invoke(QUESTION)
     said = " ".join(str(dict(span.attributes or {})) for span in traced.spans())
     assert ("capital of Australia" in said, "large: " in said) == (capture, capture)
+
+
+def _quotes(question: str, answer: str) -> bool:
+    raise ValueError(answer)
+
+
+@pytest.mark.parametrize(
+    ("small", "options"),
+    [
+        (failure(503, f"boom at http://upstream.host/v1 org-abcdef12: {QUESTION}"), {}),
+        (Answer('{"city": "Sydney, Australia"}'), {"response_format": WANTED}),
+        (Answer("Sydney, Australia"), {"verifier": _quotes}),
+    ],
+    ids=["a server's words", "a broken schema", "a verifier that quotes"],
+)
+def test_what_went_wrong_is_told_without_words_and_places(
+    upstream: Upstream, small: Answer, options: Any
+) -> None:
+    traced, store = Traced(), MemoryLedger()
+    upstream.says("small", small)
+    how = {"ledger": store, "middleware": [traced.observer, tries(1)], **options}
+    with Cascade(upstream.tier("small"), upstream.tier("large"), **how) as cascade:
+        upstream.says("large", '{"city": 1}')
+        cascade.invoke(QUESTION)
+    told = " ".join(f"{span.attributes} {span.status.description}" for span in traced.spans())
+    for word in ("Australia", "upstream.host", "127.0.0.1", "org-abcdef12"):
+        assert word not in told
+    assert "Australia" not in "".join(entry.note for entry in store.entries)
 
 
 def test_a_failure_is_an_error_of_its_span(upstream: Upstream) -> None:
@@ -187,8 +216,10 @@ def test_a_run_is_one_record_of_the_log_without_a_word_of_it(
     upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     observer = RunLog(logging.getLogger("cascade.runs"))
-    with caplog.at_level(logging.INFO, "cascade.runs"), pair(upstream, observer) as cascade:
-        cascade.invoke(QUESTION)
+    caplog.set_level(logging.INFO, "cascade.runs")
+    with tagged(team="search"), pair(upstream, observer) as cascade:
+        cascade.invoke(QUESTION, tags={"user": "ada"})
     (record,) = [vars(each) for each in caplog.records if each.name == "cascade.runs"]
     assert (record["outcome"], record["tier"]) == ("escalated", "large")
+    assert record["tags"] == {"team": "search", "user": "ada"}
     assert "Australia" not in str(record)

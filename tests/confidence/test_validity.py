@@ -141,6 +141,20 @@ def test_a_schema_may_refer_to_its_own_parts_and_hold_data_that_looks_like_a_ref
     check_schema({"properties": {"any": True}, "dependencies": {"a": ["b"], "c": {}}})
 
 
+@pytest.mark.parametrize(
+    ("schema", "value", "said"),
+    [
+        ({"properties": {"n": {"type": "integer"}}}, {"n": "a secret"}, '$.n: {"type": "integer"}'),
+        ({"required": ["n"]}, {"m": "a secret"}, "$: 'n' is a required property"),
+        ({"properties": {"n": False}}, {"n": "a secret"}, "$: false"),
+    ],
+)
+def test_an_objection_names_the_rule_and_quotes_no_answer(
+    schema: dict[str, Any], value: Any, said: str
+) -> None:
+    assert against(value, schema) == f"the answer does not match its schema at {said}"
+
+
 def test_a_deep_value_is_not_checked_to_its_end() -> None:
     value: Any = {}
     for _ in range(900):

@@ -365,14 +365,17 @@ async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_p
     failed = entry(
         "b", at=datetime.now(UTC) + DAY, node="=cmd()", outcome="failed", note="10.0.0.1"
     )
+    why = "the self-check failed: openai:x at http://10.0.0.1 says no"
+    judged = decided("a").model_copy(update={"note": why})
     async with open_store(url) as store:
-        store.append([decided("a"), failed], {"user": "1"})
+        store.append([judged, failed], {"user": "1"})
         for name in ("e.jsonl", "e.csv"):
             assert await store.export(tmp_path / name) == 2
         with pytest.raises(ConfigurationError, match="ending"):
             await store.export(tmp_path / "e.xlsx")
     first, second = map(json.loads, (tmp_path / "e.jsonl").read_text().splitlines())
     assert (first["baseline_low_usd"], first["action"]) == ("0.000617283945", "accept")
+    assert first["note"] == "a tier failed"
     assert (second["note"], second["cost_usd"], second["tags"]) == ("", None, {"user": "1"})
     with (tmp_path / "e.csv").open() as file:
         table = list(csv.DictReader(file))
