@@ -24,8 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from _killed import kill_and_resume
+
 from tests.faults.catalogue import FAULTS
-from tests.faults.killed import kill_and_resume
 from tests.faults.storm import Question, storm
 
 LEAVES, AT_ONCE = 0.05, 8

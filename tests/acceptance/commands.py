@@ -143,11 +143,17 @@ def outcomes(path: Path, rows: Iterable[tuple[float, bool]], **large: Any) -> Pa
     return path
 
 
+def calibrate(file: Path, upstream: Upstream, *options: object, code: int | None = 0) -> Done:
+    """Calibrate on a file; what is made stands beside it, in `made.json`."""
+    given = ("calibrate", file, *MODELS, "--out", file.with_name("made.json"), *options)
+    return cascade(*given, code=code, OLLAMA_HOST=upstream.url)
+
+
 @contextmanager
 def calibrated(folder: Path, n: int, *options: object) -> Iterator[World]:
     """A world with a calibration made of `n` examples by `cascade calibrate`."""
     with Upstream() as upstream:
         play(upstream)
-        examples, out = questions(folder / "e.jsonl", range(n)), folder / "calibration.json"
-        given = ("calibrate", examples, *MODELS, "--out", out, *options, "--json")
-        yield World(upstream, examples, out, cascade(*given, OLLAMA_HOST=upstream.url))
+        examples = questions(folder / "e.jsonl", range(n))
+        made = calibrate(examples, upstream, *options, "--json")
+        yield World(upstream, examples, folder / "made.json", made)

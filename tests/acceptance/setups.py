@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import cascade as package
-from cascade import Cascade, CascadeResult, LedgerEntry, Price, Token
+from cascade import Cascade, CascadeResult, LedgerEntry, Price, Provisional, Retracted, Token
+from cascade.ledger.store import open_store
 from cascade.middleware import Retries
 from cascade.teaching import Lessons, LessonSelection, Terms, open_lessons
 from tests.acceptance.upstream import Upstream
@@ -77,6 +78,17 @@ async def ask(made: Cascade, how: str, question: str = "?", config: Any = None) 
     return str(answer.text)
 
 
+def shown(events: Iterable[Any]) -> str:
+    """What the reader of a stream has before their eyes in the end."""
+    text = ""
+    for event in events:
+        if isinstance(event, Token | Provisional):
+            text += event.text
+        elif isinstance(event, Retracted):
+            text = ""
+    return text
+
+
 # --- the ledger
 
 
@@ -105,6 +117,19 @@ async def stored(store: Any) -> list[LedgerEntry]:
 async def unfinished(store: Any) -> list[tuple[str, str]]:
     """(run id, node) of each call that was begun and whose end nobody wrote down."""
     return [(each.run_id, each.node) for each in await store.unfinished()]
+
+
+async def check_booked(url: str, asked: list[str], under_way: int) -> None:
+    """After a kill each request to a model is in the ledger once, or a call that never ended."""
+    async with open_store(url) as ledger:
+        kept = [entry for entry in await stored(ledger) if entry.model]
+        unknown = await unfinished(ledger)
+    assert len({entry.id for entry in kept}) == len(kept)
+    for node, model in (("draft", "small"), ("expert", "large")):
+        ended = sum(entry.node == node for entry in kept)
+        begun = sum(name == node for _, name in unknown)
+        assert ended <= asked.count(model) <= ended + begun
+    assert len(unknown) <= under_way
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,11 @@ def texts(state: Any) -> list[str]:
     return [message.text for message in state["messages"]]
 
 
-def around(graph: Any, saver: Any = None, **more: Any) -> Any:
+def around(graph: Any, saver: Any) -> Any:
     """A graph of somebody else's with the cascade as one of its nodes."""
-    builder = StateGraph(MessagesState)
-    builder.add_node("cascade", graph)
-    builder.add_node("after", lambda _: {"messages": [AIMessage("done")]})
-    builder.add_edge(START, "cascade")
-    builder.add_edge("cascade", "after")
-    builder.add_edge("after", END)
-    return builder.compile(checkpointer=saver, **more)
+    after = ("after", lambda _: {"messages": [AIMessage("done")]})
+    builder = StateGraph(MessagesState).add_sequence([("cascade", graph), after])
+    return builder.add_edge(START, "cascade").compile(checkpointer=saver)
 
 
 @pytest.fixture
@@ -64,36 +60,13 @@ def test_the_agents_are_the_nodes_of_the_graph(upstream: Upstream) -> None:
     assert "draft" in drawn.draw_mermaid()
 
 
-@pytest.mark.parametrize("p", [0.95, 0.3])
-def test_the_graph_answers_by_itself_and_keeps_the_messages(upstream: Upstream, p: float) -> None:
-    state = pair(upstream, p).graph.invoke(asking())
-    tier = "small" if p > 0.8 else "large"
-    assert texts(state) == [Q, f"{tier}: {Q}"]
-    assert state["messages"][-1].response_metadata["tier"] == tier
-
-
-def test_it_is_a_subgraph_with_the_checkpointer_of_the_graph_around_it(
-    upstream: Upstream, sqlite: SqliteSaver
-) -> None:
-    graph = around(pair(upstream, 0.3).graph, sqlite)
-    assert texts(graph.invoke(asking(), THREAD)) == [Q, f"large: {Q}", "done"]
-    assert texts(graph.get_state(THREAD).values) == [Q, f"large: {Q}", "done"]
-
-
-async def test_a_node_may_call_the_graph(upstream: Upstream) -> None:
-    inner = pair(upstream).graph
-
-    async def node(state: MessagesState) -> Any:
-        return {"messages": (await inner.ainvoke({"messages": state["messages"]}))["messages"][-1:]}
-
-    assert texts(await around(node).ainvoke(asking())) == [Q, f"small: {Q}", "done"]
-
-
 def test_each_turn_of_a_thread_is_a_run_of_its_own(upstream: Upstream, sqlite: SqliteSaver) -> None:
     store = MemoryLedger()
     graph = around(pair(upstream, 0.3, ledger=store).graph, sqlite)
     graph.invoke(asking("one"), THREAD)
-    assert texts(graph.invoke(asking("two"), THREAD))[-2:] == ["large: two", "done"]
+    said = ["one", "large: one", "done", "two", "large: two", "done"]
+    assert texts(graph.invoke(asking("two"), THREAD)) == said
+    assert texts(graph.get_state(THREAD).values) == said
     assert calls_of(store) == [("draft", "ok"), ("expert", "ok")] * 2
     assert len({entry.run_id for entry in entries_of(store)}) == 2
     assert upstream.asked("small")[1].texts == ["one", "large: one", "done", "two"]
@@ -216,9 +189,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 
 url, folder, question = sys.argv[1:]
 cascade = pair(url, ledger=open_store(f"sqlite:///{folder}/ledger.db"))
-builder = StateGraph(MessagesState)
-builder.add_node("cascade", cascade.graph)
-builder.add_edge(START, "cascade")
+builder = StateGraph(MessagesState).add_node("cascade", cascade.graph).add_edge(START, "cascade")
 with SqliteSaver.from_conn_string(f"{folder}/threads.db") as saver:
     graph = builder.compile(checkpointer=saver)
     given = {"messages": [("human", question)]} if question else None
@@ -286,10 +257,16 @@ class Notes(TypedDict):
 
 
 def one_node(node: Any) -> Any:
-    builder = StateGraph(Notes)
-    builder.add_node("node", node)
-    builder.add_edge(START, "node")
+    builder = StateGraph(Notes).add_node("node", node).add_edge(START, "node")
     return builder.compile(checkpointer=InMemorySaver())
+
+
+async def answers_of(node: Any) -> list[str]:
+    """What a node gives that is interrupted and resumed."""
+    graph = one_node(node)
+    await graph.ainvoke({"answers": []}, THREAD)
+    answers: list[str] = (await graph.ainvoke(Command(resume="yes"), THREAD))["answers"]
+    return answers
 
 
 async def test_calls_before_an_interrupt_are_not_paid_again_after_it(upstream: Upstream) -> None:
@@ -299,10 +276,7 @@ async def test_calls_before_an_interrupt_are_not_paid_again_after_it(upstream: U
         answer = (await cascade.ainvoke("one")).answer
         return {"answers": [answer, interrupt("may I?")]}
 
-    graph = one_node(node)
-    await graph.ainvoke({"answers": []}, THREAD)
-    state = await graph.ainvoke(Command(resume="yes"), THREAD)
-    assert state["answers"] == ["small: one", "yes"]
+    assert await answers_of(node) == ["small: one", "yes"]
     assert len(upstream.seen) == 1
 
 
@@ -327,10 +301,7 @@ async def test_gathered_calls_keep_their_answers_when_their_order_changes(
         interrupt("may I?")
         return {"answers": answers}
 
-    graph = one_node(node)
-    await graph.ainvoke({"answers": []}, THREAD)
-    state = await graph.ainvoke(Command(resume="yes"), THREAD)
-    assert state["answers"] == ["small: one", "small: two"]
+    assert await answers_of(node) == ["small: one", "small: two"]
 
 
 async def test_after_an_error_the_second_question_does_not_get_the_firsts_answer(
@@ -367,7 +338,4 @@ async def test_a_cascade_never_returns_the_answer_of_another_cascade(upstream: U
             interrupt("may I?")
         return {"answers": [answer]}
 
-    graph = one_node(node)
-    await graph.ainvoke({"answers": []}, THREAD)
-    state = await graph.ainvoke(Command(resume="yes"), THREAD)
-    assert state["answers"] == ["medical-small: Is it safe?"]
+    assert await answers_of(node) == ["medical-small: Is it safe?"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from cascade import Cascade, CascadeError, ModelError, Price, Tier
+from cascade import Cascade, ModelError, Price, Tier
 from cascade.errors import (
     AuthenticationError,
     BadRequestError,
@@ -15,7 +13,6 @@ from cascade.errors import (
     ModelUnavailableError,
     RateLimitError,
 )
-from cascade.models import Recorder, open_model
 from tests.acceptance.setups import entries_of, tries
 from tests.acceptance.upstream import Answer, Upstream, failure
 
@@ -115,17 +112,3 @@ def test_any_langchain_chat_model_drafts(upstream: Upstream) -> None:
     assert (result.answer, result.tier, result.calibrated) == ("Canberra", "small", False)
     paid = [entry.node for entry in entries_of(result) if entry.cost_usd]
     assert paid == ["draft", "self_check"]
-
-
-def test_recorded_answers_are_a_model(tmp_path: Path, upstream: Upstream) -> None:
-    upstream.says("small", Answer("Canberra", p=0.9))
-    path, where = tmp_path / "answers.jsonl", {"base_url": upstream.openai_url, "api_key": "k"}
-    recorded, large = Recorder(open_model("openai:small", **where), path), upstream.tier("large")
-    with Cascade(recorded, large) as cascade:
-        cascade.invoke(QUESTION)
-    with Cascade(f"replay:{path}", large) as cascade:
-        result = cascade.invoke(QUESTION)
-        with pytest.raises(CascadeError):
-            Cascade(tiers=[f"replay:{path}"]).invoke("Something else?")
-    assert (result.answer, result.confidence) == ("Canberra", pytest.approx(0.9))
-    assert upstream.models() == ["small"]

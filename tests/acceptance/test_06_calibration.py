@@ -12,8 +12,7 @@ from pydantic import BaseModel
 
 from cascade import Cascade
 from cascade.errors import CalibrationMismatchError
-from tests.acceptance import commands
-from tests.acceptance.commands import MODELS, World, questions, says, sure
+from tests.acceptance.commands import World, calibrate, questions, says, sure
 from tests.acceptance.setups import entries_of
 from tests.acceptance.upstream import failure
 
@@ -102,28 +101,22 @@ def test_another_system_message_has_no_confidence_and_is_escalated(world: World)
 # --- making one
 
 
-def calibrate(world: World, examples: Path, *options: object, code: int = 0) -> commands.Done:
-    out = examples.with_name("calibration.json")
-    given = ("calibrate", examples, *MODELS, "--out", out, *options)
-    return commands.cascade(*given, code=code, OLLAMA_HOST=world.upstream.url)
-
-
 def test_without_references_the_large_models_answer_counts_as_right(
     world: World, tmp_path: Path
 ) -> None:
     examples = questions(tmp_path / "e.jsonl", range(60), reference=None)
-    calibrate(world, examples, "--agree-with-large")
-    with Cascade(*world.tiers(), calibrator=tmp_path / "calibration.json") as cascade:
+    calibrate(examples, world.upstream, "--agree-with-large")
+    with Cascade(*world.tiers(), calibrator=tmp_path / "made.json") as cascade:
         assert cascade.invoke("Capital 7?").confidence is not None
 
 
 def test_a_second_run_asks_again_only_what_failed(world: World, tmp_path: Path) -> None:
     examples = questions(tmp_path / "e.jsonl", range(60))
     world.upstream.next("small", failure(400))
-    assert "failed" in calibrate(world, examples).err
+    assert "failed" in calibrate(examples, world.upstream).err
     asked = len(world.upstream.asked("small"))
     for _ in range(2):
-        calibrate(world, examples)
+        calibrate(examples, world.upstream)
     assert len(world.upstream.asked("small")) == asked + 1
 
 

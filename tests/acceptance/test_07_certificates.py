@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from cascade import Cascade, ConfigurationError
-from tests.acceptance import commands
-from tests.acceptance.commands import MODELS, World, outcomes, sure
+from tests.acceptance.commands import Done, World, calibrate, outcomes, sure
 
 UNSEEN = range(2_000, 2_200)
 
@@ -67,12 +66,11 @@ def test_a_certificate_ends(world: World) -> None:
 # --- bounds that cannot be proved
 
 
-def recorded(world: World, folder: Path, n: int, wrong: int, *options: object) -> commands.Done:
+def recorded(world: World, folder: Path, n: int, wrong: int, *options: object) -> Done:
     """Calibrate on recorded answers, of which the first ones are wrong."""
     rows = ((0.4 + 0.55 * i / n, i >= wrong) for i in range(n))
     file = outcomes(folder / "recorded.jsonl", rows)
-    given = ("calibrate", file, "--recorded", *MODELS, "--out", folder / "c.json", *options)
-    return commands.cascade(*given, "--json", code=None, OLLAMA_HOST=world.upstream.url)
+    return calibrate(file, world.upstream, "--recorded", *options, "--json", code=None)
 
 
 def test_a_bound_that_cannot_be_proved_is_refused_with_the_labels_that_it_takes(
@@ -83,7 +81,7 @@ def test_a_bound_that_cannot_be_proved_is_refused_with_the_labels_that_it_takes(
     (needed,) = re.findall(r"bring ([\d,]+)", refusal)
     assert 2_302 <= int(needed.replace(",", "")) <= 4_700  # ln(0.1) ÷ ln(0.999) to prove it
     assert (done.code, done.json["certificates"]) == (1, [])
-    assert (tmp_path / "c.json").exists()
+    assert (tmp_path / "made.json").exists()
 
 
 @pytest.mark.parametrize(("max_harm", "proved"), [(0.0441, False), (0.06, True)])

@@ -63,8 +63,3 @@ def test_a_budget_in_dollars_is_kept_on_average(upstream: Upstream, budget_usd: 
         mean(r.confidence or 0 for r in later if r.tier == tier) for tier in ("small", "large")
     )
     assert kept > gone
-
-
-@pytest.mark.parametrize(("threshold", "tier"), [(0.6, "small"), (0.95, "large")])
-def test_a_threshold_is_a_keyword(upstream: Upstream, threshold: float, tier: str) -> None:
-    assert pair(upstream, 0.9, threshold=threshold).invoke("?").tier == tier

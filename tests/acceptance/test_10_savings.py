@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import random
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
 
 from cascade import Cascade, CascadeError, CascadeResult, MemoryLedger, Price, Verdict
 from cascade.middleware import Abort
-from tests.acceptance.setups import calls_of, entries_of, total, tries
+from tests.acceptance import setups
+from tests.acceptance.setups import CHEAP, DEAR, calls_of, entries_of, total, tries
 from tests.acceptance.upstream import Answer, Upstream, failure
 
-CHEAP, DEAR = Price(input="0.13", output="0.57"), Price(input="1.25", output="10.03")
-DRAFT, ANSWER = Decimal("0.0000187"), Decimal("0.0002253")
+DRAFT, ANSWER = Decimal("0.000014"), Decimal("0.000225")
 """What 100 tokens in and 10 out cost."""
-
-
-def pair(upstream: Upstream, p: float, *middleware: Any, **options: Any) -> Cascade:
-    upstream.says("small", Answer("Canberra", p=p, tokens=(100, 10)))
-    upstream.says("large", Answer("Canberra it is", tokens=(100, 10)))
-    small, large = upstream.tier("small", price=CHEAP), upstream.tier("large", price=DEAR)
-    return Cascade(small, large, middleware=middleware, **options)
+pair = partial(setups.pair, says=("Canberra", "Canberra it is"), tokens=(100, 10))
 
 
 def by_node(result: Any) -> dict[str, tuple[Decimal | None, Decimal | None, str]]:
@@ -86,7 +81,7 @@ def test_the_table_says_what_is_estimated(upstream: Upstream) -> None:
         upstream.next("small", Answer("x", p=0.1, tokens=(100, 10)))
         escalated = cascade.invoke("!").ledger.table()
     assert "≈" in accepted
-    assert "0.000019" in accepted
+    assert "0.000014" in accepted
     assert "≈" not in escalated
 
 
@@ -156,7 +151,7 @@ def test_an_audited_run_adds_up_to_what_the_large_model_really_costs(upstream: U
         upstream.says("large", Answer("Canberra", tokens=(100, 30)))
         cascade.invoke("?")
     entries = entries_of(ledger)
-    real = Decimal("0.0004259")  # 100 in, 30 out
+    real = Decimal("0.000425")  # 100 in, 30 out
     assert total([e for e in entries if e.node == "audit"], "cost_usd") == real
     assert total(entries, "saved_usd") == real - DRAFT - real
 

@@ -12,7 +12,6 @@ import pytest
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.callbacks import get_usage_metadata_callback
-from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, ToolMessage
 from langchain_core.tools import tool
@@ -23,7 +22,6 @@ from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from cascade import Cascade, MemoryLedger, Verdict
-from cascade.errors import ConfigurationError
 from cascade.events import Decided
 from cascade.integrations.middleware import CascadeMiddleware
 from cascade.middleware import ToolRisks
@@ -87,6 +85,13 @@ async def test_an_answer_says_who_gave_it_and_how_sure_the_cascade_was(
     said = message.response_metadata
     assert (message.text, said["tier"]) == (f"{tier}: {Q}", tier)
     assert (said["confidence"], said["calibrated"]) == (pytest.approx(p), False)
+    assert said["action"] == ("accept" if p > 0.8 else "escalate")
+    assert said["escalated"] is (p < 0.8)
+    draft, answer = 3.4e-6, 77.5e-6  # what 6 tokens in and 7 out cost
+    assert said["cost_usd"] == pytest.approx(draft if p > 0.8 else draft + answer)
+    assert p > 0.8 or said["saved_usd"] == pytest.approx(-draft)
+    assert (said["cost_basis"], said["unknown_usage"]) == ("measured", 0)
+    assert json.dumps(said)
     n = len(upstream.seen)  # usage is the sum over all calls
     assert n == (1 if p > 0.8 else 2)
     used = message.usage_metadata or {}
@@ -290,14 +295,6 @@ async def test_structured_output_is_drafted_and_escalated_where_it_breaks_the_sc
     assert ("large" in upstream.models()) == (tier == "large")
 
 
-async def test_what_the_large_model_breaks_is_an_error(upstream: Upstream) -> None:
-    upstream.says("small", "no", p=0.99)
-    upstream.says("large", "{nothing")
-    model = pair_as_said(upstream).as_chat_model()
-    with pytest.raises(OutputParserException):
-        await model.with_structured_output(City).ainvoke(Q)
-
-
 @pytest.mark.parametrize("strategy", [ToolStrategy(City), ProviderStrategy(City)])
 async def test_an_agent_gives_a_structured_answer_although_the_draft_breaks_it(
     upstream: Upstream, strategy: Any
@@ -407,8 +404,3 @@ async def test_a_person_approves_of_what_the_large_model_calls(
     assert [seen.model for seen in upstream.seen if not seen.is_check] == ["small", "large"]
     assert ("expert", "ok") in calls_of(store)
     assert len({entry.run_id for entry in entries_of(store)}) == 1
-
-
-def test_a_risk_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"delete_file.*dangerous.*irreversible"):
-        ToolRisks({"delete_file": "dangerous"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -15,23 +14,12 @@ from cascade.errors import ModelError
 from cascade.events import Decided, Provisional, Retracted, Token
 from cascade.middleware import Abort
 from cascade.result import CascadeResult
-from tests.acceptance.setups import calls_of, pair, tries
+from tests.acceptance.setups import calls_of, pair, shown, tries
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 Q = "Capital of Australia?"
 P = pytest.mark.parametrize("p", [0.95, 0.3])
 PRICE = Price(input=1, output=1)
-
-
-def shown(events: Iterable[Any]) -> str:
-    """What a reader has before their eyes in the end."""
-    text = ""
-    for event in events:
-        if isinstance(event, Token | Provisional):
-            text += event.text
-        elif isinstance(event, Retracted):
-            text = ""
-    return text
 
 
 async def read(made: Cascade, how: str, show: Any = "verified") -> list[Any]:
@@ -109,10 +97,8 @@ async def test_a_rejected_draft_of_a_langchain_model_stays_out_of_the_streams_ar
 ) -> None:
     upstream.says("small", "True or not", p=None)
     made = Cascade(upstream.chat("small"), upstream.tier("large"), verifier=lambda _q, _a: False)
-    builder = StateGraph(MessagesState)
-    builder.add_node("cascade", made.graph)
-    builder.add_edge(START, "cascade")
-    stream = builder.compile().astream(
+    around = StateGraph(MessagesState).add_node("cascade", made.graph).add_edge(START, "cascade")
+    stream = around.compile().astream(
         {"messages": [("human", Q)]}, stream_mode="messages", subgraphs=True
     )
     texts = [m.text async for _, (m, _) in stream if isinstance(m, AIMessageChunk) or m.text != Q]
@@ -150,13 +136,13 @@ async def test_a_chat_models_stream_that_breaks_is_an_error(upstream: Upstream) 
 # --- readers that leave
 
 
-@pytest.mark.parametrize("how", ["stream", "astream"])
+@pytest.mark.parametrize("how", ["stream", "astream", "chat model"])
 async def test_a_reader_that_leaves_ends_the_call(upstream: Upstream, how: str) -> None:
     upstream.says("large", Answer("one two three", endless=True))
     made = pair(upstream, 0.3)
-    if how == "astream":
-        events = made.astream(Q)
-        await anext(event async for event in events if isinstance(event, Token))
+    if how != "stream":
+        events: Any = (made if how == "astream" else made.as_chat_model()).astream(Q)
+        await anext(e async for e in events if isinstance(e, Token | AIMessageChunk))
         await events.aclose()
     else:
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from typing import Any
 
@@ -14,6 +13,7 @@ from cascade.errors import CircuitOpenError, DeadlineError
 from cascade.middleware import Breaker, Fallback
 from tests.acceptance.setups import CHEAP, DEAR, calls_of, entries_of, pair, tries
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
+from tests.servers.fake import free_port
 
 DRAFT, ANSWER = "small: ?", "large: ?"
 NEVER = Breaker(10_000, least_calls=10_000)
@@ -60,9 +60,7 @@ def test_a_failure_is_not_tried_again_when_it_would_be_too_late(upstream: Upstre
 
 def test_where_nobody_listens_the_draft_is_the_answer_and_says_so(upstream: Upstream) -> None:
     upstream.says("small", Answer("a draft", p=0.3))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
     large = Tier("openai:large", base_url=nobody, api_key="k", price=DEAR)
     small = upstream.tier("small", price=CHEAP)
     with Cascade(small, large, middleware=[tries(2)]) as cascade:

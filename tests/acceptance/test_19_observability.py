@@ -7,11 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
 
@@ -22,6 +18,7 @@ from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger import tagged
 from tests.acceptance import setups
 from tests.acceptance.setups import WAYS, ask, tries
+from tests.acceptance.traced import Traced
 from tests.acceptance.upstream import Answer, Upstream, failure
 
 QUESTION = "What is the capital of Australia?"
@@ -30,21 +27,6 @@ WANTED = {"title": "City", "type": "object", "properties": {"city": {"type": "in
 
 def pair(upstream: Upstream, *middleware: Any, p: float = 0.4, **options: Any) -> Cascade:
     return setups.pair(upstream, p, *middleware, name="support", tokens=(10, 1), **options)
-
-
-class Traced:
-    """Telemetry with an exporter of the test's own."""
-
-    def __init__(self, **options: Any) -> None:
-        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
-        self.provider, meters = TracerProvider(), MeterProvider([self.reader])
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        providers = {"tracer_provider": self.provider, "meter_provider": meters}
-        self.observer = Telemetry(**providers, **options)
-
-    def spans(self, name: str = "") -> list[ReadableSpan]:
-        found = sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
-        return [span for span in found if span.name.startswith(name)]
 
 
 # --- OpenTelemetry
@@ -68,22 +50,6 @@ def test_a_run_is_a_trace_of_its_calls_with_what_it_cost_and_saved(
     assert said["cascade.basis"] == ("estimated" if tier == "small" else "measured")
     assert [span.name for span in calls] == ["chat small", "chat large"][: 1 + result.escalated]
     assert {span.kind for span in calls} == {SpanKind.CLIENT}
-    by_id = {span.context.span_id: span for span in traced.spans()}
-    for above in calls:
-        while above.parent is not None:
-            above = by_id[above.parent.span_id]  # noqa: PLW2901 - up to the root
-        assert above is root
-
-
-def test_the_span_of_a_call_follows_the_conventions_for_generative_ai(upstream: Upstream) -> None:
-    traced = Traced()
-    with pair(upstream, traced.observer) as cascade:
-        cascade.invoke(QUESTION)
-    attributes = dict(traced.spans("chat small")[0].attributes or {})
-    expected = {"operation.name": "chat", "request.model": "small"}
-    expected |= {"usage.input_tokens": 10, "usage.output_tokens": 1}
-    assert {name: attributes[f"gen_ai.{name}"] for name in expected} == expected
-    assert attributes["cascade.cost_usd"] == pytest.approx(0.0000014)
 
 
 def test_what_nobody_knows_is_left_out_and_never_zero(upstream: Upstream) -> None:

@@ -348,12 +348,11 @@ async def test_the_context_and_the_store_of_the_graph_around_it_are_seen(
     made = pair(upstream, verifier=verifier)
 
     async def node(state: MessagesState) -> Any:
-        await ask(made, how)
+        assert await ask(made, how) == "small: ?"
         return {"messages": []}
 
-    builder = StateGraph(MessagesState, context_schema=Around)
+    builder = StateGraph(MessagesState, context_schema=Around).add_edge(START, "node")
     builder.add_node("node", made.graph if how == "node" else node)
-    builder.add_edge(START, "node")
     store = InMemoryStore()
     store.put(("right",), "answer", {"text": "Canberra"})
     graph = builder.compile(store=store)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ import pytest
 
 from tests.acceptance import commands
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
+from tests.servers.fake import free_port
 
 ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
 FORM = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -66,9 +67,7 @@ class Served:
 
 
 def serve(folder: Path, upstream: Upstream, *options: str, configure: Any = configure) -> Served:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = configure(folder, upstream, port)
     process = commands.start("serve", config, *options, UPSTREAM_KEY="sk-upstream")
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
@@ -83,14 +82,23 @@ def serve(folder: Path, upstream: Upstream, *options: str, configure: Any = conf
             return Served(upstream, config, url, process)
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@contextmanager
+def serving(folder: Path, **how: Any) -> Iterator[Served]:
+    """A gateway before a server of its own."""
     with Upstream() as upstream, pytest.MonkeyPatch.context() as patch:
         patch.setenv("UPSTREAM_KEY", "sk-upstream")
-        served = serve(tmp_path_factory.mktemp("gateway"), upstream)
+        served = serve(folder, upstream, **how)
+        try:
+            yield served
+        finally:
+            served.process.terminate()
+            served.process.communicate(timeout=300)
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("gateway")) as served:
         yield served
-        served.process.terminate()
-        served.process.communicate(timeout=300)
 
 
 @pytest.fixture

@@ -106,9 +106,7 @@ def record(path: Path, n: int, row: Callable[[int], tuple[float, bool]] = usual)
 
 
 def calibrate(file: Path, upstream: Upstream, *options: object) -> Done:
-    out = file.with_suffix(".json")
-    given = ("calibrate", file, "--recorded", *MODELS, "--out", out, *options, "--json")
-    return commands.cascade(*given, code=None, OLLAMA_HOST=upstream.url)
+    return commands.calibrate(file, upstream, "--recorded", *options, "--json", code=None)
 
 
 def test_nothing_is_called_calibrated_where_nothing_was_fitted(
@@ -118,7 +116,7 @@ def test_nothing_is_called_calibrated_where_nothing_was_fitted(
     done = calibrate(file, upstream)
     if done.code == 0:
         small, large = (upstream.tier(n, provider="ollama") for n in ("small", "large"))
-        with Cascade(small, large, calibrator=tmp_path / "noise.json") as cascade:
+        with Cascade(small, large, calibrator=tmp_path / "made.json") as cascade:
             assert cascade.invoke("question 1").calibrated is False
     assert "label" in done.err + done.out
 

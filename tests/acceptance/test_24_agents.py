@@ -27,7 +27,7 @@ from cascade.integrations import AgentTier, DecisionSignal, DecisionVerifier
 from cascade.ledger.store import open_store
 from cascade.middleware import Retries
 from tests.acceptance import setups
-from tests.acceptance.test_22_gateway import serve
+from tests.acceptance.test_22_gateway import chat, serving
 from tests.acceptance.upstream import Answer, Held, Seen, Upstream, failure
 from tests.servers.fake import Handler, Server
 
@@ -102,26 +102,6 @@ async def test_agents_and_models_stand_in_any_order(upstream: Upstream) -> None:
     assert nodes == [("draft", "model"), *[("draft", "agent")] * 2, *[("expert", "strong")] * 2]
 
 
-async def test_a_call_that_fails_inside_is_an_entry_too(upstream: Upstream) -> None:
-    store = MemoryLedger()
-    cascade = pair(upstream, failure(503), ledger=store, middleware=[Retries(1)])
-    assert (await cascade.ainvoke(Q)).answer == "460,000 people"
-    outcomes = [e.outcome for e in store.entries if e.node == "draft"]
-    assert outcomes == ["ok", "failed"]
-    assert len(upstream.asked("small")) == 2
-
-
-async def test_an_agent_that_is_given_up_closes_its_call(upstream: Upstream) -> None:
-    store, held = MemoryLedger(), Held()
-    asking = asyncio.create_task(pair(upstream, Answer("x", held=held), ledger=store).ainvoke(Q))
-    await upstream.has_asked(2, "small")
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert [e.outcome for e in store.entries if e.model] == ["ok", "cancelled"]
-    held.release()
-
-
 async def test_questions_side_by_side_get_their_own_answers(upstream: Upstream) -> None:
     def answers(seen: Seen) -> Answer:
         return Answer(f"460 for {seen.texts[0]}")
@@ -164,7 +144,7 @@ async def test_a_run_is_stopped_early_and_its_cost_until_then_is_booked(upstream
 
 # --- the gateway in front
 
-AGENTS = """
+MADE = """
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -176,21 +156,22 @@ def population(city: str) -> int:
     "How many people live in a city."
     return 460_000
 
-def made(name):
-    chat = ChatOpenAI(model=name, base_url={url!r}, api_key="k", max_retries=0, logprobs=True)
-    return create_agent(chat, [population])
-
+def made(name, url, *more):
+    chat = ChatOpenAI(model=name, base_url=url, api_key="k", max_retries=0, logprobs=True)
+    return create_agent(chat, [population, *more])
+"""
+AGENTS = """
 class agents:
-    small = made("small")
-    prices = {{"openai:large": Price(input=9, output=9)}}
-    large = AgentTier(made("large"), name="large", prices=prices)
+    small = made("small", URL)
+    prices = {"openai:large": Price(input=9, output=9)}
+    large = AgentTier(made("large", URL), name="large", prices=prices)
 """
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_agents_stand_behind_the_gateway(tmp_path: Path, stream: bool) -> None:
     def configure(folder: Path, upstream: Upstream, port: int) -> Path:
-        (folder / "team.py").write_text(AGENTS.format(url=upstream.openai_url))
+        (folder / "team.py").write_text(f"URL = {upstream.openai_url!r}" + MADE + AGENTS)
         tiers = [{"agent": "team:agents.small"}, {"agent": "team:agents.large"}]
         cascades = {"support": {"tiers": tiers, "signals": ["logprobs"], "threshold": 0.8}}
         listen, ledger = {"port": port}, "sqlite:///ledger.db"
@@ -198,26 +179,16 @@ def test_agents_stand_behind_the_gateway(tmp_path: Path, stream: bool) -> None:
         path.write_text(json.dumps({"listen": listen, "ledger": ledger, "cascades": cascades}))
         return path
 
-    with Upstream() as upstream:
-        served = serve(tmp_path, upstream, configure=configure)
-        try:
-            for name, p in (("small", 0.5), ("large", 0.9)):
-                upstream.says(name, lambda seen, p=p: told(seen, p))
-            with served.client() as client:
-                asked: Any = [{"role": "user", "content": Q}]
-                said = client.chat.completions.create(
-                    model="support", messages=asked, stream=stream
-                )
-                answer = (
-                    "".join(chunk.choices[0].delta.content or "" for chunk in said if chunk.choices)
-                    if stream
-                    else said.choices[0].message.content
-                )
-            assert answer == "by large"
-            assert (len(upstream.asked("small")), len(upstream.asked("large"))) == (2, 2)
-        finally:
-            served.process.terminate()
-            served.process.communicate(timeout=300)
+    with serving(tmp_path, configure=configure) as served, served.client() as client:
+        for name, p in (("small", 0.5), ("large", 0.9)):
+            served.upstream.says(name, lambda seen, p=p: told(seen, p))
+        said = chat(client, stream=stream)
+        if stream:
+            answer = "".join(c.choices[0].delta.content or "" for c in said if c.choices)
+        else:
+            answer = said.choices[0].message.content
+        assert answer == "by large"
+        assert sorted(served.upstream.models()) == ["large"] * 2 + ["small"] * 2
     kept = asyncio.run(booked(f"sqlite:///{tmp_path}/ledger.db"))
     assert [entry.node for entry in kept] == ["draft", "draft", "expert", "expert"]
     assert all(entry.cost_usd for entry in kept if entry.tier == "large")
@@ -278,16 +249,6 @@ def test_whatever_becomes_of_a_run_each_call_is_booked_once_and_nothing_irrevers
 
 
 KILLED = """
-from langchain.agents import create_agent
-from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
-from cascade.integrations import AgentTier
-
-@tool
-def population(city: str) -> int:
-    "How many people live in a city."
-    return 460_000
-
 @tool(extras={"risk": "irreversible"})
 def delete(path: str) -> str:
     "Delete a file."
@@ -295,10 +256,8 @@ def delete(path: str) -> str:
     return "deleted"
 
 async def main(url, upstream):
-    chats = [ChatOpenAI(model=m, base_url=upstream, api_key="k", max_retries=0)
-             for m in ("small", "large")]
-    tiers = [AgentTier(create_agent(c, [population, delete]), name=c.model_name,
-                       takes_over="hand_over") for c in chats]
+    tiers = [AgentTier(made(name, upstream, delete), name=name, takes_over="hand_over")
+             for name in ("small", "large")]
     options = {"signals": ["trajectory"], "verifier": lambda q, a: False}
     await Cascade(*tiers, ledger=open_store(url), **options).ainvoke("How many?")
 
@@ -319,7 +278,7 @@ async def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown
     for name in ("small", "large"):
         upstream.says(name, say)
     ran = tmp_path / "ran"
-    victim = setups.start(setups.PAIR + KILLED, sqlite_url, upstream.openai_url, ran)
+    victim = setups.start(setups.PAIR + MADE + KILLED, sqlite_url, upstream.openai_url, ran)
     await upstream.has_asked(after)
     victim.kill()
     victim.communicate()
@@ -400,6 +359,7 @@ async def test_openais_decisions_are_a_signal_and_a_verifier(
     result = await Cascade(small, large, **options).ainvoke(question)
     assert result.tier == "large"
     entry, *more = [entry for entry in result.ledger if entry.model == "openai:luna"]
+    assert entry.node == ("self_check" if as_signal else "verify")
     assert server.asked == 1 + len(more)  # those that the cascade repeats itself
     if outcome == "failed":
         assert (entry.outcome, entry.cost_usd) == ("failed", None)

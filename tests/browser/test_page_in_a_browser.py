@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from tests.acceptance import commands
-from tests.acceptance.test_22_gateway import Served, serve
-from tests.acceptance.upstream import Answer, Seen, Upstream
+from tests.acceptance.test_22_gateway import Served, serving
+from tests.acceptance.upstream import Answer, Seen
 from tests.browser.chromium import NoBrowserError, accessibility, browser, log_in
 
 pytestmark = pytest.mark.heavy
@@ -46,11 +46,9 @@ def unsure(seen: Seen) -> Answer:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with Upstream() as upstream, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPSTREAM_KEY", "sk-upstream")
-        served = serve(tmp_path_factory.mktemp("browser"), upstream)
-        upstream.says("small", unsure)
-        upstream.says("large", Answer("It is Canberra", tokens=(100, 10)))
+    with serving(tmp_path_factory.mktemp("browser")) as served:
+        served.upstream.says("small", unsure)
+        served.upstream.says("large", Answer("It is Canberra", tokens=(100, 10)))
         admin = commands.cascade("keys", "create", served.config, "boss", "--admin", "--json").json
         headers = {"Authorization": f"Bearer {served.key(EVIL)['secret']}"}
         for number in range(REQUESTS):
@@ -59,8 +57,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             address = f"{served.url}/v1/chat/completions"
             httpx.post(address, headers=headers, json=body).raise_for_status()
         yield World(served, admin["secret"])
-        served.process.terminate()
-        served.process.communicate(timeout=300)
 
 
 @pytest.fixture(scope="module")

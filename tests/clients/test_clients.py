@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.acceptance.setups import ROOT
-from tests.acceptance.test_22_gateway import Served, serve
-from tests.acceptance.upstream import Answer, Seen, Upstream
+from tests.acceptance.test_22_gateway import Served, serving
+from tests.acceptance.upstream import Answer, Seen
 from tests.clients.python_clients import FEATURES, PACKAGES
 
 pytestmark = pytest.mark.heavy
@@ -41,14 +41,10 @@ def answers(seen: Seen) -> Answer:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
-    with Upstream() as upstream, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UPSTREAM_KEY", "sk-upstream")
-        upstream.says("small", answers)
-        upstream.says("large", answers)
-        served = serve(tmp_path_factory.mktemp("clients"), upstream)
+    with serving(tmp_path_factory.mktemp("clients")) as served:
+        for name in ("small", "large"):
+            served.upstream.says(name, answers)
         yield served, served.key("clients")["secret"]
-        served.process.terminate()
-        served.process.communicate(timeout=300)
 
 
 def table_of(command: list[str], folder: Path) -> dict[str, dict[str, str]]:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-from cascade import Cascade, CascadeResult, LedgerEntry, Price, Provisional, Retracted, Tier, Token
+from cascade import Cascade, CascadeResult, LedgerEntry, Price, Tier
 from cascade.errors import CascadeError
 from cascade.ledger import open_store
 from cascade.middleware import Breaker, Retries
 from cascade.models import http
 from cascade.models.base import guard
 from cascade.state import Usage
+from tests.acceptance.setups import shown
 from tests.acceptance.upstream import Answer, Seen, Upstream
 from tests.faults.catalogue import Fault, Form, Protocol
 from tests.servers.replies import Reply
@@ -248,13 +249,8 @@ async def _ask(cascade: Cascade, q: Question) -> None:
         if q.form == "plain":
             q.result = await cascade.ainvoke(q.text, **settings)
             return
-        async for event in cascade.astream(q.text, show="optimistic", **settings):
-            if isinstance(event, Token | Provisional):
-                q.shown += event.text
-            elif isinstance(event, Retracted):
-                q.shown = ""
-            elif isinstance(event, CascadeResult):
-                q.result = event
+        events = [e async for e in cascade.astream(q.text, show="optimistic", **settings)]
+        q.shown, q.result = shown(events), events[-1]
 
     task = asyncio.create_task(asking())
     if q.leaves_s is not None:

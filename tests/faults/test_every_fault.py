@@ -1,15 +1,12 @@
-"""Every fault at each tier, in both protocols, plain and streamed, and kills of a job: no answer is
-lost, no money."""
+"""Every fault at each tier, in both protocols, plain and streamed: no answer is lost, no money."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.killed import kill_and_resume
 from tests.faults.storm import LOSES_CONNECTIONS, Question, World, storm
 
 
@@ -42,16 +39,6 @@ def test_each_fault_was_met(world: World) -> None:
     assert {name for name, was in met.items() if not was} <= LOSES_CONNECTIONS
 
 
-def test_where_the_large_model_fails_the_answer_is_a_draft_that_is_marked(world: World) -> None:
-    failed = [
-        q.result
-        for q in world.questions
-        if q.place == "large" and q.fault is not None and q.fault.name == "status 500"
-    ]
-    assert failed
-    assert all(r is not None and r.tier == "small" and r.degraded for r in failed)
-
-
 def test_log_probs_that_lie_are_no_confidence(world: World) -> None:
     for q in world.questions:
         lies = q.fault is not None and q.fault.name.startswith("log-probs")
@@ -59,10 +46,3 @@ def test_log_probs_that_lie_are_no_confidence(world: World) -> None:
             assert q.result is not None, q.name
             assert q.result.confidence is None, q.name
             assert q.result.escalated, q.name
-
-
-@pytest.mark.heavy
-def test_a_killed_job_loses_no_answer_and_no_money_and_pays_nothing_twice(tmp_path: Path) -> None:
-    after = kill_and_resume(tmp_path, rows=120, kills=2, at_once=8)
-    assert after.problems(rows=120, at_once=8) == []
-    assert all(done for done, _ in after.done_before)

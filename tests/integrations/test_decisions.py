@@ -12,12 +12,9 @@ from langchain_core.decisions import (
     BaseDecisionModel,
     Box,
     Choice,
-    ChoiceAnswer,
     ClassifierResponse,
     Noul,
     NoulAnswer,
-    Score,
-    ScoreAnswer,
 )
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -51,38 +48,8 @@ class Fake(BaseDecisionModel):
 
     def _classify(self, state: Any, questions: Any) -> ClassifierResponse:
         usage: Any = {"input_tokens": 30, "output_tokens": 1}
-        answers = {name: self._answer(question) for name, question in questions.items()}
+        answers = {name: NoulAnswer(type="noul", noul=self.p) for name in questions}
         return ClassifierResponse(model="fake", answers=answers, usage=usage)
-
-    def _answer(self, question: Any) -> Any:
-        share: dict[str, Any] = {"probabilities": {}, "confidence": self.p}
-        if isinstance(question, Noul):
-            return NoulAnswer(type="noul", noul=self.p)
-        if isinstance(question, Choice):
-            share["probabilities"] = {"good": self.p, "bad": 1 - self.p}
-            return ChoiceAnswer(type="choice", choice="good", **share)
-        legend = dict(enumerate(question.criteria))
-        return ScoreAnswer(type="score", score=2 * self.p, legend=legend, **share)
-
-
-QUESTIONS: list[tuple[Any, str | None]] = [
-    (Noul(instructions="Is it right?"), None),
-    (Choice(instructions="Is it?", criteria={"good": None, "bad": None}), "good"),
-    (Score(instructions="How good?", criteria=["bad", "so so", "good"]), None),
-]
-
-
-@pytest.mark.parametrize(("question", "correct"), QUESTIONS)
-def test_its_answer_is_a_signal_whose_call_is_paid_for(
-    pair: Pair, question: Any, correct: str | None
-) -> None:
-    signal = DecisionSignal(Fake(p=0.25), question, correct=correct, price=PRICE)
-    result = pair("Sydney", signals=[signal]).invoke(Q)
-    assert result.tier == "large"
-    assert result.confidence == pytest.approx(0.25)
-    (entry,) = (e for e in result.ledger if e.node == "self_check")
-    assert str(entry.model).endswith(":fake")
-    assert (entry.input_tokens, entry.cost_usd) == (30, PRICE_OF_ONE)
 
 
 PRICE_OF_ONE = (30 * PRICE.input + 1 * PRICE.output) / 1_000_000  # type: ignore[operator]
@@ -98,7 +65,7 @@ def test_it_is_a_verifier_by_whose_probability_the_policy_decides(pair: Pair, p:
     assert calls == [("verify", PRICE_OF_ONE)]
 
 
-@pytest.mark.parametrize("question", [Box(instructions="Where?"), QUESTIONS[1][0]])
+@pytest.mark.parametrize("question", [Box(instructions="Where?"), WHICH])
 def test_a_question_without_a_probability_is_refused(question: Any) -> None:
     with pytest.raises(ConfigurationError, match="label that stands for a correct draft"):
         DecisionSignal(Fake(), question, correct="best")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from langgraph_sdk import get_sync_client
 
 import floors
 from tests.environments import NoPackagesError, packages
+from tests.servers.fake import free_port
 
 pytestmark = [pytest.mark.live, pytest.mark.heavy]
 
@@ -71,13 +71,6 @@ def listening(server: subprocess.Popen[bytes], address: str, log: Path) -> str:
                 return address
         time.sleep(0.2)
     pytest.fail(f"langgraph dev does not listen:\n{log.read_text()}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def test_a_thread_has_two_turns_and_the_ledger_of_the_last(address: str) -> None:

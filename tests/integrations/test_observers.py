@@ -13,21 +13,16 @@ from langchain_core.messages import HumanMessage
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
 import cascade.integrations
 from cascade import Cascade, MemoryLedger, tagged
 from cascade.errors import BadRequestError, ConfigurationError, ModelUnavailableError
 from cascade.integrations.logs import RunLog, RunObserver, RunRecord
-from cascade.integrations.opentelemetry import Telemetry
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.middleware import Audits, Cache, Retries, ToolRisks
 from cascade.testing import ScriptedModel, reply
+from tests.acceptance.traced import Traced
 
 Q = "What is the capital of Australia?"
 ASKED: Any = {"messages": [HumanMessage(Q)]}
@@ -153,29 +148,10 @@ def test_a_failure_is_a_warning_and_a_log_that_is_off_says_nothing(
 # --- OpenTelemetry
 
 
-class Traced:
-    """Telemetry with an exporter of the test's own."""
-
-    def __init__(self) -> None:
-        self.exporter, self.reader = InMemorySpanExporter(), InMemoryMetricReader()
-        tracers = TracerProvider()
-        tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        meters = MeterProvider([self.reader])
-        self.telemetry = Telemetry(tracer_provider=tracers, meter_provider=meters)
-
-    def spans(self, name: str = "") -> list[ReadableSpan]:
-        found = sorted(self.exporter.get_finished_spans(), key=lambda span: span.start_time or 0)
-        return [span for span in found if span.name.startswith(name)]
-
-    def tree(self) -> dict[str, str | None]:
-        names = {span.context.span_id: span.name for span in self.spans() if span.context}
-        return {s.name: s.parent and names[s.parent.span_id] for s in self.spans()}
-
-
 @pytest.mark.parametrize("how", ["loop", "graph"])
 async def test_a_run_is_a_tree_of_its_steps_and_calls(pair: Pair, how: str) -> None:
     traced = Traced()
-    cascade = pair(UNSURE, middleware=[traced.telemetry], name="it")
+    cascade = pair(UNSURE, middleware=[traced.observer], name="it")
     if how == "loop":
         await cascade.ainvoke(Q)
     else:
@@ -190,7 +166,7 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
     cached = SURE.usage.model_copy(update={"cached_tokens": 3})
     draft = ScriptedModel([SURE], usage=cached, name="small")
     with tagged(user="eva"):
-        pair(draft, middleware=[traced.telemetry]).invoke(
+        pair(draft, middleware=[traced.observer]).invoke(
             Q, THREAD, tags={"team": "a"}, max_tokens=5, temperature=0.5
         )
     root = dict(traced.spans("invoke_agent")[0].attributes or {})
@@ -201,8 +177,10 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
     verify = dict(traced.spans("verify")[0].attributes or {})
     assert (verify["cascade.action"], verify["cascade.calibrated"]) == ("accept", False)
     call = dict(traced.spans("chat")[0].attributes or {})
-    assert call["gen_ai.request.max_tokens"] == 5
-    assert call["gen_ai.request.temperature"] == 0.5
+    asked = [call[f"gen_ai.request.{name}"] for name in ("model", "max_tokens", "temperature")]
+    assert asked == ["small", 5, 0.5]
+    used = [call[f"gen_ai.usage.{name}_tokens"] for name in ("input", "output")]
+    assert (call["gen_ai.operation.name"], used) == ("chat", [10, 1])
     assert call["gen_ai.provider.name"] == "scripted"
     assert call["gen_ai.response.finish_reasons"] == ("stop",)
     assert call["cascade.cost_usd"] == pytest.approx(12e-6)
@@ -211,7 +189,7 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
 async def test_an_audit_is_a_trace_of_its_own_linked_to_its_run(pair: Pair) -> None:
     traced = Traced()
     audits = Audits(1.0)
-    cascade = pair(SURE, middleware=[traced.telemetry, audits], ledger=MemoryLedger())
+    cascade = pair(SURE, middleware=[traced.observer, audits], ledger=MemoryLedger())
     await cascade.ainvoke(Q)
     await cascade.aclose()
     (root,) = traced.spans("invoke_agent")

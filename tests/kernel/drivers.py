@@ -12,11 +12,12 @@ from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
-from cascade import Cascade, CascadeResult, Price, Provisional, Retracted, Run, Tier, Token
+from cascade import Cascade, CascadeResult, Price, Run, Tier
 from cascade.errors import PersonNeededError
 from cascade.middleware import Retries
 from cascade.run import CascadeRuntime
 from cascade.testing import ScriptedModel, reply
+from tests.acceptance.setups import shown
 
 QUESTION = "What is the capital of Australia?"
 PRICE = {"small": Price(input=1, output=2), "large": Price(input=100, output=400)}
@@ -58,13 +59,7 @@ class Outcome:
     @property
     def shown(self) -> str:
         """What the reader of the stream holds in the end."""
-        text = ""
-        for event in self.events:
-            if isinstance(event, Token | Provisional):
-                text += event.text
-            elif isinstance(event, Retracted):
-                text = ""
-        return text
+        return shown(self.events)
 
     @property
     def nodes(self) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from decimal import Decimal
 from typing import Any
@@ -85,6 +84,7 @@ FAILS = [
     ModelTimeoutError("late", model="x", billed=None),
 ]
 SURE = st.sampled_from([0.2, 0.95])
+SHOWS = st.sampled_from(["verified", "optimistic"])
 
 turns = st.lists(st.booleans(), min_size=1, max_size=4)
 odd = st.tuples(st.sampled_from(BEFORE + AFTER), turns, st.sampled_from(list(Slot)))
@@ -112,29 +112,35 @@ def _counting(
     return scripted(answers, name=name, returns_logprobs=True, delay_s=1e-6)
 
 
-async def _run(
-    driver: Any, drawn: Any, small: Any, large: Any, sure: float, order: Any = None
+def _run(
+    driver: Any,
+    drawn: Any,
+    small: Any,
+    large: Any,
+    sure: float,
+    *,
+    order: Any = None,
+    local: bool = True,
+    **asked: Any,
 ) -> Any:
     seen: Counter[str] = Counter()
     store = MemoryLedger()
-    cascade = cascade_of(
-        _counting("Sydney perhaps", sure, small, "s", seen),
-        _counting("Canberra it is", None, large, "l", seen),
-        _stack(drawn, order),
-        ledger=store,
-    )
+    dear = _counting("Canberra it is", None, large, "l", seen)
+    dear.local = local
+    cheap = _counting("Sydney perhaps", sure, small, "s", seen)
+    cascade = cascade_of(cheap, dear, _stack(drawn, order), ledger=store)
     try:
-        return seen, store, await driver(cascade).ask(), None
+        return seen, store, asyncio.run(driver(cascade).ask(**asked)), None
     except CascadeError as error:
         return seen, store, None, error
 
 
-@given(st.sampled_from(DRIVERS), stacks, failures, failures, SURE)
+@given(st.sampled_from(DRIVERS), stacks, failures, failures, SURE, SHOWS)
 @MANY
-def test_each_attempt_that_a_server_saw_has_one_entry(
-    driver: Any, drawn: Any, small: Any, large: Any, sure: float
+def test_each_attempt_that_a_server_saw_has_one_entry_and_a_stream_shows_the_answer_alone(
+    driver: Any, drawn: Any, small: Any, large: Any, sure: float, show: str
 ) -> None:
-    seen, store, outcome, error = asyncio.run(_run(driver, drawn, small, large, sure))
+    seen, store, outcome, error = _run(driver, drawn, small, large, sure, show=show)
     booked = [e for e in store.entries if e.model and e.outcome != "begun"]
     assert Counter(e.model.removeprefix("scripted:") for e in booked) == seen
     assert len({e.id for e in store.entries}) == len(store.entries)
@@ -153,8 +159,8 @@ def test_each_attempt_that_a_server_saw_has_one_entry(
 def test_loop_and_langgraph_come_to_the_same(
     drawn: Any, small: Any, large: Any, sure: float
 ) -> None:
-    looped = asyncio.run(_run(Loop, drawn, small, large, sure))
-    driven = asyncio.run(_run(Graph, drawn, small, large, sure))
+    looped = _run(Loop, drawn, small, large, sure)
+    driven = _run(Graph, drawn, small, large, sure)
     assert looped[0] == driven[0]
     assert type(looped[3]) is type(driven[3]), (looped[3], driven[3])
     if looped[2] is not None:
@@ -171,8 +177,8 @@ def test_loop_and_langgraph_come_to_the_same(
 def test_any_shuffle_of_a_stack_behaves_alike(drawn: Any, random: Any, sure: float) -> None:
     order = list(range(len(drawn)))
     random.shuffle(order)
-    first = asyncio.run(_run(Loop, drawn, [], [], sure))
-    again = asyncio.run(_run(Loop, drawn, [], [], sure, order))
+    first = _run(Loop, drawn, [], [], sure)
+    again = _run(Loop, drawn, [], [], sure, order=order)
     assert first[0] == again[0]
     assert type(first[3]) is type(again[3])
     if first[2] is not None:
@@ -184,37 +190,5 @@ def test_any_shuffle_of_a_stack_behaves_alike(drawn: Any, random: Any, sure: flo
 def test_nothing_leaves_while_local_only_whatever_the_stack(
     drawn: Any, small: Any, sure: float, driver: Any
 ) -> None:
-    seen: Counter[str] = Counter()
-
-    async def ask() -> None:
-        away = _counting("Canberra it is", None, [], "l", seen)
-        away.local = False
-        cascade = cascade_of(
-            _counting("Sydney perhaps", sure, small, "s", seen), away, _stack(drawn)
-        )
-        with contextlib.suppress(CascadeError):
-            await driver(cascade).ask(local_only=True)
-
-    asyncio.run(ask())
+    seen, *_ = _run(driver, drawn, small, [], sure, local=False, local_only=True)
     assert seen["l"] == 0
-
-
-@given(stacks, failures, failures, st.sampled_from(["verified", "optimistic"]))
-@MANY
-def test_a_stream_has_shown_the_answer_and_nothing_else(
-    drawn: Any, small: Any, large: Any, show: str
-) -> None:
-    async def ask() -> Any:
-        cascade = cascade_of(
-            _counting("Sydney perhaps", 0.3, small, "s", Counter()),
-            _counting("Canberra it is", None, large, "l", Counter()),
-            _stack(drawn),
-        )
-        try:
-            return await Loop(cascade).ask(show=show)
-        except CascadeError:
-            return None
-
-    outcome = asyncio.run(ask())
-    if outcome is not None:
-        assert outcome.shown == outcome.run.draft.text

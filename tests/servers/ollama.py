@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+
+from tests.servers.fake import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-test"
@@ -34,9 +35,7 @@ def find_ollama() -> Path | None:
 @contextmanager
 def running_ollama(binary: Path, weights: Path, home: Path) -> Iterator[str]:
     """Run a server of its own, with `MODEL` in it; gives its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     environment = {
         **os.environ,
         "HOME": str(home),
