@@ -26,8 +26,9 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 from langchain_core.outputs import LLMResult
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import set_config_context
+from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
@@ -279,14 +280,16 @@ class AgentTier(CompositeModel):
     async def _asked(self, agent: Any, booking: _Booking, config: Any, call: Call) -> Any:
         if not hasattr(agent, "ainvoke"):
             return await agent(booking.task)
-        if not isinstance(agent, PregelProtocol):
+        graph = _entered(agent)
+        if not isinstance(graph, PregelProtocol):
             return await agent.ainvoke(booking.task, config)
         asked: Any = {"messages": booking.task}
-        if isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver):
+        if isinstance(getattr(graph, "checkpointer", None), BaseCheckpointSaver):
             answers = call.node in ("draft", "expert") and call.run.kind == "answer"
+            answers &= graph is agent  # what is around a graph is not in its checkpoints
             thread = f"{call.run.id}-{call.tier.name}" if answers else str(uuid4())
             config["configurable"] = {"thread_id": thread}
-            kept = await agent.aget_state(config)
+            kept = await graph.aget_state(config)
             if kept.values and not kept.next:
                 return kept.values  # it had ended when the process died
             booking.trajectory = booking.added(kept.values.get("messages", ()))
@@ -405,6 +408,7 @@ class _Booking(BaseCallbackHandler):
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
     run_inline = True
     on_chat_model_start: Any = property(lambda self: _edge(self._begun))
+    on_llm_start: Any = property(lambda self: _edge(self._prompted))
     on_llm_end: Any = property(lambda self: _edge(self._ended))
     on_llm_error: Any = property(lambda self: _edge(self._failed))
 
@@ -467,11 +471,16 @@ class _Booking(BaseCallbackHandler):
         self.calls += 1
         self._open[run_id] = held, attempt
 
+    async def _prompted(self, serialized: Any, prompts: Sequence[str], **more: Any) -> None:
+        """The same of a model that completes texts."""
+        await self._begun(serialized, [[HumanMessage(text) for text in prompts]], **more)
+
     async def _ended(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         held, attempt = self._open.pop(run_id, (None, None))
         if held is None or attempt is None:
             return
-        message: Any = getattr(response.generations[0][0], "message", None) or AIMessage("")
+        first: Any = response.generations[0][0]
+        message: Any = getattr(first, "message", None) or AIMessage(first.text)
         said = attempt.completion = completion_of(message, attempt.tier.model.name)
         self._usages.append(said.usage)
         self.model, self.trajectory = said.model, [*self.trajectory, message]
@@ -529,14 +538,55 @@ def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def risks_of(agent: Any) -> dict[str, str]:
-    """Tools in the nodes of a graph that are marked with a risk, by name."""
-    found: dict[str, str] = {}
-    for node in (getattr(agent, "nodes", None) or {}).values():
-        for name, tool in getattr(getattr(node, "bound", None), "tools_by_name", {}).items():
-            marks = [(place or {}).get(RISK) for place in (tool.metadata, tool.extras)]
+    """Tools of an agent that are marked with a risk, by name: those of its graphs and of the graphs
+    in them, and those that its functions refer to."""
+    found, seen, waiting = dict[str, str](), dict[int, Any](), [agent]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        waiting += _within(part)
+        if isinstance(part, BaseTool):
+            marks = [(place or {}).get(RISK) for place in (part.metadata, part.extras)]
             for mark in filter(None, marks):
-                found[name] = "irreversible" if found.get(name) == "irreversible" else mark
+                risky = found.get(part.name) == "irreversible"
+                found[part.name] = "irreversible" if risky else mark
     return found
+
+
+_PLACES = ("bound", "steps", "runnable", "fallbacks", "tools_by_name", "func", "afunc", "coroutine")
+
+
+def _within(part: Any) -> list[Any]:
+    """What an agent, or a part of it, is made of; of a function, what it refers to."""
+    if isinstance(part, PregelProtocol):
+        return [node.bound for node in getattr(part, "nodes", {}).values()]
+    if isinstance(part, Runnable):
+        return [getattr(part, place, None) for place in _PLACES]
+    if inspect.isroutine(part):
+        own, plain = getattr(part, "__self__", None), inspect.unwrap(part)
+        held = [own, *getattr(own, "__dict__", {}).values()]
+        with suppress(TypeError, ValueError):  # no Python, or a variable that has no value yet
+            named = inspect.getclosurevars(plain)
+            held += [*named.nonlocals.values(), *named.globals.values()]
+    elif isinstance(part, Mapping | list | tuple):
+        held = list(part.values() if isinstance(part, Mapping) else part)
+    else:
+        return [part.__call__] if callable(part) and not inspect.isclass(part) else []
+    return [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
+
+
+def _entered(agent: Any) -> Any:
+    """What reads the messages that an agent is given: of retries, fallbacks and chains around it,
+    the first within."""
+    while not isinstance(agent, PregelProtocol):
+        inner = (getattr(agent, name, None) for name in ("bound", "runnable", "first"))
+        within = next((each for each in inner if isinstance(each, Runnable)), None)
+        if within is None:
+            return agent
+        agent = within
+    return agent
 
 
 def _plain(messages: Sequence[Any]) -> list[Any]:

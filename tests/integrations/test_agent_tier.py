@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import CallbackManagerForLLMRun, get_usage_metadata_callback
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, FakeListLLM
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
@@ -172,6 +172,24 @@ RUNNABLES: list[Any] = [
 async def test_any_runnable_of_messages_is_an_agent(made: Any) -> None:
     result = await pair(agent(made)).ainvoke(Q)
     assert (result.answer, result.ledger.cost_usd) == ("460", Decimal("0.00002"))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [looks_up("460").with_retry(), looks_up("460") | (lambda state: state["messages"])],
+)
+async def test_a_graph_with_something_around_it_is_given_its_state(made: Any) -> None:
+    result = await pair(agent(made)).ainvoke(Q)
+    assert (result.tier, result.answer, drafts_of(result)) == ("small", "460", 2)
+
+
+async def test_a_model_that_completes_texts_is_booked_beside_others() -> None:
+    async def plans(messages: list[BaseMessage]) -> Any:
+        await FakeListLLM(responses=["a plan"]).ainvoke("Plan this.")
+        return await chat("460").ainvoke(messages)
+
+    drafts = [e for e in (await pair(agent(plans)).ainvoke(Q)).ledger if e.node == "draft"]
+    assert [entry.cost_usd for entry in drafts] == [None, Decimal("0.00002")]
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -439,6 +457,63 @@ async def test_an_irreversible_call_is_the_draft_and_is_not_carried_out(
     assert result.tier == ("small" if accepts else "large")
     called = [(call["name"], call["args"]) for call in result.message.tool_calls]
     assert called == ([("delete", {"path": "a"})] if accepts else [])
+
+
+def deleting() -> Any:
+    return create_agent(chat(DELETES, "x"), [delete])
+
+
+def in_closure() -> Any:
+    async def supervise(messages: Any) -> Any:
+        return await made.ainvoke({"messages": messages})
+
+    made = deleting()
+    return supervise
+
+
+def as_tool_of_another() -> Any:
+    made = deleting()
+
+    @tool
+    async def expert(task: str) -> str:
+        """Ask another agent."""
+        said = await made.ainvoke({"messages": [("human", task)]})
+        return str(said["messages"][-1].text)
+
+    ask: Any = {"name": "expert", "args": {"task": "delete"}, "id": "3"}
+    return create_agent(chat(AIMessage("", tool_calls=[ask]), "x"), [expert])
+
+
+class Team:
+    def __init__(self) -> None:
+        self.made = deleting()
+
+    async def __call__(self, messages: Any) -> Any:
+        return await self.made.ainvoke({"messages": messages})
+
+
+WRAPPED: dict[str, Callable[[], Any]] = {
+    "node": lambda: (
+        StateGraph(MessagesState).add_node("a", deleting()).add_edge(START, "a").compile()
+    ),
+    "retries": lambda: deleting().with_retry(),
+    "fallbacks": lambda: deleting().with_fallbacks([deleting()]),
+    "chain": lambda: RunnableLambda(lambda messages: {"messages": messages}) | deleting(),
+    "closure": in_closure,
+    "tool": as_tool_of_another,
+    "object": Team,
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+async def test_risks_of_tools_are_found_wherever_the_agent_keeps_them(how: str) -> None:
+    RAN.clear()
+    small = agent(WRAPPED[how]())
+    assert small.writes
+    result = await pair(small, agent(takes_over="hand_over"), verifier=lambda _q, _a: True).ainvoke(
+        Q
+    )
+    assert (RAN, result.message.tool_calls[0]["name"]) == ([], "delete")
 
 
 async def test_nor_is_that_of_the_last_tier(driver: Any) -> None:
