@@ -109,6 +109,9 @@ def synchronous(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     def waited_for(*args: P.args, **kwargs: P.kwargs) -> T:
         return run_sync(method(*args, **kwargs))
 
+    # Else help, traces and error messages would call `invoke` `ainvoke`.
+    waited_for.__name__ = method.__name__.removeprefix("a")
+    waited_for.__qualname__ = method.__qualname__.replace(method.__name__, waited_for.__name__)
     return waited_for
 
 

@@ -33,7 +33,7 @@ class Speed:
 
     input_tokens: Annotated[Count, Option(min=0, help="Of a request.")] = None
     output_tokens: Annotated[Count, Option(min=0, help="Of the small model's answer.")] = None
-    large_output_tokens: Annotated[Count, Option(min=0, help="Of the large one's.")] = None
+    large_output_tokens: Annotated[Count, Option(min=1, help="Of the large one's.")] = None
     tokens_per_s: Annotated[Amount, Option(min=0.001, help="It writes so many a second.")] = None
     busy_s: Annotated[Amount, Option(min=0, help="Or: it computes so long for a draft.")] = None
     check_calls: Annotated[int, Option(min=0, help="Of a self-check without log-probs.")] = 0

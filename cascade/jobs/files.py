@@ -108,6 +108,8 @@ def _files(path: Path) -> list[Path]:
     found = sorted(f for f in path.iterdir() if f.suffix in KINDS and f.is_file())
     if not found:
         raise ConfigurationError(f"{path} has no file that ends with {', '.join(KINDS)}.")
+    if len({KINDS[file.suffix] for file in found}) > 1:
+        raise ConfigurationError(f"{path} has files of several kinds, whose columns would differ.")
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,14 +170,24 @@ def _in_evaluation(questions: Iterable[str]) -> Callable[[Lesson], bool]:
     """What tells whether a lesson holds a question of an evaluation: as its own question, or
     anywhere in its texts, in the same words."""
     asked = {_words(question) for question in questions} - {""}
-    long = [question for question in asked if question.count(" ") > LEAST_WORDS]
+    by_start = defaultdict[tuple[str, ...], list[str]](list)
+    for question in asked:
+        for start in list(_starts(question))[:1]:
+            by_start[start].append(question)
 
     def is_asked(lesson: Lesson) -> bool:
         texts = [str(message.get("content") or "") for message in lesson.messages]
         said = _words("\n".join([*texts, lesson.answer, lesson.draft or ""]))
-        return _words(lesson.question) in asked or any(question in said for question in long)
+        near = (question for start in _starts(said) for question in by_start.get(start, ()))
+        return _words(lesson.question) in asked or any(question in said for question in near)
 
     return is_asked
+
+
+def _starts(words: str) -> Iterator[tuple[str, ...]]:
+    """Each `LEAST_WORDS` words in a row: a question may begin with them."""
+    found = words.split()
+    return zip(*(found[n:] for n in range(LEAST_WORDS)), strict=False)
 
 
 def _words(text: str) -> str:
