@@ -318,8 +318,11 @@ class Gateway:
 
     # --- who asks
 
-    async def key_of(self, request: Request, *, admin: bool = False) -> Key | None:
-        """The key of a request; None where the service asks for none.
+    async def key_of(
+        self, request: Request, *, admin: bool = False, page: bool = False
+    ) -> Key | None:
+        """The key of a request; None where the service asks for none. Of a `page` it may be a
+        password, which browsers send by themselves, also where another site's page asks.
 
         Raises:
             ServiceError: 401, it has no valid key; 403, an admin key is needed; 429, too many wrong
@@ -327,7 +330,7 @@ class Gateway:
         """
         if not self.config.auth:
             return None
-        secret, address, wrong = _secret(request), None, False
+        secret, address, wrong = _secret(request, page=page), None, False
         if self.keys.is_guess(secret):
             address = address_of(request.client.host if request.client else "")
             wait_s = self.guesses.take(address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
@@ -591,12 +594,12 @@ class Gateway:
                 logger.error("the ledger was not written to its end: %s", error)
 
 
-def _secret(request: Request) -> str:
+def _secret(request: Request, *, page: bool) -> str:
     """The API key that a request has: as a token, as a browser's password, or as Anthropic's."""
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return given.strip()
-    if scheme.lower() == "basic":
+    if page and scheme.lower() == "basic":
         with suppress(ValueError):
             return b64decode(given + "==").decode("utf-8", "replace").partition(":")[2]
     return request.headers.get("x-api-key", "")

@@ -163,7 +163,7 @@ class View(BaseModel):
 async def show(request: Request) -> Response:
     """Show the page."""
     gateway = gateway_of(request)
-    await gateway.key_of(request, admin=True)
+    await gateway.key_of(request, admin=True, page=True)
     view = View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
     names = {key.id: key.name for key in keys}
@@ -199,7 +199,7 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
 async def export(request: Request, name: str) -> Response:
     """The entries of the view as a file."""
     gateway = gateway_of(request)
-    await gateway.key_of(request, admin=True)
+    await gateway.key_of(request, admin=True, page=True)
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")

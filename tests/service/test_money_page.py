@@ -24,6 +24,16 @@ async def test_the_page_asks_for_an_admin_key_as_a_password(served: Served) -> N
     assert (page.status_code, head.status_code) == (200, 200)
 
 
+async def test_a_password_opens_the_page_alone(served: Served) -> None:
+    """A browser that knows it sends it along with what a page of another site asks for."""
+    served.client.headers.pop("Authorization")
+    known = ("me", served.secret)
+    question = {"model": "support", "messages": [{"role": "user", "content": "Hello?"}]}
+    asked = await served.client.post("/v1/chat/completions", json=question, auth=known)
+    reload = await served.client.post("/admin/reload", auth=known)
+    assert [each.status_code for each in (asked, reload)] == [401, 401]
+
+
 async def test_pages_of_other_sites_are_refused(serve: Serve) -> None:
     async with serve(auth=False) as served:
         cross = await served.client.get("/", headers={"Sec-Fetch-Site": "cross-site"})
