@@ -503,12 +503,13 @@ class Cascade:
                 self.name,
             )
         asked = any(entry.model and entry.outcome == "ok" for entry in run.entries)
+        by_tier = tier in names or bool(draft and draft.tier)  # else a middleware or a person
         return CascadeResult(
             answer=answer,
             message=message,
             parsed=parse(answer, form),
             tier=tier,
-            escalated=tier not in (names[0], "person"),
+            escalated=by_tier and tier not in (names[0], "person"),
             confidence=judged.confidence,
             calibrated=judged.calibrated,
             decision=decision,

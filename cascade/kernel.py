@@ -379,7 +379,7 @@ async def _looked_on(
 def _culprit(error: Exception) -> str:
     """The user's function in which an error arose, for its message."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        if frame.f_globals.get("__name__", "").partition(".")[0] != "cascade":
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("cascade", "contextlib"):
             return f"{frame.f_code.co_qualname}, code that the cascade calls"
     return "code that the cascade calls"
 

@@ -54,7 +54,12 @@ from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError, f
 from cascade._portal import iterate_sync, run_sync
 from cascade.api import Cascade
 from cascade.driving import graph_around, watched
-from cascade.errors import ConfigurationError, PersonNeededError, StreamInterruptedError
+from cascade.errors import (
+    ConfigurationError,
+    InputError,
+    PersonNeededError,
+    StreamInterruptedError,
+)
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext
 from cascade.questions import to_schema, to_settings
@@ -182,7 +187,13 @@ class CascadeChatModel(BaseChatModel):
         run_manager: RunManager | None,
         given: Mapping[str, Any],
     ) -> tuple[Run, CascadeRuntime, Context]:
-        """The run of a call, what this process adds to it, and the context in which it runs."""
+        """The run of a call, what this process adds to it, and the context in which it runs.
+
+        Raises:
+            InputError: there is no message.
+        """
+        if not messages:
+            raise InputError("the list of messages is empty: ask something.")
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
         own["stop"] = self.stop if stop is None else stop
         brought = {name: value for name, value in given.items() if value is not None}

@@ -24,7 +24,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import CascadeError, ConfigurationError, LedgerError, ModelError, NotSentError
+from cascade.errors import CascadeError, ConfigurationError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
 from cascade.ledger.outlook import Outlook, Tier
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
@@ -132,7 +132,7 @@ class Ledger:
     """Ledger of what a cascade spends and saves; without a store, in its runs alone.
 
     Attributes:
-        listeners: are called with each entry the moment it arises.
+        listeners: are called with each entry the moment it arises; what one raises is logged.
 
     Raises:
         ConfigurationError: the store is none.
@@ -204,11 +204,14 @@ class Ledger:
         if self.store is not None:
             try:
                 self.store.append([entry], tags)
-            except LedgerError as error:
+            except Exception as error:  # noqa: BLE001 - a store of the user's raises what it likes
                 lost = entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
                 logger.error("the ledger's store did not take an entry (%s): %s", error, lost)
         for listener in self.listeners:
-            listener(entry)
+            try:
+                listener(entry)
+            except Exception:  # the call is paid for, and its entry must arrive
+                logger.exception("a listener of the ledger raised; the entry stands")
         if entry.node in BACKGROUND:
             return entry
         with self._lock:

@@ -14,7 +14,7 @@ from langchain_core.tracers.context import collect_runs
 from pydantic import ValidationError
 
 from cascade import Cascade, MemoryLedger, tagged
-from cascade.errors import ConfigurationError, PersonNeededError
+from cascade.errors import ConfigurationError, InputError, PersonNeededError
 from cascade.integrations.chat_model import CascadeChatModel, read_settings
 from cascade.middleware import ToolRisks
 from cascade.models.base import Request, guard
@@ -167,6 +167,13 @@ def test_strict_tools_are_sent_as_such(pair: Pair) -> None:
     cascade.as_chat_model().bind_tools([population], strict=True).invoke(Q)
     (sent,) = requests(cascade)[0].tools
     assert sent["function"]["strict"] is True
+
+
+async def test_no_message_is_no_question(pair: Pair) -> None:
+    model = pair(SURE).as_chat_model()
+    for ask in (model.ainvoke([]), anext(aiter(model.astream([])))):
+        with pytest.raises(InputError, match="the list of messages is empty"):
+            await ask
 
 
 def test_a_person_cannot_be_asked(pair: Pair) -> None:

@@ -24,7 +24,8 @@ from cascade.errors import (
     RateLimitError,
 )
 from cascade.middleware import Deadline, Retries
-from cascade.run import Run
+from cascade.run import Answer, Run
+from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 from tests.kernel.drivers import Graph, cascade_of, scripted
 from tests.kernel.test_paths import DOWN, Asking
@@ -297,3 +298,31 @@ async def test_what_cannot_be_closed_keeps_no_other_open() -> None:
     with pytest.raises(OSError, match="stuck"):
         await cascade.aclose()
     assert closed == ["s", "l"]
+
+
+async def test_a_store_or_a_listener_that_raises_loses_no_answer_and_no_entry(
+    driver: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(LedgerStore):
+        def append(self, entries: Sequence[LedgerEntry], tags: Any = None) -> None:
+            raise OSError("no space")
+
+    def listen(entry: LedgerEntry) -> None:
+        raise KeyError("no such gauge")
+
+    cascade = cascade_of(ledger=Broken())
+    cascade.kernel.ledger.listeners.append(listen)
+    outcome = await driver(cascade).ask()
+    assert [entry.node for entry in outcome.run.entries] == ["draft", "self_check", "verify"]
+    assert "no space" in caplog.text
+    assert "no such gauge" in caplog.text
+
+
+async def test_an_answer_of_a_middleware_is_no_escalation(driver: Any) -> None:
+    class Glossary(CascadeMiddleware):
+        async def before_run(self, run: Any, runtime: Any) -> Answer:
+            return Answer(Completion("It is Canberra", self.name), None, self.name)
+
+    outcome = await driver(cascade_of(middleware=[Glossary()])).ask()
+    assert outcome.result is not None
+    assert (outcome.result.tier, outcome.result.escalated) == ("glossary", False)
