@@ -220,9 +220,8 @@ def test_what_was_tried_is_served_with_its_prompt(
     the server that was asked, wherever it is started, and a prompt is no place for variables."""
     play(host)
     prices = tmp_path / "prices.toml"
-    prices.write_text(
-        '["ollama:large"]\ninput = 1\noutput = 4\n["ollama:small"]\ninput = 0.01\noutput = 0.01\n'
-    )
+    small = '["ollama:small"]\ninput = 0.01\noutput = 0.01\n'
+    prices.write_text(f'{small}["ollama:large"]\ninput = 1\noutput = 4\n')
     rows, out = labelled(tmp_path / "rows.csv", 200), tmp_path / "tried"
     odd = "\U0001f600${N}:$${N}\u2028"
     rows.write_text(rows.read_text().replace("ticket", odd))

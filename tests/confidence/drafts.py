@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from cascade.confidence import LabelledDraft, MadeFor, ModelIdentity
 from cascade.confidence.calibrating import calibrate
 from cascade.confidence.calibration import Calibration
-from cascade.state import Completion, TokenLogprob
+from cascade.state import Certificate, Completion, TokenLogprob
 
 Array = NDArray[np.float64]
 
 SMALL = ModelIdentity(name="scripted:small", digest="s" * 20)
 LARGE = ModelIdentity(name="scripted:large", digest="l" * 20)
-MADE_FOR = MadeFor(
-    small=SMALL, large=LARGE, task_hash="task", system_hash=None, labels="references"
+MADE_FOR = MadeFor(small=SMALL, large=LARGE, task_hash="t", system_hash=None, labels="references")
+CERTIFICATE = Certificate(
+    threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
 )
 SIGNALS = (("logprobs", 0), ("text", 0), ("p_true", 1))
 NAMES = tuple(name for name, _ in SIGNALS)

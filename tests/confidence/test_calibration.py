@@ -15,8 +15,7 @@ from cascade.confidence import LabelledDraft
 from cascade.confidence.calibrating import confidences, halves, in_order
 from cascade.confidence.calibration import NEIGHBOURS, Calibration
 from cascade.errors import ConfigurationError
-from cascade.state import Certificate
-from tests.confidence.drafts import NAMES, drafts, made, scored, usual
+from tests.confidence.drafts import CERTIFICATE, NAMES, drafts, made, scored, usual
 
 FREE = ("logprobs", "text")
 SCORE = [("s", 0)]
@@ -109,9 +108,8 @@ def test_p_large_is_the_share_of_its_right_answers_and_unknown_without_them() ->
 
 def uneven(n: int) -> list[LabelledDraft]:
     """The large model is right on long drafts only, which says nothing about the small one."""
-    return [
-        replace(row, large_correct=float(row.features["token_count"] > 30)) for row in drafts(n)
-    ]
+    long = [float(draft.features["token_count"] > 30) for draft in drafts(n)]
+    return [replace(draft, large_correct=x) for draft, x in zip(drafts(n), long, strict=True)]
 
 
 def test_a_gain_head_is_kept_where_it_predicts_better_and_gives_p_large_per_question() -> None:
@@ -178,11 +176,6 @@ def test_the_outlook_is_where_the_next_signal_led_from_here() -> None:
     stage = usual().stages[0].model_copy(update={"outlook": pairs})
     tied = usual().model_copy(update={"stages": (stage,)})
     assert set(tied.outlook(0.5, FREE)) == {1.0}, "from the middle of a tie"
-
-
-CERTIFICATE = Certificate(
-    threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
-)
 
 
 def test_a_calibration_read_from_its_file_is_the_same(tmp_path: Path) -> None:

@@ -33,9 +33,8 @@ def entry(run: str, node: str, cost: Decimal | None = Decimal(0), **fields: Any)
     basis = "unknown" if cost is None else "measured"
     saved = None if cost is None else -cost
     defaults = {"at": NOON, "tier": "small", "cost_basis": basis, "basis": basis}
-    return LedgerEntry(
-        run_id=run, node=node, **{**defaults, "cost_usd": cost, "saved_usd": saved, **fields}
-    )
+    money = {"cost_usd": cost, "saved_usd": saved}
+    return LedgerEntry(run_id=run, node=node, **{**defaults, **money, **fields})
 
 
 class Story:
@@ -71,14 +70,8 @@ class Story:
         calibrated: bool = False,
         **fields: Any,
     ) -> Story:
-        decision = Decision(
-            action="accept",
-            reason="sure",
-            confidence=confidence,
-            audit_rate=rate,
-            threshold=threshold,
-            calibrated=calibrated,
-        )
+        known = {"confidence": confidence, "audit_rate": rate, "threshold": threshold}
+        decision = Decision(action="accept", reason="sure", calibrated=calibrated, **known)
         earned: dict[str, Any] = {
             "baseline_usd": baseline,
             "saved_usd": baseline,
@@ -102,9 +95,7 @@ class Story:
         told = {"outcome": "failed", "note": "the server is down", "input_tokens": None}
         return self.call(node, cost, **{**told, **fields})
 
-    def audit(
-        self, large: Decimal | None = MORE, loss: float | None = 0.0, judge: Decimal | None = None
-    ) -> Story:
+    def audit(self, large: Decimal | None = MORE, loss: Any = 0.0, judge: Any = None) -> Story:
         """The large model is asked, perhaps a judge, and the result is written down."""
         self.call("audit", large)
         if judge is not None:
@@ -121,9 +112,7 @@ def accepted(n: int, **fields: Any) -> list[Story]:
     return [Story(NOON + i * HOUR / 10).draft().accept(**fields) for i in range(n)]
 
 
-def audited(
-    n: int, large: str = "0.02", loss: float | None = 0.0, rate: float = 0.5
-) -> list[Story]:
+def audited(n: int, large: str = "0.02", loss: float | None = 0, rate: float = 0.5) -> list[Story]:
     stories = accepted(n, rate=rate)
     return [story.audit(usd(large), loss) for story in stories]
 
@@ -157,9 +146,7 @@ def fill(store: SqlLedger, told: Iterable[Story | LedgerEntry]) -> None:
         store.append(entries, {"team": "search"})
 
 
-def reported(
-    told: Iterable[Story | LedgerEntry], selection: Selection = EVERYTHING, **options: Any
-) -> Report:
+def reported(told: Iterable[Any], selection: Selection = EVERYTHING, **options: Any) -> Report:
     """The report of these entries, whose team is `search`."""
 
     async def make() -> Report:

@@ -79,9 +79,8 @@ def test_where_every_draft_was_audited_the_bound_is_what_was_measured() -> None:
     assert (lost.low, lost.value, lost.high) == pytest.approx((0.02, 0.02, 0.02))
     assert (wrong.low, wrong.value, wrong.high) == (0.02, 0.02, 0.02)
     assert {lost.basis, wrong.basis} == {"measured"}
-    found = saving(
-        np.array([1.0, 3.0]), sample(1.0, [1, 1]), baselines(2), escalated_usd=0, spent_usd=1
-    )
+    paid, all_seen = np.array([1.0, 3.0]), sample(1.0, [1, 1])
+    found = saving(paid, all_seen, baselines(2), escalated_usd=0, spent_usd=1)
     assert (found.saving.low, found.saving.value, found.saving.high) == (3.0, 3.0, 3.0)
     assert (found.saving.basis, found.saving.method) == ("measured", "exact")
 
@@ -128,9 +127,8 @@ def test_a_good_proxy_narrows_the_loss() -> None:
     truth = (rng.random(2000) < 0.2).astype(float)
     proxy = np.clip(truth * 0.8 + rng.normal(0, 0.1, 2000), -1, 1)
     s = Sample(np.full(2000, 0.1), rng.random(2000) < 0.1)
-    with_proxy, without = (
-        quality_loss(truth[s.audited], s, requests=2000, proxy=p) for p in (proxy, None)
-    )
+    seen = truth[s.audited]
+    with_proxy, without = (quality_loss(seen, s, requests=2000, proxy=p) for p in (proxy, None))
     assert with_proxy.method.startswith("PPI++")
     assert with_proxy.high - with_proxy.low < without.high - without.low
     assert with_proxy.low <= truth.mean() <= with_proxy.high

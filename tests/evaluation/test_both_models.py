@@ -211,15 +211,13 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     assert written["tiers"][0]["options"] == {"think": False}
     assert written["tiers"][1]["max_tokens"] == 9
     assert written["calibrator"] == files["calibration"].name
-    price = found.evaluation.recommended.price_of_error_usd
-    assert written["price_of_error"] == pytest.approx(price, rel=1e-5)
+    point = found.evaluation.recommended
+    assert written["price_of_error"] == pytest.approx(point.price_of_error_usd, rel=1e-5)
     assert read_config(files["configuration"]).config.cascades["tried"].audits is not None
     tiers[1] = Tier("ollama:g", name="large", price=Price(per_hour=1))
     by_hour = write_artefacts(tmp_path / "out", found, [tier.open() for tier in tiers])
     written = yaml.safe_load(by_hour["configuration"].read_text())["cascades"]["tried"]
-    assert written["escalation_budget"] == pytest.approx(
-        found.evaluation.recommended.escalated, 0.01
-    )
+    assert written["escalation_budget"] == pytest.approx(point.escalated, 0.01)
     assert "price_of_error" not in written
     assert json.loads(files["calibration"].read_text())
     assert "Use the cascade" in files["page"].read_text()

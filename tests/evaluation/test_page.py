@@ -47,9 +47,7 @@ DOCUMENT = Document(
     title="What <b>it</b> saved",
     sentence="It saves: run `cascade plan`.",
     tables=(
-        Table(
-            "By tier", ("tier", "cost", "why"), (("small", Figure(1, "usd", 0, 2), "a"),), ("n",)
-        ),
+        Table("By tier", ("tier", "cost", "w"), (("small", Figure(1, "usd", 0, 2), "a"),), ("n",)),
         Table("More", ("a",), (("b",),), folded=True, strong=0),
         Table("Nothing", ("a",), ()),
     ),
@@ -130,9 +128,8 @@ def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
     assert span(Picture("p", Axis("x", low=1, high=1), Axis("y")), "x") == (1, 2)
     odd = Series("s", ((0.0, 1.0),), "dots", ranges=((float("-inf"), 1.0),))
     assert "inf" not in to_figure(Picture("p", Axis("x"), Axis("y"), (odd,)))
-    assert "inf" not in to_figure(
-        Picture("p", Axis("x"), Axis("y"), marks=(Mark("m", 0, float("inf")),))
-    )
+    mark = Mark("m", 0, float("inf"))
+    assert "inf" not in to_figure(Picture("p", Axis("x"), Axis("y"), marks=(mark,)))
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,8 @@ def test_recorded_answers_say_what_they_cost_and_how_many_drafts_are_kept(tmp_pa
     path = tmp_path / "t.jsonl"
     path.write_text("".join(row.to_line() for row in recording(200)))
     found = recorded(path, "small", "large")
-    assert [float(found[name]) for name in ("draft_usd", "large_usd")] == pytest.approx(
-        [1e-5, 1e-4]
-    )
+    costs = [float(found[name]) for name in ("draft_usd", "large_usd")]
+    assert costs == pytest.approx([1e-5, 1e-4])
     assert 0 < found["accept_rate"] < 1
     assert found["accept_n"] == 200
     asked = recorded(path, "small", "large", Decimal("0.5"))

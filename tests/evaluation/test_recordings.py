@@ -73,11 +73,6 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, content: bytes, messa
         ids(path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
-        ids(tmp_path / "none.jsonl")
-
-
 def test_a_recording_outlives_a_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = written(tmp_path / "t.jsonl", record("1"), record("2"))
     path.write_bytes(path.read_bytes()[:-9])
@@ -86,17 +81,15 @@ def test_a_recording_outlives_a_crash(tmp_path: Path, caplog: pytest.LogCaptureF
         writer.write(record("2"))
     assert "cut off" in caplog.text
     assert ids(path) == ["1", "2"]
-
-
-def test_a_whole_last_line_without_its_end_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "t.jsonl"
-    path.write_text(record("1").to_line().rstrip("\n"))
+    path.write_text(record("1").to_line().rstrip("\n"))  # a whole line without its end
     with TranscriptWriter(path) as writer:
         writer.write(record("2"))
     assert ids(path) == ["1", "2"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
+        ids(tmp_path / "none.jsonl")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"cannot be written \(.*file is a file\): give"):
         TranscriptWriter(tmp_path / "file" / "t.jsonl")

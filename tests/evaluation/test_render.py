@@ -117,29 +117,20 @@ def test_a_document_in_text_has_everything_but_its_pictures() -> None:
             notes=("long " * 40,),
         )
     )
-    assert said.startswith(
-        "Title\n\nIt saves.\n\nsaved      $1.00  95 %\nescalated      ?\n\n- long"
-    )
+    facts = "saved      $1.00  95 %\nescalated      ?"
+    assert said.startswith(f"Title\n\nIt saves.\n\n{facts}\n\n- long")
     assert "Picture" not in said
     assert max(map(len, said.splitlines())) <= 100
 
 
 def test_what_steers_a_terminal_is_written_out() -> None:
     evil = "ärgs \x1b[2J\u202e"
-    said = to_text(
-        Document(evil, evil, (Table(evil, (evil,), ((evil,),), (evil,)),), notes=(evil,))
-    )
+    table = Table(evil, (evil,), ((evil,),), (evil,))
+    said = to_text(Document(evil, evil, (table,), notes=(evil,)))
     assert "\x1b" not in said
     assert said.count("ärgs \\x1b[2J\\u202e") == 7
-
-
-def test_lines_of_an_error_become_one() -> None:
     assert "- first second" in to_text(Document("t", "s", notes=("first\nsecond",)))
     assert "first second" in table_text(Table("t", ("a",), (("first\nsecond",),)))
-
-
-class Colour(Enum):
-    RED = "red"
 
 
 def test_json_holds_no_nan_and_every_digit_of_money() -> None:
@@ -149,7 +140,7 @@ def test_json_holds_no_nan_and_every_digit_of_money() -> None:
         "numpy": np.array([1.5, np.nan]),
         "integer": np.int64(3),
         "set": {"a"},
-        "enum": Colour.RED,
+        "enum": Enum("Colour", {"RED": "red"}).RED,
         "at": datetime(2026, 1, 1, tzinfo=UTC),
         "day": date(2026, 1, 1),
         "record": Decision(action="accept", reason="sure"),
@@ -165,8 +156,5 @@ def test_json_holds_no_nan_and_every_digit_of_money() -> None:
     assert found["record"]["action"] == "accept"
     assert found["document"]["facts"][0]["figure"]["value"] is None
     assert found["1"] == [None, True]
-
-
-def test_what_has_no_form_in_json_is_named() -> None:
     with pytest.raises(Exception, match="a object has no form in JSON"):
         to_json(object())

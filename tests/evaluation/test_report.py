@@ -327,9 +327,8 @@ async def test_a_call_whose_process_died_is_told(tmp_path: Path) -> None:
 
 def test_tokens_from_caches_stand_apart_by_tier() -> None:
     told = Story().draft(cached_tokens=60, cache_write_tokens=10).accept()
-    assert cells_of(reported([told]), "Tokens by tier", "small") == [
-        *("1", "30", "60", "10", "20", "60.0 %")
-    ]
+    cells = cells_of(reported([told]), "Tokens by tier", "small")
+    assert cells == [*("1", "30", "60", "10", "20", "60.0 %")]
     silent = Story().draft(input_tokens=None).accept()
     assert cells_of(reported([silent]), "Tokens by tier", "small")[1] == "0 + ?"
 

@@ -17,9 +17,7 @@ from cascade.evaluation.scorers import (
 )
 from cascade.testing import ScriptedModel
 
-QUESTION = (
-    "Example\nA. red\nB. blue\n\nA dog is a?\nA. plant\nB. living animal\nC. animal\nD. 12 km"
-)
+QUESTION = "Example\nA. red\nB. blue\n\nA dog?\nA. plant\nB. living animal\nC. animal\nD. 12 km"
 
 
 def score(spec: str, answer: str, reference: Reference, question: str = "") -> float | None:

@@ -29,9 +29,8 @@ def rows(n: int) -> list[Row]:
 def pair(small: Any = None, **options: Any) -> Cascade:
     small = small or scripted(lambda request: reply(answer(request), probability=0.95))
     large = ScriptedModel("from the large model", name="large")
-    return Cascade(
-        Tier(small, price=PRICE, max_tokens=10), Tier(large, price=PRICE, max_tokens=10), **options
-    )
+    tiers = [Tier(model, price=PRICE, max_tokens=10) for model in (small, large)]
+    return Cascade(tiers=tiers, **options)
 
 
 def scripted(says: Any, **how: Any) -> ScriptedModel:
@@ -63,9 +62,11 @@ async def test_a_row_with_another_question_than_before_is_asked_again(tmp_path: 
     assert (again.resumed, again.answered) == (2, 1)
 
 
-async def test_a_budget_without_prices_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+async def test_what_cannot_be_kept_to_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     small = ScriptedModel("x")
     cascade = Cascade(small, ScriptedModel("y", name="large"))
+    with pytest.raises(ConfigurationError, match="concurrency=0"):
+        await run(cascade, rows(1), tmp_path / "j", concurrency=0)
     with pytest.raises(ConfigurationError, match="a budget needs a price of every tier"):
         await run(cascade, rows(3), tmp_path / "j", budget_usd=Decimal(1))
     assert small.requests == []
@@ -135,8 +136,3 @@ async def test_another_cascade_does_not_go_on_with_the_answers_of_this_one(tmp_p
     await run(pair(), rows(1), tmp_path / "j")
     with pytest.raises(ConfigurationError, match="begun with another settings"):
         await run(pair(price_of_error=0.5), rows(1), tmp_path / "j")
-
-
-async def test_a_concurrency_below_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="concurrency=0"):
-        await run(pair(), rows(1), tmp_path / "j", concurrency=0)

@@ -105,10 +105,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def done(journal: Journal, *columns: dict[str, Any]) -> list[Row]:
     given = [Row(n, row, f"question {n}") for n, row in enumerate(columns)]
-    for row in given:
-        journal.add(
-            Record(row.number, row.key, "ok", answer=f"answer {row.number}", degraded=False)
-        )
+    for n, row in enumerate(given):
+        journal.add(Record(n, row.key, "ok", answer=f"answer {n}", degraded=False))
     return given
 
 

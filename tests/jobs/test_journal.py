@@ -98,12 +98,9 @@ def test_two_processes_do_not_work_on_one_journal(tmp_path: Path) -> None:
     Journal(tmp_path / "j", MADE).__exit__()
 
 
-def test_where_it_cannot_be_written_the_error_says_so(tmp_path: Path) -> None:
+def test_where_it_cannot_be_written_the_error_says_so_and_what_is_kept(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot be written: unable to open"):
         Journal(tmp_path / "no" / "j", MADE)
-
-
-def test_where_there_is_no_room_the_error_says_that_what_is_there_is_kept(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", MADE) as journal:
         journal.add(Record(0, "k", "ok"))
         (pages,) = journal._file.execute("PRAGMA page_count").fetchone()

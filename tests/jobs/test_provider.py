@@ -14,10 +14,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, Price, Tier
-from cascade.errors import (
-    BadRequestError,
-    ConfigurationError,
-)
+from cascade.errors import BadRequestError, ConfigurationError
 from cascade.jobs import Done, Journal, Row, made_with, provider, write_output
 from cascade.jobs.provider import NotDeliveredError, batched, read_reply, run_by_batch
 from cascade.ledger import MemoryLedger
@@ -65,14 +62,12 @@ def asked_live(server: BatchServer) -> int:
     return sum(r.path == "/v1/chat/completions" for r in server.received)
 
 
-async def run(
-    cascade: Cascade, folder: Path, given: list[Row] | None = None, **options: Any
-) -> Done:
+async def run(made: Cascade, folder: Path, given: list[Row] | None = None, **how: Any) -> Done:
     given = rows() if given is None else given
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's own folder
     path = folder / "j"
-    with Journal(path, made_with(cascade)) as journal:
-        done = await run_by_batch(cascade, given, journal, **options)
+    with Journal(path, made_with(made)) as journal:
+        done = await run_by_batch(made, given, journal, **how)
         write_output(folder / "out.jsonl", given, journal)
     return done
 

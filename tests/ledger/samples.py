@@ -8,6 +8,13 @@ from typing import Any
 from cascade.state import Decision, LedgerEntry
 
 
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def entry(run: str = "r", **fields: Any) -> LedgerEntry:
     return LedgerEntry(**{"run_id": run, "node": "draft", **fields})
 

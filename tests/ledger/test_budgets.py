@@ -140,7 +140,7 @@ def test_of_four_replicas_on_one_file_one_may_be_killed(url: str, tmp_path: Path
 def spend_with_a_kill(url: str, paid: Path, limit: Decimal) -> None:
     """Four processes with 50 requests each spend one budget; one is killed in the midst."""
     paid.write_text("")
-    replicas = [start("spend", url, str(limit), str(paid)) for _ in range(4)]
+    replicas = [start(url, str(limit), str(paid)) for _ in range(4)]
     for replica in replicas:
         assert replica.stdout is not None
         assert replica.stdout.readline() == "ready\n"

@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 
-from cascade import ledger
 from cascade.ledger.base import NO_TAGS, LedgerStore, MemoryLedger
 from cascade.ledger.store import open_store
 from cascade.state import LedgerEntry
@@ -63,10 +62,3 @@ async def test_a_store_that_only_appends_says_of_the_rest_that_it_cannot() -> No
         assert await store.spent("draft", datetime.now(UTC)) is None
         assert await LedgerStore.of_run(store, "r") == []
         assert await store.ready() is None
-
-
-def test_names_of_the_ledger_load_when_they_are_asked_for() -> None:
-    for name in ledger.__all__:
-        assert getattr(ledger, name).__module__.startswith("cascade.ledger")
-    with pytest.raises(AttributeError, match="no attribute 'none'"):
-        _ = ledger.none  # type: ignore[attr-defined]

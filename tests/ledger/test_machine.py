@@ -7,21 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.ledger.ledger import Machine, machine_of
+from tests.ledger.samples import Clock
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def test_alone_on_a_machine_a_call_is_charged_what_the_server_says(clock: Clock) -> None:
+def test_alone_on_a_machine_a_call_is_charged_what_the_server_says() -> None:
+    clock = Clock()
     here, other = Machine(clock), Machine(clock).begin()
     for told, charged in ((800.0, (800.0, "measured")), (None, (1000.0, "estimated"))):
         use = here.begin()

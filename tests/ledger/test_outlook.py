@@ -14,6 +14,7 @@ from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, fit_leng
 from cascade.ledger.prices import NoPrice, Price, Pricing
 from cascade.ledger.prompt_cache import PromptCache, characters
 from cascade.state import Completion, Usage
+from tests.ledger.samples import Clock
 
 SMALL = Price(input=1, output=1)
 LARGE = Price(input=1, output=10, cached_input="0.1", cache_write=2)
@@ -31,13 +32,6 @@ class FakeTier:
     pricing: Pricing
     model: FakeModel = FakeModel()
     max_tokens: int | None = None
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def outlook(clock: Clock | None = None, **large: Any) -> Outlook:

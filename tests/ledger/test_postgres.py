@@ -15,7 +15,6 @@ from cascade.ledger import open_store
 from cascade.ledger.base import UnavailableError
 from cascade.ledger.shared import Budgets, Reservation
 from tests.ledger import postgres
-from tests.ledger.processes import kill_in_the_middle
 from tests.ledger.samples import call, entry
 from tests.ledger.test_budgets import CENT, spend_with_a_kill
 
@@ -100,16 +99,6 @@ async def test_a_server_that_stands_holds_up_no_call(server: postgres.Server, ur
         await store.begin(call("after"))
         assert [e.run_id for e in await store.entries()] == ["paid"]
         assert {e.run_id for e in await store.unfinished()} == {"before", "after"}
-
-
-def test_after_kill_9_each_call_is_in_the_ledger_once_or_listed_as_unknown(
-    url: str, tmp_path: Path
-) -> None:
-    sqlite = f"sqlite:///{tmp_path}/ledger.db"
-    for address, after in ((url, 150), (url, 700), *((sqlite, n) for n in (100, 300, 500, 900))):
-        left = kill_in_the_middle(address, tmp_path / "provider", after=after)
-        assert left.lost == left.doubled == []
-        assert left.kept.total() > after / 4
 
 
 def test_four_replicas_spend_a_budget_and_one_is_killed(url: str, tmp_path: Path) -> None:

@@ -362,9 +362,8 @@ async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Pa
 
 
 async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_path: Path) -> None:
-    failed = entry(
-        "b", at=datetime.now(UTC) + DAY, node="=cmd()", outcome="failed", note="10.0.0.1"
-    )
+    later = datetime.now(UTC) + DAY
+    failed = entry("b", at=later, node="=cmd()", outcome="failed", note="10.0.0.1")
     why = "the self-check failed: openai:x at http://10.0.0.1 says no"
     judged = decided("a").model_copy(update={"note": why})
     async with open_store(url) as store:

@@ -15,30 +15,26 @@ PRICE = Price(input=1, output=1)
 both_drivers = pytest.mark.parametrize("driver", ["loop", "graph"])
 
 
-def small(text: str = "Canberra", p: float = 0.95, **options: Any) -> ScriptedModel:
+def small(text: Any = "Canberra", p: float = 0.95, **options: Any) -> ScriptedModel:
     return ScriptedModel(text, name="small", logprobs=p, **options)
 
 
-def large(text: str = "Canberra", **options: Any) -> ScriptedModel:
+def large(text: Any = "Canberra", **options: Any) -> ScriptedModel:
     return ScriptedModel(text, name="large", **options)
 
 
-def pair(
-    drafts: Any = None, answers: Any = None, *, price: Price | None = PRICE, **options: Any
-) -> Cascade:
+def pair(drafts: Any = None, answers: Any = None, price: Any = PRICE, **options: Any) -> Cascade:
     """A cascade of two models with a price; drafts are accepted unless they say otherwise."""
     first, last = drafts or small(), answers or large()
     return Cascade(Tier(first, price=price), Tier(last, price=price), **options)
 
 
-async def ask(
-    cascade: Cascade, question: Any, driver: str = "loop", **settings: Any
-) -> CascadeResult:
+async def ask(made: Cascade, question: Any, driver: str = "loop", **settings: Any) -> CascadeResult:
     if driver == "loop":
-        return await cascade.ainvoke(question, **settings)
+        return await made.ainvoke(question, **settings)
     messages = [HumanMessage(question)] if isinstance(question, str) else list(question)
     given: Any = {"messages": messages, "settings": settings or None}
-    return cascade.read(await cascade.graph.ainvoke(given))
+    return made.read(await made.graph.ainvoke(given))
 
 
 def of(ledger: MemoryLedger, node: str) -> list[Any]:

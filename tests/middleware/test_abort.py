@@ -88,9 +88,7 @@ async def test_where_time_is_over_the_draft_is_kept() -> None:
     assert (result.tier, result.decision.once) == ("small", True)
 
 
-def calibrated(
-    windows: list[float], mismatch: str | None = None, confidence: float = 0.9
-) -> SimpleNamespace:
+def calibrated(windows: list[float], mismatch: Any = None, confidence: float = 0.9) -> Any:
     """A calibrator whose drafts of a confidence had these worst windows."""
     return SimpleNamespace(
         early=tuple((confidence, window) for window in sorted(windows)),

@@ -117,10 +117,9 @@ async def test_a_judge_compares_in_random_order(says: Any, losses: set[float | N
     model, comparer = judging(says)
     ledger = MemoryLedger()
     cascade = pair(ledger=ledger)
-    found = {
-        (await compare(LONG_DRAFT, LONG_LARGE, comparer, cascade=cascade)).loss for _ in range(40)
-    }
-    assert found == losses
+    texts = LONG_DRAFT, LONG_LARGE
+    found = [await compare(*texts, comparer, cascade=cascade) for _ in range(40)]
+    assert {each.loss for each in found} == losses
     asked = str(model.requests[0].messages[-1].text)
     assert all(text in asked for text in (Q, LONG_DRAFT, LONG_LARGE))
     paid = of(ledger, "audit")

@@ -16,10 +16,10 @@ from cascade.middleware import Audits, Drift
 from cascade.middleware.background import lot
 from cascade.policies import CertifiedPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Parts
-from cascade.state import Certificate
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from cascade.tiers import open_tiers
+from tests.confidence.drafts import CERTIFICATE
 from tests.middleware.cascades import ask, large, of, pair, small
 
 Q = "Capital of Australia?"
@@ -144,13 +144,7 @@ async def watching(drift: Drift, policy: Any = None, **parts: Any) -> Kernel:
     return kernel
 
 
-CERTIFIED = SimpleNamespace(
-    inner=CertifiedPolicy(
-        Certificate(
-            threshold=0.9, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.05
-        )
-    )
-)
+CERTIFIED = SimpleNamespace(inner=CertifiedPolicy(CERTIFICATE))
 """A policy with a certificate inside."""
 
 

@@ -12,6 +12,7 @@ from scipy.stats import binom, binomtest
 from cascade.errors import ConfigurationError
 from cascade.policies import CertifiedPolicy, NextSignal, Refusal, Situation, certify
 from cascade.state import Assessment, Certificate
+from tests.confidence.drafts import CERTIFICATE
 
 Array = NDArray[np.float64]
 rows = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=60)
@@ -110,15 +111,14 @@ def test_what_cannot_be_certified_is_refused(
         certify(np.array(confidence), np.array(correct), **({"max_harm": 0.1} | options))
 
 
-FIGURES = {"threshold": 0.7, "max_harm": 0.05, "delta": 0.1, "coverage": 0.5, "bound": 0.04}
 LEFT = NextSignal("p_true", ())
 
 
 @pytest.mark.parametrize(
     ("confidence", "calibrated", "left", "action", "words"),
     [
-        (0.7, True, None, "accept", "harm ≤ 5.0% with 90% confidence"),
-        (0.69, True, None, "escalate", "harm ≤ 5.0% with 90% confidence"),
+        (0.6, True, None, "accept", "harm ≤ 5.0% with 90% confidence"),
+        (0.59, True, None, "escalate", "harm ≤ 5.0% with 90% confidence"),
         (1.0, False, None, "escalate", "calibrated confidences only"),
         (0.99, True, LEFT, "observe", "p_true"),  # all signals of the certificate come first
     ],
@@ -126,8 +126,7 @@ LEFT = NextSignal("p_true", ())
 def test_the_certified_threshold_decides_about_calibrated_confidences(
     confidence: float, calibrated: bool, left: NextSignal | None, action: str, words: str
 ) -> None:
-    policy = CertifiedPolicy(Certificate(**FIGURES, n=100, errors=1))  # type: ignore[arg-type]
     assessment = Assessment(confidence=confidence, calibrated=calibrated)
-    decision = policy.decide(Situation(assessment, next_signal=left))
+    decision = CertifiedPolicy(CERTIFICATE).decide(Situation(assessment, next_signal=left))
     assert decision.action == action
     assert words in decision.reason

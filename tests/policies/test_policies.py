@@ -28,11 +28,9 @@ from cascade.policies import (
     tell_cost,
 )
 from cascade.policies.base import value_of_information
-from cascade.state import Assessment, Certificate
+from cascade.state import Assessment
+from tests.confidence.drafts import CERTIFICATE
 
-CERTIFICATE = Certificate(
-    threshold=0.6, max_harm=0.05, delta=0.1, n=100, errors=1, coverage=0.5, bound=0.04
-)
 POLICIES: dict[str, Policy] = {
     "threshold": ThresholdPolicy(0.7),
     "economic": EconomicPolicy(0.05, 0.95),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ from tests.servers.fake import FakeServer, Handler
 Step = Literal["upload", "files", "create", "batches", "retrieve", "content"]
 """What a client may ask for."""
 
-Fault = Literal["drop_before", "drop_after", "hang_before", "hang_after", "busy", "refuse"]
+Fault = Literal["drop_before", "drop_after", "busy", "refuse"]
 """Before: nothing has come about. After: it has, and nobody was told."""
 
 Outcome = Mapping[str, Any] | int | str | None
@@ -39,7 +37,6 @@ class Remote:
     status: str = "in_progress"
     output_file_id: str | None = None
     error_file_id: str | None = None
-    errors: list[dict[str, Any]] = field(default_factory=list)
     created_at: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -63,10 +60,6 @@ class BatchServer(FakeServer):
         self.ends = "completed"
         self.looks = 1
         """So often it is under way when it is looked at."""
-        self.requests, self.size = 50_000, 200_000_000
-        """Most of one batch."""
-        self.held = threading.Event()
-        """Set when a request hangs."""
         self._faults: dict[str, deque[Fault]] = {}
 
     def fails(self, step: Step, *faults: Fault) -> None:
@@ -99,17 +92,11 @@ class BatchServer(FakeServer):
                 return web.json_response({"error": {"message": "busy"}}, status=503)
             if fault == "refuse":
                 return web.json_response({"error": {"message": "billing limit"}}, status=400)
-            reply = None
-            if fault is None or fault.endswith("after"):
-                reply = await handle(request)
-            if fault is not None and fault.startswith("hang"):
-                self.held.set()
-                await asyncio.sleep(3600)
+            reply = web.Response() if fault == "drop_before" else await handle(request)
             if fault is not None:
                 assert request.transport is not None
                 request.transport.abort()
-            assert reply is not None or fault is not None
-            return reply or web.Response()
+            return reply
 
         return handler
 
@@ -127,15 +114,9 @@ class BatchServer(FakeServer):
 
     def _file(self, file_id: str) -> dict[str, Any]:
         name, content = self.files[file_id]
-        return {
-            "id": file_id,
-            "object": "file",
-            "bytes": len(content),
-            "created_at": int(time.time()),
-            "filename": name,
-            "purpose": "batch",
-            "status": "processed",
-        }
+        told = {"id": file_id, "filename": name, "bytes": len(content)}
+        of_all = {"object": "file", "purpose": "batch", "status": "processed"}
+        return {**told, **of_all, "created_at": int(time.time())}
 
     async def _list_files(self, request: web.Request) -> web.Response:
         return _page(request, [self._file(file_id) for file_id in self.files])
@@ -152,10 +133,7 @@ class BatchServer(FakeServer):
         batch_id = f"batch_{len(self.remote)}"
         batch = Remote(batch_id, asked["input_file_id"], asked.get("metadata") or {}, lines)
         self.remote[batch_id] = batch
-        ids = {line["custom_id"] for line in lines}
-        if len(ids) < len(lines) or len(lines) > self.requests or len(content) > self.size:
-            batch.status = "failed"
-            batch.errors = [{"code": "invalid", "message": "doubles, or too large"}]
+        assert len({line["custom_id"] for line in lines}) == len(lines), "an id is there once"
         return web.json_response(self._batch(batch))
 
     async def _list_batches(self, request: web.Request) -> web.Response:
@@ -171,9 +149,6 @@ class BatchServer(FakeServer):
 
     def _end(self, batch: Remote) -> None:
         batch.status = self.ends
-        if self.ends == "failed":
-            batch.errors = [{"code": "token_limit_exceeded", "message": "too many are enqueued"}]
-            return
         output, error = [], []
         for line in reversed(batch.lines):  # their order is nobody's business
             outcome = self.answer(line["body"])
@@ -192,22 +167,12 @@ class BatchServer(FakeServer):
         batch.error_file_id = self._keep("error.jsonl", _lines(error)) if error else None
 
     def _batch(self, batch: Remote) -> dict[str, Any]:
-        ended = batch.status != "in_progress"
-        return {
-            "id": batch.id,
-            "object": "batch",
-            "endpoint": "/v1/chat/completions",
-            "completion_window": "24h",
-            "input_file_id": batch.input_file_id,
-            "status": batch.status,
-            "created_at": batch.created_at,
-            "expires_at": batch.created_at + 86_400,
-            "completed_at": batch.created_at + 60 if ended else None,
-            "metadata": dict(batch.metadata),
-            "output_file_id": batch.output_file_id,
-            "error_file_id": batch.error_file_id,
-            "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+        told = {
+            name: value for name, value in vars(batch).items() if name not in ("lines", "looks")
         }
+        told |= {"object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        ended = batch.created_at + 60 if batch.status != "in_progress" else None
+        return {**told, "expires_at": batch.created_at + 86_400, "completed_at": ended}
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:

@@ -153,10 +153,8 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
     loop = app.state.gateway.loop
     secret = ""
     if configured.config.auth:
-        made = asyncio.run_coroutine_threadsafe(
-            app.state.gateway.keys.create("owner", admin=True), loop
-        )
-        secret = made.result(300)[1]
+        making = app.state.gateway.keys.create("owner", admin=True)
+        secret = asyncio.run_coroutine_threadsafe(making, loop).result(300)[1]
     try:
         gc.collect()
         gc.freeze()  # as the service does, whose heap is that of no test run

@@ -181,10 +181,8 @@ async def test_two_services_keep_a_budget(tmp_path: Path, serve: Serve, upstream
             transport = httpx.ASGITransport(other)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
                 body = {"model": "support", "messages": [{"role": "user", "content": "Capital?"}]}
-                asking = [one.ask(key) for _ in range(10)]
-                asking += [
-                    client.post("/v1/chat/completions", json=body, headers=key) for _ in range(10)
-                ]
+                asking, path = [one.ask(key) for _ in range(10)], "/v1/chat/completions"
+                asking += [client.post(path, json=body, headers=key) for _ in range(10)]
                 answers = await asyncio.gather(*asking)
     done = [answer.status_code for answer in answers]
     assert set(done) == {200, 402}

@@ -71,9 +71,8 @@ async def test_a_stream_has_its_headers_once_decided(served: Served, upstream: U
     answer = await served.ask(stream=True, stream_options={"include_usage": True})
     assert answer.headers["x-cascade-tier"] == "large"
     assert answer.headers["x-cascade-escalated"] == "true"
-    events = [
-        json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")
-    ]
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
     text = "".join(e["choices"][0]["delta"].get("content") or "" for e in events if e["choices"])
     assert text == "It is Canberra"
     assert events[-1]["usage"]["completion_tokens"] == 10
@@ -150,17 +149,13 @@ async def test_a_responses_stream_is_in_order(served: Served, upstream: Upstream
     upstream.says("small", CALL)
     upstream.says("large", CALL)
     tool: Any = {"type": "function", "name": "weather", "parameters": SCHEMA, "strict": True}
-    stream = await openai_of(served).responses.create(
-        model="support", input="Weather?", tools=[tool], stream=True
-    )
-    events = [event async for event in stream]
-    plain = await openai_of(served).responses.create(
-        model="support", input="x", tools=[], stream=True
-    )
-    kinds = [event.type async for event in plain]
+    asked: Any = {"model": "support", "input": "Weather?", "stream": True}
+    create = openai_of(served).responses.create
+    events = [event async for event in await create(**asked, tools=[tool])]
+    kinds = [event.type async for event in await create(**asked, tools=[])]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].type == "response.completed"
-    assert events[-1].response.output[0].name == "weather"  # type: ignore[union-attr]
+    assert events[-1].response.output[0].name == "weather"
     assert kinds[-1] == "response.completed"
 
 
@@ -205,9 +200,8 @@ async def test_a_coding_agents_twenty_calls_go_through(served: Served, upstream:
         calls = [block for block in answer.content if block.type == "tool_use"]
         assert answer.stop_reason == "tool_use"
         assert [call.input for call in calls] == [{"city": "Perth"}, {"city": "Sydney"}]
-        results = [
-            {"type": "tool_result", "tool_use_id": c.id, "content": f"sun {turn}"} for c in calls
-        ]
+        result = {"type": "tool_result", "content": f"sun {turn}"}
+        results = [{**result, "tool_use_id": call.id} for call in calls]
         asked["messages"].append({"role": "assistant", "content": answer.content})
         asked["messages"].append({"role": "user", "content": results})
     sent = upstream.asked("large")[-1].body["messages"]
@@ -343,6 +337,15 @@ async def test_a_response_format_goes_on_as_it_came(
 
 COMMON = {"temperature": 0.5, "top_p": 0.2}
 NAMED = {"name": "weather", "parameters": SCHEMA}
+CHATS = {**COMMON, "seed": 7, "frequency_penalty": 0.5, "max_tokens": 9, "tools": [TOOL]}
+MARKED = {"name": "weather", "input_schema": SCHEMA, **MARK}
+TOLD = {**COMMON, "stop_sequences": ["END"], "tools": [MARKED]}
+HEARD = {
+    **COMMON,
+    "stop": ["END"],
+    "max_tokens": 9,
+    "tools": [{"type": "function", "function": NAMED}],
+}
 
 
 @pytest.mark.parametrize(
@@ -350,26 +353,8 @@ NAMED = {"name": "weather", "parameters": SCHEMA}
     [
         (
             CHAT,
-            {
-                **COMMON,
-                "seed": 7,
-                "frequency_penalty": 0.5,
-                "stop": "END",
-                "user": "ada",
-                "max_tokens": 9,
-                "tools": [TOOL],
-                "tool_choice": CHOICE,
-            },
-            {
-                **COMMON,
-                "seed": 7,
-                "frequency_penalty": 0.5,
-                "stop": ["END"],
-                "user": None,
-                "max_tokens": 9,
-                "tools": [TOOL],
-                "tool_choice": CHOICE,
-            },
+            {**CHATS, "stop": "END", "user": "ada", "tool_choice": CHOICE},
+            {**CHATS, "stop": ["END"], "user": None, "tool_choice": CHOICE},
         ),
         (
             RESPONSE,
@@ -389,22 +374,7 @@ NAMED = {"name": "weather", "parameters": SCHEMA}
             },
         ),
         *(
-            (
-                MESSAGE,
-                {
-                    **COMMON,
-                    "stop_sequences": ["END"],
-                    "tool_choice": choice,
-                    "tools": [{"name": "weather", "input_schema": SCHEMA, **MARK}],
-                },
-                {
-                    **COMMON,
-                    "stop": ["END"],
-                    "max_tokens": 9,
-                    "tool_choice": sent,
-                    "tools": [{"type": "function", "function": NAMED}],
-                },
-            )
+            (MESSAGE, {**TOLD, "tool_choice": choice}, {**HEARD, "tool_choice": sent})
             for choice, sent in (
                 ({"type": "tool", "name": "weather"}, CHOICE),
                 ({"type": "any"}, "required"),

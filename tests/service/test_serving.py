@@ -122,13 +122,12 @@ def test_more_requests_than_places_are_refused(tmp_path: Path, upstream: Upstrea
 
 
 def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
-    record = logging.makeLogRecord(
-        {"msg": "a\nb\x1b[2J", "levelname": "INFO", "run": {"run_id": "r"}}
-    )
+    said = {"msg": "a\nb\x1b[2J", "levelname": "INFO", "run": {"run_id": "r"}}
+    record = logging.makeLogRecord(said)
     text = serving.Lines(as_json=False).format(record)
     assert text.splitlines()[1] == "    b\\x1b[2J"
-    said = json.loads(serving.Lines(as_json=True).format(record))
-    assert (said["message"], said["run_id"]) == ("a\nb\x1b[2J", "r")
+    line = json.loads(serving.Lines(as_json=True).format(record))
+    assert (line["message"], line["run_id"]) == ("a\nb\x1b[2J", "r")
 
 
 def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: Upstream) -> None:

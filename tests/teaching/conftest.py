@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, MemoryLedger, Price, Tier
+from cascade import Cascade, MemoryLedger
 from cascade.middleware import Retries
 from cascade.teaching import Lesson, LessonStore, Terms, open_lessons
-from cascade.testing import ScriptedModel
+from tests.middleware import cascades
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 FREE = {"scripted:*": Terms(may_train=True, source="our own model")}
@@ -36,13 +36,8 @@ def pair(
     *middleware: Any, draft: Any = "Sydney", answer: Any = "Canberra", p: float = 0.3, **given: Any
 ) -> Cascade:
     """A cascade that escalates, unless its drafts are surer."""
-    price = Price(input=1, output=1)
-    small = Tier(ScriptedModel(draft, name="small", logprobs=p), price=price)
-    large = Tier(ScriptedModel(answer, name="large"), price=price)
-    stack = [*middleware, Retries(attempts=1)]
-    return Cascade(
-        small, large, ledger=given.pop("ledger", MemoryLedger()), middleware=stack, **given
-    )
+    given = {"ledger": MemoryLedger(), "middleware": [*middleware, Retries(attempts=1)], **given}
+    return cascades.pair(cascades.small(draft, p), cascades.large(answer), **given)
 
 
 async def all_of(store: LessonStore) -> list[Lesson]:

@@ -26,12 +26,10 @@ async def fill(store: LessonStore, lessons: Sequence[Lesson]) -> None:
     await store.state_terms("scripted:*", FREE["scripted:*"])
 
 
-async def removed(
-    store: LessonStore, tmp_path: Path, *lessons: Lesson, **options: Any
-) -> dict[str, int]:
+async def removed(store: LessonStore, folder: Path, *lessons: Lesson, **options: Any) -> Any:
     """Why lessons are left out, beside one that is not."""
     await fill(store, [*lessons, lesson("fine", "Is it?", answer="It is.", draft="No.")])
-    done = await export(store, tmp_path / "a.jsonl", validation=0, **options)
+    done = await export(store, folder / "a.jsonl", validation=0, **options)
     return dict(done.removed)
 
 

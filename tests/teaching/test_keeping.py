@@ -17,9 +17,7 @@ from cascade.testing.scripted import reply
 from tests.teaching.conftest import FREE, QUESTION, all_of, pair
 
 
-async def kept_of(
-    store: LessonStore, *stack: Any, asked: Any = QUESTION, **options: Any
-) -> list[Lesson]:
+async def kept_of(store: LessonStore, *stack: Any, asked: Any = QUESTION, **options: Any) -> Any:
     """The lessons of one question."""
     async with pair(Lessons(store), *stack, **options) as cascade:
         await cascade.ainvoke(asked)
