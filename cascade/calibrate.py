@@ -601,6 +601,18 @@ def _line(turn: Mapping[str, str]) -> str:
     return written.strip().replace("${", "$${")
 
 
+def rule_of(found: Evaluation, tiers: Sequence[OpenTier]) -> tuple[str, str] | None:
+    """Option of a cascade, and its value, that decides as was recommended; None where no saving
+    was shown."""
+    point = found.recommended
+    if found.verdict not in ("cascade", "router", "small") or point.price_of_error_usd is None:
+        return None
+    if tiers and tiers[-1].pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+        # A price by the hour tells what an answer costs when it is there.
+        return "escalation_budget", f"{point.escalated:.4g}"
+    return "price_of_error", f"{point.price_of_error_usd:.6g}"
+
+
 def _address_of(tier: OpenTier) -> str | None:
     """The server that was asked, so that the one that is served is no other; where a password is
     part of the address, the variable that has it."""
@@ -631,17 +643,13 @@ def _configuration(
         listed += f"      - {json.dumps(set_)}\n"
         if str(told["model"]).startswith("replay:"):
             made = "A recording answers what was recorded alone: `cascade try` takes your models"
-    found, prompt = fitted.evaluation, _prompt_of(examples)
-    price_of_error = found.recommended.price_of_error_usd
+    prompt, rule = _prompt_of(examples), rule_of(fitted.evaluation, tiers)
     decided = (
         "    # No saving was shown: the small model is measured beside the large one.\n"
         "    mode: shadow\n"
     )
-    if found.verdict in ("cascade", "router", "small") and price_of_error is not None:
-        decided = f"    price_of_error: {price_of_error:.6g}\n"
-        if tiers and tiers[-1].pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
-            # A price by the hour tells what an answer costs when it is there.
-            decided = f"    escalation_budget: {found.recommended.escalated:.4g}\n"
+    if rule is not None:
+        decided = f"    {rule[0]}: {rule[1]}\n"
     return (
         f"# {made}; `cascade serve cascade.yaml` runs it.\n"
         "ledger: sqlite:///ledger.db\n"

@@ -31,7 +31,7 @@ from cascade.cli.options import (
     spread,
     write_page,
 )
-from cascade.errors import ConfigurationError
+from cascade.errors import CascadeError, ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
@@ -104,8 +104,12 @@ def evaluate(
     *,
     fit: Annotated[File, Option(help="The transcripts again, beside --test.")] = None,
     test: Annotated[File, Option(help="Other transcripts, for the figures alone.")] = None,
-    small: Annotated[Text, Option(help="Model that drafts, by its name.")] = None,
-    large: Annotated[Text, Option(help="Model that is asked in doubt.")] = None,
+    small: Annotated[
+        Text, Option(envvar="CASCADE_SMALL", help="Model that drafts, by its name.")
+    ] = None,
+    large: Annotated[
+        Text, Option(envvar="CASCADE_LARGE", help="Model that is asked in doubt.")
+    ] = None,
     calibration: CalibrationFile = None,
     checked: Annotated[
         bool, Option("--checked", help="A check shows which runs of the small agent failed.")
@@ -130,6 +134,12 @@ def evaluate(
         fitted, tested = features.pair_of(rows, *names), None
         if test is not None:
             tested = features.pair_of(recordings.read_transcripts(test), *names)
+            both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
+            if both:
+                raise ConfigurationError(
+                    f"{test}: {len(both):,} of its rows are in {path} too, so that its figures "
+                    "would be too good: leave them out of one of the two."
+                )
     working = f"fitting and measuring on {len(rows):,} rows"
     if checked:
         with busy(working):
@@ -173,7 +183,7 @@ def calibrate(
     of no use.
     """
     need("calibrate")
-    from cascade.calibrate import LEAST_LABELS  # noqa: PLC0415 - heavy
+    from cascade.calibrate import LEAST_LABELS, rule_of  # noqa: PLC0415 - heavy
 
     must_be_file("--out", to)
     path, rows = (file, []) if recorded else (to.with_suffix(".jsonl"), examples.read(file))
@@ -188,6 +198,7 @@ def calibrate(
             None if recorded else _record(cascade, rows, path, examples, models, agree_with_large)
         )
         fitted = _fit(cascade, path, rows, **bound)
+        rule = rule_of(fitted.evaluated, cascade.tiers) if fitted.evaluated else None
     made = fitted.calibration
     made.save(to)
     if stop is not None:
@@ -202,14 +213,14 @@ def calibrate(
         "headline": fitted.evaluated.sentence if fitted.evaluated else None,
         "collected": done,
     }
-    give(data, _calibration_text(fitted, to))
+    give(data, _calibration_text(fitted, to, rule))
     if not made.recommendation.use:
         fail(made.recommendation.text, 1)
     if fitted.refusals and not made.certificates:
         fail("no certificate could be given; the calibration was written all the same", 1)
 
 
-def _calibration_text(fitted: Fitted, to: Path) -> str:
+def _calibration_text(fitted: Fitted, to: Path, rule: tuple[str, str] | None) -> str:
     made, q = fitted.calibration, fitted.calibration.quality
     auroc = "? (all of them right, or wrong)" if q.auroc is None else f"{q.auroc:.3f}"
     lines = [f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right"]
@@ -231,7 +242,10 @@ def _calibration_text(fitted: Fitted, to: Path) -> str:
     if fitted.evaluated:
         lines.append(fitted.evaluated.sentence)
     if made.recommendation.use:
-        lines += [made.recommendation.text, f"\nUse it: Cascade(…, calibrator='{to}')"]
+        if made.certificates:
+            rule = "max_harm", f"{made.certificates[0].max_harm:g}"
+        decided = "" if rule is None else f", {rule[0]}={rule[1]}"
+        lines += [made.recommendation.text, f"\nUse it: Cascade(…, calibrator='{to}'{decided})"]
     return "\n".join(lines)
 
 
@@ -258,9 +272,11 @@ def try_(
 
     choices = labels_of(examples.read(file))
     # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
-    if choices and examples.system is None:
+    compares_words = not examples.scorer.startswith(("numeric", "json", "judge"))
+    if choices and compares_words and examples.system is None:
         told = f"Answer with one of these words alone: {', '.join(choices)}."
         examples = replace(examples, system=told)
+        say(f"system message, unless you give --system: {told}")
     if choices and models.temperature is None:
         models = replace(models, temperature=0.0)
     rows = with_shots(examples.read(file), shots)
@@ -352,6 +368,10 @@ def _record(
     with _progress(path) as update:
         done = asyncio.run(record(cascade.kernel, rows, path, scorer, progress=update, **asked))
     if done.unlabelled and done.unlabelled == done.total:
+        if agree_with_large or any(row.labels or row.reference is not None for row in rows):
+            raise CascadeError(
+                f"--scorer {examples.scorer} said of no answer whether it is right: give another."
+            )
         raise ConfigurationError(
             "no example says which answer is right, and none was asked: name their column, --label."
         )

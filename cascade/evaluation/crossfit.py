@@ -253,6 +253,9 @@ def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Opt
         loss, error = float(sheet.loss[at]), float(sheet.errors[1][at])
         price = float(PRICES[at])
     dollars = cost * unit if pair.priced else None
+    weighed = unit / price if pair.priced and price > 0 else None
+    if at is not None and within is None and options.price_of_error is not None:
+        weighed = options.price_of_error  # the user's own, not the nearest that was played
     return Point(
         within=within,
         cost=Interval(cost, max(cost - spread, 0.0), cost + spread),
@@ -260,7 +263,7 @@ def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Opt
         escalated=asked,
         cost_usd=dollars,
         per_right_usd=dollars / right if dollars is not None and right > 0 else None,
-        price_of_error_usd=unit / price if pair.priced and price > 0 else None,
+        price_of_error_usd=weighed,
         chance_above=float(norm.sf((goal - loss) / error)) if error else 0.0,
         off=at is None,
     )

@@ -295,19 +295,28 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**30)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            first = file.readline()
+            file.seek(0)
+            # Spreadsheets of half of Europe write semicolons.
+            between = next((mark for mark in ",;\t" if mark in first), ",")
+            rows = csv.DictReader(file, delimiter=between)
             _check_names(path, rows.fieldnames or ())
             for row in rows:
                 if None in row:  # what stands under no name
                     raise ConfigurationError(
                         f"{path}:{rows.line_num}: more fields than names. Put a field that has "
-                        "commas in it between quotes."
+                        f"{between!r} in it between quotes."
                     )
                 yield row
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read as UTF-8 CSV: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it first, "
+            f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
+        ) from error
+    except csv.Error as error:
+        raise ConfigurationError(f"{path} cannot be read as CSV: {error}.") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:

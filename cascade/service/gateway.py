@@ -498,7 +498,8 @@ class Gateway:
         if why is not None:
             logger.error("the ledger cannot be written yet: %s", why)
         elif self.config.auth and all(key.revoked_at for key in await self.keys.list()):
-            logger.warning("there is no valid key yet: `cascade keys create` makes one")
+            told = "there is no valid key yet: `cascade keys create %s NAME` makes one"
+            logger.warning(told, self.configured.path)
         self.start(self._watch())
         self.start(self._warm())
 

@@ -97,10 +97,16 @@ def test_what_cannot_be_judged_is_named_and_nothing_asked(
 
 
 def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
-    rows = [(0.97, True), (0.9, True), (0.3, False)] * 20
-    fitted, tested = outcomes(tmp_path / "a.jsonl", rows), outcomes(tmp_path / "b.jsonl", rows[:30])
-    given = ("evaluate", "--fit", fitted, *MODELS, "--test", tested, "--json")
-    assert commands.cascade(*given).json["test_rows"] == 30
+    rows = [(0.97, True), (0.9, True), (0.3, False)] * 30
+    whole = outcomes(tmp_path / "whole.jsonl", rows).read_text().splitlines(keepends=True)
+    fitted, tested = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    fitted.write_text("".join(whole[:60]))
+    tested.write_text("".join(whole[60:]))
+    given = ("evaluate", "--fit", fitted, "--test", tested, "--json")
+    named = dict(zip(("CASCADE_SMALL", "CASCADE_LARGE"), MODELS[1::2], strict=True))
+    assert commands.cascade(*given, **named).json["test_rows"] == 30
+    tested.write_text("".join(whole[58:]))
+    assert "2 of its rows are in" in commands.cascade(*given, **named, code=2).err
 
 
 # --- calibrate
@@ -117,7 +123,7 @@ def test_recorded_answers_are_calibrated_on_without_asking_anybody(
     recorded = ("calibrate", "calibration.jsonl", *MODELS, "--recorded", "--out", "again.json")
     shown = commands.cascade(*recorded).out
     assert "again.json: 60 labelled drafts, 75.0% of them right" in shown
-    assert "calibrator='again.json'" in shown
+    assert "calibrator='again.json')" in shown
     document = commands.cascade(*recorded, "--json").json
     assert (document["calibrated"], document["collected"]) == (True, None)
     refused = commands.cascade(*recorded, "--max-tokens", "7", code=2)
@@ -132,6 +138,7 @@ def test_a_certificate_that_cannot_be_given_is_a_failure(host: Upstream, tmp_pat
     assert "no certificate could be given" in done.err
     again = calibrate(tmp_path, "--max-harm", "0.4")
     assert "certified: P(accepted and wrong) ≤ 40.0%" in again.out
+    assert "max_harm=0.4)" in again.out
 
 
 def test_a_confidence_of_no_use_is_a_failure(host: Upstream, tmp_path: Path) -> None:
@@ -227,9 +234,16 @@ def test_what_was_tried_is_served_with_its_prompt(
     rows.write_text(rows.read_text().replace("ticket", odd))
     given = ("try", rows, *MODELS, *NAMED, "--out", out, "--shots", "2", "--prices", prices)
     commands.cascade(*given, "--yes", "--system", "Sort ${HOME}: a, b, c.")
-    monkeypatch.delenv("OLLAMA_HOST")
     first = host.asked("small")[0].texts
     assert first[0] == "Sort ${HOME}: a, b, c."
+    recorded = (out / "transcripts.jsonl", "--recorded", "--temperature", "0")
+    shown = commands.cascade(
+        "calibrate", *recorded, *given[2:6], "--prices", prices, "--out", out / "c"
+    )
+    rule = re.search(r"price_of_error: ([\d.]+)", (out / "cascade.yaml").read_text())
+    assert rule
+    assert f"price_of_error={rule[1]})" in shown.out
+    monkeypatch.delenv("OLLAMA_HOST")
     host.seen.clear()
     with TestClient(serving(out / "cascade.yaml"), base_url="http://127.0.0.1") as client:
         asked = [{"role": "user", "content": "ticket 7 of b"}]

@@ -116,7 +116,7 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kind", [".csv", ";.csv", ".jsonl", ".parquet"])
 def test_examples_are_read_from_columns_that_are_named(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"rows{kind}"
     if kind == ".parquet":
@@ -126,7 +126,9 @@ def test_examples_are_read_from_columns_that_are_named(tmp_path: Path, kind: str
         parquet.write_table(arrow.Table.from_pylist(ROWS), path)
     else:
         csv = '\ufeffid,text,category\nx,"Good, really?",positive\n\ny,Bad,\n'
-        path.write_text(csv if kind == ".csv" else "\n".join(map(json.dumps, ROWS)), "utf-8")
+        if kind == ";.csv":
+            csv = "\ufeffid;text;category\nx;Good, really?;positive\n\ny;Bad;\n"
+        path.write_text(csv if kind.endswith("csv") else "\n".join(map(json.dumps, ROWS)), "utf-8")
     found = read_examples(path, question="text", label="category", system="Be brief")
     assert [(e.id, e.question, e.reference) for e in found] == [
         ("x", "Good, really?", "positive"),
@@ -157,7 +159,7 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
         ("r.csv", "text\nhello\n", {}, "no column of questions; it has text"),
         ("r.csv", "question\nhello\n", {"label": "x"}, "no column 'x'; it has question"),
         ("r.csv", "id,question\n1,a\n1,b\n", {}, "the id '1' is in row 1 already"),
-        ("r.csv", b"question\n\xfcmlaut\n", {}, "cannot be read as UTF-8"),
+        ("r.csv", b"question\n\xfcmlaut\n", {}, "is not UTF-8 .byte .*`iconv -f latin1"),
         ("r.jsonl", '{"question": " "}', {}, "row 1: the question is empty"),
         ("r.jsonl", '{"messages": [{"x": 1}]}', {}, "row 1"),
         ("r.jsonl", '{"question": "q", "labels": {"a": 1}}', {}, "row 1: labels maps"),

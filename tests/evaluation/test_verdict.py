@@ -181,7 +181,7 @@ def test_the_price_of_an_error_has_its_own_point(price: float, verdict: str, sai
     assert said in one.sentence
     assert "an error" in text(one)
     if not one.recommended.off:
-        assert one.recommended.price_of_error_usd == pytest.approx(price, rel=0.1)
+        assert one.recommended.price_of_error_usd == price
 
 
 def test_caution_keeps_further_from_what_may_be_lost() -> None:

