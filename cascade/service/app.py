@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascade._version import __version__
@@ -191,7 +191,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse(said, 503, {"Retry-After": "1"})
 
 
-@own.get("/metrics")
+@own.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus; asks for a key of any kind."""
     await gateway_of(request).key_of(request)

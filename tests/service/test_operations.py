@@ -145,6 +145,9 @@ async def test_health_metrics_and_the_openapi_document_are_there(served: Served)
     assert 'cascade_requests_total{cascade="support"' in metrics
     assert nobody.status_code == 401
     assert {"/v1/chat/completions", "/v1/messages", "/api/chat"} <= set(document["paths"])
+    assert list(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == [
+        "text/plain"
+    ]
     refs = set(json.dumps(document).split('"$ref": "#/components/schemas/')[1:])
     assert {ref.partition('"')[0] for ref in refs} <= set(document["components"]["schemas"])
 
