@@ -51,6 +51,7 @@ from cascade.integrations.decisions import AskedVerifier
 from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.prices import Price, find_pricing
+from cascade.middleware.comparing import AfterReply
 from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.failures import Caller
@@ -155,15 +156,25 @@ class AgentTier(CompositeModel):
         Raises:
             ConfigurationError: with the ways out.
         """
-        place = next((i for i, t in enumerate(parts.tiers[:-1]) if t.model is self), None)
-        if self.repeatable or place is None:
+        if self.repeatable:
             return
-        above = parts.tiers[place + 1]
-        if getattr(above.model, "takes_over", "restart") == "restart":
-            raise ConfigurationError(
-                f"the tools of {self.name} write, and {above.name} would begin the task again on "
-                f"what they leave: let it take over, AgentTier(…, takes_over='hand_over'), {_WAYS}."
-            )
+        place = next(i for i, tier in enumerate(parts.tiers) if tier.model is self)
+        last = place == len(parts.tiers) - 1
+        for one in parts.middleware:
+            if isinstance(one, AfterReply) and (one.kind == "audit") is last:
+                raise ConfigurationError(
+                    f"the tools of {self.name} write, and {one.name} would run it beside the "
+                    f"answer: leave {one.name} out; {_WAYS}."
+                )
+        if last:
+            return
+        for above in parts.tiers[place + 1 :]:
+            if getattr(above.model, "takes_over", "restart") == "restart":
+                raise ConfigurationError(
+                    f"the tools of {self.name} write, and {above.name} would begin the task again "
+                    "on what they leave: let it take over, AgentTier(…, takes_over='hand_over'), "
+                    f"{_WAYS}."
+                )
         checks = [s.name for s in parts.signals if s.calls and s.model is None]
         if checks or not parts.signals:
             raise ConfigurationError(

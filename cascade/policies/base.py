@@ -118,7 +118,8 @@ def settled(situation: Situation, threshold: float | None = None) -> Decision | 
     if assessment.objection is not None:
         return decided("escalate", assessment.objection, assessment, threshold)
     if assessment.confidence is None:
-        missing = assessment.missing or "no signal was taken"
+        unread = "the signals taken are no score before they are calibrated"
+        missing = assessment.missing or (unread if assessment.signals else "no signal was taken")
         return decided("escalate", f"no confidence: {missing}", assessment, threshold)
     return None
 

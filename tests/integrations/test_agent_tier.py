@@ -37,7 +37,7 @@ from cascade.errors import (
     UnsupportedContentError,
 )
 from cascade.integrations import AgentTier, AgentVerifier
-from cascade.middleware import Retries
+from cascade.middleware import Retries, Shadow
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run
 from cascade.testing import ScriptedModel
@@ -343,6 +343,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"large": agent()}, "would begin the task again"),
     ({"large": agent(takes_over="repair"), "signals": []}, "signal.model"),
     ({"large": agent(takes_over="repair"), "signals": ["p_true"]}, "signal.model"),
+    ({"middleware": [Shadow()]}, "shadow would run it beside"),
 ]
 
 
@@ -352,14 +353,12 @@ def test_an_agent_whose_tools_write_is_never_run_again(options: dict[str, Any], 
         pair(writes(), **options)
 
 
-async def test_nor_for_audits_and_retries() -> None:
-    store = MemoryLedger()
-    large = writes(takes_over="hand_over")
-    cascade = pair(agent(), large, ledger=store, audit_rate=1.0)
-    await cascade.ainvoke(Q)
-    await cascade.aclose()
-    (audit,) = (e for e in store.entries if e.node == "audit")
-    assert "its tools write" in audit.note
+async def test_nor_for_audits_by_a_tier_beyond_the_next_and_for_retries() -> None:
+    with pytest.raises(ConfigurationError, match="audits would run it beside"):
+        pair(agent(), writes(), ledger=MemoryLedger(), audit_rate=1.0)
+    tiers = [Tier(writes(), name="a"), Tier(agent(takes_over="repair"), name="b"), agent()]
+    with pytest.raises(ConfigurationError, match="agent:agent would begin the task again"):
+        Cascade(tiers=tiers, signals=["trajectory"])
     model = chat(ConnectionError("reset"))
     failing = agent(create_agent(model), writes=True)
     with pytest.raises(CascadeError):

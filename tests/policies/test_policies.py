@@ -68,13 +68,15 @@ EMPTY = "the answer is empty"
         (judged(1.0, objection=EMPTY), "escalate", EMPTY),
         (judged(None, missing="p_true is away"), "escalate", "no confidence: p_true is away"),
         (judged(None), "escalate", "no confidence: no signal was taken"),
+        (judged(None, signals={"trajectory": 1.0}), "escalate", "before they are calibrated"),
         (judged(0.0, last=True, objection=EMPTY), "accept", "the answer of the last tier"),
     ],
-    ids=["ruled out", "missing", "not taken", "last"],
+    ids=["ruled out", "missing", "not taken", "not read", "last"],
 )
 def test_facts_are_settled_first(name: str, situation: Situation, action: str, reason: str) -> None:
     decision = POLICIES[name].decide(situation)
-    assert (decision.action, decision.reason) == (action, reason)
+    assert decision.action == action
+    assert decision.reason.endswith(reason)
 
 
 @pytest.mark.parametrize(
