@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -156,13 +156,20 @@ class Edge:
             self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # half a bracket
+        return urlsplit("")
+
+
 def _foreign(headers: Headers) -> ServiceError | None:
     host, origin = headers.get("host", ""), headers.get("origin")
-    if urlsplit(f"//{host}").hostname not in LOOPBACK:
+    if _split(f"//{host}").hostname not in LOOPBACK:
         here = ", ".join(LOOPBACK)
         said = f"without keys this service answers to {here} only, not to {host!r:.80}."
         return ServiceError(403, said, "foreign_host")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _split(origin).netloc != host:
         said = f"without keys this service answers no page of another site ({origin!r:.80})."
         return ServiceError(403, said, "foreign_origin")
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict, deque
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -129,21 +130,25 @@ def _settings(body: OllamaRequest, served: Served, **more: Any) -> Settings:
 def _messages(given: list[InputMessage]) -> list[AnyMessage]:
     """The conversation; calls without ids get some, and results find them: of their tool where it
     is named, else the next."""
-    found, left = list[AnyMessage](), list[dict[str, Any]]()
+    found, taken = list[AnyMessage](), set[str]()
+    left = defaultdict[str | None, deque[str]](deque)  # by the tool's name, and None for all
     for position, message in enumerate(given):
         calls: list[dict[str, Any]] = [
             {"id": f"call_{position}_{index}", **call.function.model_dump()}
             for index, call in enumerate(message.tool_calls or ())
         ]
-        left += calls
+        for call in calls:
+            left[None].append(call["id"])
+            left[call["name"]].append(call["id"])
         call_id, name = message.tool_call_id, message.tool_name
         if message.role == "tool" and call_id is None:
-            call = next((call for call in left if name in (None, call["name"])), None)
-            if call is None:
+            waiting = left[name]
+            while waiting and waiting[0] in taken:
+                waiting.popleft()
+            if not waiting:
                 said = f"messages: the result of {name or 'a tool'!r} has no call before it."
                 raise ServiceError(400, said, param="messages")
-            left.remove(call)
-            call_id = call["id"]
+            taken.add(call_id := waiting.popleft())
         content = _content(message)
         found.append(wire.message_of(message.role, content, calls, call_id=call_id, name=name))
     return found

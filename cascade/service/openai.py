@@ -321,7 +321,7 @@ def _conversation(given: str | list[dict[str, Any]]) -> list[AnyMessage]:
             continue
         made, last = _item(item, f"input.{number}"), messages[-1] if messages else None
         if isinstance(last, AIMessage) and isinstance(made, AIMessage) and made.tool_calls:
-            messages[-1] = AIMessage(last.content, tool_calls=[*last.tool_calls, *made.tool_calls])
+            last.tool_calls += made.tool_calls
         else:
             messages.append(made)
     return messages

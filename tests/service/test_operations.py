@@ -183,6 +183,8 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
         {"Host": "127.0.0.1.evil.example"},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Host": "[127.0.0.1"},
+        {"Origin": "http://[127.0.0.1"},
     ],
 )
 @pytest.mark.parametrize(
@@ -249,6 +251,8 @@ WORST: dict[str, Any] = {
     "alternatives": _form({"anyOf": [{"const": n, "type": "integer"} for n in range(5_000)]}),
     "patterns": _form({"pattern": "^(a+)+$", "type": "string"}),
     "values": {"stop": ["x"] * 90_000},
+    "messages": {"messages": ASKED * 5_000},
+    "too many messages": {"messages": [{"role": n} for n in range(40_000)]},
     "depth": {"metadata": json.loads("[" * 90 + "]" * 90)},
 }
 

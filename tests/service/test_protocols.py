@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -602,6 +603,22 @@ async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
     assert {entry.run_id for entry in entries} == {way.run_id}
     assert 'cascade_requests_total{cascade="support"' in metrics
     assert any(way.run_id in record.message for record in caplog.records)
+
+
+async def test_many_calls_are_read_in_a_time_that_grows_with_them_alone(served: Served) -> None:
+    """With their squares it would be minutes, in which nobody is answered."""
+    numbers = range(4_000)
+    calls = [{"function": {"name": f"f{n}", "arguments": {}}} for n in numbers]
+    results = [{"role": "tool", "tool_name": f"f{n}", "content": "x"} for n in reversed(numbers)]
+    messages = [{"role": "assistant", "content": "", "tool_calls": calls}, *results]
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    began = time.thread_time()
+    for asked in (
+        ("/api/chat", {"messages": messages}),
+        ("/v1/responses", {"input": [call] * 4_000}),
+    ):
+        assert (await served.post(asked)).status_code == 200
+    assert time.thread_time() - began < 10
 
 
 @pytest.mark.parametrize("retries", [1, 2])
