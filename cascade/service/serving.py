@@ -120,8 +120,9 @@ def bound(listen: ListenConfig) -> socket.socket:
         ConfigurationError: the address is taken, or none of this machine.
     """
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` is for clients of both
     try:
-        made = socket.create_server((listen.host, listen.port), family=family)
+        made = socket.create_server((listen.host, listen.port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigurationError(f"{listen.host}:{listen.port}: {error.strerror}.") from error
     made.set_inheritable(True)

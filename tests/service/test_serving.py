@@ -23,6 +23,7 @@ from openai import APIConnectionError, OpenAI
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.service import describe, ray_serve, read_config, serving
+from cascade.service.config import ListenConfig
 from tests.acceptance.test_22_gateway import Served as Running
 from tests.acceptance.test_22_gateway import serve
 from tests.acceptance.upstream import Answer, Held, Upstream
@@ -39,6 +40,14 @@ def test_what_cannot_run_is_said_before_it_is_opened(tmp_path: Path, upstream: U
     with pytest.raises(ConfigurationError, match="1 or more"):
         serving.serve(configured, workers=0)
     assert not (tmp_path / "ledger.db").exists()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
+@pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
+def test_all_of_a_machine_is_that_of_both_kinds_of_addresses(client: str) -> None:
+    with serving.bound(ListenConfig(host="::", port=0)) as made:
+        made.listen()
+        socket.create_connection((client, made.getsockname()[1]), 5).close()
 
 
 def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Upstream) -> None:
