@@ -461,6 +461,8 @@ def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Co
     config["callbacks"] = None
     if run_manager is not None:
         config["metadata"] = {**config["metadata"], **run_manager.metadata}
+        if thread := run_manager.metadata.get("thread_id"):  # no `configurable` comes this far
+            config["configurable"] = {"thread_id": thread, **config["configurable"]}
         handlers, above = run_manager.inheritable_handlers, run_manager.run_id
         if any(map(_looks_on, handlers)):
             config["callbacks"] = looking_on(handlers, above)

@@ -184,11 +184,9 @@ def can_change(signal: NextSignal, confidence: float, threshold: float) -> str |
 
 def dollars(amount: Decimal | float) -> str:
     """An amount for a reason: cents, or three significant digits below a dollar."""
-    value = float(amount)
-    if value == 0 or abs(value) >= 1:
-        return f"${value:,.2f}"
-    digits = max(2, 2 - math.floor(math.log10(abs(value))))
-    return f"${value:.{digits}f}"
+    sign, value = "−" * (amount < 0), abs(float(amount))
+    digits = 2 if value == 0 or value >= 1 else max(2, 2 - math.floor(math.log10(value)))
+    return f"{sign}${value:,.{digits}f}"
 
 
 # --- policies

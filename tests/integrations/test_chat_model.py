@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cascade import Cascade, MemoryLedger, tagged
 from cascade.errors import ConfigurationError, InputError, PersonNeededError
 from cascade.integrations.chat_model import CascadeChatModel, read_settings
-from cascade.middleware import ToolRisks
+from cascade.middleware import Shadow, ToolRisks
 from cascade.models.base import Request, guard
 from cascade.testing import ScriptedModel, reply
 
@@ -167,6 +167,18 @@ def test_strict_tools_are_sent_as_such(pair: Pair) -> None:
     cascade.as_chat_model().bind_tools([population], strict=True).invoke(Q)
     (sent,) = requests(cascade)[0].tools
     assert sent["function"]["strict"] is True
+
+
+def test_a_conversation_is_known_by_its_thread(pair: Pair) -> None:
+    model = pair(SURE, middleware=[Shadow(live_share=0.5)]).as_chat_model()
+    tiers = {
+        tuple(
+            model.invoke(Q, {"metadata": {"thread_id": thread}}).response_metadata["tier"]
+            for _ in range(5)
+        )
+        for thread in "abcdef"
+    }
+    assert tiers == {("small",) * 5, ("large",) * 5}
 
 
 async def test_no_message_is_no_question(pair: Pair) -> None:

@@ -105,6 +105,7 @@ def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> No
         ("0", "$0.00"),
         ("1234.5", "$1,234.50"),
         ("0.0000004567", "$0.000000457"),
+        ("-0.00261", "−$0.00261"),
     ],
 )
 def test_amounts_are_rounded_for_people(amount: str, text: str) -> None:
