@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +18,8 @@ from cascade.cli.options import Amount, Models, Policy, System, Text, must_be_fi
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from cascade.jobs import Done
+    from cascade.api import Cascade
+    from cascade.jobs import Done, Row
 
 
 @spread
@@ -67,6 +68,7 @@ def batch(
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
         cascade = make(opened)
+        _check_system(cascade, jobs.read_rows(source, column, system))
         made_with = jobs.made_with(cascade, system=system)
         path = output.with_name(f"{output.name}.journal")
         journal = opened.enter_context(jobs.Journal(path, made_with, fresh=fresh))
@@ -86,6 +88,33 @@ def batch(
         again = jobs.read_rows(source, column, system)
         written = jobs.write_output(output, again, journal, prefix=prefix)
     _report(done, output, written, len(unreadable))
+
+
+def _check_system(cascade: Cascade, rows: Iterable[Row]) -> None:
+    """Refuse a job whose drafts would all be escalated, since the calibration knows another system
+    message; where only some would be, say so."""
+    from cascade.questions import to_messages  # noqa: PLC0415 - heavy
+
+    made = cascade.calibration
+    if made is None or made.system_hash is None:
+        return
+    known, other = 0, 0
+    for row in rows:
+        if row.question is not None:
+            known += 1
+            other += made.mismatch(to_messages(row.question)) is not None
+    if not other:
+        return
+    told = (
+        f"{other:,} of {known:,} rows have another system message than the calibration was "
+        "made with, so that their drafts have no confidence and are escalated"
+    )
+    if other == known:
+        raise ConfigurationError(
+            f"{told}. Give it with --system (`cascade try` writes it into cascade.yaml), or leave "
+            "--calibration out. Nothing was asked."
+        )
+    say(f"{told}.", style="yellow")
 
 
 async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
@@ -117,14 +146,14 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
 
 
 def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
-    from cascade.evaluation.render import counted  # noqa: PLC0415 - heavy
+    from cascade.evaluation.render import counted, dollars  # noqa: PLC0415 - heavy
     from cascade.jobs.engine import INTERRUPTED  # noqa: PLC0415
 
     spent = None if done.unknown and not done.spent_usd else done.spent_usd
     paid = "an unknown amount" if spent is None else f"${spent:.6f}"
     known = f", {done.unknown:,} at an unknown cost" if done.unknown else ""
     sign = "≈ " if done.estimated else ""
-    saved = "unknown" if done.saved_usd is None else f"{sign}${done.saved_usd:.6f}"
+    saved = "unknown" if done.saved_usd is None else f"{sign}{dollars(done.saved_usd)}"
     told = (
         f"{output}: {written:,} rows; {done.answered:,} answered now, {done.resumed:,} before, "
         f"{done.escalated:,} escalated, {done.failed:,} failed\n"

@@ -347,7 +347,8 @@ class Calibration(Fitted, MadeFor):
         if self.task_hash != task_hash:
             raise CalibrationMismatchError(
                 "the calibration was made with other tools, another response_format or other "
-                "settings of the small tier: calibrate again, or restore them."
+                "settings of the small tier (temperature, max_tokens, options): give the same, or "
+                "calibrate again."
             )
 
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:

@@ -259,6 +259,27 @@ def test_what_was_tried_is_served_with_its_prompt(
     ]
 
 
+def test_a_job_whose_drafts_would_all_be_escalated_is_refused(
+    host: Upstream, tmp_path: Path
+) -> None:
+    play(host)
+    calibrate(tmp_path, "--system", "Sort.", "--temperature", "0")
+    asked, rows = len(host.asked()), tmp_path / "in.jsonl"
+    given = ("batch", rows, "--output", tmp_path / "out.csv", *MODELS, "--temperature", "0")
+    given += ("--calibration", tmp_path / "c.json")
+    alone = json.dumps({"question": "ticket 1 of a"}) + "\n"
+    rows.write_text(alone)
+    refused = commands.cascade(*given, code=2).err
+    assert "1 of 1 rows have another system message" in refused
+    assert "Give it with --system" in refused
+    assert len(host.asked()) == asked
+    rows.write_text(
+        alone + json.dumps({"messages": [["system", "Sort."], ["human", "ticket 2 of a"]]})
+    )
+    assert "1 of 2 rows have another system message" in commands.cascade(*given).err
+    assert "system message" not in commands.cascade(*given, "--fresh", "--system", "Sort.").err
+
+
 def serving(path: Path) -> FastAPI:
     ledger = f"sqlite:///{path.parent / 'ledger.db'}"
     return create_app(read_config(path, overrides={"auth": False, "ledger": ledger}))
