@@ -53,9 +53,6 @@ def play(host: Upstream) -> None:
     host.says("large", lambda seen: seen.last.split()[3])
 
 
-# --- evaluate
-
-
 @pytest.mark.parametrize(
     ("command", "given", "said"),
     [
@@ -107,9 +104,6 @@ def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
     assert commands.cascade(*given, **named).json["test_rows"] == 30
     tested.write_text("".join(whole[58:]))
     assert "2 of its rows are in" in commands.cascade(*given, **named, code=2).err
-
-
-# --- calibrate
 
 
 def test_recorded_answers_are_calibrated_on_without_asking_anybody(
@@ -196,9 +190,6 @@ def test_what_may_be_spent_unasked_is_the_sum_of_both_models(tmp_path: Path) -> 
     refused = commands.cascade(*given, "0", code=2, OPENAI_API_KEY="k").err
     dearest = max(re.findall(r"about \$([\d.]+)", refused))
     assert "say --yes" in commands.cascade(*given, dearest, code=2, OPENAI_API_KEY="k").err
-
-
-# --- try
 
 
 def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_path: Path) -> None:
@@ -323,9 +314,6 @@ def test_a_server_that_goes_while_it_is_recorded_ends_it(host: Upstream, tmp_pat
     assert {seen.body["options"]["temperature"] for seen in host.asked()} == {0}
 
 
-# --- demo
-
-
 def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     right = {str(e.messages[-1].text): e.reference for e in questions()}
 
@@ -343,9 +331,6 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     assert (len(document["assumed"]), "headline" in document) == (2, True)
     assert len(host.asked()) == 50
     assert "n=3" in commands.cascade("demo", "--n", 3, code=2).err
-
-
-# --- calibrating in one line
 
 
 @pytest.mark.parametrize(

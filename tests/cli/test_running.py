@@ -24,8 +24,6 @@ from tests.acceptance.setups import pair
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
 from tests.cli import terminal
 
-# --- batch
-
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
@@ -104,9 +102,6 @@ def test_rows_in_a_batch_are_told(rows: Path, capsys: pytest.CaptureFixture[str]
     assert "3 rows wait for their provider" in capsys.readouterr().err
 
 
-# --- doctor
-
-
 def found(*arguments: object, code: int = 0, **env: str) -> dict[str, Any]:
     done = commands.cascade("doctor", *arguments, "--json", code=code, **env)
     return {each["name"]: each for each in done.json}
@@ -180,9 +175,6 @@ def test_doctor_finds_keys_and_never_shows_them(host: Upstream, without: Any) ->
     assert "secret" not in shown + json.dumps(checks)
 
 
-# --- report
-
-
 @pytest.fixture
 def ledger(host: Upstream, tmp_path: Path) -> str:
     """The address of a ledger with four runs of two teams."""
@@ -226,8 +218,6 @@ def test_a_report_has_a_breakdown_and_a_page_that_can_be_written(ledger: str) ->
 def test_a_selection_that_means_nothing_is_named(given: tuple[str, ...], said: str) -> None:
     assert said in commands.cascade("report", "sqlite:///none.db", *given, code=2).err
 
-
-# --- serve and keys
 
 CONFIG = """\
 ledger: "${LEDGER}"
@@ -315,9 +305,6 @@ def test_a_configuration_without_keys_says_so(config: Path, ledger: str | None, 
     first = "" if ledger is None else f"ledger: {ledger}\n"
     config.write_text(f"{first}auth: false\n{CONFIG.partition(chr(10))[2]}")
     assert said in commands.cascade("keys", "list", config, code=2).err
-
-
-# --- lessons and teach
 
 
 ASKED = (

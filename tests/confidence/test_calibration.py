@@ -89,7 +89,6 @@ def test_before_any_score_there_is_the_base_rate_and_an_outlook() -> None:
     """Otherwise a draft whose free signals are no scores would never be asked about."""
     calibration = made(drafts(80), [("text", 0), ("p_true", 1)])
     first = calibration.estimate({"answer_words": 3.0}, ("text",))
-    assert first is not None
     assert first.confidence == pytest.approx(calibration.quality.accuracy_small, abs=0.02)
     assert not first.calibrated, "eighty labels do not show a base rate"
     outlook = calibration.outlook(first.confidence, ("text",))
@@ -118,11 +117,8 @@ def test_a_gain_head_is_kept_where_it_predicts_better_and_gives_p_large_per_ques
     assert calibration.gain_share > 0.5
     base = drafts(1)[0].features
     short, long = (calibration.estimate({**base, "token_count": n}, NAMES) for n in (2.0, 55.0))
-    assert short is not None
-    assert long is not None
     assert 0 <= (short.p_large or 0) < (long.p_large or 0) <= 1
     early = calibration.estimate(base, FREE)
-    assert early is not None
     assert early.p_large == calibration.p_large
 
 
@@ -152,8 +148,6 @@ def test_a_calibration_says_whether_to_use_it(chance: str, n: int, code: str) ->
 def test_an_estimate_uses_the_last_stage_whose_signals_were_taken() -> None:
     row = {**drafts(1)[0].features, "p_true": 0.05}
     free, all_of_them = usual().estimate(row, FREE), usual().estimate(row, NAMES)
-    assert free is not None
-    assert all_of_them is not None
     assert all_of_them.confidence < free.confidence
     lost = {name: value for name, value in row.items() if name != "p_true"}
     assert usual().estimate(lost, NAMES) is not None

@@ -35,15 +35,12 @@ def test_spellings_of_both_words_are_read(word: str, other: str, expected: float
     assert p_true(check(token((word, 0.75), (other, 0.25)))) == pytest.approx(expected)
 
 
-def test_the_answering_token_may_come_after_white_space() -> None:
+def test_white_space_is_passed_over_and_an_unlisted_word_as_likely_as_the_last_listed() -> None:
     blank = token(("\n", 0.9), ("False", 0.05), ("x", 0.05))
     assert p_true(check(blank, token(("True", 0.9), ("False", 0.1)))) == pytest.approx(0.9)
     alone = token(("\n", 0.2), ("True", 0.6), ("False", 0.2))
     assert p_true(check(alone)) == pytest.approx(0.75)
-
-
-def test_an_unlisted_word_may_be_as_likely_as_the_least_likely_listed_one() -> None:
-    """A reply that names one word alone is no certainty about it."""
+    # A reply that names one word alone is no certainty about it.
     one = token(("True", 0.6), ("The", 0.2), ("Answer", 0.15))
     assert p_true(check(one)) == pytest.approx(0.6 / 0.65)
     against = token(("False", 0.6), ("The", 0.2), ("Answer", 0.15))
@@ -129,7 +126,6 @@ def test_earlier_turns_and_their_calls_are_data_too() -> None:
 )
 def test_words_to_the_checker_are_found(words: str) -> None:
     found = speaks_of_grading(f"{WRONG}. {words}")
-    assert found is not None
     assert len(found) <= 40
 
 

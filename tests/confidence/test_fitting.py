@@ -14,16 +14,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from cascade.confidence import calibration
 from cascade.confidence.calibrating import fit_calibrator, fit_gain, step_share, stratified_folds
-from cascade.confidence.calibration import (
-    FittedCalibrator,
-    columns_of,
-    margin_of,
-    matrix,
-    owner,
-    raw_score,
-    sigmoid,
-)
 from cascade.confidence.metrics import auroc, auroc_error, brier, ece
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 
@@ -34,7 +26,7 @@ def scores(n: int, *, seed: int = 0, slope: float = 1.0, other: float = 0.8) -> 
     """(n, 3) features, the logit of a score first, and labels drawn at σ(slope·(x₀ + other·x₁))."""
     rng = np.random.default_rng(seed)
     x = rng.normal(0.5, 1.5, (n, 3))
-    p = sigmoid(slope * (x[:, 0] + other * x[:, 1]))
+    p = calibration.sigmoid(slope * (x[:, 0] + other * x[:, 1]))
     return x, (rng.random(n) < p).astype(np.float64)
 
 
@@ -69,8 +61,10 @@ def table_of(
     rows: list[dict[str, float]], *signals: str, of: list[dict[str, float]] | None = None
 ) -> dict[str, Array]:
     """The columns of these rows, by name, made for others where some are given."""
-    columns = columns_of(rows if of is None else of, signals)
-    return dict(zip([c.name for c in columns], matrix(rows, columns, signals).T, strict=True))
+    columns = calibration.columns_of(rows if of is None else of, signals)
+    return dict(
+        zip([c.name for c in columns], calibration.matrix(rows, columns, signals).T, strict=True)
+    )
 
 
 def test_a_score_is_on_the_logit_scale_and_an_unbounded_value_on_its_own() -> None:
@@ -88,7 +82,7 @@ def test_sure_scores_are_not_tied_and_votes_are_no_certainties() -> None:
     sure = table_of([{"s": p} for p in (0.5, 0.99, 0.9999, 0.99999)], "s")["raw"]
     assert len(set(sure.tolist())) == 4
     for votes in ([0.0, 0.2, 1.0], [0.0, 1.0]):
-        assert margin_of(np.array(votes)) == 0.02
+        assert calibration.margin_of(np.array(votes)) == 0.02
 
 
 def test_columns_come_in_the_order_of_trust_and_the_only_score_is_not_there_twice() -> None:
@@ -98,8 +92,8 @@ def test_columns_come_in_the_order_of_trust_and_the_only_score_is_not_there_twic
     assert list(several) == ["raw", "p_true", "mine", "logprob_mean", "prompt_words"]
     alone = table_of(rows, "p_true", "prompt")
     assert list(alone) == ["raw", "logprob_mean", "mine", "prompt_words"]
-    assert raw_score(features, ["logprobs", "p_true", "mine"]) == 0.2
-    assert raw_score({"a": float("nan")}, ["a"]) is None
+    assert calibration.raw_score(features, ["logprobs", "p_true", "mine"]) == 0.2
+    assert calibration.raw_score({"a": float("nan")}, ["a"]) is None
 
 
 @pytest.mark.parametrize(
@@ -112,14 +106,14 @@ def test_columns_come_in_the_order_of_trust_and_the_only_score_is_not_there_twic
 )
 def test_a_feature_is_of_the_signal_that_is_called_so(feature: str, expected: str | None) -> None:
     names = ["p", "p_true", "logprobs", "logprob_x", "prompt", "prompt_votes"]
-    assert owner(feature, names) == expected
+    assert calibration.owner(feature, names) == expected
 
 
 @pytest.mark.parametrize(("slope", "less"), [(1.0, 1.5), (0.3, 0.5)])
 def test_an_overconfident_score_alone_is_brought_down(slope: float, less: float) -> None:
     fitted = fit_calibrator(*scores(300, slope=slope, other=0.0))
     unseen, truth = scores(3000, seed=1, slope=slope, other=0.0)
-    raw = ece(sigmoid(unseen[:, 0]), truth)
+    raw = ece(calibration.sigmoid(unseen[:, 0]), truth)
     assert ece(fitted.predict(unseen), truth) < max(0.04, less * raw)
 
 
@@ -128,7 +122,7 @@ def test_more_columns_are_taken_where_they_pay_and_no_more_than_labels_allow() -
     fitted = fit_calibrator(x, labels)
     assert fitted.share > 0.8
     unseen, truth = scores(2000, seed=1)
-    base = FittedCalibrator(base=fitted.base)
+    base = calibration.FittedCalibrator(base=fitted.base)
     assert brier(fitted.predict(unseen), truth) < 0.9 * brier(base.predict(unseen), truth)
     wide = np.hstack([x[:60], np.random.default_rng(0).normal(size=(60, 50))])
     few = fit_calibrator(wide, labels[:60]).full
@@ -161,8 +155,8 @@ def answered(n: int, *, seed: int = 0) -> tuple[Array, Array, Array]:
     """(n, 4) features with gaps, and which model was right."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 4))
-    small = (rng.random(n) < sigmoid(x[:, 0])).astype(np.float64)
-    large = (rng.random(n) < sigmoid(1.5 + 0.5 * x[:, 1])).astype(np.float64)
+    small = (rng.random(n) < calibration.sigmoid(x[:, 0])).astype(np.float64)
+    large = (rng.random(n) < calibration.sigmoid(1.5 + 0.5 * x[:, 1])).astype(np.float64)
     x[:, 1:][rng.random((n, 3)) < 0.05] = np.nan
     return x, small, large
 

@@ -58,9 +58,6 @@ async def unasked(signal: Signal, probe: Probe) -> Completion:
     raise AssertionError(probe)
 
 
-# --- log-probabilities of the draft
-
-
 def test_log_probability_features_are_those_computed_by_hand() -> None:
     features = logprob_features([TokenLogprob("x", v) for v in (-0.1, -0.2, -2.0, -0.5)])
     expected = {"logprob_mean": -0.7, "logprob_min": -2.0, "logprob_window_min": -0.7}
@@ -88,9 +85,6 @@ async def test_a_tool_call_is_scored_by_its_name_and_values_and_not_by_the_text_
     assert (await taken(LogprobSignal(), [], said("Hm.", 0.5, calls=[CALL])))[0] == {}
 
 
-# --- text and question
-
-
 async def test_markers_of_the_text_are_found_also_with_curly_apostrophes() -> None:
     text = BUILT_IN["text"]()
     for words in ("I can't say.", "I can’t say.", "I’m sorry.", "As an AI model"):
@@ -100,9 +94,6 @@ async def test_markers_of_the_text_are_found_also_with_curly_apostrophes() -> No
     features, _ = await taken(text, [], said("Perhaps Rome", finish_reason="length"))
     markers = {"answer_truncated": 1.0, "answer_refuses": 0.0, "answer_hedges": 1.0}
     assert features == {"answer_words": 2.0} | markers
-
-
-# --- trajectories
 
 
 def test_a_recorded_trajectory_has_features_at_every_step() -> None:
@@ -145,9 +136,6 @@ async def test_the_messages_of_an_agents_run_are_its_trajectory() -> None:
     assert (await taken(TrajectorySignal()))[0] == {}
 
 
-# --- self-consistency
-
-
 async def test_samples_are_weighted_by_their_own_confidence_as_in_cisc() -> None:
     samples = [said("42", 0.9), said("41", 0.4), said("42", 0.5)]
     features, probes = await taken(SelfConsistency(3, temperature=0.7), samples)
@@ -179,9 +167,6 @@ def test_a_decided_vote_is_on_the_side_of_the_full_vote(votes: list[tuple[bool, 
     assert len(got) <= signal.calls
 
 
-# --- other askers
-
-
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
@@ -205,9 +190,6 @@ async def test_another_model_reads_the_draft_without_writing() -> None:
     assert PrefillScore("m").score(features) == features["prefill"]
     assert (await taken(PrefillScore("m"), ["no log-probs"]))[0] == {}
     assert await taken(PrefillScore("m"), [], "") == ({}, [])
-
-
-# --- functions of the user's
 
 
 @pytest.mark.parametrize("value", [37, math.nan, math.inf])
@@ -261,9 +243,6 @@ async def test_the_first_call_that_fails_ends_the_others() -> None:
     with pytest.raises(TimeoutError):
         await take(SelfConsistency(2), ASKED, ask)
     assert ended == ["failed", "cancelled"]
-
-
-# --- names
 
 
 @pytest.mark.parametrize(

@@ -61,16 +61,12 @@ DOCUMENT = Document(
 )
 
 
-def test_a_page_is_well_formed_and_loads_nothing() -> None:
+def test_a_page_is_well_formed_and_loads_its_style_sheet_alone() -> None:
     for part in ElementTree.fromstring(f"<main>{body(DOCUMENT)}</main>").iter():
         assert not {"src", "href", "style", "onload", "onclick"} & set(part.keys())
     assert not any(said in to_page(DOCUMENT) for said in ("<script", "@import", "url("))
-
-
-def test_the_pages_own_policy_allows_its_style_sheet_alone() -> None:
     page = to_page(DOCUMENT)
     style = re.search(r"<style>(.*?)</style>", page, re.S)
-    assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
     assert f"default-src 'none'; style-src 'sha256-{digest}';" in page
 

@@ -28,9 +28,7 @@ def text(found: Plan) -> str:
 
 def test_the_saving_is_what_accepted_drafts_spare_less_draft_and_check() -> None:
     found = planned(accept_rate=0.6, check_usd="0.001")
-    assert found.saved_per_1000_usd is not None
     assert found.saved_per_1000_usd.value == 9  # 1000 · (0.6 · 0.02 − 0.002 − 0.001)
-    assert found.relative_cost is not None
     assert found.relative_cost.value == Decimal("0.55")
     assert "saves $9.00 per 1,000 requests" in text(found)
 

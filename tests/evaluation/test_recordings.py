@@ -95,14 +95,11 @@ def test_a_place_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None
         TranscriptWriter(tmp_path / "file" / "t.jsonl")
 
 
-def test_the_rows_of_a_pair_are_in_the_order_of_their_ids() -> None:
+def test_two_models_are_named_and_their_rows_in_the_order_of_their_ids() -> None:
     rows = [record("b", s=RIGHT, l=RIGHT), record("a", s=RIGHT, l=RIGHT), record("c", s=RIGHT)]
     assert [row.id for row in rows_of_pair(rows, "s", "l")] == ["a", "b"]
     with pytest.raises(ConfigurationError, match=r"no row has both 's' and 'x'.*s \(3\), l \(2\)"):
         rows_of_pair(rows, "s", "x")
-
-
-def test_two_models_are_named() -> None:
     rows = [record("1", a=RIGHT, b=RIGHT)]
     assert name_pair(rows, "a", "b") == ("a", "b")
     for small, large in ((None, "b"), ("a", None), ("a", "a")):

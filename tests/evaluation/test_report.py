@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.audit import Quality
 from cascade.evaluation.render import to_json, words
-from cascade.evaluation.report import Report, make_report, report_of
+from cascade.evaluation.report import make_report, report_of
 from cascade.ledger.base import Selection
 from cascade.ledger.feedback import Feedback
 from cascade.ledger.store import open_store
@@ -37,14 +36,9 @@ from tests.evaluation.ledgers import (
 )
 
 DAY = timedelta(days=1)
-
-
-def quality(report: Report) -> Quality:
-    assert report.quality is not None
-    return report.quality
-
-
-# The headline
+BY_HAND = {"node": "person", "tier": "person"}
+OTHER = {"tier": "other", "baseline_usd": usd("0.004"), "basis": "estimated"}
+CACHED = Story().draft().accept(CENT, rate=1.0).call("audit", usd("0.004"))
 
 
 def test_the_verified_saving_is_the_lower_end_of_the_interval() -> None:
@@ -54,7 +48,7 @@ def test_the_verified_saving_is_the_lower_end_of_the_interval() -> None:
     assert report.document.tone == "good"
     assert "Saves: a verified net saving of at least $" in text_of(report)
     # What was checked comes first, and the bound after it.
-    assert quality(report).sentence.startswith("0 of 30 checked drafts were worse")
+    assert report.quality.sentence.startswith("0 of 30 checked drafts were worse")
 
 
 def test_before_any_audit_the_saving_is_estimated_within_assumed_limits() -> None:
@@ -71,8 +65,8 @@ def test_with_nothing_accepted_the_saving_is_measured() -> None:
     report = reported([Story().escalated() for _ in range(3)])
     assert (report.status, report.verdict) == ("measured", "loses")
     assert report.verified_usd == pytest.approx(-0.0003)
-    assert quality(report).loss.high == 0
-    assert quality(report).sentence.startswith("No accepted draft has been checked")
+    assert report.quality.loss.high == 0
+    assert report.quality.sentence.startswith("No accepted draft has been checked")
     assert report.document.tone == "bad"
 
 
@@ -94,12 +88,8 @@ def test_no_figure_has_two_values() -> None:
 def test_cost_per_right_answer_counts_the_wrong_ones_out() -> None:
     told = [*audited(5, loss=1.0, rate=1.0), *audited(5, rate=1.0), Story().escalated()]
     report = reported(told)
-    assert report.right_usd is not None
     assert report.right_usd.value == pytest.approx((11 * 0.0001 + 10 * 0.02 + 0.01) / 6)
     assert reported(accepted(3)).right_usd is None
-
-
-# Costs that are unknown
 
 
 def test_calls_without_a_price_leave_nothing_verified() -> None:
@@ -130,9 +120,6 @@ def test_what_is_assumed_for_an_unknown_cost_counts_as_spent() -> None:
     assert "; $0.002 assumed for 1 unknown cost" in fact_of(report, "spent")[1]
 
 
-# How runs end
-
-
 @pytest.mark.parametrize(
     ("story", "outcome", "saved"),
     [
@@ -143,11 +130,7 @@ def test_what_is_assumed_for_an_unknown_cost_counts_as_spent() -> None:
         (Story().draft().decide("abstain"), "abstained", "-0.0001"),
         (Story().draft().decide("ask"), "person", "-0.0001"),
         (Story().draft().decide("ask").accept(node="person"), "accepted", "0.0099"),
-        (
-            Story().draft().decide("ask").accept(Decimal(0), node="person", tier="person"),
-            "person",
-            "-0.0001",
-        ),
+        (Story().draft().decide("ask").accept(Decimal(0), **BY_HAND), "person", "-0.0001"),
         (Story().fails("draft", usd("0.001")), "unfinished", "-0.001"),
         (Story().draft().decide("escalate"), "unfinished", "-0.0001"),
         (Story().tell("cache"), "cached", "0"),
@@ -166,10 +149,7 @@ def test_each_end_of_a_run_has_its_place(story: Story, outcome: str, saved: str)
     ("fields", "ends"),
     [
         # Another large model in its place earns at most its own cost.
-        (
-            {"tier": "other", "baseline_usd": usd("0.004"), "basis": "estimated"},
-            (-0.0101, -0.0061, -0.0001),
-        ),
+        (OTHER, (-0.0101, -0.0061, -0.0001)),
         # A prompt that the large model would have had in its cache.
         ({"baseline_usd": usd("0.008"), "basis": "measured"}, (-0.0021, -0.0021, -0.0021)),
     ],
@@ -193,19 +173,15 @@ def test_the_escalation_rate_is_of_decided_requests() -> None:
         Story().fails("draft"),
     ]
     rate = reported(told).escalation
-    assert rate is not None
     assert (rate.value, rate.n) == (0.3, 10)
     assert rate.low < 0.3 < rate.high
 
 
-# Audits
-
-
 def test_an_audit_that_could_not_be_compared_counts_for_the_saving_alone() -> None:
     report = reported([*audited(10), *audited(10, loss=None), *accepted(20, rate=0.5)])
-    assert (report.saving.saving.n, quality(report).checked) == (20, 10)
-    all_came = quality(reported([*audited(20), *accepted(20, rate=0.5)]))
-    assert quality(report).loss.numbers[2] > all_came.loss.numbers[2]
+    assert (report.saving.saving.n, report.quality.checked) == (20, 10)
+    all_came = reported([*audited(20), *accepted(20, rate=0.5)]).quality
+    assert report.quality.loss.numbers[2] > all_came.loss.numbers[2]
 
 
 @pytest.mark.parametrize(
@@ -213,15 +189,7 @@ def test_an_audit_that_could_not_be_compared_counts_for_the_saving_alone() -> No
     [
         # A cache made the call of the audit cheaper: the result says by how much the prediction
         # was off.
-        (
-            Story()
-            .draft()
-            .accept(CENT, rate=1.0)
-            .call("audit", usd("0.004"))
-            .tell("audit", loss=0.0, baseline_usd=usd("-0.002")),
-            0.008,
-            0.008 - 0.004 - 0.0001,
-        ),
+        (CACHED.tell("audit", loss=0.0, baseline_usd=usd("-0.002")), 0.008, 0.008 - 0.0041),
         # A judge is spend, and no price of the large model.
         (Story().draft().accept(rate=1.0).audit(judge=usd("0.5")), 0.012, -0.5 - 0.0001),
         # It is measured also where the draft had no chance of it.
@@ -234,7 +202,7 @@ def test_an_audit_measures_the_baseline(story: Story, bill: float, saved: float)
     assert report.saving.saving.value == pytest.approx(saved)
 
 
-def test_drafts_that_could_not_be_audited_enter_with_assumed_limits() -> None:
+def test_drafts_without_an_audit_enter_with_assumed_limits_and_are_noticed() -> None:
     half = [*audited(20), *accepted(20, rate=0.5)]
     rated, both = reported(half), reported([*half, *accepted(40)])
     gained = both.saving.saving.value - rated.saving.saving.value
@@ -242,9 +210,6 @@ def test_drafts_that_could_not_be_audited_enter_with_assumed_limits() -> None:
     low = both.saving.saving.low - rated.saving.saving.low
     assert low == pytest.approx(40 * (0.01 / 5 - 0.0001))
     assert "could not be audited (auditing off, or its budget used up): 40 of 80" in text_of(both)
-
-
-def test_audits_that_never_came_or_could_not_come_are_noticed() -> None:
     assert "Nothing is known about quality" in text_of(reported(accepted(5, rate=0.0)))
     assert "About 40 audits were due; 0 have a result" in text_of(reported(accepted(200, rate=0.2)))
 
@@ -258,9 +223,6 @@ def test_confidence_and_correctness_of_audited_drafts_are_drawn() -> None:
     (low, below), *_, (_, above) = picture.series[1].points
     assert low == pytest.approx(0.6)
     assert below < 0.7 < above
-
-
-# Verdicts
 
 
 def test_a_cascade_that_loses_is_to_be_switched_off() -> None:
@@ -284,9 +246,6 @@ def test_a_saving_at_the_price_of_quality_is_told_with_it() -> None:
     report = reported([*audited(40, loss=1.0), *accepted(400, rate=0.1)])
     assert report.verdict == "saves"
     assert "; but it lost at least " in report.reason
-
-
-# What is wrong now
 
 
 def test_a_tier_whose_last_calls_failed_is_wrong_now() -> None:
@@ -320,9 +279,6 @@ async def test_a_call_whose_process_died_is_told(tmp_path: Path) -> None:
         report = await make_report(store)
     assert "Calls of unknown outcome: 1." in report.trouble[0]
     assert report.requests == 1
-
-
-# Groups
 
 
 def test_tokens_from_caches_stand_apart_by_tier() -> None:
@@ -368,16 +324,12 @@ def test_events_verdicts_of_people_and_calls_under_way_are_no_requests() -> None
     assert report.requests == 1
 
 
-# Thresholds
-
-
 def test_other_thresholds_agree_with_the_report_at_the_one_in_force() -> None:
     report = reported(World(300, 1).stories(0.3, 2)[0])
     [now] = [choice for choice in report.what_if if choice.in_force]
     assert (now.threshold, now.saving) == (0.35, report.saving.saving)
-    assert report.escalation is not None
     assert now.escalated == pytest.approx(report.escalation.value)
-    wrong = quality(report).error_rate.numbers[2] * (1 - now.escalated)
+    wrong = report.quality.error_rate.numbers[2] * (1 - now.escalated)
     assert now.worse.high == pytest.approx(wrong)
     assert "The threshold in force is 0.350" in text_of(report)
     # A higher one costs more and lets less through.
@@ -407,17 +359,11 @@ def test_shadow_runs_say_what_going_live_would_give() -> None:
     assert "live at 0.500 it would have saved $0.099, with 0.0 %" in reported(told).reason
 
 
-# Periods
-
-
-def test_a_run_belongs_to_the_period_in_which_it_begins() -> None:
+def test_a_run_belongs_to_the_period_in_which_it_begins_and_its_audit_to_its_own() -> None:
     story = Story(NOON - timedelta(seconds=2)).draft().accept(rate=1.0).audit()
     before = reported([story], Selection(until=NOON))
     after = reported([story], Selection(since=NOON), compare=False)
-    assert (before.requests, after.requests, quality(before).checked) == (1, 0, 1)
-
-
-def test_an_audit_that_comes_late_is_paid_in_its_own_period() -> None:
+    assert (before.requests, after.requests, before.quality.checked) == (1, 0, 1)
     story = Story(NOON - 5 * HOUR).draft().accept(rate=1.0)
     story.at = NOON
     report = reported([story.audit()], Selection(since=NOON), compare=False)
@@ -450,9 +396,6 @@ def test_a_wrong_use_is_named(selection: Selection, options: Any, message: str) 
         reported(accepted(1), selection, **options)
 
 
-# A database, and machines
-
-
 async def test_a_ledger_of_weeks_is_read_in_parts(tmp_path: Path) -> None:
     told, _ = World(80, 3).stories(0.3, 4)
     told.append(Story(NOON + 8 * DAY).draft(None, note="no price").accept())
@@ -476,9 +419,6 @@ def test_sums_hold_to_the_last_digit() -> None:
     assert (total.cost, total.saved) == (sum(amounts), -sum(amounts))
 
 
-# A world of which the truth is known
-
-
 def test_the_intervals_cover_the_truth() -> None:
     """Of 100 worlds; 92 % or more, as 95 % intervals do with all but certainty."""
     inside = np.zeros(2)
@@ -487,7 +427,7 @@ def test_the_intervals_cover_the_truth() -> None:
         told, paid = world.stories(0.15, 1000 + seed)
         report = report_of(books_of(told))
         for i, (figure, truth) in enumerate(
-            ((report.saving.saving, world.saved - paid), (quality(report).loss, world.lost))
+            ((report.saving.saving, world.saved - paid), (report.quality.loss, world.lost))
         ):
             _, low, high = figure.numbers
             inside[i] += low <= truth <= high

@@ -88,7 +88,6 @@ def test_the_same_stop_looks_at_a_run_that_is_under_way(tmp_path: Path) -> None:
     run = [AIMessage("", tool_calls=[call]), result]
     assert stop([HumanMessage(first.prompt)], []) is None
     said = stop([HumanMessage(first.prompt)], run)
-    assert said is not None
     assert said.startswith("after 1 steps its chance of success is below")
     with pytest.raises(ConfigurationError, match="no early stop"):
         EarlyStop.load(tmp_path / "none.json")
@@ -105,15 +104,12 @@ def test_costs_of_steps_that_nobody_knows_are_shared_out_by_their_number() -> No
     assert spent_until(unknown, np.ones(2)) == pytest.approx(whole / lengths)
 
 
-def test_the_run_and_the_task_decide_where_nothing_checks_it() -> None:
+def test_the_run_and_the_task_decide_where_nothing_checks_it_and_it_pays() -> None:
     found = evaluate(pair(n=500, cost=0.05), Options(repeats=1, within=0.05))
     assert (found.verdict, found.shape) == ("cascade", "gain")
     other = pair(n=500, seed=1, cost=0.05)
     unseen = evaluate(pair(n=500, cost=0.05), Options(repeats=1, within=0.05), test=other)
     assert abs(unseen.recommended.cost.value - found.recommended.cost.value) < 0.15
-
-
-def test_it_is_off_where_it_does_not_pay() -> None:
     assert evaluate(pair(cost=0.004, large=0.95), Options(repeats=1)).verdict == "off"
 
 

@@ -95,30 +95,31 @@ def test_the_document_has_menu_baselines_and_a_picture(good: Evaluation) -> None
     assert set(good.rankings) == {"gain", "router"}
 
 
+USELESS = {"informative": False, "cheap": 0.5 * DEAR}
+
+
 @pytest.mark.parametrize(
-    ("rows", "begins", "holds"),
+    ("n", "rows", "begins", "holds"),
     [
         (
-            recording(400, informative=False, cheap=0.5 * DEAR, large_right=1.0),
-            "Switch it off and let large answer everything",
+            400,
+            USELESS,
+            " and let large answer everything",
             "no cascade with small saves money within 1 point of large",
         ),
+        (200, {"cheap": 2 * DEAR}, "", "a draft costs 200.0 % of a large answer"),
         (
-            recording(200, cheap=2 * DEAR, large_right=1.0),
-            "Switch it off",
-            "a draft costs 200.0 % of a large answer",
-        ),
-        (
-            recording(60, informative=False, cheap=0.5 * DEAR, large_right=1.0),
-            "Switch it off",
+            60,
+            USELESS,
+            "",
             "on these 60 rows, which are too few to be sure: about 140 more would tell.",
         ),
     ],
 )
-def test_what_does_not_save_is_turned_off(rows: list[Transcript], begins: str, holds: str) -> None:
-    off = found(rows)
+def test_what_does_not_save_is_turned_off(n: int, rows: Any, begins: str, holds: str) -> None:
+    off = found(recording(n, large_right=1.0, **rows))
     assert (off.verdict, off.recommended.off, off.shape) == ("off", True, "off")
-    assert off.sentence.startswith(begins)
+    assert off.sentence.startswith(f"Switch it off{begins}")
     assert holds in off.sentence
     assert "95 % interval" not in text(off)
 

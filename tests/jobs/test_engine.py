@@ -55,11 +55,16 @@ async def test_sums_are_those_of_the_ledger_whose_entries_carry_the_rows(tmp_pat
     assert {tags["row"] for tags in store.tags.values()} == {"0", "1", "2", "3", "4"}
 
 
-async def test_a_row_with_another_question_than_before_is_asked_again(tmp_path: Path) -> None:
+async def test_another_question_is_asked_again_and_another_cascade_begins_anew(
+    tmp_path: Path,
+) -> None:
     await run(pair(), rows(3), tmp_path / "j")
     changed = [*rows(2), Row(2, {}, "another one")]
     again = await run(pair(), changed, tmp_path / "j")
     assert (again.resumed, again.answered) == (2, 1)
+    await run(pair(), rows(1), tmp_path / "j")
+    with pytest.raises(ConfigurationError, match="begun with another settings"):
+        await run(pair(price_of_error=0.5), rows(1), tmp_path / "j")
 
 
 async def test_what_cannot_be_kept_to_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
@@ -116,7 +121,6 @@ async def test_a_person_who_is_needed_is_an_error_with_the_drafts_cost(tmp_path:
     done = await run(pair(policy=Asks(0.8)), rows(1), tmp_path / "j")
     with Journal(tmp_path / "j", made_with(pair(policy=Asks(0.8)))) as journal:
         record = journal.find(0)
-    assert record is not None
     assert str(record.error).startswith("PersonNeededError")
     assert record.cost_usd == done.spent_usd > 0
 
@@ -130,9 +134,3 @@ async def test_a_journal_that_cannot_be_written_ends_the_job_with_its_error(
     monkeypatch.setattr(Journal, "add", full)
     with pytest.raises(LedgerError, match="no room"):
         await run(pair(), rows(9), tmp_path / "j", concurrency=3)
-
-
-async def test_another_cascade_does_not_go_on_with_the_answers_of_this_one(tmp_path: Path) -> None:
-    await run(pair(), rows(1), tmp_path / "j")
-    with pytest.raises(ConfigurationError, match="begun with another settings"):
-        await run(pair(price_of_error=0.5), rows(1), tmp_path / "j")

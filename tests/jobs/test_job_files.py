@@ -118,15 +118,14 @@ def test_a_row_that_is_new_or_has_changed_is_left_out(journal: Journal, tmp_path
     assert json.loads(line)["c_answer"] == "answer 0"
 
 
-def test_lists_and_truths_go_into_a_csv_as_json(journal: Journal, tmp_path: Path) -> None:
+def test_lists_and_truths_go_into_a_csv_as_json_and_no_rows_make_it_empty(
+    journal: Journal, tmp_path: Path
+) -> None:
     given = done(journal, {"tags": ["a", "ü"]}, {"tags": None})
     write_output(tmp_path / "o.csv", given, journal)
     with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert (first["tags"], second["tags"], first["degraded"]) == ('["a", "ü"]', "", "false")
-
-
-def test_no_rows_make_an_empty_file(journal: Journal, tmp_path: Path) -> None:
     for name in ("o.csv", "o.jsonl"):
         assert write_output(tmp_path / name, [], journal) == 0
         assert (tmp_path / name).read_text() == ""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,13 @@ def clock() -> Clock:
     return Clock()
 
 
-async def granted(budgets: Budgets, usd: Decimal, **limits: Decimal) -> Reservation:
+async def asked(kind: Any, budgets: Budgets, usd: Decimal, **limits: Any) -> Any:
     found = await budgets.reserve("key", usd, limits)  # type: ignore[arg-type]
-    assert isinstance(found, Reservation), found
+    assert isinstance(found, kind), found
     return found
 
 
-async def refused(budgets: Budgets, usd: Decimal, **limits: Decimal) -> Refusal:
-    found = await budgets.reserve("key", usd, limits)  # type: ignore[arg-type]
-    assert isinstance(found, Refusal), found
-    return found
+granted, refused = partial(asked, Reservation), partial(asked, Refusal)
 
 
 async def test_a_request_is_put_aside_then_counted_at_what_it_cost(url: str) -> None:
@@ -142,7 +140,6 @@ def spend_with_a_kill(url: str, paid: Path, limit: Decimal) -> None:
     paid.write_text("")
     replicas = [start(url, str(limit), str(paid)) for _ in range(4)]
     for replica in replicas:
-        assert replica.stdout is not None
         assert replica.stdout.readline() == "ready\n"
 
     def wait_for(what: Callable[[], bool]) -> None:

@@ -33,7 +33,6 @@ def test_a_verdict_is_free_and_holds_no_words(fields: dict[str, Any], loss: floa
     if loss is None:
         assert found is None
         return
-    assert found is not None
     assert (found.node, found.loss, found.cost_usd, found.saved_usd) == ("feedback", loss, 0, 0)
     assert "ann" not in found.model_dump_json()
     assert "fool" not in found.model_dump_json()

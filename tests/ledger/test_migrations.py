@@ -42,7 +42,6 @@ async def old(url: str) -> str:
 @pytest.fixture
 def newer(tmp_path: Path) -> tuple[Schema, Table]:
     metadata, table = notes("mood")
-    assert LEDGER.migrations is not None
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
     for name in ("env.py", "versions/0001_first.py"):

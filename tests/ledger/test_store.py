@@ -59,9 +59,6 @@ def full_disk(path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# --- calls that are about to be sent
-
-
 async def test_a_call_is_in_the_file_before_it_is_sent_in_its_order(url: str, path: Path) -> None:
     async with open_store(url) as store:
         await store.flush()
@@ -116,9 +113,6 @@ def test_event_loops_of_many_threads_lose_nothing(url: str, path: Path) -> None:
     assert sorted(rows(path, "ledger_begun")) == [f"{n}{i:02}" for n in "abcd" for i in range(50)]
 
 
-# --- crashes
-
-
 LEAVING = """
 import sys
 from cascade.ledger import open_store
@@ -149,9 +143,6 @@ def test_a_store_that_was_in_use_is_refused_after_a_fork(url: str, path: Path) -
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     store.close()
     assert rows(path, "ledger_begun") == ["parent"]
-
-
-# --- a database that is away
 
 
 async def test_on_a_full_disk_calls_fail_within_a_second_and_recovery_is_seen(
@@ -266,9 +257,6 @@ async def test_the_journal_is_moved_where_calls_take_all_entries_along(
         assert longest < 6_000_000, "all of them are more"
 
 
-# --- opening
-
-
 async def test_a_new_file_may_be_read_by_its_owner_alone(url: str, path: Path) -> None:
     async with open_store(url) as store:
         await store.begin(call())
@@ -321,9 +309,6 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "agent-cascade[store]" in done.stderr
 
 
-# --- reading
-
-
 async def test_a_column_that_is_none_is_named() -> None:
     async with open_store("memory://") as store:
         for name in ("price_usd", "decision.none", "node.x"):
@@ -343,9 +328,6 @@ def test_tags_within_tags_are_together_and_have_to_be_text() -> None:
         tagged(user=42).__enter__()  # type: ignore[arg-type]
 
 
-# --- what must not stay
-
-
 async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Path) -> None:
     async with open_store(url) as store:
         store.append([entry("old", at=MARCH, note="remember me"), entry("new")])
@@ -356,9 +338,6 @@ async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Pa
         assert rows(path) == ["new"]
         files = b"".join(file.read_bytes() for file in path.parent.glob("ledger.db*"))
         assert b"remember me" not in files
-
-
-# --- export
 
 
 async def test_an_export_has_every_entry_and_no_words_of_servers(url: str, tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ def stopping(model: Any, max_tokens: int | None = 10, **options: Any) -> Cascade
 
 async def test_white_space_before_the_answer_is_no_reason_to_stop() -> None:
     answer = reply("w0 w1", probability=1.0)
-    assert answer.logprobs is not None
     space = TokenLogprob(" ", -9.0)
     spaced = replace(answer, text=" w0 w1", logprobs=(space, *answer.logprobs))
     made = stopping(ScriptedModel([spaced], name="small"), signals=["text", "logprobs"])
@@ -111,7 +110,6 @@ WINDOWS = [-0.5 - i / 100 for i in range(30)]
 
 async def test_a_stretch_that_few_acceptable_drafts_had_stops_it() -> None:
     run = await draft(calibrated(WINDOWS), *[0.4] * 20)  # ln 0.4 = −0.92
-    assert run.stopped is not None
     assert "stopped after 16 tokens: the last 16 have a mean log-prob of -0.92" in run.stopped
     assert "10.00% of the drafts" in run.stopped
 
@@ -153,11 +151,8 @@ def test_a_cascade_in_which_nothing_tells_when_to_stop_is_refused(options: Any, 
         stopping(small(), **options)
 
 
-def test_a_small_model_without_log_probs_is_refused() -> None:
+async def test_a_model_without_log_probs_and_a_calibration_on_few_drafts_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="stream has log-probs"):
         pair(ScriptedModel("x", name="small"), middleware=[Abort()])
-
-
-async def test_a_calibration_on_too_few_drafts_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="log-probs of 5 drafts, and 9"):
         await draft(calibrated(WINDOWS[:5]), 1.0)

@@ -94,13 +94,6 @@ async def test_a_budget_is_of_the_day_as_the_store_tells_it(told: Any, found: li
     assert of(ledger, "verify")[0].decision.audit_rate == (1.0 if found else None)
 
 
-async def test_a_large_model_or_judge_without_a_price_can_have_no_budget() -> None:
-    with pytest.raises(ConfigurationError, match=r"large .* is unknown"):
-        await audited(price=None, audits=Audits(1.0, daily_usd=5))
-    with pytest.raises(ConfigurationError, match=r"judge .* is unknown"):
-        await audited(audits=Audits(1.0, daily_usd=5, judge=ScriptedModel("A", name="judge")))
-
-
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
 
 
@@ -175,8 +168,12 @@ def test_a_budget_that_is_no_amount_is_refused(amount: Any) -> None:
         Audits(daily_usd=amount)
 
 
-def test_audits_need_a_ledger_and_drafts() -> None:
+async def test_audits_need_a_ledger_and_drafts_and_a_budget_prices() -> None:
     with pytest.raises(ConfigurationError, match="ledger"):
         pair(middleware=[Audits()])
     with pytest.raises(ConfigurationError, match="only one here, or local_only"):
         Cascade(tiers=[large()], ledger=MemoryLedger(), middleware=[Audits()])
+    with pytest.raises(ConfigurationError, match=r"large .* is unknown"):
+        await audited(price=None, audits=Audits(1.0, daily_usd=5))
+    with pytest.raises(ConfigurationError, match=r"judge .* is unknown"):
+        await audited(audits=Audits(1.0, daily_usd=5, judge=ScriptedModel("A", name="judge")))

@@ -38,7 +38,6 @@ async def test_log_probs_are_kept_where_they_were_asked_for(store: Any) -> None:
         run = made.kernel.begin([HumanMessage(Q)], Settings(top_logprobs=0))
         await made.kernel.answer(run, CascadeRuntime(made.kernel))
         runs.append(run)
-    assert runs[1].draft is not None
     assert runs[1].draft.cached
     assert runs[1].draft.logprobs == runs[0].draft.logprobs is not None
 

@@ -171,7 +171,6 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
     drift = short(max_harm=0.05)
     kernel = await watching(drift)
     harm = drift._charts._harm
-    assert harm is not None
     drawn = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") < 0.5)
     passed = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") >= 0.5)
     verified(kernel, drawn, rate=0.5)

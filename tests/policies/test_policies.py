@@ -112,7 +112,7 @@ def test_amounts_are_rounded_for_people(amount: str, text: str) -> None:
     assert dollars(Decimal(amount)) == text
 
 
-def test_the_reason_says_whether_the_number_is_calibrated() -> None:
+def test_raw_scores_are_said_to_be_raw_and_may_have_a_threshold_of_their_own() -> None:
     raw = ThresholdPolicy().decide(judged(0.9, calibrated=False))
     assert raw.reason == "uncalibrated score 0.900 ≥ 0.800"
     calibrated = ThresholdPolicy().decide(judged(0.9))
@@ -120,9 +120,6 @@ def test_the_reason_says_whether_the_number_is_calibrated() -> None:
     assert (raw.calibrated, calibrated.calibrated) == (False, True)
     close = ThresholdPolicy(0.8).decide(judged(0.79999))
     assert close.reason == "confidence 0.79999 < 0.8", "no rounded contradiction"
-
-
-def test_raw_scores_may_have_a_threshold_of_their_own() -> None:
     policy = ThresholdPolicy(0.2, uncalibrated=0.9)
     assert policy.decide(judged(0.5)).threshold == 0.2
     assert policy.decide(judged(0.5, calibrated=False)).threshold == 0.9
@@ -229,13 +226,6 @@ def test_a_budget_cannot_spend_what_it_does_not_know() -> None:
     assert "unknown" in decision.reason
 
 
-def test_a_budget_learns_what_requests_cost_from_within_other_policies() -> None:
-    keeper = BudgetPolicy(0.001)
-    tell_cost(AbstainPolicy(keeper, 1.0), Decimal("0.1"))
-    assert keeper.shadow_price > 0
-    tell_cost(ThresholdPolicy(), Decimal("0.1"))  # has no use for it
-
-
 @pytest.mark.parametrize(
     ("confidence", "price", "action"),
     [(0.5, 0.001, "abstain"), (0.5, 0.1, "escalate"), (0.99, 0.001, "accept")],
@@ -245,6 +235,10 @@ def test_abstaining_is_chosen_when_cheapest(confidence: float, price: float, act
     assert decision.action == action
 
 
-def test_a_promise_is_seen_through_other_policies() -> None:
+def test_promises_and_budgets_are_found_within_other_policies() -> None:
     assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0)) == CERTIFICATE.max_harm
     assert promises(AbstainPolicy(ThresholdPolicy(), 1.0)) is None
+    keeper = BudgetPolicy(0.001)
+    tell_cost(AbstainPolicy(keeper, 1.0), Decimal("0.1"))
+    assert keeper.shadow_price > 0
+    tell_cost(ThresholdPolicy(), Decimal("0.1"))  # has no use for it

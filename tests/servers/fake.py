@@ -191,7 +191,6 @@ async def _send(request: web.Request, reply: replies.Reply) -> web.StreamRespons
 
 async def _send_raw(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
     """What stands in the parts, as it is; the connection ends with it."""
-    assert request.transport is not None
     for part in reply.parts:
         request.transport.write(part)
         await asyncio.sleep(reply.pause_s)

@@ -34,19 +34,15 @@ async def test_a_password_opens_the_page_alone(served: Served) -> None:
     assert [each.status_code for each in (asked, reload)] == [401, 401]
 
 
-async def test_pages_of_other_sites_are_refused(serve: Serve) -> None:
+async def test_other_sites_get_no_page_and_no_script_is_allowed(serve: Serve) -> None:
     async with serve(auth=False) as served:
         cross = await served.client.get("/", headers={"Sec-Fetch-Site": "cross-site"})
         link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
         opened = await served.client.get("/", headers=link)
-    assert (cross.status_code, opened.status_code) == (403, 200)
-
-
-async def test_the_policy_allows_no_script_and_no_other_host(serve: Serve) -> None:
-    async with serve(auth=False) as served:
         page = await served.client.get("/")
         style = await served.client.get("/static/page.css")
         gone = await served.client.get("/static/other.css")
+    assert (cross.status_code, opened.status_code) == (403, 200)
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'self'")
     assert "script" not in policy

@@ -25,8 +25,6 @@ from cascade.state import LedgerEntry
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import ASKED, Live, Serve, Served, write
 
-# --- configuration
-
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
@@ -126,15 +124,9 @@ async def test_a_changed_file_is_loaded_again_by_itself(
         assert (await served.ask()).headers["x-cascade-tier"] == "large"
 
 
-# --- admin and health
-
-
-async def test_admin_routes_need_an_admin_key(served: Served) -> None:
-    plain = served.as_key(await served.key("plain"))
-    assert (await served.client.post("/admin/reload", headers=plain)).status_code == 403
-
-
-async def test_health_metrics_and_the_openapi_document_are_there(served: Served) -> None:
+async def test_health_metrics_and_a_document_are_there_and_admin_routes_for_admins(
+    served: Served,
+) -> None:
     await served.ask()
     assert (await served.client.get("/healthz")).json() == {"status": "ok"}
     assert (await served.client.get("/readyz")).status_code == 200
@@ -150,6 +142,8 @@ async def test_health_metrics_and_the_openapi_document_are_there(served: Served)
     ]
     refs = set(json.dumps(document).split('"$ref": "#/components/schemas/')[1:])
     assert {ref.partition('"')[0] for ref in refs} <= set(document["components"]["schemas"])
+    plain = served.as_key(await served.key("plain"))
+    assert (await served.client.post("/admin/reload", headers=plain)).status_code == 403
 
 
 async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
@@ -171,9 +165,6 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
     assert answer.status_code == 503
     assert len(upstream.seen) == asked
     assert took_s < 10
-
-
-# --- without keys
 
 
 @pytest.mark.parametrize(
@@ -214,9 +205,6 @@ async def test_without_keys_this_machine_may_ask(serve: Serve) -> None:
     async with serve(auth=False) as served:
         own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
         assert (await served.ask(own)).status_code == 200
-
-
-# --- bodies
 
 
 async def test_long_and_packed_bodies_are_refused(serve: Serve) -> None:
@@ -287,9 +275,6 @@ def test_no_request_holds_up_the_others(running: Live, upstream: Upstream, kind:
 
 
 SLOW = 3 if os.environ.get("COVERAGE_RUN") or sys.gettrace() else 1
-
-
-# --- more of what may go wrong
 
 
 async def test_a_request_may_ask_for_less_time_to_itself(serve: Serve, upstream: Upstream) -> None:

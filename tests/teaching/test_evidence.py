@@ -18,9 +18,11 @@ def fed(gains: Sequence[float], rate: float = 1.0) -> Evidence:
     return evidence
 
 
-def test_a_group_goes_live_once_its_gains_are_no_chance() -> None:
+def test_a_group_goes_live_by_its_gains_and_hopeless_trials_become_rare() -> None:
     given = ([0.2] * 60, [0.2] * 5, [0.2, -0.2] * 30)
     assert [fed(gains).live for gains in given] == [True, False, False]
+    assert [fed([0.0] * n).trial for n in (7, 8, 400)] == [1.0, 1 / 16, 1 / 16]
+    assert fed([0.1] * 8).trial == fed([0.2] * 60).trial == 1.0
 
 
 def test_without_any_gain_a_group_goes_live_as_rarely_as_alpha_says() -> None:
@@ -38,11 +40,6 @@ def test_a_live_group_that_harms_is_dropped_and_comes_back_by_new_evidence() -> 
     while not evidence.live:
         evidence.put(Pair(0.2))
     assert list(evidence.pairs) == []  # what has changed begins anew
-
-
-def test_trials_without_hope_become_rare_and_never_end() -> None:
-    assert [fed([0.0] * n).trial for n in (7, 8, 400)] == [1.0, 1 / 16, 1 / 16]
-    assert fed([0.1] * 8).trial == fed([0.2] * 60).trial == 1.0
 
 
 def test_a_question_belongs_to_the_nearest_group_of_its_place() -> None:
