@@ -22,6 +22,7 @@ from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
     ToolMessage,
+    convert_to_messages,
     messages_from_dict,
     messages_to_dict,
 )
@@ -134,11 +135,19 @@ class AgentTier(CompositeModel):
     ) -> None:
         call = getattr(agent, "__call__", None)  # noqa: B004 - whose kind is asked
         coroutine = inspect.iscoroutinefunction(agent) or inspect.iscoroutinefunction(call)
-        if not (callable(agent) if fresh else hasattr(agent, "ainvoke") or coroutine):
+        if not (callable(agent) if fresh else isinstance(agent, Runnable) or coroutine):
             raise ConfigurationError(
-                f"AgentTier({agent!r}): give a graph, an agent, a Runnable or a coroutine function "
-                "of messages; with fresh=True, a function that makes one."
+                f"AgentTier({agent!r}): give a compiled graph, an agent, a Runnable or a coroutine "
+                "function of messages; with fresh=True, a function that makes one. A cascade is "
+                "one by its `graph`."
             )
+        if isinstance(irreversible, str):  # whose letters would be names
+            raise ConfigurationError(f"AgentTier(irreversible={irreversible!r}): give a list.")
+        for model, price in (prices or {}).items():
+            if not isinstance(price, Price):
+                raise ConfigurationError(
+                    f"AgentTier(prices=…): of {model!r}, {price!r} is no Price(input=…, output=…)."
+                )
         if takes_over not in get_args(TakesOver):
             there = ", ".join(get_args(TakesOver))
             raise ConfigurationError(f"AgentTier(takes_over={takes_over!r}): there are {there}.")
@@ -213,7 +222,7 @@ class AgentTier(CompositeModel):
             trajectory, reason = booking.trajectory, stopped.reason and "stopped"
         except GraphRecursionError as error:
             if call.node != "draft":
-                raise self._caller.malformed(f"it has used up its steps: {error}") from error
+                raise self._unread(f"has used up its steps: {error}") from error
             trajectory, reason = booking.trajectory, "length"
         except Exception as error:
             if is_control_flow(error):
@@ -272,12 +281,25 @@ class AgentTier(CompositeModel):
                     "into the graph around the cascade.",
                     model=self.name,
                 )
-            said = said.get("messages", ())
+            returned, said = f"keys {sorted(said)}", said.get("messages", ())
+        else:
+            returned = f"{said!r:.200}"
         said = AIMessage(said) if isinstance(said, str) else said
-        added = booking.added([said] if isinstance(said, BaseMessage) else list(said))
+        try:
+            messages = convert_to_messages([said] if isinstance(said, BaseMessage) else said)
+        except (TypeError, ValueError, NotImplementedError):
+            messages = []
+        added = booking.added(messages)
         if not added:
-            raise self._caller.malformed("it returned no message")
+            raise self._unread(
+                f"returned no message of its own, but {returned}: return messages, a text, or "
+                "{'messages': [...]}"
+            )
         return added
+
+    def _unread(self, why: str) -> MalformedResponseError:
+        said = f"{self.name} {why.rstrip('.')}."
+        return MalformedResponseError(said, model=self.name, billed=None)
 
     async def _made(self, stack: AsyncExitStack) -> Any:
         """The agent of an attempt."""
@@ -289,7 +311,7 @@ class AgentTier(CompositeModel):
         return await made if inspect.isawaitable(made) else made
 
     async def _asked(self, agent: Any, booking: _Booking, config: Any, call: Call) -> Any:
-        if not hasattr(agent, "ainvoke"):
+        if not isinstance(agent, Runnable):
             return await agent(booking.task)
         graph = _entered(agent)
         if not isinstance(graph, PregelProtocol):
@@ -347,8 +369,7 @@ class AgentTier(CompositeModel):
             error = ModelTimeoutError(said, model=self.name, billed=None)
         named = error if isinstance(error, CascadeError) else self._caller.failed(error)
         if named is None:
-            said = f"{self.name} failed with {type(error).__name__}: {error}"
-            named = MalformedResponseError(said, model=self.name, billed=None)
+            named = self._unread(f"failed with {type(error).__name__}: {error}")
         if not self.repeatable:
             named.retryable = False  # type: ignore[attr-defined]
         return named

@@ -296,10 +296,33 @@ async def test_what_an_agent_cannot_do_in_a_tier_is_said() -> None:
         await Cascade(tiers=[agent()]).ainvoke(Q, tools=[population])
     with pytest.raises(UnsupportedContentError, match="asked through a cascade"):
         await agent().complete(Request((HumanMessage(Q),)))
-    with pytest.raises(ConfigurationError, match="give a graph"):
-        AgentTier("agent")
-    with pytest.raises(ConfigurationError, match="takes_over='over'"):
-        agent(takes_over="over")
+    for given in ("agent", pair(agent())):
+        with pytest.raises(ConfigurationError, match="give a compiled graph"):
+            AgentTier(given)
+    wrong: dict[str, Any] = {"takes_over": "over", "irreversible": "pay", "prices": {"fake:x": 3}}
+    for option, value in wrong.items():
+        with pytest.raises(ConfigurationError, match=f"{option}=.*(over|a list|no Price)"):
+            agent(**{option: value})
+
+
+@pytest.mark.parametrize(
+    "said", [{"messages": [("ai", "460")]}, [{"role": "ai", "content": "460"}]]
+)
+async def test_messages_may_be_written_as_langchain_takes_them(said: Any) -> None:
+    async def work(messages: Any) -> Any:
+        return said
+
+    assert (await pair(agent(work)).ainvoke(Q)).tier == "small"
+
+
+@pytest.mark.parametrize("said", [None, 42, {"answer": "460"}, []])
+async def test_what_is_no_message_is_told_as_it_is(said: Any) -> None:
+    async def work(messages: Any) -> Any:
+        return said
+
+    reason = (await pair(agent(work)).ainvoke(Q)).decision.reason
+    assert "returned no message of its own, but" in reason
+    assert "address" not in reason
 
 
 # --- escalation

@@ -59,7 +59,7 @@ def test_a_wrong_configuration_names_file_line_and_key(
     [
         ("no_such_module:cheap", "No module named 'no_such_module'"),
         ("json:no_such_name", "has no attribute 'no_such_name'"),
-        ("json:decoder", "give a graph, an agent"),
+        ("json:decoder", "give a compiled graph, an agent"),
         ("without_its_key:cheap", "KeyError: 'NO_SUCH_KEY'"),
         ("leaves:cheap", "SystemExit: 3"),
     ],
