@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +17,7 @@ from cascade import Cascade, CascadeResult, LedgerEntry, Price, Provisional, Ret
 from cascade.ledger.store import open_store
 from cascade.middleware import Retries
 from cascade.teaching import Lessons, LessonSelection, Terms, open_lessons
-from tests.acceptance.upstream import Upstream
+from tests.acceptance.upstream import Seen, Upstream
 
 ROOT = Path(str(package.__file__)).parents[1]
 """The folder of the repository whose package is tested."""
@@ -119,16 +120,22 @@ async def unfinished(store: Any) -> list[tuple[str, str]]:
     return [(each.run_id, each.node) for each in await store.unfinished()]
 
 
-async def check_booked(url: str, asked: list[str], under_way: int) -> None:
-    """After a kill each request to a model is in the ledger once, or a call that never ended."""
+async def check_booked(url: str, asked: Sequence[Seen], under_way: int) -> None:
+    """After a kill each request to a model is in the ledger once, or a call that never ended.
+
+    Requests are told apart by the tokens that their answers said.
+    """
     async with open_store(url) as ledger:
         kept = [entry for entry in await stored(ledger) if entry.model]
         unknown = await unfinished(ledger)
     assert len({entry.id for entry in kept}) == len(kept)
+    told = Counter((seen.model, *(seen.usage or ())) for seen in asked)
+    booked = Counter((e.tier, e.input_tokens, e.output_tokens) for e in kept if e.outcome == "ok")
+    assert booked <= told
     for node, model in (("draft", "small"), ("expert", "large")):
         ended = sum(entry.node == node for entry in kept)
         begun = sum(name == node for _, name in unknown)
-        assert ended <= asked.count(model) <= ended + begun
+        assert ended <= sum(seen.model == model for seen in asked) <= ended + begun
     assert len(unknown) <= under_way
 
 

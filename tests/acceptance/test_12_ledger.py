@@ -25,7 +25,7 @@ from tests.acceptance.setups import (
     stored,
     unfinished,
 )
-from tests.acceptance.upstream import Answer, Held, Upstream
+from tests.acceptance.upstream import Answer, Held, Seen, Upstream
 
 
 class TestStores(LedgerConformance):
@@ -162,14 +162,18 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_after_kill_9_each_request_is_in_the_ledger_once_or_listed_as_unknown(
     upstream: Upstream, url: str, after: int
 ) -> None:
-    upstream.says("small", lambda seen: Answer("x", p=0.3 + 0.6 * (seen.number % 2), delay_s=0.005))
-    upstream.says("large", lambda seen: Answer("y", delay_s=0.005))
+    def say(seen: Seen) -> Answer:
+        p = 0.3 + 0.6 * (seen.number % 2)
+        return Answer("x", p=p, tokens=(seen.number + 1, 2), delay_s=0.005)
+
+    for name in ("small", "large"):
+        upstream.says(name, say)
     victim = start(PAIR + ASKS, url, upstream.openai_url)
     await upstream.has_asked(after)
     victim.kill()
     _, complaints = victim.communicate()
     assert victim.returncode == -9, complaints
-    await check_booked(url, upstream.models(), 2 * 16)
+    await check_booked(url, upstream.asked(), 2 * 16)
 
 
 WRITES = """

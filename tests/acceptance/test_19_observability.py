@@ -172,10 +172,24 @@ def test_prometheus_counts_what_is_in_the_ledger_and_makes_no_series_of_users(
     spent = sum(value for (name, *_), value in found.items() if name == "cascade_cost_usd_total")
     total = sum((result.ledger.cost_usd or Decimal(0) for result in results), Decimal(0))
     assert spent == pytest.approx(float(total))
-    labels = {"cascade": "support", "outcome": "escalated", "tier": "large"}
-    assert registry.get_sample_value("cascade_requests_total", labels) == 4
-    labels = {"cascade": "support", "tier": "small", "kind": "input"}
-    assert registry.get_sample_value("cascade_tokens_total", labels) == 40
+
+    def value(name: str, cascade: str = "support", **labels: str) -> float | None:
+        return registry.get_sample_value(f"cascade_{name}", {"cascade": cascade, **labels})
+
+    assert value("requests_total", outcome="escalated", tier="large") == 4
+    assert value("confidence_sum", calibrated="false") == pytest.approx(4 * 0.4)
+    call = {"node": "expert", "tier": "large", "outcome": "ok"}
+    assert value("call_seconds_count", **call) == value("entries_total", **call) == 4
+    assert value("tokens_total", tier="small", kind="input") == 40
+    draft = {"node": "draft", "tier": "small"}
+    cost = value("cost_usd_total", basis="measured", **draft)
+    assert cost == value("lost_usd_total", basis="measured", **draft) == pytest.approx(5.6e-6)
+    unpriced = Cascade(
+        tiers=[upstream.tier("small", name="small")], middleware=[observer], name="other"
+    )
+    unpriced.invoke(QUESTION)
+    own = {"cascade": "other", "node": "expert", "tier": "small"}
+    assert value("unknown_cost_entries_total", **own) == 1
 
 
 def test_a_run_is_one_record_of_the_log_without_a_word_of_it(

@@ -270,7 +270,7 @@ def test_interrupted_and_gone_on_with_the_output_is_the_same_to_the_byte(
     again = {s.last for s in before[once:]} & {s.last for s in host.asked()[len(before) :]}
     assert len(again) <= (2 if word == signal.SIGKILL else 0)  # rows under way
     if word == signal.SIGKILL:
-        asyncio.run(check_booked(sqlite_url, host.models()[once:], 2))
+        asyncio.run(check_booked(sqlite_url, host.asked()[once:], 2))
 
 
 def test_a_row_that_fails_stops_no_other_and_is_asked_again(host: Upstream, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from prometheus_client import CollectorRegistry
 
-import cascade.integrations
 from cascade import Cascade, MemoryLedger, tagged
 from cascade.errors import BadRequestError, ConfigurationError, ModelUnavailableError
 from cascade.integrations.logs import RunLog, RunObserver, RunRecord
@@ -202,40 +201,8 @@ async def test_an_audit_is_a_trace_of_its_own_linked_to_its_run(pair: Pair) -> N
 # --- Prometheus
 
 
-def test_prometheus_counts_runs_calls_tokens_and_money(pair: Pair) -> None:
-    registry = CollectorRegistry()
-    metrics = PrometheusMetrics(registry)
-    result = pair(UNSURE, middleware=[metrics], name="it").invoke(Q)
-    silent = reply("Canberra", probability=0.95, input_tokens=None)
-    pair(silent, middleware=[metrics], name="other").invoke(Q)
-
-    def value(name: str, **labels: str) -> float | None:
-        return registry.get_sample_value(f"cascade_{name}", labels)
-
-    assert value("requests_total", cascade="it", outcome="escalated", tier="large") == 1
-    assert value("confidence_sum", cascade="it", calibrated="false") == pytest.approx(0.3)
-    call = {"cascade": "it", "node": "expert", "tier": "large", "outcome": "ok"}
-    assert value("call_seconds_count", **call) == value("entries_total", **call) == 1
-    assert value("tokens_total", cascade="it", tier="small", kind="input") == 10
-    draft = {"cascade": "it", "node": "draft", "tier": "small", "basis": "measured"}
-    cost = value("cost_usd_total", **draft)
-    assert cost == value("lost_usd_total", **draft) == pytest.approx(12e-6)
-    assert result.ledger.cost_usd is not None
-    unknown = {"cascade": "other", "node": "draft", "tier": "small"}
-    assert value("unknown_cost_entries_total", **unknown) == 1
-
-
 def test_a_registry_takes_the_metrics_once() -> None:
     registry = CollectorRegistry()
     PrometheusMetrics(registry)
     with pytest.raises(ConfigurationError, match="same PrometheusMetrics"):
         PrometheusMetrics(registry)
-
-
-# --- the package
-
-
-def test_names_load_on_first_use() -> None:
-    assert cascade.integrations.RunLog is RunLog
-    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = cascade.integrations.Nothing

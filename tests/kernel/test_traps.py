@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -93,33 +93,26 @@ async def test_a_run_is_small_json_once_its_features_are_taken() -> None:
 
 
 async def test_cancelled_while_an_attempt_is_begun_nothing_stays_begun() -> None:
-    class Slow(LedgerStore):
-        def __init__(self) -> None:
-            self.begun: dict[str, LedgerEntry] = {}
-            self.entries: list[LedgerEntry] = []
-            self.entered = asyncio.Event()
-            self.free = asyncio.Event()
+    entered, free, begun = asyncio.Event(), asyncio.Event(), set[str]()
 
-        def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = {}) -> None:
-            self.entries += entries
-
-        async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = {}) -> None:
-            self.entered.set()
-            await self.free.wait()
-            self.begun[entry.id] = entry
+    class Slow(MemoryLedger):
+        async def begin(self, entry: LedgerEntry, tags: Any = None) -> None:
+            entered.set()
+            await free.wait()
+            begun.add(entry.id)
 
         def withdraw(self, entry_id: str) -> None:
-            del self.begun[entry_id]
+            begun.remove(entry_id)
 
-    store, small = Slow(), scripted()
-    asking = asyncio.ensure_future(cascade_of(small, ledger=store).ainvoke("?"))
-    await store.entered.wait()
+    small = scripted()
+    asking = asyncio.ensure_future(cascade_of(small, ledger=Slow()).ainvoke("?"))
+    await entered.wait()
     asking.cancel()
     await asyncio.sleep(0)
-    store.free.set()
+    free.set()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    assert not store.begun
+    assert not begun
     assert not small.requests
 
 
