@@ -49,7 +49,7 @@ Reaction = Literal["warn", "audit", "large_only"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts on which a service without keys may listen, and by which it may be asked."""
 
-RESTART = ("listen", "ledger", "auth")
+RESTART = ("listen", "ledger", "auth", "shutdown_grace_s", "log.format", "budgets.lease_s")
 """Keys that a running service does not change."""
 
 

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from langchain_core.messages import AnyMessage, ToolCall
+from pydantic import BaseModel
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -64,6 +65,8 @@ PATIENCE_S = 30.0
 
 MOST_OWNERS = 10_000
 """Runs whose key is remembered."""
+
+M = TypeVar("M", bound=BaseModel)
 
 Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
@@ -534,9 +537,10 @@ class Gateway:
         old = self.config
         try:
             configured = await asyncio.to_thread(self.configured.again)
-            waits = [n for n in RESTART if getattr(configured.config, n) != getattr(old, n)]
-            kept = {name: getattr(old, name) for name in RESTART}
-            new = configured.config.model_copy(update=kept)
+            new, waits = configured.config, list[str]()
+            for key in RESTART:
+                if (kept := _kept(new, old, key)) != new:
+                    new, waits = kept, [*waits, key]
             configured = replace(configured, config=new)
             versions = _versions(configured)
             served = self._build(configured, versions)
@@ -629,6 +633,14 @@ async def _retire(served: Served) -> None:
             await asyncio.sleep(0.1)
     finally:
         await served.cascade.aclose()
+
+
+def _kept(new: M, old: M, key: str) -> M:
+    """A configuration with the old value of a key, such as `log.format`."""
+    first, _, rest = key.partition(".")
+    value = getattr(old, first)
+    value = _kept(getattr(new, first), value, rest) if rest else value
+    return new.model_copy(update={first: value})
 
 
 def _versions(configured: Configured) -> dict[str, float | None]:

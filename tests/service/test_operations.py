@@ -93,7 +93,8 @@ async def test_a_reload_says_what_changed(tmp_path: Path, serve: Serve, upstream
         before = (await served.ask()).headers["x-cascade-tier"]
         path = tmp_path / "cascade.yaml"
         text = path.read_text().replace("threshold: 0.8", "threshold: 0.6")
-        path.write_text(text.replace("port: 0", "port: 9") + "max_body_mib: 5\n")
+        more = "max_body_mib: 5\nshutdown_grace_s: 9\nlog: {format: json}\n"
+        path.write_text(text.replace("port: 0", "port: 9") + more + "budgets: {lease_s: 9}\n")
         said = (await served.client.post("/admin/reload")).json()
         after = (await served.ask()).headers["x-cascade-tier"]
         path.write_text("cascades: {}\n")
@@ -102,7 +103,7 @@ async def test_a_reload_says_what_changed(tmp_path: Path, serve: Serve, upstream
     assert (before, after) == ("large", "small")
     assert said == {
         "changed": ["cascades.support", "max_body_mib"],
-        "needs_restart": ["listen"],
+        "needs_restart": ["listen", "shutdown_grace_s", "log.format", "budgets.lease_s"],
         "problems": [],
     }
     assert "at least 1 item" in broken["problems"][0]
