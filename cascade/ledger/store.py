@@ -376,8 +376,9 @@ class SqlLedger(LedgerStore):
         waiting.result()
 
     def _unwritable(self, else_: str) -> LedgerError:
-        why = f": {self._problem.rstrip('.')}" if self._problem else " now"
-        return LedgerError(f"{self._database.place} cannot be written{why}; {else_}.")
+        place, problem = self._database.place, (self._problem or "").rstrip(".")
+        why = f": {problem.removeprefix(f'{place}: ')}" if problem else " now"
+        return LedgerError(f"{place} cannot be written{why}; {else_}.")
 
     def _take_back(self, item: _Item, entry_id: str) -> None:
         """Forget a call that is not sent, as its caller waits no more."""
