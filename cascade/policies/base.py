@@ -84,10 +84,12 @@ def layers(policy: Any) -> Iterator[Any]:
 
 
 def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
-    """Tell policies that learn costs (`paid`) the cost of a finished request."""
+    """Tell the outermost policy that learns costs (`paid`) the cost of a finished request: what is
+    inside it learns of it once, if it tells it."""
     for layer in layers(policy):
-        if hasattr(layer, "paid"):
+        if callable(getattr(layer, "paid", None)):
             layer.paid(cost_usd)
+            return
 
 
 def promises(policy: Policy) -> float | None:
