@@ -165,7 +165,10 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     failed = done.failed - unreadable
     if done.stopped is not None:
         code = 130 if done.stopped == INTERRUPTED else 1
-        fail(f"{done.stopped}. Run the same command again to go on.", code)
+        again = "Run the same command again"
+        if "the budget" in done.stopped:
+            again = "Run the same command with a larger --budget-usd"
+        fail(f"{done.stopped}. {again} to go on.", code)
     if failed > 0:
         again = "Run the same command again to ask anew."
         fail(f"{counted(failed, 'row')} failed, the last by {done.last_error} {again}", 1)

@@ -397,7 +397,12 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
     told, hosted = [], list[Decimal | None]()
     for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
         cost = expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
-        told.append(f"{tier.name} {'has no price set' if cost is None else f'about ${cost:.4f}'}")
+        if cost is not None:
+            told.append(f"{tier.name} about ${cost:.4f}")
+        elif getattr(tier.pricing, "per_hour", None) is not None:
+            told.append(f"{tier.name} by its busy time")
+        else:
+            told.append(f"{tier.name} has no price set")
         hosted += [] if tier.local else [cost]
     prices = ", ".join(told)
     say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")

@@ -190,7 +190,8 @@ class _Job:
         aside = await self.put_aside(row)
         if aside is None:
             self.done.stopped = self.done.stopped or (
-                f"the budget of ${self.budget_usd} does not cover another row: "
+                f"the budget of ${self.budget_usd} does not cover another row, which may cost "
+                f"${max(guessed(row, self.tiers), self.largest_usd):.6f}: "
                 f"${self.spent_usd:.6f} are spent"
             )
             return

@@ -180,6 +180,12 @@ def test_a_person_is_asked(host: Upstream, tmp_path: Path, monkeypatch: pytest.M
     done = terminal.cascade("calibrate", rows, *given, stdin="n\n", code=1)
     assert "small has no price set, large about $0.0" in done.err
     assert "Go on?" in done.err
+    prices = tmp_path / "prices.toml"
+    prices.write_text('["ollama:small"]\nper_hour = 1\n')
+    given = ("calibrate", rows, *given, "--prices", prices)
+    done = terminal.cascade(*given, stdin="n\n", code=1)
+    assert "small by its busy time, large about $0.0" in done.err
+    assert "without a price" not in done.err
     assert host.asked() == []
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 
 from cascade.cli import doctor as doctor_module
 from cascade.cli.batch import _report
@@ -100,6 +101,9 @@ def test_rows_in_a_batch_are_told(rows: Path, capsys: pytest.CaptureFixture[str]
     AS_JSON.set(False)
     _report(Done(waiting=3), rows, 4, 0)
     assert "3 rows wait for their provider" in capsys.readouterr().err
+    with pytest.raises(typer.Exit):
+        _report(Done(stopped="the budget of $1 does not cover another row"), rows, 4, 0)
+    assert "same command with a larger --budget-usd to go on" in capsys.readouterr().err
 
 
 def found(*arguments: object, code: int = 0, **env: str) -> dict[str, Any]:
