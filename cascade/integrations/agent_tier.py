@@ -498,6 +498,7 @@ class _Booking(BaseCallbackHandler):
             if reason is not None:
                 raise _Stopped(reason)
         attempt = Attempt(run.id, self.node, tier, sent, tags=self.tags)
+        attempt.continued = len(self.task) > len(self._call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
         self.calls += 1

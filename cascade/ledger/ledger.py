@@ -111,6 +111,7 @@ class Attempt:
         heard: characters of the answer that have arrived.
         note: why the answer was stopped, if it was.
         use: of a machine that is paid by the hour, whose time the calls of one moment share.
+        continued: whether it goes on from another tier's work, and costs more or less than alone.
     """
 
     run_id: str
@@ -123,6 +124,7 @@ class Attempt:
     heard: int = 0
     note: str = ""
     use: Use | None = None
+    continued: bool = False
     id: str = field(default_factory=new_id)
     at: datetime = field(default_factory=partial(datetime.now, UTC))
     started: float = field(default_factory=time.perf_counter)
@@ -282,6 +284,8 @@ class Ledger:
             return {"baseline_usd": earned, "saved_usd": earned - cost, "basis": "estimated"}
         if cost is None:
             return {"baseline_usd": None}
+        if attempt.continued:
+            return {"baseline_usd": cost, "saved_usd": NOTHING, "basis": "estimated"}
         alone = None
         if attempt.use is None:
             alone = self.outlook.measured(completion.usage, attempt.messages)

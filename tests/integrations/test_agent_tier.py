@@ -334,6 +334,8 @@ async def test_the_next_agent_sees_what_it_is_to_see(takes_over: Any, driver: An
     large = agent(create_agent(model), takes_over=takes_over)
     answer, run = await driver(pair(agent(looks_up("five")), large))
     assert (answer, run.source) == ("460,000", "large")
+    (entry,) = (e for e in run.entries if e.node == "expert")
+    assert entry.basis == ("measured" if takes_over == "restart" else "estimated")
     kinds = [message.type for message in model.seen[0]]
     text = str(model.seen[0][-1].text)
     if takes_over == "restart":
