@@ -188,6 +188,7 @@ def calibrate(
     must_be_file("--out", to)
     path, rows = (file, []) if recorded else (to.with_suffix(".jsonl"), examples.read(file))
     if not recorded:
+        _must_differ(file, path)
         halves = " (with --max-harm one half fits, the other proves)" if max_harm else ""
         _refuse_fewer(rows, LEAST_LABELS * (2 if max_harm else 1), halves)
     labels = "agreement with the large model" if agree_with_large else "references"
@@ -282,6 +283,7 @@ def try_(
     rows = with_shots(examples.read(file), shots)
     _refuse_fewer(rows, LEAST_ROWS, f", and {FAIR_TEST} for a fair test")
     path, options = to / "transcripts.jsonl", Options(**vars(goal))
+    _must_differ(file, path)
     with ExitStack() as opened:
         cascade = models.open(opened, **examples.recording())
         collected = _record(cascade, rows, path, examples, models)
@@ -328,6 +330,15 @@ def demo(
     text = "\n".join(f"Assumed: {said}." for said in assumed)
     remark = f"wrote {', '.join(map(str, files.values()))}"
     _give(made.fitted.evaluation, text, remark, files=files, assumed=assumed)
+
+
+def _must_differ(examples: Path, record: Path) -> None:
+    """Refuse to record answers into the file of the examples."""
+    if record.resolve() == examples.resolve():
+        raise ConfigurationError(
+            f"--out: the answers would be recorded into {examples}, which has your examples: give "
+            "another name."
+        )
 
 
 def _refuse_fewer(rows: Sequence[Example], needed: int, why: str = "") -> None:
