@@ -592,6 +592,8 @@ def _prompt_of(examples: Sequence[Example]) -> list[dict[str, str]]:
     if not before or any(one != before[0] for one in before):
         return []
     roles = {"human": "user", "ai": "assistant", "system": "system"}
+    if any(kind not in roles for kind, _ in before[0]):  # tools' results have no place there
+        return []
     return [{"role": roles[kind], "content": text} for kind, text in before[0]]
 
 
