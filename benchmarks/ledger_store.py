@@ -29,10 +29,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from _kills import RUNS, kill_in_the_middle
+
 from cascade.ledger import Amounts, Budgets, SqlLedger, open_store
 from cascade.ledger.shared import Reservation
 from tests.ledger import postgres
-from tests.ledger.processes import RUNS, kill_in_the_middle
 from tests.ledger.samples import call, decided
 
 Figures = dict[str, float | str]
