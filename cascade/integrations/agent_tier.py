@@ -156,7 +156,8 @@ class AgentTier(CompositeModel):
         self.writes = marked or bool(irreversible) if writes is None else writes
         self.repeatable = fresh or not self.writes
         self.irreversible = frozenset(irreversible)
-        self._agent, self._fresh, self._stop = agent, fresh, stop
+        self._agent: Any = agent
+        self._fresh, self._stop = fresh, stop
         self._prices, self._caller = dict(prices or {}), Caller(self.name, name)
 
     def check(self, parts: Parts) -> None:

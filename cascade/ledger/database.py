@@ -34,7 +34,7 @@ try:
     from sqlalchemy import event
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.engine import Dialect
-    from sqlalchemy.exc import StatementError
+    from sqlalchemy.exc import SQLAlchemyError, StatementError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
     from sqlalchemy.pool import StaticPool
     from sqlalchemy.types import TypeDecorator
@@ -273,7 +273,7 @@ class Database:
         if self.path is None or self._engine is None:
             return 0
         with (
-            suppress(sqlite3.Error, sa.exc.SQLAlchemyError),
+            suppress(sqlite3.Error, SQLAlchemyError),
             closing(self._engine.raw_connection()) as pooled,
         ):
             file: sqlite3.Connection = pooled.driver_connection
