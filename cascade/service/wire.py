@@ -36,8 +36,9 @@ Ask = Callable[[Tell], Awaitable[Outcome]]
 MOST_VALUES = 100_000
 """Values in the JSON of a body: to read more holds up all other requests for over 50 ms."""
 
-LONGEST_LIST = 5_000
-"""Entries of any list in a body, such as the messages, for the same reason."""
+MOST_ENTRIES = 6_000
+"""Entries of all lists in a body, such as messages, for the same reason; a call of a tool takes as
+long as two."""
 
 AT_ONCE = 8 * 1024
 """Characters of schemas that are checked in the event loop; more are checked in a thread."""
@@ -124,10 +125,10 @@ def _size(body: Any) -> int:
     """Characters of all text in a body, tools and schemas among it.
 
     Raises:
-        ServiceError: 413, a list is too long.
+        ServiceError: 413, its lists are too long.
         ValueError: a number is too large for any provider, such as 1e999.
     """
-    total, left = 0, [("", body)]
+    total, entries, left = 0, 0, [("", body)]
     while left:
         name, value = left.pop()
         if isinstance(value, str):
@@ -137,9 +138,10 @@ def _size(body: Any) -> int:
             total += sum(map(len, value))
             left += value.items()
         elif isinstance(value, list):
-            if len(value) > LONGEST_LIST:
-                said = f"{name}: {len(value):,} entries, where {LONGEST_LIST:,} are the most: "
-                raise ServiceError(413, f"{said}send fewer.", "body_too_long", param=name)
+            entries += len(value) * (2 if name == "tool_calls" else 1)
+            if entries > MOST_ENTRIES:
+                said = f"{name}: all lists together may have {MOST_ENTRIES:,} entries: send fewer."
+                raise ServiceError(413, said, "body_too_long", param=name)
             left += [(name, item) for item in value]
         else:
             total += 4

@@ -234,6 +234,7 @@ def _form(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 MANY = {"type": "object", "properties": {f"p{k}": {"type": "string"} for k in range(20)}}
+CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 WORST: dict[str, Any] = {
     "tools": _tools(500, parameters=MANY),
     "too many tools": _tools(1000),
@@ -242,6 +243,8 @@ WORST: dict[str, Any] = {
     "values": {"stop": ["x"] * 90_000},
     "messages": {"messages": ASKED * 5_000},
     "too many messages": {"messages": [{"role": n} for n in range(40_000)]},
+    "calls": {"messages": [{"role": "assistant", "tool_calls": CALLS * 950}] * 3 + ASKED},
+    "too many calls": {"messages": [{"role": "assistant", "tool_calls": CALLS * 4_000}] * 3},
     "depth": {"metadata": json.loads("[" * 90 + "]" * 90)},
 }
 
