@@ -24,7 +24,7 @@ try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
-        "CascadeMiddleware needs langchain: pip install 'agent-cascade[langchain]'."
+        "CascadeMiddleware needs langchain: in a clone, pip install '.[langchain]'."
     ) from error
 
 

@@ -1,4 +1,4 @@
-"""Traces and metrics through OpenTelemetry (`pip install agent-cascade[otel]`).
+"""Traces and metrics through OpenTelemetry (extra `otel`).
 
     cascade = Cascade(…, middleware=[Telemetry()])
 
@@ -43,7 +43,7 @@ try:
     from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, StatusCode
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
-        "Telemetry needs opentelemetry-api: pip install 'agent-cascade[otel]'."
+        "Telemetry needs opentelemetry-api: in a clone, pip install '.[otel]'."
     ) from error
 
 MOST_REMEMBERED = 10_000

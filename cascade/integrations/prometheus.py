@@ -1,4 +1,4 @@
-"""Prometheus metrics of cascades (`pip install agent-cascade[prometheus]`).
+"""Prometheus metrics of cascades (extra `prometheus`).
 
     metrics = PrometheusMetrics()
     cascade = Cascade(…, name="support", middleware=[metrics])
@@ -19,7 +19,7 @@ try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
-        "metrics for Prometheus need prometheus-client: pip install 'agent-cascade[prometheus]'."
+        "metrics for Prometheus need prometheus-client: in a clone, pip install '.[prometheus]'."
     ) from error
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)

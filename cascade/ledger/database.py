@@ -40,7 +40,7 @@ try:
     from sqlalchemy.types import TypeDecorator
 except ImportError as error:
     raise MissingDependencyError(
-        'a database needs SQLAlchemy: pip install "agent-cascade[store]", or [postgres].'
+        'a database needs SQLAlchemy: in a clone, pip install ".[store]", or [postgres].'
     ) from error
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
     if kind in ("postgresql", "postgres"):
         if find_spec("asyncpg") is None or find_spec("greenlet") is None:
             raise MissingDependencyError(
-                'PostgreSQL needs asyncpg: pip install "agent-cascade[postgres]".'
+                'PostgreSQL needs asyncpg: in a clone, pip install ".[postgres]".'
             )
         return "postgresql", f"postgresql+asyncpg://{rest}"
     file = rest.lstrip("/").partition("?")[0]
@@ -373,7 +373,7 @@ def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
     except ImportError as error:
         raise MissingDependencyError(
             f"{schema.name} has an older version, and bringing it up to date needs alembic: "
-            'pip install "agent-cascade[store]".'
+            'in a clone, pip install ".[store]".'
         ) from error
     config = Config()
     config.set_main_option("script_location", str(schema.migrations).replace("%", "%%"))

@@ -114,8 +114,8 @@ def _through_langchain(
     # Before the colon may stand no provider, but a name whose tag follows: qwen2.5:3b.
     unknown = (
         f"unknown provider {provider!r} in {spec!r}. Did you mean 'ollama:{spec}'? Built in: "
-        f"{_EXAMPLES}. Other providers come with LangChain: pip install "
-        '"agent-cascade[langchain]" and the package of the provider, such as langchain-anthropic.'
+        f"{_EXAMPLES}. Other providers come with LangChain: in a clone, "
+        'pip install ".[langchain]", and the package of the provider, such as langchain-anthropic.'
     )
     if importlib.util.find_spec("langchain") is None:
         raise UnknownProviderError(unknown)

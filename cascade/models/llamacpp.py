@@ -103,7 +103,7 @@ class LlamaCppModel(ServedModel):
         if importlib.util.find_spec("xllamacpp") is None:
             raise MissingDependencyError(
                 f"{self.name} runs in this process and needs llama.cpp: "
-                'pip install "agent-cascade[llamacpp]"'
+                'in a clone, pip install ".[llamacpp]"'
             )
         self.weights_path = find_weights(model)
         given = dict(options or {})

@@ -190,3 +190,13 @@ def test_a_page_that_the_code_names_exists() -> None:
     for path in floors.modules().values():
         for page in re.findall(r"(?<![\w/])docs/\w+\.md", path.read_text(encoding="utf-8")):
             assert (ROOT / page).is_file(), f"{name_of(path)} names {page}"
+
+
+def test_nothing_tells_to_install_a_name_that_is_on_no_index() -> None:
+    """Anybody may claim it: until it is published, a clone is installed."""
+    said = re.compile(r"pip install .{0,3}agent-cascade|\.\[")
+    folders = ("cascade", "agents", "docs", "examples", "deploy")
+    paths = [path for name in folders for path in (ROOT / name).rglob("*.*") if path.is_file()]
+    paths = [path for path in (*paths, ROOT / "README.md") if path.suffix != ".pyc"]
+    texts = {path: path.read_bytes().decode(errors="replace") for path in paths}
+    assert [str(path) for path, text in texts.items() if said.search(text)] == []

@@ -22,7 +22,7 @@ from cascade.integrations import AgentTier
 from cascade.models.base import guard
 from cascade.models.llamacpp import find_weights
 
-pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
+pytest.importorskip("xllamacpp", reason='in a clone, pip install ".[llamacpp]"')
 MODELS = Path(__file__).parents[2] / ".models"
 LARGE = Path(
     os.environ.get("CASCADE_TEST_LARGE", MODELS / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf")

@@ -59,4 +59,4 @@ def test_a_missing_package_is_named(module: str, package: str, extra: str) -> No
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
-    assert f"pip install 'agent-cascade[{extra}]'" in done.stdout
+    assert f"in a clone, pip install '.[{extra}]'" in done.stdout

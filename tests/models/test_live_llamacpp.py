@@ -24,7 +24,7 @@ from cascade.models import llamacpp, open_model
 from cascade.models.llamacpp import LlamaCppModel, find_weights
 from tests.models.asking import ASKING, ask, ask_in_pieces, question, score
 
-pytest.importorskip("xllamacpp", reason='pip install "agent-cascade[llamacpp]"')
+pytest.importorskip("xllamacpp", reason='in a clone, pip install ".[llamacpp]"')
 try:
     WEIGHTS = find_weights("smollm2-135m")
 except ModelNotFoundError as missing:

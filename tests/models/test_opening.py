@@ -89,5 +89,5 @@ def test_settings_that_do_not_fit_are_not_ignored(
 
 def test_other_providers_need_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UnknownProviderError, match=r"agent-cascade\[langchain\]"):
+    with pytest.raises(UnknownProviderError, match=r"\.\[langchain\]"):
         open_model("anthropic:claude")
