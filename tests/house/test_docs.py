@@ -194,7 +194,7 @@ def test_a_page_that_the_code_names_exists() -> None:
 
 def test_nothing_tells_to_install_a_name_that_is_on_no_index() -> None:
     """Anybody may claim it: until it is published, a clone is installed."""
-    said = re.compile(r"pip install .{0,3}agent-cascade|\.\[")
+    said = re.compile(r"pip install .{0,3}agent-cascade|agent-cascade\[")
     folders = ("cascade", "agents", "docs", "examples", "deploy")
     paths = [path for name in folders for path in (ROOT / name).rglob("*.*") if path.is_file()]
     paths = [path for path in (*paths, ROOT / "README.md") if path.suffix != ".pyc"]
