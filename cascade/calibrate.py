@@ -44,7 +44,7 @@ from cascade.evaluation.scorers import Score, Scorer
 from cascade.evaluation.trajectories import with_features
 from cascade.evaluation.verdict import FAIR_TEST, Evaluation, evaluate, to_document
 from cascade.kernel import Kernel
-from cascade.ledger.prices import Price, Pricing
+from cascade.ledger.prices import Price, Pricing, has_price
 from cascade.ledger.view import LedgerView
 from cascade.policies import Refusal, Situation, certify
 from cascade.questions import to_messages
@@ -609,7 +609,7 @@ def rule_of(found: Evaluation, tiers: Sequence[OpenTier]) -> tuple[str, str] | N
     point = found.recommended
     if found.verdict not in ("cascade", "router", "small") or point.price_of_error_usd is None:
         return None
-    if tiers and tiers[-1].pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+    if tiers and not has_price(tiers[-1].pricing):
         # A price by the hour tells what an answer costs when it is there.
         return "escalation_budget", f"{point.escalated:.4g}"
     return "price_of_error", f"{point.price_of_error_usd:.6g}"

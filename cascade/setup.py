@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cascade._numbers import to_number
 from cascade.confidence import ModelIdentity, Signal, digest
 from cascade.errors import CalibrationMismatchError, ConfigurationError, MissingDependencyError
+from cascade.ledger.prices import has_price
 from cascade.middleware import (
     Breaker,
     CascadeMiddleware,
@@ -20,7 +21,6 @@ from cascade.middleware import (
 )
 from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
 from cascade.run import Settings, to_request
-from cascade.state import Usage
 from cascade.tiers import OpenTier
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _economic(
     price_of_error: float, tiers: Sequence[OpenTier], calibration: Calibration | None
 ) -> EconomicPolicy:
     for tier in tiers[1:]:
-        if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1)) is None:
+        if not has_price(tier.pricing):
             raise ConfigurationError(
                 f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
                 f"costs, which is unknown ({tier.pricing.source}). Set "

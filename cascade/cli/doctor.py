@@ -82,8 +82,8 @@ async def _check_model(spec: str) -> list[Check]:
     """Whether a model answers, really returns log-probabilities, and has a price."""
     from langchain_core.messages import HumanMessage  # noqa: PLC0415 - heavy, keeps --help fast
 
+    from cascade.ledger.prices import has_price  # noqa: PLC0415
     from cascade.models import Request  # noqa: PLC0415
-    from cascade.state import Usage  # noqa: PLC0415
     from cascade.tiers import Tier  # noqa: PLC0415
 
     asked = Request((HumanMessage("Say yes."),), max_tokens=1, timeout_s=PROBE_TIMEOUT_S)
@@ -101,7 +101,7 @@ async def _check_model(spec: str) -> list[Check]:
         limit = "as a small model it checks itself by one more call; log-probs would be free"
         found = Check(spec, "warning", f"{took}, without log-probs", limit)
     price = Check(f"price of {spec}", "ok", tier.pricing.source)
-    if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is None:
+    if not has_price(tier.pricing, busy_ms=1.0):
         price = Check(price.name, "warning", "not set", PRICE)
     return [found, price]
 

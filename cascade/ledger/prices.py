@@ -284,6 +284,13 @@ class NoPrice(Record):
 Pricing = Price | ListPrice | NoPrice
 """Price of the calls of one model."""
 
+
+def has_price(pricing: Pricing, busy_ms: float | None = None) -> bool:
+    """Whether the cost of calls is known; without the time that a call was busy, whether its tokens
+    alone tell it, so that it can be foreseen."""
+    return pricing.cost(Usage(input_tokens=1, output_tokens=1), busy_ms) is not None
+
+
 _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistralai": "mistral"}
 """LangChain's provider names where genai-prices uses another."""
 

@@ -21,13 +21,13 @@ from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Audited, visible
-from cascade.ledger.prices import Dollars
+from cascade.ledger.prices import Dollars, has_price
 from cascade.middleware.background import lot
 from cascade.middleware.base import PATIENCE_S, Decide, Slot
 from cascade.middleware.comparing import AfterReply, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
-from cascade.state import Completion, Decision, LedgerEntry, Usage
+from cascade.state import Completion, Decision, LedgerEntry
 from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
@@ -93,7 +93,7 @@ class Audits(AfterReply):
             )
         paid = (parts.tiers[-1], self._compare.judge) if self.budget is not None else ()
         for tier in filter(None, paid):
-            if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), 1.0) is None:
+            if not has_price(tier.pricing, busy_ms=1.0):
                 raise ConfigurationError(
                     f"the daily_usd of audits cannot be kept: what {tier.name} ({tier.model.name}) "
                     f"costs is unknown ({tier.pricing.source})."

@@ -25,10 +25,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from cascade.errors import ConfigurationError, LedgerError
+from cascade.ledger.prices import has_price
 from cascade.service.app import create_app
 from cascade.service.config import Configured, ListenConfig, LogConfig
 from cascade.service.gateway import Gateway
-from cascade.state import Usage
 
 logger = logging.getLogger("cascade")
 
@@ -250,7 +250,7 @@ def describe(configured: Configured) -> list[str]:
         for tier in served.cascade.tiers:
             where = "this machine" if tier.local else "elsewhere"
             lines.append(f"  {tier.name}: {where}, {tier.pricing.source}")
-            if tier.pricing.cost(Usage(input_tokens=1, output_tokens=1), busy_ms=1.0) is None:
+            if not has_price(tier.pricing, busy_ms=1.0):
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
     if (why := _unreachable(gateway)) is not None:
