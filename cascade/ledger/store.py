@@ -475,8 +475,10 @@ class SqlLedger(LedgerStore):
         if self._database.move_journal() > LONGEST_JOURNAL and self._busy_since is None:
             with self._room:  # no caller is in the midst of writing
                 self._busy_since = time.monotonic()
-            self._database.move_journal()
-            self._busy_since = None
+            try:
+                self._database.move_journal()
+            finally:  # else no caller would write any more
+                self._busy_since = None
 
     async def _write(self, writes: Sequence[Write]) -> dict[str, str]:
         """Write changes, as often as it takes; of those that can never be kept, why, by id.
