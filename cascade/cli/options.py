@@ -115,7 +115,7 @@ class Models:
     def at_once(self, usual: int) -> int:
         """Questions under way at once where it is not said: Ollama answers one after another, and
         more than two would wait there until their time is over."""
-        return 2 if f"{self.small} {self.large}".count("ollama:") else usual
+        return 2 if "ollama:" in f"{self.small} {self.large}" else usual
 
 
 def _model(name: str) -> Any:

@@ -203,6 +203,7 @@ _OPENAI_ONLY = {
     *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
 }
 _OLLAMA_ONLY = {"keep_alive", "think", "truncate", "shift", *Options.model_fields} - _EVERYWHERE
+_KNOWN = _EVERYWHERE | _OPENAI_ONLY | _OLLAMA_ONLY
 
 
 def settings_of(
@@ -219,7 +220,7 @@ def settings_of(
     for name, value in extra.items():
         if value is None or name in IGNORED:
             continue
-        if name not in _EVERYWHERE | _OPENAI_ONLY | _OLLAMA_ONLY:
+        if name not in _KNOWN:
             why = "which models are asked, and how, is in the configuration of the service."
             raise unsupported(name, f"it goes to no model; {why}")
         for tier in tiers:

@@ -155,10 +155,8 @@ class Memory(Examples):
             if group is None or len(group.lessons) < UNTRIED:
                 return ()
             near = group.near(run.question)[:NEAR]
-            chance, live = (
-                group.evidence.trial,
-                group.evidence.live,
-            )  # fixed before anything is known
+            # Fixed before anything is known.
+            chance, live = group.evidence.trial, group.evidence.live
         shown = await self._shown(near) if live else ()
         if run.kind == "answer":
             trial = run.copy("audit")

@@ -540,6 +540,15 @@ async def test_an_answer_that_was_cut_short_says_so(
         assert told in (await served.post(asked, stream=stream)).text
 
 
+async def streamed(served: Served, upstream: Upstream, held: Held, asked: Any) -> httpx.Response:
+    """The answer to a stream whose large model waits until it was asked for a while."""
+    asking = asyncio.create_task(served.post(asked, stream=True))
+    await upstream.has_asked(1, "large")
+    await asyncio.sleep(0.05)
+    held.release()
+    return await asking
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -555,11 +564,7 @@ async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
     held = Held()
     upstream.says("small", failure(503))
     upstream.says("large", Answer("one two three four", held=held, first=2, broken_after=3))
-    asking = asyncio.create_task(served.post(asked, stream=True))
-    await upstream.has_asked(1, "large")
-    await asyncio.sleep(0.05)
-    held.release()
-    answer = await asking
+    answer = await streamed(served, upstream, held, asked)
     (way,) = served.gateway.ways
     metrics = (await served.client.get("/metrics")).text
     entries = await served.gateway.store.entries()
@@ -599,11 +604,7 @@ async def test_words_that_were_sent_are_not_followed_by_another_answer(
     upstream.echoes("small", 0.3, "a rejected draft")
     upstream.next("large", Answer("one two three", held=held, first=2, broken_after=3))
     async with serve(cascades={"support": {"retries": retries}}) as served:
-        asking = asyncio.create_task(served.post(asked, stream=True))
-        await upstream.has_asked(1, "large")
-        await asyncio.sleep(0.05)
-        held.release()
-        answer = await asking
+        answer = await streamed(served, upstream, held, asked)
         (way,) = served.gateway.ways
     assert "one" in answer.text
     assert "ask again, or without stream" in answer.text
