@@ -24,7 +24,14 @@ import yaml
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
-from cascade.confidence import LabelledDraft, MadeFor, ModelIdentity, calibrating, system_hash
+from cascade.confidence import (
+    LabelledDraft,
+    MadeFor,
+    ModelIdentity,
+    calibrating,
+    shots_of,
+    system_hash,
+)
 from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
@@ -267,7 +274,8 @@ class _Recorder:
         }
 
     def _settings_of(self, example: Example) -> dict[str, JsonValue]:
-        return {**self._made_with, "system": system_hash(example.messages)}
+        asked = example.messages
+        return {**self._made_with, "system": system_hash(asked), "shots": [*shots_of(asked)]}
 
     async def check_references(self, examples: Sequence[Example]) -> None:
         """Find a reference that the scorer cannot read before anything is paid."""
@@ -465,7 +473,7 @@ def fit(
 
 
 async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labels: Any) -> MadeFor:
-    """What a calibration on these recordings is bound to: models, task, system message.
+    """What a calibration on these recordings is bound to: models, task, the prompt's beginning.
 
     Raises:
         ConfigurationError: they were made with other settings of the small model.
@@ -473,6 +481,7 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
     small, large = kernel.tiers[0], kernel.tiers[-1]
     task = task_hash(kernel.parts.settings or {}, small)
     systems: set[str | None] = {system_hash(example.messages) for example in examples}
+    shots: set[Any] = {shots_of(example.messages) for example in examples}
     if not examples:
         for row in read_transcripts(path):
             made_with = (row.model_extra or {}).get(MADE_WITH, {})
@@ -482,6 +491,7 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
                     "model: give the same --max-tokens and --temperature as it was recorded with."
                 )
             systems.add(made_with.get("system"))
+            shots.add(tuple(made_with.get("shots") or ()) or None)
     pair = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in (small, large)]
     return MadeFor(
         small=pair[0],
@@ -489,6 +499,7 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
         task_hash=task,
         system_hash=systems.pop() if len(systems) == 1 else None,
         labels=labels,
+        shots=shots.pop() if len(shots) == 1 else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -91,28 +92,28 @@ def batch(
 
 
 def _check_system(cascade: Cascade, rows: Iterable[Row]) -> None:
-    """Refuse a job whose drafts would all be escalated, since the calibration knows another system
-    message; where only some would be, say so."""
+    """Refuse a job whose drafts would all be escalated, since the calibration knows another
+    beginning of the prompt; where only some would be, say so."""
     from cascade.questions import to_messages  # noqa: PLC0415 - heavy
 
     made = cascade.calibration
-    if made is None or made.system_hash is None:
+    if made is None or not made.binds_prompts:
         return
-    known, other = 0, 0
-    for row in rows:
-        if row.question is not None:
-            known += 1
-            other += made.mismatch(to_messages(row.question)) is not None
-    if not other:
+    asked = (row.question for row in rows if row.question is not None)
+    found = Counter(made.mismatch(to_messages(question)) for question in asked)
+    fitting = found.pop(None, 0)
+    other = found.total()
+    if not found:
         return
     told = (
-        f"{other:,} of {known:,} rows have another system message than the calibration was "
-        "made with, so that their drafts have no confidence and are escalated"
+        f"{other:,} of {other + fitting:,} rows have drafts without a confidence, which are "
+        f"escalated, since {' and '.join(map(str, found))}"
     )
-    if other == known:
+    if not fitting:
         raise ConfigurationError(
-            f"{told}. Give it with --system (`cascade try` writes it into cascade.yaml), or leave "
-            "--calibration out. Nothing was asked."
+            f"{told}. Give the system message with --system, examples in a column `messages` "
+            "(`cascade try` writes both into cascade.yaml), or leave --calibration out. Nothing "
+            "was asked."
         )
     say(f"{told}.", style="yellow")
 

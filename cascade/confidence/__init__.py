@@ -22,6 +22,7 @@ from cascade.confidence.base import (
     combine,
     digest,
     score_of,
+    shots_of,
     system_hash,
     take,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "objection",
     "repetition",
     "score_of",
+    "shots_of",
     "speaks_of_grading",
     "system_hash",
     "take",

@@ -307,19 +307,33 @@ class LabelledDraft:
 
 
 class MadeFor(Record):
-    """Bonds of a calibration: hashes of the task (tools, schema and the small tier's
-    settings) and of the system message, None when the examples had several."""
+    """Bonds of a calibration: hashes of the task (tools, schema and the small tier's settings),
+    of the system message, and of the messages between that and the question (`shots_of`), which are
+    None when the examples had several."""
 
     small: ModelIdentity
     large: ModelIdentity | None
     task_hash: str
     system_hash: str | None
     labels: Literal["references", "people", "agreement with the large model"]
+    shots: tuple[int, str] | None = None
+
+    @property
+    def binds_prompts(self) -> bool:
+        """Whether it is for conversations with one beginning alone."""
+        return self.system_hash is not None or (self.shots is not None and self.shots[0] > 0)
 
 
 def system_hash(messages: Sequence[BaseMessage]) -> str:
     """A hash of the system messages of a conversation."""
     return digest([str(message.text) for message in messages if message.type == "system"])
+
+
+def shots_of(messages: Sequence[BaseMessage], most: int | None = None) -> tuple[int, str]:
+    """Number and hash of the messages between system message and question, of `most` at most."""
+    shown = [(message.type, str(message.text)) for message in messages[:-1]]
+    shown = [said for said in shown if said[0] != "system"][:most]
+    return len(shown), digest(shown)
 
 
 def digest(value: Any) -> str:

@@ -26,6 +26,7 @@ from cascade.confidence.base import (
     ModelIdentity,
     combine,
     score_of,
+    shots_of,
     system_hash,
 )
 from cascade.confidence.early import EarlyRow
@@ -353,9 +354,11 @@ class Calibration(Fitted, MadeFor):
 
     def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
         """Reason why this conversation is not of the kind it was made on, or None."""
-        if self.system_hash is None or self.system_hash == system_hash(messages):
-            return None
-        return "the calibration was made with another system message: calibrate again"
+        if self.system_hash not in (None, system_hash(messages)):
+            return "the calibration was made with another system message: calibrate again"
+        if self.shots is not None and self.shots != shots_of(messages, self.shots[0]):
+            return "the calibration was made with other examples before the question: show them"
+        return None
 
     def estimate(self, features: Features, taken: Sequence[str]) -> Estimate | None:
         """P(correct) from the signals taken so far; None when no score came back."""

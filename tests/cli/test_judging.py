@@ -234,6 +234,10 @@ def test_what_was_tried_is_served_with_its_prompt(
     first = host.asked("small")[0].texts
     assert first[0] == "Sort ${HOME}: a, b, c."
     recorded = (out / "transcripts.jsonl", "--recorded", "--temperature", "0")
+    bare = ("batch", rows, "--output", out / "answers.csv", *MODELS, "--column", "text")
+    bare += ("--temperature", "0", "--calibration", out / "calibration.json")
+    refused = commands.cascade(*bare, "--system", "Sort ${HOME}: a, b, c.", code=2).err
+    assert "made with other examples before the question" in refused
     shown = commands.cascade(
         "calibrate", *recorded, *given[2:6], "--prices", prices, "--out", out / "c"
     )
@@ -267,13 +271,13 @@ def test_a_job_whose_drafts_would_all_be_escalated_is_refused(
     alone = json.dumps({"question": "ticket 1 of a"}) + "\n"
     rows.write_text(alone)
     refused = commands.cascade(*given, code=2).err
-    assert "1 of 1 rows have another system message" in refused
-    assert "Give it with --system" in refused
+    assert re.search("1 of 1 rows .* another system message", refused)
+    assert "Give the system message with --system" in refused
     assert len(host.asked()) == asked
     rows.write_text(
         alone + json.dumps({"messages": [["system", "Sort."], ["human", "ticket 2 of a"]]})
     )
-    assert "1 of 2 rows have another system message" in commands.cascade(*given).err
+    assert re.search("1 of 2 rows .* another system message", commands.cascade(*given).err)
     assert "system message" not in commands.cascade(*given, "--fresh", "--system", "Sort.").err
 
 

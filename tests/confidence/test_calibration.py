@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from cascade.confidence import LabelledDraft
+from cascade.confidence import LabelledDraft, shots_of
 from cascade.confidence.calibrating import confidences, halves, in_order
 from cascade.confidence.calibration import NEIGHBOURS, Calibration
 from cascade.errors import ConfigurationError
@@ -26,6 +27,22 @@ def estimates(
 ) -> list[float]:
     found = [calibration.estimate(row.features, taken) for row in rows]
     return [-1.0 if e is None else e.confidence for e in found]
+
+
+def test_it_is_for_the_examples_that_stood_before_the_questions() -> None:
+    shown, other = [HumanMessage("2 + 2"), AIMessage("4")], [HumanMessage("2 + 3"), AIMessage("5")]
+    asked, system = HumanMessage("3 + 3"), SystemMessage("Add.")
+    binding = shots_of([system, *shown, asked])
+    calibration = made(drafts(60), [("logprobs", 0)]).model_copy(update={"shots": binding})
+    again = Calibration.model_validate_json(calibration.model_dump_json())
+    assert (again.shots, again.binds_prompts) == (binding, True)
+    for fitting in ([*shown, asked], [system, *shown, asked], [*shown, *other, asked]):
+        assert again.mismatch(fitting) is None
+    for unlike in ([asked], [*other, asked], shown, [*other, *shown, asked]):
+        assert "other examples" in (again.mismatch(unlike) or "")
+    none = calibration.model_copy(update={"shots": shots_of([asked])})
+    assert not none.binds_prompts
+    assert none.mismatch([*other, asked]) is None
 
 
 def test_free_signals_make_the_first_stage_and_each_paid_one_another() -> None:
