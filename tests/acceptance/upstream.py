@@ -6,7 +6,8 @@
         cascade = Cascade(upstream.tier("small"), upstream.tier("large"))
 
 Its log is the witness of what was asked and paid. A model that nothing is said about answers
-`<model>: <question>`, and is sure of it. It knows nothing of the project.
+`<model>: <question>`, and is sure of it. It knows nothing of the project. What `will` come next
+may be anything on any path, as `tests/servers/replies.py` writes it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from typing import Any
 from aiohttp import web
 
 from tests.servers import replies
-from tests.servers.fake import Handler, Server, headers_of, send
+from tests.servers.fake import Handler, Server, send
 from tests.servers.replies import Reply
+
+PROTOCOLS = {"/v1/chat/completions": "openai", "/api/chat": "ollama", "/v1/messages": "anthropic"}
+"""By the path where models are asked; Anthropic's answers are those that `will` come."""
 
 MOST_PIECES = 100
 """Into no more pieces an answer is cut where it is streamed."""
@@ -132,25 +136,24 @@ Say = Said | Callable[[Seen], Said]
 
 
 class Upstream(Server):
-    """The server. What comes to another path, as a redirect may lead there, is `elsewhere`."""
+    """The server; what comes to a path where no model answers is `elsewhere`."""
 
-    def __init__(self) -> None:
+    def __init__(self, otherwise: Say | None = None) -> None:
         super().__init__()
+        self.otherwise: Say = otherwise or _echo
+        self.forget()
+        self._changed = threading.Condition()
+
+    def forget(self) -> None:
+        """Begin anew: nothing was said, and nothing was asked."""
         self.seen: list[Seen] = []
         self.elsewhere: list[str] = []
         self._always: dict[str, Say] = {}
-        self._next: dict[str, deque[Say]] = {}
-        self._changed = threading.Condition()
+        self._next: dict[str | None, deque[Say]] = {}
 
     def routes(self) -> Mapping[str, Handler]:
-        return {
-            "POST /v1/chat/completions": self._asked,
-            "POST /api/chat": self._asked,
-            "POST /api/show": _says({"capabilities": ["completion", "tools"]}),
-            "GET /api/tags": self._tags,
-            "GET /api/version": _says({"version": "0.30.0"}),
-            "* /{path:.*}": self._arrived_elsewhere,
-        }
+        asked = dict.fromkeys([f"POST {path}" for path in PROTOCOLS], self._asked)
+        return {**asked, "* /{path:.*}": self._arrived_elsewhere}
 
     # --- what a test says and asks
 
@@ -182,6 +185,14 @@ class Upstream(Server):
         """What a model answers to its next requests, one after the other."""
         self._next.setdefault(model, deque()).extend(says)
 
+    def will(self, *says: Said) -> None:
+        """What the next requests get, whatever they ask for."""
+        self._next.setdefault(None, deque()).extend(says)
+
+    @property
+    def last(self) -> Seen:
+        return self.seen[-1]
+
     def asked(self, model: str | None = None) -> list[Seen]:
         """The requests to a model, or all of them."""
         return [seen for seen in list(self.seen) if model in (None, seen.model)]
@@ -207,16 +218,17 @@ class Upstream(Server):
 
     async def _asked(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        protocol = "ollama" if request.path == "/api/chat" else "openai"
         if not body["messages"]:  # Ollama is asked to load the model
+            self.elsewhere.append(request.path)
             loaded = {"message": {"content": ""}, "done": True, "done_reason": "load"}
             return web.json_response(loaded)
         with self._changed:
-            model = str(body["model"])
-            seen = Seen(len(self.seen), protocol, model, body, headers_of(request))
+            model = str(body.get("model"))
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            seen = Seen(len(self.seen), PROTOCOLS[request.path], model, body, headers)
             self.seen.append(seen)
-            waiting = self._next.get(model)
-            say = waiting.popleft() if waiting else self._always.get(model, _echo)
+            waiting = self._next.get(None) or self._next.get(model)
+            say = waiting.popleft() if waiting else self._always.get(model, self.otherwise)
             self._changed.notify_all()
         said = say(seen) if callable(say) else say
         answer = Answer(said) if isinstance(said, str) else said
@@ -228,22 +240,20 @@ class Upstream(Server):
         finally:
             seen.done.set()
 
-    async def _tags(self, request: web.Request) -> web.Response:
-        names = {*self._always, *self._next, "small", "large"}
-        listed = [{"model": name, "name": name, "digest": f"sha256:{name}"} for name in names]
-        return web.json_response({"models": listed})
-
-    async def _arrived_elsewhere(self, request: web.Request) -> web.Response:
+    async def _arrived_elsewhere(self, request: web.Request) -> web.StreamResponse:
         self.elsewhere.append(request.path)
-        return web.json_response({}, status=404)
-
-
-def _says(document: object) -> Handler:
-    async def handler(request: web.Request) -> web.Response:
         await request.read()
-        return web.json_response(document)
-
-    return handler
+        if waiting := self._next.get(None):
+            return await send(request, waiting.popleft(), threading.Event())
+        names = {*self._always, *self._next, "small", "large"} - {None}
+        tags = [{"model": name, "name": name, "digest": f"sha256:{name}"} for name in names]
+        known: dict[str, Any] = {
+            "/api/tags": {"models": tags},
+            "/api/version": {"version": "0.30.0"},
+            "/api/show": {"capabilities": ["completion", "tools"]},
+        }
+        said = known.get(request.path)
+        return web.json_response(said, status=404 if said is None else 200)
 
 
 def _echo(seen: Seen, text: str | None = None) -> Answer:
@@ -375,16 +385,11 @@ def _ollama(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
         counts |= {"prompt_eval_duration": half, "eval_duration": half, "total_duration": 2 * half}
     counts |= answer.details if counts else {}
     end = {"done": True, "done_reason": answer.finish, **counts}
-
-    def message(text: str, items: Any = None, **rest: Any) -> dict[str, Any]:
-        said = {"role": "assistant", "content": text, **rest}
-        frame = {"created_at": "2026-01-01T00:00:00Z", "message": said, "done": False}
-        return frame if items is None else {**frame, "logprobs": items}
-
+    body = replies.ollama_body
     if not seen.streamed:
-        return [{**message(answer.text, _all_items(seen, answer), **more), **end}]
-    made = [message(text, items) for text, items in _pieces(seen, answer)]
-    return [*([message("", **more)] if more else []), *made, {**message(""), **end}]
+        return [{**body(answer.text, logprobs=_all_items(seen, answer), **more), **end}]
+    made = [body(text, logprobs=items) for text, items in _pieces(seen, answer)]
+    return [*([body(**more)] if more else []), *made, {**body(), **end}]
 
 
 def _functions(answer: Answer, *, as_text: bool) -> list[dict[str, Any]]:

@@ -58,10 +58,6 @@ def pair(server: BatchServer, **options: Any) -> Cascade:
     return Cascade(Tier(small, price=SMALL, max_tokens=10), large, **options)
 
 
-def asked_live(server: BatchServer) -> int:
-    return sum(r.path == "/v1/chat/completions" for r in server.received)
-
-
 async def run(made: Cascade, folder: Path, given: list[Row] | None = None, **how: Any) -> Done:
     given = rows() if given is None else given
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's own folder
@@ -84,7 +80,7 @@ async def test_only_escalations_go_into_a_batch(server: BatchServer, tmp_path: P
     cascade = pair(server)
     done = await run(cascade, tmp_path)
     assert (done.answered, done.escalated, done.failed, done.waiting) == (ROWS, HARD, 0, 0)
-    assert asked_live(server) == 0
+    assert len(server.seen) == 0
     assert server.batched == BY_BATCH
     found = output(tmp_path)
     assert [row["id"] for row in found] == list(range(ROWS))
@@ -278,7 +274,7 @@ async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_t
     stop, cascade = asyncio.Event(), pair(server)
 
     async def stops() -> None:
-        while not server.asked[step]:  # noqa: ASYNC110 - the server is another thread's
+        while not server.steps[step]:  # noqa: ASYNC110 - the server is another thread's
             await asyncio.sleep(0.001)
         stop.set()
 
@@ -408,4 +404,4 @@ async def test_the_model_by_batch_is_never_asked_at_once(server: BatchServer) ->
     with pytest.raises(NotDeliveredError, match="has not come yet"):
         await model.complete(Request((HumanMessage("x"),)))
     assert await model.digest() is None
-    assert asked_live(server) == 0
+    assert len(server.seen) == 0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import pickle
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from decimal import Decimal
 from functools import partial
@@ -26,23 +25,14 @@ from cascade.jobs import Journal, Row, made_with, ray_data
 from cascade.jobs.ray_data import Replica, run_on_ray
 from cascade.ledger import open_store
 from cascade.models.base import guard
-from tests.servers import replies
-from tests.servers.fake import FakeServer
+from tests.acceptance.upstream import Answer, Seen, Upstream
 
 PRICES = '["openai:small"]\ninput = 1\noutput = 1\n["openai:large"]\ninput = 10\noutput = 10\n'
 
 
-def answer(body: Mapping[str, Any]) -> replies.Reply:
-    question = str(body["messages"][-1]["content"])
-    doubtful = int(question.rsplit(maxsplit=1)[-1]) % 4 == 0
-    text = f"{body['model']} on {question}"
-    told = [{"token": text, "logprob": math.log(0.3 if doubtful else 0.97), "top_logprobs": []}]
-    given = told if body.get("logprobs") else None
-    return replies.json_reply(replies.openai_body(text, logprobs=given))
-
-
-class Upstream(FakeServer):
-    DEFAULTS: Mapping[str, Any] = {"/v1/chat/completions": answer}
+def answer(seen: Seen) -> Answer:
+    doubtful = int(seen.last.rsplit(maxsplit=1)[-1]) % 4 == 0
+    return Answer(f"{seen.model} on {seen.last}", p=0.3 if doubtful else 0.97)
 
 
 @pytest.fixture
@@ -52,7 +42,7 @@ def upstream(
     monkeypatch.setattr(guard, "forbidden", False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prices.toml").write_text(PRICES)
-    with getattr(request, "param", Upstream)() as running:
+    with getattr(request, "param", Upstream)(answer) as running:
         monkeypatch.setenv("OPENAI_BASE_URL", running.openai_url)
         yield running
 
@@ -106,7 +96,7 @@ def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
     replica = Replica(making(**change), expected(), tmp_path)
     (found,) = said_by(replica, rows(3)[:-1])
     assert message in found["problem"]
-    assert upstream.received == []
+    assert upstream.seen == []
 
 
 def test_a_number_below_one_and_a_missing_package_are_named(
@@ -182,10 +172,10 @@ def test_a_cluster_answers_every_row_once_and_for_all(upstream: Upstream, tmp_pa
         assert [record and record.answer for record in found] == [
             f"{'large' if n % 4 == 0 else 'small'} on question {n}" for n in range(40)
         ]
-        asked = len(upstream.received)
+        asked = len(upstream.seen)
         assert asked == 50
         again = run_on_ray(MAKE, rows(40), journal)
-        assert (again.resumed, again.answered, len(upstream.received)) == (40, 0, asked)
+        assert (again.resumed, again.answered, len(upstream.seen)) == (40, 0, asked)
 
 
 class Killing(Upstream):
@@ -193,12 +183,12 @@ class Killing(Upstream):
 
     killed = 0
 
-    async def _answer(self, request: Any) -> Any:
-        if len(self.received) == 20:
+    async def _asked(self, request: Any) -> Any:
+        if len(self.seen) == 20:
             for replica in replicas_of(self.openai_url):
                 os.kill(replica, signal.SIGKILL)
                 self.killed += 1
-        return await super()._answer(request)
+        return await super()._asked(request)
 
 
 def replicas_of(url: str) -> Iterator[int]:
@@ -226,6 +216,6 @@ def test_of_killed_replicas_nothing_is_lost_or_doubled(upstream: Killing, tmp_pa
         booked = [entry for entry in run_sync(store.entries()) if entry.model is not None]
         unfinished = run_sync(store.unfinished())
     # Of each call that was sent there is an entry, or a trace of unknown cost.
-    assert len(booked) <= len(upstream.received) <= len(booked) + len(unfinished)
+    assert len(booked) <= len(upstream.seen) <= len(booked) + len(unfinished)
     assert 1 <= len(unfinished) <= 2 * 2 * 4
-    assert 60 + 15 < len(upstream.received) <= 60 + 15 + 2 * 2 * 4  # their blocks anew
+    assert 60 + 15 < len(upstream.seen) <= 60 + 15 + 2 * 2 * 4  # their blocks anew

@@ -8,7 +8,7 @@ from cascade.models import Model, http
 from cascade.models.base import guard
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
-from tests.servers.fake import FakeServer
+from tests.acceptance.upstream import Upstream
 
 KINDS = ["openai", "openai without aiohttp", "ollama", "ollama without aiohttp"]
 
@@ -24,19 +24,19 @@ def _servers_of_the_test_may_be_called(
 
 
 @pytest.fixture(scope="module")
-def running_server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
+def running_server() -> Iterator[Upstream]:
+    with Upstream(lambda seen: seen.last.upper()) as running:
         yield running
 
 
 @pytest.fixture
-def server(running_server: FakeServer) -> FakeServer:
+def server(running_server: Upstream) -> Upstream:
     running_server.forget()
     return running_server
 
 
 @pytest.fixture
-def opened(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
+def opened(server: Upstream, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
     """Opens a model of one of `KINDS`."""
 
     def open_one(kind: str) -> Model:
@@ -60,14 +60,14 @@ async def model(
 
 
 @pytest.fixture
-async def openai_model(server: FakeServer) -> AsyncIterator[OpenAIModel]:
+async def openai_model(server: Upstream) -> AsyncIterator[OpenAIModel]:
     one = OpenAIModel("small-1", base_url=server.openai_url)
     yield one
     await one.aclose()
 
 
 @pytest.fixture
-async def ollama_model(server: FakeServer) -> AsyncIterator[OllamaModel]:
+async def ollama_model(server: Upstream) -> AsyncIterator[OllamaModel]:
     one = OllamaModel("qwen2.5:3b", base_url=server.url)
     yield one
     await one.aclose()

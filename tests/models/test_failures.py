@@ -29,9 +29,9 @@ from cascade.errors import (
 from cascade.models import Model
 from cascade.models.failures import conceal
 from cascade.models.openai import OpenAIModel
+from tests.acceptance.upstream import Upstream
 from tests.models.asking import ASKING, ask, ask_by_stream
 from tests.servers import replies
-from tests.servers.fake import FakeServer
 from tests.servers.replies import Reply
 
 error, json_reply = replies.error, replies.json_reply
@@ -56,7 +56,7 @@ REFUSALS: dict[str, tuple[Reply, type[ModelError], bool | None]] = {
 @pytest.mark.parametrize("asking", ASKING)
 @pytest.mark.parametrize("case", REFUSALS.values(), ids=REFUSALS)
 async def test_a_refusal_is_a_named_error(
-    case: Any, asking: Callable[..., Any], model: Model, server: FakeServer
+    case: Any, asking: Callable[..., Any], model: Model, server: Upstream
 ) -> None:
     behaviour, kind, billed = case
     server.will(behaviour)
@@ -66,15 +66,15 @@ async def test_a_refusal_is_a_named_error(
     assert (caught.value.billed, caught.value.model) == (billed, model.name)
     assert "127.0.0.1" in str(caught.value)
     assert "abcdef" not in str(caught.value)
-    assert len(server.received) <= 1, "nothing is sent twice"
+    assert len(server.seen) <= 1, "nothing is sent twice"
     assert (await ask(model, "next")).text == "NEXT"
 
 
-CHUNKS = replies.openai_chunks("Paris")
+CHUNKS = [replies.openai_delta(content=text) for text in ("Par", "is")]
 FIRST = {"error": {"message": "prompt is too long", "code": 400}}
 BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {
-    "no end": (replies.sse(CHUNKS[:3], done=False), StreamInterruptedError),
-    "an error later": (replies.sse([*CHUNKS[:2], {"error": "boom"}]), StreamInterruptedError),
+    "no end": (replies.sse(CHUNKS, done=False), StreamInterruptedError),
+    "an error later": (replies.sse([*CHUNKS, {"error": "boom"}]), StreamInterruptedError),
     "an error first": (replies.sse([FIRST]), ContextLengthError),
     "no JSON": (Reply((b"data: {]\n\n",)), MalformedResponseError),
 }
@@ -82,7 +82,7 @@ BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {
 
 @pytest.mark.parametrize(("reply", "kind"), BROKEN.values(), ids=BROKEN)
 async def test_a_stream_that_breaks_is_a_named_error(
-    reply: Reply, kind: type[ModelError], openai_model: OpenAIModel, server: FakeServer
+    reply: Reply, kind: type[ModelError], openai_model: OpenAIModel, server: Upstream
 ) -> None:
     server.will(reply)
     with pytest.raises(kind) as caught:
@@ -95,31 +95,31 @@ async def test_a_stream_that_breaks_is_a_named_error(
 
 @pytest.mark.parametrize("asking", ASKING)
 async def test_a_server_that_never_answers_times_out(
-    asking: Callable[..., Any], model: Model, server: FakeServer
+    asking: Callable[..., Any], model: Model, server: Upstream
 ) -> None:
     server.will(replies.HANG)
     with pytest.raises(ModelTimeoutError, match=r"0\.2 s") as caught:
         await asking(model, timeout_s=0.2)
     assert (caught.value.billed, caught.value.__cause__) == (None, None)
-    for received in server.received:
+    for received in server.seen:
         assert await asyncio.to_thread(received.left.wait, 300), "the connection was not closed"
 
 
 # Places
 
 
-async def test_a_redirect_is_not_followed(model: Model, server: FakeServer) -> None:
+async def test_a_redirect_is_not_followed(model: Model, server: Upstream) -> None:
     to = f"http://user:password@localhost:{server.port}/v1/chat/completions?key=1"
     server.will(Reply((b"",), status=307, headers={"location": to}))
     with pytest.raises(ModelNotFoundError, match=r"localhost.*base_url") as caught:
         await ask(model)
     assert caught.value.billed is False
     assert not {"password", "key=1"} & set(str(caught.value).replace("@", " ").split())
-    assert len(server.received) == 1
+    assert len(server.seen) == 1
 
 
 async def test_a_proxy_of_the_environment_is_asked_for_servers_elsewhere_alone(
-    opened: Callable[[str], Model], server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[str], Model], server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -134,7 +134,7 @@ async def test_a_proxy_of_the_environment_is_asked_for_servers_elsewhere_alone(
         await model.aclose()
 
 
-async def test_a_refusal_without_end_is_given_up(model: Model, server: FakeServer) -> None:
+async def test_a_refusal_without_end_is_given_up(model: Model, server: Upstream) -> None:
     server.will(Reply((b"no",), status=400, endless=b"a" * 500_000))
     with pytest.raises(BadRequestError) as caught:
         await ask(model)
@@ -146,16 +146,16 @@ async def test_a_refusal_without_end_is_given_up(model: Model, server: FakeServe
 
 @pytest.mark.parametrize("asking", ASKING)
 async def test_a_server_that_refuses_log_probabilities_is_asked_without(
-    asking: Callable[..., Any], model: Model, server: FakeServer
+    asking: Callable[..., Any], model: Model, server: Upstream
 ) -> None:
     server.will(replies.error(400, "bad"))
     with pytest.raises(BadRequestError):
         await asking(model, "hi", logprobs=True)
-    assert len(server.received) == 1, "refused for something else"
+    assert len(server.seen) == 1, "refused for something else"
     server.will(replies.error(400, "logprobs is not supported with this model"))
     assert (await asking(model, "hi", logprobs=True)).text == "HI"
     assert not model.returns_logprobs
-    assert [bool(r.body.get("logprobs")) for r in server.received] == [True, True, False]
+    assert [bool(r.body.get("logprobs")) for r in server.seen] == [True, True, False]
 
 
 # What errors say
@@ -168,7 +168,7 @@ QUESTION = 'My name is "Anna Örtli"\nand I live in Zürich.'
 )
 @pytest.mark.parametrize("asking", ASKING)
 async def test_no_error_repeats_the_question_or_the_key(
-    asking: Callable[..., Any], quoted: str, model: Model, server: FakeServer
+    asking: Callable[..., Any], quoted: str, model: Model, server: Upstream
 ) -> None:
     server.will(replies.error(400, f"refused {quoted} of sk-secret-key\x1b[2J\u202e"))
     with pytest.raises(BadRequestError) as caught:

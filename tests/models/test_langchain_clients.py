@@ -10,9 +10,9 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from cascade.errors import ModelUnavailableError
 from cascade.models import Model, Request, open_model
 from cascade.state import TokenLogprob, Usage
+from tests.acceptance.upstream import Answer, Upstream
 from tests.models.asking import ask, ask_in_pieces
 from tests.servers import replies
-from tests.servers.fake import FakeServer
 
 openai = pytest.importorskip("langchain_openai", reason="pip install langchain-openai")
 anthropic = pytest.importorskip("langchain_anthropic", reason="pip install langchain-anthropic")
@@ -21,37 +21,37 @@ anthropic = pytest.importorskip("langchain_anthropic", reason="pip install langc
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
-def chat_openai(server: FakeServer, **settings: Any) -> Any:
+def chat_openai(server: Upstream, **settings: Any) -> Any:
     given = {"model": "small-1", "base_url": server.openai_url, "api_key": "k", **settings}
     return openai.ChatOpenAI(**given)
 
 
-def chat_anthropic(server: FakeServer, **settings: Any) -> Any:
+def chat_anthropic(server: Upstream, **settings: Any) -> Any:
     return anthropic.ChatAnthropic(model="claude", base_url=server.url, api_key="k", **settings)
 
 
 @pytest.fixture(params=["openai", "anthropic"])
-def either(request: pytest.FixtureRequest, server: FakeServer) -> Model:
+def either(request: pytest.FixtureRequest, server: Upstream) -> Model:
     return open_model({"openai": chat_openai, "anthropic": chat_anthropic}[request.param](server))
 
 
-async def test_a_request_is_sent_once(either: Model, server: FakeServer) -> None:
+async def test_a_request_is_sent_once(either: Model, server: Upstream) -> None:
     server.will(*[replies.error(500, "broken")] * 3)
     with pytest.raises(ModelUnavailableError) as caught:
         await ask(either)
     assert caught.value.billed is None
-    assert len(server.received) == 1
+    assert len(server.seen) == 1
 
 
-async def test_the_users_own_chat_model_goes_on_to_retry(server: FakeServer) -> None:
+async def test_the_users_own_chat_model_goes_on_to_retry(server: Upstream) -> None:
     chat = chat_openai(server)
     open_model(chat)
     server.will(replies.error(500, "broken", headers={"retry-after-ms": "1"}))
     assert (await chat.ainvoke("hi")).text == "HI"
-    assert len(server.received) == 2
+    assert len(server.seen) == 2
 
 
-async def test_chat_openai_is_asked_for_log_probabilities(server: FakeServer) -> None:
+async def test_chat_openai_is_asked_for_log_probabilities(server: Upstream) -> None:
     model = open_model(chat_openai(server))
     assert model.returns_logprobs
     tokens = [{"token": "Paris", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
@@ -63,14 +63,14 @@ async def test_chat_openai_is_asked_for_log_probabilities(server: FakeServer) ->
     assert not server.last.body.get("logprobs")
 
 
-async def test_a_streamed_answer_has_usage(server: FakeServer) -> None:
-    server.will(replies.openai_stream("Paris"))
+async def test_a_streamed_answer_has_usage(server: Upstream) -> None:
+    server.will(Answer("Par is", tokens=(10, 2)))
     pieces, answer = await ask_in_pieces(open_model(chat_openai(server)))
-    assert (pieces, answer.usage) == (["Par", "is"], Usage(input_tokens=10, output_tokens=2))
+    assert (pieces, answer.usage) == (["Par", " is"], Usage(input_tokens=10, output_tokens=2))
 
 
 async def test_cache_control_reaches_anthropic_and_cache_writes_are_read(
-    server: FakeServer,
+    server: Upstream,
 ) -> None:
     usage = {
         "input_tokens": 10,
@@ -92,7 +92,7 @@ async def test_cache_control_reaches_anthropic_and_cache_writes_are_read(
     )
 
 
-def test_the_address_of_a_chat_model_is_known(server: FakeServer) -> None:
+def test_the_address_of_a_chat_model_is_known(server: Upstream) -> None:
     ours, theirs = open_model(chat_openai(server)), open_model(openai.ChatOpenAI(api_key="k"))
     assert (ours.provider, ours.local) == ("openai", True)
     assert (str(ours.server).rstrip("/"), ours.secrets) == (server.openai_url, ("k",))

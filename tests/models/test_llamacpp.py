@@ -14,22 +14,22 @@ from cascade.errors import ConfigurationError, MissingDependencyError, ModelNotF
 from cascade.models import Request
 from cascade.models.llamacpp import Engine, LlamaCppModel, read_calls
 from cascade.state import Usage
+from tests.acceptance.upstream import Upstream
 from tests.models.asking import ASKING, ask, ask_in_pieces, tokens
 from tests.servers import replies
-from tests.servers.fake import FakeServer
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CALL = '{"name": "weather", "arguments": {"city": "Rome"}}'
 MADE = {"name": "weather", "args": {"city": "Rome"}, "id": "1", "type": "tool_call"}
 
 
-class LlamaServer(FakeServer):
+class LlamaServer(Upstream):
     """What xllamacpp listens with, where the test says what the model writes."""
 
     knows_tools = True
 
     def routes(self) -> dict[str, Any]:
-        return {**super().routes(), "GET /props": self._props}
+        return {"GET /props": self._props, **super().routes()}
 
     async def _props(self, _: web.Request) -> web.Response:
         return web.json_response({"chat_template_caps": {"supports_tools": self.knows_tools}})
@@ -41,8 +41,8 @@ class LlamaServer(FakeServer):
 
 
 @pytest.fixture(scope="module")
-def running_server() -> Iterator[FakeServer]:  # type: ignore[override]
-    with LlamaServer() as running:
+def running_server() -> Iterator[Upstream]:  # type: ignore[override]
+    with LlamaServer(lambda seen: seen.last.upper()) as running:
         yield running
 
 
@@ -54,7 +54,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def model(weights: Path, server: FakeServer) -> AsyncIterator[LlamaCppModel]:
+async def model(weights: Path, server: Upstream) -> AsyncIterator[LlamaCppModel]:
     one = LlamaCppModel(str(weights), options={"top_k": 1})
     one._engine = cast("Engine", server)
     yield one
@@ -62,11 +62,11 @@ async def model(weights: Path, server: FakeServer) -> AsyncIterator[LlamaCppMode
 
 
 async def test_a_request_reaches_the_engine_with_its_key(
-    model: LlamaCppModel, server: FakeServer
+    model: LlamaCppModel, server: Upstream
 ) -> None:
-    pieces, answer = await ask_in_pieces(model, "Paris", max_tokens=4)
-    assert pieces == ["PAR", "IS"]
-    assert answer.usage == Usage(input_tokens=10, output_tokens=2)
+    pieces, answer = await ask_in_pieces(model, "Par is?", max_tokens=4)
+    assert pieces == ["PAR", " IS?"]
+    assert answer.usage == Usage(input_tokens=2, output_tokens=2)
     assert server.last.headers["authorization"] == "Bearer the-key"
     sent = {name: server.last.body[name] for name in ("top_k", "max_tokens", "stream")}
     assert sent == {"top_k": 1, "max_tokens": 4, "stream": True}
@@ -77,7 +77,7 @@ async def test_a_request_reaches_the_engine_with_its_key(
 
 @pytest.mark.parametrize("asking", ASKING)
 async def test_its_log_probs_are_those_of_a_call(
-    asking: Any, model: LlamaCppModel, server: FakeServer
+    asking: Any, model: LlamaCppModel, server: Upstream
 ) -> None:
     said = ('{"name": "', "weather", '", "arguments": {"city": "', "Rome", '"}}')
     server.will(replies.openai_reply("".join(said), logprobs=tokens(*said)))
@@ -87,7 +87,7 @@ async def test_its_log_probs_are_those_of_a_call(
 
 
 async def test_no_piece_of_a_call_is_streamed_as_text(
-    model: LlamaCppModel, server: FakeServer
+    model: LlamaCppModel, server: Upstream
 ) -> None:
     server.will(replies.openai_reply(CALL), replies.openai_reply("It is sunny."))
     for shown in ([], ["It is sunny."]):
@@ -97,7 +97,7 @@ async def test_no_piece_of_a_call_is_streamed_as_text(
 
 @pytest.mark.parametrize("settings", [{}, {"tools": (WEATHER,), "tool_choice": "none"}])
 async def test_where_nothing_may_be_called_a_call_is_a_text(
-    settings: dict[str, Any], model: LlamaCppModel, server: FakeServer
+    settings: dict[str, Any], model: LlamaCppModel, server: Upstream
 ) -> None:
     server.will(replies.openai_reply(CALL))
     answer = await ask(model, **settings)
@@ -129,7 +129,7 @@ def test_a_text_is_calls_where_it_consists_of_them_alone(text: str, n: int) -> N
 
 
 async def test_a_template_that_knows_no_tools_gets_them_as_text(
-    model: LlamaCppModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    model: LlamaCppModel, server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LlamaServer, "knows_tools", False)
     await ask(model, tools=(WEATHER,))
@@ -140,7 +140,7 @@ async def test_a_template_that_knows_no_tools_gets_them_as_text(
 
 
 async def test_calls_and_their_results_are_told_as_text(
-    model: LlamaCppModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    model: LlamaCppModel, server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LlamaServer, "knows_tools", False)
     conversation = (

@@ -14,10 +14,10 @@ from langchain_core.messages import ToolCall
 
 from cascade.models.logprobs import answer_logprobs, call_logprobs, read_logprob
 from cascade.models.openai import OpenAIModel
+from tests.acceptance.upstream import Upstream
 from tests.models.asking import question
 from tests.models.asking import tokens as items
 from tests.servers import replies
-from tests.servers.fake import FakeServer
 
 
 def in_bytes(*parts: bytes) -> list[dict[str, object]]:
@@ -113,7 +113,7 @@ async def heard(model: Any) -> list[tuple[str, tuple[str, ...]]]:
 
 
 async def test_a_character_of_several_tokens_waits_for_the_last(
-    openai_model: OpenAIModel, server: FakeServer
+    openai_model: OpenAIModel, server: Upstream
 ) -> None:
     first, second = (bytes([byte]) for byte in "é".encode())
     deltas = [
@@ -140,7 +140,7 @@ CALLED = [{"function": {"name": "f", "arguments": "{}"}}]
     ids=["other text", "none", "placeholder", "thinking", "tool call"],
 )
 async def test_after_what_cannot_be_trusted_nothing_more_comes(
-    strange: dict[str, Any], openai_model: OpenAIModel, server: FakeServer
+    strange: dict[str, Any], openai_model: OpenAIModel, server: Upstream
 ) -> None:
     before = replies.openai_delta(content="a", logprobs=items("a"))
     after = replies.openai_delta(content="c", logprobs=items("c"))

@@ -13,8 +13,8 @@ import pytest
 
 from cascade._portal import iterate_here, on_portal, portal_loop, run_sync
 from cascade.models import Model, http
+from tests.acceptance.upstream import Upstream
 from tests.models.asking import ask
-from tests.servers.fake import FakeServer
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def loop_elsewhere() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
-    model: Model, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    model: Model, server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "DELAY_S", 0.01)
     with loop_elsewhere() as other:
@@ -53,7 +53,7 @@ async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
 
 
 async def test_connections_of_a_model_that_is_dropped_are_closed(
-    opened: Callable[[str], Model], server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[str], Model], server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "DELAY_S", 0.01)
     await ask(opened("openai"))

@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from cascade.errors import ConfigurationError, UnsupportedContentError
 from cascade.models import Request
 from cascade.models.ollama import OllamaModel
+from tests.acceptance.upstream import Upstream
 from tests.models.asking import ask, ask_in_pieces
 from tests.servers import replies
-from tests.servers.fake import FakeServer
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"where": CITY}}}
@@ -21,7 +21,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n"}
 
 
 async def test_every_setting_reaches_the_server(
-    ollama_model: OllamaModel, server: FakeServer
+    ollama_model: OllamaModel, server: Upstream
 ) -> None:
     plain: dict[str, Any] = {"temperature": 0.0, "seed": 1}
     asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 3}
@@ -36,7 +36,7 @@ async def test_every_setting_reaches_the_server(
 
 
 async def test_the_conversation_arrives_in_ollama_form(
-    ollama_model: OllamaModel, server: FakeServer
+    ollama_model: OllamaModel, server: Upstream
 ) -> None:
     call = {"name": "weather", "args": {"city": "Paris"}, "id": "c1", "type": "tool_call"}
     conversation = (
@@ -44,7 +44,7 @@ async def test_the_conversation_arrives_in_ollama_form(
         AIMessage("", tool_calls=[call]),
         ToolMessage("sunny", tool_call_id="c1", name="weather"),
     )
-    server.will(replies.json_reply({"capabilities": ["vision"]}), replies.ollama_reply("ok"))
+    server.will(replies.json_reply({"capabilities": ["vision"]}), "ok")
     await ollama_model.complete(Request(conversation))
     assert server.last.body["messages"] == [
         {"role": "user", "content": "Here?", "images": ["cG5n"]},
@@ -58,21 +58,21 @@ async def test_the_conversation_arrives_in_ollama_form(
     [({**IMAGE, "image_url": {"url": "https://x/a.png"}}, "base64", 0), (IMAGE, "cannot see", 1)],
 )
 async def test_an_image_that_it_cannot_see_is_refused(
-    image: dict[str, Any], said: str, asked: int, ollama_model: OllamaModel, server: FakeServer
+    image: dict[str, Any], said: str, asked: int, ollama_model: OllamaModel, server: Upstream
 ) -> None:
     for _ in range(2):
         with pytest.raises(UnsupportedContentError, match=said):
             await ollama_model.complete(Request((HumanMessage([image]),)))
-    assert [received.path for received in server.received] == ["/api/show"] * asked
+    assert server.elsewhere == ["/api/show"] * asked
 
 
 async def test_tool_calls_in_several_parts_get_ids(
-    ollama_model: OllamaModel, server: FakeServer
+    ollama_model: OllamaModel, server: Upstream
 ) -> None:
     parts = [
-        replies.ollama_body("", done=False, tool_calls=[CALL]),
-        replies.ollama_body("", done=False, tool_calls=[CALL, CALL]),
-        replies.ollama_body(""),
+        replies.ollama_body(tool_calls=[CALL]),
+        replies.ollama_body(tool_calls=[CALL, CALL]),
+        {**replies.ollama_body(), "done": True},
     ]
     server.will(replies.ndjson(parts))
     _, answer = await ask_in_pieces(ollama_model, tools=(WEATHER,))
@@ -82,13 +82,13 @@ async def test_tool_calls_in_several_parts_get_ids(
 
 
 async def test_warming_has_the_server_load_the_model(
-    ollama_model: OllamaModel, server: FakeServer
+    ollama_model: OllamaModel, server: Upstream
 ) -> None:
     await ollama_model.warm()
-    assert (server.last.path, server.last.body["messages"]) == ("/api/chat", [])
+    assert server.elsewhere == ["/api/chat"]
 
 
-async def test_the_digest_is_the_servers(server: FakeServer) -> None:
+async def test_the_digest_is_the_servers(server: Upstream) -> None:
     listed = {"models": [{"model": "a:latest", "digest": "d1"}, {"model": "b:3b", "digest": "d2"}]}
     for name, digest in (("a", "d1"), ("b:3b", "d2"), ("c", None)):
         model = OllamaModel(name, base_url=server.url)

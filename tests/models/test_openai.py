@@ -17,9 +17,9 @@ from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.openai import OpenAIModel
 from cascade.state import TokenLogprob, Usage
+from tests.acceptance.upstream import Answer, Upstream, spelled
 from tests.models.asking import ask, ask_in_pieces, question, score
 from tests.servers import replies
-from tests.servers.fake import FakeServer
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 CLOSED = {
@@ -35,7 +35,7 @@ CLOSED = {
 
 
 async def test_every_setting_reaches_the_server_and_nothing_else(
-    openai_model: OpenAIModel, server: FakeServer
+    openai_model: OpenAIModel, server: Upstream
 ) -> None:
     await ask(openai_model)
     assert set(server.last.body) == {"model", "messages"}
@@ -56,7 +56,7 @@ async def test_every_setting_reaches_the_server_and_nothing_else(
 
 
 async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_request(
-    server: FakeServer,
+    server: Upstream,
 ) -> None:
     options = {"top_p": 0.1, "n": 1}
     model = OpenAIModel("org/gpt-5.1", base_url=server.openai_url, options=options)
@@ -75,27 +75,26 @@ async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_req
     ],
 )
 async def test_what_cannot_be_sent_is_an_error_of_the_input(
-    request_: Request, openai_model: OpenAIModel, server: FakeServer
+    request_: Request, openai_model: OpenAIModel, server: Upstream
 ) -> None:
     with pytest.raises(InputError):
         await openai_model.complete(request_)
-    assert server.received == []
+    assert server.seen == []
 
 
 # What is read
 
 
 async def test_a_stream_carries_the_whole_completion_at_its_end(
-    openai_model: OpenAIModel, server: FakeServer
+    openai_model: OpenAIModel, server: Upstream
 ) -> None:
     whole = json.dumps(replies.openai_body("In one pi\ud83dece"))  # half of a character in it
-    server.will(
-        replies.openai_stream("Paris"), replies.text_reply(whole, content_type="text/plain")
-    )
+    told = Answer("Par is", items=spelled("Par is", -0.1), tokens=(10, 2))
+    server.will(told, replies.text_reply(whole, content_type="text/plain"))
     pieces, answer = await ask_in_pieces(openai_model, logprobs=True)
-    assert (pieces, answer.text) == (["Par", "is"], "Paris")
+    assert (pieces, answer.text) == (["Par", " is"], "Par is")
     assert answer.usage == Usage(input_tokens=10, output_tokens=2)
-    assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob("is", -0.1))
+    assert answer.logprobs == (TokenLogprob("Par", -0.1), TokenLogprob(" is", -0.1))
     assert server.last.body["stream_options"] == {"include_usage": True}
     assert (await ask_in_pieces(openai_model, "🏛" * 2**20))[0] == ["In one pi\ud83dece"]
     assert server.last.body["messages"][0]["content"] == "🏛" * 2**20, "megabytes"
@@ -113,7 +112,7 @@ async def test_a_stream_carries_the_whole_completion_at_its_end(
     ],
 )
 async def test_the_time_that_a_server_computed_is_known_where_it_tells_one_that_can_be_true(
-    timings: object, busy_ms: float | None, openai_model: OpenAIModel, server: FakeServer
+    timings: object, busy_ms: float | None, openai_model: OpenAIModel, server: Upstream
 ) -> None:
     server.will(replies.json_reply({**replies.openai_body(), "timings": timings}))
     assert (await ask(openai_model)).busy_ms == busy_ms
@@ -143,13 +142,13 @@ def counts(given: object, made: object = None, **rest: object) -> dict[str, obje
     ],
 )
 async def test_counts_that_cannot_be_true_are_unknown(
-    usage: object, read: dict[str, int], openai_model: OpenAIModel, server: FakeServer
+    usage: object, read: dict[str, int], openai_model: OpenAIModel, server: Upstream
 ) -> None:
     server.will(replies.openai_reply("Paris", usage=usage))
     assert (await ask(openai_model)).usage == Usage(**read)
 
 
-async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: FakeServer) -> None:
+async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: Upstream) -> None:
     def part(index: int, **function: str) -> dict[str, object]:
         return replies.openai_delta(tool_calls=[{"index": index, "function": function}])
 
@@ -166,7 +165,7 @@ async def test_tool_calls_in_pieces_are_read(openai_model: OpenAIModel, server: 
 
 
 async def test_key_and_organisation_of_the_environment_are_sent(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "from-environment")
     monkeypatch.setenv("OPENAI_ORG_ID", "org")
@@ -193,7 +192,7 @@ def test_it_is_known_whether_requests_stay_on_this_machine(url: str) -> None:
 
 
 async def test_a_given_answer_is_scored_in_one_pass(
-    openai_model: OpenAIModel, server: FakeServer
+    openai_model: OpenAIModel, server: Upstream
 ) -> None:
     # vLLM: nothing for the first token of a prompt, then each by its id
     said = (("Paris?", -9.0), ("<end>", -1.0), ("Par", -0.5), ("is", -0.25))
@@ -214,13 +213,13 @@ async def test_a_given_answer_is_scored_in_one_pass(
 
 
 async def test_failures_of_the_official_client_are_named(
-    openai_model: OpenAIModel, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    openai_model: OpenAIModel, server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = openai_model.open_client()
     server.will(replies.error(500, "broken"))
     with pytest.raises(ModelUnavailableError), openai_model.named_errors():
         await client.models.list()
-    assert len(server.received) == 1
+    assert server.elsewhere == ["/v1/models"]
     with pytest.raises(RuntimeError, match="a bug"), openai_model.named_errors():
         raise RuntimeError("a bug")
     await client.close()

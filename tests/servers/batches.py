@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from tests.acceptance.upstream import Upstream
 from tests.servers import replies
-from tests.servers.fake import FakeServer, Handler
+from tests.servers.fake import Handler
 
 Step = Literal["upload", "files", "create", "batches", "retrieve", "content"]
 """What a client may ask for."""
@@ -45,7 +46,7 @@ def usual(body: Mapping[str, Any]) -> Outcome:
     return replies.openai_body(f"{body['model']} on {body['messages'][-1]['content']}")
 
 
-class BatchServer(FakeServer):
+class BatchServer(Upstream):
     """Chat completions, and the same by batch."""
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class BatchServer(FakeServer):
         self.files: dict[str, tuple[str, bytes]] = {}
         """Content by id, with its name: what was uploaded and what was made of it."""
         self.remote: dict[str, Remote] = {}
-        self.asked: Counter[str] = Counter()
+        self.steps: Counter[str] = Counter()
         """How often each step was asked for."""
         self.answer: Callable[[Mapping[str, Any]], Outcome] = usual
         """What a request in a batch comes to."""
@@ -74,18 +75,18 @@ class BatchServer(FakeServer):
 
     def routes(self) -> Mapping[str, Handler]:
         return {
-            **super().routes(),
             "POST /v1/files": self._at("upload", self._upload),
             "GET /v1/files": self._at("files", self._list_files),
             "GET /v1/files/{id}/content": self._at("content", self._content),
             "POST /v1/batches": self._at("create", self._create),
             "GET /v1/batches": self._at("batches", self._list_batches),
             "GET /v1/batches/{id}": self._at("retrieve", self._retrieve),
+            **super().routes(),
         }
 
     def _at(self, step: Step, handle: Callable[[web.Request], Any]) -> Any:
         async def handler(request: web.Request) -> web.StreamResponse:
-            self.asked[step] += 1
+            self.steps[step] += 1
             waiting = self._faults.get(step)
             fault = waiting.popleft() if waiting else None
             if fault == "busy":

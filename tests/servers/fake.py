@@ -1,33 +1,19 @@
-"""Real HTTP servers whose every answer is chosen by the test, each in a thread of its own.
-
-`FakeServer` speaks OpenAI chat completions, Anthropic's messages and Ollama. Without a script it
-answers with the last message, upper-cased.
-
-    with FakeServer() as server:
-        server.will(replies.error(429, "slow down"), replies.openai_reply("Paris"))
-        Tier("openai:small", base_url=server.openai_url)
-        ...
-        assert server.last.body["temperature"] == 0
-"""
+"""A real HTTP server in a thread of its own, and how it sends what a test says."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
 
 from tests.servers import replies
 
-Behaviour = replies.Reply | Callable[[Mapping[str, Any]], replies.Reply]
 Handler = Callable[[web.Request], Any]
 
 
@@ -84,68 +70,12 @@ class Server:
         raise AssertionError(f"{len(self._runner.server.connections)} connections are open")
 
 
-@dataclass
-class Received:
-    """One request as the server saw it; `left` is set once the client went before its end."""
-
-    path: str
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
-    left: threading.Event = field(default_factory=threading.Event)
-
-
-class FakeServer(Server):
-    """Answers by a script, and otherwise what stands in `DEFAULTS`."""
-
-    DEFAULTS: Mapping[str, Behaviour] = {
-        "/v1/chat/completions": replies.openai_echo,
-        "/v1/models": replies.json_reply({"object": "list", "data": []}),
-        "/v1/messages": replies.anthropic_echo,
-        "/api/chat": replies.ollama_echo,
-        "/api/show": replies.ollama_show,
-        "/api/tags": replies.ollama_tags,
-    }
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.received: list[Received] = []
-        self._script: deque[Behaviour] = deque()
-
-    def routes(self) -> Mapping[str, Handler]:
-        return {f"* {path}": self._answer for path in self.DEFAULTS}
-
-    def forget(self) -> None:
-        """Begin anew: no script, nothing received."""
-        self.received.clear()
-        self._script.clear()
-
-    def will(self, *behaviours: Behaviour) -> None:
-        """Say what the next requests get, one after the other."""
-        self._script.extend(behaviours)
-
-    @property
-    def last(self) -> Received:
-        return self.received[-1]
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = json.loads(await request.read() or b"{}")
-        received = Received(request.path, body, headers_of(request))
-        self.received.append(received)
-        behaviour = self._script.popleft() if self._script else self.DEFAULTS[request.path]
-        reply = behaviour if isinstance(behaviour, replies.Reply) else behaviour(body)
-        return await send(request, reply, received.left)
-
-
 def free_port() -> int:
     """A port of this machine on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-def headers_of(request: web.Request) -> dict[str, str]:
-    return {name.lower(): value for name, value in request.headers.items()}
 
 
 async def send(

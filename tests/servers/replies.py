@@ -1,4 +1,4 @@
-"""What the fake server can say: whole replies and streams of both protocols."""
+"""What a server can say: whole replies and streams, as they go over the wire."""
 
 from __future__ import annotations
 
@@ -86,27 +86,11 @@ def openai_delta(
     return {"object": "chat.completion.chunk", "model": "served", "choices": [choice]}
 
 
-def openai_chunks(text: str) -> list[dict[str, Any]]:
-    pieces = [piece for piece in (text[:3], text[3:]) if piece]
-    deltas = [openai_delta(content=p, logprobs=[{"token": p, "logprob": -0.1}]) for p in pieces]
-    usage = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2}}
-    return [openai_delta(role="assistant"), *deltas, openai_delta("stop"), usage]
-
-
 def sse(chunks: Sequence[object], *, done: bool = True, **how: Any) -> Reply:
     lines = [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks]
     if done:
         lines.append(b"data: [DONE]\n\n")
     return Reply(tuple(lines), content_type="text/event-stream", **how)
-
-
-def openai_stream(text: str = "Paris", **how: Any) -> Reply:
-    return sse(openai_chunks(text), **how)
-
-
-def openai_echo(body: Mapping[str, Any]) -> Reply:
-    text = _last_text(body)
-    return openai_stream(text) if body.get("stream") else openai_reply(text)
 
 
 def anthropic_body(text: str = "Paris", **usage: Any) -> dict[str, Any]:
@@ -116,63 +100,12 @@ def anthropic_body(text: str = "Paris", **usage: Any) -> dict[str, Any]:
     return {**body, "content": content, "stop_reason": "end_turn", "usage": counts}
 
 
-def anthropic_echo(body: Mapping[str, Any]) -> Reply:
-    return json_reply(anthropic_body(_last_text(body)))
-
-
-DURATIONS = {
-    "total_duration": 9_000_000,
-    "load_duration": 4_000_000,
-    "prompt_eval_count": 10,
-    "prompt_eval_duration": 2_000_000,
-    "eval_count": 2,
-    "eval_duration": 3_000_000,
-}
-
-
-def ollama_body(text: str = "Paris", *, done: bool = True, **rest: Any) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
-    message |= {name: rest.pop(name) for name in ("thinking", "tool_calls") if name in rest}
-    end = {"done": True, "done_reason": "stop", **DURATIONS} if done else {"done": False}
-    return {"model": "served", "message": message, **end, **rest}
-
-
-def ollama_reply(*args: Any, **kwargs: Any) -> Reply:
-    return json_reply(ollama_body(*args, **kwargs))
-
-
-def ollama_chunks(text: str) -> list[dict[str, Any]]:
-    pieces = [piece for piece in (text[:3], text[3:]) if piece]
-    return [
-        *(ollama_body(p, done=False, logprobs=[{"token": p, "logprob": -0.1}]) for p in pieces),
-        ollama_body(""),
-    ]
+def ollama_body(text: str = "", *, logprobs: object = None, **message: Any) -> dict[str, Any]:
+    said = {"role": "assistant", "content": text, **message}
+    body = {"created_at": "2026-01-01T00:00:00Z", "message": said, "done": False}
+    return body if logprobs is None else {**body, "logprobs": logprobs}
 
 
 def ndjson(chunks: Sequence[object], **how: Any) -> Reply:
     lines = tuple(json.dumps(chunk).encode() + b"\n" for chunk in chunks)
     return Reply(lines, content_type="application/x-ndjson", **how)
-
-
-def ollama_stream(text: str = "Paris", **how: Any) -> Reply:
-    return ndjson(ollama_chunks(text), **how)
-
-
-def ollama_echo(body: Mapping[str, Any]) -> Reply:
-    if not body["messages"]:  # to have the model loaded
-        return json_reply({"message": {"content": ""}, "done": True, "done_reason": "load"})
-    text = _last_text(body)
-    return ollama_stream(text) if body.get("stream") else ollama_reply(text)
-
-
-def ollama_show(body: Mapping[str, Any]) -> Reply:
-    sees = ["vision"] if "vl" in body["model"] else []
-    return json_reply({"capabilities": ["completion", *sees]})
-
-
-def ollama_tags(_: Mapping[str, Any]) -> Reply:
-    return json_reply({"models": [{"model": "qwen2.5:3b", "name": "qwen2.5:3b"}]})
-
-
-def _last_text(body: Mapping[str, Any]) -> str:
-    return str(body["messages"][-1]["content"]).upper()
