@@ -2,7 +2,7 @@
 # `make` alone lists the commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all coverage lint format bench dist ollama clean
+.PHONY: help demo test test-all coverage lint format reference bench dist ollama clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -44,6 +44,9 @@ lint: $(DEV) ## style, format, types (ruff, mypy, pyright)
 format: $(DEV) ## mend style and format where a program can
 	@$(IN_VENV) -m ruff check --fix-only --quiet .
 	@$(IN_VENV) -m ruff format .
+
+reference: $(TEST) ## write the reference of commands and configuration into docs/; ARGS=--check: only look
+	@$(IN_VENV) scripts/reference.py $(ARGS)
 
 bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 	@$(IN_VENV) scripts/bench.py $(ARGS)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer import Argument, Option
@@ -28,7 +28,6 @@ def serve(
     check: Annotated[bool, Option("--check", help="Say what would run, and leave.")] = False,
     no_auth: Annotated[bool, Option("--no-auth", help="Ask for no key; on loopback.")] = False,
     port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
-    workers: Annotated[int, Option(help="Processes on this port.")] = 1,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
     need("service")
@@ -40,7 +39,7 @@ def serve(
         overrides["listen"] = {"port": port}
     configured = read_config(config, overrides=overrides)
     if not check:
-        run(configured, workers=workers)
+        run(configured)
         return
     lines = describe(configured)
     give({"serves": lines}, "\n".join(lines))
@@ -64,9 +63,6 @@ def create(
     per_minute: Annotated[Number, Option(help="Requests per minute.")] = None,
     day_usd: Annotated[Amount, Option(help="Dollars per day of UTC.", min=0)] = None,
     month_usd: Annotated[Amount, Option(help="Dollars per month of UTC.", min=0)] = None,
-    exhausted: Annotated[
-        Literal["refuse", "local_only"] | None, Option(help="Once spent; else as configured.")
-    ] = None,
     tag: Annotated[Texts, Option(metavar="NAME=VALUE", help="Of its entries; repeatable.")] = None,
     admin: Annotated[bool, Option("--admin", help="It opens /admin and the page.")] = False,
 ) -> None:
@@ -76,7 +72,6 @@ def create(
         "per_minute": per_minute,
         "day_usd": day_usd,
         "month_usd": month_usd,
-        "exhausted": exhausted,
         "tags": to_tags(tag),
         "admin": admin,
     }

@@ -49,7 +49,7 @@ Reaction = Literal["warn", "audit", "large_only"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts on which a service without keys may listen, and by which it may be asked."""
 
-RESTART = ("listen", "ledger", "auth", "shutdown_grace_s", "log.format", "budgets.lease_s")
+RESTART = ("listen", "ledger", "auth", "shutdown_grace_s", "log")
 """Keys that a running service does not change."""
 
 
@@ -109,11 +109,7 @@ class TierConfig(Section):
         return self
 
     def open(self, folder: Path, usual: str | None = None) -> Tier:
-        """The tier as its cascade takes it.
-
-        Args:
-            folder: of the configuration.
-            usual: its name where it has none here.
+        """The tier, with its `usual` name where it has none here.
 
         Raises:
             ConfigurationError: the variable with its key is not set, or there is no such agent.
@@ -221,8 +217,6 @@ class CascadeConfig(Section):
     """Another model where the large one cannot be had; by default the draft is the answer."""
     concurrency: Count = 64
     """Requests that run at once; the next ones wait, and get 429 after 30 seconds."""
-    answer_tokens: Count = 1024
-    """Tokens of an answer that a budget puts aside where nothing says how long it may become."""
 
     @field_validator("audits", mode="before")
     @classmethod
@@ -240,17 +234,10 @@ class CascadeConfig(Section):
 
 
 class BudgetConfig(Section):
-    """Budgets of keys, and the answer when one is used up."""
+    """Budgets of keys."""
 
-    exhausted: Literal["refuse", "local_only"] = "refuse"
-    """`refuse` answers 402; `local_only` keeps the question on this machine."""
     unknown_call_usd: Dollars = Decimal("0.01")
     """What a call counts whose cost is unknown, such as one of a tier without a price."""
-    wait_s: Annotated[float, Field(ge=0)] = 10.0
-    """Longest wait for money that requests under way have put aside; then 429."""
-    lease_s: Seconds = 900.0
-    """Longest time that a request takes; what a killed process has put aside counts as spent
-    after it."""
 
 
 class LogConfig(Section):
@@ -273,7 +260,7 @@ class ServiceConfig(Section):
     listen: ListenConfig = ListenConfig()
     """Where it listens."""
     budgets: BudgetConfig = BudgetConfig()
-    """What happens when a key's money is used up."""
+    """How money of keys is counted."""
     log: LogConfig = LogConfig()
     """What is written to standard error."""
     auth: bool = True
@@ -303,13 +290,7 @@ class ServiceConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A configuration with where it came from.
-
-    Attributes:
-        config: what is run.
-        path: its file; paths of calibrations are relative to its folder.
-        overrides: what went over the file, such as options of a command.
-    """
+    """A configuration with its file and what went over it, such as options of a command."""
 
     config: ServiceConfig
     path: Path
@@ -341,46 +322,38 @@ def read_config(
     Raises:
         ConfigurationError: with a line for each thing that is wrong.
     """
-    path = Path(path)
+    path, overrides = Path(path), overrides or {}
     reader = _Reader(path, os.environ if environment is None else environment)
-    written = _merged(reader.document, overrides or {})
-    problems = reader.problems
+    written, problems = _merged(reader.document, overrides), reader.problems
     if not problems:
         try:
             config = ServiceConfig.model_validate(written)
-            return Configured(_beside(config, path.parent), path, overrides or {})
         except ValidationError as error:
-            problems = [(each["loc"], _words(each, reader.filled)) for each in error.errors()]
-    told = [_told(path, reader.lines, place, words) for place, words in problems]
-    raise ConfigurationError("\n".join(dict.fromkeys(told)))
+            problems = _problems(error, written, reader.filled)
+        else:
+            if beside := re.fullmatch("sqlite:///([^/].*)", config.ledger or ""):
+                ledger = f"sqlite:///{path.parent / beside[1]}"
+                config = config.model_copy(update={"ledger": ledger})
+            return Configured(config, path, overrides)
+    raise ConfigurationError("\n".join(map(reader.told, problems, problems.values())))
 
 
-def _beside(config: ServiceConfig, folder: Path) -> ServiceConfig:
-    """A ledger's relative file lies beside the configuration, from wherever it is started."""
-    relative = re.fullmatch("sqlite:///([^/].*)", config.ledger or "")
-    if not relative:
-        return config
-    return config.model_copy(update={"ledger": f"sqlite:///{folder / relative[1]}"})
-
-
-_REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-"""`${NAME}` is a variable's value, and `$${` a `${` of a text."""
+def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sets of keys, the second over the first, at every depth."""
+    both = dict(under) if isinstance(under, Mapping) else {}
+    for key, value in over.items():
+        both[key] = _merged(both.get(key), value) if isinstance(value, Mapping) else value
+    return both
 
 
 class _Reader(yaml.SafeLoader):
-    """Reads a file and replaces each `${NAME}`.
-
-    Attributes:
-        document: all of the file.
-        lines: the line of each value, counted from 1.
-        filled: values that variables are part of: they may be secrets.
-        problems: what is wrong.
-    """
+    """Reads a file and replaces each `${NAME}`; knows the line of each value, those that variables
+    are part of, and what is wrong."""
 
     def __init__(self, path: Path, variables: Mapping[str, str]) -> None:
-        self.variables = variables
-        self.lines, self.filled = dict[Place, int](), set[Place]()
-        self.problems = list[tuple[Place, str]]()
+        self.path, self.variables = path, variables
+        self.lines, self.problems = dict[Place, int](), dict[Place, str]()
+        self.filled = set[Place]()
         try:
             super().__init__(path.read_text(encoding="utf-8"))
             root = self.get_single_node()
@@ -403,7 +376,7 @@ class _Reader(yaml.SafeLoader):
             for key, _ in node.value:
                 name = (*place, str(key.value))
                 if name in self.lines:  # the second would silently win
-                    self.problems.append((name, "it stands here a second time."))
+                    self.problems[name] = "it stands here a second time."
                 self.lines[name] = key.start_mark.line + 1
             self.flatten_mapping(node)
             pairs = [(str(key.value), value) for key, value in node.value]
@@ -412,39 +385,57 @@ class _Reader(yaml.SafeLoader):
         return self._filled(value, place) if isinstance(value, str) else value
 
     def _filled(self, value: str, place: Place) -> str:
-        for name in filter(None, _REFERENCE.findall(value)):
+        def variable(found: re.Match[str]) -> str:
+            if not (name := found[1]):
+                return "${"
             self.filled.add(place)
             if not self.variables.get(name):
-                said = f"the environment variable {name} is not set."
-                self.problems.append((place, said))
-        return _REFERENCE.sub(lambda x: self.variables.get(x[1], "") if x[1] else "${", value)
+                self.problems[place] = f"the environment variable {name} is not set."
+            return self.variables.get(name, "")
+
+        return re.sub(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)
+
+    def told(self, place: Place, words: str) -> str:
+        """A problem with its file, line and key."""
+        near = place
+        while near and near not in self.lines:
+            near = near[:-1]
+        where = f"{self.path}:{self.lines[near]}" if near else f"{self.path}"
+        return ": ".join([where, ".".join(map(str, place)), words] if place else [where, words])
 
 
-def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two sets of keys, the second over the first, at every depth."""
-    both = dict(under) if isinstance(under, Mapping) else {}
-    for key, value in over.items():
-        both[key] = _merged(both.get(key), value) if isinstance(value, Mapping) else value
-    return both
+def _problems(error: ValidationError, written: Any, filled: set[Place]) -> dict[Place, str]:
+    """What is wrong with a configuration, by place; where several kinds of values are taken, with
+    what is wrong for each. A value is not shown where it may be a secret."""
+    found, shown = dict[Place, list[str]](), dict[Place, str]()
+    for each in error.errors():
+        place, given = each["loc"], each["input"]
+        if each["type"] != "missing":
+            place = _place_in(written, place)
+        found.setdefault(place, []).append(_words(each))
+        secret = any(place[:n] in filled for n in range(len(place) + 1))
+        if isinstance(given, str | int | float) and each["type"] != _UNKNOWN and not secret:
+            shown[place] = f", not {given!r}"
+    return {place: " or ".join(words) + shown.get(place, "") for place, words in found.items()}
 
 
-def _words(error: ErrorDetails, filled: set[Place]) -> str:
-    """What is wrong with a value; it is not shown where it may be a secret."""
-    place, given = error["loc"], error["input"]
-    if error["type"] == "extra_forbidden":
+def _place_in(written: Any, place: Place) -> Place:
+    """As much of a place as was written: pydantic goes on with the kinds of a value."""
+    for n, part in enumerate(place):
+        try:
+            written = written[part]
+        except (LookupError, TypeError):
+            return place[:n]
+    return place
+
+
+_UNKNOWN = "extra_forbidden"
+
+
+def _words(error: ErrorDetails) -> str:
+    if error["type"] == _UNKNOWN:
         known = {name for section in Section.__subclasses__() for name in section.model_fields}
-        close = difflib.get_close_matches(str(place[-1]), known, 1, 0.5)
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, 1, 0.5)
         return "there is no such key" + (f"; did you mean {close[0]!r}?" if close else "")
     words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if any(place[:n] in filled for n in range(len(place) + 1)):
-        return words
-    return f"{words}, not {given!r}" if isinstance(given, str | int | float) else words
-
-
-def _told(path: Path, lines: Mapping[Place, int], place: Place, words: str) -> str:
-    """A problem with its file, line and key."""
-    near = place
-    while near and near not in lines:
-        near = near[:-1]
-    start = f"{path}:{lines[near]}" if near else str(path)
-    return f"{start}: {'.'.join([*map(str, place)])}: {words}" if place else f"{start}: {words}"
+    return words.partition(", unable to ")[0]

@@ -17,10 +17,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from langchain_core.messages import AnyMessage, ToolCall
-from pydantic import BaseModel
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -66,39 +65,27 @@ PATIENCE_S = 30.0
 MOST_OWNERS = 10_000
 """Runs whose key is remembered."""
 
-M = TypeVar("M", bound=BaseModel)
-
 Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
 
 
 @dataclass(slots=True)
 class Question:
-    """A request of any protocol.
-
-    Attributes:
-        served: the cascade that is asked.
-        messages: the conversation.
-        settings: what it is asked with.
-        size: characters of the request, which budgets go by.
-        price_of_error: in dollars, where the request has one of its own.
-        began: when it arrived, by `time.monotonic`.
-    """
+    """A request of any protocol: the cascade that it asks, and how. Budgets go by its `size` in
+    characters; it `began` when it arrived, by `time.monotonic`."""
 
     served: Served
     messages: list[AnyMessage]
     settings: Settings
     size: int
-    price_of_error: float | None = None
-    began: float = field(default_factory=time.monotonic)
+    price_of_error: float | None
+    began: float
 
     def left_s(self) -> float | None:
         """Seconds that are left of its deadline; 504 where there are none."""
         deadline = self.settings.get("deadline")
-        if deadline is None:
-            return None
-        left_s = self.began + deadline - time.monotonic()
-        if left_s <= 0:
+        left_s = None if deadline is None else self.began + deadline - time.monotonic()
+        if left_s is not None and left_s <= 0:
             said = "the deadline passed before a model was asked."
             raise ServiceError(504, said, "deadline_exceeded")
         return left_s
@@ -106,17 +93,9 @@ class Question:
 
 @dataclass(slots=True)
 class Way:
-    """Way of one request, for its answer's headers and extension, the log and the page.
-
-    Attributes:
-        run_id: of the run.
-        name: of the cascade.
-        key: name of the key.
-        at: when it began.
-        tier: that answered, empty where none did.
-        reason: why that one, in words that name no server.
-        error: the kind of failure.
-    """
+    """Way of one request, for its answer's headers and extension, the log and the page: the tier
+    that answered, empty where none did, and the reason or the failure in words that name no
+    server."""
 
     run_id: str
     name: str
@@ -308,7 +287,7 @@ class Gateway:
         url = "memory://" if kept is None else kept
         self.store = None if kept is None else open_store(kept)
         self.keys = Keys(url)
-        self.money = Money(url, self.config.budgets)
+        self.money = Money(url)
         self.rates, self.guesses = Rates(), Rates()
         self.ways: deque[Way] = deque(maxlen=RECENT)
         self._metrics = tuple(metrics)
@@ -333,19 +312,18 @@ class Gateway:
         """
         if not self.config.auth:
             return None
-        secret, address, wrong = _secret(request, page=page), None, False
-        if self.keys.is_guess(secret):
-            address = address_of(request.client.host if request.client else "")
-            wait_s = self.guesses.take(address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
-            if wait_s:
-                said = f"too many wrong API keys came from your address: wait {wait_s} s."
-                raise too_many(said, "too_many_wrong_keys", wait_s)
+        secret = _secret(request, page=page)
+        host = address_of(request.client.host) if request.client else ""
+        guess, wrong = self.keys.is_guess(secret), False
+        if guess and (wait_s := self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE)):
+            said = f"too many wrong API keys came from your address: wait {wait_s} s."
+            raise too_many(said, "too_many_wrong_keys", wait_s)
         try:
             key = await self.keys.find(secret)
             wrong = key is None
         finally:
-            if address is not None and not wrong:
-                self.guesses.give_back(address)
+            if guess and not wrong:
+                self.guesses.give_back(host)
         if key is None:
             said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
             challenge = {"WWW-Authenticate": "Bearer"}
@@ -380,28 +358,37 @@ class Gateway:
             ServiceError: it is not admitted.
             CascadeError: no tier could answer.
         """
-        if key is not None and key.per_minute is not None:
-            wait_s = self.rates.take(key.id, key.per_minute)
-            if wait_s:
-                said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
-                raise too_many(said, "rate_limit_exceeded", wait_s)
         served, settings = question.served, question.settings
-        self._complete(settings, served, key)
+        rate = None if key is None else key.per_minute
+        if key and rate and (wait_s := self.rates.take(key.id, rate)):
+            said = f"this key may ask {rate:g} times a minute: wait {wait_s} s."
+            raise too_many(said, "rate_limit_exceeded", wait_s)
+        tags = {**served.config.tags, **settings.get("tags", {})}
+        tags |= {**key.tags, KEY_TAG: key.id} if key else {}
+        settings["tags"] = {**tags, CASCADE_TAG: served.name}
+        deadlines = (served.config.deadline, settings.get("deadline"))
+        settings["deadline"] = min(filter(None, deadlines), default=None)
         if question.price_of_error is not None:
             served.own_price.policy(question.price_of_error)  # an error where it cannot be had
         run: Run | None = None
         reservation: Reservation | None = None
         served.busy += 1
         try:
-            reservation = await self._put_aside(question, key)
+            if key and key.limits:
+                most, size = settings.get("max_tokens"), question.size + served.prompt_size
+                unknown = self.config.budgets.unknown_call_usd
+                usd = estimate(served.cascade, size, most, unknown)
+                reservation = await self.money.put_aside(key, usd)
             async with _place(question):
                 settings["deadline"] = question.left_s()
                 messages = served.prompted(question.messages)
                 run = served.cascade.kernel.begin(messages, settings)
                 if question.price_of_error is not None:
                     run.notes[OwnPrice.name] = question.price_of_error
-                if key is not None and key.limits:
-                    self._remember(run.id, key)
+                if reservation is not None:
+                    self._owners[run.id] = reservation.key
+                    if len(self._owners) > MOST_OWNERS:
+                        del self._owners[next(iter(self._owners))]
                 return await self._run(served, run, key, tell)
         finally:
             served.busy -= 1
@@ -439,31 +426,6 @@ class Gateway:
             self._finished(way)
         return Outcome(result, None if result.abstained else run.draft, way)
 
-    def _complete(self, settings: Settings, served: Served, key: Key | None) -> None:
-        """Add the tags and the deadline of the cascade and the key."""
-        tags = {**served.config.tags, **settings.get("tags", {})}
-        tags |= {} if key is None else {**key.tags, KEY_TAG: key.id}
-        settings["tags"] = {**tags, CASCADE_TAG: served.name}
-        deadlines = (served.config.deadline, settings.get("deadline"))
-        settings["deadline"] = min(filter(None, deadlines), default=None)
-
-    async def _put_aside(self, question: Question, key: Key | None) -> Reservation | None:
-        """Put the money of a question aside; one that may stay on this machine instead, does."""
-        if key is None or not key.limits:
-            return None
-        config, settings, served = self.config.budgets, question.settings, question.served
-        most, size = settings.get("max_tokens"), question.size + served.prompt_size
-        usd = estimate(served.cascade, config, size, most, served.config.answer_tokens)
-        answer = await self.money.put_aside(key, usd, config.wait_s)
-        if not isinstance(answer, ServiceError):
-            return answer
-        here = any(tier.local for tier in served.cascade.tiers)
-        local_only = (key.exhausted or config.exhausted) == "local_only"
-        if answer.status != 402 or not (local_only and here):
-            raise answer
-        settings["local_only"] = settings.get("local_only") or True
-        return None
-
     def _finished(self, way: Way) -> None:
         """Tell the log and the page how a run ended."""
         self.ways.append(way)
@@ -485,12 +447,6 @@ class Gateway:
     def _counted(self, entries: list[LedgerEntry]) -> Decimal:
         """Dollars that entries count for budgets."""
         return known_cost(entries, self.config.budgets.unknown_call_usd)
-
-    def _remember(self, run_id: str, key: Key) -> None:
-        """Remember whose a run is, for what it costs after its answer."""
-        self._owners[run_id] = key.id
-        if len(self._owners) > MOST_OWNERS:
-            self._owners.pop(next(iter(self._owners)), None)
 
     # --- life
 
@@ -537,10 +493,9 @@ class Gateway:
         old = self.config
         try:
             configured = await asyncio.to_thread(self.configured.again)
-            new, waits = configured.config, list[str]()
-            for key in RESTART:
-                if (kept := _kept(new, old, key)) != new:
-                    new, waits = kept, [*waits, key]
+            new = configured.config
+            waits = [key for key in RESTART if getattr(new, key) != getattr(old, key)]
+            new = new.model_copy(update={key: getattr(old, key) for key in waits})
             configured = replace(configured, config=new)
             versions = _versions(configured)
             served = self._build(configured, versions)
@@ -555,7 +510,6 @@ class Gateway:
         changed += [name for name in others if getattr(new, name) != getattr(old, name)]
         self.served, self._versions = served, versions
         self.config, self.configured = new, configured
-        logger.setLevel(new.log.level.upper())
         for each in gone.values():
             if each not in served.values():
                 self.start(_retire(each))
@@ -633,14 +587,6 @@ async def _retire(served: Served) -> None:
             await asyncio.sleep(0.1)
     finally:
         await served.cascade.aclose()
-
-
-def _kept(new: M, old: M, key: str) -> M:
-    """A configuration with the old value of a key, such as `log.format`."""
-    first, _, rest = key.partition(".")
-    value = getattr(old, first)
-    value = _kept(getattr(new, first), value, rest) if rest else value
-    return new.model_copy(update={first: value})
 
 
 def _versions(configured: Configured) -> dict[str, float | None]:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Annotated, Any, Literal
+from ipaddress import IPv6Address, ip_network
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StrictBool, ValidationError, field_validator
 from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text
@@ -54,8 +54,6 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
     """Budget of a day of UTC; None: no bound."""
     month_usd: Dollars | None = None
     """Budget of a month of UTC; None: no bound."""
-    exhausted: Literal["refuse", "local_only"] | None = None
-    """What happens when a budget is used up; None: as the service is configured."""
     tags: dict[str, str] = Field(default_factory=dict, max_length=20)
     """Tags of the ledger entries of its requests."""
     admin: StrictBool = False
@@ -108,7 +106,6 @@ _TABLE = Table(
     Column("per_minute", Double),
     Column("day_usd", Money),
     Column("month_usd", Money),
-    Column("exhausted", Text),
     Column("tags", json_type, nullable=False),
     Column("admin", Boolean, nullable=False),
     Column("made_at", UtcTime, nullable=False),
@@ -212,10 +209,7 @@ class Keys:
 def address_of(host: str) -> str:
     """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
     try:
-        address = ip_address(host.partition("%")[0])
+        address = IPv6Address(host)
     except ValueError:
-        return host[:64]
-    if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped) if mapped else str(ip_network((address, 64), strict=False))
-    return str(address)
+        return host
+    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))

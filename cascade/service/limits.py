@@ -8,13 +8,10 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from decimal import Decimal
-from functools import partial
 
 from cascade.api import Cascade
 from cascade.ledger.shared import Account, Budgets, Refusal, Reservation
-from cascade.service.config import BudgetConfig
 from cascade.service.faults import ServiceError
 from cascade.service.keys import Key
 from cascade.state import Usage
@@ -25,8 +22,11 @@ CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, FILE_CHARACTERS = 3, 64, 4_500
 """Fewer characters than in usual text, what providers put around a prompt, and what an image or a
 file counts, so that more is put aside than is spent."""
 
-POLL_S = 0.5
-"""Seconds between two looks for money that other processes may have released."""
+ANSWER_TOKENS = 1024
+"""Tokens of an answer for which money is put aside where nothing limits it."""
+
+PATIENCE_S, POLL_S = 10.0, 0.1
+"""Longest wait for money that requests under way have put aside, and seconds between two looks."""
 
 MOST_NAMES = 10_000
 
@@ -59,45 +59,31 @@ class Money:
     """Dollars of keys: put aside before a request runs, counted when it has ended. All processes on
     one database share them."""
 
-    def __init__(self, url: str, config: BudgetConfig) -> None:
-        self._budgets = Budgets(url, lease_s=config.lease_s)
-        self._released: dict[str, asyncio.Event] = {}
+    def __init__(self, url: str) -> None:
+        self._budgets = Budgets(url)
 
-    async def put_aside(self, key: Key, usd: Decimal, wait_s: float) -> Reservation | ServiceError:
+    async def put_aside(self, key: Key, usd: Decimal) -> Reservation:
         """Put dollars aside; waits for those that requests under way have put aside.
 
-        Returns:
-            the reservation, or why the budget does not cover it: 402 where it is spent, 429 where
-            it is only put aside.
+        Raises:
+            ServiceError: the budget does not cover it: 402 where it is spent, 429 where it is only
+                put aside.
         """
-        until = time.monotonic() + wait_s
-        while True:
-            released = self._released.setdefault(key.id, asyncio.Event())
-            answer = await self._budgets.reserve(key.id, usd, key.limits)
-            if not isinstance(answer, Refusal):
-                return answer
-            left_s = until - time.monotonic()
-            if answer.why == "spent" or left_s <= 0:
-                return _refused(answer)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(left_s, POLL_S)):
-                    await released.wait()
+        until = time.monotonic() + PATIENCE_S
+        while isinstance(answer := await self._budgets.reserve(key.id, usd, key.limits), Refusal):
+            if answer.why == "spent" or time.monotonic() >= until:
+                raise _refused(answer)
+            await asyncio.sleep(POLL_S)
+        return answer
 
     def settle(self, reservation: Reservation, usd: Decimal) -> None:
         """Count what a request has cost and release the rest, without a wait for the database."""
-        counted = self._budgets.settle(reservation, usd)
-        counted.add_done_callback(partial(self._counted, reservation.key))
+        self._budgets.settle(reservation, usd).add_done_callback(_counted)
 
     def charge(self, key_id: str, usd: Decimal) -> None:
         """Count dollars of background work, such as an audit, without a wait."""
         if usd > 0:
-            self._budgets.charge(key_id, usd).add_done_callback(partial(self._counted, key_id))
-
-    def _counted(self, key_id: str, done: asyncio.Future[None]) -> None:
-        if (released := self._released.pop(key_id, None)) is not None:
-            released.set()
-        if not done.cancelled() and (error := done.exception()) is not None:
-            logger.error("a budget could not be counted: %s", error)
+            self._budgets.charge(key_id, usd).add_done_callback(_counted)
 
     async def account(self, key_id: str) -> Account:
         """Account of a key."""
@@ -106,6 +92,11 @@ class Money:
     async def aclose(self) -> None:
         """Count what is left to be counted, and disconnect."""
         await self._budgets.aclose()
+
+
+def _counted(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        logger.error("a budget could not be counted: %s", error)
 
 
 def _refused(refusal: Refusal) -> ServiceError:
@@ -132,31 +123,26 @@ def too_many(said: str, code: str, wait_s: int) -> ServiceError:
 
 
 def short(usd: Decimal) -> str:
-    """An amount for people: no more than two digits beyond the leading zeros."""
+    """An amount for people: to the cent, and four digits beyond the leading zeros."""
     if usd == 0:
         return "0"
-    places = 2 if abs(usd) >= 1 else max(2, 1 - usd.adjusted())
-    return f"{round(usd, places):f}".rstrip("0").rstrip(".")
+    return f"{round(usd, max(2, 3 - usd.adjusted())):f}".rstrip("0").rstrip(".")
 
 
-def estimate(
-    cascade: Cascade, config: BudgetConfig, size: int, max_tokens: int | None, answer_tokens: int
-) -> Decimal:
+def estimate(cascade: Cascade, size: int, max_tokens: int | None, unknown_usd: Decimal) -> Decimal:
     """Dollars that one run may cost: every tier is asked, and every signal taken.
 
     Args:
         cascade: that runs.
-        config: with the cost of a call whose cost is unknown.
         size: characters of the prompt, with tools and schema.
         max_tokens: limit of the answer, where the request has one.
-        answer_tokens: tokens of an answer without a limit.
+        unknown_usd: counted for a call whose cost is unknown.
     """
     tokens, total = size // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS, Decimal(0)
     drafts = len(cascade.tiers) - 1
     calls = 1 + sum(signal.calls for signal in cascade.kernel.parts.signals)
     for number, tier in enumerate(cascade.tiers):
-        most = max_tokens or tier.max_tokens or answer_tokens
+        most = max_tokens or tier.max_tokens or ANSWER_TOKENS
         cost = tier.pricing.cost(Usage(input_tokens=tokens, output_tokens=most))
-        each = config.unknown_call_usd if cost is None else cost
-        total += each * (calls if number < drafts else 1)
+        total += (unknown_usd if cost is None else cost) * (calls if number < drafts else 1)
     return total

@@ -1,4 +1,4 @@
-"""Runs a service with uvicorn: bounded connections, a graceful end, several processes, logs."""
+"""Runs a service with uvicorn: bounded connections, a graceful end, logs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ import gc
 import json
 import logging
 import math
-import multiprocessing
-import os
 import re
 import signal
 import socket
 import threading
 from asyncio import TimerHandle
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.prices import has_price
@@ -39,62 +35,34 @@ has to be read, from one to the next but one."""
 LARGEST_HEAD = 64 * 1024
 """Bytes of a request before its body."""
 
-WORKER_STARTS_S = 60
-"""Seconds in which a worker has to be there: it loads everything anew."""
 
-
-def serve(configured: Configured, *, workers: int = 1) -> None:
+def serve(configured: Configured) -> None:
     """Run a service until it is told to stop.
 
     SIGTERM finishes what runs and leaves; SIGHUP loads the configuration again.
 
     Args:
         configured: what to run, of `read_config`.
-        workers: processes on one port; they share keys and budgets through the ledger's database.
 
     Raises:
         ConfigurationError: it cannot run; the message says why.
     """
-    if workers < 1:
-        raise ConfigurationError(f"{workers} workers: 1 or more.")
     with bound(configured.config.listen) as made:
-        app = _made(configured)
+        set_up_logs(configured.config.log)
+        app = create_app(configured)
+        # Modules and models stay to the end: to look through them for garbage again and again would
+        # be a tenth of the work on a request, and the longest pauses.
+        gc.collect()
+        gc.freeze()
         host, port = made.getsockname()[:2]
         logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        if workers > 1:
-            app = partial(_worker, configured)
-            Multiprocess(settings(app, configured, factory=True, workers=workers), [made]).run()
-            return
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again at its end
                 signal.signal(number, lambda *_: None)
         uvicorn.Server(settings(app, configured)).run([made])
 
 
-def _made(configured: Configured) -> Any:
-    set_up_logs(configured.config.log)
-    app = create_app(configured)
-    # Modules and models stay to the end: to look through them for garbage again and again would be
-    # a tenth of the work on a request, and the longest pauses.
-    gc.collect()
-    gc.freeze()
-    return app
-
-
-def _worker(configured: Configured) -> Any:  # pragma: no cover - of a process of its own
-    """The application of a worker: SIGHUP begins new ones, with the file as it is then."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    return _made(configured.again())
-
-
-def _end_with_parent() -> None:  # pragma: no cover - of a process of its own
-    """Finish what runs and leave once the parent has gone, which may have been killed."""
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def settings(app: FastAPI | partial[Any], configured: Configured, **more: Any) -> uvicorn.Config:
+def settings(app: FastAPI, configured: Configured) -> uvicorn.Config:
     """The settings with which uvicorn runs a service."""
     config = configured.config
     return uvicorn.Config(
@@ -104,12 +72,10 @@ def settings(app: FastAPI | partial[Any], configured: Configured, **more: Any) -
         lifespan="on",
         limit_concurrency=config.listen.connections,
         timeout_graceful_shutdown=math.ceil(config.shutdown_grace_s),
-        timeout_worker_healthcheck=WORKER_STARTS_S,
         server_header=False,
         http=BoundedProtocol,
         ws="none",
         forwarded_allow_ips=[*map(str, config.listen.proxies)],
-        **more,
     )
 
 
@@ -122,11 +88,9 @@ def bound(listen: ListenConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # `::` is for clients of both
     try:
-        made = socket.create_server((listen.host, listen.port), family=family, dualstack_ipv6=both)
+        return socket.create_server((listen.host, listen.port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigurationError(f"{listen.host}:{listen.port}: {error.strerror}.") from error
-    made.set_inheritable(True)
-    return made
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -253,17 +217,13 @@ def describe(configured: Configured) -> list[str]:
             if not has_price(tier.pricing, busy_ms=1.0):
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
-    if (why := _unreachable(gateway)) is not None:
-        raise LedgerError(f"ledger: {why}")
-    return lines
-
-
-def _unreachable(gateway: Gateway) -> str | None:
-    """Why the ledger cannot be written; a file of SQLite is not made by asking."""
-    url, store = gateway.config.ledger or "", gateway.store
+    url, store = config.ledger or "", gateway.store
+    folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
+    if url.startswith("sqlite:") and not folder.is_dir():  # to ask would make the file
+        raise LedgerError(f"ledger: there is no folder {folder}: make it.")
     if store is not None and url.startswith("postgres"):
         with store:
-            return asyncio.run(store.ready())
-    folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
-    missing = url.startswith("sqlite:") and not folder.is_dir()
-    return f"there is no folder {folder}: make it." if missing else None
+            why = asyncio.run(store.ready())
+        if why is not None:
+            raise LedgerError(f"ledger: {why}")
+    return lines

@@ -276,7 +276,7 @@ def test_keys_are_made_listed_rotated_and_revoked(config: Path) -> None:
     env = {"LEDGER": "sqlite:///ledger.db"}  # and no key of a model
     assert "no keys yet" in commands.cascade("keys", "list", config, **env).err
     limits = ("--per-minute", "60", "--day-usd", "5", "--month-usd", "100", "--tag", "team=a")
-    limits += ("--model", "default", "--exhausted", "refuse")
+    limits += ("--model", "default")
     made = commands.cascade("keys", "create", config, "team", *limits, **env)
     assert "the only time" in made.err
     first = made.out.strip()

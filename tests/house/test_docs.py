@@ -19,9 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 import floors
+import reference
 from cascade.cli.program import COMMANDS, app
 from cascade.models import Model, Request, open_model
 from cascade.service import read_config
+from cascade.service.config import Section, Turn
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
@@ -155,9 +157,12 @@ def test_a_command_of_a_document_exists(command: str) -> None:
         assert program in {"pip", "ollama", "curl", "docker", "export", "uvicorn"}
 
 
-def test_the_page_of_the_command_line_names_every_command() -> None:
-    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert [name for name in COMMANDS if f"cascade {name}" not in text] == []
+def test_the_reference_is_what_the_code_says() -> None:
+    stale = [name_of(p) for p, text in reference.pages().items() if p.read_text("utf-8") != text]
+    assert stale == [], "stale: `make reference` (python scripts/reference.py) writes them"
+    assert set(reference.GUIDES) == set(COMMANDS)
+    described = {*reference.PARTS.values(), Turn}
+    assert set(Section.__subclasses__()) <= described
 
 
 @pytest.mark.parametrize("text", SERVED)

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from cascade.models.base import guard
 from cascade.service import create_app, read_config
 from cascade.service.gateway import Gateway
-from cascade.service.serving import settings
+from cascade.service.serving import bound, settings
 from tests.acceptance.upstream import Answer, Upstream
 
 ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]
@@ -141,15 +141,15 @@ class Live:
 def live(path: Path, **overrides: Any) -> Iterator[Live]:
     configured = read_config(path, overrides=overrides)
     app = create_app(configured)
-    server = uvicorn.Server(settings(app, configured, port=0))
-    thread = threading.Thread(target=server.run, daemon=True)
+    server, listening = uvicorn.Server(settings(app, configured)), bound(configured.config.listen)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     end = time.monotonic() + 300
     while not server.started:
         assert thread.is_alive()
         assert time.monotonic() < end
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    port = listening.getsockname()[1]
     loop = app.state.gateway.loop
     secret = ""
     if configured.config.auth:

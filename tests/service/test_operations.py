@@ -41,6 +41,13 @@ from tests.service.conftest import ASKED, Live, Serve, Served, write
         ("port: 0", "port: 0, proxies: [nowhere]", "proxies"),
         ("{port: 0}", "{host: 0.0.0.0}\nauth: false", "loopback only"),
         ("{port: 0}", "{port: 0", "cascade.yaml:"),
+        *(
+            ("threshold: 0.8", f"{key}: some", f":5: cascades.support.{key}: should be {words}")
+            for key, words in (
+                ("abort", "a valid boolean or should be a valid number, not 'some'"),
+                ("local_only", "a valid boolean or should be 'answer' or 'abstain', not 'some'"),
+            )
+        ),
     ],
 )
 def test_a_wrong_configuration_names_file_line_and_key(
@@ -94,7 +101,7 @@ async def test_a_reload_says_what_changed(tmp_path: Path, serve: Serve, upstream
         path = tmp_path / "cascade.yaml"
         text = path.read_text().replace("threshold: 0.8", "threshold: 0.6")
         more = "max_body_mib: 5\nshutdown_grace_s: 9\nlog: {format: json}\n"
-        path.write_text(text.replace("port: 0", "port: 9") + more + "budgets: {lease_s: 9}\n")
+        path.write_text(text.replace("port: 0", "port: 9") + more)
         said = (await served.client.post("/admin/reload")).json()
         after = (await served.ask()).headers["x-cascade-tier"]
         path.write_text("cascades: {}\n")
@@ -103,7 +110,7 @@ async def test_a_reload_says_what_changed(tmp_path: Path, serve: Serve, upstream
     assert (before, after) == ("large", "small")
     assert said == {
         "changed": ["cascades.support", "max_body_mib"],
-        "needs_restart": ["listen", "shutdown_grace_s", "log.format", "budgets.lease_s"],
+        "needs_restart": ["listen", "shutdown_grace_s", "log"],
         "problems": [],
     }
     assert "at least 1 item" in broken["problems"][0]

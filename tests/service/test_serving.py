@@ -6,28 +6,21 @@ import json
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from openai import APIConnectionError, OpenAI
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.service import describe, ray_serve, read_config, serving
 from cascade.service.config import ListenConfig
-from tests.acceptance.test_22_gateway import Served as Running
-from tests.acceptance.test_22_gateway import serve
-from tests.acceptance.upstream import Answer, Held, Upstream
-from tests.service.conftest import ASKED, Live, live, write
+from tests.acceptance.upstream import Upstream
+from tests.service.conftest import Live, live, write
 
 
 def test_what_cannot_run_is_said_before_it_is_opened(tmp_path: Path, upstream: Upstream) -> None:
@@ -37,8 +30,6 @@ def test_what_cannot_run_is_said_before_it_is_opened(tmp_path: Path, upstream: U
         taken = read_config(configured.path, overrides={"listen": {"port": port}})
         with pytest.raises(ConfigurationError, match="in use"):
             serving.serve(taken)
-    with pytest.raises(ConfigurationError, match="1 or more"):
-        serving.serve(configured, workers=0)
     assert not (tmp_path / "ledger.db").exists()
 
 
@@ -149,44 +140,6 @@ def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: 
         logging.root.handlers[:] = before[0]
         logging.root.setLevel(before[1])
         logging.getLogger("cascade").setLevel(before[2])
-
-
-@pytest.fixture
-def two(tmp_path: Path, upstream: Upstream) -> Iterator[Running]:
-    """A service of two workers."""
-    running = serve(tmp_path, upstream, "--workers", "2")
-    yield running
-    running.process.kill()
-    running.process.communicate(timeout=60)
-
-
-def ask(client: OpenAI) -> Any:
-    return client.chat.completions.create(model="support", messages=ASKED)
-
-
-@pytest.mark.heavy
-def test_two_workers_share_keys_and_finish_what_runs(two: Running, upstream: Upstream) -> None:
-    held = Held()
-    with two.client() as client, ThreadPoolExecutor(4) as pool:
-        upstream.says("small", Answer("Canberra", held=held))
-        asking = [pool.submit(ask, client) for _ in range(4)]
-        upstream.wait_for(4, "small")
-        two.process.send_signal(signal.SIGTERM)
-        time.sleep(1.0)
-        held.release()
-        said = [one.result(60).choices[0].message.content for one in asking]
-    assert said == ["Canberra"] * 4
-    assert two.process.wait(60) == 0
-
-
-@pytest.mark.heavy
-def test_workers_leave_when_their_parent_was_killed(two: Running) -> None:
-    with two.client() as client:
-        assert ask(client)
-        two.process.kill()
-        two.process.communicate(timeout=60)  # its pipes end when the last of them has left
-        with pytest.raises(APIConnectionError):
-            ask(client)
 
 
 def test_a_replica_is_a_gateway_of_its_own(
