@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
 from functools import wraps
@@ -62,8 +63,10 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
             continue
         groups[name] = group = cast("Any", parameter.annotation)
         for option in inspect.signature(group, eval_str=True).parameters.values():
-            get_args(option.annotation)[1].rich_help_panel = str(group.__doc__).rstrip(".")
-            parameters.append(option)
+            kind, about = get_args(option.annotation)
+            own = copy(about)  # another group may have the same option
+            own.rich_help_panel = str(group.__doc__).rstrip(".")
+            parameters.append(option.replace(annotation=Annotated[kind, own]))
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("json", keyword, default=False, annotation=Json))
 
