@@ -35,7 +35,9 @@ async def traced(
     """
     if call.tier.model.traces_itself:
         return await on_wire(call, attempt)
-    config = _described(call)
+    manager = get_async_callback_manager_for_config(_described(call))
+    if not manager.handlers:
+        return await on_wire(call, attempt)
     model, request = call.tier.model, call.request
     parameters = {
         "model": model.model,
@@ -44,7 +46,7 @@ async def traced(
         "stop": list(request.stop) or None,
         "tools": [dict(tool) for tool in request.tools] or None,
     }
-    (reported,) = await get_async_callback_manager_for_config(config).on_chat_model_start(
+    (reported,) = await manager.on_chat_model_start(
         {"lc": 1, "type": "not_implemented", "id": ["cascade", model.provider, model.model]},
         [list(request.messages)],
         name=model.name,
