@@ -15,29 +15,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade._lazy import lazily
-from cascade._version import __version__
+from cascade._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from cascade.agents.verifier import Verdict
-    from cascade.api import Cascade
-    from cascade.errors import (
-        CascadeError,
-        ConfigurationError,
-        InputError,
-        LedgerError,
-        ModelError,
-    )
-    from cascade.events import Decided, Provisional, Retracted, Token
-    from cascade.graph import build_graph
-    from cascade.ledger.base import LedgerStore, MemoryLedger, tagged
-    from cascade.ledger.prices import Price
-    from cascade.ledger.view import LedgerView
-    from cascade.middleware.base import CascadeMiddleware
-    from cascade.policies import EconomicPolicy, Policy, Situation, ThresholdPolicy
-    from cascade.result import CascadeResult
-    from cascade.run import Run
-    from cascade.state import Decision, LedgerEntry
-    from cascade.tiers import Tier
+    from cascade.agents.verifier import Verdict as Verdict
+    from cascade.api import Cascade as Cascade
+    from cascade.errors import CascadeError as CascadeError
+    from cascade.errors import ConfigurationError as ConfigurationError
+    from cascade.errors import InputError as InputError
+    from cascade.errors import LedgerError as LedgerError
+    from cascade.errors import ModelError as ModelError
+    from cascade.events import Decided as Decided
+    from cascade.events import Provisional as Provisional
+    from cascade.events import Retracted as Retracted
+    from cascade.events import Token as Token
+    from cascade.graph import build_graph as build_graph
+    from cascade.ledger.base import LedgerStore as LedgerStore
+    from cascade.ledger.base import MemoryLedger as MemoryLedger
+    from cascade.ledger.base import tagged as tagged
+    from cascade.ledger.prices import Price as Price
+    from cascade.ledger.view import LedgerView as LedgerView
+    from cascade.middleware.base import CascadeMiddleware as CascadeMiddleware
+    from cascade.policies import EconomicPolicy as EconomicPolicy
+    from cascade.policies import Policy as Policy
+    from cascade.policies import Situation as Situation
+    from cascade.policies import ThresholdPolicy as ThresholdPolicy
+    from cascade.result import CascadeResult as CascadeResult
+    from cascade.run import Run as Run
+    from cascade.state import Decision as Decision
+    from cascade.state import LedgerEntry as LedgerEntry
+    from cascade.tiers import Tier as Tier
 
 __getattr__ = lazily(
     __name__,
@@ -58,38 +65,3 @@ __getattr__ = lazily(
         "tiers": "Tier",
     },
 )
-
-__all__ = [
-    "Cascade",
-    "CascadeError",
-    "CascadeMiddleware",
-    "CascadeResult",
-    "ConfigurationError",
-    "Decided",
-    "Decision",
-    "EconomicPolicy",
-    "InputError",
-    "LedgerEntry",
-    "LedgerError",
-    "LedgerStore",
-    "LedgerView",
-    "MemoryLedger",
-    "ModelError",
-    "Policy",
-    "Price",
-    "Provisional",
-    "Retracted",
-    "Run",
-    "Situation",
-    "ThresholdPolicy",
-    "Tier",
-    "Token",
-    "Verdict",
-    "__version__",
-    "build_graph",
-    "tagged",
-]
-
-
-def __dir__() -> list[str]:
-    return list(__all__)

@@ -8,19 +8,21 @@ from importlib import import_module
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """The `__getattr__` of a package.
+    """The `__getattr__` of a package, which lists the names as well (`dir`, `import *`).
 
     Args:
         package: its name.
         homes: names, parted by spaces, by the module within the package that they come from.
     """
+    home_of = {name: home for home, names in homes.items() for name in names.split()}
+    namespace = vars(sys.modules[package])
+    namespace["__all__"] = sorted(home_of)
+    namespace["__dir__"] = lambda: sorted({*namespace, *home_of})
 
     def load(name: str) -> object:
-        for home, names in homes.items():
-            if name in names.split():
-                value: object = getattr(import_module(f"{package}.{home}"), name)
-                setattr(sys.modules[package], name, value)
-                return value
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        namespace[name] = getattr(import_module(f"{package}.{home_of[name]}"), name)
+        return namespace[name]
 
     return load

@@ -1,34 +1,4 @@
-"""Every error that the cascade raises on purpose, in one tree.
-
-CascadeError
-├── ConfigurationError            the set-up is wrong (also a ValueError)
-│   ├── UnknownProviderError      no adapter for that prefix
-│   ├── MissingDependencyError    an extra has to be installed
-│   ├── MissingKeyError           no API key for that provider
-│   ├── PersonNeededError         a person is to be asked, and nobody can resume the run
-│   └── CalibrationMismatchError  made for another model, prompt or set of signals
-├── InputError                    the question is wrong (also a ValueError)
-│   └── UnknownRunError           feedback about a run that nobody knows
-├── ModelError                    a call to a model failed
-│   ├── AuthenticationError       401, 403
-│   ├── ModelNotFoundError        404: not pulled, not deployed, no such file
-│   ├── BadRequestError           400, 422: the server refused the request
-│   │   ├── ContextLengthError    the prompt does not fit
-│   │   └── UnsupportedContentError   an image for a text model, tools for a model without
-│   ├── TransientError            later, or from another tier, an answer may come
-│   │   ├── RateLimitError            429, with `retry_after`
-│   │   ├── ModelUnavailableError     nobody listens, or 5xx
-│   │   │   └── NotSentError          the tier was not asked at all, for now
-│   │   │       └── CircuitOpenError  it has failed so often that it is left alone for a while
-│   │   ├── ModelTimeoutError         no answer in time
-│   │   │   └── DeadlineError         the run had no time left to ask
-│   │   ├── StreamInterruptedError    the stream broke after it had begun
-│   │   └── MalformedResponseError    an answer that cannot be read
-│   └── LocalOnlyError            the question has to stay on this machine: nothing was sent
-├── ExtensionError                middleware, a router or a policy of the user's raised
-├── RecordingMissError            a replay has no answer for this request
-├── RealRequestForbiddenError     `cascade.testing.forbid_real_requests` is on
-└── LedgerError                   an entry cannot be written
+"""Every error that the cascade raises on purpose, in one tree under `CascadeError`.
 
 Messages say what was wrong, with which value, and what to do next.
 """
@@ -58,16 +28,8 @@ class ConfigurationError(CascadeError, ValueError):
     """The cascade, a tier or a command was set up with a value that cannot work."""
 
 
-class UnknownProviderError(ConfigurationError):
-    """A model string names a provider for which there is no adapter."""
-
-
 class MissingDependencyError(ConfigurationError):
     """A model or feature needs a package that is not installed; the message names the extra."""
-
-
-class MissingKeyError(ConfigurationError):
-    """A hosted provider needs an API key and none was given or found."""
 
 
 class PersonNeededError(ConfigurationError):

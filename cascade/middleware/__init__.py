@@ -10,27 +10,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade._lazy import lazily
-from cascade.middleware.base import Advance, Ask, CascadeMiddleware, Decide, Slot
 
 if TYPE_CHECKING:
-    from cascade.middleware.abort import Abort
-    from cascade.middleware.audits import Audits
-    from cascade.middleware.cache import Cache
-    from cascade.middleware.deadline import Deadline
-    from cascade.middleware.drift import Drift
-    from cascade.middleware.examples import Examples
-    from cascade.middleware.fallback import Fallback
-    from cascade.middleware.local_only import LocalOnly
-    from cascade.middleware.resilience import Breaker, Retries
-    from cascade.middleware.shadow import Shadow
-    from cascade.middleware.sticky import Sticky
-    from cascade.middleware.tool_risks import ToolRisks
+    from cascade.middleware.abort import Abort as Abort
+    from cascade.middleware.audits import Audits as Audits
+    from cascade.middleware.base import Advance as Advance
+    from cascade.middleware.base import Ask as Ask
+    from cascade.middleware.base import CascadeMiddleware as CascadeMiddleware
+    from cascade.middleware.base import Decide as Decide
+    from cascade.middleware.base import Slot as Slot
+    from cascade.middleware.cache import Cache as Cache
+    from cascade.middleware.deadline import Deadline as Deadline
+    from cascade.middleware.drift import Drift as Drift
+    from cascade.middleware.examples import Examples as Examples
+    from cascade.middleware.fallback import Fallback as Fallback
+    from cascade.middleware.local_only import LocalOnly as LocalOnly
+    from cascade.middleware.resilience import Breaker as Breaker
+    from cascade.middleware.resilience import Retries as Retries
+    from cascade.middleware.shadow import Shadow as Shadow
+    from cascade.middleware.sticky import Sticky as Sticky
+    from cascade.middleware.tool_risks import ToolRisks as ToolRisks
 
 __getattr__ = lazily(
     __name__,
     {
         "abort": "Abort",
         "audits": "Audits",
+        "base": "Advance Ask CascadeMiddleware Decide Slot",
         "cache": "Cache",
         "deadline": "Deadline",
         "drift": "Drift",
@@ -43,24 +49,3 @@ __getattr__ = lazily(
         "tool_risks": "ToolRisks",
     },
 )
-
-__all__ = [
-    "Abort",
-    "Advance",
-    "Ask",
-    "Audits",
-    "Breaker",
-    "Cache",
-    "CascadeMiddleware",
-    "Deadline",
-    "Decide",
-    "Drift",
-    "Examples",
-    "Fallback",
-    "LocalOnly",
-    "Retries",
-    "Shadow",
-    "Slot",
-    "Sticky",
-    "ToolRisks",
-]

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cascade._lazy import lazily
-from cascade.errors import ConfigurationError, MissingDependencyError, UnknownProviderError
+from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.models.base import Chunk, Model, Request
 
 if TYPE_CHECKING:
@@ -57,11 +57,10 @@ def open_model(
         options: parameters that the adapter passes on with every request or uses for loading.
 
     Raises:
-        UnknownProviderError: no adapter has that prefix, or there is no prefix.
         MissingDependencyError: the adapter needs a package that is not installed.
-        MissingKeyError: the provider needs a key and none was given or found.
         ModelNotFoundError: `llamacpp:` or `replay:` names a file that does not exist.
-        ConfigurationError: an argument does not fit the provider.
+        ConfigurationError: no adapter has that prefix, an argument does not fit the provider, or it
+            needs a key and none was given or found.
     """
     given: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "options": options}
     if not isinstance(spec, str):
@@ -69,7 +68,7 @@ def open_model(
         return _wrapped(spec)
     provider, _, name = spec.partition(":")
     if not provider or not name.strip():
-        raise UnknownProviderError(
+        raise ConfigurationError(
             f"{spec!r} names no model: a model is written 'provider:name', such as {_EXAMPLES}."
         )
     if provider not in _ADAPTERS:
@@ -118,7 +117,7 @@ def _through_langchain(
         'pip install ".[langchain]", and the package of the provider, such as langchain-anthropic.'
     )
     if importlib.util.find_spec("langchain") is None:
-        raise UnknownProviderError(unknown)
+        raise ConfigurationError(unknown)
     from langchain.chat_models import init_chat_model  # noqa: PLC0415
 
     from cascade.models.http import check_address  # noqa: PLC0415
@@ -137,6 +136,6 @@ def _through_langchain(
         raise MissingDependencyError(f"{spec} needs another package: {error}") from error
     except ValueError as error:
         if "nsupported" in str(error) and "provider" in str(error):
-            raise UnknownProviderError(unknown) from error
+            raise ConfigurationError(unknown) from error
         raise ConfigurationError(f"{spec} cannot be set up: {error}") from error
     return LangChainModel(chat, provider=provider, model=name)

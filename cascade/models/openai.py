@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, aclosing, contextmanager, suppres
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cascade.errors import MissingKeyError, ModelError
+from cascade.errors import ConfigurationError, ModelError
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import (
@@ -155,8 +155,8 @@ class OpenAIModel(ServedModel):
         options: parameters for every request (`top_p`, `reasoning_effort`, …).
 
     Raises:
-        ConfigurationError: the address is none.
-        MissingKeyError: no key was given or found, and the server is not on this machine.
+        ConfigurationError: the address is none, or no key was given or found, and the server is
+            not on this machine.
     """
 
     provider = "openai"
@@ -180,7 +180,7 @@ class OpenAIModel(ServedModel):
         self._key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         address = without_secrets(self.base_url)
         if not self._key and not is_loopback(self.base_url) and "@" not in self.base_url:
-            raise MissingKeyError(
+            raise ConfigurationError(
                 f"{self.name} at {address} needs an API key: set OPENAI_API_KEY or give api_key."
             )
         names = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}

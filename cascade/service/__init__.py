@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 from cascade._lazy import lazily
 
 if TYPE_CHECKING:
-    from cascade.service.app import create_app
-    from cascade.service.config import Configured, ServiceConfig, read_config
-    from cascade.service.keys import Key, Keys
-    from cascade.service.serving import describe, serve
+    from cascade.service.app import create_app as create_app
+    from cascade.service.config import Configured as Configured
+    from cascade.service.config import ServiceConfig as ServiceConfig
+    from cascade.service.config import read_config as read_config
+    from cascade.service.keys import Key as Key
+    from cascade.service.keys import Keys as Keys
+    from cascade.service.serving import describe as describe
+    from cascade.service.serving import serve as serve
 
 __getattr__ = lazily(
     __name__,
@@ -23,14 +27,3 @@ __getattr__ = lazily(
         "serving": "describe serve",
     },
 )
-
-__all__ = [
-    "Configured",
-    "Key",
-    "Keys",
-    "ServiceConfig",
-    "create_app",
-    "describe",
-    "read_config",
-    "serve",
-]

@@ -11,7 +11,6 @@ from langchain_core.language_models import FakeListChatModel
 from cascade.errors import (
     ConfigurationError,
     MissingDependencyError,
-    UnknownProviderError,
 )
 from cascade.models import Recorder, open_model
 from cascade.models.ollama import OllamaModel
@@ -50,7 +49,7 @@ def test_a_langchain_provider_sends_each_request_once(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("spec", ["gpt-4o", "", ":x", "openai:", "replay: ", "qwen2.5:3b"])
 def test_a_string_that_names_no_model_gets_examples(spec: str) -> None:
-    with pytest.raises(UnknownProviderError, match=r"openai:gpt-5\.1") as caught:
+    with pytest.raises(ConfigurationError, match=r"openai:gpt-5\.1") as caught:
         open_model(spec)
     assert repr(spec) in str(caught.value)
 
@@ -89,5 +88,5 @@ def test_settings_that_do_not_fit_are_not_ignored(
 
 def test_other_providers_need_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UnknownProviderError, match=r"\.\[langchain\]"):
+    with pytest.raises(ConfigurationError, match=r"\.\[langchain\]"):
         open_model("anthropic:claude")
