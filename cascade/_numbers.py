@@ -23,24 +23,22 @@ def to_number(
     Args:
         name: of the option, for the error, as `deadline` or `Tier.timeout_s`.
         value: what was given.
-        above: it has to be larger than this.
-        least: no less than this.
-        most: no more than this.
-        below: it has to be smaller than this.
+        above: it has to be larger than this, no less than `least`, no more than `most`, and smaller
+            than `below`.
 
     Raises:
         ConfigurationError: it is no number, or none within the bounds.
     """
-    try:
-        if isinstance(value, bool) or not isinstance(value, Real | Decimal | str):
-            raise ValueError(value)
-        number = float(value)
-        if not (math.isfinite(number) and above < number < below and least <= number <= most):
-            raise ValueError(value)
-    except ValueError:
-        bounds = _bounds(above, least, most, below)
-        raise ConfigurationError(f"{_shown(name, value)}: give a number{bounds}.") from None
-    return number
+    if not isinstance(value, bool) and isinstance(value, Real | Decimal | str):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number) and above < number < below and least <= number <= most:
+            return number
+    bounds = {"above": above, "no less than": least, "no more than": most, "below": below}
+    told = ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+    raise ConfigurationError(f"{_shown(name, value)}: give a number{' ' * bool(told)}{told}.")
 
 
 def to_count(name: str, value: object, *, least: int = 1) -> int:
@@ -57,12 +55,3 @@ def to_count(name: str, value: object, *, least: int = 1) -> int:
 def _shown(name: str, value: object) -> str:
     owner, _, option = name.rpartition(".")
     return f"{owner}({option}={value!r})" if owner else f"{option}={value!r}"
-
-
-def _bounds(above: float, least: float, most: float, below: float) -> str:
-    upper = f"up to {most:g}" if most < math.inf else f"below {below:g}" if below < math.inf else ""
-    if above > -math.inf:
-        return f" above {above:g}" + (f", {upper}" if upper else "")
-    if least > -math.inf:
-        return f" from {least:g} {upper}" if upper else f", {least:g} or more"
-    return ""

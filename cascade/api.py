@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -14,20 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from langchain_core.messages import AIMessage
-
 from cascade._numbers import to_count
-from cascade._portal import iterate_sync, run_sync, synchronous
+from cascade._portal import iterate_sync, synchronous
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
 from cascade.driving import Driver, watched
-from cascade.errors import (
-    CalibrationMismatchError,
-    ConfigurationError,
-    InputError,
-    ModelError,
-    PersonNeededError,
-)
+from cascade.errors import ConfigurationError, InputError, PersonNeededError
 from cascade.events import Event
 from cascade.kernel import Kernel
 from cascade.ledger.base import LedgerStore
@@ -36,22 +26,18 @@ from cascade.middleware.base import CascadeMiddleware
 from cascade.policies import Policy
 from cascade.questions import Question, ResponseFormat, parse, to_messages, to_settings
 from cascade.result import CascadeResult
-from cascade.run import CascadeRuntime, Parts, Run, Settings, Show
-from cascade.setup import (
-    check_calibration,
-    choose_middleware,
-    choose_policy,
-    choose_signals,
-    load_calibration,
-)
+from cascade.run import CascadeRuntime, Parts, Run, Show
+from cascade.setup import choose_middleware, choose_policy
 from cascade.state import Decision
-from cascade.tiers import ModelLike, keep_local, open_tiers
+from cascade.tiers import ModelLike, open_tiers
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
     from langgraph.graph import StateGraph
     from langgraph.graph.state import CompiledStateGraph
 
+    from cascade.calibrated import BoundCalibration
+    from cascade.confidence import Signal
     from cascade.confidence.calibration import Calibration
     from cascade.confidence.signals import SignalLike
 
@@ -59,9 +45,6 @@ logger = logging.getLogger("cascade")
 
 CONCURRENCY = 16
 """Questions of a batch that are under way at once, unless the caller says otherwise."""
-
-CHECK_EVERY_S = 300.0
-"""The weights of a calibration are looked at again so often, when there are questions."""
 
 
 class Cascade:
@@ -134,12 +117,28 @@ class Cascade:
             raise ConfigurationError(f"name={name!r}: give a text.")
         if audit_rate is not None and ledger is None:
             raise ConfigurationError(f"audit_rate={audit_rate}: audits need ledger=…, their place.")
+        if max_harm is not None and deadline is not None:
+            raise ConfigurationError(
+                f"max_harm={max_harm} promises that what its certificate does not cover is "
+                f"escalated; deadline={deadline} accepts it when time runs out. Give one of them."
+            )
         self.name = name
-        self.tiers = open_tiers(small, large, tiers)
-        if local_only:
-            self.tiers = keep_local(self.tiers)
-        self.calibration = load_calibration(calibrator)
+        self.tiers = open_tiers(small, large, tiers, local_only=bool(local_only))
         self.settings = to_settings(tools=tools, response_format=response_format)
+        self._response_format = response_format
+        self._told = False
+        self._bound: BoundCalibration | None = None
+        self.calibration: Calibration | None = None
+        chosen: tuple[Signal, ...] = ()
+        if calibrator is not None:
+            from cascade.calibrated import BoundCalibration  # noqa: PLC0415 - numpy
+
+            self._bound = BoundCalibration(calibrator, self.tiers, self.settings)
+            self.calibration, chosen = self._bound.calibration, self._bound.signals(signals)
+        elif signals != ():
+            from cascade.confidence import to_signals  # noqa: PLC0415 - seldom
+
+            chosen = to_signals(signals)
         self.policy = choose_policy(
             self.tiers,
             self.calibration,
@@ -149,34 +148,23 @@ class Cascade:
             max_harm=max_harm,
             escalation_budget=escalation_budget,
         )
-        if max_harm is not None and deadline is not None:
-            raise ConfigurationError(
-                f"max_harm={max_harm} promises that what its certificate does not cover is "
-                f"escalated; deadline={deadline} accepts it when time runs out. Give one of them."
-            )
-        if self.calibration is not None:
-            check_calibration(self.calibration, self.tiers, self.settings)
-        self._response_format = response_format
-        self._void, self._told = False, False
-        self._checked_at = -math.inf
-        calibrated = self.calibration
-        self.kernel = Kernel(
-            Parts(
-                self.tiers,
-                self.policy,
-                signals=choose_signals(signals, calibrated),
-                calibrators=None if calibrated is None else {self.tiers[0].name: calibrated},
-                judge=verifier,
-                route=router,
-                middleware=choose_middleware(
-                    middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
-                ),
-                store=ledger,
-                settings=self.settings,
-                holds=self._holds,
-                name=name,
-            )
+        parts = Parts(
+            self.tiers,
+            self.policy,
+            signals=chosen,
+            judge=verifier,
+            route=router,
+            middleware=choose_middleware(
+                middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
+            ),
+            store=ledger,
+            settings=self.settings,
+            name=name,
         )
+        if self._bound is not None:
+            made = {self.tiers[0].name: self._bound.calibration}
+            parts = replace(parts, calibrators=made, holds=self._bound.holds)
+        self.kernel = Kernel(parts)
         self._driver = Driver(self.kernel)
 
     # --- asking
@@ -308,28 +296,8 @@ class Cascade:
         Raises:
             CalibrationMismatchError: it was made for other weights, and no question was asked yet.
         """
-        now = time.monotonic()
-        if self.calibration is None or now - self._checked_at < CHECK_EVERY_S:
-            return
-        small, large = self.tiers[0].model, self.tiers[-1].model
-        try:
-            digests = await small.digest(), await large.digest()
-            check_calibration(self.calibration, self.tiers, self.settings, *digests)
-        except ModelError as error:
-            if not error.circumstantial:
-                raise
-            # The question will meet the same failure and go on; the next one is checked again.
-            logger.warning("%s: the calibration could not be checked: %s", self.name, error)
-            return
-        except CalibrationMismatchError as error:
-            if self._checked_at == -math.inf:
-                raise
-            if not self._void:
-                logger.warning("%s: the calibration is void: %s", self.name, error)
-            self._void = True
-        else:
-            self._void = False
-        self._checked_at = now
+        if self._bound is not None:
+            await self._bound.check()
 
     resume = synchronous(aresume)
 
@@ -432,9 +400,8 @@ class Cascade:
     def as_chat_model(self, **settings: Any) -> Any:
         """The cascade as a LangChain chat model, with settings of
         `cascade.integrations.CascadeChatModel` such as `temperature`."""
-        # It stands above: users find it on the cascade that they hold.
-        module = import_module("cascade.integrations.chat_model")
-        return module.CascadeChatModel(cascade=self, **settings)
+        above = import_module("cascade.integrations.chat_model")  # by name: it imports this module
+        return above.CascadeChatModel(cascade=self, **settings)
 
     # --- its end
 
@@ -445,9 +412,7 @@ class Cascade:
         """
         await self.kernel.aclose()
 
-    def close(self) -> None:
-        """`aclose` for synchronous callers: `with Cascade(…) as cascade` ends with it."""
-        run_sync(self.aclose())
+    close = synchronous(aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -485,15 +450,11 @@ class Cascade:
                 "cascade.build_graph().compile(checkpointer=…), and Command(resume=…).",
                 run,
             )
-        draft = run.draft
-        decision = run.decision or Decision(action="accept", reason=f"answered by {run.source}")
-        message = AIMessage("")
-        if draft is not None and decision.action != "abstain":
-            message = draft.to_message(draft.tier or run.source)
-        message.response_metadata |= {"run_id": run.id, **run.stamps()}
+        draft, message = run.draft, run.to_message()
         answer = str(message.text)
         names = [tier.name for tier in self.tiers]
         tier = run.source or (draft.tier if draft else "") or names[0]
+        decision = run.decision or Decision(action="accept", reason=f"answered by {run.source}")
         judged = run.assessment or decision
         if not judged.calibrated and judged.confidence is not None and not self._told:
             self._told = True
@@ -518,15 +479,3 @@ class Cascade:
             run_id=run.id,
             cached=not asked and tier in names,
         )
-
-    def _holds(self, settings: Settings) -> bool:
-        """Whether the calibration was made for what a question is asked with."""
-        if self.calibration is None or self._void:
-            return False
-        if settings == self.settings:
-            return True
-        try:
-            check_calibration(self.calibration, self.tiers, settings)
-        except CalibrationMismatchError:
-            return False
-        return True

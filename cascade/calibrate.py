@@ -24,6 +24,7 @@ import yaml
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
+from cascade.calibrated import task_hash
 from cascade.confidence import (
     LabelledDraft,
     MadeFor,
@@ -56,7 +57,6 @@ from cascade.ledger.view import LedgerView
 from cascade.policies import Refusal, Situation, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime
-from cascade.setup import task_hash
 from cascade.state import Completion, Decision, LedgerEntry, Usage
 from cascade.tiers import OpenTier
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from cascade.state import Assessment, Decision
 
@@ -53,51 +53,34 @@ Event = Decided | Provisional | Token | Retracted
 """What agents send to a stream."""
 
 
-class Piece(Protocol):
-    """A piece of a streamed answer; `first` begins an attempt."""
-
-    @property
-    def text(self) -> str:
-        """Text of the piece."""
-        ...
-
-    @property
-    def first(self) -> bool:
-        """Whether an attempt begins with it."""
-        ...
-
-
 class Reader:
-    """Reader of one answer: in the end it was shown the answer and nothing else, whatever
+    """Reader of one answer of a tier: in the end it was shown the answer and nothing else, whatever
     middleware repeated, replaced or masked on the way.
 
     Args:
-        emit: takes the events.
+        emit: takes the events, `Token`s or, before the decision, pieces of another kind.
         tier: whose answer it is.
-        provisional: whether nothing is decided about the answer yet.
         shown: what was shown of it already.
+        piece: kind of event that shows a piece.
     """
 
     def __init__(
         self,
         emit: Callable[[Event], None],
         tier: str,
-        *,
-        provisional: bool = False,
         shown: str = "",
+        piece: type[Token | Provisional] = Token,
     ) -> None:
-        self._emit, self._tier = emit, tier
-        self._piece = Provisional if provisional else Token
         self.shown = shown
+        self._emit, self._tier, self._piece = emit, tier, piece
 
-    def hear(self, piece: Piece) -> None:
-        """Show a piece while it arrives; another attempt begins anew."""
-        if piece.first:
+    def hear(self, chunk: Any) -> None:
+        """Show a `models.Chunk` as it arrives; the first of another attempt withdraws the rest."""
+        if chunk.first:
             self.retract("asked once more")
-        self.show(piece.text)
+        self._show(chunk.text)
 
-    def show(self, text: str) -> None:
-        """Show a text."""
+    def _show(self, text: str) -> None:
         if text:
             self.shown += text
             self._emit(self._piece(text, self._tier))
@@ -112,4 +95,4 @@ class Reader:
         """Make what was shown equal to the answer."""
         if not text.startswith(self.shown):
             self.retract("replaced by the answer as a whole")
-        self.show(text[len(self.shown) :])
+        self._show(text[len(self.shown) :])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Literal
 
-from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.messages import AnyMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
@@ -28,10 +28,6 @@ from cascade.tiers import WithheldModel
 
 SHOW = "show"
 """Key of `config["configurable"]`: what a stream of events (`stream_mode="custom"`) shows."""
-
-DETAILS = "answer_details"
-"""Key of `config["configurable"]`: True puts `logprobs` and `thinking` of the answer into its
-message's `response_metadata`."""
 
 
 class CascadeInput(TypedDict, total=False):
@@ -93,8 +89,8 @@ def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, C
         if begins and first == run.step == "draft":  # without a rule, routing is no step of its own
             await kernel.advance(run, around)
         update: dict[str, Any] = {"run": run.to_json(), "settings": None}
-        if run.step == "end":
-            update["messages"] = answer_messages(run, details=bool(configurable.get(DETAILS)))
+        if run.step == "end" and run.answer is not None:
+            update["messages"] = [run.to_message()]
         return Command(goto=END if run.step == "end" else run.step, update=update)
 
     async def work(state: CascadeState, runtime: Runtime[Any], config: RunnableConfig) -> Any:
@@ -139,22 +135,6 @@ class _Node(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> Any:
         return run_sync(self.ainvoke(input, config, **kwargs))
-
-
-def answer_messages(run: Run, *, details: bool = False) -> list[AIMessage]:
-    """The answer of a finished run as messages: none where it abstained."""
-    completion = run.draft
-    abstains = run.decision is not None and run.decision.action == "abstain"
-    if completion is None or abstains:
-        return []
-    message = completion.to_message(completion.tier or run.source)
-    message.response_metadata |= {"run_id": run.id, **run.stamps()}
-    if details:
-        message.response_metadata |= {
-            "logprobs": completion.logprobs,
-            "thinking": completion.thinking,
-        }
-    return [message]
 
 
 def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:

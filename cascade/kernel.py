@@ -277,12 +277,7 @@ class Kernel:
             self._merge(run)
             tell_cost(self.policy, known_cost(run.entries))
             raise
-        return self.answer_of(run)
-
-    def answer_of(self, run: Run) -> Answer:
-        """The outcome of a run."""
-        abstains = run.decision is not None and run.decision.action == "abstain"
-        return Answer(None if abstains else run.draft, run.decision, run.source, run.degraded)
+        return _answer_of(run)
 
     async def aclose(self) -> None:
         """Let middleware finish what is under way, then close models and helpers, all of them."""
@@ -332,7 +327,7 @@ class Kernel:
         self._merge(run)
         if run.kind == "answer":
             tell_cost(self.policy, known_cost(run.entries))
-        answer = self.answer_of(run)
+        answer = _answer_of(run)
         for one in self._after:
             try:
                 await one.after_run(run, answer, runtime)
@@ -347,6 +342,10 @@ class Kernel:
         if new := self.ledger.take(run.id):
             known = {entry.id for entry in run.entries}
             run.entries += [entry for entry in new if entry.id not in known]
+
+
+def _answer_of(run: Run) -> Answer:
+    return Answer(run.answer, run.decision, run.source, run.degraded)
 
 
 def _decided(

@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Literal, Protocol
 
-from langchain_core.messages import AnyMessage, BaseMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
 from pydantic_core import to_json
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
@@ -163,14 +163,25 @@ class Run:
         """Whether the draft can be no answer, whatever its confidence."""
         return self.assessment is None or self.assessment.objection is not None
 
-    def stamps(self) -> dict[str, JsonValue]:
-        """Stamps of middleware on the answer, for the rest of the conversation: `stamps` of its
-        notes. They end in the message's `response_metadata`."""
-        made: dict[str, JsonValue] = {}
+    @property
+    def answer(self) -> Completion | None:
+        """Answer of a finished run; None where the policy abstained."""
+        abstains = self.decision is not None and self.decision.action == "abstain"
+        return None if abstains else self.draft
+
+    def to_message(self) -> AIMessage:
+        """The answer of a finished run as a message, empty where it abstained.
+
+        Its `response_metadata` has the stamps of middleware for the rest of the conversation:
+        `stamps` of their notes.
+        """
+        answer = self.answer
+        message = AIMessage("") if answer is None else answer.to_message(answer.tier or self.source)
+        message.response_metadata["run_id"] = self.id
         for note in self.notes.values():
-            stamps = note.get("stamps") if isinstance(note, dict) else None
-            made |= stamps if isinstance(stamps, dict) else {}
-        return made
+            if isinstance(note, dict) and isinstance(stamps := note.get("stamps"), dict):
+                message.response_metadata |= stamps
+        return message
 
     def to_json(self) -> dict[str, JsonValue]:
         """The run without its messages, as JSON. Log-probabilities are left out once the features

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from langchain_core.messages import (
     AIMessage,
@@ -25,15 +25,7 @@ from langchain_core.messages import (
     messages_to_dict,
 )
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    PlainSerializer,
-)
-from pydantic_core import core_schema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 Basis = Literal["measured", "estimated", "unknown"]
 """Where a money figure comes from; on every one of them."""
@@ -93,11 +85,11 @@ class Usage(Record):
         return usage
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """One token of an answer with its natural log-probability.
 
     `top` holds the most likely tokens at that place, as (token, logprob); it may be empty.
+    In JSON a token is the array `[token, logprob, top]`: recordings hold thousands.
     """
 
     token: str
@@ -114,31 +106,13 @@ class TokenLogprob:
         others = [form(*other) for other in self.top[:alternatives]]
         return {**form(self.token, self.logprob), "top_logprobs": others}
 
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: type[Any], handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        """In JSON a token is the array `[token, logprob, top]`: recordings hold thousands."""
-        del source
-        array = handler.generate_schema(tuple[str, float, tuple[tuple[str, float], ...]])
-        return core_schema.no_info_after_validator_function(
-            lambda items: cls(*items),
-            array,
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda token: (token.token, token.logprob, token.top)
-            ),
-        )
-
 
 def _read_messages(kept: Any) -> Any:
-    written = bool(kept) and isinstance(kept[0], dict)
-    return messages_from_dict(kept) if written else kept
+    return messages_from_dict(kept) if kept and isinstance(kept[0], dict) else kept
 
 
 Trajectory = Annotated[
-    tuple[AnyMessage, ...],
-    BeforeValidator(_read_messages),
-    PlainSerializer(messages_to_dict),
+    tuple[AnyMessage, ...], BeforeValidator(_read_messages), PlainSerializer(messages_to_dict)
 ]
 """Messages of an agent's run; in JSON as LangChain writes them down."""
 
@@ -211,14 +185,11 @@ class Completion:
 
     def to_message(self, tier: str) -> AIMessage:
         """The answer as a LangChain message, with usage where it is known."""
+        told = {"model_name": self.model, "finish_reason": self.finish_reason, "tier": tier}
         return AIMessage(
             content=self.text,
             tool_calls=list(self.tool_calls),
-            response_metadata={
-                "model_name": self.model,
-                "finish_reason": self.finish_reason,
-                "tier": tier,
-            },
+            response_metadata=told,
             usage_metadata=self.usage.metadata,
         )
 

@@ -21,6 +21,16 @@ DEFAULT_TIMEOUT_S = 120.0
 ModelLike: TypeAlias = "str | BaseChatModel | Model | Tier"
 """What a tier may be given as."""
 
+_WANTED: tuple[tuple[str, Any, str], ...] = (
+    ("name", str | None, "a text"),
+    ("price", Price | Mapping | None, "Price(input=…, output=…) or the table of load_prices(file)"),
+    # An empty address would mean the provider's own server, elsewhere.
+    ("base_url", str | None, "an address, such as 'http://127.0.0.1:8000/v1', or leave it out"),
+    ("options", Mapping, "names and values: {'n_ctx': 4096}"),
+    ("local", bool | None, "True, False or None"),
+)
+"""Options of a tier, their types, and what to give."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:
@@ -66,20 +76,10 @@ class Tier:
             # 0 and 0.0 are one temperature; as JSON, in keys and hashes, they would be two.
             temperature = to_number("Tier.temperature", self.temperature, least=0)
             object.__setattr__(self, "temperature", temperature)
-
-        def check(option: str, fits: bool, wanted: str) -> None:
-            if not fits:
-                given = getattr(self, option)
+        for option, kind, wanted in _WANTED:
+            given = getattr(self, option)
+            if not isinstance(given, kind) or (isinstance(given, str) and not given.strip()):
                 raise ConfigurationError(f"Tier({option}={given!r}): give {wanted}.")
-
-        name, address = self.name, "an address, such as 'http://127.0.0.1:8000/v1', or leave it out"
-        prices = "Price(input=…, output=…) or the table of load_prices(file)"
-        check("price", isinstance(self.price, Price | Mapping | None), prices)
-        check("name", name is None or (isinstance(name, str) and name.strip() != ""), "a text")
-        # An empty address would mean the provider's own server, elsewhere.
-        check("base_url", isinstance(self.base_url, str | None) and self.base_url != "", address)
-        check("options", isinstance(self.options, Mapping), "names and values: {'n_ctx': 4096}")
-        check("local", isinstance(self.local, bool | None), "True, False or None")
         if not isinstance(self.api_key, str | None):
             raise ConfigurationError(
                 f"Tier(api_key=…) is of type {type(self.api_key).__name__}: give a text."
@@ -94,26 +94,6 @@ class Tier:
 
             parts.append(f"base_url={without_secrets(self.base_url)!r}")
         return f"Tier({', '.join(parts)})"
-
-    def open(self, default_name: str | None = None) -> OpenTier:
-        """The tier with its adapter and its price found; nothing is sent yet.
-
-        Raises:
-            ConfigurationError: unknown provider, missing key, missing package.
-        """
-        model = open_model(
-            self.model,
-            base_url=self.base_url,
-            api_key=self.api_key,
-            options=self.options or None,
-        )
-        own = self.price.get(model.name) if isinstance(self.price, Mapping) else self.price
-        pricing: Pricing = own or find_pricing(
-            model.provider, model.model, local=model.local, base_url=self.base_url or model.server
-        )
-        local = model.local if self.local is None else self.local
-        name = self.name or default_name or model.name
-        return OpenTier(name, model, pricing, self, local, self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +117,6 @@ class WithheldModel(Model):
     """Placeholder of a model that requests must not reach: no address, no key.
 
     Names and prices go on to mean the same, so that a decision to escalate is still explained.
-
-    Args:
-        model: whose name it bears; it is not kept.
     """
 
     real = False
@@ -152,63 +129,68 @@ class WithheldModel(Model):
         raise LocalOnlyError(
             f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
             model=self.name,
-            billed=False,
         )
 
 
-def open_tier(model: ModelLike, default_name: str | None = None) -> OpenTier:
-    """Open what a user gave as a tier.
+def open_tier(given: ModelLike, default_name: str | None = None) -> OpenTier:
+    """What a user gave as a tier, with its adapter and its price found; nothing is sent yet.
 
     Raises:
         ConfigurationError: unknown provider, missing key, missing package.
     """
-    return (model if isinstance(model, Tier) else Tier(model)).open(default_name)
+    tier = given if isinstance(given, Tier) else Tier(given)
+    model = open_model(
+        tier.model, base_url=tier.base_url, api_key=tier.api_key, options=tier.options or None
+    )
+    own = tier.price.get(model.name) if isinstance(tier.price, Mapping) else tier.price
+    pricing: Pricing = own or find_pricing(
+        model.provider, model.model, local=model.local, base_url=tier.base_url or model.server
+    )
+    local = model.local if tier.local is None else tier.local
+    name = tier.name or default_name or model.name
+    return OpenTier(name, model, pricing, tier, local, tier.max_tokens)
 
 
 def open_tiers(
-    small: ModelLike | None, large: ModelLike | None, tiers: Sequence[ModelLike] = ()
+    small: ModelLike | None,
+    large: ModelLike | None,
+    tiers: Sequence[ModelLike] = (),
+    *,
+    local_only: bool = False,
 ) -> tuple[OpenTier, ...]:
-    """The tiers of a cascade, given as a pair or as a list, smallest first.
+    """The tiers of a cascade, given as a pair or as a list, smallest first; while `local_only`,
+    with nothing but names and prices of those that are not on this machine.
 
     Raises:
-        ConfigurationError: no tier, a pair and a list, or two tiers of the same name.
+        ConfigurationError: no tier, a pair and a list, two tiers of one name, or none here.
     """
     if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
         raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")
-    names: Sequence[str | None] = [None] * len(tiers)
-    if tiers and (small is not None or large is not None):
+    missing = [name for name, model in (("small", small), ("large", large)) if model is None]
+    if tiers and len(missing) < 2:
         raise ConfigurationError("give either small and large, or tiers, not both.")
-    if not tiers:
-        if small is None or large is None:
-            missing = "small" if small is None else "large"
-            raise ConfigurationError(
-                f"{missing} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
-            )
-        tiers, names = (small, large), ("small", "large")
-    opened = tuple(open_tier(tier, name) for tier, name in zip(tiers, names, strict=True))
+    if not tiers and missing:
+        raise ConfigurationError(
+            f"{missing[0]} is missing: Cascade(small='ollama:qwen2.5:3b', large='openai:gpt-5.1')."
+        )
+    pair: list[tuple[Any, str | None]] = [(small, "small"), (large, "large")]
+    opened = [open_tier(*named) for named in ([(tier, None) for tier in tiers] or pair)]
     for one, other in combinations(opened, 2):
         if one.name == other.name:
             raise ConfigurationError(
                 f"two tiers are called {one.name!r} ({one.model.name} and {other.model.name}): "
                 "give one of them another name, Tier(…, name='medium')."
             )
-    return opened
-
-
-def keep_local(tiers: Sequence[OpenTier]) -> tuple[OpenTier, ...]:
-    """The same tiers, with nothing but names and prices of those that are not on this machine.
-
-    Raises:
-        ConfigurationError: none of them is on this machine.
-    """
-    if not any(tier.local for tier in tiers):
-        there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in tiers)
+    if not local_only:
+        return tuple(opened)
+    if not any(tier.local for tier in opened):
+        there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in opened)
         raise ConfigurationError(
             f"local_only, but no tier is on this machine: {there}. Give a small model that is, "
             "such as 'ollama:qwen2.5:3b', or say Tier(…, local=True) of a server that questions "
             "may go to."
         )
-    return tuple(tier if tier.local else _withheld(tier) for tier in tiers)
+    return tuple(tier if tier.local else _withheld(tier) for tier in opened)
 
 
 def _withheld(tier: OpenTier) -> OpenTier:

@@ -33,6 +33,7 @@ KERNEL = (
 HOLDING = (
     "api.py",
     "setup.py",
+    "calibrated.py",
     "questions.py",
     "state.py",
     "errors.py",

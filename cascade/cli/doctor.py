@@ -84,11 +84,11 @@ async def _check_model(spec: str) -> list[Check]:
 
     from cascade.ledger.prices import has_price  # noqa: PLC0415
     from cascade.models import Request  # noqa: PLC0415
-    from cascade.tiers import Tier  # noqa: PLC0415
+    from cascade.tiers import Tier, open_tier  # noqa: PLC0415
 
     asked = Request((HumanMessage("Say yes."),), max_tokens=1, timeout_s=PROBE_TIMEOUT_S)
     try:
-        tier = Tier(spec, timeout_s=PROBE_TIMEOUT_S).open()
+        tier = open_tier(Tier(spec, timeout_s=PROBE_TIMEOUT_S))
         async with aclosing(tier.model) as model:
             if model.returns_logprobs:
                 asked = replace(asked, logprobs=True, top_logprobs=2)

@@ -16,7 +16,7 @@ from cascade.ledger.prices import Price
 from cascade.models import Request
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
-from cascade.tiers import Tier
+from cascade.tiers import Tier, open_tier
 
 
 def test_every_question_has_a_recorded_answer_and_most_are_right() -> None:
@@ -35,7 +35,7 @@ def test_the_first_questions_are_of_all_kinds() -> None:
 
 
 def test_the_recorded_model_is_named_and_priced() -> None:
-    tier = recorded_large().open()
+    tier = open_tier(recorded_large())
     assert tier.model.name == "replay:qwen2.5-coder-0.5b-instruct-q4_k_m"
     assert "set by you" in tier.pricing.source
 

@@ -1,0 +1,175 @@
+"""Calibration of a cascade: what it was made for, and whether that still holds.
+
+Imported only where a cascade has a calibration.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade.confidence import ModelIdentity, Signal, digest
+from cascade.confidence.signals import SignalLike, to_signals, wordings
+from cascade.errors import (
+    CalibrationMismatchError,
+    ConfigurationError,
+    MissingDependencyError,
+    ModelError,
+)
+from cascade.run import Settings, to_request
+from cascade.tiers import OpenTier
+
+try:
+    from cascade.confidence.calibration import Calibration
+except ImportError as error:
+    raise MissingDependencyError(
+        "a calibration needs numpy: install the extra `calibrate`."
+    ) from error
+
+if TYPE_CHECKING:
+    from cascade.policies import CertifiedPolicy
+
+logger = logging.getLogger("cascade")
+
+CHECK_EVERY_S = 300.0
+"""The weights of the models are looked at again so often, when there are questions."""
+
+
+class BoundCalibration:
+    """A calibration in use for one cascade.
+
+    Args:
+        given: the calibration, or its file.
+        tiers: of the cascade.
+        settings: that its questions are asked with, unless they have their own.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or it is no calibration.
+        CalibrationMismatchError: it was made for something else.
+    """
+
+    def __init__(self, given: Any, tiers: Sequence[OpenTier], settings: Settings) -> None:
+        made = given if isinstance(given, Calibration) else None
+        if made is None and isinstance(given, str | Path):
+            made = Calibration.load(given)
+        if made is None:
+            raise ConfigurationError(
+                f"calibrator={given!r}: give a calibration or its file, made by "
+                "`cascade calibrate` or cascade.calibrate(examples)."
+            )
+        self.calibration = made
+        self._tiers, self._settings = tiers, settings
+        self._checked_at, self._void = -math.inf, False
+        self._compare(settings)
+
+    def signals(self, wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
+        """The signals to take: those that it was made with, the user's own among them.
+
+        Raises:
+            CalibrationMismatchError: it knows other signals, or other words of a check.
+        """
+        names = self.calibration.signals
+        try:
+            signals = {signal.name: signal for signal in to_signals(wanted or names)}
+        except ConfigurationError as error:
+            raise CalibrationMismatchError(
+                f"the calibration was made with the signals {list(names)}: give yours as "
+                f"signals=[…] too ({error})"
+            ) from error
+        if signals.keys() != set(names):
+            raise CalibrationMismatchError(
+                f"the calibration was made with the signals {sorted(names)}, not "
+                f"{sorted(signals)}: calibrate again."
+            )
+        for name, wording in wordings(names).items():
+            if self.calibration.wordings.get(name) != wording:
+                raise CalibrationMismatchError(
+                    f"the calibration was made with another wording of the check {name!r}: "
+                    "calibrate again (`cascade calibrate`)."
+                )
+        return tuple(signals[name] for name in names)
+
+    def holds(self, settings: Settings) -> bool:
+        """Whether it was made for what a question is asked with."""
+        if self._void or settings == self._settings:
+            return not self._void
+        try:
+            self._compare(settings)
+        except CalibrationMismatchError:
+            return False
+        return True
+
+    async def check(self) -> None:
+        """Compare it with the models that are served now. Where they change later, it is void.
+
+        Raises:
+            CalibrationMismatchError: it was made for other weights, and no question was asked yet.
+        """
+        now = time.monotonic()
+        if now - self._checked_at < CHECK_EVERY_S:
+            return
+        try:
+            digests = [await tier.model.digest() for tier in (self._tiers[0], self._tiers[-1])]
+            self._compare(self._settings, digests)
+            self._void = False
+        except ModelError as error:
+            if not error.circumstantial:
+                raise
+            # The question will meet the same failure and go on; the next one is checked again.
+            logger.warning("the calibration could not be checked: %s", error)
+            return
+        except CalibrationMismatchError as error:
+            if self._checked_at == -math.inf:
+                raise
+            if not self._void:
+                logger.warning("the calibration is void: %s", error)
+            self._void = True
+        self._checked_at = now
+
+    def _compare(self, settings: Settings, digests: Sequence[str | None] = (None, None)) -> None:
+        """Refuse what it was not made for; `digests` are those of the first and the last model."""
+        small, large = (
+            ModelIdentity(name=tier.model.name, digest=now)
+            for tier, now in zip((self._tiers[0], self._tiers[-1]), digests, strict=True)
+        )
+        self.calibration.check(small, large, task_hash(settings, self._tiers[0]))
+
+
+def certified(max_harm: float, calibration: Calibration) -> CertifiedPolicy:
+    """The policy of the certificate that keeps this bound and accepts most.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    from cascade.policies import CertifiedPolicy  # noqa: PLC0415 - only where it is asked for
+
+    fitting = [c for c in calibration.certificates if c.max_harm <= max_harm]
+    if not fitting:
+        there = ", ".join(f"{c.max_harm:.1%}" for c in calibration.certificates) or "none"
+        raise ConfigurationError(
+            f"max_harm={max_harm}: the calibration has certificates for {there}; "
+            f"make one with `cascade calibrate … --max-harm {max_harm}`."
+        )
+    return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))
+
+
+def task_hash(settings: Settings, small: OpenTier) -> str:
+    """A hash of what decides how the small model answers, but for the question."""
+    request = to_request(small, (), settings)
+    asked = {
+        "tools": [dict(tool) for tool in request.tools],
+        "schema": settings.get("schema"),
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "options": dict(small.settings.options),
+    }
+    rarely = {
+        "tool_choice": settings.get("tool_choice"),
+        "stop": list(request.stop),
+        "extra": dict(request.extra),
+    }
+    return digest(asked | {name: value for name, value in rarely.items() if value})
