@@ -21,7 +21,7 @@ from cascade.ledger.prices import Price
 from cascade.service.config import read_config
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
-from cascade.tiers import Tier
+from cascade.tiers import Tier, open_tier
 from tests.evaluation.synthetic import MADE_FOR, recording
 
 DOLLAR = Price(input=1_000_000, output=1_000_000)
@@ -183,7 +183,7 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
         Tier("ollama:q", name="small", price=DOLLAR, options={"think": False}, temperature=0),
         Tier("ollama:g", name="large", max_tokens=9, price=DOLLAR),
     ]
-    files = calibrate.write_artefacts(tmp_path / "out", found, [tier.open() for tier in tiers])
+    files = calibrate.write_artefacts(tmp_path / "out", found, [*map(open_tier, tiers)])
     written = yaml.safe_load(files["configuration"].read_text())["cascades"]["tried"]
     assert written["tiers"][0]["price"] == {"input": "1000000", "output": "1000000"}
     assert written["tiers"][0]["options"] == {"think": False}
@@ -193,7 +193,7 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     assert written["price_of_error"] == pytest.approx(point.price_of_error_usd, rel=1e-5)
     assert read_config(files["configuration"]).config.cascades["tried"].audits is not None
     tiers[1] = Tier("ollama:g", name="large", price=Price(per_hour=1))
-    by_hour = calibrate.write_artefacts(tmp_path / "out", found, [tier.open() for tier in tiers])
+    by_hour = calibrate.write_artefacts(tmp_path / "out", found, [*map(open_tier, tiers)])
     written = yaml.safe_load(by_hour["configuration"].read_text())["cascades"]["tried"]
     assert written["escalation_budget"] == pytest.approx(point.escalated, 0.01)
     assert "price_of_error" not in written
