@@ -2,7 +2,7 @@
 # `make` alone lists the commands.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all coverage lint format reference bench dist ollama clean
+.PHONY: help demo test test-all coverage lint format reference api bench dist ollama clean
 SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
@@ -13,6 +13,8 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 DEMO := .venv/.ready-demo
 TEST := .venv/.ready-test
 DEV := .venv/.ready-dev
+# What users import; the rooms behind these are described in docs/architecture.md.
+API := cascade $(addprefix cascade.,agents confidence evaluation integrations ledger middleware models policies teaching testing)
 
 .venv/.ready-%: pyproject.toml scripts/setup.sh scripts/uv.sh
 	@scripts/setup.sh $*
@@ -47,6 +49,9 @@ format: $(DEV) ## mend style and format where a program can
 
 reference: $(TEST) ## write the reference of commands and configuration into docs/; ARGS=--check: only look
 	@$(IN_VENV) scripts/reference.py $(ARGS)
+
+api: $(TEST) ## write the reference of the Python interface, as pages of HTML, into site/ (or ARGS=folder)
+	@$(IN_VENV) -W ignore -m pdoc --no-show-source --docformat google --output-directory $(or $(ARGS),site) $(API)
 
 bench: $(TEST) ## run every benchmark; ARGS='--json' prints JSON lines
 	@$(IN_VENV) scripts/bench.py $(ARGS)

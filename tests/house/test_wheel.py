@@ -1,4 +1,4 @@
-"""The wheel holds the package once, imports, and answers."""
+"""What is built: the wheel, which holds the package once, imports and answers; the reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import cascade
 import floors
 
 pytestmark = pytest.mark.heavy
@@ -65,3 +66,10 @@ def test_the_wheel_imports_and_answers(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     run([sys.executable, "-c", TINY, str(tmp_path / "site")], cwd=tmp_path)
+
+
+def test_the_reference_of_the_python_interface_holds_every_public_name(tmp_path: Path) -> None:
+    run(["make", "api", f"ARGS={tmp_path}"])
+    page = (tmp_path / "cascade.html").read_text(encoding="utf-8")
+    assert [name for name in cascade.__all__ if f'id="{name}"' not in page] == []
+    assert (tmp_path / "cascade" / "middleware.html").exists()
