@@ -12,7 +12,8 @@ import asyncio
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Literal, cast, get_args
 from uuid import UUID, uuid4
 
@@ -52,6 +53,7 @@ from cascade.integrations.decisions import AskedVerifier
 from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.prices import Price, find_pricing
+from cascade.middleware import Fallback
 from cascade.middleware.comparing import AfterReply
 from cascade.models import Request
 from cascade.models.base import guard
@@ -79,6 +81,13 @@ HANDED_OVER = (
 TO_REPAIR = (
     "What was done above is not verified. Check it, correct what is wrong, and finish the task."
 )
+PROBES = ("self_check", "verify")
+"""Nodes whose requests have settings of the cascade's, which are no promise to a user."""
+
+_WAYS = (
+    "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say writes=False of "
+    "tools that only read"
+)
 
 
 class AgentTier(CompositeModel):
@@ -87,8 +96,9 @@ class AgentTier(CompositeModel):
     Each of its model calls is an entry of the ledger under the tier's node, priced by its model,
     and begun there before it is sent; calls that LangChain's callbacks do not report are one entry
     of unknown cost. Give its models `max_retries=0`: what a client sends again by itself is not
-    reported to it. Its tools are its own. A checkpointer of its own lets a run go on where it was
-    interrupted by a crash.
+    reported to it. Its tools are its own, and so are temperature, seed and stops of its models; an
+    answer of more than `max_tokens` counts as cut off. A checkpointer of its own lets a run go on
+    where it was interrupted by a crash.
 
     What an agent has written stays written. One whose tools write is therefore never simply
     repeated: it is made afresh for each attempt (`fresh`), or the next tier takes over from it, and
@@ -143,77 +153,68 @@ class AgentTier(CompositeModel):
             )
         if isinstance(irreversible, str):  # whose letters would be names
             raise ConfigurationError(f"AgentTier(irreversible={irreversible!r}): give a list.")
-        for model, price in (prices or {}).items():
-            if not isinstance(price, Price):
-                raise ConfigurationError(
-                    f"AgentTier(prices=…): of {model!r}, {price!r} is no Price(input=…, output=…)."
-                )
         if takes_over not in get_args(TakesOver):
             there = ", ".join(get_args(TakesOver))
             raise ConfigurationError(f"AgentTier(takes_over={takes_over!r}): there are {there}.")
-        self.model, self.local, self.takes_over = name, local, takes_over
+        self.prices = dict(prices or {})
+        if not all(isinstance(price, Price) for price in self.prices.values()):
+            raise ConfigurationError(
+                f"AgentTier(prices={prices!r}): there is no Price(input=…, output=…) for each."
+            )
         marked = bool({"write", "irreversible"} & set(risks_of(agent).values()))
         self.writes = marked or bool(irreversible) if writes is None else writes
         self.repeatable = fresh or not self.writes
+        self.model, self.local, self.takes_over = name, local, takes_over
         self.irreversible = frozenset(irreversible)
-        self._agent: Any = agent
-        self._fresh, self._stop = fresh, stop
-        self._prices, self._caller = dict(prices or {}), Caller(self.name, name)
+        self.stop, self._agent, self._fresh = stop, agent, fresh
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade that would run an agent on what it, or another, has written.
+        """Refuse a cascade that would run an agent on what it, or another, has written, or that has
+        an option for the tier which its agent would not follow.
 
         Raises:
             ConfigurationError: with the ways out.
         """
+        last = len(parts.tiers) - 1
+        stand_ins = [one.tier for one in parts.middleware if isinstance(one, Fallback)]
+        tiers = [*parts.tiers, *reversed(stand_ins)]  # in the order in which they are asked
+        place = next(i for i, tier in enumerate(tiers) if tier.model is self)
+        if (temperature := tiers[place].settings.temperature) is not None:
+            raise ConfigurationError(f"{self.name} {_unheard('temperature', temperature)}.")
         if self.repeatable:
             return
-        place = next(i for i, tier in enumerate(parts.tiers) if tier.model is self)
-        last = place == len(parts.tiers) - 1
-        for one in parts.middleware:
-            if isinstance(one, AfterReply) and (one.kind == "audit") is last:
-                raise ConfigurationError(
-                    f"the tools of {self.name} write, and {one.name} would run it beside the "
-                    f"answer: leave {one.name} out; {_WAYS}."
-                )
-        if last:
-            return
-        for above in parts.tiers[place + 1 :]:
-            if getattr(above.model, "takes_over", "restart") == "restart":
-                raise ConfigurationError(
-                    f"the tools of {self.name} write, and {above.name} would begin the task again "
-                    "on what they leave: let it take over, AgentTier(…, takes_over='hand_over'), "
-                    f"{_WAYS}."
-                )
+        beside = {"audit": place == last, "shadow": place < last}
+        again = [
+            f"{one.name} would run it beside the answer: leave {one.name} out"
+            for one in parts.middleware
+            if isinstance(one, AfterReply) and beside[one.kind]
+        ]
+        again += [
+            f"{above.name} would begin the task again on what they leave: let it take over, "
+            "AgentTier(…, takes_over='hand_over')"
+            for above in tiers[place + 1 :]
+            if getattr(above.model, "takes_over", "restart") == "restart"
+        ]
         checks = [s.name for s in parts.signals if s.calls and s.model is None]
-        if checks or not parts.signals:
-            raise ConfigurationError(
-                f"the tools of {self.name} write, and {checks or ['p_true']} would run it again: "
-                f"give the cascade signals=['trajectory'], or the signal a model of its own "
-                f"(signal.model = …); {_WAYS}."
+        if place < last and (checks or not parts.signals):
+            again.append(
+                f"{checks or ['p_true']} would run it again: give the cascade "
+                "signals=['trajectory'], or the signal a model of its own (signal.model = …)"
             )
+        if again:
+            raise ConfigurationError(f"the tools of {self.name} write, and {again[0]}; {_WAYS}.")
 
     async def answer(self, call: Call, ledger: Ledger) -> Completion:
         """Run the agent.
 
         Raises:
-            UnsupportedContentError: the question has tools, or asks for a second run of an agent
-                whose tools write.
+            UnsupportedContentError: the question has tools or settings for the agent's models, or
+                asks for a second run of an agent whose tools write.
             ModelError: it failed.
         """
         run, request = call.run, call.request
-        if request.tools:
-            raise UnsupportedContentError(
-                f"{self.name} has tools of its own: give those of the question to the agent.",
-                model=self.name,
-            )
-        if not self.repeatable and (call.node == "self_check" or run.kind != "answer"):
-            raise UnsupportedContentError(
-                f"{self.name} is not run again for {call.node!r}: its tools write; {_WAYS}.",
-                model=self.name,
-            )
-        stop = self._stop if call.node == "draft" else None
-        booking = _Booking(call, ledger, self._prices, stop, set(self.irreversible))
+        self._refuse(call)
+        booking = _Booking(self, call, ledger)
         whole = Attempt(run.id, booking.node, call.tier, request.messages, tags=booking.tags)
         reason: str | None = None
         try:
@@ -233,19 +234,27 @@ class AgentTier(CompositeModel):
         finally:
             await booking.close()
         run.notes.pop(UNFINISHED, None)
-        completion = self._completion(trajectory, booking, reason)
+        completion = self._completion(call, trajectory, booking, reason)
         if not booking.calls:  # models that report nothing to callbacks
             async with ledger.attempt(whole):
                 whole.completion = completion
         return completion
 
     async def _complete(self, request: Request) -> Completion:
-        raise UnsupportedContentError(
-            f"{self.name} is an agent: it is asked through a cascade, which books its calls.",
-            model=self.name,
-        )
+        raise self._unsupported("is an agent: it is asked through a cascade, which books its calls")
 
     # --- one run
+
+    def _refuse(self, call: Call) -> None:
+        """Refuse what the agent would not hear of, and to run it twice where its tools write."""
+        request = call.request
+        if request.tools:
+            raise self._unsupported("has tools of its own: give those of the question to the agent")
+        for option in () if call.node in PROBES else ("temperature", "seed", "stop"):
+            if (value := getattr(request, option)) not in (None, ()):
+                raise self._unsupported(_unheard(option, value))
+        if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
+            raise self._unsupported(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
 
     async def _work(self, call: Call, booking: _Booking) -> list[Any]:
         """The messages that the agent adds to the task.
@@ -266,7 +275,13 @@ class AgentTier(CompositeModel):
 
         async def run() -> Any:
             async with asyncio.timeout(call.request.timeout_s), AsyncExitStack() as stack:
-                agent = await self._made(stack)
+                agent: Any = self._agent
+                if self._fresh:
+                    agent = agent()
+                    if isinstance(agent, AbstractAsyncContextManager):
+                        agent = await stack.enter_async_context(agent)
+                    elif inspect.isawaitable(agent):
+                        agent = await agent
                 risks = risks_of(agent).items()
                 booking.irreversible |= {name for name, risk in risks if risk == "irreversible"}
                 return await self._asked(agent, booking, config, call)
@@ -275,16 +290,14 @@ class AgentTier(CompositeModel):
             return await InCopiedContext(run(), context)
 
         said = await on_portal(within())
+        returned = f"{said!r:.200}"
         if isinstance(said, Mapping):
             if said.get("__interrupt__"):
-                raise UnsupportedContentError(
-                    f"{self.name} waits for a person in the midst of its run: interrupts belong "
-                    "into the graph around the cascade.",
-                    model=self.name,
+                raise self._unsupported(
+                    "waits for a person in the midst of its run: interrupts belong into the graph "
+                    "around the cascade"
                 )
             returned, said = f"keys {sorted(said)}", said.get("messages", ())
-        else:
-            returned = f"{said!r:.200}"
         said = AIMessage(said) if isinstance(said, str) else said
         try:
             messages = convert_to_messages([said] if isinstance(said, BaseMessage) else said)
@@ -297,19 +310,6 @@ class AgentTier(CompositeModel):
                 "{'messages': [...]}"
             )
         return added
-
-    def _unread(self, why: str) -> MalformedResponseError:
-        said = f"{self.name} {why.rstrip('.')}."
-        return MalformedResponseError(said, model=self.name, billed=None)
-
-    async def _made(self, stack: AsyncExitStack) -> Any:
-        """The agent of an attempt."""
-        if not self._fresh:
-            return self._agent
-        made = self._agent()
-        if isinstance(made, AbstractAsyncContextManager):
-            return await stack.enter_async_context(made)
-        return await made if inspect.isawaitable(made) else made
 
     async def _asked(self, agent: Any, booking: _Booking, config: Any, call: Call) -> Any:
         if not isinstance(agent, Runnable):
@@ -344,13 +344,16 @@ class AgentTier(CompositeModel):
         return [*messages, HumanMessage(HANDED_OVER + narrated(done))]
 
     def _completion(
-        self, trajectory: Sequence[Any], booking: _Booking, reason: str | None
+        self, call: Call, trajectory: Sequence[Any], booking: _Booking, reason: str | None
     ) -> Completion:
         made = [completion_of(m, self.name) for m in trajectory if isinstance(m, AIMessage)]
         last = trajectory[-1] if trajectory and reason is None else AIMessage("")
         said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
         read = completion_of(said, self.name)
         calls = tuple(token for one in made for token in one.call_logprobs or ())
+        limit = None if call.node in PROBES else call.request.max_tokens
+        if limit is not None and (read.usage.output_tokens or 0) > limit:
+            reason = "length"
         return replace(
             read,
             model=booking.model or self.name,
@@ -361,14 +364,27 @@ class AgentTier(CompositeModel):
             trajectory=tuple(_plain(trajectory)),
         )
 
+    # --- what goes wrong
+
+    def _unsupported(self, why: str) -> UnsupportedContentError:
+        return UnsupportedContentError(f"{self.name} {why}.", model=self.name)
+
+    def _unread(self, why: str) -> MalformedResponseError:
+        said = f"{self.name} {why.rstrip('.')}."
+        return MalformedResponseError(said, model=self.name, billed=None)
+
     def _named(self, error: Exception, request: Request) -> CascadeError:
         """A failure as the cascade knows it: another tier may do better, and nothing is repeated
         that has written."""
-        if isinstance(error, TimeoutError):
+        named: CascadeError | None
+        if isinstance(error, CascadeError):
+            named = error
+        elif isinstance(error, TimeoutError):
             limit = f"{request.timeout_s} s" if request.timeout_s else "its time"
             said = f"{self.name} did not come to an end within {limit}."
-            error = ModelTimeoutError(said, model=self.name, billed=None)
-        named = error if isinstance(error, CascadeError) else self._caller.failed(error)
+            named = ModelTimeoutError(said, model=self.name, billed=None)
+        else:
+            named = Caller(self.name, self.model).failed(error)
         if named is None:
             named = self._unread(f"failed with {type(error).__name__}: {error}")
         if not self.repeatable:
@@ -388,13 +404,11 @@ class AgentVerifier(AskedVerifier):
     """
 
     def __init__(self, agent: Any, **options: Any) -> None:
-        self._tier = open_tier(AgentTier(agent, **{"name": "verifier", **options}), "verifier")
+        def show(run: Run, draft: Completion) -> Sequence[BaseMessage]:
+            return check_messages(run.messages, narrated(draft.trajectory) or draft.text)
 
-    def _shown(self, run: Run, draft: Completion) -> Sequence[BaseMessage]:
-        return check_messages(run.messages, narrated(draft.trajectory) or draft.text)
-
-    def _read(self, said: Completion) -> float | None:
-        return p_true(said)
+        model = AgentTier(agent, **{"name": "verifier", **options})
+        super().__init__(open_tier(model, "verifier"), show, p_true)
 
 
 def recorded_agent(name: str) -> AgentTier:
@@ -408,12 +422,6 @@ def recorded_agent(name: str) -> AgentTier:
     return AgentTier(answer, name=name)
 
 
-_WAYS = (
-    "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say writes=False of "
-    "tools that only read"
-)
-
-
 # --- booking
 
 
@@ -423,15 +431,6 @@ class _Stopped(BaseException):
 
     def __init__(self, reason: str | None = None) -> None:
         self.reason = reason
-
-
-@dataclass(frozen=True)
-class _Named:
-    """What the ledger has to know of a model inside an agent."""
-
-    name: str
-    local: bool
-    server: str | None = None
 
 
 class _Booking(BaseCallbackHandler):
@@ -445,32 +444,24 @@ class _Booking(BaseCallbackHandler):
     on_llm_end: Any = property(lambda self: _edge(self._ended))
     on_llm_error: Any = property(lambda self: _edge(self._failed))
 
-    def __init__(
-        self,
-        call: Call,
-        ledger: Ledger,
-        prices: Mapping[str, Price],
-        stop: Stop | None,
-        irreversible: set[str],
-    ) -> None:
+    def __init__(self, agent: AgentTier, call: Call, ledger: Ledger) -> None:
         self.node = call.node if call.run.kind != "shadow" else "shadow"
         self.tags = call.run.settings.get("tags") or {}
         self.calls, self.model = 0, ""
         self.task: list[Any] = []
         self.trajectory: list[Any] = []
-        self.irreversible = irreversible
-        self._call, self._ledger, self._prices, self._stop = call, ledger, prices, stop
+        self.irreversible = set(agent.irreversible)
+        self._agent, self._call, self._ledger = agent, call, ledger
         self._open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
         self._usages: list[Usage] = []
 
     @property
     def usage(self) -> Usage:
         """The sum over all calls; unknown where it is of one."""
-        names = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
-        counts = {name: [getattr(usage, name) for usage in self._usages] for name in names}
-        ended = 0 < len(self._usages) == self.calls
-        known = {name: sum(each) for name, each in counts.items() if ended and None not in each}
-        return Usage(**known)
+        if len(self._usages) != self.calls:
+            return Usage()
+        counts = {n: [getattr(usage, n) for usage in self._usages] for n in Usage.model_fields}
+        return Usage(**{n: None if None in each else sum(each) for n, each in counts.items()})
 
     def added(self, messages: Sequence[Any]) -> list[Any]:
         """Those that are not of the task."""
@@ -486,20 +477,20 @@ class _Booking(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        tier, run = self._tier(metadata or {}), self._call.run
+        call, stop = self._call, self._agent.stop
         if guard.forbidden and "fake" not in str(serialized).lower():
             raise RealRequestForbiddenError(
-                f"a request of {self._call.tier.model.name} was stopped: real model requests are "
-                "forbidden here."
+                f"a request of {self._agent.name} was stopped: real model requests are forbidden "
+                "here."
             )
         (sent,) = messages
         self.trajectory = [m for m in self.added(sent) if m.type != "system"]
-        if self._stop is not None and self.trajectory:
-            reason = self._stop(self.task, self.trajectory)
+        if stop is not None and call.node == "draft" and self.trajectory:
+            reason = stop(self.task, self.trajectory)
             if reason is not None:
                 raise _Stopped(reason)
-        attempt = Attempt(run.id, self.node, tier, sent, tags=self.tags)
-        attempt.continued = len(self.task) > len(self._call.request.messages)
+        attempt = Attempt(call.run.id, self.node, self._tier(metadata or {}), sent, tags=self.tags)
+        attempt.continued = len(self.task) > len(call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
         self.calls += 1
@@ -527,8 +518,7 @@ class _Booking(BaseCallbackHandler):
         if held is not None and attempt is not None:
             caller = Caller(attempt.tier.model.name, "its server")
             named = caller.failed(error) if isinstance(error, Exception) else None
-            failure = named or error
-            await held.__aexit__(type(failure), failure, None)
+            await held.__aexit__(type(named or error), named or error, None)
 
     def on_tool_start(
         self, serialized: Any, input_str: str, *, metadata: Any = None, **_: Any
@@ -549,13 +539,12 @@ class _Booking(BaseCallbackHandler):
     def _tier(self, metadata: Mapping[str, Any]) -> OpenTier:
         """The tier of a call, with the model that really answers and its price."""
         outer = self._call.tier
-        provider, name = (
-            str(metadata.get(f"ls_{kind}") or "unknown") for kind in ("provider", "model_name")
-        )
-        model: Any = _Named(f"{provider}:{name}", outer.local)
+        told = (metadata.get(f"ls_{kind}") for kind in ("provider", "model_name"))
+        provider, name = (str(each or "unknown") for each in told)
+        model: Any = SimpleNamespace(name=f"{provider}:{name}", local=outer.local, server=None)
         if outer.settings.price is not None:
             return replace(outer, model=model)
-        known = self._prices.get(model.name)
+        known = self._agent.prices.get(model.name)
         pricing = known or find_pricing(provider, name, local=outer.local)
         return replace(outer, model=model, pricing=pricing)
 
@@ -581,11 +570,9 @@ def risks_of(agent: Any) -> dict[str, str]:
             continue
         seen[id(part)] = part
         waiting += _within(part)
-        if isinstance(part, BaseTool):
-            marks = [(place or {}).get(RISK) for place in (part.metadata, part.extras)]
-            for mark in filter(None, marks):
-                risky = found.get(part.name) == "irreversible"
-                found[part.name] = "irreversible" if risky else mark
+        for place in (part.metadata, part.extras) if isinstance(part, BaseTool) else ():
+            if (mark := (place or {}).get(RISK)) and found.get(part.name) != "irreversible":
+                found[part.name] = mark
     return found
 
 
@@ -599,10 +586,10 @@ def _within(part: Any) -> list[Any]:
     if isinstance(part, Runnable):
         return [getattr(part, place, None) for place in _PLACES]
     if inspect.isroutine(part):
-        own, plain = getattr(part, "__self__", None), inspect.unwrap(part)
+        own = getattr(part, "__self__", None)
         held = [own, *getattr(own, "__dict__", {}).values()]
         with suppress(TypeError, ValueError):  # no Python, or a variable that has no value yet
-            named = inspect.getclosurevars(plain)
+            named = inspect.getclosurevars(inspect.unwrap(part))
             held += [*named.nonlocals.values(), *named.globals.values()]
     elif isinstance(part, Mapping | list | tuple):
         held = list(part.values() if isinstance(part, Mapping) else part)
@@ -618,7 +605,7 @@ def _entered(agent: Any) -> Any:
         inner = (getattr(agent, name, None) for name in ("bound", "runnable", "first"))
         within = next((each for each in inner if isinstance(each, Runnable)), None)
         if within is None:
-            return agent
+            break
         agent = within
     return agent
 
@@ -626,14 +613,14 @@ def _entered(agent: Any) -> Any:
 def _plain(messages: Sequence[Any]) -> list[Any]:
     """Messages as a checkpoint can hold them: artifacts of tools may be anything, and the features
     of log-probabilities are taken."""
-
-    def plain(message: Any) -> Any:
-        if isinstance(message, ToolMessage):
-            return message.model_copy(update={"artifact": None})
+    plain = []
+    for message in messages:
         told = {k: v for k, v in message.response_metadata.items() if k != "logprobs"}
-        return message.model_copy(update={"response_metadata": told})
-
-    return [plain(message) for message in messages]
+        update: dict[str, Any] = {"response_metadata": told}
+        if isinstance(message, ToolMessage):
+            update["artifact"] = None
+        plain.append(message.model_copy(update=update))
+    return plain
 
 
 def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
@@ -647,3 +634,7 @@ def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
                 lost = "Interrupted: whether it was carried out is not known."
                 closed.append(ToolMessage(lost, tool_call_id=call["id"] or "", status="error"))
     return closed
+
+
+def _unheard(option: str, value: object) -> str:
+    return f"would not follow {option}={value!r}: give it to the agent's models"

@@ -10,8 +10,7 @@ ModelRouterMiddleware(choices={…}, instructions="…", classifier=classifier)
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.decisions import (
@@ -155,22 +154,25 @@ class DecisionSignal(Signal):
         return min(1.0, max(0.0, float(p)))
 
 
-class AskedVerifier(ABC):
+class AskedVerifier:
     """A model as the verifier of a cascade: the policy decides by the probability that it gives.
 
     Its calls are entries of the ledger under `verify`. Where it cannot be had, or gives no
     probability, the question escalates.
+
+    Args:
+        tier: that is asked.
+        show: what it is asked about a draft.
+        read: P(the draft is correct) in what it says.
     """
 
-    _tier: OpenTier
-
-    @abstractmethod
-    def _shown(self, run: Run, draft: Completion) -> Sequence[BaseMessage]:
-        """What it is asked."""
-
-    @abstractmethod
-    def _read(self, said: Completion) -> float | None:
-        """P(the draft is correct) in what it says."""
+    def __init__(
+        self,
+        tier: OpenTier,
+        show: Callable[[Run, Completion], Sequence[BaseMessage]],
+        read: Callable[[Completion], float | None],
+    ) -> None:
+        self._tier, self._show, self._read = tier, show, read
 
     async def __call__(
         self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
@@ -178,7 +180,7 @@ class AskedVerifier(ABC):
         """What it says about the draft."""
         del question, answer
         assert run.draft is not None
-        request = to_request(self._tier, self._shown(run, run.draft), Settings())
+        request = to_request(self._tier, self._show(run, run.draft), Settings())
         try:
             said = await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
         except ModelError as error:
@@ -196,14 +198,12 @@ class DecisionVerifier(AskedVerifier):
     """A decision model as the verifier of a cascade, with the arguments of `DecisionSignal`."""
 
     def __init__(self, model: Any, question: Any = CORRECT, **options: Any) -> None:
-        self._signal = DecisionSignal(model, question, **options)
-        self._tier = open_tier(self._signal.model, self._signal.name)
+        signal = DecisionSignal(model, question, **options)
 
-    def _shown(self, run: Run, draft: Completion) -> Sequence[BaseMessage]:
-        return (*run.messages, AIMessage(draft.transcript))
+        def show(run: Run, draft: Completion) -> Sequence[BaseMessage]:
+            return (*run.messages, AIMessage(draft.transcript))
 
-    def _read(self, said: Completion) -> float | None:
-        return self._signal.probability(said)
+        super().__init__(open_tier(signal.model, signal.name), show, signal.probability)
 
 
 class CascadeDecisionModel(BaseDecisionModel):
@@ -260,22 +260,17 @@ class CascadeDecisionModel(BaseDecisionModel):
                 await kernel.answer(run, runtime)
         finally:
             del self._entries[run.id]
-        p, chosen = self._judged(run, tiers)
-        answers: dict[str, Answer] = {n: _answer(q, p, chosen) for n, q in questions.items()}
-        usage = usage_of(entries)
-        return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
-
-    def _judged(self, run: Run, tiers: Sequence[str]) -> tuple[float, int]:
-        """P(the draft is correct), and the index of the tier that should answer."""
         decision, seen = run.decision, run.assessment
         assert decision is not None
         p = None if seen is None else 0.0 if seen.objection else seen.confidence
         if p is None:
             why = (seen and seen.missing) or decision.reason
             raise ModelError(f"there is no confidence in a draft: {why}", model=self.model)
-        if decision.action == "accept":
-            return p, 0
-        return p, tiers.index(decision.tier) if decision.tier else 1
+        larger = tiers.index(decision.tier) if decision.tier else 1
+        chosen = 0 if decision.action == "accept" else larger
+        answers: dict[str, Answer] = {n: _answer(q, p, chosen) for n, q in questions.items()}
+        usage = usage_of(entries)
+        return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
 
 
 def _answer(question: Question, p: float, chosen: int) -> NoulAnswer | ChoiceAnswer:

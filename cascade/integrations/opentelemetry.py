@@ -40,19 +40,18 @@ from cascade.state import Completion, LedgerEntry
 try:
     from opentelemetry import context as contexts
     from opentelemetry import metrics, trace
-    from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, StatusCode
+    from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "Telemetry needs opentelemetry-api: in a clone, pip install '.[otel]'."
     ) from error
 
-MOST_REMEMBERED = 10_000
-"""Runs whose spans later work, such as an audit, can still be linked to."""
+MOST_OPEN = 10_000
+"""Spans of runs that are open at once: a graph may be left between two nodes."""
 
 _PROVIDERS = {
     "azure_openai": "azure.ai.openai",
-    "bedrock": "aws.bedrock",
-    "bedrock_converse": "aws.bedrock",
+    **dict.fromkeys(("bedrock", "bedrock_converse"), "aws.bedrock"),
     "google_genai": "gcp.gemini",
     "google_vertexai": "gcp.vertex_ai",
     "mistralai": "mistral_ai",
@@ -66,14 +65,13 @@ _entries: ContextVar[list[LedgerEntry] | None] = ContextVar("entries_of_a_call",
 
 
 class Telemetry(RunObserver):
-    """Spans of runs, steps and model calls, and metrics of tokens, time and money.
+    """Spans of runs, steps and model calls, and metrics of calls.
 
-    Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, and, in US dollars by
-    `cascade.name`, `cascade.tier`, `cascade.node` and `cascade.basis`, `cascade.cost` and
-    `cascade.saved` (which can fall); `cascade.unknown_cost_entries`, and `cascade.requests` by
-    `cascade.outcome`. Unknown figures are left out, never written as zero.
+    Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, and `cascade.requests`
+    by `cascade.outcome`. Dollars spent and saved, with their basis, are on the spans
+    (`PrometheusMetrics` counts them). Unknown figures are left out, never written as zero.
 
-    Work after the reply (audits) is a trace of its own, linked to the span of its run.
+    Work after the reply (audits) is a trace of its own, with the `cascade.run_id` of its run.
 
     Args:
         tracer_provider: by default the global one.
@@ -97,7 +95,6 @@ class Telemetry(RunObserver):
         self._tracer = trace.get_tracer("agent-cascade", tracer_provider=tracer_provider)
         self._capture_content = capture_content
         self._open: OrderedDict[str, Span] = OrderedDict()
-        self._past: OrderedDict[str, SpanContext] = OrderedDict()
         meter = metrics.get_meter("agent-cascade", meter_provider=meter_provider)
 
         def histogram(name: str, unit: str, about: str, buckets: list[float]) -> metrics.Histogram:
@@ -109,11 +106,6 @@ class Telemetry(RunObserver):
         about, buckets = "Duration of a call.", [0.01 * 2**power for power in range(14)]
         self._duration = histogram("operation.duration", "s", about, buckets)
         self._requests = meter.create_counter("cascade.requests", "{request}", "Finished runs.")
-        self._cost = meter.create_counter("cascade.cost", "{USD}", "Dollars spent.")
-        about = "Dollars saved against the large model alone."
-        self._saved = meter.create_up_down_counter("cascade.saved", "{USD}", about)
-        about = "Ledger entries of unknown cost."
-        self._unknown = meter.create_counter("cascade.unknown_cost_entries", "{entry}", about)
 
     # --- runs and their steps
 
@@ -139,25 +131,25 @@ class Telemetry(RunObserver):
             if counts and None not in counts:
                 span.set_attribute(f"gen_ai.usage.{name}", sum(counts))
         span.set_attributes(self._decided(run))
-        if self._capture_content and run.step == "end" and run.draft is not None:
-            _say(span, run.draft)
+        if run.step == "end" and run.draft is not None:
+            self._quote_answer(span, run.draft)
         self._fail(span, error)
         span.end()
         where = {"cascade.name": record.cascade, "cascade.outcome": record.outcome}
         self._requests.add(1, _known({**where, "cascade.tier": record.tier}))
 
     def _step(self, step: str, run: Run, runtime: CascadeRuntime) -> Span:
+        parent = contexts.Context()
+        if run.kind == "answer":
+            if run.id not in self._open:
+                self._open[run.id] = self._begun(run, runtime)
+            parent = trace.set_span_in_context(self._open[run.id])
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)[1].end()
         attributes = {"cascade.run_id": run.id, "cascade.node": step}
-        if run.kind != "answer":
-            links = [Link(self._past[run.id])] if run.id in self._past else []
-            nowhere = contexts.Context()
-            return self._tracer.start_span(step, nowhere, attributes=attributes, links=links)
-        if run.id not in self._open:
-            self._begin(run, runtime)
-        parent = trace.set_span_in_context(self._open[run.id])
         return self._tracer.start_span(step, parent, attributes=attributes)
 
-    def _begin(self, run: Run, runtime: CascadeRuntime) -> None:
+    def _begun(self, run: Run, runtime: CascadeRuntime) -> Span:
         name = runtime.kernel.parts.name
         configurable = (runtime.config or {}).get("configurable") or {}
         attributes = {
@@ -168,48 +160,48 @@ class Telemetry(RunObserver):
             "cascade.run_id": run.id,
             **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
         }
-        if self._capture_content:
-            attributes["gen_ai.input.messages"] = messages_json(run.messages)
         span = self._tracer.start_span(f"invoke_agent {name}", attributes=_known(attributes))
-        self._open[run.id], self._past[run.id] = span, span.get_span_context()
-        if len(self._past) > MOST_REMEMBERED:
-            self._past.popitem(last=False)
-        if len(self._open) > MOST_REMEMBERED:  # a graph that was left between two nodes
-            self._open.popitem(last=False)[1].end()
+        self._quote(span, run.messages)
+        return span
+
+    def _decided(self, run: Run) -> dict[str, Any]:
+        decision = run.decision
+        if decision is None:
+            return {}
+        judged, reason = run.assessment or decision, decision.reason
+        if not self._capture_content:
+            reason = plain_reason(reason, failures(run.entries))
+        told: dict[str, Any] = {"action": decision.action, "reason": reason}
+        if judged.confidence is not None:
+            told |= {"confidence": judged.confidence, "calibrated": judged.calibrated}
+        return _known(told, "cascade.")
 
     # --- calls
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """A span for the attempt, with what its ledger entries say."""
         entries: list[LedgerEntry] = []
-        token = _entries.set(entries)
+        token, labels = _entries.set(entries), _labels(call)
         try:
             with self._in_span(partial(self._call, call)) as span:
                 try:
                     completion = await handler(call)
-                except BaseException as error:
                     with harmless():
-                        self._called(call, span, entries, error)
+                        self._answered(span, labels, completion)
+                except BaseException as error:
+                    labels["error.type"] = type(error).__name__
                     raise
-                with harmless():
-                    self._called(call, span, entries, completion)
+                finally:
+                    with harmless():
+                        self._booked(span, labels, entries)
                 return completion
         finally:
             _entries.reset(token)
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        """Count the money of an entry, and keep it for the span of its call."""
-        asking = _entries.get()
-        if asking is not None and entry.model is not None:
+        """Keep an entry for the span of its call."""
+        if (asking := _entries.get()) is not None and entry.model is not None:
             asking.append(entry)
-        place = {"name": cascade, "node": entry.node, "tier": entry.tier or ""}
-        where = {f"cascade.{name}": value for name, value in place.items()}
-        if entry.cost_usd is None:
-            self._unknown.add(1, where)
-        elif entry.cost_usd:
-            self._cost.add(float(entry.cost_usd), {**where, "cascade.basis": entry.cost_basis})
-        if entry.saved_usd:
-            self._saved.add(float(entry.saved_usd), {**where, "cascade.basis": entry.basis})
 
     def _call(self, call: Call) -> Span:
         request = call.request
@@ -221,44 +213,38 @@ class Telemetry(RunObserver):
             "cascade.node": call.node,
             "cascade.tier": call.tier.name,
         }
-        if self._capture_content:
-            attributes["gen_ai.input.messages"] = messages_json(request.messages)
         name = f"chat {call.tier.model.model}"
-        return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_known(attributes))
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_known(attributes))
+        self._quote(span, request.messages)
+        return span
 
-    def _called(
-        self,
-        call: Call,
-        span: Span,
-        entries: Sequence[LedgerEntry],
-        came: Completion | BaseException,
-    ) -> None:
-        labels, ledger = _labels(call), LedgerView(entries)
+    def _answered(self, span: Span, labels: dict[str, Any], said: Completion) -> None:
+        usage, reason = said.usage, said.finish_reason
+        labels["gen_ai.response.model"] = said.model
+        told = {
+            "response.model": said.model,
+            "response.finish_reasons": reason and [reason],
+            "usage.input_tokens": usage.input_tokens,
+            "usage.output_tokens": usage.output_tokens,
+            "usage.cache_read.input_tokens": usage.cached_tokens,
+            "usage.cache_creation.input_tokens": usage.cache_write_tokens,
+            "usage.reasoning.output_tokens": usage.reasoning_tokens,
+        }
+        span.set_attributes(_known(told, "gen_ai."))
+        self._quote_answer(span, said)
+        for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+            if tokens is not None:
+                self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
+
+    def _booked(self, span: Span, labels: dict[str, Any], entries: Sequence[LedgerEntry]) -> None:
         if entries:
-            money = {"cascade.cost_usd": ledger.cost_usd, "cascade.saved_usd": ledger.saved_usd}
-            span.set_attributes(_known({**money, "cascade.basis": ledger.saved_basis}))
-        if isinstance(came, BaseException):
-            labels["error.type"] = type(came).__name__
-        else:
-            usage, reason = came.usage, came.finish_reason
-            used = {
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-                "cache_read.input_tokens": usage.cached_tokens,
-                "cache_creation.input_tokens": usage.cache_write_tokens,
-                "reasoning.output_tokens": usage.reasoning_tokens,
-            }
-            labels["gen_ai.response.model"] = came.model
-            reasons = None if reason is None else [reason]
-            said = {"model": came.model, "finish_reasons": reasons}
-            span.set_attributes(_known(used, "gen_ai.usage.") | _known(said, "gen_ai.response."))
-            if self._capture_content:
-                _say(span, came)
-            for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
-                if tokens is not None:
-                    self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
+            ledger = LedgerView(entries)
+            money = {"cost_usd": ledger.cost_usd, "saved_usd": ledger.saved_usd}
+            span.set_attributes(_known({**money, "basis": ledger.saved_basis}, "cascade."))
         for entry in entries:
             self._duration.record(entry.latency_ms / 1000, labels)
+
+    # --- spans
 
     @contextmanager
     def _in_span(self, start: Callable[[], Span]) -> Iterator[Span]:
@@ -274,32 +260,26 @@ class Telemetry(RunObserver):
                 self._fail(span, error)
                 raise
 
-    # --- what is said; the words of errors quote servers, questions and answers
-
-    def _decided(self, run: Run) -> dict[str, Any]:
-        decision = run.decision
-        if decision is None:
-            return {}
-        judged, reason = run.assessment or decision, decision.reason
-        if not self._capture_content:
-            reason = plain_reason(reason, failures(run.entries))
-        told: dict[str, Any] = {"action": decision.action, "reason": reason}
-        if judged.confidence is not None:
-            told |= {"confidence": judged.confidence, "calibrated": judged.calibrated}
-        return _known(told, "cascade.")
-
     def _fail(self, span: Span, error: BaseException | None) -> None:
         if error is None or (isinstance(error, Exception) and is_control_flow(error)):
             return
         span.set_attribute("error.type", type(error).__name__)
+        # The words of errors quote servers, questions and answers.
         span.set_status(StatusCode.ERROR, str(error) if self._capture_content else None)
 
+    def _quote(self, span: Span, messages: Sequence[BaseMessage]) -> None:
+        """Record what was asked, where that is wanted."""
+        if self._capture_content:
+            span.set_attribute("gen_ai.input.messages", messages_json(messages))
 
-# --- attributes; OpenTelemetry has no decimals, so money is a float in them
+    def _quote_answer(self, span: Span, said: Completion) -> None:
+        if self._capture_content:
+            told = messages_json([said.to_message(said.tier)], said.finish_reason or "stop")
+            span.set_attribute("gen_ai.output.messages", told)
 
 
 def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The attributes that have a value; unknown ones are left out, not written as zero."""
+    """The attributes that have a value; OpenTelemetry has no decimals, so money is a float."""
     known = {f"{prefix}{key}": value for key, value in values.items() if value is not None}
     return {key: float(v) if isinstance(v, Decimal) else v for key, v in known.items()}
 
@@ -312,11 +292,6 @@ def _labels(call: Call) -> dict[str, Any]:
         "gen_ai.provider.name": _PROVIDERS.get(model.provider, model.provider),
         "gen_ai.request.model": model.model,
     }
-
-
-def _say(span: Span, completion: Completion) -> None:
-    message, reason = completion.to_message(completion.tier), completion.finish_reason or "stop"
-    span.set_attribute("gen_ai.output.messages", messages_json([message], reason))
 
 
 def messages_json(messages: Sequence[BaseMessage], finish_reason: str | None = None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cascade.errors import BadRequestError, DeadlineError, ModelError
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
-from cascade.run import Call, to_request
+from cascade.run import Call, Parts, to_request
 from cascade.state import Completion
 from cascade.tiers import ModelLike, open_tier
 
@@ -26,6 +26,11 @@ class Fallback(CascadeMiddleware):
     def __init__(self, tier: ModelLike, *, name: str = "fallback") -> None:
         self.name = name
         self.tier = open_tier(tier, name)
+
+    def check(self, parts: Parts) -> None:
+        """Refuse an agent that would be run on what it, or another, has written."""
+        if check := getattr(self.tier.model, "check", None):
+            check(parts)
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Ask the last tier, then the other model."""

@@ -37,7 +37,7 @@ from cascade.errors import (
     UnsupportedContentError,
 )
 from cascade.integrations import AgentTier, AgentVerifier
-from cascade.middleware import Retries, Shadow
+from cascade.middleware import Fallback, Retries, Shadow
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run
 from cascade.testing import ScriptedModel
@@ -305,6 +305,26 @@ async def test_what_an_agent_cannot_do_in_a_tier_is_said() -> None:
             agent(**{option: value})
 
 
+async def test_settings_that_an_agent_would_not_follow_are_refused() -> None:
+    given: dict[str, Any] = {"temperature": 0.5, "seed": 3, "stop": ["."]}
+    for option, value in given.items():
+        with pytest.raises(UnsupportedContentError, match=f"not follow {option}=.*agent's models"):
+            await Cascade(tiers=[agent()]).ainvoke(Q, **{option: value})
+    for tiers in ({}, {"middleware": [Fallback(Tier(agent(), temperature=0))]}):
+        first = Tier(agent(), temperature=None if tiers else 0)
+        with pytest.raises(ConfigurationError, match=r"not follow temperature=0"):
+            pair(first, **tiers)
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(4, "length"), (5, "stop"), (None, "stop")])
+async def test_an_answer_of_more_tokens_than_were_allowed_is_cut_off(
+    limit: int | None, reason: str
+) -> None:
+    result = await Cascade(tiers=[Tier(agent(), max_tokens=limit)]).ainvoke(Q)
+    assert result.message.response_metadata["finish_reason"] == reason
+    assert (await Cascade(tiers=[agent()]).ainvoke(Q, max_tokens=limit)).answer == result.answer
+
+
 @pytest.mark.parametrize(
     "said", [{"messages": [("ai", "460")]}, [{"role": "ai", "content": "460"}]]
 )
@@ -376,6 +396,17 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 def test_an_agent_whose_tools_write_is_never_run_again(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         pair(writes(), **options)
+
+
+@pytest.mark.parametrize("writer", [writes(takes_over="hand_over"), None])
+def test_nor_begun_again_by_what_stands_in_for_the_last_tier(writer: AgentTier | None) -> None:
+    """Neither what a tier has written nor what another stand-in has."""
+    begins = Fallback(agent())
+    inner = [] if writer else [Fallback(writes(takes_over="repair"), name="inner")]
+    with pytest.raises(ConfigurationError, match="fallback would begin the task again"):
+        pair(agent(), writer, middleware=[begins, *inner])
+    takes_over = Fallback(agent(takes_over="repair"), name="again")
+    pair(agent(), writer, middleware=[takes_over, *inner])
 
 
 async def test_nor_for_audits_by_a_tier_beyond_the_next_and_for_retries() -> None:
