@@ -174,7 +174,7 @@ def main() -> None:
     if arguments.json:
         print(to_json({"benchmark": "audit_coverage", "runs": arguments.runs, "rows": results}))
     elif results:
-        print(table_text(table(results, arguments.runs), width=160))
+        print(table_text(table(results, arguments.runs)))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from itertools import zip_longest
+from io import StringIO
 from typing import Any, Literal
 
 import pydantic_core
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
 
 from cascade.state import Basis
 
@@ -30,7 +33,8 @@ Tone = Literal["good", "bad", "open"]
 """Whether the sentence of a document is good news, bad news, or neither."""
 
 Role = Literal["cascade", "small", "large", "other"]
-"""What a line or dot stands for; it has the same colour in every picture."""
+"""What a line or dot stands for; it has the same colour in every picture, and a line of others is
+dashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,39 +96,28 @@ class Table:
     folded: bool = False
 
 
+AxisUnit = Unit | Literal["days"]
+"""`days` are ordinals of dates."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Title and unit of an axis (`days` are ordinals of dates), which ends at `low` and `high`, or
-    around its values."""
+    """Title and unit of an axis."""
 
     title: str
-    unit: Unit | Literal["days"] = "number"
-    low: float | None = None
-    high: float | None = None
+    unit: AxisUnit = "number"
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """Values of one kind in a picture, (x, y) in the units of the axes, under its name in the
-    legend, if it has one. References are `dashed`; `ranges` are (low, high) of each point, drawn as
-    an upright line."""
+    legend; `ranges` are (low, high) of each point, drawn as an upright line."""
 
     name: str
     points: tuple[tuple[float, float], ...]
     kind: Literal["line", "dots"] = "line"
     role: Role = "cascade"
-    dashed: bool = False
     ranges: tuple[tuple[float, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A single place with its name beside it."""
-
-    name: str
-    x: float
-    y: float
-    role: Role = "cascade"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +128,6 @@ class Picture:
     x: Axis
     y: Axis
     series: tuple[Series, ...] = ()
-    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,28 +278,28 @@ _ACTING = re.compile(r"[\0-\t\v-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u
 """What acts on a terminal, or turns what follows around."""
 
 
-def to_text(document: Document, *, width: int = WIDTH) -> str:
+def to_text(document: Document) -> str:
     r"""A document for a terminal, without pictures; `\x1b` stands for what would act on it."""
     facts = [(fact.label, words(fact.figure), fact.note) for fact in document.facts]
     parts = [
         document.title,
-        _wrapped(document.sentence, width),
-        _columns(facts, (0, 2)) if facts else "",
-        "\n".join(_wrapped(f"- {note}", width, "  ") for note in document.notes),
-        *(table_text(table, width=width) for table in document.tables),
+        _wrapped(document.sentence),
+        _columns(facts, {0, 2}) if facts else "",
+        "\n".join(_wrapped(f"- {note}", "  ") for note in document.notes),
+        *map(table_text, document.tables),
     ]
     text = "\n\n".join(filter(None, parts))
     return _ACTING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
-def table_text(table: Table, *, width: int = WIDTH) -> str:
+def table_text(table: Table) -> str:
     """A table in columns: figures to the right, words to the left."""
     lines = [table.columns]
     for i, row in enumerate(table.rows):
         mark = "" if table.strong is None else "→ " if i == table.strong else "  "
         lines.append((f"{mark}{words(row[0])}", *map(words, row[1:])))
     parts = [table.title, _columns(lines, left_columns(table)) if table.rows else ""]
-    return "\n".join(filter(None, [*parts, *(_wrapped(note, width) for note in table.notes)]))
+    return "\n".join(filter(None, [*parts, *map(_wrapped, table.notes)]))
 
 
 def left_columns(table: Table) -> set[int]:
@@ -316,31 +308,22 @@ def left_columns(table: Table) -> set[int]:
     return {0, *(i for i in columns if all(isinstance(row[i], str) for row in table.rows))}
 
 
-def _wrapped(text: str, width: int, after: str = "") -> str:
+def _wrapped(text: str, after: str = "") -> str:
     line = " ".join(text.split())
-    return textwrap.fill(line, width, subsequent_indent=after, break_on_hyphens=False)
+    return textwrap.fill(line, WIDTH, subsequent_indent=after, break_on_hyphens=False)
 
 
-def _columns(lines: Iterable[Sequence[str]], left: Collection[int]) -> str:
+def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
     """Cells in columns as wide as they must be; long words in several lines."""
-    cells = [[_lines(cell) for cell in line] for line in lines]
-    wide = [max(len(part) for line in cells for part in line[i]) for i in range(len(cells[0]))]
-    shown = []
-    for line in cells:
-        for pieces in zip_longest(*line, fillvalue=""):
-            padded = (
-                piece.ljust(size) if i in left else piece.rjust(size)
-                for i, (piece, size) in enumerate(zip(pieces, wide, strict=True))
-            )
-            shown.append("  ".join(padded).rstrip())
-    return "\n".join(shown)
-
-
-def _lines(cell: str) -> list[str]:
-    text = cell.replace("\n", " ")
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
-    wrapped = textwrap.wrap(text, _LONGEST, subsequent_indent=indent)
-    return wrapped if len(text) > _LONGEST and wrapped else [text]
+    grid = Grid.grid(padding=(0, 2))
+    for i in range(len(lines[0])):
+        grid.add_column(justify="left" if i in left else "right", max_width=_LONGEST)
+    for line in lines:
+        grid.add_row(*(Text(cell.replace("\n", " ")) for cell in line))
+    screen = Console(width=_LONGEST * 2 * len(lines[0]), file=StringIO(), color_system=None)
+    with screen.capture() as shown:
+        screen.print(grid)
+    return "\n".join(line.rstrip() for line in shown.get().splitlines())
 
 
 # JSON -----------------------------------------------------------------------------------------

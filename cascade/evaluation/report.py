@@ -492,11 +492,12 @@ def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
         days, decided = Axis("day, UTC", "days"), Axis("share of decided requests", "share")
         usd = Axis("dollars saved", "usd")
         pictures.append(Picture("Saving per day", days, usd, (_spans(saved),)))
-        pictures.append(Picture("Escalation per day", days, decided, (_spans(escalated),)))
+        if escalated:
+            pictures.append(Picture("Escalation per day", days, decided, (_spans(escalated),)))
     if groups := audit.reliability(runs):
-        ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other", dashed=True)
-        confidence = Axis("confidence", "share", 0.0, 1.0)
-        good = Axis("as good as the large answer", "share", 0.0, 1.02)
+        ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
+        confidence = Axis("confidence", "share")
+        good = Axis("as good as the large answer", "share")
         series = (ideal, _spans(groups))
         pictures.append(Picture("Confidence and correctness", confidence, good, series))
     return tuple(pictures)

@@ -23,7 +23,6 @@ from cascade.evaluation.render import (
     Document,
     Fact,
     Figure,
-    Mark,
     Picture,
     Series,
     Table,
@@ -420,21 +419,20 @@ def _wrong(found: Evaluation) -> Table:
 def _picture(found: Evaluation) -> Picture:
     small, large, oracle = found.alone
     point, best = found.recommended, large.quality.value
-    marks = [
-        Mark(found.small, small.cost, small.quality.value, "small"),
-        Mark(found.large, 1.0, best, "large"),
-        Mark("oracle", oracle.cost, oracle.quality.value, "other"),
+    mix = ((small.cost, small.quality.value), (1.0, best))
+    series = [
+        Series("cascade, on rows left out", tuple(sorted(found.frontier))),
+        Series("random mix", mix, role="other"),
+        Series(found.small, mix[:1], "dots", "small"),
+        Series(found.large, mix[1:], "dots", "large"),
+        Series("oracle", ((oracle.cost, oracle.quality.value),), "dots", "other"),
     ]
     if not point.off:
-        marks.append(Mark("recommended", point.cost.value, best - point.loss.value, "cascade"))
-    mix = ((small.cost, small.quality.value), (1.0, best))
+        chosen = ((point.cost.value, best - point.loss.value),)
+        series.append(Series("recommended", chosen, "dots"))
     return Picture(
         "Right answers over cost",
         Axis(f"cost, of {found.large} alone", "share"),
         Axis("right answers", "share"),
-        (
-            Series("cascade, on rows left out", tuple(sorted(found.frontier))),
-            Series("random mix", mix, role="other", dashed=True),
-        ),
-        tuple(marks),
+        tuple(series),
     )

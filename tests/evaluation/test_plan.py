@@ -23,7 +23,7 @@ def planned(draft: Decimal = CHEAP, large: Decimal = DEAR, **changes: Any) -> Pl
 
 
 def text(found: Plan) -> str:
-    return to_text(to_document(found), width=500)
+    return " ".join(to_text(to_document(found)).split())
 
 
 def test_the_saving_is_what_accepted_drafts_spare_less_draft_and_check() -> None:

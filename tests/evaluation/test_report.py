@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cascade.errors import ConfigurationError
+from cascade.evaluation.page import to_page
 from cascade.evaluation.render import to_json, words
 from cascade.evaluation.report import make_report, report_of
 from cascade.ledger.base import Selection
@@ -356,7 +357,9 @@ def test_shadow_runs_say_what_going_live_would_give() -> None:
     assert "live at" not in reported(told).reason
     assert reported(told).verdict == "cannot tell yet"
     told = [Story().shadow(loss=0.0, confidence=0.9, threshold=0.5) for _ in range(10)]
-    assert "live at 0.500 it would have saved $0.099, with 0.0 %" in reported(told).reason
+    report = reported(told)
+    assert "live at 0.500 it would have saved $0.099, with 0.0 %" in report.reason
+    assert "Escalation per day" not in to_page(report.document)  # nothing was decided
 
 
 def test_a_run_belongs_to_the_period_in_which_it_begins_and_its_audit_to_its_own() -> None:

@@ -30,7 +30,7 @@ def good() -> Evaluation:
 
 
 def text(of: Evaluation) -> str:
-    return to_text(to_document(of), width=400)
+    return " ".join(to_text(to_document(of)).split())
 
 
 def test_a_useful_draft_is_a_cascade_that_says_what_it_costs_and_loses(good: Evaluation) -> None:
