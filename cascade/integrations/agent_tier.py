@@ -169,38 +169,30 @@ class AgentTier(CompositeModel):
         self.stop, self._agent, self._fresh = stop, agent, fresh
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade that would run an agent on what it, or another, has written, or that has
-        an option for the tier which its agent would not follow.
+        """Refuse a cascade that would run an agent on what it, or another, has written.
 
         Raises:
             ConfigurationError: with the ways out.
         """
+        if self.repeatable:
+            return
         last = len(parts.tiers) - 1
         stand_ins = [one.tier for one in parts.middleware if isinstance(one, Fallback)]
         tiers = [*parts.tiers, *reversed(stand_ins)]  # in the order in which they are asked
         place = next(i for i, tier in enumerate(tiers) if tier.model is self)
-        if (temperature := tiers[place].settings.temperature) is not None:
-            raise ConfigurationError(f"{self.name} {_unheard('temperature', temperature)}.")
-        if self.repeatable:
-            return
-        beside = {"audit": place == last, "shadow": place < last}
-        again = [
-            f"{one.name} would run it beside the answer: leave {one.name} out"
-            for one in parts.middleware
-            if isinstance(one, AfterReply) and beside[one.kind]
-        ]
-        again += [
-            f"{above.name} would begin the task again on what they leave: let it take over, "
-            "AgentTier(…, takes_over='hand_over')"
-            for above in tiers[place + 1 :]
-            if getattr(above.model, "takes_over", "restart") == "restart"
-        ]
+        again = []
+        for one in parts.middleware:
+            beside = isinstance(one, AfterReply) and (one.kind == "audit") == (place == last)
+            if beside and place <= last:
+                again.append(f"{one.name} would run it beside the answer: leave {one.name} out")
+        for above in tiers[place + 1 :]:
+            if getattr(above.model, "takes_over", "restart") == "restart":
+                way = "let it take over, AgentTier(…, takes_over='hand_over')"
+                again.append(f"{above.name} would begin the task again on what they leave: {way}")
         checks = [s.name for s in parts.signals if s.calls and s.model is None]
         if place < last and (checks or not parts.signals):
-            again.append(
-                f"{checks or ['p_true']} would run it again: give the cascade "
-                "signals=['trajectory'], or the signal a model of its own (signal.model = …)"
-            )
+            way = "signals=['trajectory'], or the signal a model of its own (signal.model = …)"
+            again.append(f"{checks or 'p_true'} would run it again: give the cascade {way}")
         if again:
             raise ConfigurationError(f"the tools of {self.name} write, and {again[0]}; {_WAYS}.")
 
@@ -215,7 +207,7 @@ class AgentTier(CompositeModel):
         run, request = call.run, call.request
         self._refuse(call)
         booking = _Booking(self, call, ledger)
-        whole = Attempt(run.id, booking.node, call.tier, request.messages, tags=booking.tags)
+        whole = booking.attempt(call.tier, request.messages)
         reason: str | None = None
         try:
             trajectory = await self._work(call, booking)
@@ -246,13 +238,12 @@ class AgentTier(CompositeModel):
     # --- one run
 
     def _refuse(self, call: Call) -> None:
-        """Refuse what the agent would not hear of, and to run it twice where its tools write."""
-        request = call.request
-        if request.tools:
+        if call.request.tools:
             raise self._unsupported("has tools of its own: give those of the question to the agent")
         for option in () if call.node in PROBES else ("temperature", "seed", "stop"):
-            if (value := getattr(request, option)) not in (None, ()):
-                raise self._unsupported(_unheard(option, value))
+            if (value := getattr(call.request, option)) not in (None, ()):
+                way = "give it to the agent's models"
+                raise self._unsupported(f"would not follow {option}={value!r}: {way}")
         if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
             raise self._unsupported(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
 
@@ -303,27 +294,26 @@ class AgentTier(CompositeModel):
             messages = convert_to_messages([said] if isinstance(said, BaseMessage) else said)
         except (TypeError, ValueError, NotImplementedError):
             messages = []
-        added = booking.added(messages)
-        if not added:
-            raise self._unread(
-                f"returned no message of its own, but {returned}: return messages, a text, or "
-                "{'messages': [...]}"
-            )
-        return added
+        if added := booking.added(messages):
+            return added
+        raise self._unread(
+            f"returned no message of its own, but {returned}: return messages, a text, or "
+            "{'messages': [...]}"
+        )
 
     async def _asked(self, agent: Any, booking: _Booking, config: Any, call: Call) -> Any:
         if not isinstance(agent, Runnable):
             return await agent(booking.task)
-        graph = _entered(agent)
-        if not isinstance(graph, PregelProtocol):
-            return await agent.ainvoke(booking.task, config)
-        asked: Any = {"messages": booking.task}
-        if isinstance(getattr(graph, "checkpointer", None), BaseCheckpointSaver):
-            answers = call.node in ("draft", "expert") and call.run.kind == "answer"
-            answers &= graph is agent  # what is around a graph is not in its checkpoints
-            thread = f"{call.run.id}-{call.tier.name}" if answers else str(uuid4())
-            config["configurable"] = {"thread_id": thread}
-            kept = await graph.aget_state(config)
+        asked: Any = booking.task
+        kinds = getattr(agent.InputType, "__mro__", ())
+        if any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds):
+            asked = {"messages": asked}  # the state of a graph
+        # A thread of its own, also where something stands around a graph that has a checkpointer.
+        config["configurable"] = {"thread_id": str(uuid4())}
+        answers = call.node in ("draft", "expert") and call.run.kind == "answer"
+        if answers and isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver):
+            config["configurable"] = {"thread_id": f"{call.run.id}-{call.tier.name}"}
+            kept = await agent.aget_state(config)  # type: ignore[attr-defined]
             if kept.values and not kept.next:
                 return kept.values  # it had ended when the process died
             booking.trajectory = booking.added(kept.values.get("messages", ()))
@@ -332,16 +322,16 @@ class AgentTier(CompositeModel):
 
     def _task(self, call: Call) -> list[Any]:
         """The task, with what the tier before has done, as far as this one is to see it."""
-        messages: list[Any] = list(call.request.messages)
-        kept: Any = call.run.notes.get(UNFINISHED)
-        draft = call.run.draft
-        if self.takes_over == "restart" or not (kept or draft) or call.run.kind != "answer":
-            return messages
-        before: Any = messages_from_dict(kept) if kept else draft and draft.trajectory
-        done: list[Any] = _closed(before)
-        if self.takes_over == "repair" or not done:
-            return [*messages, *done, *([HumanMessage(TO_REPAIR)] if done else ())]
-        return [*messages, HumanMessage(HANDED_OVER + narrated(done))]
+        task: list[Any] = list(call.request.messages)
+        run, kept = call.run, call.run.notes.get(UNFINISHED)
+        before = (
+            messages_from_dict(cast("Any", kept)) if kept else run.draft and run.draft.trajectory
+        )
+        if self.takes_over == "restart" or run.kind != "answer":
+            return task
+        if self.takes_over == "hand_over" and before:
+            return [*task, HumanMessage(HANDED_OVER + narrated(_closed(before)))]
+        return [*task, *_closed(before), HumanMessage(TO_REPAIR)] if before else task
 
     def _completion(
         self, call: Call, trajectory: Sequence[Any], booking: _Booking, reason: str | None
@@ -376,17 +366,13 @@ class AgentTier(CompositeModel):
     def _named(self, error: Exception, request: Request) -> CascadeError:
         """A failure as the cascade knows it: another tier may do better, and nothing is repeated
         that has written."""
-        named: CascadeError | None
-        if isinstance(error, CascadeError):
-            named = error
-        elif isinstance(error, TimeoutError):
+        named = error if isinstance(error, CascadeError) else None
+        if isinstance(error, TimeoutError):
             limit = f"{request.timeout_s} s" if request.timeout_s else "its time"
             said = f"{self.name} did not come to an end within {limit}."
             named = ModelTimeoutError(said, model=self.name, billed=None)
-        else:
-            named = Caller(self.name, self.model).failed(error)
-        if named is None:
-            named = self._unread(f"failed with {type(error).__name__}: {error}")
+        named = named or Caller(self.name, self.model).failed(error)
+        named = named or self._unread(f"failed with {type(error).__name__}: {error}")
         if not self.repeatable:
             named.retryable = False  # type: ignore[attr-defined]
         return named
@@ -445,8 +431,6 @@ class _Booking(BaseCallbackHandler):
     on_llm_error: Any = property(lambda self: _edge(self._failed))
 
     def __init__(self, agent: AgentTier, call: Call, ledger: Ledger) -> None:
-        self.node = call.node if call.run.kind != "shadow" else "shadow"
-        self.tags = call.run.settings.get("tags") or {}
         self.calls, self.model = 0, ""
         self.task: list[Any] = []
         self.trajectory: list[Any] = []
@@ -467,6 +451,12 @@ class _Booking(BaseCallbackHandler):
         """Those that are not of the task."""
         known = {message.id for message in self.task}
         return [message for message in messages if message.id not in known]
+
+    def attempt(self, tier: OpenTier, messages: Sequence[BaseMessage]) -> Attempt:
+        """A call to be booked."""
+        run, node = self._call.run, self._call.node
+        node = node if run.kind != "shadow" else "shadow"
+        return Attempt(run.id, node, tier, messages, tags=run.settings.get("tags") or {})
 
     async def _begun(
         self,
@@ -489,7 +479,7 @@ class _Booking(BaseCallbackHandler):
             reason = stop(self.task, self.trajectory)
             if reason is not None:
                 raise _Stopped(reason)
-        attempt = Attempt(call.run.id, self.node, self._tier(metadata or {}), sent, tags=self.tags)
+        attempt = self.attempt(self._tier(metadata or {}), sent)
         attempt.continued = len(self.task) > len(call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
@@ -576,15 +566,13 @@ def risks_of(agent: Any) -> dict[str, str]:
     return found
 
 
-_PLACES = ("bound", "steps", "runnable", "fallbacks", "tools_by_name", "func", "afunc", "coroutine")
-
-
 def _within(part: Any) -> list[Any]:
-    """What an agent, or a part of it, is made of; of a function, what it refers to."""
+    """What an agent, or a part of it, is made of; of a function, what it refers to, but for other
+    functions, which would lead everywhere."""
     if isinstance(part, PregelProtocol):
         return [node.bound for node in getattr(part, "nodes", {}).values()]
     if isinstance(part, Runnable):
-        return [getattr(part, place, None) for place in _PLACES]
+        return list(getattr(part, "__dict__", {}).values())
     if inspect.isroutine(part):
         own = getattr(part, "__self__", None)
         held = [own, *getattr(own, "__dict__", {}).values()]
@@ -596,18 +584,6 @@ def _within(part: Any) -> list[Any]:
     else:
         return [part.__call__] if callable(part) and not inspect.isclass(part) else []
     return [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
-
-
-def _entered(agent: Any) -> Any:
-    """What reads the messages that an agent is given: of retries, fallbacks and chains around it,
-    the first within."""
-    while not isinstance(agent, PregelProtocol):
-        inner = (getattr(agent, name, None) for name in ("bound", "runnable", "first"))
-        within = next((each for each in inner if isinstance(each, Runnable)), None)
-        if within is None:
-            break
-        agent = within
-    return agent
 
 
 def _plain(messages: Sequence[Any]) -> list[Any]:
@@ -634,7 +610,3 @@ def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
                 lost = "Interrupted: whether it was carried out is not known."
                 closed.append(ToolMessage(lost, tool_call_id=call["id"] or "", status="error"))
     return closed
-
-
-def _unheard(option: str, value: object) -> str:
-    return f"would not follow {option}={value!r}: give it to the agent's models"

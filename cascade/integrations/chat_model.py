@@ -23,6 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from contextvars import Context
+from functools import partial
 from operator import itemgetter
 from typing import Any, Literal, cast, get_args
 from uuid import UUID
@@ -40,16 +41,21 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableLambda,
+    RunnableMap,
+    RunnablePassthrough,
+)
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, SkipValidation, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, SkipValidation, TypeAdapter, field_validator
+from typing_extensions import is_typeddict
 
 from cascade._portal import iterate_sync, run_sync
 from cascade.api import Cascade
@@ -280,12 +286,8 @@ class CascadeChatModel(BaseChatModel):
         form = {"title": name, **about, **function["parameters"]}
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
         options = {"ls_structured_output_format": traced, **kwargs}
-        model: Any = schema if isinstance(schema, type) and is_basemodel_subclass(schema) else None
-        llm: Runnable[LanguageModelInput, AIMessage]
-        parser: Runnable[Any, Any]
         if method != "function_calling":
             llm = self.bind(response_format=form, **options)
-            parser = PydanticOutputParser(pydantic_object=model) if model else JsonOutputParser()
         elif form.get("type", "object") != "object":
             raise ConfigurationError(
                 f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
@@ -294,11 +296,7 @@ class CascadeChatModel(BaseChatModel):
         else:
             tool = {"type": "function", "function": function}
             llm = self.bind_tools([tool], tool_choice=name, **options)
-            parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-            if model is not None:
-                parser = PydanticToolsParser(tools=[model], first_tool_only=True)
-        if dataclasses.is_dataclass(schema):
-            parser = parser | _to_instance(schema)
+        parser = RunnableLambda(partial(_parsed, schema))
         return _with_raw(llm, parser) if include_raw else llm | parser
 
     # --- what others want to know about it
@@ -413,16 +411,18 @@ def _read_format(given: Any) -> dict[str, Any] | None:
 
 def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
     """A form of an answer as a function in OpenAI's format."""
-    if isinstance(schema, Mapping) and "title" not in schema and "type" in schema:
-        schema = {**schema, "title": "answer"}
-    elif dataclasses.is_dataclass(schema):
+    if dataclasses.is_dataclass(schema):
         schema = to_schema(cast("type", schema))
-    try:
-        function = convert_to_openai_tool(schema, strict=strict)["function"]
+    parameters: dict[str, Any] = {"type": "object"}
+    if isinstance(schema, Mapping) and ("title" in schema or "type" in schema):
         # LangChain keeps the parameters of an object with properties alone.
-        whole = dict(schema) if isinstance(schema, Mapping) and "title" in schema else {}
-        rest = {k: v for k, v in whole.items() if k not in ("title", "description")}
-        return {"parameters": rest or {"type": "object"}, **function}
+        parameters = {k: v for k, v in schema.items() if k not in ("title", "description")}
+        schema = {"title": "answer", **schema}
+    try:
+        return {
+            "parameters": parameters,
+            **convert_to_openai_tool(schema, strict=strict)["function"],
+        }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigurationError(
             f"{schema!r} is no schema of an answer: give a pydantic model, a TypedDict, a "
@@ -430,16 +430,17 @@ def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
         ) from error
 
 
-def _to_instance(schema: Any) -> Callable[[Any], Any]:
-    read = TypeAdapter(schema).validate_python
-
-    def parse(facts: Any) -> Any:
-        try:
-            return read(facts)
-        except ValidationError as error:
-            raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
-
-    return parse
+def _parsed(schema: Any, message: AIMessage) -> Any:
+    """What an answer says, as JSON or as the arguments of a call."""
+    calls = message.tool_calls
+    facts = calls[0]["args"] if calls else JsonOutputParser().parse(str(message.text))
+    if isinstance(schema, Mapping) or is_typeddict(schema):
+        return facts
+    of_pydantic = getattr(schema, "model_validate", None) or getattr(schema, "parse_obj", None)
+    try:
+        return (of_pydantic or TypeAdapter(schema).validate_python)(facts)
+    except ValueError as error:
+        raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
 
 
 def _with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
-from functools import partial
+from contextlib import aclosing, asynccontextmanager
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -37,9 +35,6 @@ CONNECT_S, READ_S = 10.0, 600.0
 KEEPALIVE_S = 4.0
 """How long an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp, whose
 end of it could cross a request."""
-
-DELAY_S = 1.0
-"""How long after its owner a forgotten pool is closed; a loop that ends sooner closes it itself."""
 
 _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
@@ -88,12 +83,9 @@ class Connection:
         self._headers = {"content-type": "application/json", **headers}
         self._caller = caller
         # A proxy of the environment has no business between two ends on one machine.
-        here = is_loopback(base_url)
-        direct = find_spec("aiohttp") is not None and (here or not getproxies())
-        encrypted = self._address.scheme == "https"
-        self._clients = PerLoop(
-            partial(_Aiohttp, encrypted) if direct else partial(_Httpx, not here)
-        )
+        self._here = is_loopback(base_url)
+        self._direct = find_spec("aiohttp") is not None and (self._here or not getproxies())
+        self._pools: dict[asyncio.AbstractEventLoop, tuple[_Client, AsyncGenerator[None]]] = {}
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON of the reply to JSON, or to nothing; a `ModelError` where the server refused,
@@ -118,8 +110,27 @@ class Connection:
             yield bytes(held)
 
     async def aclose(self) -> None:
-        """Close the connections of all loops; they are opened again when needed."""
-        await self._clients.aclose()
+        """Close the connections of all loops; they are opened again when needed. Those of other
+        loops are closed there, and not waited for: such a loop may be held up by the very caller.
+        """
+        pools, self._pools = self._pools, {}
+        for loop, (_, guard) in pools.items():
+            if loop is asyncio.get_running_loop():
+                await guard.aclose()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(_close(guard), loop)
+
+    async def _client(self) -> _Client:
+        loop = asyncio.get_running_loop()
+        if loop not in self._pools:
+            for other in [other for other in self._pools if other.is_closed()]:
+                del self._pools[other]
+            encrypted = self._address.scheme == "https"
+            client = _Aiohttp(encrypted) if self._direct else _Httpx(proxies=not self._here)
+            guard = _guard(client)
+            await anext(guard)
+            self._pools[loop] = client, guard
+        return self._pools[loop][0]
 
     @asynccontextmanager
     async def _reply(
@@ -131,7 +142,7 @@ class Connection:
         """The parts of a reply that is no refusal."""
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
         method, data = ("GET", b"") if body is None else ("POST", _json(body))
-        client: _Aiohttp | _Httpx = await self._clients.get()
+        client = await self._client()
         with self._caller.named(begun):
             async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
                 status, headers = await anext(parts)
@@ -165,69 +176,17 @@ class Connection:
         return self._caller.refused(status, _reason(raw), retry_after=wait)
 
 
-class PerLoop:
-    """One pool of connections for each event loop, made in it and closed in it.
-
-    `make` must not know the owner of this, which would never be forgotten then. `aclose` of a pool
-    closes it, inside its loop; `abandon`, from any thread, keeps it from printing when collected.
-    """
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._kept: dict[asyncio.AbstractEventLoop, tuple[Any, weakref.finalize[Any, Any]]] = {}
-
-    async def get(self) -> Any:
-        """The pool of the running loop."""
-        loop = asyncio.get_running_loop()
-        kept = self._kept.get(loop)
-        if kept is None:
-            for other in [other for other in list(self._kept) if other.is_closed()]:
-                self._kept.pop(other)[1]()
-            pool = self._make()
-            guardian = _guard(pool)
-            await anext(guardian)
-            kept = self._kept[loop] = pool, weakref.finalize(self, _forget, loop, pool, guardian)
-        return kept[0]
-
-    async def aclose(self) -> None:
-        """Close all pools. Those of other loops are closed there, and not waited for: such a loop
-        may be held up by the very caller of this."""
-        all_kept, self._kept = self._kept, {}
-        pool, forgetting = all_kept.pop(asyncio.get_running_loop(), (None, None))
-        for _, forget in all_kept.values():
-            forget()
-        if pool is not None and forgetting is not None:
-            forgetting.detach()
-            await pool.aclose()
-
-
-async def _guard(pool: Any) -> AsyncGenerator[None]:
-    """Closes its pool when it is closed: a loop does that before it ends (`asyncio.run`)."""
+async def _guard(client: _Client) -> AsyncGenerator[None]:
+    """Closes a pool when it is closed: by its owner, by the loop before it ends (`asyncio.run`), or
+    in the loop once nobody refers to it."""
     try:
         yield
     finally:
-        await pool.aclose()
+        await client.aclose()
 
 
-def _forget(loop: asyncio.AbstractEventLoop, pool: Any, guardian: AsyncGenerator[None]) -> None:
-    """The owner of a pool was collected or closed, or the process ends."""
-    pool.abandon()
-    if loop.is_running():
-        with suppress(RuntimeError):  # it was closed this moment
-            loop.call_soon_threadsafe(loop.call_later, DELAY_S, _close_soon, guardian)
-
-
-_closing: set[asyncio.Task[None]] = set()
-
-
-def _close_soon(guardian: AsyncGenerator[None]) -> None:
-    async def close() -> None:
-        with suppress(RuntimeError):  # the loop is ending, and closes the generator itself
-            await guardian.aclose()
-
-    task = asyncio.get_running_loop().create_task(close())
-    _closing.add(task)
-    task.add_done_callback(_closing.discard)
+async def _close(guard: AsyncGenerator[None]) -> None:
+    await guard.aclose()
 
 
 class _Aiohttp:
@@ -265,17 +224,17 @@ class _Aiohttp:
                 yield part
 
     async def aclose(self) -> None:
-        await self._session.close()
+        self._session.detach()
         await self._connector.close()
 
-    def abandon(self) -> None:
-        self._session.detach()
+    def __del__(self) -> None:
+        self._session.detach()  # it says nothing then where nobody could close it
 
 
 class _Httpx:
     """httpx2, which comes with the OpenAI client and knows proxies."""
 
-    def __init__(self, proxies: bool) -> None:
+    def __init__(self, *, proxies: bool) -> None:
         import httpx2  # noqa: PLC0415 - where it is needed
 
         self._client = httpx2.AsyncClient(
@@ -283,6 +242,7 @@ class _Httpx:
             limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEEPALIVE_S),
             trust_env=proxies,
         )
+        self.aclose = self._client.aclose
 
     async def exchange(
         self, method: str, url: str, body: bytes, headers: Headers
@@ -293,11 +253,8 @@ class _Httpx:
             async for part in reply.aiter_bytes():
                 yield part
 
-    async def aclose(self) -> None:
-        await self._client.aclose()
 
-    def abandon(self) -> None:
-        """Nothing: a forgotten client says nothing."""
+_Client = _Aiohttp | _Httpx
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

@@ -38,7 +38,7 @@ from cascade.errors import (
 )
 from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
-from cascade.models.http import DELAY_S, Connection
+from cascade.models.http import Connection
 from cascade.models.logprobs import written_call_logprobs
 from cascade.models.openai import ServedModel
 from cascade.models.wire import chat_payload, read_tool_call
@@ -360,6 +360,6 @@ class Engine:
 def _release(loaded: list[Any]) -> None:
     # xllamacpp holds the GIL until all that it computes has ended. What is given up ends when its
     # connection is closed, which takes a moment.
-    timer = threading.Timer(2 * DELAY_S, loaded.clear)
+    timer = threading.Timer(2.0, loaded.clear)
     timer.daemon = True
     timer.start()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from cascade._portal import iterate_here, on_portal, portal_loop, run_sync
-from cascade.models import Model, http
+from cascade.models import Model
 from tests.acceptance.upstream import Upstream
 from tests.models.asking import ask
 
@@ -40,9 +40,8 @@ def loop_elsewhere() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
-    model: Model, server: Upstream, monkeypatch: pytest.MonkeyPatch
+    model: Model, server: Upstream
 ) -> None:
-    monkeypatch.setattr(http, "DELAY_S", 0.01)
     with loop_elsewhere() as other:
         await asyncio.to_thread(asyncio.run_coroutine_threadsafe(ask(model), other).result)
         await model.aclose()
@@ -53,9 +52,8 @@ async def test_connections_of_other_loops_are_closed_there_and_not_waited_for(
 
 
 async def test_connections_of_a_model_that_is_dropped_are_closed(
-    opened: Callable[[str], Model], server: Upstream, monkeypatch: pytest.MonkeyPatch
+    opened: Callable[[str], Model], server: Upstream
 ) -> None:
-    monkeypatch.setattr(http, "DELAY_S", 0.01)
     await ask(opened("openai"))
     gc.collect()
     await server.has_closed_connections()
