@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from langgraph.graph import StateGraph
     from langgraph.graph.state import CompiledStateGraph
 
-    from cascade.calibrated import BoundCalibration
-    from cascade.confidence import Signal
     from cascade.confidence.calibration import Calibration
     from cascade.confidence.signals import SignalLike
 
@@ -127,18 +124,25 @@ class Cascade:
         self.settings = to_settings(tools=tools, response_format=response_format)
         self._response_format = response_format
         self._told = False
-        self._bound: BoundCalibration | None = None
         self.calibration: Calibration | None = None
-        chosen: tuple[Signal, ...] = ()
+        parts: dict[str, Any] = {}
+        stack = choose_middleware(
+            middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
+        )
         if calibrator is not None:
-            from cascade.calibrated import BoundCalibration  # noqa: PLC0415 - numpy
+            from cascade.calibrated import Calibrated  # noqa: PLC0415 - numpy
 
-            self._bound = BoundCalibration(calibrator, self.tiers, self.settings)
-            self.calibration, chosen = self._bound.calibration, self._bound.signals(signals)
+            made = Calibrated(calibrator, self.tiers, self.settings)
+            self.calibration, stack = made.calibration, (*stack, made)
+            parts = {
+                "signals": made.signals(signals),
+                "calibrators": {self.tiers[0].name: made.calibration},
+                "holds": made.holds,
+            }
         elif signals != ():
             from cascade.confidence import to_signals  # noqa: PLC0415 - seldom
 
-            chosen = to_signals(signals)
+            parts = {"signals": to_signals(signals)}
         self.policy = choose_policy(
             self.tiers,
             self.calibration,
@@ -148,23 +152,19 @@ class Cascade:
             max_harm=max_harm,
             escalation_budget=escalation_budget,
         )
-        parts = Parts(
-            self.tiers,
-            self.policy,
-            signals=chosen,
-            judge=verifier,
-            route=router,
-            middleware=choose_middleware(
-                middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
-            ),
-            store=ledger,
-            settings=self.settings,
-            name=name,
+        self.kernel = Kernel(
+            Parts(
+                self.tiers,
+                self.policy,
+                judge=verifier,
+                route=router,
+                middleware=stack,
+                store=ledger,
+                settings=self.settings,
+                name=name,
+                **parts,
+            )
         )
-        if self._bound is not None:
-            made = {self.tiers[0].name: self._bound.calibration}
-            parts = replace(parts, calibrators=made, holds=self._bound.holds)
-        self.kernel = Kernel(parts)
         self._driver = Driver(self.kernel)
 
     # --- asking
@@ -184,7 +184,7 @@ class Cascade:
             InputError: the question is empty or cannot be read.
             ModelError: no tier could answer; `error.ledger` holds what was spent.
         """
-        run, form = await self._begin(question, settings)
+        run, form = self._begin(question, settings)
         await self._driver.drive(run, self._driver.runtime(config, "final"))
         return self._result(run, form)
 
@@ -204,7 +204,7 @@ class Cascade:
         """
         if show not in ("verified", "optimistic", "final"):
             raise ConfigurationError(f"show={show!r}: give one of verified, optimistic, final.")
-        run, form = await self._begin(question, settings)
+        run, form = self._begin(question, settings)
         runtime = self._driver.runtime(config, show)
         work = partial(self._driver.drive, run, runtime)
         if show == "final":
@@ -285,19 +285,8 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
             PersonNeededError: the run waits for a person.
         """
-        await self.acheck()
         await self.kernel.answer(run, runtime)
         return self._result(run, self._response_format)
-
-    async def acheck(self) -> None:
-        """The check of the calibration against the models that are served now, as before each
-        question: for integrations that drive runs themselves. Where they change later, it is void.
-
-        Raises:
-            CalibrationMismatchError: it was made for other weights, and no question was asked yet.
-        """
-        if self._bound is not None:
-            await self._bound.check()
 
     resume = synchronous(aresume)
 
@@ -338,28 +327,19 @@ class Cascade:
             ConfigurationError: too few examples.
             ModelError: the models cannot be asked.
         """
-        from cascade.calibrate import (  # noqa: PLC0415 - numpy and scikit-learn
-            SIGNALS,
-            AlwaysEscalate,
-            calibrate_examples,
-            to_examples,
-        )
+        from cascade import calibrate as making  # noqa: PLC0415 - numpy and scikit-learn
         from cascade.confidence.signals import to_signals  # noqa: PLC0415
         from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
 
-        parts = self.kernel.parts
-        recording = Kernel(
-            replace(
-                parts,
-                policy=AlwaysEscalate(),
-                signals=parts.signals or to_signals(SIGNALS),
-                calibrators=None,
-                judge=None,
-                middleware=(),
-            )
+        parts = Parts(
+            self.tiers,
+            making.AlwaysEscalate(),
+            signals=self.kernel.parts.signals or to_signals(making.SIGNALS),
+            store=self.kernel.parts.store,
+            settings=self.settings,
         )
-        made = await calibrate_examples(
-            recording, to_examples(examples), as_scorer(scorer), **options
+        made = await making.calibrate_examples(
+            Kernel(parts), making.to_examples(examples), as_scorer(scorer), **options
         )
         return made.calibration
 
@@ -375,7 +355,9 @@ class Cascade:
 
     def build_graph(self) -> StateGraph[Any, Any, Any, Any]:
         """A fresh, uncompiled graph, to be rewired or compiled with a checkpointer."""
-        return self._driver.build_graph()
+        from cascade.graph import build_graph  # noqa: PLC0415 - LangGraph takes a second to load
+
+        return build_graph(self.kernel)
 
     def read(self, state: Mapping[str, Any]) -> CascadeResult:
         """The result that the output of `graph` holds.
@@ -432,14 +414,12 @@ class Cascade:
 
     # --- within
 
-    async def _begin(
+    def _begin(
         self, question: Question, settings: Mapping[str, Any]
     ) -> tuple[Run, ResponseFormat | None]:
         messages = to_messages(question)
         form = settings.get("response_format", self._response_format)
-        run = self.kernel.begin(messages, to_settings(**settings) if settings else None)
-        await self.acheck()
-        return run, form
+        return self.kernel.begin(messages, to_settings(**settings) if settings else None), form
 
     def _result(self, run: Run, form: ResponseFormat | None) -> CascadeResult:
         """The result of a run that has come to its end."""

@@ -6,11 +6,10 @@ Imported only where a cascade has a calibration.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cascade.confidence import ModelIdentity, Signal, digest
 from cascade.confidence.signals import SignalLike, to_signals, wordings
@@ -20,7 +19,8 @@ from cascade.errors import (
     MissingDependencyError,
     ModelError,
 )
-from cascade.run import Settings, to_request
+from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.run import CascadeRuntime, Run, Settings, to_request
 from cascade.tiers import OpenTier
 
 try:
@@ -30,17 +30,14 @@ except ImportError as error:
         "a calibration needs numpy: install the extra `calibrate`."
     ) from error
 
-if TYPE_CHECKING:
-    from cascade.policies import CertifiedPolicy
-
 logger = logging.getLogger("cascade")
 
 CHECK_EVERY_S = 300.0
 """The weights of the models are looked at again so often, when there are questions."""
 
 
-class BoundCalibration:
-    """A calibration in use for one cascade.
+class Calibrated(CascadeMiddleware):
+    """A calibration in use for one cascade, compared with the models that are served.
 
     Args:
         given: the calibration, or its file.
@@ -52,18 +49,19 @@ class BoundCalibration:
         CalibrationMismatchError: it was made for something else.
     """
 
+    slot = Slot.GUARDS
+
     def __init__(self, given: Any, tiers: Sequence[OpenTier], settings: Settings) -> None:
-        made = given if isinstance(given, Calibration) else None
-        if made is None and isinstance(given, str | Path):
-            made = Calibration.load(given)
-        if made is None:
+        made = Calibration.load(given) if isinstance(given, str | Path) else given
+        if not isinstance(made, Calibration):
             raise ConfigurationError(
                 f"calibrator={given!r}: give a calibration or its file, made by "
                 "`cascade calibrate` or cascade.calibrate(examples)."
             )
         self.calibration = made
         self._tiers, self._settings = tiers, settings
-        self._checked_at, self._void = -math.inf, False
+        self._checked_at: float | None = None
+        self._void = False
         self._compare(settings)
 
     def signals(self, wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
@@ -95,22 +93,22 @@ class BoundCalibration:
 
     def holds(self, settings: Settings) -> bool:
         """Whether it was made for what a question is asked with."""
-        if self._void or settings == self._settings:
-            return not self._void
         try:
-            self._compare(settings)
+            if settings != self._settings:
+                self._compare(settings)
         except CalibrationMismatchError:
             return False
-        return True
+        return not self._void
 
-    async def check(self) -> None:
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
         """Compare it with the models that are served now. Where they change later, it is void.
 
         Raises:
             CalibrationMismatchError: it was made for other weights, and no question was asked yet.
         """
+        del run, runtime
         now = time.monotonic()
-        if now - self._checked_at < CHECK_EVERY_S:
+        if self._checked_at is not None and now - self._checked_at < CHECK_EVERY_S:
             return
         try:
             digests = [await tier.model.digest() for tier in (self._tiers[0], self._tiers[-1])]
@@ -123,10 +121,9 @@ class BoundCalibration:
             logger.warning("the calibration could not be checked: %s", error)
             return
         except CalibrationMismatchError as error:
-            if self._checked_at == -math.inf:
+            if self._checked_at is None:
                 raise
-            if not self._void:
-                logger.warning("the calibration is void: %s", error)
+            logger.warning("the calibration is void: %s", error)
             self._void = True
         self._checked_at = now
 
@@ -137,24 +134,6 @@ class BoundCalibration:
             for tier, now in zip((self._tiers[0], self._tiers[-1]), digests, strict=True)
         )
         self.calibration.check(small, large, task_hash(settings, self._tiers[0]))
-
-
-def certified(max_harm: float, calibration: Calibration) -> CertifiedPolicy:
-    """The policy of the certificate that keeps this bound and accepts most.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    from cascade.policies import CertifiedPolicy  # noqa: PLC0415 - only where it is asked for
-
-    fitting = [c for c in calibration.certificates if c.max_harm <= max_harm]
-    if not fitting:
-        there = ", ".join(f"{c.max_harm:.1%}" for c in calibration.certificates) or "none"
-        raise ConfigurationError(
-            f"max_harm={max_harm}: the calibration has certificates for {there}; "
-            f"make one with `cascade calibrate … --max-harm {max_harm}`."
-        )
-    return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))
 
 
 def task_hash(settings: Settings, small: OpenTier) -> str:

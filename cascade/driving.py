@@ -7,25 +7,25 @@ LangGraph is loaded only when it drives.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from contextvars import Context
-from dataclasses import fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cascade.errors import ConfigurationError
-from cascade.events import Event, Reader
+from cascade.events import Event
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.run import CascadeRuntime, Run, Show
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
-    from langgraph.graph import StateGraph
     from langgraph.graph.state import CompiledStateGraph
+
+    Graph = CompiledStateGraph[Any, Any, Any, Any]
+
 
 _METADATA = ("thread_id", "checkpoint_id", "checkpoint_ns", "run_id", "assistant_id", "graph_id")
 """What LangGraph copies from `configurable` into the metadata that the user's code finds."""
@@ -40,21 +40,20 @@ class Driver:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._graph: CompiledStateGraph[Any, Any, Any, Any] | None = None
-        self._detached: Any = None
 
-    @property
-    def graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
+    @cached_property
+    def graph(self) -> Graph:
         """The compiled graph, which inherits the checkpointer of a graph around it."""
-        if self._graph is None:
-            self._graph = self.build_graph().compile(name=self._kernel.parts.name)
-        return self._graph
-
-    def build_graph(self) -> StateGraph[Any, Any, Any, Any]:
-        """A fresh, uncompiled graph."""
         from cascade.graph import build_graph  # noqa: PLC0415 - LangGraph takes a second to load
 
-        return build_graph(self._kernel)
+        return build_graph(self._kernel).compile(name=self._kernel.parts.name)
+
+    @cached_property
+    def _detached(self) -> Graph:
+        """The same graph, of which nothing is kept."""
+        from cascade.graph import build_graph  # noqa: PLC0415
+
+        return build_graph(self._kernel).compile(name=self._kernel.parts.name, checkpointer=False)
 
     def runtime(self, config: RunnableConfig | None, show: Show) -> CascadeRuntime:
         """Runtime of a run, with the context and store of a graph around ours.
@@ -79,57 +78,16 @@ class Driver:
             CascadeError: the run failed; `error.ledger` holds what it has spent.
         """
         config: Any = runtime.config
-        if _asks_for_langgraph(config):
-            await self._by_langgraph(run, runtime)
-        elif config:
-            await InCopiedContext(self._kernel.answer(run, runtime), _context_of(config))
-        else:
+        if not _asks_for_langgraph(config):
+            work = self._kernel.answer(run, runtime)
+            await (InCopiedContext(work, _context_of(config)) if config else work)
+            return
+        from cascade.graph import drive_kept, drive_seen  # noqa: PLC0415
+
+        if not _keeps_nested_runs():
+            await drive_seen(self._detached, run, runtime)
+        elif not await drive_kept(self.graph, run, runtime):
             await self._kernel.answer(run, runtime)
-
-    async def _by_langgraph(self, run: Run, runtime: CascadeRuntime) -> None:
-        """The run driven by LangGraph, which reports it to callbacks and tracers.
-
-        In a node of a graph with a checkpointer, LangGraph keeps nested runs by the position of
-        their call: what was paid before an interrupt is not paid again, but the second question may
-        find the first one's answer, or that of another cascade. What was kept for another question
-        is left alone, and this one is asked.
-        """
-        given: Any = dict(runtime.config or {})
-        given["configurable"] = {**(given.get("configurable") or {}), "show": runtime.show}
-        identity = self._identity(run)
-        asked = {"messages": run.messages, "settings": {**run.settings, "of": identity}}
-        if _keeps_nested_runs():
-            state: Any = await self.graph.ainvoke(asked, given)
-            done = Run.from_json(state["run"], state["messages"])
-            if done.settings.get("of") != identity:
-                await self._kernel.answer(run, runtime)
-                return
-            Reader(runtime.emit, done.source).settle(done.draft.text if done.draft else "")
-        else:
-            if self._detached is None:
-                name = self._kernel.parts.name
-                self._detached = self.build_graph().compile(name=name, checkpointer=False)
-            state = None
-            steps = self._detached.astream(asked, given, stream_mode=["custom", "values"])
-            async with aclosing(steps) as pieces:
-                async for mode, value in pieces:
-                    if mode == "custom":
-                        runtime.emit(value)
-                    else:
-                        state = value
-            assert state is not None, "a graph ends with its values"
-            done = Run.from_json(state["run"], state["messages"])
-        for field in fields(Run):
-            setattr(run, field.name, getattr(done, field.name))
-
-    def _identity(self, run: Run) -> str:
-        """Hash that tells a question to this cascade from others."""
-        parts = self._kernel.parts
-        texts = [[message.type, message.content] for message in run.messages]
-        chain = [f"{tier.name}={tier.model.name}@{tier.model.server}" for tier in parts.tiers]
-        plain = {k: v for k, v in run.settings.items() if k != "of"}
-        held = json.dumps([parts.name, chain, texts, plain], sort_keys=True, default=repr)
-        return hashlib.sha256(held.encode()).hexdigest()
 
 
 @asynccontextmanager

@@ -7,13 +7,18 @@ own channel, so the graph fits into any LangGraph app.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime, get_runtime
 from langgraph.types import Command, interrupt
 from pydantic import JsonValue, ValidationError
@@ -21,8 +26,9 @@ from typing_extensions import TypedDict  # of typing's own, servers make no sche
 
 from cascade._portal import run_sync
 from cascade.errors import InputError
+from cascade.events import Reader
 from cascade.kernel import Kernel
-from cascade.run import SETTINGS, CascadeRuntime, Run, Settings, Show
+from cascade.run import CascadeRuntime, Run, Settings, Show, read_settings
 from cascade.state import Record
 from cascade.tiers import WithheldModel
 
@@ -147,24 +153,13 @@ def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:
     kept = state.get("run")
     if kept and kept["question_id"] == (messages[-1].id or "") and kept.get("step") != "end":
         return Run.from_json(kept, messages)
-    run = kernel.begin(messages, _settings_of(state))
+    given = state.get("settings")  # a graph around ours may mean something else by this name
+    run = kernel.begin(messages, None if given is None else read_settings(given))
     # Retries of the first node are the same run: what middleware did for it, it did once.
     info = runtime.execution_info
     if info is not None and info.checkpoint_id:
         run.id = f"{info.checkpoint_id}"
     return run
-
-
-def _settings_of(state: CascadeState) -> Settings | None:
-    """The settings in the state. A graph around ours may mean something else by this name."""
-    given = state.get("settings")
-    try:
-        return None if given is None else SETTINGS.validate_python(given)
-    except ValidationError:
-        raise InputError(
-            f"settings={given!r} in the graph's state: the cascade reads there what the question "
-            f"is asked with, a dict of {', '.join(sorted(Settings.__annotations__))}."
-        ) from None
 
 
 def _ask_person(run: Run) -> object:
@@ -197,3 +192,54 @@ def _ask_person(run: Run) -> object:
 
 def _nothing(event: object) -> None:
     del event
+
+
+async def drive_seen(
+    graph: CompiledStateGraph[Any, Any, Any, Any], run: Run, runtime: CascadeRuntime
+) -> None:
+    """Take a run to its end by a graph without checkpoints, for callbacks and tracers to see."""
+    state: Any = None
+    steps: Any = graph.astream(*_asked(run, runtime), stream_mode=["custom", "values"])
+    async with aclosing(steps) as pieces:
+        async for mode, value in pieces:
+            if mode == "custom":
+                runtime.emit(value)
+            else:
+                state = value
+    _become(run, Run.from_json(state["run"], state["messages"]))
+
+
+async def drive_kept(
+    graph: CompiledStateGraph[Any, Any, Any, Any], run: Run, runtime: CascadeRuntime
+) -> bool:
+    """Take a run to its end within a node of a graph with a checkpointer; False where another
+    question was kept at this place.
+
+    LangGraph keeps nested runs by the position of their call: what was paid before an interrupt is
+    not paid again, but a second question may find the first one's answer, or another cascade's.
+    """
+    asked, config = _asked(run, runtime)
+    state = await graph.ainvoke(asked, config)
+    done = Run.from_json(state["run"], state["messages"])
+    if done.settings.get("of") != asked["settings"]["of"]:
+        return False
+    Reader(runtime.emit, done.source).settle(done.draft.text if done.draft else "")
+    _become(run, done)
+    return True
+
+
+def _asked(run: Run, runtime: CascadeRuntime) -> tuple[dict[str, Any], RunnableConfig]:
+    """Input of the graph, with a hash that tells the question to this cascade from others."""
+    parts = runtime.kernel.parts
+    texts = [[message.type, message.content] for message in run.messages]
+    chain = [f"{tier.name}={tier.model.name}@{tier.model.server}" for tier in parts.tiers]
+    held = json.dumps([parts.name, chain, texts, run.settings], sort_keys=True, default=repr)
+    settings = {**run.settings, "of": hashlib.sha256(held.encode()).hexdigest()}
+    config: Any = dict(runtime.config or {})
+    config["configurable"] = {**(config.get("configurable") or {}), SHOW: runtime.show}
+    return {"messages": run.messages, "settings": settings}, config
+
+
+def _become(run: Run, done: Run) -> None:
+    for field in fields(Run):
+        setattr(run, field.name, getattr(done, field.name))

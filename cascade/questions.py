@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # also for those of typing_extensions
 
 from cascade.errors import ConfigurationError, InputError
-from cascade.run import SETTINGS, Settings
+from cascade.run import Settings, read_settings
 
 Question = str | Sequence[Any] | Mapping[str, Any]
 """A string, a list of messages, or `{"messages": [...]}`."""
@@ -81,14 +81,8 @@ def to_settings(
         given: other keys of `Settings`.
 
     Raises:
-        ConfigurationError: a tool or a format cannot be read, or a key is none of `Settings`.
+        ConfigurationError: a tool, a format or a key cannot be read.
     """
-    unknown = sorted(given.keys() - Settings.__annotations__.keys())
-    if unknown:
-        raise ConfigurationError(
-            f"{unknown[0]}={given[unknown[0]]!r}: a question is asked with "
-            f"{', '.join(sorted(Settings.__annotations__))}, response_format."
-        )
     settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
         settings["schema"] = to_schema(response_format)
@@ -99,29 +93,23 @@ def to_settings(
 
         settings["tools"] = [_to_tool(tool) for tool in tools]
         check_tools(settings["tools"])
-    try:
-        return SETTINGS.validate_python(settings)  # '0.5' and NumPy's 5 are 0.5 and 5
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name, *path = first["loc"]
-        place = "".join([str(name), *(f"[{part!r}]" for part in path)])
-        raise ConfigurationError(f"{place}={first['input']!r}: {first['msg']}.") from error
+    return read_settings(settings)
 
 
 def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
     """The JSON schema that a response format stands for.
 
     Raises:
-        ConfigurationError: it is none of the formats, or the schema is not valid.
+        ConfigurationError: it is none, or not valid.
     """
     from cascade.confidence.schemas import check_schema  # noqa: PLC0415 - seldom
 
     form: Any = response_format
     if isinstance(form, Mapping):
         schema = dict(form)
-    elif isinstance(form, type) and issubclass(form, BaseModel):
-        schema = form.model_json_schema()
-    elif isinstance(form, type) and (dataclasses.is_dataclass(form) or is_typeddict(form)):
+    elif isinstance(form, type) and (
+        issubclass(form, BaseModel) or dataclasses.is_dataclass(form) or is_typeddict(form)
+    ):
         schema = TypeAdapter(form).json_schema()
     else:
         raise ConfigurationError(

@@ -16,12 +16,12 @@ from functools import cache
 from typing import Annotated, Any, Literal, Protocol
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
 from cascade.confidence import Calibrator, Signal
-from cascade.errors import ExtensionError
+from cascade.errors import ConfigurationError, ExtensionError
 from cascade.events import Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.ledger import Ledger
@@ -79,8 +79,25 @@ class Settings(TypedDict, total=False):
     """Tags of every ledger entry of the run, such as `{"user": "42"}`."""
 
 
-SETTINGS = TypeAdapter(Settings)
-"""Reads settings, and refuses keys that are none."""
+_SETTINGS = TypeAdapter(Settings)
+
+
+def read_settings(given: object) -> Settings:
+    """Settings of a question; `'0.5'` and NumPy's 5 are read as 0.5 and 5.
+
+    Raises:
+        ConfigurationError: a key is none of `Settings`, or a value is of no use.
+    """
+    try:
+        return _SETTINGS.validate_python(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name, *path = first["loc"] or ("settings",)
+        place = "".join([str(name), *(f"[{part!r}]" for part in path)])
+        raise ConfigurationError(
+            f"{place}={first['input']!r}: {first['msg']}. A question is asked with "
+            f"{', '.join(sorted(Settings.__annotations__))}, response_format."
+        ) from error
 
 
 @dataclass(slots=True)

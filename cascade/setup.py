@@ -30,16 +30,15 @@ def choose_policy(
     `escalation_budget` mean; None for those that were not given.
 
     Raises:
-        ConfigurationError: several were given, one of the wrong kind, or one that needs prices or a
-            calibration without them.
+        ConfigurationError: several were given, one of the wrong kind, or one that needs prices, a
+            calibration or a certificate without them.
     """
-    named = [(name, value) for name, value in given.items() if value is not None]
-    if not named:
-        return ThresholdPolicy()
+    named = {name: value for name, value in given.items() if value is not None}
     if len(named) > 1:
-        names = " and ".join(name for name, _ in named)
-        raise ConfigurationError(f"{names} were given: each of them decides alone. Give one.")
-    ((name, value),) = named
+        raise ConfigurationError(
+            f"{' and '.join(named)} were given: each of them decides alone. Give one."
+        )
+    name, value = next(iter(named.items()), ("policy", ThresholdPolicy()))
     if name == "policy":
         if isinstance(value, type) or not isinstance(value, Policy):
             raise ConfigurationError(
@@ -48,38 +47,37 @@ def choose_policy(
             )
         chosen: Policy = value
         return chosen
-    number = to_number(name, value)
+    number = to_number(name, value, **({"above": 0, "below": 1} if name == "max_harm" else {}))
     if name == "threshold":
         return ThresholdPolicy(number)
     if name == "price_of_error":
-        return _economic(number, tiers, calibration)
-    if name == "max_harm":
-        to_number(name, value, above=0, below=1)
+        for tier in tiers[1:]:
+            if not has_price(tier.pricing):
+                raise ConfigurationError(
+                    f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
+                    f"costs, which is unknown ({tier.pricing.source}). Set "
+                    "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens, or decide by "
+                    "threshold or escalation_budget."
+                )
+        p_large = None if calibration is None else calibration.p_large
+        return EconomicPolicy(number, 1.0 if p_large is None else p_large)
+    harm = f" … --max-harm {value}" if name == "max_harm" else ""
     if calibration is None:
         raise ConfigurationError(
-            f"{name}={value} needs calibrator=…: make one with `cascade calibrate"
-            + (f" … --max-harm {value}`." if name == "max_harm" else "`.")
+            f"{name}={value} needs calibrator=…: make one with `cascade calibrate{harm}`."
         )
-    if name == "escalation_budget":
+    if not harm:
         return ThresholdPolicy.at_rate(calibration.confidences, number)
-    from cascade.calibrated import certified  # noqa: PLC0415 - only with a calibration
+    fitting = [c for c in calibration.certificates if c.max_harm <= number]
+    if not fitting:
+        there = ", ".join(f"{c.max_harm:.1%}" for c in calibration.certificates) or "none"
+        raise ConfigurationError(
+            f"max_harm={value}: the calibration has certificates for {there}; make one with "
+            f"`cascade calibrate{harm}`."
+        )
+    from cascade.policies import CertifiedPolicy  # noqa: PLC0415 - only where it is asked for
 
-    return certified(number, calibration)
-
-
-def _economic(
-    price_of_error: float, tiers: Sequence[OpenTier], calibration: Calibration | None
-) -> EconomicPolicy:
-    for tier in tiers[1:]:
-        if not has_price(tier.pricing):
-            raise ConfigurationError(
-                f"price_of_error weighs an error against what {tier.name} ({tier.model.name}) "
-                f"costs, which is unknown ({tier.pricing.source}). Set "
-                "Tier(…, price=Price(input=…, output=…)), dollars per 1M tokens, or decide by "
-                "threshold or escalation_budget."
-            )
-    p_large = None if calibration is None else calibration.p_large
-    return EconomicPolicy(price_of_error, 1.0 if p_large is None else p_large)
+    return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))
 
 
 def choose_middleware(

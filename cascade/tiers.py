@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -60,7 +60,7 @@ class Tier:
     model: str | BaseChatModel | Model
     name: str | None = None
     price: Price | Mapping[str, Price] | None = None
-    base_url: str | None = field(default=None, repr=False)
+    base_url: str | None = field(default=None, repr=False)  # may hold a name and a password
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
     temperature: float | None = None
@@ -84,16 +84,6 @@ class Tier:
             raise ConfigurationError(
                 f"Tier(api_key=…) is of type {type(self.api_key).__name__}: give a text."
             )
-
-    def __repr__(self) -> str:
-        # What was given; options, and the name and password in an address, may be secrets.
-        told = [(f, getattr(self, f.name)) for f in fields(self) if f.repr]
-        parts = [f"{f.name}={value!r}" for f, value in told if value != f.default]
-        if self.base_url is not None:
-            from cascade.models.failures import without_secrets  # noqa: PLC0415 - seldom
-
-            parts.append(f"base_url={without_secrets(self.base_url)!r}")
-        return f"Tier({', '.join(parts)})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,6 @@ async def run_by_batch(
     """
     kernel, stop = batched(cascade), stop or asyncio.Event()
     job = _BatchJob(cascade, kernel, journal, progress)
-    await cascade.acheck()
     try:
         job.done = await run_job(
             cascade,

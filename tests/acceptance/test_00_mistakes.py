@@ -66,12 +66,12 @@ ASKED: list[tuple[Fails, str]] = [
     (ask({"question": Q}), "'messages'"),
     (lambda: two().graph.invoke({"question": Q}), "question.*messages|messages.*question"),
     (lambda: two().read({"messages": []}), "holds no run"),
-    (lambda: two().graph.invoke({"messages": Q, "settings": {"theme": 1}}), "'theme': 1.*tags"),
-    (lambda: two().graph.invoke({"messages": Q, "settings": "dark"}), "settings='dark'"),
 ]
 SET_UP: list[tuple[Fails, str]] = [
     (ask(temprature=1), "temprature=1"),
     (ask(temperature="hot"), "temperature='hot'"),
+    (lambda: two().graph.invoke({"messages": Q, "settings": {"theme": 1}}), "theme=1.*tags"),
+    (lambda: two().graph.invoke({"messages": Q, "settings": "dark"}), "settings='dark'"),
     (ask(deadline=0), "deadline=0"),
     (ask(deadline=NAN), "deadline=nan: "),
     (ask(tools=1), "tools=1: give a list"),
