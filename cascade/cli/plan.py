@@ -17,8 +17,12 @@ from cascade.errors import ConfigurationError
 class Prices:
     """Prices."""
 
-    small: Annotated[Text, Option(help="Model string with a list price, or recorded.")] = None
-    large: Annotated[Text, Option(help="Model string with a list price, or recorded.")] = None
+    small: Annotated[
+        Text, Option(envvar="CASCADE_SMALL", help="Model string with a list price, or recorded.")
+    ] = None
+    large: Annotated[
+        Text, Option(envvar="CASCADE_LARGE", help="Model string with a list price, or recorded.")
+    ] = None
     small_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     large_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     hourly: Annotated[Amount, Option(help="Dollars per hour of the small model's machine.")] = None
@@ -83,7 +87,8 @@ def plan(
         known |= costs
     found = work.plan(**known)
     headline = {"summary": found.sentence, "break_even_accept_rate": found.cost_ratio}
-    give({**headline, **asdict(found)}, to_text(work.to_document(found, notes)))
+    told = {**asdict(found), "verdict": found.verdict, "sentence": found.sentence}
+    give({**headline, **told}, to_text(work.to_document(found, notes)))
 
 
 def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]:

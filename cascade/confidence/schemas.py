@@ -36,11 +36,7 @@ SHOWN = 300
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse tools in OpenAI format whose calls cannot be checked.
-
-    Raises:
-        ConfigurationError: they are too many, or one has no valid JSON schema.
-    """
+    """Refuse tools in OpenAI format whose calls cannot be checked."""
     if len(tools) > MOST_TOOLS:
         raise ConfigurationError(f"{len(tools)} tools: a request may have {MOST_TOOLS} at most.")
     size = 0
@@ -56,9 +52,6 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
 def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> int:
     """Refuse what is not a JSON schema that stands for itself and is checked in bounded time; its
     size in characters.
-
-    Raises:
-        ConfigurationError: with the place in the schema, and what is wrong there.
     """
     try:
         text = _text_of(schema)

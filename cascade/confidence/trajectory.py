@@ -8,41 +8,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from cascade.confidence.base import Asked, Features, Signal
-from cascade.state import Completion
-
-Kind = Literal["tool", "submit", "invalid", "end_of_turn"]
+from cascade.state import Completion, Record
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One action of an agent, and what came back.
+class Step(Record):
+    """One action of an agent, as text (its calls, or its words), and what came back.
 
-    Attributes:
-        action: what it did, as text: the calls with their arguments, or its words.
-        observation: what came back; None where nothing did.
-        is_error: whether that was an error.
-        kind: `submit` proposes the answer, `invalid` could not be read by the environment,
-            `end_of_turn` hands back to the user.
+    A step of the kind `submit` proposes the answer, `invalid` could not be read by the environment,
+    `end_of_turn` hands back to the user.
     """
 
     action: str
     observation: str | None = None
+    kind: Literal["tool", "submit", "invalid", "end_of_turn"] = "tool"
     is_error: bool = False
-    kind: Kind = "tool"
-
-
-def recorded_steps(steps: Sequence[Mapping[str, Any]]) -> list[Step]:
-    """The steps of a recording: mappings with `action`, `observation`, `is_error` and `kind`."""
-    names = [field.name for field in fields(Step)]
-    return [Step(**{name: step[name] for name in names if name in step}) for step in steps]
 
 
 def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
@@ -53,18 +39,18 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
         if not isinstance(message, AIMessage):
             continue
         for call in message.tool_calls:
-            action = f"{call['name']}({json.dumps(call['args'], sort_keys=True, default=str)})"
+            arguments = json.dumps(call["args"], sort_keys=True, default=str)
             result = results.get(call["id"] or "")
-            if result is None:
-                steps.append(Step(action))
-            else:
-                steps.append(Step(action, str(result.text), result.status == "error"))
+            seen: dict[str, Any] = {}
+            if result is not None:
+                seen = {"observation": str(result.text), "is_error": result.status == "error"}
+            steps.append(Step(action=f"{call['name']}({arguments})", **seen))
         steps += [
-            Step(f"{call['name']}({call['args']})", is_error=True, kind="invalid")
+            Step(action=f"{call['name']}({call['args']})", is_error=True, kind="invalid")
             for call in message.invalid_tool_calls
         ]
         if not message.tool_calls and not message.invalid_tool_calls:
-            steps.append(Step(str(message.text), kind="submit"))
+            steps.append(Step(action=str(message.text), kind="submit"))
     return steps
 
 
@@ -75,10 +61,10 @@ def narrated(messages: Sequence[BaseMessage]) -> str:
 
 
 def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> dict[str, float]:
-    """Features of the steps so far, none without a step: their number, errors and their share;
-    actions that were taken and observations that were seen before (`repeats`, `same`); whether the
-    last one was an error (`failing`) and one proposed an answer; words that were written, in the
-    last one, and read; whether the steps up to a `limit` were used up; and `trajectory`, from 0 (no
+    """Features of the steps so far, none without a step.
+
+    Among them actions and observations that were there before (`repeats`, `same`), an error of the
+    last step (`failing`), words written, in the last step, and read; and `trajectory`, from 0 (no
     answer, or nothing but errors and repetitions) to 1, which a calibration starts from.
     """
     if not steps:
@@ -121,8 +107,7 @@ class TrajectorySignal(Signal):
         """None: how smoothly a run went tells little until it is calibrated."""
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """See `trajectory_features`; `trajectory_call_logprob` is the mean log-probability of the
-        names and arguments of all calls, where it is known."""
+        """`trajectory_features`, and the mean log-prob of names and arguments of all calls."""
         features = trajectory_features(message_steps(asked.trajectory), limit=self.limit)
         tokens = asked.draft.call_logprobs
         if features and tokens:

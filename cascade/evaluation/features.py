@@ -19,7 +19,7 @@ from pydantic import JsonValue
 
 from cascade.confidence import combine, score_of
 from cascade.confidence.text import TextEncoder, fit_text_encoder
-from cascade.confidence.trajectory import Step, recorded_steps, trajectory_features
+from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.metrics import Array, Rows
 from cascade.evaluation.recordings import Outcome, Transcript, rows_of_pair
@@ -152,9 +152,9 @@ class Pair:
         return fit_text_encoder(self.prompts)
 
     @cached_property
-    def runs(self) -> list[list[Step]]:
+    def runs(self) -> list[Sequence[Step]]:
         """The small agent's steps; none where models answer."""
-        return [steps_of(outcome) for outcome in self.outcomes(self.small)]
+        return [outcome.steps for outcome in self.outcomes(self.small)]
 
     def topics(self, encoder: TextEncoder) -> Block:
         """The questions in the space of an encoder, which may be that of other questions."""
@@ -288,11 +288,6 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
 READ = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "words", "last",
         "read")  # fmt: skip
 """Features of a trajectory that heads read."""
-
-
-def steps_of(outcome: Outcome) -> list[Step]:
-    """The steps of a recorded run."""
-    return recorded_steps([step.model_dump() for step in outcome.steps])
 
 
 def run_features(run: Sequence[Step]) -> dict[str, float]:

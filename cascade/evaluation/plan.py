@@ -9,7 +9,7 @@ that is r + (1 − a) with r = (c_S + c_V)/c_L: a cascade saves only if a > r, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -17,17 +17,7 @@ from typing import Any, Literal
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
-from cascade.evaluation.render import (
-    Cell,
-    Document,
-    Fact,
-    Figure,
-    Table,
-    Tone,
-    dollars,
-    percent,
-    words,
-)
+from cascade.evaluation.render import Cell, Document, Fact, Figure, Table, dollars, percent, words
 from cascade.ledger.prices import ListPrice, Price
 from cascade.state import Usage
 
@@ -56,7 +46,6 @@ class Plan:
         fixed_usd: what a month costs before the first request.
         from_requests: requests a month from which on that is paid for; None if never.
         requests: a month; `monthly_usd` for them: (large model alone, cascade with all costs).
-        verdict: in one word; fixed cost counts where the requests are given.
     """
 
     draft_usd: Decimal
@@ -70,8 +59,49 @@ class Plan:
     from_requests: int | None
     requests: Decimal | None
     monthly_usd: tuple[Decimal, Decimal | None] | None
-    verdict: Verdict = "open"
-    sentence: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """In one word; fixed cost counts where the requests are given."""
+        saved, requests = self.saved_per_1000_usd, self.requests
+        if self.cost_ratio >= 1:
+            return "never"
+        if saved is None:
+            return "open"
+        if requests is not None:
+            saved = saved.map(lambda usd: usd * requests / 1000 - self.fixed_usd)
+        value, low, high = saved.numbers
+        if (value if math.isnan(high) else high) <= 0:
+            return "loses"
+        return "saves" if (value if math.isnan(low) else low) > 0 else "uncertain"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for people."""
+        ratio, accept = percent(self.cost_ratio), words(self.accept_rate)
+        saved = words(self.saved_per_1000_usd)
+        loses = f"an accept rate of {accept} is not above the {ratio} from which it saves. Switch "
+        loses += "it off"
+        if self.from_requests is not None:
+            loses = f"{saved} saved per 1,000 requests do not pay for the fixed cost"
+        sentence = {
+            "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses "
+            "money at every accept rate. Use the large model alone, or a cheaper small one.",
+            "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
+            "saves": f"It saves {saved} per 1,000 requests: an accept rate of {accept} is above "
+            f"the {ratio} that draft and check cost of a large answer.",
+            "loses": f"It loses money: {loses}.",
+            "uncertain": f"It cannot be told yet: {saved} per 1,000 requests, and the interval, "
+            "all costs counted, holds both a saving and a loss. Measure the accept rate on more "
+            "examples.",
+        }[self.verdict]
+        if not self.fixed_usd or self.accept_rate is None:
+            return sentence
+        fixed = f"{dollars(self.fixed_usd)} a month"
+        if self.from_requests is None:
+            return f"{sentence} No number of requests pays for its {fixed}."
+        needed = f"{self.from_requests:,} requests a month"
+        return f"{sentence} With {fixed} of fixed cost it saves from {needed} on."
 
 
 def plan(
@@ -84,11 +114,7 @@ def plan(
     requests: Decimal | None = None,
     fixed_usd: Decimal = Decimal(0),
 ) -> Plan:
-    """Cost and saving of a cascade on these figures.
-
-    Raises:
-        ConfigurationError: the large model costs nothing.
-    """
+    """Cost and saving of a cascade on these figures."""
     if not large_usd:
         raise ConfigurationError(
             "the large model costs $0 per request: there is nothing to save. Set its price."
@@ -105,7 +131,7 @@ def plan(
         saved = accept.map(lambda a: 1000 * (a * large_usd - each), "usd")
         starts = math.ceil(fixed_usd / gained) if gained > 0 else None
         spent = requests and requests * (large_usd - gained) + fixed_usd
-    found = Plan(
+    return Plan(
         draft_usd,
         check_usd,
         large_usd,
@@ -118,18 +144,12 @@ def plan(
         requests=requests,
         monthly_usd=None if requests is None else (requests * large_usd, spent),
     )
-    found = replace(found, verdict=_verdict(found))
-    return replace(found, sentence=_sentence(found))
 
 
 def call_usd(
     price: Price | ListPrice, input_tokens: int, output_tokens: int, busy_s: Decimal | None = None
 ) -> Decimal:
-    """Dollars of a call, which keeps a machine busy for so many seconds.
-
-    Raises:
-        ConfigurationError: the price is by the hour and no time is given.
-    """
+    """Dollars of a call, which keeps a machine busy for so many seconds."""
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
     cost = price.cost(usage, None if busy_s is None else float(busy_s * 1000))
     if cost is None:
@@ -148,11 +168,7 @@ def recorded(
     accept_n: int | None = None,
 ) -> dict[str, Any]:
     """Figures for `plan`, from recorded answers or whole runs of agents. Where no accept rate
-    is given, it is the share of drafts that `evaluate` keeps.
-
-    Raises:
-        ConfigurationError: the file cannot be read, has no such models, or not what they cost.
-    """
+    is given, it is the share of drafts that `evaluate` keeps."""
     from cascade.evaluation.features import pair_of  # noqa: PLC0415 - scikit-learn
     from cascade.evaluation.recordings import name_pair, read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
@@ -170,49 +186,6 @@ def recorded(
         "accept_rate": accept_rate,
         "accept_n": accept_n,
     }
-
-
-def _verdict(found: Plan) -> Verdict:
-    saved, requests = found.saved_per_1000_usd, found.requests
-    if found.cost_ratio >= 1:
-        return "never"
-    if saved is None:
-        return "open"
-    if requests is not None:
-        saved = saved.map(lambda usd: usd * requests / 1000 - found.fixed_usd)
-    value, low, high = saved.numbers
-    if (value if math.isnan(high) else high) <= 0:
-        return "loses"
-    return "saves" if (value if math.isnan(low) else low) > 0 else "uncertain"
-
-
-# Words ----------------------------------------------------------------------------------------
-
-
-def _sentence(found: Plan) -> str:
-    ratio, fixed = percent(found.cost_ratio), f"{dollars(found.fixed_usd)} a month"
-    accept, saved = words(found.accept_rate), words(found.saved_per_1000_usd)
-    loses = (
-        f"an accept rate of {accept} is not above the {ratio} from which it saves. Switch it off"
-    )
-    if found.from_requests is not None:
-        loses = f"{saved} saved per 1,000 requests do not pay for the fixed cost"
-    sentence = {
-        "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses money "
-        "at every accept rate. Use the large model alone, or a cheaper small one.",
-        "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
-        "saves": f"It saves {saved} per 1,000 requests: an accept rate of {accept} is above the "
-        f"{ratio} that draft and check cost of a large answer.",
-        "loses": f"It loses money: {loses}.",
-        "uncertain": f"It cannot be told yet: {saved} per 1,000 requests, and the interval, all "
-        "costs counted, holds both a saving and a loss. Measure the accept rate on more examples.",
-    }[found.verdict]
-    if not found.fixed_usd or found.accept_rate is None:
-        return sentence
-    if found.from_requests is None:
-        return f"{sentence} No number of requests pays for its {fixed}."
-    needed = f"{found.from_requests:,} requests a month"
-    return f"{sentence} With {fixed} of fixed cost it saves from {needed} on."
 
 
 def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
@@ -234,17 +207,20 @@ def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
         rows.append(("fixed cost", Figure(found.fixed_usd, "usd"), "a month"))
     if found.monthly_usd is not None:
         alone, spent = found.monthly_usd
-        requests = f"a month for {found.requests:,f} requests"
         rows += [
-            ("large model alone", Figure(alone, "usd"), requests),
+            (
+                "large model alone",
+                Figure(alone, "usd"),
+                f"a month for {found.requests:,f} requests",
+            ),
             ("cascade, all costs", Figure(spent, "usd"), "a month"),
         ]
-    tones: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
+    bad = found.verdict in ("loses", "never")
     return Document(
         title="Whether a cascade can pay",
         sentence=found.sentence,
         tables=(Table("Per request", ("", "", ""), tuple(rows)),),
         facts=(Fact("saves from an accept rate of", ratio),),
         notes=tuple(notes),
-        tone=tones.get(found.verdict, "open"),
+        tone="good" if found.verdict == "saves" else "bad" if bad else "open",
     )

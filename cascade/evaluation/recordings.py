@@ -1,7 +1,6 @@
 """Transcripts (what models answered, whether it was right, what it cost) and labelled examples.
 
-A transcript is one JSON object per line, plain or gzip. A table of examples is JSON lines, CSV or
-Parquet. An id may be in a file once: a copied row would count as two observations of one fact.
+An id may be in a file once: a copied row would count as two observations of one fact.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic_core import from_json
 
+from cascade.confidence import trajectory
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 logger = logging.getLogger("cascade")
@@ -39,41 +39,34 @@ Features = Annotated[
 ]
 
 
-class _Recorded(BaseModel):
-    # Other people's recordings have keys of their own; they stay and are written again.
-    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
+# Other people's recordings have keys of their own; they stay and are written again.
+_OPEN = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
 
 
-class Step(_Recorded):
-    """One call of an agent's run: what the model wrote or called (`action`), and what came back.
+class Step(trajectory.Step):
+    """One call of an agent's run; the prompt is paid for again at every step."""
 
-    A step of the kind `submit` proposes the answer, `invalid` could not be read by the environment,
-    `end_of_turn` hands back to the user. The prompt is paid for again at every step.
-    """
+    model_config = _OPEN
 
-    action: str
-    observation: str | None = None
-    kind: Literal["tool", "submit", "invalid", "end_of_turn"] = "tool"
-    is_error: bool = False
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     cost_usd: Amount | None = None
     latency_ms: Amount | None = None
 
 
-class Outcome(_Recorded):
-    """One model's answer to one question; tokens and dollars are of all calls that it took, None
-    where unknown, never 0 for it.
+class Outcome(BaseModel):
+    """One model's answer to one question; tokens and dollars are of all calls that it took.
 
     Attributes:
         pred: what was taken out of the `output`, None for nothing.
         cost_usd_single: dollars of one sample, where `cost_usd` pays for several.
         check_cost_usd: dollars of the signals that asked a model; unset where there were none.
-        confidence: P(correct) as it was said when recorded, or a raw score in [0, 1].
+        confidence: P(correct) as it was said when recorded, or a raw score.
         signals: what the recording knows about the answer, as it was written: votes, log-probs.
         features: signals taken by `cascade.confidence`; those that are not finite are missing.
-        steps: the calls of an agent's run; empty for a single call.
     """
+
+    model_config = _OPEN
 
     correct: Probability
     input_tokens: Count | None = None
@@ -90,10 +83,11 @@ class Outcome(_Recorded):
     steps: tuple[Step, ...] = ()
 
 
-class Transcript(_Recorded):
-    """One question, as it was asked, with the outcomes of the models by their names; not every
-    question has every model. The `id` is unique in its file: an interrupted recording goes on by
-    it. The `reference` is the right answer in the form that the set's scorer takes."""
+class Transcript(BaseModel):
+    """One question with the outcomes of the models by their names; not every one has every model.
+    The `reference` is the right answer in the form that the set's scorer takes."""
+
+    model_config = _OPEN
 
     dataset: str
     id: str
@@ -111,13 +105,11 @@ class Transcript(_Recorded):
 
 
 def read_transcripts(path: str | Path) -> Iterator[Transcript]:
-    """The records of a JSONL file, plain or gzip, one by one; the content tells, not the name.
-
-    A last line that was cut off while it was written is left out with a warning.
+    """The records of a JSONL file, plain or gzip, one by one. A last line that was cut off while it
+    was written is left out with a warning.
 
     Raises:
-        ConfigurationError: there is no such file, a line is not a record, or two have the same
-            id; the message names file, line and field.
+        ConfigurationError: a line is not a record, or two have the same id.
     """
     path, seen = Path(path), dict[str, int]()
     for number, row in _json_lines(path, may_be_cut=True):
@@ -144,7 +136,7 @@ def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: 
 
 
 def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, Any]]:
-    """The values of a file of JSON lines, plain or gzip, with the numbers of their lines."""
+    """The values of a file of JSON lines, plain or gzip (the content tells), and their lines."""
     try:
         with path.open("rb") as plain:
             packed = plain.peek(2)[:2] == _GZIP
@@ -171,11 +163,7 @@ def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, 
 
 class TranscriptWriter:
     """Writer of records to a plain JSONL file, whose `ids` are known; a crash loses at most the
-    line being written, which the next writer removes.
-
-    Raises:
-        ConfigurationError: it cannot be written, or what is there is not transcripts.
-    """
+    line being written, which the next writer removes."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -212,11 +200,8 @@ class TranscriptWriter:
 
 
 def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[Transcript]:
-    """The rows that have both models, sorted by id.
-
-    Raises:
-        ConfigurationError: none has; the message lists the models there are.
-    """
+    """The rows that have both models, sorted by id: what is drawn at random must not depend on the
+    order in which answers were recorded. No such row is a `ConfigurationError`."""
     rows = list(records)
     found = [row for row in rows if small in row.models and large in row.models]
     if not found:
@@ -224,18 +209,13 @@ def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[
             f"no row has both {small!r} and {large!r}. Models with their number of rows: "
             f"{_models_of(rows)}."
         )
-    # What is drawn at random must not depend on the order in which answers were recorded.
     return sorted(found, key=lambda record: record.id)
 
 
 def name_pair(
     records: Iterable[Transcript], small: str | None, large: str | None
 ) -> tuple[str, str]:
-    """The names of two models.
-
-    Raises:
-        ConfigurationError: they are not; the message lists the models there are.
-    """
+    """The names of two models, or a `ConfigurationError` with those that there are."""
     if small is None or large is None or small == large:
         raise ConfigurationError(
             f"which two models? Name small and large, with --small and --large. Models with their "
@@ -257,8 +237,8 @@ QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question, last of its messages, with what is known about its answer: the right one, or
-    which answers a person judged right or wrong."""
+    """One question, last of its messages, with its right answer, or which answers a person judged
+    right or wrong."""
 
     id: str
     messages: tuple[AnyMessage, ...]
@@ -272,12 +252,8 @@ class Example:
 
 
 def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a `.jsonl`, `.ndjson`, `.csv` or `.parquet` file, one by one.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or two of its columns have one name.
-        MissingDependencyError: Parquet without pyarrow.
-    """
+    """The rows of a file of one of the `KINDS`, one by one; one that cannot be read is a
+    `ConfigurationError`."""
     path = Path(path)
     if (reader := KINDS.get(path.suffix.casefold())) is None:
         raise ConfigurationError(f"{path.name}: a file of rows ends with {', '.join(KINDS)}.")
@@ -362,12 +338,9 @@ def read_examples(
 ) -> list[Example]:
     """Labelled examples from a table; one without a label has no reference.
 
-    Columns are `question` (by default one of `QUESTIONS`), `label` (`reference`, `answer` or
-    `label`), `id` (or the row's number), and `labels`, which maps answers to true or false.
-    `system` goes before each question that has no such message.
-
-    Raises:
-        ConfigurationError: a row or a column cannot be read, or two rows have one id.
+    Columns are `question` (by default one of `QUESTIONS`), `label` (one of `LABELS`), `id` (or the
+    row's number), and `labels`, which maps answers to true or false. `system` goes before each
+    question that has no such message. What cannot be read is a `ConfigurationError`.
     """
     path = Path(path)
     rows = list(read_table(path))

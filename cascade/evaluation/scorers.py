@@ -331,11 +331,7 @@ SCORERS: Mapping[str, tuple[Judgement | None, str]] = {
 
 
 def get_scorer(spec: str) -> Scorer:
-    """The scorer of a name, with what follows the colon as its setting.
-
-    Raises:
-        ConfigurationError: there is no such scorer, setting or model.
-    """
+    """The scorer of a name, with what follows the colon as its setting."""
     name, colon, setting = (part.strip() for part in spec.partition(":"))
     name = name.casefold()
     if name not in SCORERS:
@@ -359,11 +355,7 @@ def get_scorer(spec: str) -> Scorer:
 
 
 def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:
-    """A scorer from its spec, or from a function `(answer, reference) -> float`, sync or async.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
+    """A scorer from its spec, or from a function `(answer, reference) -> float`, sync or async."""
     if isinstance(scorer, str):
         return get_scorer(scorer)
     if isinstance(scorer, Scorer):

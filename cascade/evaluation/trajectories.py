@@ -1,10 +1,9 @@
 """Recorded runs of agents: what a cascade of whole agents is worth, and when to give up a run.
 
-A recording has the steps of each run (`Outcome.steps`). What can be replayed exactly is the
-restart: the small agent's run, or its first steps, then the large agent's whole run. Where nothing
-shows whether a task was solved, the run and the task decide (`ladder`). Where tests, a schema or
-the environment show it, the large agent begins where that check fails (`check_runs`), and hopeless
-runs can be given up early (`EarlyStop`).
+What can be replayed exactly is the restart: the small agent's run, or its first steps, then the
+large agent's whole run. Where nothing shows whether a task was solved, the run and the task decide
+(`ladder`). Where tests, a schema or the environment show it, the large agent begins where that
+check fails (`check_runs`), and hopeless runs can be given up early (`EarlyStop`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import Options, check
-from cascade.evaluation.features import READ, Block, Pair, pair_of, run_features, steps_of
+from cascade.evaluation.features import READ, Block, Pair, pair_of, run_features
 from cascade.evaluation.metrics import Array, Interval, Rows, bootstrap
 from cascade.evaluation.recordings import Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import percent
@@ -46,14 +45,14 @@ STRENGTH = 0.3
 def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
     """Recordings whose runs have the features that `TrajectorySignal` takes of an agent's."""
 
-    found = []
-    for row in rows:
-        models = dict[str, Outcome]()
-        for name, outcome in row.models.items():
-            features = {**outcome.features, **trajectory_features(steps_of(outcome))}
-            models[name] = outcome.model_copy(update={"features": features})
-        found.append(row.model_copy(update={"models": models}))
-    return found
+    def featured(outcome: Outcome) -> Outcome:
+        features = {**outcome.features, **trajectory_features(outcome.steps)}
+        return outcome.model_copy(update={"features": features})
+
+    return [
+        row.model_copy(update={"models": {name: featured(o) for name, o in row.models.items()}})
+        for row in rows
+    ]
 
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
@@ -111,11 +110,7 @@ class EarlyStop(Fitted):
 
     @classmethod
     def load(cls, path: str | Path) -> EarlyStop:
-        """Read it.
-
-        Raises:
-            ConfigurationError: there is no such file, or it is no early stop.
-        """
+        """Read it; a `ConfigurationError` where it is no early stop."""
         try:
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValidationError, UnicodeDecodeError) as error:
@@ -125,8 +120,8 @@ class EarlyStop(Fitted):
 def fit_early_stop(
     pair: Pair, fit: Rows | None = None, *, share: float = LOST
 ) -> tuple[EarlyStop, Array]:
-    """An early stop, fitted to some rows (by default all), and after how many steps it ends each
-    run (0: never), by heads that have not seen the run.
+    """An early stop, fitted to some rows, and after how many steps it ends each run (0: never), by
+    heads that have not seen the run.
 
     A run is given up once its chance is below a bound: at most the r-th smallest of the lowest
     chances of n successes, r = ⌊share·(n + 1)⌋, so that a further success is lost with probability
@@ -168,11 +163,7 @@ def fit_early_stop(
 
 
 def early_stop_of(path: str | Path, small: str, large: str, *, share: float = LOST) -> EarlyStop:
-    """The early stop that a file of recorded runs gives.
-
-    Raises:
-        ConfigurationError: it cannot be read, or has no runs of these agents.
-    """
+    """The early stop that a file of recorded runs of two agents gives."""
     return fit_early_stop(pair_of(read_transcripts(path), small, large), share=share)[0]
 
 
@@ -204,9 +195,8 @@ class Checked(Record):
 
     Attributes:
         stopped: share of runs that are given up early; `lost`, of the small agent's successes.
-        figures: `cost`, of the large agent's alone; `solved`, share of the tasks; `gained`, solved
-            tasks more than by the large agent, paired; the same as `whole_…` without an early stop;
-            `small_solved` and `large_solved`, each agent alone.
+        figures: `cost`, of the large agent's alone; `solved`, share of the tasks; `gained`, paired,
+            over the large agent; the same as `whole_…` without an early stop.
     """
 
     small: str
@@ -235,14 +225,9 @@ class Checked(Record):
 def check_runs(
     pair: Pair, options: Options | None = None, *, test: Pair | None = None, share: float = LOST
 ) -> Checked:
-    """Worth of a check of each run, with a restart by the large agent where it fails.
-
-    `correct` of the recorded runs is what the check shows. Figures are of `test`, other runs, or of
-    runs that the early stop has not seen, which loses this `share` of the successes at most.
-
-    Raises:
-        ConfigurationError: too few rows, or costs are unknown.
-    """
+    """Worth of a check of each run, which shows its `correct`, with a restart by the large agent
+    where it fails. Figures are of `test`, other runs, or of runs that the early stop has not seen,
+    which loses this `share` of the successes at most."""
     options = options or Options()
     check(pair, options)
     if not pair.priced:

@@ -59,10 +59,6 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
         path: `.jsonl`, `.ndjson`, `.csv` or `.parquet`, or a folder of such files.
         column: which one holds the question; by default `messages`, `question` or `prompt`.
         system: a system message to put before each question that is a text.
-
-    Raises:
-        ConfigurationError: a file cannot be read.
-        MissingDependencyError: Parquet without pyarrow.
     """
     number = 0
     for file in _files(path):
@@ -76,10 +72,6 @@ def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> li
 
     Returns:
         Of each row that cannot be asked, which it is and why.
-
-    Raises:
-        ConfigurationError: a file cannot be read, has no column of questions, or one of those that
-            are to be added, whose names begin with `prefix`.
     """
     found: dict[str, None] = {}
     problems = []

@@ -50,9 +50,6 @@ class Abort(CascadeMiddleware):
 
     Args:
         loss: share of the acceptable drafts that may be lost; 0.01 by default. Needs a calibration.
-
-    Raises:
-        ConfigurationError: the share has no meaning.
     """
 
     slot = Slot.STREAMS
@@ -62,11 +59,7 @@ class Abort(CascadeMiddleware):
         self.loss = None if loss is None else to_number("Abort.loss", loss, above=0, below=1)
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade in which nothing tells when to stop.
-
-        Raises:
-            ConfigurationError: with what is in the way.
-        """
+        """Refuse a cascade in which nothing tells when to stop."""
         drafting, calibrators = parts.tiers[:-1], (parts.calibrators or {}).values()
         names = ", ".join(tier.model.name for tier in drafting) or "no tier"
         tools, loss = bool((parts.settings or {}).get("tools")), self.loss or LOSS

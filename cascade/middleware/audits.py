@@ -55,9 +55,6 @@ class Audits(AfterReply):
         daily_usd: dollars per day of UTC for audits and their judge. The rate is lowered so that
             they last. Needs a price of the large model, and of the judge.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
-
-    Raises:
-        ConfigurationError: a value has no meaning.
     """
 
     slot = Slot.ANSWERS
@@ -80,11 +77,7 @@ class Audits(AfterReply):
             self.budget = DailyBudget(Decimal(str(daily_usd)))
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade without drafts, without a ledger, or without prices for the budget.
-
-        Raises:
-            ConfigurationError: with what is in the way.
-        """
+        """Refuse a cascade without drafts, without a ledger, or without prices for the budget."""
         super().check(parts)
         if parts.store is None:
             raise ConfigurationError(

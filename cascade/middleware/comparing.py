@@ -71,9 +71,6 @@ class Comparer:
         compare: `auto`, as above; `exact`, by wording however long; or your own.
         judge: a model that compares what nothing else can. It sees the two in random order, and
             not whose they are.
-
-    Raises:
-        ConfigurationError: there is no such comparison, or it asks no judge.
     """
 
     def __init__(self, compare: str | Loss = "auto", judge: ModelLike | None = None) -> None:
@@ -154,11 +151,7 @@ class AfterReply(CascadeMiddleware):
         self._background = Background()
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade whose large model cannot be asked beside a smaller one.
-
-        Raises:
-            ConfigurationError: with what is in the way.
-        """
+        """Refuse a cascade whose large model cannot be asked beside a smaller one."""
         if len(parts.tiers) < 2 or isinstance(parts.tiers[-1].model, WithheldModel):
             raise ConfigurationError(
                 f"{self.name}: a large tier and a smaller one are needed; there is only one here, "

@@ -89,10 +89,6 @@ class Drift(CascadeMiddleware):
         run_length: requests between false alarms of the escalation rate, on average, at least.
         delta: chance that a harm of `max_harm` or less is ever called more.
         audit_factor: from `audit` on, audits are so many times as frequent.
-
-    Raises:
-        ConfigurationError: a value has no meaning, or it watches another cascade already.
-        MissingDependencyError: numpy or scipy is not installed.
     """
 
     # Around audits, whose rate it raises, and within deadlines, which have the last word.

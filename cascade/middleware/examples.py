@@ -36,9 +36,6 @@ class Examples(CascadeMiddleware):
 
     Args:
         choose: chooses them for each question; it may be async.
-
-    Raises:
-        ConfigurationError: it is no function.
     """
 
     slot = Slot.PROMPTS

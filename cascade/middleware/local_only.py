@@ -44,9 +44,6 @@ class LocalOnly(CascadeMiddleware):
     Args:
         always: True or `"answer"`, or `"abstain"`; False where some questions may leave.
         private: your own rule for each question, such as `looks_personal`.
-
-    Raises:
-        ConfigurationError: a value has no meaning.
     """
 
     slot = Slot.GUARDS
@@ -65,12 +62,7 @@ class LocalOnly(CascadeMiddleware):
         self.private = private
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Decide whether the run stays here, and move it to a tier that may be asked.
-
-        Raises:
-            ConfigurationError: the rule said something without meaning, or no tier is here.
-            InputError: the settings of the question did.
-        """
+        """Decide whether the run stays here, and move it to a tier that may be asked."""
         stay = await self._stay(run)
         if stay is None:
             return None
@@ -185,11 +177,7 @@ def _text(block: Any) -> str | None:
 
 
 def read_stay(given: object, what: str, shown: str = "") -> Stay | None:
-    """Fate of a question that has to stay; None where it may leave.
-
-    Raises:
-        ConfigurationError: it is none of what may be said.
-    """
+    """Fate of a question that has to stay; None where it may leave."""
     if given is None or isinstance(given, bool):
         return "answer" if given else None
     for stay in STAYS:

@@ -50,9 +50,6 @@ class Retries(CascadeMiddleware):
         base_s: seconds, see above.
         share: retries that each call pays for.
         reserve: retries that are allowed besides, each minute.
-
-    Raises:
-        ConfigurationError: a value has no meaning.
     """
 
     slot = Slot.ATTEMPTS
@@ -171,9 +168,6 @@ class Breaker(CascadeMiddleware):
         open_s: seconds until one call tries the server again; doubled with each failure of such a
             call.
         most_open_s: most seconds between two of them.
-
-    Raises:
-        ConfigurationError: a value has no meaning.
     """
 
     slot = Slot.HEALTH

@@ -33,9 +33,6 @@ class Shadow(AfterReply):
     Args:
         live_share: share that is live, in [0, 1]. It may be changed while the cascade runs.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
-
-    Raises:
-        ConfigurationError: a value has no meaning.
     """
 
     slot = Slot.TIME

@@ -57,9 +57,6 @@ class Sticky(CascadeMiddleware):
 
     Args:
         ttl_s: seconds for which providers keep a prompt that is not used.
-
-    Raises:
-        ConfigurationError: the seconds are not above 0.
     """
 
     slot = Slot.TIME

@@ -37,9 +37,6 @@ class ToolRisks(CascadeMiddleware):
         irreversible: `escalate` leaves the last word to the last tier; with `ask` a person has to
             approve of irreversible calls, the last tier's too, which needs a checkpointer.
 
-    Raises:
-        ConfigurationError: a risk has no meaning.
-
     Attributes:
         irreversible_confidence: from which on a draft may call an irreversible tool. It has to be a
             probability: an uncalibrated score is never enough.

@@ -200,9 +200,6 @@ class ThresholdPolicy:
 
     A paid signal is taken only where it led to the other side of the threshold before. Raw scores
     have the threshold `uncalibrated`, where it is given.
-
-    Raises:
-        ConfigurationError: a threshold is not in [0, 1].
     """
 
     threshold: float = DEFAULT_THRESHOLD
@@ -217,9 +214,6 @@ class ThresholdPolicy:
     def at_rate(cls, confidences: Sequence[float], escalation_rate: float) -> ThresholdPolicy:
         """The threshold that escalates a given share ρ: the ρ-quantile of the confidences of drafts
         like those to come. Ties at it are accepted; raw scores have `DEFAULT_THRESHOLD`.
-
-        Raises:
-            ConfigurationError: no confidences, or a rate outside [0, 1].
         """
         to_number("escalation_budget", escalation_rate, least=0, most=1)
         if not confidences:
@@ -250,9 +244,6 @@ class EconomicPolicy:
     Args:
         price_of_error: λ, dollars that a wrong answer costs you.
         p_large: p_L where nothing is known per question; 1 until it is measured.
-
-    Raises:
-        ConfigurationError: λ is not a positive number, or p_L no probability.
     """
 
     price_of_error: float
@@ -313,9 +304,6 @@ class EconomicPolicy:
 class AbstainPolicy:
     """Give no answer where even the better side is expected to cost more than an unanswered
     question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does.
-
-    Raises:
-        ConfigurationError: the price is negative or no number.
     """
 
     inner: Policy
@@ -349,9 +337,6 @@ class BudgetPolicy:
         dollars: B, per request on average.
         p_large: p_L where the calibration does not know it.
         shadow_price: λ_b to begin with, in 1/dollars.
-
-    Raises:
-        ConfigurationError: the budget is not positive, the price negative, or p_L no probability.
     """
 
     def __init__(self, dollars: float, *, p_large: float = 1.0, shadow_price: float = 0.0) -> None:

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 class CertifiedPolicy:
     """Accept what the certificate covers, and escalate the rest: also every uncalibrated score, as
     after a change of model or prompt.
-
-    Raises:
-        ConfigurationError: the certificate has ended.
     """
 
     certificate: Certificate
@@ -119,9 +116,6 @@ def certify(
         max_harm: α.
         delta: δ, the chance that the promise does not hold.
         valid_until: end of the promise.
-
-    Raises:
-        ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
     """
     import numpy as np  # noqa: PLC0415 - heavy
     from scipy.stats import beta  # noqa: PLC0415 - heavy

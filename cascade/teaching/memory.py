@@ -85,9 +85,6 @@ class Memory(Examples):
         alpha: probability that a group without any gain is ever shown.
         price_of_error: of a wrong answer that is accepted, in escalations; a right one saves one.
         patience_s: longest wait of a request for the lessons; those of the next seconds go without.
-
-    Raises:
-        ConfigurationError: a value has no meaning.
     """
 
     def __init__(

@@ -73,10 +73,6 @@ def open_lessons(url: str, *, redact: Redact | None = None) -> LessonStore:
         url: `sqlite:///lessons.db`, `postgresql://…`, or `memory://`; the ledger's database may be
             the same.
         redact: takes out of every text what must not be stored. Where it raises, nothing is.
-
-    Raises:
-        ConfigurationError: the address has none of these forms.
-        MissingDependencyError: SQLAlchemy or the driver is not installed.
     """
     return LessonStore(url, redact)
 
@@ -147,9 +143,6 @@ class LessonStore:
         """Delete lessons with their verdicts for good, also from SQLite's own files.
 
         Where all of a user is meant, so are the user's verdicts about answers to others.
-
-        Raises:
-            ConfigurationError: neither a selection nor `everything` is said, or both are.
         """
         if (selection == EVERYTHING) is not everything:
             raise ConfigurationError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ from cascade.confidence import (
 )
 from cascade.confidence.base import WINDOW, logprob_features
 from cascade.confidence.signals import BUILT_IN, SignalLike, wordings
-from cascade.confidence.trajectory import recorded_steps, trajectory_features
+from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.state import Completion, TokenLogprob
 from tests.confidence.drafts import said
@@ -97,13 +98,13 @@ async def test_markers_of_the_text_are_found_also_with_curly_apostrophes() -> No
 
 
 def test_a_recorded_trajectory_has_features_at_every_step() -> None:
-    recorded = [
+    recorded: list[dict[str, Any]] = [
         {"action": "ls", "observation": "a.txt", "is_error": False, "kind": "tool"},
         {"action": "cat b.txt", "observation": "no such file", "is_error": True, "kind": "tool"},
         {"action": "ls", "observation": "a.txt", "is_error": False, "kind": "tool"},
         {"action": "42", "observation": None, "kind": "submit"},
     ]
-    steps = recorded_steps(recorded)
+    steps = [Step(**each) for each in recorded]
     features = trajectory_features(steps, limit=4)
     expected = {"steps": 4, "errors": 1, "error_share": 0.25, "repeats": 1, "same": 1, "failing": 0}
     expected |= {"answered": 1, "limit": 1, "words": 5, "last": 1, "read": 5}

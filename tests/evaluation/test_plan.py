@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation.plan import Plan, call_usd, plan, recorded, to_document
 from cascade.evaluation.render import to_text
 from cascade.ledger.prices import Price
+from tests.cli import terminal
 from tests.evaluation.synthetic import recording
 
 CHEAP, DEAR = Decimal("0.002"), Decimal("0.02")
@@ -86,6 +88,13 @@ def test_recorded_answers_say_what_they_cost_and_how_many_drafts_are_kept(tmp_pa
     path.write_text("".join(row.to_line() for row in recording(40, cheap=None)))
     with pytest.raises(ConfigurationError, match="record `cost_usd`"):
         recorded(path, "small", "large")
+
+
+def test_models_are_named_once_for_all_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASCADE_SMALL", "openai:gpt-5-nano")
+    monkeypatch.setenv("CASCADE_LARGE", "openai:gpt-5.1")
+    tokens = ("--input-tokens", 400, "--output-tokens", 100)
+    assert json.loads(terminal.cascade("plan", *tokens, "--json").out)["verdict"] == "open"
 
 
 @given(ratio=st.integers(1, 99), accept=st.floats(0, 1))
