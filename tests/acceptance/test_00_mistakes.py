@@ -50,9 +50,12 @@ class Later(LedgerStore):
         raise AssertionError
 
 
-NAMED = type("Mine", (CascadeMiddleware,), {"slot": "guards"})()
-SYNC = type("Mine", (CascadeMiddleware,), {"before_run": lambda self, run, runtime: None})()
-ASYNC = type("Mine", (CascadeMiddleware,), {"wrap_decision": CascadeMiddleware.before_run})()
+def mine(**has: Any) -> list[Any]:
+    """A middleware that is written wrongly."""
+    return [type("Mine", (CascadeMiddleware,), has)()]
+
+
+SYNC, ASYNC = (lambda self, *given: None), CascadeMiddleware.before_run
 NAN = float("nan")
 SEARCH = [{"type": "web_search"}]
 
@@ -112,9 +115,11 @@ SET_UP: list[tuple[Fails, str]] = [
     (make(middleware=["cache"]), "middleware='cache'"),
     (make(middleware=b""), "middleware=b'': give a list"),
     (make(signals=b""), "signals=b'': give a list"),
-    (make(middleware=[NAMED]), "Mine.slot='guards'.*Slot.GUARDS"),
-    (make(middleware=[SYNC]), "Mine.before_run: write it as `async def before_run`"),
-    (make(middleware=[ASYNC]), "Mine.wrap_decision: write it as `def wrap_decision`"),
+    (make(middleware=mine(slot="guards")), "Mine.slot='guards'.*Slot.GUARDS"),
+    (make(middleware=mine(before_run=SYNC)), "Mine.before_run: write it as `async def before_run`"),
+    (make(middleware=mine(aclose=SYNC)), "Mine.aclose: write it as `async def aclose`"),
+    (make(middleware=mine(check=ASYNC)), "Mine.check: write it as `def check`"),
+    (make(middleware=mine(wrap_decision=ASYNC)), "wrap_decision: write it as `def wrap_decision`"),
     (make(audit_rate=0.1), "audits need ledger"),
     (make(ledger="here"), "ledger='here' is no store"),
     (make(ledger=Later()), "append of Later is async"),

@@ -41,11 +41,15 @@ def test_by_default_a_geometric_mean_of_eight_tenths_and_above_is_accepted_for_n
 
 
 @pytest.mark.parametrize(("verdict", "tier"), [("True", "small"), ("False", "large")])
+@pytest.mark.parametrize("silent", ["a server", "a chat model"])
 def test_a_model_without_log_probs_is_asked_once_whether_its_draft_is_true(
-    upstream: Upstream, verdict: str, tier: str
+    upstream: Upstream, silent: str, verdict: str, tier: str
 ) -> None:
-    with Cascade(FakeListChatModel(responses=["Canberra", verdict]), upstream.tier("large")) as c:
-        result = c.invoke(QUESTION)
+    upstream.next("small", *(Answer(text, p=None) for text in ("Canberra", verdict)))
+    chat = FakeListChatModel(responses=["Canberra", verdict])
+    small = chat if silent == "a chat model" else upstream.tier("small")
+    with Cascade(small, upstream.tier("large")) as cascade:
+        result = cascade.invoke(QUESTION)
     assert (result.tier, result.calibrated) == (tier, False)
     calls = [entry.node for entry in entries_of(result) if entry.model]
     assert calls == ["draft", "self_check", "expert"][: 2 + result.escalated]
@@ -124,7 +128,8 @@ def test_a_draft_that_breaks_the_schema_is_escalated_however_sure(
 
 
 @pytest.mark.parametrize(
-    ("value", "tier"), [(0.9, "small"), (0.1, "large"), (True, "small"), (None, "large")]
+    ("value", "tier"),
+    [(0.9, "small"), (0.1, "large"), (True, "small"), (None, "large"), (87, "large")],
 )
 def test_a_function_of_the_users_is_a_signal(upstream: Upstream, value: Any, tier: str) -> None:
     heard: list[tuple[str, str]] = []
@@ -136,7 +141,8 @@ def test_a_function_of_the_users_is_a_signal(upstream: Upstream, value: Any, tie
     upstream.says("small", Answer("Canberra", p=None))
     result = ask(upstream, signals=[knows_cities])
     expected = None if value is None else float(value)
-    assert (result.tier, result.confidence) == (tier, expected)
+    assert ("knows_cities=87 is outside [0, 1]" in result.decision.reason) == (value == 87)
+    assert (result.tier, result.confidence) == (tier, None if value == 87 else expected)
     (decided,) = [e.decision for e in entries_of(result) if e.node == "verify"]
     assert dict((decided and decided.signals) or {}).get("knows_cities") == expected
     assert heard == [(QUESTION, "Canberra")]

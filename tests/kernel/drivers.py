@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 
 from cascade import Cascade, CascadeResult, Price, Run, Tier
 from cascade.errors import PersonNeededError
 from cascade.middleware import Retries
-from cascade.run import CascadeRuntime
 from cascade.testing import ScriptedModel, reply
 from tests.acceptance.setups import shown
 
@@ -50,77 +47,54 @@ def cascade_of(
 
 @dataclass
 class Outcome:
-    """What a reader of a stream and a caller got."""
+    """What a caller and the reader of a stream got; `run` where it is kept."""
 
     result: CascadeResult | None
-    run: Run
-    events: list[Any] = field(default_factory=list)
+    events: list[Any]
+    run: Run | None = None
 
     @property
     def shown(self) -> str:
-        """What the reader of the stream holds in the end."""
         return shown(self.events)
 
     @property
     def nodes(self) -> list[str]:
-        """Nodes of the entries, in order."""
-        return [entry.node for entry in self.run.entries]
+        assert self.result is not None
+        return [entry.node for entry in self.result.ledger]
 
 
-class Driver:
-    """Asks a cascade by one way."""
+class Loop:
+    """Runs without LangGraph; one that waits for a person is kept as JSON."""
 
-    name: str
+    name = "loop"
 
     def __init__(self, cascade: Cascade) -> None:
         self.cascade = cascade
 
-    async def ask(
-        self, question: Any = QUESTION, *, show: Any = "verified", **settings: Any
-    ) -> Outcome:
-        messages = [HumanMessage(question)] if isinstance(question, str) else question
-        return await self._begin(messages, settings, show)
-
-    async def _begin(self, messages: list[Any], settings: dict[str, Any], show: str) -> Outcome:
-        raise NotImplementedError
-
-    async def resume(self, said: object) -> Outcome:
-        raise NotImplementedError
-
-    def _outcome(self, run: Run, events: list[Any]) -> Outcome:
-        result = None
-        with suppress(PersonNeededError):
-            result = self.cascade._result(run, None)
-        return Outcome(result, run, events)
-
-
-class Loop(Driver):
-    """Runs without LangGraph."""
-
-    name = "loop"
-
-    async def _begin(self, messages: list[Any], settings: dict[str, Any], show: Any) -> Outcome:
-        return await self._drive(self.cascade.kernel.begin(messages, settings), show)
+    async def ask(self, *, show: Any = "verified", **settings: Any) -> Outcome:
+        events: list[Any] = []
+        try:
+            async for event in self.cascade.astream(QUESTION, show=show, **settings):
+                events += [event]
+        except PersonNeededError as error:
+            self._waiting = error.run
+            return Outcome(None, events, error.run)
+        return Outcome(events.pop(), events)
 
     async def resume(self, said: object) -> Outcome:
-        kept = json.loads(json.dumps(self._run.to_json()))
-        return await self._drive(Run.from_json(kept, self._run.messages), "verified", said)
-
-    async def _drive(self, run: Run, show: Any, said: object = None) -> Outcome:
-        self._run, events, kernel = run, list[Any](), self.cascade.kernel
-        runtime = CascadeRuntime(kernel, events.append, show=show, streams=True, said=said)
-        await kernel.answer(run, runtime)
-        return self._outcome(run, events)
+        kept = json.loads(json.dumps(self._waiting.to_json()))
+        run = Run.from_json(kept, self._waiting.messages)
+        return Outcome(await self.cascade.aresume(run, said), [])
 
 
-class Graph(Driver):
+class Graph(Loop):
     """Runs as a LangGraph graph with a checkpointer in memory."""
 
     name = "langgraph"
 
-    async def _begin(self, messages: list[Any], settings: dict[str, Any], show: Any) -> Outcome:
+    async def ask(self, *, show: Any = "verified", **settings: Any) -> Outcome:
         self.graph = self.cascade.build_graph().compile(checkpointer=InMemorySaver())
-        given = {"messages": messages, **({"settings": settings} if settings else {})}
+        given = {"messages": [("human", QUESTION)], "settings": settings or None}
         return await self._drive(given, show)
 
     async def resume(self, said: object) -> Outcome:
@@ -128,13 +102,12 @@ class Graph(Driver):
 
     async def _drive(self, given: Any, show: Any) -> Outcome:
         config: Any = {"configurable": {"thread_id": "1", "show": show}}
-        events, state, modes = list[Any](), None, ["custom", "values"]
-        async for mode, value in self.graph.astream(given, config, stream_mode=modes):
-            if mode == "custom":
-                events.append(value)
-            else:
-                state = value
-        return self._outcome(Run.from_json(state["run"], state["messages"]), events)
+        steps = self.graph.astream(given, config, stream_mode=["custom", "values"])
+        made = [step async for step in steps]
+        state: Any = [value for mode, value in made if mode == "values"][-1]
+        run = Run.from_json(state["run"], state["messages"])
+        result = None if run.step == "person" else self.cascade.read(state)
+        return Outcome(result, [value for mode, value in made if mode == "custom"], run)
 
 
-DRIVERS: tuple[type[Driver], ...] = (Loop, Graph)
+DRIVERS: tuple[type[Loop], ...] = (Loop, Graph)

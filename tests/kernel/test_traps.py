@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import RetryPolicy
 
-from cascade import CascadeMiddleware, Decision, LedgerEntry, LedgerStore, MemoryLedger
+from cascade import CascadeMiddleware, Decision, LedgerEntry, LedgerStore, MemoryLedger, Situation
+from cascade.confidence import Estimate, Probe, Signal
+from cascade.driving import Driver
 from cascade.errors import (
+    AuthenticationError,
     CircuitOpenError,
     ConfigurationError,
     ExtensionError,
@@ -23,23 +27,25 @@ from cascade.errors import (
     PersonNeededError,
     RateLimitError,
 )
-from cascade.middleware import Deadline, Retries
+from cascade.kernel import Kernel
+from cascade.middleware import Deadline, ToolRisks
 from cascade.run import Answer, Run
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 from tests.kernel.drivers import Graph, cascade_of, scripted
-from tests.kernel.test_paths import DOWN, Asking
+
+DOWN = ModelUnavailableError("503 from the server", model="scripted:l")
+DRAFTED = ["draft", "self_check", "verify"]
 
 
-async def test_entries_of_failed_attempts_are_in_the_next_state(driver: Any) -> None:
-    small = scripted([DOWN, reply("Sydney", probability=0.95)])
-    outcome = await driver(cascade_of(small, middleware=[Retries(2, base_s=0)])).ask()
-    assert [e.outcome for e in outcome.run.entries if e.node == "draft"] == ["failed", "ok"]
+class Asking:
+    """A policy that asks a person."""
+
+    def decide(self, situation: Situation) -> Decision:
+        return Decision(action="ask", reason="a person has to see this")
 
 
 async def test_before_run_sees_one_run_however_often_its_node_is_tried() -> None:
-    from langgraph.types import RetryPolicy  # noqa: PLC0415
-
     seen: list[str] = []
 
     class Fails(CascadeMiddleware):
@@ -62,8 +68,6 @@ async def test_before_run_sees_one_run_however_often_its_node_is_tried() -> None
 async def test_masked_words_are_shown_unmasked(driver: Any) -> None:
     class Masking(CascadeMiddleware):
         async def wrap_model_call(self, call: Any, handler: Any) -> Any:
-            from dataclasses import replace  # noqa: PLC0415
-
             completion = await handler(call)
             return replace(completion, text=completion.text.replace("Canberra", "Anna"))
 
@@ -73,8 +77,7 @@ async def test_masked_words_are_shown_unmasked(driver: Any) -> None:
 
 async def test_a_persons_time_does_not_use_up_the_deadline(driver: Any) -> None:
     cascade = cascade_of(policy=Asking(), middleware=[Deadline(30)])
-    driven = driver(cascade)
-    paused = await driven.ask()
+    paused = await driver(cascade).ask()
     kept = paused.run.to_json()
     assert kept["paused_at"] is not None
     run = Run.from_json(kept, paused.run.messages)
@@ -116,7 +119,7 @@ async def test_cancelled_while_an_attempt_is_begun_nothing_stays_begun() -> None
     assert not small.requests
 
 
-async def test_callbacks_see_each_call_and_change_nothing(driver: Any) -> None:
+async def test_callbacks_see_each_call_and_change_nothing() -> None:
     from langchain_core.callbacks import AsyncCallbackHandler  # noqa: PLC0415
 
     class Seeing(AsyncCallbackHandler):
@@ -164,28 +167,6 @@ async def test_a_draft_that_may_still_be_rejected_is_not_read_as_the_answer() ->
 def test_errors_come_back_from_other_processes_as_they_were(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
-
-
-async def test_a_person_is_asked_where_nothing_keeps_the_run() -> None:
-    cascade = cascade_of(policy=Asking())
-    with pytest.raises(PersonNeededError) as raised:
-        await cascade.ainvoke("?")
-    kept = json.loads(json.dumps(raised.value.run.to_json()))
-    run = Run.from_json(kept, [HumanMessage("?")])
-    result = await cascade.aresume(run, "accept")
-    assert result.answer == "Sydney perhaps"
-    with pytest.raises(InputError, match="resumed with 'perhaps'"):
-        await cascade.aresume(Run.from_json(kept, [HumanMessage("?")]), "perhaps")
-
-
-@pytest.mark.parametrize("wrong", [{"threshold": math.nan}, {"confidence": 2.0}])
-async def test_a_decision_without_meaning_is_the_policys_error(wrong: Any, driver: Any) -> None:
-    class Wrong:
-        def decide(self, situation: Any) -> Decision:
-            return Decision(action="accept", reason="sure", **wrong)
-
-    with pytest.raises(ExtensionError, match=rf"(?s)Wrong\.decide.*{next(iter(wrong))}"):
-        await driver(cascade_of(policy=Wrong())).ask()
 
 
 async def test_a_note_that_is_no_json_is_the_middlewares_error() -> None:
@@ -265,17 +246,6 @@ async def test_a_hook_that_returns_something_else_is_named(
     assert raised.value.ledger is not None
 
 
-@pytest.mark.parametrize("hook", ["check", "aclose"])
-def test_a_hook_of_the_wrong_kind_is_told_when_the_cascade_is_made(hook: str) -> None:
-    async def waits(*given: Any) -> None: ...
-
-    def works(*given: Any) -> None: ...
-
-    wrong = type("Wrong", (CascadeMiddleware,), {hook: waits if hook == "check" else works})
-    with pytest.raises(ConfigurationError, match=rf"Wrong\.{hook}: write it as"):
-        cascade_of(middleware=[wrong()])
-
-
 async def test_what_cannot_be_closed_keeps_no_other_open() -> None:
     class Stuck(CascadeMiddleware):
         async def aclose(self) -> None:
@@ -306,7 +276,7 @@ async def test_a_store_or_a_listener_that_raises_loses_no_answer_and_no_entry(
     cascade = cascade_of(ledger=Broken())
     cascade.kernel.ledger.listeners.append(listen)
     outcome = await driver(cascade).ask()
-    assert [entry.node for entry in outcome.run.entries] == ["draft", "self_check", "verify"]
+    assert outcome.nodes == DRAFTED
     assert "no space" in caplog.text
     assert "no such gauge" in caplog.text
 
@@ -319,3 +289,123 @@ async def test_an_answer_of_a_middleware_is_no_escalation(driver: Any) -> None:
     outcome = await driver(cascade_of(middleware=[Glossary()])).ask()
     assert outcome.result is not None
     assert (outcome.result.tier, outcome.result.escalated) == ("glossary", False)
+
+
+# --- persons
+
+
+@pytest.mark.parametrize(
+    ("said", "tier", "answer"),
+    [
+        ("accept", "small", "Sydney perhaps"),
+        ("escalate", "large", "Canberra it is"),
+        ("reject", "small", ""),
+        ({"answer": "Canberra!"}, "person", "Canberra!"),
+    ],
+)
+async def test_a_person_decides_whether_a_checkpoint_keeps_the_run_or_the_caller(
+    driver: Any, said: Any, tier: str, answer: str
+) -> None:
+    driven = driver(cascade_of(policy=Asking()))
+    paused = await driven.ask()
+    assert (paused.run.step, paused.shown, paused.result) == ("person", "", None)
+    with pytest.raises(InputError, match="resumed with 'perhaps'"):
+        await driven.resume("perhaps")
+    outcome = await driven.resume(said)
+    assert (outcome.result.tier, outcome.result.answer) == (tier, answer)
+    assert outcome.shown == (answer if driver is Graph else "")
+    assert (outcome.nodes.count("draft"), outcome.nodes.count("person")) == (1, 1)
+
+
+# --- signals, settings, failures
+
+
+class Observing:
+    """A policy that takes one more signal where it can."""
+
+    def decide(self, situation: Situation) -> Decision:
+        if situation.next_signal is not None:
+            return Decision(action="observe", reason="one more")
+        return Decision(action="accept", reason="enough")
+
+
+class Free(Signal):
+    """A signal that costs nothing."""
+
+    name = "free"
+
+    def read(self, asked: Any, replies: Any) -> dict[str, float]:
+        return {self.name: 0.5}
+
+    def score(self, features: Any) -> float:
+        return 0.5
+
+
+class Paid(Free):
+    """A signal that asks the drafting model once."""
+
+    name, calls = "paid", 1
+
+    def probes(self, asked: Any, replies: Any) -> Any:
+        return () if replies else [Probe(tuple(asked.messages))]
+
+
+class TwoStages:
+    """A calibrator of both."""
+
+    calibrated = True
+    signals = ("free", "paid")
+
+    def mismatch(self, messages: Any) -> None:
+        return None
+
+    def estimate(self, features: Any, taken: Any) -> Any:
+        return Estimate(0.6)
+
+    def outlook(self, confidence: float, taken: Any) -> tuple[float, ...]:
+        return (0.2, 0.9)
+
+
+async def test_a_policy_may_pay_for_one_more_signal(driver: Any) -> None:
+    cascade = cascade_of(signals=[Free(), Paid()], policy=Observing())
+    parts = replace(cascade.kernel.parts, calibrators={"small": TwoStages()})
+    cascade.kernel = Kernel(parts)
+    cascade._driver = Driver(cascade.kernel)
+    outcome = await driver(cascade).ask()
+    assert outcome.nodes == [*DRAFTED, "self_check", "verify"]
+    assert (outcome.result.tier, outcome.result.decision.reason) == ("small", "enough")
+    assert outcome.shown == outcome.result.answer
+
+
+async def test_settings_travel_with_their_question_as_what_they_mean(driver: Any) -> None:
+    small = scripted()
+    driven = driver(cascade_of(small))
+    await driven.ask(max_tokens="7", temperature="0.5", stop=["END"])
+    await driven.ask()
+    sent = [(r.max_tokens, type(r.max_tokens), r.temperature, r.stop) for r in small.requests]
+    assert sent == [(7, int, 0.5, ("END",)), (None, type(None), None, ())]
+
+
+CALL = {"name": "delete", "args": {"x": 1}, "id": "1", "type": "tool_call"}
+TOOLS = [{"type": "function", "function": {"name": "delete", "parameters": {}}}]
+RISK = ToolRisks({"delete": "irreversible"})
+REFUSED = AuthenticationError("401: wrong key", model="scripted:s")
+DELETES = reply("", tool_calls=[CALL], call_probability=0.9)
+
+
+@pytest.mark.parametrize(
+    ("draft", "options", "error", "spent"),
+    [
+        (REFUSED, {}, AuthenticationError, ["draft"]),
+        ("{", {"response_format": {"type": "object"}}, ModelUnavailableError, DRAFTED),
+        (DELETES, {"middleware": [RISK], "tools": TOOLS}, ModelUnavailableError, DRAFTED),
+    ],
+    ids=["a wrong key", "a draft that is ruled out", "an irreversible draft"],
+)
+async def test_what_may_be_no_answer_is_an_error_with_what_was_spent(
+    driver: Any, draft: Any, options: Any, error: type[Exception], spent: list[str]
+) -> None:
+    with pytest.raises(error) as raised:
+        await driver(cascade_of(scripted([draft]), scripted([DOWN]), **options)).ask()
+    ledger: Any = getattr(raised.value, "ledger", None)
+    assert [entry.node for entry in ledger][: len(spent)] == spent
