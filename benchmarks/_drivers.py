@@ -232,41 +232,56 @@ class Elsewhere:
         return self._ask(question)
 
 
+def free_port() -> int:
+    """One at which nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+@contextmanager
+def started(
+    command: list[str], folder: Path, port: int, path: str, **options: Any
+) -> Iterator[int]:
+    """A server of its own, once it answers at a path; gives the number of its process."""
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        options |= {"cwd": folder, "stdout": log, "stderr": log}
+        with child_process(command, **options) as process:
+            until = time.monotonic() + 90
+            while not _answers(f"http://127.0.0.1:{port}{path}"):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise SystemExit((folder / "log").read_text(encoding="utf-8")[-2000:])
+                time.sleep(0.05)
+            yield process.pid
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except OSError:
+        return False
+
+
 @contextmanager
 def serving(address: str, folder: Path) -> Iterator[tuple[str, str, int]]:
     """`cascade serve` with a key that has a budget and a ledger in SQLite: URL, key, process."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
     common = {"api_key_env": "UPSTREAM_KEY", "price": {"input": 0.1, "output": 0.4}}
     tiers = [{"model": f"openai:{n}", "base_url": address, **common} for n in ("small", "large")]
+    port = free_port()
     config = {
         "listen": {"port": port},
         "ledger": "sqlite:///ledger.db",
         "cascades": {"assistant": {"tiers": tiers, "concurrency": 512}},
     }
     (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
-    told: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "UPSTREAM_KEY": "none"}}
     new_key = [PROGRAM, "keys", "create", "sqlite:///ledger.db", "bench", "--day-usd", "1000"]
-    made = subprocess.run(new_key, check=True, capture_output=True, text=True, **told)
+    made = subprocess.run(new_key, check=True, capture_output=True, text=True, cwd=folder)
     key = re.findall(r"csk_\S+", made.stdout)[0]
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        told |= {"stdout": log, "stderr": log}
-        with child_process([PROGRAM, "serve", "cascade.yaml"], **told) as process:
-            until = time.monotonic() + 90
-            while not _ready(port):
-                if process.poll() is not None or time.monotonic() > until:
-                    raise SystemExit((folder / "log").read_text(encoding="utf-8")[-2000:])
-                time.sleep(0.05)
-            yield f"http://127.0.0.1:{port}/v1", key, process.pid
-
-
-def _ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-            return True
-    except OSError:
-        return False
+    serve, env = [PROGRAM, "serve", "cascade.yaml"], {**os.environ, "UPSTREAM_KEY": "none"}
+    with started(serve, folder, port, "/readyz", env=env) as process:
+        yield f"http://127.0.0.1:{port}/v1", key, process
 
 
 @asynccontextmanager

@@ -152,13 +152,20 @@ def child_process(command: list[str], **options: Any) -> Iterator[subprocess.Pop
 
 
 @contextmanager
-def upstream(late_ms: int = 0) -> Iterator[int]:
-    """A server in a process of its own, which thinks for so long; gives its port."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--port", "0"]
+def upstream_process(port: int = 0, late_ms: int = 0) -> Iterator[tuple[int, Any]]:
+    """A server in a process of its own, which thinks for so long: its port and its process."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--port", str(port)]
     command += ["--late-ms", str(late_ms)]
     with child_process(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        yield int(process.stdout.readline().split()[1])
+        yield int(process.stdout.readline().split()[1]), process
+
+
+@contextmanager
+def upstream(late_ms: int = 0) -> Iterator[int]:
+    """The same; gives its port."""
+    with upstream_process(late_ms=late_ms) as (port, _):
+        yield port
 
 
 async def serve(port: int, seconds: float) -> None:

@@ -5,8 +5,7 @@
 
 Everything is fitted on some labelled rows and applied unchanged to rows that nothing has seen:
 random parts of the rows of `--data`, or all rows of one folder and all of another, files being
-paired by what stands before the first dot of their names. Tables: cost, gain,
-certificates, mixture, tuned.
+paired by what stands before the first dot of their names. Tables: cost, gain, certificates, tuned.
 """
 
 from __future__ import annotations
@@ -330,19 +329,6 @@ def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Fig
     return {key: float(np.mean([one[key] for one in out])) for key in out[0]}
 
 
-def mixture_figures(pair: Pair) -> list[Figures]:
-    """The published vote thresholds on all rows."""
-    found = []
-    for tau in (0.6, 0.65, 0.8):
-        kept = pair.raw >= tau
-        cost = (pair.small_cost + np.where(kept, 0.0, pair.large_cost)).mean()
-        right = np.where(kept, pair.small_correct, pair.large_correct).mean()
-        relative = float(cost / pair.large_cost.mean())
-        large = float(pair.large_correct.mean())
-        found.append({"tau": tau, "right": float(right), "cost": relative, "large": large})
-    return found
-
-
 TUNED: dict[str, dict[str, float]] = {
     "as it is": {},
     "signals twice as free": {"draft": 0.2, "view": 0.6},
@@ -468,7 +454,8 @@ def show_tuned(labels: str, runs: dict[str, list[Figures]]) -> None:
         print(f"  {key:26}{100 * np.mean([np.mean(m[key]) for m in means.values()]):8.3f}")
 
 
-TABLES = ("cost", "gain", "certificates", "mixture", "tuned")
+SHOW = {"cost": show_cost, "gain": show_gain, "tuned": show_tuned}
+TABLES = ("cost", "gain", "certificates", "tuned")
 
 
 def main() -> None:  # noqa: PLR0912 - one table after the other
@@ -509,20 +496,14 @@ def main() -> None:  # noqa: PLR0912 - one table after the other
                 if n <= len(pair) // 2:
                     row = certificate_figures(pair, alpha, n, arguments.resamples)
                     result.setdefault("certificates", {})[f"{case.name} α={alpha} n={n}"] = row
-        if "mixture" in only and case.small == MIXTURE:
-            result.setdefault("mixture", {})[case.name] = mixture_figures(pair)
         print(f"{case.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     if arguments.json:
         print(json.dumps({"benchmark": "decision_quality", **result}))
         return
     for title, found in result.items():
         table, _, count = title.partition(" ")
-        if table == "cost":
-            show_cost(count, found)
-        elif table == "gain":
-            show_gain(count, found)
-        elif table == "tuned":
-            show_tuned(count, found)
+        if table in SHOW:
+            SHOW[table](count, found)
         else:
             print(f"\n{table}")
             for name, row in found.items():

@@ -1,11 +1,11 @@
-"""Heavy: what the package weighs: import, cold starts, installed size, memory (5 minutes).
+"""Heavy: what the package weighs: cold starts, installed size, memory (5 minutes).
 
-    python benchmarks/footprint.py [--only starts,sizes,memory] [--extras aiohttp,store] [--json]
+    python benchmarks/footprint.py [--only starts,sizes,memory] [--json]
 
-starts: wall time of fresh processes, medians: the import, `cascade ask` until it has answered (a
-model server on loopback), `cascade serve` until `/readyz` says yes. sizes: the wheel of this tree
-in fresh environments, without pip: megabytes as they are on the disk with bytecode left out, and
-packages; each extra beside the base alone. memory: peak of a process with 512 questions under way.
+starts: wall time of fresh processes, medians: `cascade ask` until it has answered (a model server
+on loopback), `cascade serve` until `/readyz` says yes. sizes: the wheel of this tree in fresh
+environments, without pip: megabytes as they are on the disk with bytecode left out, and packages;
+each extra beside the base alone. memory: peak of a process with 512 questions under way.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import import_time
@@ -30,48 +30,47 @@ from _upstream import upstream
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = str(ROOT / "scripts" / "uv.sh")
-EXTRAS = "aiohttp,calibrate,langchain,llamacpp,otel,plot,prometheus,store,postgres,service"
-UNDER_WAY = 512
+LEFT_OUT = ("ray",)
+"""Extras of hundreds of megabytes."""
+RUNS, UNDER_WAY = 5, 512
 MEGABYTE = 1_000_000
 Figures = dict[str, dict[str, float]]
 
 
-def _median_ms(runs: int, action: Callable[[], None]) -> float:
+def _median_ms(action: Callable[[], None]) -> float:
     taken = []
     action()  # bytecode and the disk's cache are warm afterwards
-    for _ in range(runs):
+    for _ in range(RUNS):
         begun = time.perf_counter()
         action()
         taken.append(1000 * (time.perf_counter() - begun))
     return statistics.median(taken)
 
 
-def starts(runs: int) -> Figures:
+def starts() -> Figures:
     """Milliseconds until a fresh process is of use."""
-    found = {name: {"ms": row["ms"]} for name, row in import_time.measure(runs).items()}
-    with import_time.with_bytecode(), ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        port = stack.enter_context(upstream())
-        variables = {
-            **os.environ,
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
-            "OPENAI_API_KEY": "none",
-        }
-        asked = [PROGRAM, "ask", "Which city?", "--small", "openai:small", "--large"]
+    with (
+        import_time.with_bytecode(),
+        tempfile.TemporaryDirectory() as name,
+        upstream() as port,
+    ):
+        folder, address = Path(name), f"http://127.0.0.1:{port}/v1"
+        told = {"OPENAI_BASE_URL": address, "OPENAI_API_KEY": "none"}
+        question = [PROGRAM, "ask", "Which city?", "--json"]
+        question += ["--small", "openai:small", "--large", "openai:large"]
 
         def ask() -> None:
-            command = [*asked, "openai:large", "--json"]
-            subprocess.run(command, check=True, cwd=folder, env=variables, capture_output=True)
-
-        found["cascade ask, answered"] = {"ms": _median_ms(runs, ask)}
-        address = f"http://127.0.0.1:{port}/v1"
+            env = {**os.environ, **told}
+            subprocess.run(question, check=True, cwd=folder, env=env, capture_output=True)
 
         def serve() -> None:
             with serving(address, folder):
                 pass
 
-        found["cascade serve, ready and ended"] = {"ms": _median_ms(runs, serve)}
-    return found
+        return {
+            "cascade ask, answered": {"ms": _median_ms(ask)},
+            "cascade serve, ready and ended": {"ms": _median_ms(serve)},
+        }
 
 
 def _installed(folder: Path, wheel: Path, extra: str) -> dict[str, float]:
@@ -89,8 +88,10 @@ def _installed(folder: Path, wheel: Path, extra: str) -> dict[str, float]:
     }
 
 
-def sizes(extras: list[str]) -> Figures:
+def sizes() -> Figures:
     """Megabytes and packages of the base, and of each extra with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [name for name in project["optional-dependencies"] if name not in LEFT_OUT]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
@@ -137,25 +138,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="starts,sizes,memory")
-    parser.add_argument("--extras", default=EXTRAS)
-    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--under-way", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.under_way:
         print(json.dumps(asyncio.run(_under_way(given.under_way))))
         return
-    parts: dict[str, Callable[[], Figures]] = {
-        "starts": lambda: starts(given.runs),
-        "sizes": lambda: sizes([extra for extra in given.extras.split(",") if extra]),
-        "memory": memory,
-    }
-    if given.runs < 2:
-        parser.error(f"--runs {given.runs}: a median takes 2 or more")
+    parts: dict[str, Callable[[], Figures]] = {"starts": starts, "sizes": sizes, "memory": memory}
     chosen = given.only.split(",")
-    for name in chosen:
-        if name not in parts:
-            raise SystemExit(f"no part {name!r}: give some of {', '.join(parts)}")
+    if unknown := set(chosen) - parts.keys():
+        parser.error(f"--only {', '.join(unknown)}: give some of {', '.join(parts)}")
     figures = {name: parts[name]() for name in chosen}
     if given.json:
         print(json.dumps({"benchmark": "footprint", **figures}))

@@ -14,24 +14,22 @@ The proxy is installed into `.cache/litellm` if it is not there (`--without-peer
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
-import re
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from _load import Load, load
+from _drivers import asked, cpu_of, free_port, serving, started
 from _upstream import upstream
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,129 +41,77 @@ PEER_NEEDS = (
 )
 """Its extra `proxy` names a package that cannot be had; these are what it imports at its start."""
 
-PROGRAM = str(Path(sys.executable).parent / "cascade")
-PATH = "/v1/chat/completions"
 CONCURRENCY = (1, 64, 512)
 FEWEST = 300
-PATIENCE_S = 90
 Figures = dict[str, float]
 
 
+@dataclass(frozen=True)
 class Server:
-    """One that is measured.
+    """One that is measured: where it listens, the model it is asked for, the key of its clients,
+    and its process, where that is ours to look at."""
 
-    Attributes:
-        port: where it listens.
-        model: what it is asked for.
-        key: of its clients.
-        process: what it runs in; None where it is not ours to look at.
-    """
+    port: int
+    model: str
+    key: str
+    process: int | None = None
 
-    def __init__(
-        self, port: int, model: str, key: str, process: subprocess.Popen[str] | None = None
-    ) -> None:
-        self.port, self.model, self.key, self.process = port, model, key, process
+    async def load(self, requests: int, concurrency: int, stream: bool) -> Figures:
+        """Put so many questions, so many at a time, over kept connections, and measure."""
+        numbers, taken = iter(range(requests)), list[float]()
+        start = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+        start += f"content-type: application/json\r\nauthorization: Bearer {self.key}\r\n"
 
-    @property
-    def cpu_s(self) -> float:
-        """Seconds of CPU that the process has used."""
-        if self.process is None:
-            return 0.0
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split()
-        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+        async def worker() -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            for number in numbers:
+                question = asked(f"Question {number}: which city is it?")
+                told = {"model": self.model, "messages": question, "stream": stream}
+                body = json.dumps(told).encode()
+                sent = time.perf_counter()
+                writer.write(f"{start}content-length: {len(body)}\r\n\r\n".encode() + body)
+                await self._read(reader)
+                taken.append(1000 * (time.perf_counter() - sent))
+            writer.close()
 
-    def ask(self, requests: int, concurrency: int, *, stream: bool = False) -> Load:
-        """Put it under load."""
-        headers = {"authorization": f"Bearer {self.key}"}
-        return uvloop.run(
-            load(
-                self.port,
-                PATH,
-                model=self.model,
-                requests=requests,
-                concurrency=concurrency,
-                stream=stream,
-                headers=headers,
-            )
-        )
-
-
-def free_port() -> int:
-    """One that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
-def _wait(server: subprocess.Popen[str], folder: Path, port: int, path: str) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    log = (folder / "log").read_text(encoding="utf-8")
-    raise SystemExit(f"nobody answers at 127.0.0.1:{port}{path}:\n{log[-2000:]}")
-
-
-@contextmanager
-def _started(command: list[str], folder: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    with (folder / "log").open("w", encoding="utf-8") as log:
-        environment = {**os.environ, **variables}
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=environment, text=True
-        )
-        try:
-            yield process
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-
-
-def configured(folder: Path, behind: int, port: int) -> str:
-    """The configuration of a service, and a new key in its ledger; returns the key's secret."""
-    tiers = [
-        {
-            "model": f"openai:{tier}",
-            "api_key_env": "UPSTREAM_KEY",
-            "price": {"input": 0.1, "output": 0.4},
-            "base_url": f"http://127.0.0.1:{behind}/v1",
+        cpu = 0.0 if self.process is None else cpu_of(self.process)
+        begun = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        seconds = time.perf_counter() - begun
+        cpu = 0.0 if self.process is None else cpu_of(self.process) - cpu
+        cuts = statistics.quantiles(taken, n=100, method="inclusive")
+        return {
+            "requests/s": requests / seconds,
+            "p50 ms": cuts[49],
+            "p99 ms": cuts[98],
+            "CPU ms": 1000 * cpu / requests,
         }
-        for tier in ("small", "large")
-    ]
-    config = {
-        "listen": {"port": port},
-        "ledger": "sqlite:///ledger.db",
-        "cascades": {"assistant": {"tiers": tiers, "concurrency": 512}},
-    }
-    (folder / "cascade.yaml").write_text(json.dumps(config), encoding="utf-8")
-    made = subprocess.run(
-        [PROGRAM, "keys", "create", "cascade.yaml", "bench", "--day-usd", "1000"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "UPSTREAM_KEY": "none"},
-    )
-    found: list[str] = re.findall(r"csk_\S+", made.stdout)
-    return found[0]
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            raise SystemExit(f"{self.model}: {head.decode()}")
+        at = head.find(b"content-length:")
+        if at >= 0:
+            await reader.readexactly(int(head[at + 15 :].split(b"\r\n", 1)[0]))
+        else:
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                await reader.readexactly(size + 2)
+            await reader.readexactly(2)
 
 
 @contextmanager
-def ours(behind: int, port: int) -> Iterator[Server]:
+def ours(behind: int) -> Iterator[Server]:
     """`cascade serve` with a key that has a budget, and a ledger in SQLite."""
-    with tempfile.TemporaryDirectory() as name:
-        key = configured(Path(name), behind, port)
-        command = [PROGRAM, "serve", "cascade.yaml"]
-        with _started(command, Path(name), UPSTREAM_KEY="none") as process:
-            _wait(process, Path(name), port, "/readyz")
-            yield Server(port, "assistant", key, process)
+    with (
+        tempfile.TemporaryDirectory() as name,
+        serving(f"http://127.0.0.1:{behind}/v1", Path(name)) as (url, key, process),
+    ):
+        yield Server(int(url.split(":")[2].split("/")[0]), "assistant", key, process)
 
 
 @contextmanager
-def peer(behind: int, port: int) -> Iterator[Server]:
+def peer(behind: int) -> Iterator[Server]:
     """The LiteLLM proxy, one worker."""
     if not (PEER / "bin" / "litellm").exists():
         uv = str(ROOT / "scripts" / "uv.sh")
@@ -174,7 +120,7 @@ def peer(behind: int, port: int) -> Iterator[Server]:
         install = [uv, "pip", "install", "--quiet", "--python", python]
         subprocess.run([*install, *PEER_NEEDS.split()], check=True)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, port, key = Path(name), free_port(), f"sk-{secrets.token_hex(16)}"
         params = {"model": "openai/small", "api_key": "none"}
         params["api_base"] = f"http://127.0.0.1:{behind}/v1"
         config = {
@@ -182,32 +128,12 @@ def peer(behind: int, port: int) -> Iterator[Server]:
             "general_settings": {"master_key": "os.environ/LITELLM_MASTER_KEY"},
         }
         (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
-        key = f"sk-{secrets.token_hex(16)}"
         command = [str(PEER / "bin" / "litellm"), "--config", "config.yaml", "--host", "127.0.0.1"]
         command += ["--port", str(port), "--telemetry", "False", "--num_workers", "1"]
         own = {"LITELLM_MASTER_KEY": key, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        with _started(command, folder, **own) as process:
-            _wait(process, folder, port, "/health/liveliness")
+        path = "/health/liveliness"
+        with started(command, folder, port, path, env={**os.environ, **own}) as process:
             yield Server(port, "small", key, process)
-
-
-def measured(server: Server, requests: int, concurrency: int, *, stream: bool) -> Figures:
-    """One round's figures."""
-    cpu = server.cpu_s
-    found = server.ask(requests, concurrency, stream=stream)
-    if set(found.statuses) != {200}:
-        raise SystemExit(f"{server.model}: statuses {found.statuses}")
-    return {
-        "requests/s": found.per_second,
-        "p50 ms": found.ms(50),
-        "p99 ms": found.ms(99),
-        "CPU ms": 1000 * (server.cpu_s - cpu) / sum(found.statuses.values()),
-    }
-
-
-def medians(rounds: list[Figures]) -> Figures:
-    """The median of each figure."""
-    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
 
 
 def compared(servers: dict[str, Server], given: argparse.Namespace) -> dict[str, Figures]:
@@ -221,11 +147,10 @@ def compared(servers: dict[str, Server], given: argparse.Namespace) -> dict[str,
                     slow = name == "LiteLLM proxy" or concurrency == 1
                     some = given.requests // (5 if slow else 1)
                     requests = max(FEWEST, some, 2 * concurrency)
-                    taken[name].append(measured(server, requests, concurrency, stream=stream))
-            for name, figures in taken.items():
-                how = "streamed" if stream else "plain"
-                row = f"{name}, {concurrency} at once, {how}"
-                rows[row] = medians(figures)
+                    taken[name].append(uvloop.run(server.load(requests, concurrency, stream)))
+            for name, rounds in taken.items():
+                row = f"{name}, {concurrency} at once, {'streamed' if stream else 'plain'}"
+                rows[row] = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
                 print(f"{row:44}", _said(rows[row]), file=sys.stderr, flush=True)
     return rows
 
@@ -246,12 +171,12 @@ def main() -> None:
         behind = stack.enter_context(upstream())
         servers = {
             "upstream": Server(behind, "small", "none"),
-            "cascade serve": stack.enter_context(ours(behind, free_port())),
+            "cascade serve": stack.enter_context(ours(behind)),
         }
         if not given.without_peer:
-            servers["LiteLLM proxy"] = stack.enter_context(peer(behind, free_port()))
+            servers["LiteLLM proxy"] = stack.enter_context(peer(behind))
         for server in servers.values():
-            server.ask(FEWEST, 8)  # connections are open, code is warm
+            uvloop.run(server.load(FEWEST, 8, stream=False))  # the code is warm
         rows = compared(servers, given)
     if given.json:
         print(json.dumps(rows))

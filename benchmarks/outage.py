@@ -18,20 +18,16 @@ import json
 import logging
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from _upstream import child_process, upstream
+from _upstream import upstream, upstream_process
 
 from cascade import Cascade, Price, Tier
 from cascade.middleware import Breaker, CascadeMiddleware, Retries
 
-UPSTREAM = str(Path(__file__).resolve().parent / "_upstream.py")
 BEFORE_S, AFTER_S, TIMEOUT_S, DEADLINE_S = 2.0, 18.0, 1.0, 3.0
 NEVER_OPEN = 1_000_000
 
@@ -57,25 +53,13 @@ class Asked:
     sent: int
 
 
-def started(port: int) -> list[str]:
-    """The command of a server at a port."""
-    return [sys.executable, UPSTREAM, "--port", str(port)]
-
-
-def serve(stack: ExitStack, port: int = 0) -> tuple[subprocess.Popen[str], int]:
-    """A server that answers, and its port."""
-    process = stack.enter_context(child_process(started(port), stdout=subprocess.PIPE))
-    assert process.stdout is not None
-    return process, int(process.stdout.readline().split()[1])
-
-
 async def outage(
     death: str, middleware: list[CascadeMiddleware], seconds: float, rate: float
 ) -> tuple[list[Asked], float]:
     """All questions of one outage, and when the server was back."""
     with ExitStack() as stack:
         small = stack.enter_context(upstream())
-        large, port = serve(stack)
+        port, large = stack.enter_context(upstream_process())
         cascade = Cascade(
             _tier("small", small), _tier("large", port), middleware=middleware, deadline=DEADLINE_S
         )
@@ -98,7 +82,7 @@ async def outage(
             elif dead and now >= back_s:
                 dead = False
                 if death == "killed":
-                    serve(stack, port)
+                    stack.enter_context(upstream_process(port))
                 else:
                     large.send_signal(signal.SIGCONT)
             tasks.append(asyncio.create_task(ask(number)))

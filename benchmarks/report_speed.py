@@ -23,14 +23,14 @@ from typing import Any
 from cascade.ledger.store import open_store
 from cascade.state import Decision, LedgerEntry
 
-BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+BEGIN = datetime.now(UTC) - timedelta(days=20)
 RATE = 0.1
 
 
 def run(number: int, rng: random.Random) -> list[LedgerEntry]:
     """The entries of one run."""
     large, sure = Decimal(rng.randint(50, 400)).scaleb(-4), rng.random()
-    common = {"run_id": f"{number:032x}", "at": BEGIN + timedelta(seconds=30 * number)}
+    common = {"run_id": f"{number:032x}", "at": BEGIN + timedelta(minutes=number)}
 
     def call(node: str, tier: str, usd: Decimal, baseline: Decimal = Decimal(0)) -> LedgerEntry:
         told: dict[str, Any] = {"tier": tier, "model": f"provider:{tier}", "price": "listed"}
@@ -67,7 +67,8 @@ async def fill(url: str, entries: int) -> None:
     async with open_store(url) as store:
         while written < entries:
             told = run(number, rng)
-            store.append(told, {"team": rng.choice(("search", "support", "sales"))})
+            team = rng.choice(("search", "support", "sales"))
+            store.append(told, {"cascade": "support", "team": team})
             written, number = written + len(told), number + 1
             if number % 2_000 == 0:
                 await store.flush()
