@@ -39,6 +39,8 @@ def committed() -> list[Path]:
         text=True,
     ).stdout.split("\0")
     paths = [floors.ROOT / name for name in listed if name]
+    outside = [str(path) for path in paths if path.is_symlink() and path.readlink().is_absolute()]
+    assert not outside, "links to a place of one machine"
     return [path for path in paths if path.is_file() and not path.is_symlink()]
 
 
