@@ -93,32 +93,26 @@ _WAYS = (
 class AgentTier(CompositeModel):
     """An agent as the model of a tier.
 
-    Each of its model calls is an entry of the ledger under the tier's node, priced by its model,
-    and begun there before it is sent; calls that LangChain's callbacks do not report are one entry
-    of unknown cost. Give its models `max_retries=0`: what a client sends again by itself is not
-    reported to it. Its tools are its own, and so are temperature, seed and stops of its models; an
-    answer of more than `max_tokens` counts as cut off. A checkpointer of its own lets a run go on
-    where it was interrupted by a crash.
+    Each of its model calls is an entry of the ledger under the tier's node, priced by its model;
+    calls that LangChain's callbacks do not report are one entry of unknown cost. Give its models
+    `max_retries=0`, since what a client sends again by itself is not reported. An answer of more
+    than `max_tokens` counts as cut off. A run with a checkpointer goes on after a crash.
 
-    What an agent has written stays written. One whose tools write is therefore never simply
-    repeated: it is made afresh for each attempt (`fresh`), or the next tier takes over from it, and
-    neither audits, retries nor checks start it again. A call of an irreversible tool is not carried
-    out: it ends the run and is the draft, about which the cascade decides; the answer that is
-    accepted has it among its `tool_calls`, for the app to carry out.
+    An agent whose tools write is never simply repeated: it is made afresh for each attempt, or the
+    next tier takes over. A call of an irreversible tool is not carried out: it ends the run and is
+    the draft; the answer that is accepted has it among its `tool_calls`, for the app to carry out.
 
     Args:
         agent: the agent; with `fresh`, a function that makes one for each attempt, or an
             asynchronous context manager that yields one, such as one with a folder of its own.
         name: of the model; a calibration is bound to it, so change it with the agent.
-        fresh: whether `agent` makes agents.
         writes: whether its tools change anything; None: as its tools are marked (`risk` in their
             `metadata` or `extras`, see `ToolRisks`).
         irreversible: names of irreversible tools, beside those that are marked.
         takes_over: what it sees of the run of the tier before it.
         stop: is asked before each model call of a draft whether to give it up.
         prices: by model string (`provider:name`), where list prices do not know a model. A price of
-            the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls, and lets its cost
-            be foreseen.
+            the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls instead.
         local: whether all its models are on this machine.
 
     Raises:
@@ -364,8 +358,6 @@ class AgentTier(CompositeModel):
         return MalformedResponseError(said, model=self.name, billed=None)
 
     def _named(self, error: Exception, request: Request) -> CascadeError:
-        """A failure as the cascade knows it: another tier may do better, and nothing is repeated
-        that has written."""
         named = error if isinstance(error, CascadeError) else None
         if isinstance(error, TimeoutError):
             limit = f"{request.timeout_s} s" if request.timeout_s else "its time"
@@ -420,8 +412,8 @@ class _Stopped(BaseException):
 
 
 class _Booking(BaseCallbackHandler):
-    """Books each model call inside an agent's run: begun before it is sent, ended once. Stops the
-    run before a call that it must not make."""
+    """Books each model call inside an agent's run, and stops the run before it does what it must
+    not."""
 
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
     run_inline = True
@@ -487,7 +479,6 @@ class _Booking(BaseCallbackHandler):
         self._open[run_id] = held, attempt
 
     async def _prompted(self, serialized: Any, prompts: Sequence[str], **more: Any) -> None:
-        """The same of a model that completes texts."""
         await self._begun(serialized, [[HumanMessage(text) for text in prompts]], **more)
 
     async def _ended(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
@@ -529,14 +520,13 @@ class _Booking(BaseCallbackHandler):
     def _tier(self, metadata: Mapping[str, Any]) -> OpenTier:
         """The tier of a call, with the model that really answers and its price."""
         outer = self._call.tier
-        told = (metadata.get(f"ls_{kind}") for kind in ("provider", "model_name"))
-        provider, name = (str(each or "unknown") for each in told)
+        provider = str(metadata.get("ls_provider") or "unknown")
+        name = str(metadata.get("ls_model_name") or "unknown")
         model: Any = SimpleNamespace(name=f"{provider}:{name}", local=outer.local, server=None)
         if outer.settings.price is not None:
             return replace(outer, model=model)
-        known = self._agent.prices.get(model.name)
-        pricing = known or find_pricing(provider, name, local=outer.local)
-        return replace(outer, model=model, pricing=pricing)
+        listed = find_pricing(provider, name, local=outer.local)
+        return replace(outer, model=model, pricing=self._agent.prices.get(model.name) or listed)
 
 
 def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -551,8 +541,8 @@ def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def risks_of(agent: Any) -> dict[str, str]:
-    """Tools of an agent that are marked with a risk, by name: those of its graphs and of the graphs
-    in them, and those that its functions refer to."""
+    """Risks with which the tools of an agent are marked, by name: of its graphs, of the graphs in
+    them, and of what its functions refer to."""
     found, seen, waiting = dict[str, str](), dict[int, Any](), [agent]
     while waiting:
         part = waiting.pop()
@@ -592,10 +582,8 @@ def _plain(messages: Sequence[Any]) -> list[Any]:
     plain = []
     for message in messages:
         told = {k: v for k, v in message.response_metadata.items() if k != "logprobs"}
-        update: dict[str, Any] = {"response_metadata": told}
-        if isinstance(message, ToolMessage):
-            update["artifact"] = None
-        plain.append(message.model_copy(update=update))
+        bare = {"artifact": None} if isinstance(message, ToolMessage) else {}
+        plain.append(message.model_copy(update={"response_metadata": told, **bare}))
     return plain
 
 

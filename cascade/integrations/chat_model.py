@@ -88,21 +88,18 @@ class CascadeChatModel(BaseChatModel):
 
     A call may bring `stop`, `temperature`, `max_tokens`, `seed`, `timeout` (seconds per call of a
     tier), `tools`, `tool_choice`, `response_format`, `logprobs`, `top_logprobs`, `deadline` and
-    `local_only`; what else there is goes to every provider as it is. `with cascade.tagged(…)`
-    around it tags its ledger entries. In a graph, decisions go to its `custom` stream, and
-    verifiers and signals see its `context` and store.
+    `local_only`; what else there is goes to every provider as it is. In a graph, decisions go to
+    its `custom` stream, and verifiers and signals see its `context` and store.
 
     Streams show nothing before the decision: an accepted draft then comes word by word, the large
     model's answer as it arrives. Should that stream break after a part was shown,
     `StreamInterruptedError` is raised, since a chat model cannot take back what it has shown.
 
-    LangChain's cache cannot know which answers the cascade stands for and is not asked; give the
-    cascade `middleware=[Cache(…)]`.
-
     Args:
         cascade: that answers.
         temperature, max_tokens, stop, timeout: for every call that has none of its own.
         streaming: stream also where the whole answer is asked for.
+        cache: none: LangChain's cannot know which answers the cascade stands for.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -193,11 +190,6 @@ class CascadeChatModel(BaseChatModel):
         run_manager: RunManager | None,
         given: Mapping[str, Any],
     ) -> tuple[Run, CascadeRuntime, Context]:
-        """The run of a call, what this process adds to it, and the context in which it runs.
-
-        Raises:
-            InputError: there is no message.
-        """
         if not messages:
             raise InputError("the list of messages is empty: ask something.")
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
@@ -211,13 +203,11 @@ class CascadeChatModel(BaseChatModel):
         run = kernel.begin(cast("list[Any]", messages), settings)
         config, context = _surroundings(run_manager)
         runtime = CascadeRuntime(kernel, config=config)
-        around = graph_around()
-        if around is not None:
+        if (around := graph_around()) is not None:
             runtime.context, runtime.store = around.context, around.store
 
             def emit(event: Event) -> None:
-                # The answer goes the way of messages.
-                if isinstance(event, Decided | Retracted):
+                if isinstance(event, Decided | Retracted):  # the answer goes the way of messages
                     around.stream_writer(event)
 
             runtime.emit = emit
@@ -356,13 +346,11 @@ def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> S
         named["timeout_s"] = named.pop("timeout")
     if isinstance(named.get("stop"), str):
         named["stop"] = [named["stop"]]
-    if "logprobs" in named:
-        wanted, n = named.pop("logprobs"), named.pop("top_logprobs", 0)
-        if not isinstance(wanted, bool) or (n and not wanted):
-            raise ConfigurationError(
-                f"logprobs={wanted!r}, top_logprobs={n!r}: give True, and a number."
-            )
-        named |= {"top_logprobs": n} if wanted else {}
+    wanted, n = named.pop("logprobs", None), named.get("top_logprobs", 0)
+    if wanted not in (None, True, False) or (n and wanted is False):
+        raise ConfigurationError(f"logprobs={wanted!r}, top_logprobs={n!r}: give True, a number.")
+    if wanted is not None:
+        named["top_logprobs"] = n if wanted else None
     extra = {name: named.pop(name) for name in named.keys() - Settings.__annotations__.keys()}
     settings: dict[str, Any] = {**to_settings(**named), **read}
     if extra:
@@ -371,13 +359,11 @@ def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> S
 
 
 def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
-    """`auto`, `none`, `required` or the name of a tool."""
     names = [tool["function"]["name"] for tool in tools]
     wanted = choice
     if isinstance(choice, Mapping):
-        function = choice.get("function")
-        wanted = (function if isinstance(function, Mapping) else choice).get("name")
-        wanted = wanted or choice.get("type")
+        wanted = {**choice, **choice.get("function", {})}
+        wanted = wanted.get("name") or wanted.get("type")
     elif isinstance(choice, bool):
         wanted = "required" if choice else "auto"
     if wanted in names:
@@ -391,22 +377,19 @@ def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _read_format(given: Any) -> dict[str, Any] | None:
-    """The JSON schema of a class, a schema, or OpenAI's forms of it."""
-    kind = given.get("type") if isinstance(given, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return {"type": "object"}
-    if kind != "json_schema":
-        return to_schema(given)
-    described = given.get("json_schema")
-    schema = described.get("schema") if isinstance(described, Mapping) else None
-    if not isinstance(described, Mapping) or not isinstance(schema, Mapping):
-        raise ConfigurationError(
-            f"response_format={dict(given)!r}: give {{'type': 'json_schema', 'json_schema': "
-            "{'name': …, 'schema': {…}}}."
-        )
-    return to_schema({"title": described.get("name") or "answer", **schema})
+    match given:
+        case {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return {"type": "object"}
+        case {"type": "json_schema", "json_schema": {"schema": {**schema}, **described}}:
+            return to_schema({"title": described.get("name") or "answer", **schema})
+        case {"type": "json_schema"}:
+            raise ConfigurationError(
+                f"response_format={dict(given)!r}: give {{'type': 'json_schema', 'json_schema': "
+                "{'name': …, 'schema': {…}}}."
+            )
+    return to_schema(given)
 
 
 def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
@@ -444,7 +427,6 @@ def _parsed(schema: Any, message: AIMessage) -> Any:
 
 
 def _with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    """The message beside what was read from it; what cannot be read is no error."""
     parsed = RunnablePassthrough.assign(
         parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
     )
@@ -493,16 +475,10 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
 
 
 def _last_chunk(result: CascadeResult, run: Run, shown: str) -> AIMessageChunk:
-    """What a stream that has shown a part of the answer ends with."""
-    calls = [
-        tool_call_chunk(
-            name=call["name"],
-            args=json.dumps(call["args"], ensure_ascii=False),
-            id=call["id"],
-            index=index,
-        )
-        for index, call in enumerate(result.message.tool_calls)
-    ]
+    calls = []
+    for index, call in enumerate(result.message.tool_calls):
+        args = json.dumps(call["args"], ensure_ascii=False)
+        calls.append(tool_call_chunk(name=call["name"], args=args, id=call["id"], index=index))
     return AIMessageChunk(
         content=result.answer[len(shown) :],
         tool_call_chunks=calls,

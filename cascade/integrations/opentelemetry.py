@@ -18,13 +18,12 @@ SDK and exporter receive the data is the application's choice.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
@@ -94,7 +93,7 @@ class Telemetry(RunObserver):
         super().__init__(name)
         self._tracer = trace.get_tracer("agent-cascade", tracer_provider=tracer_provider)
         self._capture_content = capture_content
-        self._open: OrderedDict[str, Span] = OrderedDict()
+        self._open: dict[str, Span] = {}
         meter = metrics.get_meter("agent-cascade", meter_provider=meter_provider)
 
         def histogram(name: str, unit: str, about: str, buckets: list[float]) -> metrics.Histogram:
@@ -132,7 +131,7 @@ class Telemetry(RunObserver):
                 span.set_attribute(f"gen_ai.usage.{name}", sum(counts))
         span.set_attributes(self._decided(run))
         if run.step == "end" and run.draft is not None:
-            self._quote_answer(span, run.draft)
+            span.set_attributes(self._quoted("output", run.draft))
         self._fail(span, error)
         span.end()
         where = {"cascade.name": record.cascade, "cascade.outcome": record.outcome}
@@ -145,7 +144,7 @@ class Telemetry(RunObserver):
                 self._open[run.id] = self._begun(run, runtime)
             parent = trace.set_span_in_context(self._open[run.id])
             if len(self._open) > MOST_OPEN:
-                self._open.popitem(last=False)[1].end()
+                self._open.pop(next(iter(self._open))).end()
         attributes = {"cascade.run_id": run.id, "cascade.node": step}
         return self._tracer.start_span(step, parent, attributes=attributes)
 
@@ -159,10 +158,9 @@ class Telemetry(RunObserver):
             "gen_ai.conversation.id": configurable.get("thread_id"),
             "cascade.run_id": run.id,
             **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
+            **self._quoted("input", run.messages),
         }
-        span = self._tracer.start_span(f"invoke_agent {name}", attributes=_known(attributes))
-        self._quote(span, run.messages)
-        return span
+        return self._tracer.start_span(f"invoke_agent {name}", attributes=_known(attributes))
 
     def _decided(self, run: Run) -> dict[str, Any]:
         decision = run.decision
@@ -181,9 +179,14 @@ class Telemetry(RunObserver):
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """A span for the attempt, with what its ledger entries say."""
         entries: list[LedgerEntry] = []
-        token, labels = _entries.set(entries), _labels(call)
+        token, model = _entries.set(entries), call.tier.model
+        labels: dict[str, Any] = {  # of metrics: only what has few values
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": _PROVIDERS.get(model.provider, model.provider),
+            "gen_ai.request.model": model.model,
+        }
         try:
-            with self._in_span(partial(self._call, call)) as span:
+            with self._in_span(partial(self._call, call, labels)) as span:
                 try:
                     completion = await handler(call)
                     with harmless():
@@ -203,20 +206,18 @@ class Telemetry(RunObserver):
         if (asking := _entries.get()) is not None and entry.model is not None:
             asking.append(entry)
 
-    def _call(self, call: Call) -> Span:
-        request = call.request
+    def _call(self, call: Call, labels: dict[str, Any]) -> Span:
         attributes = {
-            **_labels(call),
-            "gen_ai.request.max_tokens": request.max_tokens,
-            "gen_ai.request.temperature": request.temperature,
+            **labels,
+            "gen_ai.request.max_tokens": call.request.max_tokens,
+            "gen_ai.request.temperature": call.request.temperature,
             "cascade.run_id": call.run.id,
             "cascade.node": call.node,
             "cascade.tier": call.tier.name,
+            **self._quoted("input", call.request.messages),
         }
         name = f"chat {call.tier.model.model}"
-        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_known(attributes))
-        self._quote(span, request.messages)
-        return span
+        return self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=_known(attributes))
 
     def _answered(self, span: Span, labels: dict[str, Any], said: Completion) -> None:
         usage, reason = said.usage, said.finish_reason
@@ -230,8 +231,7 @@ class Telemetry(RunObserver):
             "usage.cache_creation.input_tokens": usage.cache_write_tokens,
             "usage.reasoning.output_tokens": usage.reasoning_tokens,
         }
-        span.set_attributes(_known(told, "gen_ai."))
-        self._quote_answer(span, said)
+        span.set_attributes(_known(told, "gen_ai.") | self._quoted("output", said))
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             if tokens is not None:
                 self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
@@ -267,31 +267,22 @@ class Telemetry(RunObserver):
         # The words of errors quote servers, questions and answers.
         span.set_status(StatusCode.ERROR, str(error) if self._capture_content else None)
 
-    def _quote(self, span: Span, messages: Sequence[BaseMessage]) -> None:
-        """Record what was asked, where that is wanted."""
-        if self._capture_content:
-            span.set_attribute("gen_ai.input.messages", messages_json(messages))
-
-    def _quote_answer(self, span: Span, said: Completion) -> None:
-        if self._capture_content:
-            told = messages_json([said.to_message(said.tier)], said.finish_reason or "stop")
-            span.set_attribute("gen_ai.output.messages", told)
+    def _quoted(
+        self, kind: Literal["input", "output"], said: Sequence[BaseMessage] | Completion
+    ) -> dict[str, str]:
+        """What was asked or answered, where that is to be recorded."""
+        if not self._capture_content:
+            return {}
+        reason = None
+        if isinstance(said, Completion):
+            said, reason = [said.to_message(said.tier)], said.finish_reason or "stop"
+        return {f"gen_ai.{kind}.messages": messages_json(said, reason)}
 
 
 def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The attributes that have a value; OpenTelemetry has no decimals, so money is a float."""
     known = {f"{prefix}{key}": value for key, value in values.items() if value is not None}
     return {key: float(v) if isinstance(v, Decimal) else v for key, v in known.items()}
-
-
-def _labels(call: Call) -> dict[str, Any]:
-    """Of a call, in metrics: only what has few values."""
-    model = call.tier.model
-    return {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": _PROVIDERS.get(model.provider, model.provider),
-        "gen_ai.request.model": model.model,
-    }
 
 
 def messages_json(messages: Sequence[BaseMessage], finish_reason: str | None = None) -> str:

@@ -39,14 +39,11 @@ class Request:
     """One call to a model.
 
     Attributes:
-        messages: the conversation, oldest first.
         max_tokens, temperature: None leaves them to the provider.
-        logprobs: ask for the log-probability of each output token.
         top_logprobs: how many alternatives per token (0 to 20), with `logprobs`.
-        tools: tools in OpenAI format (`{"type": "function", "function": {...}}`).
+        tools: in OpenAI format (`{"type": "function", "function": {...}}`).
         tool_choice: `auto`, `none`, `required` or a tool's name.
         schema: JSON schema that the answer must satisfy.
-        timeout_s: give up after this many seconds.
         extra: parameters passed to the provider as they are (`think`, `keep_alive`, …).
         answer: an answer to score instead of writing one: it comes back with its log-probabilities,
             None where they cannot be had, and with what that cost.
@@ -105,7 +102,6 @@ class Model(ABC):
     Attributes:
         provider: the prefix of the model string, `openai` in `openai:gpt-5.1`.
         model: the name after the prefix.
-        name: the model string, `provider:name`.
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
         streams_logprobs: whether the pieces of a stream carry them already.
@@ -113,7 +109,6 @@ class Model(ABC):
         forces_tools: whether it can be made to call a tool (`tool_choice`).
         real: whether a call reaches a real model (False for fakes and recordings).
         traces_itself: whether LangChain's callbacks see its calls without our help.
-        weights_path: the file with the weights, where there is one on this machine.
         server: the address of its server, where there is one and it is known; not to be shown.
         secrets: keys that are sent along; no error repeats them.
     """

@@ -50,11 +50,8 @@ def check_address(url: str, example: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        bare = url.strip().rstrip("/") if "://" not in url else ""
-        path = "" if "/" in bare else urlsplit(example).path
-        meant = f"http://{bare}{path}" if bare else example
         raise ConfigurationError(
-            f"base_url={url!r} is no address: it begins with http:// or https://. Write {meant!r}."
+            f"base_url={url!r} is no address: write it with http:// or https://, as in {example!r}."
         )
 
 

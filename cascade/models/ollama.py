@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -17,7 +17,6 @@ from cascade.models.base import Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import check_address, stays_here
 from cascade.models.openai import ServedModel
-from cascade.models.wire import chat_payload
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
@@ -73,8 +72,7 @@ class OllamaModel(ServedModel):
         self.model = model
         self.base_url = self.server = server_address(base_url)
         self.local = stays_here(self.base_url, model)
-        self._defaults = dict(options or {})
-        self._sees: bool | None = None
+        self._options = dict(options or {})
         start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
         advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
         caller = Caller(self.name, without_secrets(self.base_url), start=start, advice=advice)
@@ -89,14 +87,12 @@ class OllamaModel(ServedModel):
     async def warm(self) -> None:
         """Have the server load the model: that is what a request without messages does."""
         self._check_allowed()
-        await self._connection.request(self.path, await self._payload(Request(())))
+        await self._connection.request(self.path, self.payload(Request(())))
 
-    async def _payload(self, request: Request) -> dict[str, Any]:
-        asked = chat_payload(request)
-        options: dict[str, Any] = {
-            "num_predict": request.max_tokens,
-            **{name: asked[name] for name in ("temperature", "stop", "seed") if name in asked},
-        }
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a request."""
+        asked = super().payload(request)
+        options = {name: asked[name] for name in ("temperature", "stop", "seed") if name in asked}
         payload: dict[str, Any] = {
             "model": self.model,
             "stream": False,
@@ -108,61 +104,36 @@ class OllamaModel(ServedModel):
             # Ollama would drop the beginning of a prompt that is too long, and say nothing.
             "truncate": False,
         }
-        for name, value in {**self._defaults, **request.extra}.items():
+        options |= {"num_predict": request.max_tokens}
+        for name, value in {**self._options, **request.extra}.items():
             if name == "options":
                 options |= value
             else:
                 (payload if name in _TOP_LEVEL else options)[name] = value
         payload["options"] = {name: value for name, value in options.items() if value is not None}
-        if any("images" in message for message in payload["messages"]):
-            await self._check_that_it_sees()
         return {name: value for name, value in payload.items() if value is not None}
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        said = [block for block in blocks if block.get("type") == "text"]
+        for block in blocks:
+            if block.get("type") != "text":
+                raise UnsupportedContentError(
+                    f"{self.name} is sent text alone, not {block.get('type')!r}: a model without "
+                    "vision would leave it out and say nothing. For one with vision give "
+                    f"Tier('openai:{self.model}', base_url='{without_secrets(self.base_url)}/v1').",
+                    model=self.name,
+                )
         calls = [call["function"] for call in message.get("tool_calls", ())]
         parts = {
             "role": message["role"],
-            "content": "\n".join(block["text"] for block in said),
-            "images": [self._image(block) for block in blocks if block not in said],
+            "content": "\n".join(block["text"] for block in blocks),
             "tool_calls": [
                 {"function": {**call, "arguments": json.loads(call["arguments"])}} for call in calls
             ],
             "tool_name": message.get("name") if message["role"] == "tool" else None,
         }
         return {name: part for name, part in parts.items() if part or name == "content"}
-
-    def _image(self, block: Mapping[str, Any]) -> str:
-        """The base64 data of an image: Ollama takes no addresses."""
-        url = str((block.get("image_url") or {}).get("url", ""))
-        kind, _, data = url.partition(";base64,")
-        if not kind.startswith("data:image/") or not data:
-            raise UnsupportedContentError(
-                f"{self.name}: Ollama reads text and images given as base64 data, not "
-                f"{block.get('type')} {url[:60]!r}. Put the image itself into the message.",
-                model=self.name,
-            )
-        return data
-
-    async def _check_that_it_sees(self) -> None:
-        """Ollama leaves images out for a model that cannot see, and says nothing."""
-        if self._sees is None:
-            shown = await self._connection.request("/api/show", {"model": self.model})
-            capabilities = shown.get("capabilities")  # older servers do not say
-            self._sees = capabilities is None or "vision" in capabilities
-        if not self._sees:
-            raise UnsupportedContentError(
-                f"{self.name} cannot see the image in the request. Leave it out, or use a model "
-                "with vision.",
-                model=self.name,
-            )
-
-    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-        async for line in lines:
-            if line.strip():
-                yield line
 
     def _chunk(self, part: Any) -> Any:
         message = part["message"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
 from dataclasses import replace
@@ -59,13 +58,16 @@ class ServedModel(Model):
     async def _connected(self) -> Connection:
         return self._connection
 
-    @abstractmethod
-    async def _payload(self, request: Request) -> dict[str, Any]:
+    def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
+        return chat_payload(request)
+
+    async def _payload(self, request: Request) -> dict[str, Any]:
+        return self.payload(request)
 
     async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
         """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
-        plain JSON: errors, and replies of servers that cannot stream."""
+        lines of JSON: Ollama's, errors, and replies of servers that cannot stream."""
         data: list[bytes] = []
         async for line in lines:
             if line.startswith(b"data:"):
@@ -190,13 +192,10 @@ class OpenAIModel(ServedModel):
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        payload = {"model": self.model, **self._defaults, **chat_payload(request)}
+        payload = {"model": self.model, **self._defaults, **super().payload(request)}
         if reasons(self.model) and "max_tokens" in payload:
             payload["max_completion_tokens"] = payload.pop("max_tokens")
         return payload
-
-    async def _payload(self, request: Request) -> dict[str, Any]:
-        return self.payload(request)
 
     async def _complete(self, request: Request) -> Completion:
         if request.answer is None:
