@@ -206,14 +206,13 @@ _REASONS = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": 
 
 
 def _stop_reason(outcome: Outcome) -> str:
-    refused = outcome.result.abstained
-    return "refusal" if refused else _REASONS.get(outcome.finish_reason, "end_turn")
+    return "refusal" if outcome.refusal else _REASONS.get(outcome.finish_reason, "end_turn")
 
 
 def _calls(outcome: Outcome) -> list[dict[str, Any]]:
     return [
         {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
-        for call in outcome.calls
+        for call in outcome.completion.tool_calls
     ]
 
 
@@ -231,9 +230,9 @@ class MessageWriter(wire.Writer):
         content = _calls(outcome)
         if outcome.text:
             content.insert(0, {"type": "text", "text": outcome.text, "citations": None})
-        reason, usage = _stop_reason(outcome), _usage(outcome.usage)
+        reason, usage = _stop_reason(outcome), _usage(outcome.completion.usage)
         made = self._message(content=content, stop_reason=reason, usage=usage)
-        return made | {"cascade": outcome.extension()}
+        return made | {"cascade": outcome.way.facts()}
 
     @override
     def begin(self) -> bytes:
@@ -265,7 +264,7 @@ class MessageWriter(wire.Writer):
                 sent_event("content_block_stop", index=index),
             ]
         ended = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
-        last = {"usage": _usage(outcome.usage), "cascade": outcome.extension()}
+        last = {"usage": _usage(outcome.completion.usage), "cascade": outcome.way.facts()}
         pieces.append(sent_event("message_delta", delta=ended, **last))
         return b"".join([*pieces, sent_event("message_stop")])
 

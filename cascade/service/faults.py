@@ -35,7 +35,8 @@ class ServiceError(Exception):
         message: what is wrong and the way out. Never a key, never a prompt.
         code: a word for programs, such as `model_not_found`.
         param: the field of the request that is wrong.
-        headers: of the answer, such as `Retry-After`.
+        headers: of the answer.
+        retry_after: seconds after which the request may come again.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class ServiceError(Exception):
         *,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
 
     def body(self, protocol: Protocol) -> dict[str, Any]:
         """The body in the form of a protocol."""
@@ -132,12 +136,9 @@ def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
         return ServiceError(status, without_places(str(error)), code)
     if isinstance(error, errors.ModelError):
         words = f"{error.model}: {words}" + (f" ({error.status})" if error.status else "")
-    told = f"{words}; the service's log says more."
-    return ServiceError(status, told, code, headers=_retry_after(error))
-
-
-def _retry_after(error: errors.CascadeError) -> dict[str, str]:
-    match error:
-        case errors.RateLimitError(retry_after=known_s) | errors.NotSentError(ready_in_s=known_s):
-            return {"Retry-After": str(max(1, math.ceil(known_s or 1)))}
-    return {}
+    told, wait_s = f"{words}; the service's log says more.", None
+    if isinstance(error, errors.RateLimitError):
+        wait_s = error.retry_after or 1
+    elif isinstance(error, errors.NotSentError):
+        wait_s = error.ready_in_s or 1
+    return ServiceError(status, told, code, retry_after=wait_s)

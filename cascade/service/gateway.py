@@ -10,16 +10,16 @@ import logging
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from langchain_core.messages import AnyMessage, ToolCall
+from langchain_core.messages import AnyMessage
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -30,7 +30,7 @@ from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
-from cascade.ledger.shared import Reservation
+from cascade.ledger.shared import Budgets, Reservation
 from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
@@ -38,14 +38,13 @@ from cascade.middleware.base import Decide
 from cascade.middleware.local_only import LocalOnly, looks_personal
 from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
-from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
 from cascade.service.faults import ServiceError, kind_of
-from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, address_of
-from cascade.service.limits import Money, Rates, estimate, short, too_many
+from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys
+from cascade.service.limits import Rates, address_of, counted, estimate, put_aside, short
 from cascade.setup import choose_policy
-from cascade.state import Completion, Decision, LedgerEntry, Usage
+from cascade.state import Completion, Decision, LedgerEntry
 
 logger = logging.getLogger("cascade")
 
@@ -72,7 +71,7 @@ Tell = Callable[["Way", Event], None]
 @dataclass(slots=True)
 class Question:
     """A request of any protocol: the cascade that it asks, and how. Budgets go by its `size` in
-    characters; it `began` when it arrived, by `time.monotonic`."""
+    characters; it `began` when it arrived, by `time.time`."""
 
     served: Served
     messages: list[AnyMessage]
@@ -81,56 +80,55 @@ class Question:
     price_of_error: float | None
     began: float
 
-    def left_s(self) -> float | None:
-        """Seconds that are left of its deadline; 504 where there are none."""
-        deadline = self.settings.get("deadline")
-        left_s = None if deadline is None else self.began + deadline - time.monotonic()
-        if left_s is not None and left_s <= 0:
-            said = "the deadline passed before a model was asked."
-            raise ServiceError(504, said, "deadline_exceeded")
-        return left_s
-
 
 @dataclass(slots=True)
 class Way:
-    """Way of one request, for its answer's headers and extension, the log and the page: the tier
-    that answered, empty where none did, and the reason or the failure in words that name no
-    server."""
+    """Way of one request, for its answer, the log and the page: the tier that answered, empty where
+    none did, and the reason or the failure in words that name no server. None: not known (yet)."""
 
     run_id: str
     name: str
     key: str = ""
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    at: datetime = field(default_factory=partial(datetime.now, UTC))
     tier: str = ""
     model: str = ""
+    action: str = ""
     reason: str = ""
     escalated: bool | None = None
     degraded: bool = False
     confidence: float | None = None
     calibrated: bool | None = None
     cost_usd: Decimal | None = None
+    cost_basis: str = ""
     saved_usd: Decimal | None = None
-    basis: str | None = None
+    saved_basis: str = ""
     seconds: float = 0.0
     error: str = ""
     entries: Sequence[LedgerEntry] = ()
 
     def facts(self) -> dict[str, Any]:
-        """What answers and the log say of it; None where it is unknown."""
+        """What answers and the log say of it."""
         left_out = ("key", "at", "seconds", "error", "entries")
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
     def headers(self) -> dict[str, str]:
-        """The facts in headers of an answer; what is not known yet is left out."""
+        """The facts in headers of an answer; what is not known is left out."""
         known = {name: v for name, v in self.facts().items() if v is not None and v != ""}
         return {f"x-cascade-{n.replace('_', '-')}": header(value) for n, value in known.items()}
 
-    def end(self, ledger: LedgerView, begun: float) -> None:
-        """Note what the run cost and saved, and how long it took."""
-        self.entries, self.seconds = ledger.entries, time.perf_counter() - begun
-        self.cost_usd, self.saved_usd = ledger.cost_usd, ledger.saved_usd
-        order = ("unknown", "estimated", "measured")
-        self.basis = min(ledger.cost_basis, ledger.saved_basis, key=order.index)
+    def decided(self, served: Served, decision: Decision, tier: str) -> None:
+        """Note a decision, and the tier that answers by it."""
+        tiers = {each.name: each.model.name for each in served.cascade.tiers}
+        self.tier, self.model = tier, tiers.get(tier, "")
+        self.escalated = tier != next(iter(tiers))
+        self.action, self.reason = decision.action, plain_reason(decision.reason, ())
+        self.confidence, self.calibrated = decision.confidence, decision.calibrated
+
+    def end(self, ledger: LedgerView) -> None:
+        """Note what the run cost and saved, and which tiers failed."""
+        self.entries = ledger.entries
+        self.cost_usd, self.cost_basis = ledger.cost_usd, ledger.cost_basis
+        self.saved_usd, self.saved_basis = ledger.saved_usd, ledger.saved_basis
         if self.error and not self.reason:
             self.reason = "; ".join(failures(ledger)) or self.error
 
@@ -149,69 +147,38 @@ _PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→":
 
 
 def header(value: str | float | Decimal) -> str:
-    """The value of a header: one line of visible Latin characters."""
+    """The value of a header: one line of visible ASCII characters."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if not isinstance(value, str):
-        if isinstance(value, bool):
-            return str(value).lower()
         return f"{value:f}" if isinstance(value, Decimal) else f"{value:.4f}"
-    if not value.isascii():
-        value = value.translate(_PLAIN).encode("ascii", "replace").decode()
-    if not value.isprintable():
-        value = "".join(c if c.isprintable() else " " for c in value)
-    return value[:400]
+    plain = value.translate(_PLAIN).encode("ascii", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in plain[:400])
 
 
 @dataclass(slots=True)
 class Outcome:
-    """A finished run: its result and the answering completion."""
+    """A finished run: the answer, or the words for why there is none on purpose. Tokens are those
+    of the answering completion: rejected drafts and checks have other prices, stand in the ledger,
+    and are no part of the client's context."""
 
-    result: CascadeResult
-    completion: Completion | None
     way: Way
-
-    @property
-    def usage(self) -> Usage:
-        """Tokens of the answering call; rejected drafts and checks are in the ledger's entries,
-        since they have other prices and are no part of the client's context."""
-        return self.completion.usage if self.completion is not None else Usage()
-
-    @property
-    def refusal(self) -> str | None:
-        """Words for a client where the cascade gives no answer on purpose."""
-        return f"No answer: {self.way.reason}." if self.result.abstained else None
+    answer: str
+    refusal: str | None
+    completion: Completion
 
     @property
     def text(self) -> str:
         """The answer, or the refusal."""
-        return self.refusal or self.result.answer
+        return self.refusal or self.answer
 
     @property
-    def calls(self) -> Sequence[ToolCall]:
-        """The tools that the answer calls."""
-        return () if self.completion is None else self.completion.tool_calls
-
-    @property
-    def finish_reason(self) -> Literal["stop", "length", "tool_calls", "content_filter"]:
+    def finish_reason(self) -> str:
         """Reason why the answer ended, in OpenAI's words."""
-        if self.calls:
+        if self.completion.tool_calls:
             return "tool_calls"
-        reason = None if self.completion is None else self.completion.finish_reason
-        if reason == "length":
-            return "length"
-        return "content_filter" if reason == "content_filter" else "stop"
-
-    def extension(self) -> dict[str, Any]:
-        """The extension `cascade` of an answer. Dollars are null where they are unknown."""
-        facts = self.way.facts()
-        for name in ("cost_usd", "saved_usd"):
-            facts[name] = None if facts[name] is None else float(facts[name])
-        return {
-            **facts,
-            "abstained": self.result.abstained,
-            "action": self.result.decision.action,
-            "cost_basis": self.result.ledger.cost_basis,
-            "saved_basis": self.result.ledger.saved_basis,
-        }
+        reason = self.completion.finish_reason
+        return reason if reason in ("length", "content_filter") else "stop"
 
 
 class OwnPrice(CascadeMiddleware):
@@ -219,14 +186,7 @@ class OwnPrice(CascadeMiddleware):
 
     name = "own_price"  # it stands within all other middleware of its slot
     slot = Slot.ANSWERS
-    cascade: Cascade
-
-    def __init__(self) -> None:
-        self.policy: Callable[[float], Policy] = lru_cache(256)(self._policy)
-
-    def _policy(self, usd: float) -> Policy:
-        cascade = self.cascade
-        return choose_policy(cascade.tiers, cascade.calibration, price_of_error=usd)
+    policy: Callable[[float], Policy]  # that of its cascade by this price
 
     @override
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
@@ -257,20 +217,56 @@ class Served:
         pair = ("small", "large") if len(config.tiers) == 2 else ()
         tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
-        self.own_price.cascade = self.cascade
+        self.own_price.policy = lru_cache(256)(self._policy)
         turns = [turn.model_dump() for turn in config.prompt]
         self.prompt = to_messages(turns) if turns else []
         self.prompt_size = sum(len(turn.content) for turn in config.prompt)
         self.places = asyncio.Semaphore(config.concurrency)
 
-    def prompted(self, messages: list[AnyMessage]) -> list[AnyMessage]:
-        """A conversation after the prompt of the configuration, where it has none of its own."""
-        own = not self.prompt or any(message.type == "system" for message in messages)
-        return messages if own else [*self.prompt, *messages]
+    def _policy(self, usd: float) -> Policy:
+        cascade = self.cascade
+        return choose_policy(cascade.tiers, cascade.calibration, price_of_error=usd)
 
-    def model_of(self, tier: str) -> str:
-        """The model of a tier."""
-        return next((t.model.name for t in self.cascade.tiers if t.name == tier), "")
+    def next_tier(self, event: Decided) -> str:
+        """The tier that answers by a decision about a draft."""
+        names = [tier.name for tier in self.cascade.tiers]
+        if event.decision.action != "escalate" or event.tier not in names[:-1]:
+            return event.tier
+        return event.decision.tier or names[names.index(event.tier) + 1]
+
+    def begin(self, question: Question) -> Run:
+        """A run, with the prompt of the configuration where the question has none of its own."""
+        messages, usd = question.messages, question.price_of_error
+        if self.prompt and all(message.type != "system" for message in messages):
+            messages = [*self.prompt, *messages]
+        run = self.cascade.kernel.begin(messages, question.settings)
+        run.begun_at = question.began
+        if usd is not None:
+            self.own_price.policy(usd)  # an error where it cannot be had
+            run.notes[OwnPrice.name] = usd
+        return run
+
+    @asynccontextmanager
+    async def place(self, patience_s: float) -> AsyncIterator[None]:
+        """One of the places, after a wait for it; 429 where none became free."""
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.places.acquire()
+        except TimeoutError:
+            said = f"{self.name} is busy: no place became free in {patience_s:.3g} s; try again."
+            raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
+        try:
+            yield
+        finally:
+            self.places.release()
+
+    async def retire(self) -> None:
+        """Close a cascade that nobody asks any more, after its last request."""
+        try:
+            while self.busy:  # noqa: ASYNC110 - seconds do not matter
+                await asyncio.sleep(0.1)
+        finally:
+            await self.cascade.aclose()
 
 
 class Gateway:
@@ -284,10 +280,8 @@ class Gateway:
     def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
         self.configured, self.config = configured, configured.config
         kept = self.config.ledger
-        url = "memory://" if kept is None else kept
         self.store = None if kept is None else open_store(kept)
-        self.keys = Keys(url)
-        self.money = Money(url)
+        self.keys, self.money = Keys(kept or "memory://"), Budgets(kept or "memory://")
         self.rates, self.guesses = Rates(), Rates()
         self.ways: deque[Way] = deque(maxlen=RECENT)
         self._metrics = tuple(metrics)
@@ -295,8 +289,8 @@ class Gateway:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.served: dict[str, Served] = {}
-        self._versions = _versions(configured)
-        self.served = self._build(configured, self._versions)
+        self._seen = _versions(configured)
+        self.served = self._build(configured)
 
     # --- who asks
 
@@ -313,18 +307,14 @@ class Gateway:
         if not self.config.auth:
             return None
         secret = _secret(request, page=page)
-        host = address_of(request.client.host) if request.client else ""
-        guess, wrong = self.keys.is_guess(secret), False
-        if guess and (wait_s := self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE)):
+        guess, host = self.keys.is_guess(secret), address_of(request)
+        if guess and (wait_s := self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE, count=0)):
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
-            raise too_many(said, "too_many_wrong_keys", wait_s)
-        try:
-            key = await self.keys.find(secret)
-            wrong = key is None
-        finally:
-            if guess and not wrong:
-                self.guesses.give_back(host)
+            raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
+        key = await self.keys.find(secret)
         if key is None:
+            if guess:
+                self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE)
             said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
             challenge = {"WWW-Authenticate": "Bearer"}
             raise ServiceError(401, said, "invalid_api_key", headers=challenge)
@@ -359,41 +349,31 @@ class Gateway:
             CascadeError: no tier could answer.
         """
         served, settings = question.served, question.settings
-        rate = None if key is None else key.per_minute
-        if key and rate and (wait_s := self.rates.take(key.id, rate)):
-            said = f"this key may ask {rate:g} times a minute: wait {wait_s} s."
-            raise too_many(said, "rate_limit_exceeded", wait_s)
-        tags = {**served.config.tags, **settings.get("tags", {})}
-        tags |= {**key.tags, KEY_TAG: key.id} if key else {}
-        settings["tags"] = {**tags, CASCADE_TAG: served.name}
-        deadlines = (served.config.deadline, settings.get("deadline"))
-        settings["deadline"] = min(filter(None, deadlines), default=None)
-        if question.price_of_error is not None:
-            served.own_price.policy(question.price_of_error)  # an error where it cannot be had
-        run: Run | None = None
+        if key and key.per_minute and (wait_s := self.rates.take(key.id, key.per_minute)):
+            said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
+            raise ServiceError(429, said, "rate_limit_exceeded", retry_after=wait_s)
+        tags = {**served.config.tags, **settings.get("tags", {}), CASCADE_TAG: served.name}
+        settings["tags"] = tags | ({**key.tags, KEY_TAG: key.id} if key else {})
+        deadlines = filter(None, (served.config.deadline, settings.get("deadline")))
+        settings["deadline"] = deadline_s = min(deadlines, default=None)
+        run = served.begin(question)
         reservation: Reservation | None = None
         served.busy += 1
         try:
             if key and key.limits:
-                most, size = settings.get("max_tokens"), question.size + served.prompt_size
-                unknown = self.config.budgets.unknown_call_usd
-                usd = estimate(served.cascade, size, most, unknown)
-                reservation = await self.money.put_aside(key, usd)
-            async with _place(question):
-                settings["deadline"] = question.left_s()
-                messages = served.prompted(question.messages)
-                run = served.cascade.kernel.begin(messages, settings)
-                if question.price_of_error is not None:
-                    run.notes[OwnPrice.name] = question.price_of_error
-                if reservation is not None:
-                    self._owners[run.id] = reservation.key
-                    if len(self._owners) > MOST_OWNERS:
-                        del self._owners[next(iter(self._owners))]
+                size, unknown = question.size + served.prompt_size, self._unknown_usd
+                usd = estimate(served.cascade, size, settings.get("max_tokens"), unknown)
+                reservation = await put_aside(self.money, key, usd)
+                self._owners[run.id] = key.id
+                if len(self._owners) > MOST_OWNERS:
+                    del self._owners[next(iter(self._owners))]
+            async with served.place(min(PATIENCE_S, deadline_s or PATIENCE_S)):
                 return await self._run(served, run, key, tell)
         finally:
             served.busy -= 1
             if reservation is not None:
-                self.money.settle(reservation, self._counted(run.entries if run else []))
+                usd = known_cost(run.entries, self._unknown_usd)
+                self.money.settle(reservation, usd).add_done_callback(counted)
 
     async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Outcome:
         way = Way(run.id, served.name, key.name if key else "")
@@ -402,51 +382,53 @@ class Gateway:
 
             def emit(event: Event) -> None:
                 if isinstance(event, Decided):
-                    _decided(way, event, served)
+                    way.decided(served, event.decision, served.next_tier(event))
                 tell(way, event)
 
             runtime.emit, runtime.streams, runtime.show = emit, True, "verified"
-        begun, ledger = time.perf_counter(), None
+        begun = time.perf_counter()
         try:
             result = await served.cascade.adrive(run, runtime)
+            way.decided(served, result.decision, "" if result.abstained else result.tier)
+            way.reason = plain_reason(result.decision.reason, failures(result.ledger))
+            way.escalated, way.degraded = result.escalated, result.degraded
+            way.confidence, way.calibrated = result.confidence, result.calibrated
         except BaseException as error:
             left = isinstance(error, asyncio.CancelledError)
             way.error = way.error or ("the client left" if left else kind_of(error))
             logger.debug("run %s: %s", run.id, error)
             raise
-        else:
-            way.tier = "" if result.abstained else result.tier
-            way.model = served.model_of(result.tier)
-            way.escalated, way.degraded = result.escalated, result.degraded
-            way.confidence, way.calibrated = result.confidence, result.calibrated
-            ledger = result.ledger
-            way.reason = plain_reason(result.decision.reason, failures(ledger))
         finally:
-            way.end(ledger or LedgerView(run.entries), begun)
+            way.seconds = time.perf_counter() - begun
+            way.end(LedgerView(run.entries))
             self._finished(way)
-        return Outcome(result, None if result.abstained else run.draft, way)
+        if result.abstained:
+            return Outcome(way, "", f"No answer: {way.reason}.", Completion("", ""))
+        return Outcome(way, result.answer, None, run.draft or Completion("", ""))
 
     def _finished(self, way: Way) -> None:
         """Tell the log and the page how a run ended."""
         self.ways.append(way)
-        level = logging.WARNING if way.error or way.degraded else logging.INFO
-        if not logger.isEnabledFor(level):
-            return
         cost = "?" if way.cost_usd is None else f"${short(way.cost_usd)}"
         ended = f"failed: {way.error}" if way.error else f"answered by {way.tier or 'none'}"
         told = f"{way.name}: run {way.run_id} {ended} ({way.reason or 'no decision'}); {cost}"
         facts = {**way.facts(), "key": way.key, "seconds": way.seconds, "error": way.error}
+        level = logging.WARNING if way.error or way.degraded else logging.INFO
         logger.log(level, "%s, %.0f ms", told, 1000 * way.seconds, extra={"run": facts})
 
     def _charge(self, entry: LedgerEntry) -> None:
         """Charge what background work costs to the key of its run."""
         key_id = self._owners.get(entry.run_id)
-        if entry.node in BACKGROUND and key_id and self.loop is not None:
-            self.loop.call_soon_threadsafe(self.money.charge, key_id, self._counted([entry]))
+        usd = known_cost([entry], self._unknown_usd)
+        if entry.node in BACKGROUND and key_id and usd and self.loop is not None:
+            self.loop.call_soon_threadsafe(self._charge_now, key_id, usd)
 
-    def _counted(self, entries: list[LedgerEntry]) -> Decimal:
-        """Dollars that entries count for budgets."""
-        return known_cost(entries, self.config.budgets.unknown_call_usd)
+    def _charge_now(self, key_id: str, usd: Decimal) -> None:
+        self.money.charge(key_id, usd).add_done_callback(counted)
+
+    @property
+    def _unknown_usd(self) -> Decimal:
+        return self.config.budgets.unknown_call_usd
 
     # --- life
 
@@ -460,27 +442,17 @@ class Gateway:
             told = "there is no valid key yet: `cascade keys create %s NAME` makes one"
             logger.warning(told, self.configured.path)
         self.start(self._watch())
-        self.start(self._warm())
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Do something beside the requests; it is stopped at the end."""
         self._tasks.add(task := asyncio.ensure_future(work))
         task.add_done_callback(self._tasks.discard)
 
-    async def _warm(self) -> None:
-        """Open connections and load weights before the first requests need them."""
-        for name, served in list(self.served.items()):
-            for tier in served.cascade.tiers:
-                try:
-                    await tier.model.warm()
-                except Exception as error:  # noqa: BLE001 - one that is not warm answers as well
-                    logger.warning("%s: %s is not ready yet: %s", name, tier.name, error)
-
     async def _watch(self) -> None:
         """Load the configuration again when its file or a calibration changes."""
         while True:
             await asyncio.sleep(WATCH_S)
-            if _versions(self.configured) != self._versions:
+            if _versions(self.configured) != self._seen:
                 await self.reload()
 
     async def reload(self) -> dict[str, list[str]]:
@@ -490,49 +462,43 @@ class Gateway:
             `changed`: keys that are in force now; `needs_restart`: keys that changed and are not;
             `problems`: why all of it stays as it was.
         """
-        old = self.config
+        self._seen = _versions(self.configured)
+        old, gone = self.config, self.served
         try:
             configured = await asyncio.to_thread(self.configured.again)
             new = configured.config
             waits = [key for key in RESTART if getattr(new, key) != getattr(old, key)]
             new = new.model_copy(update={key: getattr(old, key) for key in waits})
             configured = replace(configured, config=new)
-            versions = _versions(configured)
-            served = self._build(configured, versions)
+            seen, served = _versions(configured), self._build(configured)
         except CascadeError as error:
-            self._versions = _versions(self.configured)
             logger.error("the configuration is not loaded: %s", error)
             return {"changed": [], "needs_restart": [], "problems": str(error).splitlines()}
-        gone = self.served
         names = sorted({*served, *gone})
         changed = [f"cascades.{n}" for n in names if served.get(n) is not gone.get(n)]
         others = [name for name in ServiceConfig.model_fields if name != "cascades"]
         changed += [name for name in others if getattr(new, name) != getattr(old, name)]
-        self.served, self._versions = served, versions
-        self.config, self.configured = new, configured
+        self.config, self.configured, self.served, self._seen = new, configured, served, seen
         for each in gone.values():
             if each not in served.values():
-                self.start(_retire(each))
+                self.start(each.retire())
         logger.info("configuration loaded again; changed: %s", ", ".join(changed) or "nothing")
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
-    def _build(
-        self, configured: Configured, versions: Mapping[str, float | None]
-    ) -> dict[str, Served]:
+    def _build(self, configured: Configured) -> dict[str, Served]:
         """The cascades of a configuration; those that have not changed, as they are."""
-        served, problems = dict[str, Served](), list[str]()
+        served, problems, folder = dict[str, Served](), list[str](), configured.path.parent
         for name, given in configured.config.cascades.items():
-            known, version = self.served.get(name), versions.get(given.calibrator or "")
+            known, version = self.served.get(name), _changed_at(folder, given.calibrator)
             if known is not None and (known.config, known.version) == (given, version):
                 served[name] = known
                 continue
             try:
-                made = Served(name, given, configured.path.parent, self.store, self._metrics)
+                served[name] = made = Served(name, given, folder, self.store, self._metrics)
+                made.version = version
+                made.cascade.kernel.ledger.listeners.append(self._charge)
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
-            else:
-                made.cascade.kernel.ledger.listeners.append(self._charge)
-                served[name], made.version = made, version
         if problems:
             raise ConfigurationError("\n".join(problems))
         return served
@@ -564,54 +530,18 @@ def _secret(request: Request, *, page: bool) -> str:
     return request.headers.get("x-api-key", "")
 
 
-@asynccontextmanager
-async def _place(question: Question) -> AsyncIterator[None]:
-    """One of the places of a cascade, after a wait for it."""
-    served, patience_s = question.served, min(PATIENCE_S, question.left_s() or PATIENCE_S)
+def _changed_at(folder: Path, name: str | None) -> float | None:
     try:
-        async with asyncio.timeout(patience_s):
-            await served.places.acquire()
-    except TimeoutError:
-        said = f"{served.name} is busy: no place became free in {patience_s:.3g} s; try again."
-        raise too_many(said, "too_many_requests", 1) from None
-    try:
-        yield
-    finally:
-        served.places.release()
+        return (folder / name).stat().st_mtime if name else None
+    except OSError:
+        return None
 
 
-async def _retire(served: Served) -> None:
-    """Close a cascade that nobody asks any more, after its last request."""
-    try:
-        while served.busy:  # noqa: ASYNC110 - seconds do not matter
-            await asyncio.sleep(0.1)
-    finally:
-        await served.cascade.aclose()
-
-
-def _versions(configured: Configured) -> dict[str, float | None]:
-    """The times of the last changes of a configuration and its calibrations, by their names."""
-    cascades = configured.config.cascades.values()
-    found = dict[str, float | None]()
-    for name in (configured.path.name, *(c.calibrator for c in cascades if c.calibrator)):
-        try:
-            found[name] = (configured.path.parent / name).stat().st_mtime
-        except OSError:
-            found[name] = None
-    return found
-
-
-def _decided(way: Way, event: Decided, served: Served) -> None:
-    """Note what a decision says of who answers, for the headers of a stream."""
-    names = [tier.name for tier in served.cascade.tiers]
-    decision = event.decision
-    way.tier = event.tier
-    if decision.action == "escalate" and event.tier in names[:-1]:
-        way.tier = decision.tier or names[names.index(event.tier) + 1]
-    way.escalated = way.tier != names[0]
-    way.reason = plain_reason(decision.reason, ())
-    way.confidence, way.calibrated = decision.confidence, decision.calibrated
-    way.model = served.model_of(way.tier)
+def _versions(configured: Configured) -> list[float | None]:
+    """The times of the last changes of a configuration and its calibrations."""
+    calibrators = [each.calibrator for each in configured.config.cascades.values()]
+    folder = configured.path.parent
+    return [_changed_at(folder, name) for name in (configured.path.name, *calibrators)]
 
 
 _SAME = (

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from ipaddress import IPv6Address, ip_network
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StrictBool, ValidationError, field_validator
@@ -204,12 +203,3 @@ class Keys:
         statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)
         rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
         return [Key(**row) for row in rows]
-
-
-def address_of(host: str) -> str:
-    """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
-    try:
-        address = IPv6Address(host)
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))

@@ -9,9 +9,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from decimal import Decimal
+from ipaddress import IPv6Address, ip_network
+
+from starlette.requests import Request
 
 from cascade.api import Cascade
-from cascade.ledger.shared import Account, Budgets, Refusal, Reservation
+from cascade.ledger.shared import Budgets, Refusal, Reservation
 from cascade.service.faults import ServiceError
 from cascade.service.keys import Key
 from cascade.state import Usage
@@ -38,95 +41,71 @@ class Rates:
         self._clock = clock
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, name: str, per_minute: float, at_once: float | None = None) -> int:
-        """Count a request; the seconds to wait where there were too many, else 0."""
+    def take(
+        self, name: str, per_minute: float, at_once: float | None = None, count: int = 1
+    ) -> int:
+        """Count a request, or ask (`count=0`); the seconds to wait where there were too many."""
         now, most = self._clock(), max(1.0, at_once or per_minute)
         left, at = self._left.pop(name, (most, now))
         left = min(most, left + (now - at) * per_minute / 60)
-        taken = left >= 1
-        self._left[name] = (left - taken, now)
+        wait_s = math.ceil(max(0.0, 1 - left) * 60 / per_minute)
+        self._left[name] = (left if wait_s else left - count, now)
         if len(self._left) > MOST_NAMES:
             self._left.popitem(last=False)
-        return 0 if taken else math.ceil((1 - left) * 60 / per_minute)
-
-    def give_back(self, name: str) -> None:
-        """Take one request back, and none before it."""
-        left, at = self._left.get(name, (0.0, self._clock()))
-        self._left[name] = (left + 1, at)
+        return wait_s
 
 
-class Money:
-    """Dollars of keys: put aside before a request runs, counted when it has ended. All processes on
-    one database share them."""
-
-    def __init__(self, url: str) -> None:
-        self._budgets = Budgets(url)
-
-    async def put_aside(self, key: Key, usd: Decimal) -> Reservation:
-        """Put dollars aside; waits for those that requests under way have put aside.
-
-        Raises:
-            ServiceError: the budget does not cover it: 402 where it is spent, 429 where it is only
-                put aside.
-        """
-        until = time.monotonic() + PATIENCE_S
-        while isinstance(answer := await self._budgets.reserve(key.id, usd, key.limits), Refusal):
-            if answer.why == "spent" or time.monotonic() >= until:
-                raise _refused(answer)
-            await asyncio.sleep(POLL_S)
-        return answer
-
-    def settle(self, reservation: Reservation, usd: Decimal) -> None:
-        """Count what a request has cost and release the rest, without a wait for the database."""
-        self._budgets.settle(reservation, usd).add_done_callback(_counted)
-
-    def charge(self, key_id: str, usd: Decimal) -> None:
-        """Count dollars of background work, such as an audit, without a wait."""
-        if usd > 0:
-            self._budgets.charge(key_id, usd).add_done_callback(_counted)
-
-    async def account(self, key_id: str) -> Account:
-        """Account of a key."""
-        return await self._budgets.account(key_id)
-
-    async def aclose(self) -> None:
-        """Count what is left to be counted, and disconnect."""
-        await self._budgets.aclose()
+def address_of(request: Request) -> str:
+    """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
+    host = request.client.host if request.client else ""
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return host
+    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))
 
 
-def _counted(done: asyncio.Future[None]) -> None:
-    if not done.cancelled() and (error := done.exception()) is not None:
-        logger.error("a budget could not be counted: %s", error)
+# --- dollars
+
+
+async def put_aside(budgets: Budgets, key: Key, usd: Decimal) -> Reservation:
+    """Put dollars of a key aside; waits for those that requests under way have put aside.
+
+    Raises:
+        ServiceError: the budget does not cover it: 402 where it is spent, 429 where it is only put
+            aside.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while isinstance(answer := await budgets.reserve(key.id, usd, key.limits), Refusal):
+        if answer.why == "spent" or time.monotonic() >= until:
+            raise _refused(answer)
+        await asyncio.sleep(POLL_S)
+    return answer
 
 
 def _refused(refusal: Refusal) -> ServiceError:
     account, window = refusal.account, refusal.window
-    spent, aside = account.spent_usd(window), account.put_aside_usd
     said = (
-        f"of ${refusal.limit_usd:f} for the {window}, ${short(spent)} is spent and "
-        f"${short(aside)} put aside for requests under way; this one may cost ${short(refusal.usd)}"
+        f"of ${refusal.limit_usd:f} for the {window}, ${short(account.spent_usd(window))} is spent "
+        f"and ${short(account.put_aside_usd)} put aside for requests under way; this one may cost "
+        f"${short(refusal.usd)}"
     )
     if refusal.why == "put_aside":
         told = f"the budget of this key is put aside: {said}. Try again in a moment."
-        return too_many(told, "budget_put_aside", 1)
-    return ServiceError(
-        402,
-        f"the budget of this key does not cover the request: {said}. The next {window} begins at "
-        f"{refusal.renews_at:%Y-%m-%d} 00:00 UTC.",
-        "budget_exhausted",
-    )
+        return ServiceError(429, told, "budget_put_aside", retry_after=1)
+    told = f"the budget of this key does not cover the request: {said}. The next {window} begins at"
+    return ServiceError(402, f"{told} {refusal.renews_at:%Y-%m-%d} 00:00 UTC.", "budget_exhausted")
 
 
-def too_many(said: str, code: str, wait_s: int) -> ServiceError:
-    """The refusal of a request that may come again later."""
-    return ServiceError(429, said, code, headers={"Retry-After": str(wait_s)})
+def counted(done: asyncio.Future[None]) -> None:
+    """Log that a cost could not be counted."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        logger.error("a budget could not be counted: %s", error)
 
 
 def short(usd: Decimal) -> str:
-    """An amount for people: to the cent, and four digits beyond the leading zeros."""
-    if usd == 0:
-        return "0"
-    return f"{round(usd, max(2, 3 - usd.adjusted())):f}".rstrip("0").rstrip(".")
+    """An amount for people: to the millionth, and four digits beyond the leading zeros."""
+    return f"{round(usd, max(6, 3 - usd.adjusted())):f}".rstrip("0").rstrip(".") if usd else "0"
 
 
 def estimate(cascade: Cascade, size: int, max_tokens: int | None, unknown_usd: Decimal) -> Decimal:

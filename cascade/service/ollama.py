@@ -214,10 +214,10 @@ class LineWriter(wire.Writer):
 
     def _said(self, outcome: Outcome) -> dict[str, Any]:
         said, done = dict[str, Any](), outcome.completion
-        if done is not None and done.thinking:
+        if done.thinking:
             said["thinking"] = done.thinking
-        if outcome.calls:
-            calls = [{"name": call["name"], "arguments": call["args"]} for call in outcome.calls]
+        if done.tool_calls:
+            calls = [{"name": call["name"], "arguments": call["args"]} for call in done.tool_calls]
             said["tool_calls"] = [{"function": call} for call in calls]
         return said
 
@@ -225,11 +225,11 @@ class LineWriter(wire.Writer):
         counts: dict[str, Any] = {
             "done_reason": "length" if outcome.finish_reason == "length" else "stop",
             "total_duration": int((time.perf_counter() - self._begun) * 1e9),
-            "cascade": outcome.extension(),
+            "cascade": outcome.way.facts(),
         }
-        if outcome.usage.known:
-            counts["prompt_eval_count"] = outcome.usage.input_tokens
-            counts["eval_count"] = outcome.usage.output_tokens
+        if outcome.completion.usage.known:
+            counts["prompt_eval_count"] = outcome.completion.usage.input_tokens
+            counts["eval_count"] = outcome.completion.usage.output_tokens
         return counts
 
 

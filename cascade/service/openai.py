@@ -25,7 +25,6 @@ from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
-from cascade.state import Usage
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -112,8 +111,9 @@ def _read_part(part: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _usage(usage: Usage, given: str, made: str, **details: Any) -> dict[str, Any] | None:
+def _usage(outcome: Outcome, given: str, made: str, **details: Any) -> dict[str, Any] | None:
     """Tokens under the names that a form of OpenAI has; None where they are unknown."""
+    usage = outcome.completion.usage
     if not usage.known:
         return None
     return {
@@ -125,23 +125,12 @@ def _usage(usage: Usage, given: str, made: str, **details: Any) -> dict[str, Any
     }
 
 
-def _calls(outcome: Outcome) -> list[dict[str, Any]]:
-    """Tool calls in OpenAI's form."""
+def _functions(outcome: Outcome) -> list[tuple[str | None, dict[str, Any]]]:
+    """Calls of tools: their ids, and what is called in OpenAI's form."""
     return [
-        {
-            "id": call["id"],
-            "type": "function",
-            "function": {
-                "name": call["name"],
-                "arguments": json.dumps(call["args"], ensure_ascii=False),
-            },
-        }
-        for call in outcome.calls
+        (call["id"], {"name": call["name"], "arguments": json.dumps(call["args"])})
+        for call in outcome.completion.tool_calls
     ]
-
-
-_NAMES = ("prompt_tokens", "completion_tokens")
-"""Of tokens in chat completions."""
 
 
 class ChatWriter(wire.Writer):
@@ -151,26 +140,18 @@ class ChatWriter(wire.Writer):
     def __init__(self, body: ChatRequest) -> None:
         own, at = f"chatcmpl-{uuid4().hex}", int(time.time())
         self._head = {"id": own, "created": at, "model": body.model}
-        self._usage = bool((body.stream_options or {}).get("include_usage"))
-        self._logprobs = bool(body.logprobs or body.top_logprobs)
+        self._wants_usage = bool((body.stream_options or {}).get("include_usage"))
+        self._wants_logprobs = bool(body.logprobs or body.top_logprobs)
         self._alternatives = body.top_logprobs or 0
 
     @override
     def whole(self, outcome: Outcome) -> dict[str, Any]:
-        calls, said = _calls(outcome), outcome.refusal
-        text = None if said or (calls and not outcome.result.answer) else outcome.result.answer
-        message = {"role": "assistant", "content": text, "refusal": said}
-        choice = {
-            "index": 0,
-            "message": message | ({"tool_calls": calls} if calls else {}),
-            "logprobs": self._tokens(outcome),
-            "finish_reason": outcome.finish_reason,
-        }
-        body = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return body | {
-            "usage": _usage(outcome.usage, *_NAMES),
-            "cascade": outcome.extension(),
-        }
+        calls = self._calls(outcome)
+        text = None if outcome.refusal or (calls and not outcome.answer) else outcome.answer
+        message = {"role": "assistant", "content": text, "refusal": outcome.refusal}
+        choice = self._choice(outcome, message=message | ({"tool_calls": calls} if calls else {}))
+        made = {**self._head, "object": "chat.completion", "choices": [choice]}
+        return made | {"usage": self._usage(outcome), "cascade": outcome.way.facts()}
 
     @override
     def begin(self) -> bytes:
@@ -184,41 +165,40 @@ class ChatWriter(wire.Writer):
 
     @override
     def end(self, outcome: Outcome) -> bytes:
-        pieces = []
-        if said := outcome.refusal:
-            pieces.append(self._chunk({"refusal": said}))
-        for index, call in enumerate(_calls(outcome)):
+        pieces = [self._chunk({"refusal": outcome.refusal})] if outcome.refusal else []
+        for index, call in enumerate(self._calls(outcome)):
             pieces.append(self._chunk({"tool_calls": [{"index": index, **call}]}))
-        reason, logprobs = outcome.finish_reason, self._tokens(outcome)
-        pieces.append(self._chunk({}, reason, logprobs, cascade=outcome.extension()))
-        if self._usage:
-            pieces.append(self._chunk(None, usage=_usage(outcome.usage, *_NAMES)))
+        last = self._choice(outcome, delta={})
+        pieces.append(self._event([last], cascade=outcome.way.facts()))
+        if self._wants_usage:
+            pieces.append(self._event([], usage=self._usage(outcome)))
         return b"".join([*pieces, b"data: [DONE]\n\n"])
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
         return b"data: " + wire.json_bytes(fault.body("openai")) + b"\n\n"
 
-    def _tokens(self, outcome: Outcome) -> dict[str, Any] | None:
-        """Log-probs with their alternatives; None where the tier gave none."""
-        done = outcome.completion
-        if not self._logprobs or done is None or done.logprobs is None:
-            return None
-        content = [each.to_openai(self._alternatives) for each in done.logprobs]
-        return {"content": content, "refusal": None}
+    def _usage(self, outcome: Outcome) -> dict[str, Any] | None:
+        return _usage(outcome, "prompt_tokens", "completion_tokens")
 
-    def _chunk(
-        self,
-        delta: dict[str, Any] | None,
-        reason: str | None = None,
-        logprobs: dict[str, Any] | None = None,
-        **more: Any,
-    ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        chunk = {**self._head, "object": "chat.completion.chunk"}
-        chunk["choices"] = [] if delta is None else [choice]
-        usage = {"usage": None} if self._usage else {}
-        return b"data: " + wire.json_bytes(chunk | usage | more) + b"\n\n"
+    def _calls(self, outcome: Outcome) -> list[dict[str, Any]]:
+        return [{"id": i, "type": "function", "function": f} for i, f in _functions(outcome)]
+
+    def _choice(self, outcome: Outcome, **said: Any) -> dict[str, Any]:
+        """The one choice at its end, with log-probs where the tier gave some."""
+        found, logprobs = outcome.completion.logprobs, None
+        if self._wants_logprobs and found is not None:
+            content = [each.to_openai(self._alternatives) for each in found]
+            logprobs = {"content": content, "refusal": None}
+        return {"index": 0, **said, "logprobs": logprobs, "finish_reason": outcome.finish_reason}
+
+    def _chunk(self, delta: dict[str, Any]) -> bytes:
+        return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        usage = {"usage": None} if self._wants_usage else {}
+        chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
+        return b"data: " + wire.json_bytes({**chunk, **usage, **more}) + b"\n\n"
 
 
 # --- models
@@ -371,22 +351,20 @@ class ResponseWriter(wire.Writer):
     def whole(self, outcome: Outcome) -> dict[str, Any]:
         short = {"length": "max_output_tokens", "content_filter": "content_filter"}
         reason = short.get(outcome.finish_reason)
-        status, calls = "incomplete" if reason else "completed", _calls(outcome)
-        output = []
-        if outcome.text or not calls:
-            output.append(self._item(status, _part(_kind(outcome), outcome.text)))
-        for index, call in enumerate(calls):
-            own = {"id": f"fc_{index}_{call['id']}", "call_id": call["id"], **call["function"]}
-            output.append({**own, "type": "function_call", "status": "completed"})
-        written = outcome.usage.cache_write_tokens or 0
+        status, usage = "incomplete" if reason else "completed", outcome.completion.usage
+        output = [
+            {"id": f"fc_{n}_{i}", "type": "function_call", "call_id": i, **f, "status": "completed"}
+            for n, (i, f) in enumerate(_functions(outcome))
+        ]
+        if outcome.text or not output:
+            output.insert(0, self._item(status, _part(outcome.answer, outcome.refusal)))
+        written = {"cache_write_tokens": usage.cache_write_tokens or 0}
         return self._response(
             status,
             incomplete_details={"reason": reason} if reason else None,
             output=output,
-            usage=_usage(
-                outcome.usage, "input_tokens", "output_tokens", cache_write_tokens=written
-            ),
-            cascade=outcome.extension(),
+            usage=_usage(outcome, "input_tokens", "output_tokens", **written),
+            cascade=outcome.way.facts(),
         )
 
     @override
@@ -396,23 +374,22 @@ class ResponseWriter(wire.Writer):
         return created + self._say("response.in_progress", response=response)
 
     @override
-    def text(self, text: str, kind: str = "output_text") -> bytes:
-        opened = b""
-        if not self._open:
-            self._open, item = True, self._item("in_progress")
-            opened = self._say("response.output_item.added", output_index=0, item=item)
-            opened += self._say_part("content_part.added", part=_part(kind, ""))
-        return opened + self._say_part(f"{kind}.delta", delta=text, logprobs=[])
+    def text(self, text: str) -> bytes:
+        return self._opened(_part("")) + self._say_part(
+            "output_text.delta", delta=text, logprobs=[]
+        )
 
     @override
     def end(self, outcome: Outcome) -> bytes:
-        body, kind, pieces = self.whole(outcome), _kind(outcome), list[bytes]()
+        body, pieces = self.whole(outcome), list[bytes]()
         for index, item in enumerate(body["output"]):
             if item["type"] == "message":
                 (part,) = item["content"]
-                if not self._open:
-                    pieces.append(self.text(outcome.refusal or "", kind))
-                said = {name: value for name, value in part.items() if name != "type"}
+                kind, said = part["type"], {n: v for n, v in part.items() if n != "type"}
+                if outcome.refusal:
+                    pieces.append(self._opened(_part("", "")))
+                    pieces.append(self._say_part("refusal.delta", delta=outcome.refusal))
+                pieces.append(self._opened(_part("")))
                 pieces.append(self._say_part(f"{kind}.done", **said))
                 pieces.append(self._say_part("content_part.done", part=part))
             else:
@@ -438,28 +415,24 @@ class ResponseWriter(wire.Writer):
             mode="json", include=_REPEATED, exclude_unset=True, exclude_none=True
         )
         tools = [{"strict": None, "parameters": None, **t} for t in given.pop("tools", ())]
-        return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._made,
-            "status": status,
-            "error": None,
-            "incomplete_details": None,
-            "output": [],
-            "parallel_tool_calls": True,
-            "tool_choice": "auto",
-            "tools": tools,
-            "usage": None,
-            **given,
-            **more,
-        }
+        own = {"id": self._id, "object": "response", "created_at": self._made, "status": status}
+        usual = {"output": [], "parallel_tool_calls": True, "tool_choice": "auto", "tools": tools}
+        none = dict.fromkeys(("error", "incomplete_details", "usage"))
+        return {**own, **usual, **none, **given, **more}
 
     def _item(self, status: str, *content: dict[str, Any]) -> dict[str, Any]:
         own = {"id": self._message_id, "type": "message", "role": "assistant"}
         return {**own, "status": status, "content": list(content)}
 
+    def _opened(self, part: dict[str, Any]) -> bytes:
+        """The beginning of the message, once: the first item, and its first part."""
+        if self._open:
+            return b""
+        self._open, item = True, self._item("in_progress")
+        added = self._say("response.output_item.added", output_index=0, item=item)
+        return added + self._say_part("content_part.added", part=part)
+
     def _say_part(self, kind: str, **content: Any) -> bytes:
-        """An event about the answer's text, which is the first part of the first item."""
         place = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
         return self._say(f"response.{kind}", **place, **content)
 
@@ -468,18 +441,14 @@ class ResponseWriter(wire.Writer):
         return wire.sent_event(kind, sequence_number=self._number, **content)
 
 
+def _part(text: str, refusal: str | None = None) -> dict[str, Any]:
+    if refusal is not None:
+        return {"type": "refusal", "refusal": refusal}
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
 _REPEATED = {
     *("instructions", "max_output_tokens", "metadata", "model", "reasoning"),
     *("temperature", "text", "tool_choice", "tools", "top_p"),
 }
 """Fields of a request that its response repeats."""
-
-
-def _kind(outcome: Outcome) -> str:
-    return "refusal" if outcome.refusal else "output_text"
-
-
-def _part(kind: str, text: str) -> dict[str, Any]:
-    if kind == "refusal":
-        return {"type": kind, "refusal": text}
-    return {"type": kind, "text": text, "annotations": [], "logprobs": []}

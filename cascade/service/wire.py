@@ -341,11 +341,14 @@ def unreadable(place: str, given: object) -> ServiceError:
 
 
 def json_bytes(content: object) -> bytes:
-    """JSON as it is sent; half a character of a model becomes an escape, not an error."""
+    """JSON as it is sent, dollars as numbers; half a character of a model becomes an escape, not
+    an error."""
     try:
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(
+            content, ensure_ascii=False, separators=(",", ":"), default=float
+        ).encode()
     except UnicodeEncodeError:
-        return json.dumps(content, separators=(",", ":")).encode()
+        return json.dumps(content, separators=(",", ":"), default=float).encode()
 
 
 def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -398,7 +401,7 @@ async def converse(
 ) -> Response:
     """The answer to a request of any protocol, whole or as a stream: `read` makes messages and
     settings of its body. A client that leaves cancels its run."""
-    began, gateway = time.monotonic(), gateway_of(request)
+    began, gateway = time.time(), gateway_of(request)
     key = await gateway.key_of(request)
     body, size = await read_body(request, form)
     served = gateway.model(body.model, key)
@@ -416,13 +419,13 @@ async def converse(
         settings["local_only"] = wishes.local_only
     await _check(settings)
     question = Question(served, messages, settings, size, wishes.price_of_error, began)
-    headers = {}
-    if unused := sorted(IGNORED & (body.model_extra or {}).keys()):
-        headers["x-cascade-ignored"] = header(", ".join(unused))
+    ask = partial(gateway.ask, question, key)
+    unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
+    headers = {"x-cascade-ignored": unused} if unused else {}
     if not body.stream:
-        outcome = await while_connected(request.receive, gateway.ask(question, key))
+        outcome = await while_connected(request.receive, ask())
         return json_response(writer.whole(outcome), headers | outcome.way.headers())
-    stream = Streamed(partial(gateway.ask, question, key), writer, headers)
+    stream = Streamed(ask, writer, headers)
     try:
         await while_connected(request.receive, stream.begun())
     except BaseException:
@@ -434,21 +437,20 @@ async def converse(
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     """The result of some work, which is cancelled when the client goes away."""
 
-    async def disconnected() -> None:
+    async def leave() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        working.cancel()
 
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled")
+        return await working
+    except asyncio.CancelledError:
+        if not leaving.done():
+            raise
+        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
     finally:
         leaving.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait((working,))
 
 
 class Streamed(StreamingResponse):
@@ -457,9 +459,8 @@ class Streamed(StreamingResponse):
 
     def __init__(self, ask: Ask, writer: Writer, headers: Mapping[str, str]) -> None:
         quick = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(
-            self._pieces(writer), headers={**quick, **headers}, media_type=writer.media_type
-        )
+        pieces = self._pieces(writer)
+        super().__init__(pieces, headers={**quick, **headers}, media_type=writer.media_type)
         self._way: Way | None = None
         self._sent = 0  # characters of the answer
         self._items: list[str | Outcome | ServiceError] = []
@@ -517,7 +518,7 @@ class Streamed(StreamingResponse):
                 if isinstance(item, ServiceError):
                     made += writer.failed(item)
                 else:
-                    rest = item.result.answer[self._sent :]
+                    rest = item.answer[self._sent :]
                     made += (writer.text(rest) if rest else b"") + writer.end(item)
                 break
             yield made if items else made + writer.ping
