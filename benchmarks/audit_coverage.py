@@ -18,16 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from cascade.evaluation.audit import (
-    WORDY,
-    Array,
-    Baselines,
-    Sample,
-    accepted_error_rate,
-    quality_loss,
-    saving,
-    wilson,
-)
+from cascade.evaluation.audit import WORDY, Array, account, quality_of, wilson
+from cascade.evaluation.books import NUMBERS, RUNS
 from cascade.evaluation.render import Figure, Table, percent, table_text, to_json
 
 RATES = (0.01, 0.05, 0.1, 0.5, 0.95)
@@ -54,14 +46,13 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class World:
-    """A pair's rows as columns, all of them, and which drafts are accepted."""
+    """A pair's rows: as runs without audits, of which the answers, costs and losses are known."""
 
-    accepted: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    runs: Any
     spent: Array
     large: Array
     loss: Array
     peer: Array
-    baselines: Baselines
 
 
 def world(rows: list[dict[str, Any]], pair: Pair) -> World:
@@ -78,19 +69,21 @@ def world(rows: list[dict[str, Any]], pair: Pair) -> World:
     def dollars(tokens: Array) -> Array:
         return (prompt * pair.price[0] + tokens * pair.price[1]) / 1e6
 
-    cost, predicted = _column(large, "cost_usd"), dollars(np.maximum(1, design @ slopes))
+    cost = _column(large, "cost_usd")
+    runs: Any = np.recarray(len(rows), RUNS)
+    for name in NUMBERS:
+        runs[name] = np.nan
+    runs.outcome = np.where(accepted, "accepted", "escalated")
+    runs.measured = np.where(accepted, 0.0, cost)
+    runs.large_usd = np.where(accepted, np.nan, cost)
+    runs.predicted = np.where(accepted, dollars(np.maximum(1, design @ slopes)), np.nan)
+    runs.low, runs.high = dollars(0 * draft), dollars(WORDY * draft)
     return World(
-        accepted=accepted,
+        runs=runs,
         spent=_column(small, "cost_usd") + _column(helper, "cost_usd"),
         large=cost,
         loss=_column(large, "correct") - _column(small, "correct"),
         peer=dollars(draft),
-        baselines=Baselines(
-            predicted[accepted],
-            dollars(0 * draft)[accepted],
-            dollars(WORDY * draft)[accepted],
-            spread=float(np.std((cost - predicted)[~accepted])),
-        ),
     )
 
 
@@ -104,26 +97,23 @@ def _column(outcomes: list[dict[str, Any]], name: str) -> Array:
 
 def measure(w: World, rate: float, runs: int) -> dict[str, float]:
     """How often the intervals held over so many draws of audits, and how wide they were."""
-    n, bill = int(w.accepted.sum()), float(w.large.sum())
-    cost, loss = w.large[w.accepted], w.loss[w.accepted]
-    wrong, escalated = np.maximum(loss, 0.0), float(w.large[~w.accepted].sum())
+    accepted, bill = w.runs.outcome == "accepted", float(w.large.sum())
+    escalated = float(w.large[~accepted].sum())
+    w.runs.rate = np.where(accepted, rate, np.nan)
     names = ("saving", "loss", "error rate")
     held, audits = dict.fromkeys(names, 0), 0
     widths: dict[str, list[float]] = {name: [] for name in names}
+    lost = float(w.loss[accepted].sum()) / len(w.large)
+    wrong = float(np.maximum(w.loss[accepted], 0.0).mean())
     for seed in range(runs):
-        sample = Sample(np.full(n, rate), np.random.default_rng(seed).random(n) < rate)
-        seen = sample.audited
-        spent = float(w.spent.sum()) + escalated + float(cost[seen].sum())
-        figures = (
-            saving(
-                cost[seen], sample, w.baselines, escalated_usd=escalated, spent_usd=spent
-            ).saving,
-            quality_loss(loss[seen], sample, requests=len(w.large)),
-            accepted_error_rate(wrong[seen], sample),
-        )
-        truths = (bill - spent, float(loss.sum()) / len(w.large), float(wrong.mean()))
-        audits += sample.n
-        for name, found, truth in zip(names, figures, truths, strict=True):
+        seen = accepted & (np.random.default_rng(seed).random(len(accepted)) < rate)
+        w.runs.large, w.runs.loss = np.where(seen, (w.large, w.loss), np.nan)
+        spent = float(w.spent.sum()) + escalated + float(w.large[seen].sum())
+        quality = quality_of(w.runs)
+        assert quality is not None
+        figures = (account(w.runs, spent).saving, quality.loss, quality.error_rate)
+        audits += quality.checked
+        for name, found, truth in zip(names, figures, (bill - spent, lost, wrong), strict=True):
             _, low, high = found.numbers
             held[name] += low - 1e-9 <= truth <= high + 1e-9
             widths[name].append((high - low) / 2 / (bill if name == "saving" else 1.0))
@@ -133,7 +123,7 @@ def measure(w: World, rate: float, runs: int) -> dict[str, float]:
         "audits": audits / runs,
         **{f"{name} covered": held[name] / runs for name in names},
         **{f"{name} ±": float(np.median(widths[name])) for name in names},
-        "peer": float((w.peer - w.large)[w.accepted].sum()) / true_saving,
+        "peer": float((w.peer - w.large)[accepted].sum()) / true_saving,
     }
 
 

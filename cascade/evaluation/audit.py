@@ -1,9 +1,9 @@
-"""Estimators of saving and quality from random audits of accepted drafts, with 95 % intervals.
+"""Saving and quality of a cascade by random audits of accepted drafts, with 95 % intervals.
 
 The population is fixed: N accepted drafts with a value each, and draft i is audited with a known
 probability π_i, independently of the others (Poisson sampling). Only that draw is random, so no
-interval supposes that requests come from any distribution. The functions are pure: arrays in,
-figures out; `runs` are those of `cascade.evaluation.books.Books.columns`, a numpy record array.
+interval supposes that requests come from any distribution. The functions are pure; `runs` are a
+numpy record array of `cascade.evaluation.books.RUNS`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -57,11 +55,14 @@ _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 @dataclass(frozen=True, slots=True)
 class SavingReport:
     """Saving against the large model alone, in dollars, audits paid for: what is measured of it,
-    the estimated baseline of the other requests, and their sum, whose lower end is the verified net
-    saving; the same as a share of the large-only bill, and that bill (`baseline`)."""
+    the estimated baseline of the other requests, of which `assumed_usd` rests on assumed limits,
+    and their sum, whose lower end is the verified net saving; the same as a share of the large-only
+    bill, and that bill (`baseline`). Of `unknown` drafts there is no baseline."""
 
     measured_usd: float
     estimated_usd: float
+    assumed_usd: float
+    unknown: int
     saving: Figure
     share: Figure
     baseline: Figure
@@ -81,7 +82,7 @@ class Quality:
 
     @property
     def sentence(self) -> str:
-        """Sentence of what was seen, then the bounds."""
+        """What was seen, then the bounds."""
         if not self.checked:
             return "No accepted draft has been checked: nothing is known about quality."
         seen = f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large answer"
@@ -113,6 +114,9 @@ class Choice:
     worse: Figure
 
 
+# Samples and their intervals ------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Audits of accepted drafts: with which probability π_i in (0, 1] each was to be `audited`, and
@@ -120,6 +124,14 @@ class Sample:
 
     rates: Array
     audited: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rates: Array, found: Array) -> Sample:
+        """The audits that came, which found numbers. Where fewer came than were due, they are taken
+        for a random part of those, which cancels in Hájek's means and only widens intervals."""
+        came, drawn = ~np.isnan(found), float(rates.sum())
+        n = int(came.sum())
+        return cls(rates * (n / drawn if 0 < n < drawn else 1.0), came)
 
     def __len__(self) -> int:
         return len(self.rates)
@@ -144,142 +156,37 @@ class Sample:
         """Whether every draft was audited: the figures are then measured."""
         return 0 < self.n == len(self)
 
+    def mean(self, values: Array) -> float:
+        """Σ y/π ÷ Σ 1/π over the values of the audited (Hájek 1971)."""
+        return float(np.average(values, weights=self.weights))
 
-@dataclass(frozen=True, slots=True)
-class Baselines:
-    """Cost of the large model alone for each accepted draft, in dollars: predicted without
-    these audits, the least it can be, and the most that is assumed while there are no audits.
-    `spread` is the standard deviation of the prediction's error, as known from other rows."""
-
-    predicted: Array
-    least: Array
-    most: Array
-    spread: float = 0.0
-
-
-# Estimates ------------------------------------------------------------------------------------
-
-
-def quality_loss(
-    loss: Array, sample: Sample, *, requests: int, proxy: Array | None = None
-) -> Figure:
-    """q_L − q_cascade per request: Σ (q_L − q_S) over accepted drafts ÷ all requests.
-
-    Horvitz and Thompson's estimator in Hájek's form over the losses of the audited, in [−1, 1];
-    with a proxy f, a guess of the loss of every accepted draft, PPI++:
-    κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷ Σ A_i/π_i.
-    """
-    fitted, kappa = np.zeros(len(sample)), 0.0
-    if proxy is not None and sample.n >= TUNED:
-        kappa = power(loss, proxy, sample)
-        fitted = kappa * proxy
-    found = _bounded_mean(loss - fitted[sample.audited], sample, (-1.0 - kappa, 1.0 + kappa))
-    shift = float(fitted.mean()) if len(fitted) else 0.0
-    share = len(sample) / requests
-    method = f"PPI++ κ={kappa:.2f}, {found.method}" if kappa else found.method
-    moved = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
-    return replace(moved, method=method)
+    def figure(
+        self,
+        numbers: Sequence[float],
+        method: str,
+        unit: Unit = "share",
+        *,
+        guessed: bool = False,
+    ) -> Figure:
+        """An estimate with the ends of its interval."""
+        value, low, high = numbers
+        # A bound never lies on the wrong side of what was measured.
+        low, high = min(low, value), max(high, value)
+        basis: Basis = "estimated" if guessed or self.n < len(self) else "measured"
+        return Figure(value, unit, low, high, basis, n=self.n, method=method)
 
 
-def power(values: Array, proxy: Array, sample: Sample) -> float:
-    """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
-    proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
-    f, w = proxy[sample.audited], sample.weights
-    if len(f) < 2 or np.ptp(f) == 0:
-        return 0.0
-    f_off, y_off = f - np.average(f, weights=w), values - np.average(values, weights=w)
-    return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
-
-
-def accepted_error_rate(wrong: Array, sample: Sample) -> Figure:
-    """P(wrong | accepted); `wrong` is 0 or 1, or between, for the audited."""
-    return _bounded_mean(wrong, sample, (0.0, 1.0))
-
-
-def saving(
-    large_cost: Array,
-    sample: Sample,
-    baselines: Baselines,
-    *,
-    escalated_usd: float,
-    spent_usd: float,
-    assumed: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> SavingReport:
-    """The saving of all requests, in dollars.
-
-    Args:
-        large_cost: of the large model's answers to the audited drafts.
-        sample: over the accepted drafts, with their predicted `baselines`.
-        escalated_usd: of its answers to escalated requests, where it is its own baseline.
-        spent_usd: everything that the cascade spent: drafts, checks, escalations, audits.
-        assumed: further baselines that no audit stands for: value, least and most.
-    """
-    known = float(large_cost.sum()) + escalated_usd
-    unaudited, method = _unaudited(large_cost, sample, baselines)
-    if any(assumed):
-        method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
-    rest = [part + more for part, more in zip(unaudited, assumed, strict=True)]
-    baseline = _figure([known + part for part in rest], sample, method, "usd", any(assumed))
-    return SavingReport(
-        measured_usd=known - spent_usd,
-        estimated_usd=rest[0],
-        saving=baseline.map(lambda bill: bill - spent_usd),
-        share=baseline.map(lambda bill: 1.0 - spent_usd / bill if bill > 0 else None, "share"),
-        baseline=baseline,
-    )
-
-
-def _unaudited(
-    cost: Array, sample: Sample, baselines: Baselines
-) -> tuple[tuple[float, float, float], str]:
-    """Baseline of the drafts that were not audited: value, low, high; and the method."""
-    if sample.complete or not len(sample):
-        return (0.0, 0.0, 0.0), "exact"
-    open_ = ~sample.audited
-    least = float(baselines.least[open_].sum())
+def bounded_mean(values: Array, sample: Sample, limits: Range = (0.0, 1.0)) -> Figure:
+    """Mean over all drafts of what is known of the audited, within limits."""
     if not sample.n:
-        value, most = float(baselines.predicted.sum()), float(baselines.most.sum())
-        return (value, least, most), NO_AUDITS
-    residuals = cost - baselines.predicted[sample.audited]
-    everything = float(baselines.predicted.sum()) - float(cost.sum())
-    ends = student(residuals, sample, spread=baselines.spread if sample.n < MANY else 0.0)
-    middle, low, high = (
-        max(least, everything + len(sample) * end) for end in (hajek_mean(residuals, sample), *ends)
-    )
-    return (middle, low, high), f"difference estimator, t, {sample.n} audits"
-
-
-def _bounded_mean(values: Array, sample: Sample, limits: Range) -> Figure:
-    if not sample.n:
-        return _figure((0.0, *limits), sample, NO_AUDITS)
+        return sample.figure((0.0, *limits), NO_AUDITS)
     if sample.complete:
-        return _figure([float(values.mean())] * 3, sample, "exact")
-    middle = hajek_mean(values, sample)
+        return sample.figure([float(values.mean())] * 3, "exact")
+    middle = sample.mean(values)
     if sample.n < FEW:
-        return _figure((middle, *limits), sample, f"only {sample.n} audits: all that is possible")
-    return _figure((middle, *adjusted(values, sample, limits)), sample, "adjusted t")
-
-
-def _figure(
-    numbers: Sequence[float],
-    sample: Sample,
-    method: str,
-    unit: Unit = "share",
-    guessed: bool = False,
-) -> Figure:
-    value, low, high = numbers
-    # A bound never lies on the wrong side of what was measured.
-    low, high = min(low, value), max(high, value)
-    basis: Basis = "estimated" if guessed or sample.n < len(sample) else "measured"
-    return Figure(value, unit, low, high, basis, n=sample.n, method=method)
-
-
-# Intervals ------------------------------------------------------------------------------------
-
-
-def hajek_mean(values: Array, sample: Sample) -> float:
-    """Σ y/π ÷ Σ 1/π over the audited (Hájek 1971); `values` are those of the audited."""
-    return float(np.average(values, weights=sample.weights))
+        method = f"only {sample.n} audits: all that is possible"
+        return sample.figure((middle, *limits), method)
+    return sample.figure((middle, *adjusted(values, sample, limits)), "adjusted t")
 
 
 def student(values: Array, sample: Sample, *, spread: float = 0.0) -> Range:
@@ -290,7 +197,7 @@ def student(values: Array, sample: Sample, *, spread: float = 0.0) -> Range:
     all there is.
     """
     w, n = sample.weights, sample.n
-    middle = hajek_mean(values, sample)
+    middle = sample.mean(values)
     open_ = (1.0 - 1.0 / w) * w**2
     variance = spread**2 * np.sum(open_)
     if n > 1:
@@ -334,55 +241,73 @@ def wilson(share: float, n: float) -> Range:
     return max(0.0, min(share, low)), min(1.0, max(share, high))
 
 
-# Runs: money ----------------------------------------------------------------------------------
+def power(values: Array, proxy: Array, sample: Sample) -> float:
+    """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
+    proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
+    f, w = proxy[sample.audited], sample.weights
+    if len(f) < 2 or np.ptp(f) == 0:
+        return 0.0
+    f_off, y_off = f - np.average(f, weights=w), values - np.average(values, weights=w)
+    return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
 
 
-def account(runs: Any, spent: float, *, unpriced: bool = False) -> tuple[SavingReport, int, float]:
-    """The saving of runs that cost so much; accepted drafts without any baseline; and dollars of
-    the baseline that are assumed.
+# Money ----------------------------------------------------------------------------------------
 
-    Baselines of drafts that could not be audited, or in whose place another large model answered,
-    enter with the ledger's limits. A cost without a price (`unpriced`) leaves a saving no lower
-    end, a draft without a baseline no upper one.
+
+def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
+    """The saving of runs that cost so much.
+
+    The baseline of drafts that were not audited is the sum of the predictions, corrected by the
+    mean error on the audited. Drafts that could not be audited, or in whose place another large
+    model answered, enter with the ledger's limits. A cost without a price (`unpriced`) leaves a
+    saving no lower end, a draft without a baseline no upper one.
     """
     accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
     rated = runs[accepted & (runs.rate > 0)]
     blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]
     seen = runs[accepted & ~(runs.rate > 0) & audited]
-    sample = _sample(rated.rate, ~np.isnan(rated.large))
-    limits = _baselines(blind, limited=True)
+    sample = Sample.of(rated.rate, rated.large)
+    cost = rated.large[sample.audited]
+    known = float(cost.sum()) + float(runs.measured.sum() + seen.large.sum())
+    rest, method = (0.0, 0.0, 0.0), "exact"
+    if not sample.n and len(rated):
+        rest, method = _limits(rated), NO_AUDITS
+    elif not sample.complete and len(rated):
+        predicted = np.nan_to_num(rated.predicted)
+        errors = cost - predicted[sample.audited]
+        everything = float(predicted.sum()) - float(cost.sum())
+        ends = student(errors, sample, spread=_spread(runs, rated) if sample.n < MANY else 0.0)
+        means = (sample.mean(errors), *ends)
+        value, low, high = (max(0.0, everything + len(sample) * mean) for mean in means)
+        rest, method = (value, low, high), f"difference estimator, t, {sample.n} audits"
+    assumed = _limits(blind)
+    if any(assumed):
+        method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
+    numbers = [known + (part + more) for part, more in zip(rest, assumed, strict=True)]
+    baseline = sample.figure(numbers, method, "usd", guessed=any(assumed))
+    saving = baseline.map(lambda bill: bill - spent)
+    share = baseline.map(lambda bill: 1.0 - spent / bill if bill > 0 else None, "share")
     unknown = int(np.isnan(blind.predicted).sum())
     unknown += 0 if sample.n else int(np.isnan(rated.predicted).sum())
-    value, most = float(limits.predicted.sum()), float(limits.most.sum())
-    found = saving(
-        rated.large[sample.audited],
-        sample,
-        _baselines(rated, limited=sample.n == 0, spread=_spread(runs, rated)),
-        escalated_usd=float(runs.measured.sum() + seen.large.sum()),
-        spent_usd=spent,
-        assumed=(value, float(limits.least.sum()), most),
-    )
     gaps: dict[str, Any] = {"value": None, "high": None} if unknown else {}
-    baseline = replace(found.baseline, **gaps)
+    baseline = replace(baseline, **gaps)
     gaps |= {"value": None, "low": None} if unpriced else {}
-    saved, share = replace(found.saving, **gaps), replace(found.share, **gaps)
-    return replace(found, saving=saved, share=share, baseline=baseline), unknown, value
+    return SavingReport(
+        measured_usd=known - spent,
+        estimated_usd=rest[0] + assumed[0],
+        assumed_usd=assumed[0],
+        unknown=unknown,
+        saving=replace(saving, **gaps),
+        share=replace(share, **gaps),
+        baseline=baseline,
+    )
 
 
-def _sample(rates: Array, came: Any) -> Sample:
-    """The audits that came. Where fewer came than were due, they are taken for a random part of
-    those, which cancels in Hájek's means and only widens intervals."""
-    drawn, n = float(rates.sum()), int(came.sum())
-    return Sample(rates * (n / drawn if 0 < n < drawn else 1.0), came)
-
-
-def _baselines(drafts: Any, *, limited: bool, spread: float = 0.0) -> Baselines:
-    """Predictions of accepted drafts, an unknown one for nothing, within the ledger's limits.
-    Beside audits (not `limited`) the least is nothing: the range is that of one request."""
+def _limits(drafts: Any) -> tuple[float, float, float]:
+    """Baseline of drafts by the ledger, an unknown one for nothing: predicted, least, most."""
     predicted = np.nan_to_num(drafts.predicted)
     most = np.where(np.isnan(drafts.high), WORDY * predicted, drafts.high)
-    least = np.nan_to_num(drafts.low) if limited else np.zeros(len(drafts))
-    return Baselines(predicted, least, most, spread)
+    return float(predicted.sum()), float(np.nan_to_num(drafts.low).sum()), float(most.sum())
 
 
 def _spread(runs: Any, rated: Any) -> float:
@@ -395,25 +320,32 @@ def _spread(runs: Any, rated: Any) -> float:
     return float(np.sqrt(np.mean(widths**2))) / (2 * 1.96) if len(widths) else 0.0
 
 
-# Runs: quality --------------------------------------------------------------------------------
+# Quality --------------------------------------------------------------------------------------
 
 
 def quality_of(runs: Any) -> Quality | None:
     """Loss and errors of the accepted drafts, over the requests that audits stand for or that the
-    large model answered; None where no draft could be audited."""
+    large model answered; None where no draft could be audited.
+
+    With 1 − confidence as a proxy f of the loss y: PPI++, κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷
+    Σ A_i/π_i; Horvitz and Thompson's estimator in Hájek's form where κ is 0.
+    """
     drafts = runs[runs.outcome == "accepted"]
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
         return None
-    sample = _sample(rated.rate, ~np.isnan(rated.loss))
+    sample = Sample.of(rated.rate, rated.loss)
     loss, proxy = rated.loss[sample.audited], 1.0 - rated.confidence
-    lost = quality_loss(
-        loss,
-        sample,
-        requests=max(1, _large_answers(runs) + len(rated)),
-        proxy=None if np.isnan(proxy).any() else proxy,
-    )
-    wrong = accepted_error_rate(np.maximum(loss, 0.0), sample)
+    tuned = sample.n >= TUNED and not np.isnan(proxy).any()
+    kappa = power(loss, proxy, sample) if tuned else 0.0
+    fitted = kappa * proxy if tuned else np.zeros(len(sample))
+    found = bounded_mean(loss - fitted[sample.audited], sample, (-1.0 - kappa, 1.0 + kappa))
+    shift = float(fitted.mean()) if len(fitted) else 0.0
+    share = len(sample) / max(1, _large_answers(runs) + len(rated))
+    lost = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
+    if kappa:
+        lost = replace(lost, method=f"PPI++ κ={kappa:.2f}, {found.method}")
+    wrong = bounded_mean(np.maximum(loss, 0.0), sample)
     if not len(drafts):
         lost = wrong = Figure(0.0, "share", 0.0, 0.0)
     return Quality(len(loss), int((loss > 0).sum()), lost, wrong, float(rated.rate.sum()))
@@ -454,13 +386,13 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
     for places in np.array_split(np.arange(len(judged)), count) if len(judged) else ():
         part = judged[places]
         sample = Sample(part.rate, np.ones(len(part), dtype=bool))
-        correct = hajek_mean(1.0 - np.maximum(part.loss, 0.0), sample)
-        sure = hajek_mean(part.confidence, sample)
+        correct = sample.mean(1.0 - np.maximum(part.loss, 0.0))
+        sure = sample.mean(part.confidence)
         groups.append((sure, _share(correct, sample.size, len(part))))
     return groups
 
 
-# Runs: thresholds -----------------------------------------------------------------------------
+# Thresholds -----------------------------------------------------------------------------------
 
 
 def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
@@ -486,8 +418,8 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
         called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
         cost = spent + float(large[called].sum() - large[saved].sum())
         rated = taken & (rate > 0)
-        sample = _sample(rate[rated], ~np.isnan(loss[rated]))
-        errors = accepted_error_rate(np.maximum(loss[rated][sample.audited], 0.0), sample)
+        sample = Sample.of(rate[rated], loss[rated])
+        errors = bounded_mean(np.maximum(loss[rated][sample.audited], 0.0), sample)
         blind = decided[taken & ~rated] if sample.n else decided[taken]
         choices.append(
             Choice(
@@ -495,7 +427,7 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
                 in_force=cut in given,
                 escalated=1.0 - float(taken.mean()),
                 cost_usd=cost,
-                saving=bill.map(partial(add, -cost)),
+                saving=bill.map((-cost).__add__),
                 worse=_worse(errors, int(taken.sum()) - len(blind), blind, len(decided)),
             )
         )

@@ -235,17 +235,14 @@ class Run:
     @property
     def outcome(self) -> Outcome:
         """End of the run."""
-        ways: tuple[tuple[bool, Outcome], ...] = (
-            (self.cached, "cached"),
-            (self.shadow, "shadow"),
-            (self.answered, "escalated"),
-            (self.action == "escalate" and self.asked, "degraded"),
-            (self.action == "ask" or self.person, "person"),
-            (self.action == "accept", "accepted"),
-            (self.action == "abstain", "abstained"),
-            (True, "unfinished"),
-        )
-        return next(outcome for so, outcome in ways if so)
+        if self.cached or self.shadow or self.answered:
+            return "cached" if self.cached else "shadow" if self.shadow else "escalated"
+        if self.action == "escalate" and self.asked:
+            return "degraded"
+        if self.action == "ask" or self.person:
+            return "person"
+        ends: dict[str | None, Outcome] = {"accept": "accepted", "abstain": "abstained"}
+        return ends.get(self.action, "unfinished")
 
 
 class Key(NamedTuple):
@@ -301,8 +298,6 @@ class Books:
     calls: dict[str, Calls] = field(default_factory=lambda: defaultdict(Calls))
     events: list[Row] = field(default_factory=list)
     unfinished: int = 0
-    first: datetime | None = None
-    last: datetime | None = None
 
     def read(self, rows: Iterable[Row]) -> None:
         """Take in entries, in the order of their times."""
@@ -339,7 +334,6 @@ class Books:
             self.reasons[key.node, key.model] = row.note
         if row.model is not None:
             self.calls[key.tier].add(row)
-        self.first, self.last = self.first or row.at, row.at
 
     def settle(self) -> None:
         """All entries are there: baselines that audits have measured count as measured."""
@@ -362,18 +356,19 @@ class Books:
         return groups
 
     def columns(self) -> Any:
-        """The runs as a numpy record array; NaN where a number is unknown or does not apply."""
-        runs = self.runs.values()
-        columns: list[Any] = [np.array([run.outcome for run in runs], dtype="U10")]
-        columns += [np.array([getattr(run, n) for run in runs], dtype=float) for n in _NUMBERS]
-        made: Any = np.rec.fromarrays  # numpy's types forget names without formats
-        return made(columns, names=["outcome", *_NUMBERS])
+        """The runs as a numpy record array of `RUNS`."""
+        columns: Any = np.recarray(len(self.runs), RUNS)
+        for name in RUNS.names or ():
+            columns[name] = [getattr(run, name) for run in self.runs.values()]
+        return columns
 
 
-_NUMBERS = (
+NUMBERS = (
     *("day", "rate", "confidence", "calibrated", "threshold", "predicted", "low", "high"),
     *("measured", "large_usd", "large", "loss", "beside", "latency_s"),
 )
+RUNS = np.dtype([("outcome", "U10"), *((name, float) for name in NUMBERS)])
+"""Runs as columns; NaN where a number is unknown or does not apply."""
 
 
 async def read(store: SqlLedger, selection: Selection, tags: Sequence[str] = ()) -> Books:
@@ -394,15 +389,14 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str] = ())
     books = Books(tuple(tags), replace(selection, since=since, until=until))
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
     columns, n = (*COLUMNS, *(f"tags.{tag}" for tag in tags)), len(COLUMNS)
+    end = wider.until or datetime.now(UTC) + SLACK
     oldest = await store.rows(wider, ("at",), limit=1)
-    begin = oldest[0][0] if oldest else None
-    while begin is not None:
-        end = begin + WINDOW
-        last = end >= (wider.until or datetime.now(UTC))
-        part = replace(wider, since=begin, until=wider.until if last else end)
+    begin = oldest[0][0] if oldest else end
+    while begin < end:
+        part = replace(wider, since=begin, until=min(begin + WINDOW, end))
         found = await store.rows(part, columns)
-        books.read(Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found)
-        begin = None if last else end
+        books.read(Row(*row[:n], tuple(tag or "" for tag in row[n:])) for row in found)
+        begin += WINDOW
     books.unfinished = len(await store.unfinished(books.period, older_than=LONGEST_CALL))
     books.settle()
     return books

@@ -73,11 +73,9 @@ class Report:
     Attributes:
         requests: runs that began in the period; `outcomes`, how so many of them ended.
         verified_usd: the lower end of the saving's interval, where it can be claimed.
-        assumed_usd: the part of the baseline that rests on assumed limits.
         quality: None where there are accepted drafts and none of them could be audited.
         escalation: share of the decided requests that went to the large model.
         right_usd: dollars per answer that is as good as the large model's, where quality is known.
-        first, last: times of the first and last entry.
         trouble: what is wrong now, in sentences.
     """
 
@@ -86,13 +84,10 @@ class Report:
     status: Status
     verified_usd: Number | None
     saving: SavingReport
-    assumed_usd: float
     quality: Quality | None
     escalation: Figure | None
     right_usd: Figure | None
     what_if: tuple[Choice, ...]
-    first: datetime | None
-    last: datetime | None
     trouble: tuple[str, ...]
     verdict: Verdict = "cannot tell yet"
     reason: str = ""
@@ -124,35 +119,31 @@ async def make_report(
     """
     tags = [*TAGS, *([tag] if tag and tag not in (*TAGS, *TABLES) else ())]
     books = await read(store, selection, tags)
-    if (
-        tag
-        and tag in tags
-        and books.groups
-        and not any(key.tags[tags.index(tag)] for key in books.groups)
-    ):
-        seen = await store.rows(selection, ("tags",), limit=1_000)
-        there = sorted({name for (found,) in seen for name in found or {}})
-        raise ConfigurationError(
-            f"no entry of this period has a tag {tag!r}; there are tables by "
-            f"{', '.join([*TABLES, *there])}."
-        )
     earlier, since = None, books.period.since
     if compare and since is not None:
         length = (books.period.until or datetime.now(UTC)) - since
         before = replace(selection, since=since - length, until=since)
         earlier = report_of(await read(store, before, tags))
-    return report_of(books, earlier)
+    made = report_of(books, earlier)
+    titles = [table.title for table in made.document.tables]
+    if tag and titles and f"By {tag}" not in titles:
+        there = ", ".join(title[3:] for title in titles if title.startswith("By "))
+        raise ConfigurationError(
+            f"no entry of this period has a tag {tag!r}; there are tables by {there}, and by other "
+            "tags that entries have."
+        )
+    return made
 
 
 def report_of(books: Books, earlier: Report | None = None) -> Report:
     """The report of books that were read already."""
     runs, total = books.columns(), books.total
     spent, unpriced = float(total.spent), total.unpriced > 0
-    found, unknown, assumed = audit.account(runs, spent, unpriced=unpriced)
+    found = audit.account(runs, spent, unpriced=unpriced)
     status: Status = "verified" if found.saving.n else "estimated"
     if not len(runs):
         status = "empty"
-    elif unpriced or unknown:
+    elif unpriced or found.unknown:
         status = "unknown"
     elif found.saving.basis == "measured":
         status = "measured"
@@ -163,52 +154,70 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         status=status,
         verified_usd=found.saving.low if status in ("verified", "measured") else None,
         saving=found,
-        assumed_usd=assumed,
         quality=quality,
         escalation=audit.escalation(runs),
         right_usd=None if unpriced else audit.right(runs, spent, quality),
         what_if=audit.choices_of(runs, spent, found.baseline),
-        first=books.first,
-        last=books.last,
         trouble=_trouble(books),
     )
-    verdict, reason = _verdict(made, books)
-    made = replace(made, verdict=verdict, reason=reason)
-    made = replace(made, advice=_advice(made))
+    verdict, reason, advice = _verdict(made, books)
+    made = replace(made, verdict=verdict, reason=reason, advice=advice)
     return replace(made, document=_document(made, books, runs, earlier))
 
 
 # Verdict --------------------------------------------------------------------------------------
 
 
-def _verdict(made: Report, books: Books) -> tuple[Verdict, str]:
-    saved, share = made.saving.saving, made.saving.share
+def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
+    """The verdict, its reason, and what to do next."""
+    saved, share, quality = made.saving.saving, made.saving.share, made.quality
     _, low, high = saved.numbers
     audits = books.summed(lambda key: key.node == "audit").get(True, Sums())
     paid, of_bill = float(audits.spent), " of what the large model alone would have cost"
-    between = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
+    unsure: Verdict = "cannot tell yet"
     if made.status == "empty":
-        return "cannot tell yet", "there are no requests in this period"
-    if set(made.outcomes) == {"shadow"}:
-        return "cannot tell yet", _going_live(made)
+        return (
+            unsure,
+            "there are no requests in this period",
+            "Look whether period and tags are what you mean, and whether the cascade writes into "
+            "this ledger: Cascade(…, ledger=open_store(URL)).",
+        )
     loses = high <= 0 and not low >= 0  # an unknown end is no comfort
-    if loses and high + paid > 0:
-        return "cannot tell yet", (
+    if loses and high + paid <= 0 and set(made.outcomes) != {"shadow"}:
+        part = "" if share.high is None else f", {percent(-share.high)}{of_bill}"
+        return (
+            "loses",
+            f"at best it has lost {dollars(-high)}{part}",
+            "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
+            "lower threshold may turn it; `cascade evaluate` tells on recorded answers.",
+        )
+    advice = ""
+    if made.status == "unknown":
+        advice = (
+            "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
+            "count from then on (--since)."
+        )
+    elif quality is None:
+        advice = "Audit some drafts: Cascade(…, audit_rate=0.05)."
+    if set(made.outcomes) == {"shadow"}:
+        return unsure, _going_live(made), advice
+    if loses:
+        reason = (
             f"its audits cost {dollars(paid)}, without which it would have saved up to "
             f"{dollars(high + paid)}: audit a smaller share"
         )
-    if loses:
-        part = "" if share.high is None else f", {percent(-share.high)}{of_bill}"
-        return "loses", f"at best it has lost {dollars(-high)}{part}"
-    if made.status in ("verified", "measured") and low > 0:
+        return unsure, reason, advice
+    if made.verified_usd is not None and low > 0:
         reason = f"a verified net saving of at least {dollars(low)}, {percent(share.low)}{of_bill}"
-        if made.quality is not None and (lost := made.quality.loss.low):
+        if quality is not None and (lost := quality.loss.low):
             reason += f"; but it lost at least {percent(lost)} of quality per request" * (lost > 0)
-        return "saves", reason
-    return "cannot tell yet", {
+        return "saves", reason, advice
+    between = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
+    reasons = {
         "unknown": "there are calls or baselines without a price",
         "estimated": f"no audit knows the large model's cost; by assumption, {between}",
-    }.get(made.status, between)
+    }
+    return unsure, reasons.get(made.status, between), advice
 
 
 def _going_live(made: Report) -> str:
@@ -221,28 +230,6 @@ def _going_live(made: Report) -> str:
                 f"accepted and worse, at most {percent(live.worse.high)}"
             )
     return reason
-
-
-def _advice(made: Report) -> str:
-    """What to do next."""
-    if made.status == "empty":
-        return (
-            "Look whether period and tags are what you mean, and whether the cascade writes into "
-            "this ledger: Cascade(…, ledger=open_store(URL))."
-        )
-    if made.verdict == "loses":
-        return (
-            "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
-            "lower threshold may turn it; `cascade evaluate` tells on recorded answers."
-        )
-    if made.status == "unknown":
-        return (
-            "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
-            "count from then on (--since)."
-        )
-    if "accepted" in made.outcomes and (made.quality is None or not made.quality.checked):
-        return "Audit some drafts: Cascade(…, audit_rate=0.05)."
-    return ""
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
@@ -260,7 +247,7 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
         yield (
             "Accepted drafts that could not be audited (auditing off, or its budget used up): "
             f"{blind:,} of {len(drafts):,}, for which the quality figures do not stand. "
-            f"{dollars(made.assumed_usd)} of the baseline rests on assumed limits."
+            f"{dollars(made.saving.assumed_usd)} of the baseline rests on assumed limits."
         )
     if quality is None:
         yield "Nothing is known about quality: no accepted draft could be audited."
@@ -272,7 +259,6 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
 
 
 def _trouble(books: Books) -> tuple[str, ...]:
-    """What is wrong now."""
     found = [
         f"Wrong now: the last {calls.failing:,} calls of {tier or 'a tier'} failed, since "
         f"{_minute(calls.first_failure.at)} UTC: {calls.first_failure.note}"
@@ -291,9 +277,10 @@ def _trouble(books: Books) -> tuple[str, ...]:
 
 
 def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> Document:
-    first, last = books.period.since or books.first, books.period.until or books.last
+    days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
+    first, last = books.period.since or min(days, default=None), books.period.until
+    period = f", {first:%Y-%m-%d} to {last or max(days):%Y-%m-%d}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
-    period = f", {first:%Y-%m-%d} to {last:%Y-%m-%d}" if first and last else ""
     sentence = f"{made.verdict[0].upper()}{made.verdict[1:]}: {made.reason}."
     if made.quality is not None and made.quality.checked:
         sentence = f"{sentence} {made.quality.sentence}"
@@ -305,8 +292,8 @@ def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> 
         sentence=sentence,
         facts=(*facts, Fact("wrong now", alarm)),
         notes=tuple(filter(None, notes)),
-        tables=_tables(made, books, facts, earlier) if books.groups else (),
-        pictures=_pictures(books, runs),
+        tables=tuple(_tables(made, books, facts, earlier)) if books.groups else (),
+        pictures=tuple(_pictures(books, runs)),
         tone=_TONES[made.verdict],
     )
 
@@ -316,8 +303,8 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
     total, quality, found = books.total, made.quality, made.saving
     if not books.groups:
         return (Fact("requests", Figure(0, "count")),)
-    failed = sum(calls.ends["failed"] for calls in books.calls.values())
-    calls = failed + sum(calls.ends["ok"] for calls in books.calls.values())
+    ends = sum((calls.ends for calls in books.calls.values()), Counter[str]())
+    calls = ends["failed"] + ends["ok"]
     half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
     parts, paid = [f"measured {dollars(found.measured_usd)}"], "audits included"
     if found.estimated_usd:
@@ -348,31 +335,45 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
             f"large alone {dollars(alone.value)}",
         ),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
-        Fact("calls that failed", Figure(failed / calls if calls else None, "share")),
+        Fact("calls that failed", Figure(ends["failed"] / calls if calls else None, "share")),
     )
 
 
 def _tables(
     made: Report, books: Books, facts: Sequence[Fact], earlier: Report | None
-) -> tuple[Table, ...]:
-    """All tables that have rows."""
-    before = {fact.label: fact.figure for fact in earlier.document.facts} if earlier else {}
-    pairs = tuple((fact.label, fact.figure, before.get(fact.label, "")) for fact in facts)
-    compared = pairs if earlier is not None and earlier.requests else ()
+) -> Iterable[Table]:
+    """All tables that have rows, each under a title with its columns."""
+    if earlier is not None and earlier.requests:
+        before = {fact.label: fact.figure for fact in earlier.document.facts}
+        pairs = tuple((fact.label, fact.figure, before.get(fact.label, "")) for fact in facts)
+        yield Table("Compared with the period before", ("", "this period", "before"), pairs)
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     total = float(books.total.estimated)
     scale = made.saving.estimated_usd / total if total else None
-    tables = (
-        Table("Compared with the period before", ("", "this period", "before"), compared),
-        *(_breakdown(books, by, scale) for by in (*books.tags, *TABLES)),
-        *(_tokens(books), _calls(books), _choices(made.what_if), _unknown(books), _events(books)),
-    )
-    return tuple(table for table in tables if table.rows)
+    for by in (*books.tags, *TABLES):
+        yield from _breakdown(books, by, scale)
+    tokens = ("input, uncached", "cached", "cache writes", "output", "cached share")
+    took = ("answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
+    why = ("node", "model", "why", "entries", "assumed")
+    yield from _table("Tokens by tier", ("tier", "calls", *tokens), _tokens(books))
+    yield from _table("Calls by tier", ("tier", *took), _calls(books))
+    yield from _choices(made.what_if)
+    yield from _table("Unknown costs", why, _unknown(books))
+    events = ((_minute(row.at), row.node, row.note) for row in books.events)
+    yield from _table("Events", ("at, UTC", "what", "told"), events, folded=True)
 
 
-def _breakdown(books: Books, by: str, scale: float | None) -> Table:
+Rows = Iterable[tuple[Cell, ...]]
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Rows, **more: Any) -> Iterable[Table]:
+    if found := tuple(rows):
+        yield Table(title, columns, found, **more)
+
+
+def _breakdown(books: Books, by: str, scale: float | None) -> Iterable[Table]:
     """One line per group, of which every column adds up to the headline: days in order, other
-    groups by what they cost. No lines where no entry has such a tag."""
+    groups by what they cost. No table where no entry has such a tag."""
     days, tag = by == "day", books.tags.index(by) if by in books.tags else None
     counts = days or tag is not None  # elsewhere a run has entries in several groups
 
@@ -382,7 +383,7 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     groups = books.summed(name_of)
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
     if names == [""]:
-        return Table("", (), ())
+        return
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
         names = [*names[:MOST_LINES], rest]
@@ -405,7 +406,7 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
         if name or any(cell.value != 0 for cell in cells):
             rows.append((label, *cells))
     heads = (*(("requests",) if counts else ()), "calls", "cost", "saved, measured")
-    return Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
+    yield Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
 
 
 def _dollars(known: Decimal, unpriced: int) -> Figure:
@@ -413,27 +414,21 @@ def _dollars(known: Decimal, unpriced: int) -> Figure:
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
 
 
-def _tokens(books: Books) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+def _tokens(books: Books) -> Rows:
     for tier, sums in books.summed(lambda key: key.tier).items():
         if sums.calls:
             fresh = sums.input - sums.cached - sums.cache_writes
             tokens = (fresh, sums.cached, sums.cache_writes, sums.output)
             cells = (Figure(n, "count", partial=sums.no_tokens > 0) for n in tokens)
             share = Figure(sums.cached / sums.input if sums.input else None, "share")
-            rows.append((tier, Figure(sums.calls, "count"), *cells, share))
-    heads = ("tier", "calls", "input, uncached", "cached", "cache writes", "output", "cached share")
-    return Table("Tokens by tier", heads, tuple(rows))
+            yield (tier, Figure(sums.calls, "count"), *cells, share)
 
 
-def _calls(books: Books) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+def _calls(books: Books) -> Rows:
     for tier, calls in books.calls.items():
-        ends = ("ok", "failed", "not_sent", "cancelled")
-        counts = (Figure(calls.ends[end], "count") for end in ends)
-        rows.append((tier, *counts, *_took(calls.seconds, (0.5, 0.95, 0.99))))
-    heads = ("tier", "answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
-    return Table("Calls by tier", heads, tuple(rows))
+        counts = [calls.ends[end] for end in ("ok", "failed", "not_sent", "cancelled")]
+        figures = (Figure(n, "count") for n in counts)
+        yield (tier, *figures, *_took(calls.seconds, (0.5, 0.95, 0.99)))
 
 
 def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
@@ -442,7 +437,7 @@ def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
     return [Figure(time, "seconds") for time in found]
 
 
-def _choices(found: Sequence[Choice]) -> Table:
+def _choices(found: Sequence[Choice]) -> Iterable[Table]:
     rows: list[tuple[Cell, ...]] = []
     notes, strong = ["On the decided requests, in the order of their confidence."], None
     for i, choice in enumerate(found):
@@ -452,22 +447,15 @@ def _choices(found: Sequence[Choice]) -> Table:
             notes.append(f"The threshold in force is {choice.threshold:.3f}.")
             strong = i
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    return Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
+    return _table("Other thresholds", heads, rows, notes=tuple(notes), strong=strong)
 
 
-def _unknown(books: Books) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+def _unknown(books: Books) -> Rows:
     groups = books.summed(lambda key: (key.node, key.model))
     for (node, model), note in books.reasons.items():
         sums = groups[node, model]
-        cells = (Figure(sums.unknown, "count"), _dollars(sums.assumed, sums.unpriced))
-        rows.append((node, model, note or "no reason given", *cells))
-    return Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
-
-
-def _events(books: Books) -> Table:
-    rows = tuple((_minute(row.at), row.node, row.note) for row in books.events)
-    return Table("Events", ("at, UTC", "what", "told"), rows, folded=True)
+        assumed = _dollars(sums.assumed, sums.unpriced)
+        yield node, model, note or "no reason given", Figure(sums.unknown, "count"), assumed
 
 
 def _minute(at: datetime) -> str:
@@ -477,30 +465,26 @@ def _minute(at: datetime) -> str:
 # Pictures -------------------------------------------------------------------------------------
 
 
-def _pictures(books: Books, runs: Any) -> tuple[Picture, ...]:
+def _pictures(books: Books, runs: Any) -> Iterable[Picture]:
     """Saving and escalation of each day (UTC), by the beginning of runs; and whether the confidence
     is what it says."""
-    sums, pictures = books.summed(lambda key: key.day), []
-    saved, escalated = [], []
+    sums, saved, escalated = books.summed(lambda key: key.day), [], []
     for day in np.unique(runs.day).astype(int).tolist():
         part, paid = runs[runs.day == day], sums[day]
-        found, _, _ = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
+        found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
         saved.append((day, found.saving))
         if (rate := audit.escalation(part)) is not None:
             escalated.append((day, rate))
+    days = Axis("day, UTC", "days")
     if saved:
-        days, decided = Axis("day, UTC", "days"), Axis("share of decided requests", "share")
-        usd = Axis("dollars saved", "usd")
-        pictures.append(Picture("Saving per day", days, usd, (_spans(saved),)))
-        if escalated:
-            pictures.append(Picture("Escalation per day", days, decided, (_spans(escalated),)))
+        yield Picture("Saving per day", days, Axis("dollars saved", "usd"), (_spans(saved),))
+    if escalated:
+        decided = Axis("share of decided requests", "share")
+        yield Picture("Escalation per day", days, decided, (_spans(escalated),))
     if groups := audit.reliability(runs):
         ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
-        confidence = Axis("confidence", "share")
-        good = Axis("as good as the large answer", "share")
-        series = (ideal, _spans(groups))
-        pictures.append(Picture("Confidence and correctness", confidence, good, series))
-    return tuple(pictures)
+        confidence, good = Axis("confidence", "share"), Axis("as good as the large answer", "share")
+        yield Picture("Confidence and correctness", confidence, good, (ideal, _spans(groups)))
 
 
 def _spans(found: Sequence[tuple[float, Figure]]) -> Series:

@@ -59,7 +59,8 @@ def test_before_any_audit_the_saving_is_estimated_within_assumed_limits() -> Non
     assert report.saving.saving.low == pytest.approx(10 * 0.01 / 5 - spent)
     assert report.saving.saving.high == pytest.approx(10 * 0.01 * 8 - spent)
     assert "by assumption, the saving is between $0.019 and" in report.reason
-    assert report.advice.startswith("Audit some drafts")
+    assert report.advice == ""  # audits are on, and none has come yet
+    assert reported(accepted(10)).advice.startswith("Audit some drafts")
 
 
 def test_with_nothing_accepted_the_saving_is_measured() -> None:
@@ -391,7 +392,11 @@ def test_two_periods_are_compared_by_the_same_figures() -> None:
         (Selection(node="draft"), {}, "about whole runs"),
         (Selection(tier="small"), {}, "about whole runs"),
         (Selection(since=NOON, until=NOON), {}, "is empty"),
-        (Selection(), {"tag": "user"}, "no entry .* has a tag 'user'; .* day, node, team"),
+        (
+            Selection(),
+            {"tag": "user"},
+            "no entry .* has a tag 'user'; .* team, model, tier, day, node",
+        ),
     ],
 )
 def test_a_wrong_use_is_named(selection: Selection, options: Any, message: str) -> None:
