@@ -134,7 +134,7 @@ def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
     from cascade.teaching import open_lessons  # noqa: PLC0415
 
     kind, address = database_url(where)
-    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    path = Path(address.database or "")
     if kind == "memory" or (kind == "sqlite" and not path.is_file()):
         raise ConfigurationError(f"{where}: there is no such database; nothing was made.")
 

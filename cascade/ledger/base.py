@@ -16,7 +16,7 @@ from decimal import Context, Decimal
 from functools import reduce
 from threading import Lock
 from types import MappingProxyType
-from typing import Literal, NamedTuple, Self
+from typing import Self
 
 from typing_extensions import override
 
@@ -114,22 +114,6 @@ class Amounts:
         if basis == "measured":
             return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
         return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
-
-
-class Total(NamedTuple):
-    """Cost and saving of a group of entries, to the last digit."""
-
-    cost_usd: Amounts = Amounts()
-    saved_usd: Amounts = Amounts()
-
-
-class Write(NamedTuple):
-    """One change of a ledger: a call that begins, an entry, or a begun call to forget."""
-
-    kind: Literal["begin", "entry", "withdraw"]
-    id: str
-    entry: LedgerEntry | None = None
-    tags: Mapping[str, str] = NO_TAGS
 
 
 class LedgerStore(ABC):

@@ -11,7 +11,6 @@ import os
 import random
 import re
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -34,7 +33,7 @@ try:
     from sqlalchemy import event
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.engine import Dialect
-    from sqlalchemy.exc import SQLAlchemyError, StatementError
+    from sqlalchemy.exc import ArgumentError, StatementError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
     from sqlalchemy.pool import StaticPool
     from sqlalchemy.types import TypeDecorator
@@ -143,23 +142,24 @@ class Schema:
     migrations: Path | None = None
 
 
-def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], str]:
+def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], sa.URL]:
     """The kind of a database, and its address for SQLAlchemy; a `ConfigurationError` where it is
     none, a `MissingDependencyError` where its driver is not installed."""
-    scheme, separator, rest = url.partition("://") if isinstance(url, str) else (repr(url), "", "")
-    kind = scheme.partition("+")[0] if separator else ""
-    if kind == "memory":
-        return "memory", "sqlite://"
-    if kind in ("postgresql", "postgres"):
+    given, kind = None, ""
+    with suppress(ArgumentError):
+        given = sa.make_url(url)
+        kind = given.get_backend_name()
+    if given is not None and kind == "memory":
+        return "memory", sa.URL.create("sqlite")
+    if given is not None and kind in ("postgresql", "postgres"):
         if find_spec("asyncpg") is None or find_spec("greenlet") is None:
             raise MissingDependencyError(
                 'PostgreSQL needs asyncpg: in a clone, pip install ".[postgres]".'
             )
-        return "postgresql", f"postgresql+asyncpg://{rest}"
-    file = rest.lstrip("/").partition("?")[0]
-    if kind == "sqlite" and rest.startswith("/") and file not in ("", ":memory:"):
-        return "sqlite", f"sqlite:///{rest[1:]}"
-    shown = f"{scheme}://…" if separator else repr(url)  # it may hold a password
+        return "postgresql", given.set(drivername="postgresql+asyncpg")
+    if given is not None and kind == "sqlite" and given.database not in (None, "", ":memory:"):
+        return "sqlite", given
+    shown = f"{kind}://…" if kind else repr(url)  # it may hold a password
     raise ConfigurationError(
         f"{shown} is no address of a database: give sqlite:///ledger.db (a file), "
         "postgresql://user:password@host/database or memory://."
@@ -187,15 +187,13 @@ class Database:
         self, url: str, schema: Schema, *, read_only: bool = False, own_thread: bool = False
     ) -> None:
         self.kind, self._url = database_url(url)
-        file = self._url.removeprefix("sqlite:///").partition("?")[0]
-        self.path = Path(file) if self.kind == "sqlite" else None
+        self.path = Path(self._url.database or "") if self.kind == "sqlite" else None
         self.read_only = read_only
         self.place = f"{schema.name} in {self.path or 'its database'}"
         self._schema, self._own_thread = schema, own_thread
         self._engine: Any = None
         self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
-        self._one_thread = threading.Lock()
         self._opening = asyncio.Lock()
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -223,15 +221,15 @@ class Database:
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
         """Whether work in a transaction was done by the thread that asks, without a wait for a lock
         or a disk. Where it was not, `write` tells what is wrong."""
-        if self.path is None or self.read_only:
+        if self.path is None or self.read_only or self._engine is None:
             return False
-        with self._one_thread, suppress(Exception):
-            if self._engine is None or self._opened != _identity(self.path):  # `write` tells
-                return False
+        if self._opened != _identity(self.path):  # `write` tells
+            return False
+        with suppress(Exception):
             if self._file is None:
                 self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
                 _set_up(self._file)
-                # To move the journal takes a while: `write` does it, and `move_journal`.
+                # To move the journal takes a while: `write` does it.
                 self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
             with self._file:
                 self._file.execute("BEGIN IMMEDIATE").close()
@@ -261,32 +259,26 @@ class Database:
         """Close the connections; it may be used again, also in another event loop."""
         self._opening = asyncio.Lock()
         engine, self._engine = self._engine, None
-        with self._one_thread:
-            file, self._file = self._file, None
-            if file is not None:
-                file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
         if engine is not None:
             await _dispose(engine)
-
-    def move_journal(self) -> int:
-        """Move SQLite's journal into the database, beside callers that write; returns its pages."""
-        if self.path is None or self._engine is None:
-            return 0
-        with (
-            suppress(sqlite3.Error, SQLAlchemyError),
-            closing(self._engine.raw_connection()) as pooled,
-        ):
-            file: sqlite3.Connection = pooled.driver_connection
-            _, pages, _ = file.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            return int(pages)
-        return 0
 
     async def scrub(self) -> bool:
         """Whether SQLite's journal was emptied, which has pages as they were before a deletion;
         PostgreSQL cleans its files by itself."""
-        if self.path is None:
+        path = self.path
+        if path is None:
             return self.kind == "memory"
-        return await asyncio.to_thread(_journal_is_emptied, self.path)
+
+        def emptied() -> bool:
+            with closing(sqlite3.connect(path, timeout=BUSY_S)) as file, suppress(sqlite3.Error):
+                busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
+            return False
+
+        return await asyncio.to_thread(emptied)
 
     async def _transact(self, engine: Any, work: Callable[[sa.Connection], T], *, reads: bool) -> T:
         def transaction() -> T:
@@ -320,7 +312,7 @@ class Database:
         elif self.read_only:
             if not self.path.exists():
                 raise LedgerError(f"there is no {self.place}.")
-            url = f"sqlite:///{self.path.absolute().as_uri()}?mode=ro&uri=true"
+            url = sa.make_url(f"sqlite:///{self.path.absolute().as_uri()}?mode=ro&uri=true")
         else:
             # SQLite makes the files beside it with the same mode. A file that is there is not
             # opened: to close it would drop the locks that this process holds on it for its other
@@ -416,13 +408,6 @@ def _patiently(work: Callable[[], T]) -> T:
             if "locked" not in str(cause) or time.monotonic() > until:
                 raise
             time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
-
-
-def _journal_is_emptied(path: Path) -> bool:
-    with closing(sqlite3.connect(path, timeout=BUSY_S)) as file, suppress(sqlite3.Error):
-        busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not busy
-    return False
 
 
 async def _dispose(engine: Any) -> None:

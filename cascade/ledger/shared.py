@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from cascade.ledger.base import EXACT, UnavailableError
 from cascade.ledger.database import Database
-from cascade.ledger.tables import LEDGER, accounts, insert_if_new, reservations
+from cascade.ledger.tables import LEDGER, accounts, insert_into, reservations
 from cascade.state import new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -31,17 +31,9 @@ Window = Literal["day", "month"]
 MOST_AT_ONCE = 200
 """Changes of one transaction; they came while another was under way."""
 
-LINGER_S = 0.005
-"""Time that settlements wait for the next reservation, to be written in its transaction."""
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-"""Between two tries to write; each pause is twice the one before."""
-
-LAPSE_EVERY = timedelta(seconds=5)
-"""Time between two looks for a key's reservations whose lease ended."""
-
-REMEMBERED = timedelta(days=1)
-"""Time for which a lapsed reservation can still be settled."""
+LINGER_S, PAUSE_S = 0.005, 0.1
+"""Time that settlements wait for the next reservation, to be written in its transaction, and time
+between two tries to write."""
 
 ZERO = Decimal(0)
 
@@ -60,22 +52,17 @@ class Account:
         return self.day_usd if window == "day" else self.month_usd
 
     def plus(self, spent: Decimal, put_aside: Decimal = ZERO) -> Account:
-        """With so much more spent and put aside; neither falls below zero."""
-        return replace(
-            self,
-            day_usd=max(ZERO, EXACT.add(self.day_usd, spent)),
-            month_usd=max(ZERO, EXACT.add(self.month_usd, spent)),
-            put_aside_usd=max(ZERO, EXACT.add(self.put_aside_usd, put_aside)),
-        )
+        """With so much more spent and put aside."""
+        add = EXACT.add
+        day_usd, month_usd = add(self.day_usd, spent), add(self.month_usd, spent)
+        return Account(self.day, day_usd, month_usd, add(self.put_aside_usd, put_aside))
 
     def on(self, day: date) -> Account:
         """As it is on a later day. None begins anew when a clock is set back."""
         if day <= self.day:
             return self
         same_month = (day.year, day.month) == (self.day.year, self.day.month)
-        return replace(
-            self, day=day, day_usd=ZERO, month_usd=self.month_usd if same_month else ZERO
-        )
+        return Account(day, ZERO, self.month_usd if same_month else ZERO, self.put_aside_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +96,8 @@ class Refusal:
 
 
 class _Change(NamedTuple):
-    """A change of one key's account, in a transaction with those that come with it; a `patient`
-    one is tried again until the database is back."""
+    """A change of an account, in a transaction with those that come with it; a `patient` one is
+    tried again until the database is back."""
 
     key: str
     make: Callable[[_Books], Any]
@@ -121,9 +108,9 @@ class _Change(NamedTuple):
 class Budgets:
     """Money that keys may spend, put aside and counted in a database: never overspent.
 
-    Several processes and machines may share it. What a process that died has put aside counts as
-    spent, at its bound, once its lease ends: longer than a request takes. One that takes longer is
-    corrected when it is settled. It belongs to one event loop.
+    Several processes and machines may share it. What is put aside and not settled within a lease,
+    longer than a request takes, counts as spent: its process died, and whether the request was paid
+    for is not known. It belongs to one event loop.
     """
 
     def __init__(
@@ -139,7 +126,6 @@ class Budgets:
         self._asked: list[_Change] = []
         self._working: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._lapsed_at: dict[str, datetime] = {}
         self._closing = False
 
     async def reserve(
@@ -155,7 +141,7 @@ class Budgets:
             refusal = await self._change(key, lambda books: books.reserve(wanted, limits))
         except asyncio.CancelledError:
             # It may have been put aside in the same moment, or is about to be.
-            self._ask(key, lambda books: books.settle(wanted, ZERO), patient=True)
+            self.settle(wanted, ZERO)
             raise
         return wanted if refusal is None else refusal
 
@@ -187,18 +173,17 @@ class Budgets:
     def _change(
         self, key: str, make: Callable[[_Books], T], *, patient: bool = False
     ) -> asyncio.Future[T]:
-        # Shielded: a change that is cancelled while it is made is made.
-        return asyncio.shield(self._ask(key, make, patient=patient))
-
-    def _ask(self, key: str, make: Callable[[_Books], T], *, patient: bool) -> asyncio.Future[T]:
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(lambda one: one.cancelled() or one.exception())
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
         self._asked.append(_Change(key, make, done, patient))
         if not patient or self._closing:
             self._start()
         elif self._working is None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self._start)
-        return done
+            self._timer = loop.call_later(LINGER_S, self._start)
+        # Shielded: a change that is cancelled while it is made is made.
+        shielded = asyncio.shield(done)
+        shielded.add_done_callback(lambda one: one.cancelled() or one.exception())
+        return shielded
 
     def _start(self) -> None:
         if self._timer is not None:
@@ -209,12 +194,11 @@ class Budgets:
 
     async def _work(self) -> None:
         """Make the changes that came meanwhile, until there are none left."""
-        pause_s = FIRST_PAUSE_S
         try:
             while self._asked:
                 some, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
                 try:
-                    made = await self._database.write(lambda c: self._make(c, some))  # noqa: B023
+                    made = await self._database.write(partial(self._make, changes=some))
                 except Exception as error:  # noqa: BLE001 - it is told to who waits
                     again = isinstance(error, UnavailableError) and not self._closing
                     for change in some:
@@ -222,10 +206,8 @@ class Budgets:
                             change.done.set_exception(error)
                     if again:
                         self._asked[:0] = [change for change in some if change.patient]
-                        await asyncio.sleep(pause_s)
-                        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                        await asyncio.sleep(PAUSE_S)
                 else:
-                    pause_s = FIRST_PAUSE_S
                     for change, result in zip(some, made, strict=True):
                         change.done.set_result(result)
         finally:
@@ -233,16 +215,13 @@ class Budgets:
 
     def _make(self, connection: sa.Connection, changes: Sequence[_Change]) -> list[Any]:
         # In the order of their keys, so that no two processes wait for one another.
-        keys = sorted({change.key for change in changes})
-        now = self._clock()
-        books = {key: _Books(connection, key, now, now + self._lease) for key in keys}
-        for key in keys:
-            if now - self._lapsed_at.get(key, datetime.min.replace(tzinfo=UTC)) >= LAPSE_EVERY:
-                books[key].lapse()
-                self._lapsed_at[key] = now
+        keys, now = sorted({change.key for change in changes}), self._clock()
+        books = {key: _Books(connection, key, now.date(), now + self._lease) for key in keys}
+        for key, usd in connection.execute(_LAPSE, {"keys": keys, "now": now}).all():
+            books[key].account = books[key].account.plus(usd, -usd)
         made = [change.make(books[change.key]) for change in changes]
-        for each in books.values():
-            each.write()
+        rows = [{"mine": key, **asdict(each.account)} for key, each in books.items()]
+        connection.execute(_CHANGE, rows)
         return made
 
 
@@ -253,63 +232,42 @@ _ACCOUNT = sa.select(*(accounts.c[name] for name in _FIELDS)).where(_MINE).with_
 _CHANGE = accounts.update().where(_MINE).values({name: sa.bindparam(name) for name in _FIELDS})
 _PUT_ASIDE = reservations.insert()
 _SETTLED = reservations.c.id == sa.bindparam("settled")
-_RELEASE = reservations.delete().where(_SETTLED).returning(reservations.c.lapsed_at)
+_RELEASE = reservations.delete().where(_SETTLED).returning(reservations.c.usd)
+_LAPSED = reservations.c.key.in_(sa.bindparam("keys", expanding=True))
+_LAPSE = reservations.delete().where(_LAPSED, reservations.c.until <= sa.bindparam("now"))
+_LAPSE = _LAPSE.returning(reservations.c.key, reservations.c.usd)
 
 
 class _Books:
     """The account of one key, locked until the end of a transaction; reservations that are made
     now lapse at `until`."""
 
-    def __init__(self, connection: sa.Connection, key: str, now: datetime, until: datetime) -> None:
-        self._connection, self._key, self._now, self._until = connection, key, now, until
+    def __init__(self, connection: sa.Connection, key: str, day: date, until: datetime) -> None:
+        self._connection, self._key, self._until = connection, key, until
         mine = {"mine": key}
         found = connection.execute(_ACCOUNT, mine).first()
         if found is None:
-            row = {"key": key, **asdict(Account(now.date()))}
-            connection.execute(insert_if_new(accounts, connection.dialect.name), row)
+            insert = insert_into(accounts, connection.dialect.name).on_conflict_do_nothing()
+            connection.execute(insert, {"key": key, **asdict(Account(day))})
             found = connection.execute(_ACCOUNT, mine).one()
-        self._written = Account(*found)
-        self.account = self._written.on(now.date())
+        self.account = Account(*found).on(day)
 
     def reserve(self, wanted: Reservation, limits: Mapping[Window, Decimal]) -> Refusal | None:
         """Put dollars aside; None where that is done."""
-        account = self.account
         for window, limit in limits.items():
-            spent = EXACT.add(account.spent_usd(window), wanted.usd)
-            if EXACT.add(spent, account.put_aside_usd) > limit:
+            spent = EXACT.add(self.account.spent_usd(window), wanted.usd)
+            if EXACT.add(spent, self.account.put_aside_usd) > limit:
                 why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
-                return Refusal(window, limit, account, wanted.usd, why)
-        row = {"id": wanted.id, "key": self._key, "usd": wanted.usd, "until": self._until}
-        self._connection.execute(_PUT_ASIDE, row)
-        self.account = account.plus(ZERO, wanted.usd)
+                return Refusal(window, limit, self.account, wanted.usd, why)
+        self._connection.execute(_PUT_ASIDE, {**asdict(wanted), "until": self._until})
+        self.account = self.account.plus(ZERO, wanted.usd)
         return None
 
     def settle(self, reservation: Reservation, usd: Decimal) -> None:
-        """Count what it cost, and release the rest."""
-        found = self._connection.execute(_RELEASE, {"settled": reservation.id}).first()
-        if found is None:  # it was settled before
-            return
-        if found.lapsed_at is None:
+        """Count what it cost, and release the rest; it may have been settled before, or lapsed."""
+        if self._connection.execute(_RELEASE, {"settled": reservation.id}).first() is not None:
             self.account = self.account.plus(usd, -reservation.usd)
-        else:  # its bound was counted as spent
-            self.add(EXACT.subtract(usd, reservation.usd))
 
     def add(self, usd: Decimal) -> None:
         """Count dollars as spent."""
         self.account = self.account.plus(usd)
-
-    def write(self) -> None:
-        """Write the account down."""
-        if self.account != self._written:
-            self._connection.execute(_CHANGE, {"mine": self._key, **asdict(self.account)})
-
-    def lapse(self) -> None:
-        """Count as spent what was put aside by requests that never ended: nobody knows whether
-        they were paid for."""
-        table, mine = reservations.c, reservations.c.key == self._key
-        ended = mine, table.lapsed_at.is_(None), table.until <= self._now
-        lapse = reservations.update().where(*ended).values(lapsed_at=self._now)
-        for (usd,) in self._connection.execute(lapse.returning(table.usd)).all():
-            self.account = self.account.plus(usd, -usd)
-        old = table.lapsed_at <= self._now - REMEMBERED
-        self._connection.execute(reservations.delete().where(mine, old))

@@ -12,19 +12,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from typing_extensions import override
 
@@ -35,13 +33,20 @@ from cascade.ledger.base import (
     NO_TAGS,
     LedgerStore,
     Selection,
-    Total,
     UnavailableError,
-    Write,
 )
 from cascade.ledger.database import Database, Money
 from cascade.ledger.export import Tagged, open_export
-from cascade.ledger.tables import COLUMNS, LEDGER, begun, entries, entry_of, write, write_to_file
+from cascade.ledger.tables import (
+    COLUMNS,
+    IS_BEGUN,
+    LEDGER,
+    Change,
+    entries,
+    entry_of,
+    write,
+    write_to_file,
+)
 from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -59,9 +64,9 @@ QUEUE = 10_000
 BATCH, MOST_AT_ONCE = 1_000, 128
 """Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
 
-MOVED_EVERY, LONGEST_JOURNAL = 1_000, 8_000
-"""Changes by event loops after which the thread moves SQLite's journal into the database beside
-them, and the journal's pages from which calls wait for that: all of it has to be moved once."""
+JOURNAL = 5_000
+"""Changes by event loops, some 30 MB of SQLite's journal, after which the thread writes the next
+ones: its transactions move the journal into the database, which takes the disk a while."""
 
 LINGER_S = 0.05
 """Time that entries wait for others, unless a caller waits for them."""
@@ -69,18 +74,10 @@ LINGER_S = 0.05
 PATIENCE_S, SLOW_S = 0.9, 5.0
 """Longest wait for a database that cannot be written, and for one transaction of a slow one."""
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
-"""Between two tries to write; each pause is twice the one before."""
+PAUSE_S = 0.1
+"""Time between two tries to write."""
 
 PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A place in the queue: changes, and the future of a caller who waits for all up to here."""
-
-    writes: Sequence[Write] = ()
-    done: Future[None] | None = None
 
 
 class SqlLedger(LedgerStore):
@@ -104,13 +101,12 @@ class SqlLedger(LedgerStore):
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._database = Database(url, LEDGER, read_only=read_only, own_thread=True)
-        self._items: deque[_Item] = deque()
-        self._writing: Sequence[_Item] = ()  # by the thread, now
+        self._queue: deque[Change] = deque()
+        self._writing: Sequence[Change] = ()  # by the thread, now
         self._busy_since: float | None = None  # the thread, so that callers must not write
-        self._unmoved = 0  # changes since then that callers have written
+        self._in_journal = 0  # changes that callers have written since the thread did
         self._room = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._pid = 0
         self._closing, self._stopping = threading.Lock(), False
         self._problem: str | None = None
         self._refused: deque[str] = deque(maxlen=100)
@@ -124,23 +120,27 @@ class SqlLedger(LedgerStore):
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        self._put(_Item([Write("entry", entry.id, entry, tags) for entry in entries]))
+        self._put(*(Change("entry", entry.id, entry, tags) for entry in entries))
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        item = _Item([Write("begin", entry.id, entry, tags)], Future())
-        if self._write_now(item):
+        change = Change("begin", entry.id, entry, tags, Future())
+        if self._write_now(change):
             return
-        self._put(item)
+        self._put(change)
         try:
-            await self._done(item, "nothing was sent")
+            await self._done(change, "nothing was sent")
         except BaseException:
-            self._take_back(item, entry.id)
+            with self._room:
+                if change in self._queue:
+                    self._queue.remove(change)
+                elif self._thread is not None:  # it may have been written
+                    self._put(Change("withdraw", entry.id))
             raise
 
     @override
     def withdraw(self, entry_id: str) -> None:
-        self._put(_Item([Write("withdraw", entry_id)]))
+        self._put(Change("withdraw", entry_id))
 
     async def delete(
         self,
@@ -162,11 +162,11 @@ class SqlLedger(LedgerStore):
             )
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
-        chosen = selection or EVERYTHING
+        chosen = sa.delete(entries).where(*_where(selection or EVERYTHING))
 
         def change(connection: sa.Connection) -> int:
-            connection.execute(sa.delete(begun).where(*_where(begun, chosen)))
-            return connection.execute(sa.delete(entries).where(*_where(entries, chosen))).rowcount
+            connection.execute(chosen.where(IS_BEGUN))
+            return connection.execute(chosen).rowcount
 
         await self.flush()
         deleted = await self._call(lambda: self._database.write(change))
@@ -184,19 +184,21 @@ class SqlLedger(LedgerStore):
     ) -> list[LedgerEntry]:
         """Entries ordered by time, then id; the oldest `limit` of them. Calls that were begun and
         not completed are not among them, see `unfinished`."""
-        return [entry for entry, _ in await self._entries(entries, selection, limit=limit)]
+        found = _chosen(sa.select(entries), selection, ~IS_BEGUN).limit(limit)
+        return await self._read(found, lambda row: entry_of(row)[0])
 
     async def pages(
         self, selection: Selection = EVERYTHING, *, size: int = 1_000
     ) -> AsyncGenerator[list[Tagged]]:
         """Entries with their tags, so many at a time: a million of them with flat memory."""
         place = sa.tuple_(entries.c.at, entries.c.id)
-        after: list[sa.ColumnElement[bool]] = []
-        while page := await self._entries(entries, selection, *after, limit=size):
+        found = _chosen(sa.select(entries), selection, ~IS_BEGUN).limit(size)
+        page = await self._read(found, entry_of)
+        while page:
             yield page
-            last = page[-1][0]
+            last, _ = page[-1]
             reached = sa.literal(last.at, entries.c.at.type), sa.literal(last.id, entries.c.id.type)
-            after = [place > sa.tuple_(*reached)]
+            page = await self._read(found.where(place > sa.tuple_(*reached)), entry_of)
 
     async def rows(
         self,
@@ -214,41 +216,26 @@ class SqlLedger(LedgerStore):
         Raises:
             ConfigurationError: there is no such column.
         """
-        statement = sa.select(*map(_column, columns)).where(*_where(entries, selection))
-        statement = statement.order_by(entries.c.at, entries.c.id).limit(limit)
-        return await self._read(lambda c: [tuple(row) for row in c.execute(statement)])
+        found = _chosen(sa.select(*map(_column, columns)), selection, ~IS_BEGUN)
+        return await self._read(found.limit(limit), tuple)
 
     async def unfinished(
         self, selection: Selection = EVERYTHING, *, older_than: timedelta = timedelta()
     ) -> list[LedgerEntry]:
         """Calls that were begun and never completed: their process was killed, or is still at it.
         With `older_than` longer than any call takes, only the killed ones are left."""
-        old = begun.c.at <= datetime.now(UTC) - older_than
-        return [entry for entry, _ in await self._entries(begun, selection, old)]
-
-    async def totals(
-        self,
-        selection: Selection = EVERYTHING,
-        *,
-        by: Literal["node", "tier", "model", "run_id"] = "node",
-    ) -> dict[str, Total]:
-        """Cost and saving of groups, to the last digit, in the order of their first entries; an
-        entry without a tier or model is in the group `""`."""
-        totals: dict[str, Total] = {}
-        columns = (by, "cost_usd", "cost_basis", "saved_usd", "basis")
-        for group, usd, usd_basis, saved_usd, basis in await self.rows(selection, columns):
-            cost, saved = totals.get(group or "", Total())
-            totals[group or ""] = Total(cost.plus(usd, usd_basis), saved.plus(saved_usd, basis))
-        return totals
+        old = entries.c.at <= datetime.now(UTC) - older_than
+        found = _chosen(sa.select(entries), selection, IS_BEGUN, old)
+        return await self._read(found, lambda row: entry_of(row)[0])
 
     @override
     async def spent(self, node: str, since: datetime) -> Decimal:
         # Added up here, as SQLite cannot add exactly, but equal costs at once.
         cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, type_=Money)
-        chosen = _where(entries, Selection(node=node, since=since))
+        chosen = *_where(Selection(node=node, since=since)), ~IS_BEGUN
         statement = sa.select(cost, sa.func.count()).where(*chosen).group_by(cost)
         total = Decimal(0)
-        for usd, times in await self._read(lambda c: c.execute(statement).all()):
+        for usd, times in await self._read(statement, tuple):
             total = EXACT.fma(usd or 0, times, total)
         return total
 
@@ -281,27 +268,17 @@ class SqlLedger(LedgerStore):
             return str(error)
         return None
 
-    async def _read(self, work: Callable[[sa.Connection], T]) -> T:
+    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
         await self.flush()
-        return await self._call(lambda: self._database.read(work))
-
-    async def _entries(
-        self,
-        table: sa.Table,
-        selection: Selection,
-        *more: sa.ColumnElement[bool],
-        limit: int | None = None,
-    ) -> list[Tagged]:
-        statement = sa.select(table).where(*_where(table, selection), *more)
-        statement = statement.order_by(table.c.at, table.c.id).limit(limit)
-        return await self._read(lambda c: [entry_of(row) for row in c.execute(statement)])
+        work = self._database.read
+        return await self._call(lambda: work(lambda c: [made(row) for row in c.execute(statement)]))
 
     # --- the queue
 
     @override
     async def flush(self) -> None:
         if not self._database.read_only:
-            mark = _Item(done=Future())
+            mark = Change("mark", done=Future())
             self._put(mark)
             await self._done(mark, f"{self.waiting:,} changes wait for it")
 
@@ -309,7 +286,7 @@ class SqlLedger(LedgerStore):
     def close(self) -> None:
         with self._closing:
             thread = self._thread
-            if thread is None or self._pid != os.getpid():
+            if thread is None or not thread.is_alive():
                 return
             if self.waiting or self._refused:  # else the database need not be within reach
                 asyncio.run_coroutine_threadsafe(self.flush(), self._loop).result()
@@ -326,45 +303,43 @@ class SqlLedger(LedgerStore):
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
-    def _put(self, item: _Item) -> None:
+    def _put(self, *changes: Change) -> None:
         if self._database.read_only:
             raise LedgerError(f"{self._database.place} is open for reading only.")
-        urgent = item.done is not None
         with self._room:
             self._run()
-            if not urgent and len(self._items) >= QUEUE:
-                self._room.wait_for(lambda: len(self._items) < QUEUE or self._problem, timeout=1.0)
-                if len(self._items) >= QUEUE:
-                    raise self._unwritable(f"{QUEUE:,} changes wait for it")
-            self._items.append(item)
-            self._wake(urgent=urgent or len(self._items) >= BATCH)
+            for change in changes:
+                if change.kind == "entry" and len(self._queue) >= QUEUE:
+                    self._room.wait_for(lambda: len(self._queue) < QUEUE or self._problem, 1.0)
+                    if len(self._queue) >= QUEUE:
+                        raise self._unwritable(f"{QUEUE:,} changes wait for it")
+                self._queue.append(change)
+                self._wake(urgent=change.done is not None or len(self._queue) >= BATCH)
 
-    def _write_now(self, item: _Item) -> bool:
+    def _write_now(self, change: Change) -> bool:
         """Whether the thread that asks has written a call, with what waits: to hand it over takes
         five times as long. Not while the other thread writes, nor more than so much."""
         with self._room:
             self._run()
-            if self._busy_since is not None or self._problem is not None:
+            changes = [*self._queue, change]
+            if (
+                self._busy_since is not None
+                or self._problem is not None
+                or len(changes) > MOST_AT_ONCE
+                or self._in_journal >= JOURNAL
+                or not self._database.write_now(partial(write_to_file, changes=changes))
+            ):
                 return False
-            items = [*self._items, item]
-            writes = [each for one in items for each in one.writes]
-            if len(writes) > MOST_AT_ONCE:
-                return False
-            if not self._database.write_now(partial(write_to_file, writes=writes)):
-                return False
-            self._items.clear()
-            self._unmoved += len(writes)
-            if self._unmoved >= MOVED_EVERY:
-                self._unmoved = 0
-                self._loop.call_soon_threadsafe(self._move_journal)
+            self._queue.clear()
+            self._in_journal += len(changes)
             self._room.notify_all()
-        self._tell(items, {})
+        self._tell(changes)
         return True
 
-    async def _done(self, item: _Item, else_: str) -> None:
+    async def _done(self, change: Change, else_: str) -> None:
         """Wait until it is written, or until it is plain that nothing can be written now."""
-        assert item.done is not None, "that a caller waits for"
-        waiting = asyncio.wrap_future(item.done)
+        assert change.done is not None, "that a caller waits for"
+        waiting = asyncio.wrap_future(change.done)
         try:
             while not (await asyncio.wait([waiting], timeout=PATIENCE_S))[0]:
                 began = self._busy_since
@@ -380,19 +355,9 @@ class SqlLedger(LedgerStore):
         why = f": {problem.removeprefix(f'{place}: ')}" if problem else " now"
         return LedgerError(f"{place} cannot be written{why}; {else_}.")
 
-    def _take_back(self, item: _Item, entry_id: str) -> None:
-        """Forget a call that is not sent, as its caller waits no more."""
+    def _unwritten(self) -> list[Change]:
         with self._room:
-            if item in self._items:
-                self._items.remove(item)
-            elif self._thread is not None:  # it may have been written
-                self._items.append(_Item([Write("withdraw", entry_id)]))
-                self._wake(urgent=False)
-
-    def _unwritten(self) -> list[Write]:
-        with self._room:
-            items = [*self._writing, *self._items]
-        return [each for item in items for each in item.writes if each.kind == "entry"]
+            return [each for each in (*self._writing, *self._queue) if each.kind == "entry"]
 
     # --- the thread that empties the queue
 
@@ -404,19 +369,19 @@ class SqlLedger(LedgerStore):
         return await asyncio.wrap_future(future)
 
     def _run(self) -> None:
-        if self._thread is not None and self._pid != os.getpid():
-            raise LedgerError(
-                "this ledger was in use before the process forked: open a store of its own "
-                "in each process, with open_store(…)."
-            )
         # What comes while the thread ends would be lost with it: it is for the next one.
         self._room.wait_for(lambda: not self._stopping)
         if self._thread is None:
-            self._pid, self._signalled = os.getpid(), 0
+            self._signalled = 0
             self._loop, self._due = asyncio.new_event_loop(), asyncio.Event()
             self._thread = threading.Thread(target=self._live, name="cascade-ledger", daemon=True)
             self._thread.start()
             atexit.register(self._at_exit)
+        elif not self._thread.is_alive():
+            raise LedgerError(
+                "this ledger was in use before the process forked: open a store of its own "
+                "in each process, with open_store(…)."
+            )
 
     def _at_exit(self) -> None:
         try:
@@ -439,119 +404,111 @@ class SqlLedger(LedgerStore):
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        while self._items or not self._stopping:
+        while self._queue or not self._stopping:
             await self._due.wait()
-            items = self._take()
+            with self._room:
+                changes = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                self._writing, self._busy_since = changes, time.monotonic()
+                if not self._queue:
+                    self._signalled = 0
+                    self._due.clear()
+                self._room.notify_all()
             try:
-                refused = await self._write([each for item in items for each in item.writes])
+                await self._write([each for each in changes if each.kind != "mark"])
             except LedgerError:  # it is closed, and no entry waits
                 continue
             finally:
                 self._writing, self._busy_since = (), None
-            self._tell(items, refused)
+            self._tell(changes)
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
             await asyncio.wait(reads, timeout=30)
         await self._database.aclose()
 
-    def _take(self) -> Sequence[_Item]:
-        with self._room:
-            taken: list[_Item] = []
-            n = 0
-            while self._items and n < BATCH:
-                taken.append(self._items.popleft())
-                n += len(taken[-1].writes)
-            self._writing, self._busy_since = taken, time.monotonic()
-            if n:  # the thread moves the journal as well, where it writes
-                self._unmoved = 0
-            if not self._items:
-                self._signalled = 0
-                self._due.clear()
-            self._room.notify_all()
-            return taken
-
-    def _move_journal(self) -> None:
-        if self._database.move_journal() > LONGEST_JOURNAL and self._busy_since is None:
-            with self._room:  # no caller is in the midst of writing
-                self._busy_since = time.monotonic()
-            try:
-                self._database.move_journal()
-            finally:  # else no caller would write any more
-                self._busy_since = None
-
-    async def _write(self, writes: Sequence[Write]) -> dict[str, str]:
-        """Write changes, as often as it takes; of those that can never be kept, why, by id.
+    async def _write(self, changes: Sequence[Change]) -> None:
+        """Write changes, as often as it takes; those that can never be kept are refused.
 
         Raises:
             LedgerError: they cannot be written, and the store is closed.
         """
-        pause_s = FIRST_PAUSE_S
-        while writes:
+        while changes:
             try:
-                await self._database.write(partial(write, writes=writes))
+                await self._database.write(partial(write, changes=changes))
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
                 self._problem = str(error)
                 if self._stopping:
                     raise
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
             except Exception as error:  # noqa: BLE001 - the caller is told, or who flushes
-                if len(writes) > 1:
-                    alone = [await self._write([each]) for each in writes]
-                    return {key: why for refused in alone for key, why in refused.items()}
-                said = f"{_said(writes[0])} ({error})"
-                logger.error("the ledger's database refused an entry: %s", said)
-                if writes[0].kind == "entry":
-                    self._refused.append(said)
-                return {writes[0].id: said}
+                if len(changes) == 1:
+                    self._refuse(changes[0], error)
+                else:
+                    for each in changes:
+                        await self._write([each])
+                return
             else:
+                self._in_journal = 0  # the database's own connections move it
                 if self._problem is not None:
                     logger.warning("the ledger is written again")
                     self._problem = None
-                break
-        return {}
+                return
 
-    def _tell(self, items: Sequence[_Item], refused: Mapping[str, str]) -> None:
-        """Tell the callers that it is written; those who flush, also what was refused."""
-        for item in items:
-            if item.done is None or not item.done.set_running_or_notify_cancel():
+    def _refuse(self, change: Change, error: Exception) -> None:
+        said = f"{_said(change)} ({error})"
+        logger.error("the ledger's database refused an entry: %s", said)
+        if change.kind == "entry":
+            self._refused.append(said)
+        self._tell([change], [said])
+
+    def _tell(self, changes: Sequence[Change], refused: Sequence[str] = ()) -> None:
+        """Tell the callers that it is written, or was refused; those who flush, of all that was."""
+        for change in changes:
+            done = change.done
+            if done is None or done.done() or not done.set_running_or_notify_cancel():
                 continue
-            said = [refused[each.id] for each in item.writes if each.id in refused]
-            if not item.writes:
-                said = list(self._refused)
+            told = refused
+            if change.kind == "mark":
+                told = list(self._refused)
                 self._refused.clear()
-            if said:
-                told = f"the ledger's database refused entries: {'; '.join(said)}"
-                item.done.set_exception(LedgerError(told))
+            if told:
+                why = f"the ledger's database refused entries: {'; '.join(told)}"
+                done.set_exception(LedgerError(why))
             else:
-                item.done.set_result(None)
+                done.set_result(None)
 
 
 open_store = SqlLedger
 """Makes a store: `open_store("sqlite:///ledger.db")`."""
 
 
-def _said(write: Write) -> str:
+def _said(change: Change) -> str:
     """A change for the log, without free texts."""
-    if write.entry is None:
-        return f"{write.kind} {write.id}"
-    said = write.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
-    return f"{said} with tags {dict(write.tags)}"
+    if change.entry is None:
+        return f"{change.kind} {change.id}"
+    said = change.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
+    return f"{said} with tags {dict(change.tags)}"
 
 
-def _where(table: sa.Table, selection: Selection) -> Iterator[sa.ColumnElement[bool]]:
+def _chosen(statement: Any, selection: Selection, *more: sa.ColumnElement[bool]) -> Any:
+    """Rows of a selection in their order."""
+    chosen = statement.where(*_where(selection), *more)
+    return chosen.order_by(entries.c.at, entries.c.id)
+
+
+def _where(selection: Selection) -> list[sa.ColumnElement[bool]]:
+    columns, conditions = entries.c, list[sa.ColumnElement[bool]]()
     for name in ("run_id", "node", "tier"):
         if (value := getattr(selection, name)) is not None:
-            yield table.c[name] == value
+            conditions.append(columns[name] == value)
     if selection.since is not None:
-        yield table.c.at >= selection.since
+        conditions.append(columns.at >= selection.since)
     if selection.until is not None:
-        yield table.c.at < selection.until
-    for key, value in selection.tags.items():
-        yield table.c.tags[key].as_string() == value
+        conditions.append(columns.at < selection.until)
+    tags = (columns.tags[key].as_string() == value for key, value in selection.tags.items())
+    return [*conditions, *tags]
 
 
 @lru_cache(maxsize=256)

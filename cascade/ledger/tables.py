@@ -1,61 +1,54 @@
-"""The tables of the ledger and of budgets, and how entries become rows of them."""
+"""The tables of the ledger and of budgets, and how changes of entries are written into them."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import attrgetter
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from cascade.ledger.base import NO_TAGS, Write
+from cascade.ledger.base import NO_TAGS
 from cascade.ledger.database import Money, Schema, UtcTime, Words, json_type, to_json
 from cascade.state import LedgerEntry
 
 metadata = sa.MetaData()
 
-
-def _columns() -> list[sa.Column[Any]]:
-    tokens = ("input", "output", "cached", "reasoning", "cache_write")
-    amounts = ("saved", "baseline", "baseline_low", "baseline_high", "assumed")
-    return [
-        sa.Column("id", Words, primary_key=True),
-        sa.Column("run_id", Words, nullable=False),
-        sa.Column("node", Words, nullable=False),
-        sa.Column("tier", Words),
-        sa.Column("model", Words),
-        *(sa.Column(f"{name}_tokens", sa.BigInteger) for name in tokens),
-        sa.Column("latency_ms", sa.Double, nullable=False),
-        sa.Column("cost_usd", Money),
-        sa.Column("cost_basis", sa.Text, nullable=False),
-        *(sa.Column(f"{name}_usd", Money) for name in amounts),
-        sa.Column("basis", sa.Text, nullable=False),
-        sa.Column("price", Words),
-        sa.Column("outcome", sa.Text, nullable=False),
-        sa.Column("note", Words, nullable=False),
-        sa.Column("decision", json_type),
-        sa.Column("loss", sa.Double),
-        sa.Column("at", UtcTime, nullable=False),
-        sa.Column("tags", json_type),
-    ]
-
+_TOKENS = ("input", "output", "cached", "reasoning", "cache_write")
+_AMOUNTS = ("saved", "baseline", "baseline_low", "baseline_high", "assumed")
 
 entries = sa.Table(
     "ledger_entries",
     metadata,
-    *_columns(),
+    sa.Column("id", Words, primary_key=True),
+    sa.Column("run_id", Words, nullable=False, index=True),
+    sa.Column("node", Words, nullable=False),
+    sa.Column("tier", Words),
+    sa.Column("model", Words),
+    *(sa.Column(f"{name}_tokens", sa.BigInteger) for name in _TOKENS),
+    sa.Column("latency_ms", sa.Double, nullable=False),
+    sa.Column("cost_usd", Money),
+    sa.Column("cost_basis", sa.Text, nullable=False),
+    *(sa.Column(f"{name}_usd", Money) for name in _AMOUNTS),
+    sa.Column("basis", sa.Text, nullable=False),
+    sa.Column("price", Words),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("note", Words, nullable=False),
+    sa.Column("decision", json_type),
+    sa.Column("loss", sa.Double),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("tags", json_type),
     sa.Index("ledger_entries_at", "at", "id"),
-    sa.Index("ledger_entries_run", "run_id"),
     sa.Index("ledger_entries_node", "node", "at"),
 )
 
-# Calls under way, and those whose process died: few rows without an index, so that a call that
-# begins changes one page.
-begun = sa.Table("ledger_begun", metadata, *_columns(), sqlite_with_rowid=False)
+IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
+"""A call under way, or one whose process died; a constant, so that the index is used."""
+
+sa.Index("ledger_begun", entries.c.at, sqlite_where=IS_BEGUN, postgresql_where=IS_BEGUN)
 
 accounts = sa.Table(
     "budget_accounts",
@@ -71,11 +64,9 @@ reservations = sa.Table(
     "budget_reservations",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("key", Words, nullable=False),
+    sa.Column("key", Words, nullable=False, index=True),
     sa.Column("usd", Money, nullable=False),
     sa.Column("until", UtcTime, nullable=False),
-    sa.Column("lapsed_at", UtcTime),
-    sa.Index("budget_reservations_key", "key", "until"),
 )
 
 LEDGER = Schema("ledger", metadata, "1", Path(__file__).parent / "migrations")
@@ -93,52 +84,68 @@ def entry_of(row: Any) -> tuple[LedgerEntry, Mapping[str, str]]:
     return LedgerEntry.model_validate(fields), tags
 
 
-def row_of(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
-    """The values of an entry, by column."""
-    row = dict(entry.__dict__)
-    row["baseline_low_usd"], row["baseline_high_usd"] = row.pop("baseline_range") or (None, None)
-    row["tags"] = dict(tags) or None
-    return row
+class Change(NamedTuple):
+    """A call that begins, an entry, a begun call to forget, or a mark in the queue of a store; and
+    the future of a caller who waits until all is written up to here."""
+
+    kind: Literal["begin", "entry", "withdraw", "mark"]
+    id: str = ""
+    entry: LedgerEntry | None = None
+    tags: Mapping[str, str] = NO_TAGS
+    done: Future[None] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Its values, by column."""
+        if self.entry is None:
+            return {"gone": self.id}
+        row = dict(self.entry.__dict__)
+        low, high = row.pop("baseline_range") or (None, None)
+        return row | {
+            "baseline_low_usd": low,
+            "baseline_high_usd": high,
+            "tags": dict(self.tags) or None,
+        }
 
 
-def insert_if_new(table: sa.Table, dialect: str) -> Any:
-    """An insert that leaves a row alone that is there."""
-    of: Any = postgresql if dialect == "postgresql" else sqlite
-    return of.insert(table).on_conflict_do_nothing()
-
-
-def write(connection: sa.Connection, writes: Sequence[Write]) -> None:
-    """Make changes of the ledger, in their order; they may be made twice."""
-    if connection.dialect.name == "postgresql":
-        for kind, values in _in_order(writes):
-            connection.execute(_POSTGRESQL[kind], values)
+def write(connection: sa.Connection, changes: Sequence[Change]) -> None:
+    """Make changes of the ledger; they may be made twice."""
+    if connection.dialect.name == "sqlite":
+        file: Any = connection.connection.driver_connection
+        write_to_file(file, changes)
         return
-    file: Any = connection.connection.driver_connection
-    write_to_file(file, writes)
+    for kind, rows in _by_kind(changes):
+        connection.execute(_POSTGRESQL[kind], rows)
 
 
-def write_to_file(file: sqlite3.Connection, writes: Sequence[Write]) -> None:
+def write_to_file(file: sqlite3.Connection, changes: Sequence[Change]) -> None:
     """`write` for SQLite's own connections."""
-    for kind, values in _in_order(writes):
+    for kind, rows in _by_kind(changes):
         statement = _SQLITE[kind]
-        file.executemany(statement.text, map(statement.parameters, values)).close()
+        file.executemany(statement.text, map(statement.parameters, rows)).close()
 
 
-def _in_order(writes: Sequence[Write]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Values of changes of one kind that follow one another; an entry completes its begun call."""
-    for kind, group in groupby(writes, key=attrgetter("kind")):
-        changes = list(group)
-        if kind != "withdraw":
-            yield kind, [row_of(each.entry, each.tags) for each in changes if each.entry]
-        if kind != "begin":
-            yield "withdraw", [{"gone": each.id} for each in changes]
+def _by_kind(changes: Sequence[Change]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Rows in the order in which those of one call come, whose changes all have its id."""
+    for kind in ("begin", "entry", "withdraw"):
+        if rows := [change.row() for change in changes if change.kind == kind]:
+            yield kind, rows
+
+
+def insert_into(table: sa.Table, dialect: str) -> Any:
+    """An insert that can be told what to do where the row is there."""
+    of: Any = postgresql if dialect == "postgresql" else sqlite
+    return of.insert(table)
 
 
 def _statements(dialect: str) -> dict[str, Any]:
+    insert = insert_into(entries, dialect)
+    # What was known when the call began and has an index is not set again: it would cost a write.
+    known = ("id", "run_id", "node", "at")
+    told = {name: insert.excluded[name] for name in COLUMNS if name not in known}
     return {
-        "begin": insert_if_new(begun, dialect),
-        "entry": insert_if_new(entries, dialect),
-        "withdraw": sa.delete(begun).where(begun.c.id == sa.bindparam("gone")),
+        "begin": insert.on_conflict_do_nothing(),
+        "entry": insert.on_conflict_do_update(index_elements=["id"], set_=told, where=IS_BEGUN),
+        "withdraw": sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGUN),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cascade import Cascade, CascadeError, ConfigurationError, LedgerEntry
+from cascade import Cascade, CascadeError, ConfigurationError, LedgerEntry, LedgerView
 from cascade.ledger.store import open_store
 from cascade.testing.ledger_conformance import LedgerConformance
 from tests.acceptance.setups import (
@@ -62,8 +62,8 @@ async def test_totals_are_exact_and_keep_measured_estimated_and_unknown_apart(ur
     async with open_store(url) as ledger:
         estimated = made("r", cost_usd=Decimal("0.2"), cost_basis="estimated")
         ledger.append([made("r", cost_usd=tiny), estimated, made("r", node="expert")])
-        totals = await ledger.totals(by="node")
-    draft, expert = totals["draft"].cost_usd, totals["expert"].cost_usd
+        totals = LedgerView(await ledger.entries()).by_node()
+    draft, expert = totals["draft"].cost, totals["expert"].cost
     assert (draft.measured, draft.estimated) == (tiny, Decimal("0.2"))
     assert draft.total == Decimal("0.3000000000000000000000000001")
     assert (expert.total, expert.unknown) == (None, 1)
