@@ -33,10 +33,10 @@ NEVER_OPEN = 1_000_000
 
 WAYS: dict[str, Any] = {
     "breaker and budget": list,
-    "budget alone": lambda: [Breaker(in_a_row=NEVER_OPEN, rate=1.0, least_calls=NEVER_OPEN)],
+    "budget alone": lambda: [Breaker(in_a_row=NEVER_OPEN)],
     "neither": lambda: [
         Retries(share=NEVER_OPEN, reserve=NEVER_OPEN),
-        Breaker(in_a_row=NEVER_OPEN, rate=1.0, least_calls=NEVER_OPEN),
+        Breaker(in_a_row=NEVER_OPEN),
     ],
 }
 """The defaults; the same without a breaker; and as many retries as calls want."""

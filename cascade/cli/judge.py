@@ -93,7 +93,7 @@ class Examples:
         from cascade.middleware import Breaker  # noqa: PLC0415
 
         # Every example is wanted: a server is asked until it is plain that it is gone.
-        breaker = Breaker(GIVE_UP_AFTER, rate=1, least_calls=GIVE_UP_AFTER)
+        breaker = Breaker(GIVE_UP_AFTER)
         signals = self.signals or list(SIGNALS)
         return {"policy": AlwaysEscalate(), "signals": signals, "middleware": [breaker]}
 

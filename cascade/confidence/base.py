@@ -46,7 +46,7 @@ class Asked:
 
     Attributes:
         runtime: the `CascadeRuntime` of the run, for signals of the user's; None over recordings.
-        trajectory: where the tier is an agent, the messages of its run.
+        trajectory: messages of the run of a tier that is an agent.
     """
 
     messages: Sequence[BaseMessage]
@@ -137,15 +137,14 @@ async def _side_by_side(calls: Sequence[Coroutine[Any, Any, Completion]]) -> lis
 
 
 def combine(scores: Features) -> float | None:
-    """One raw score from several: the most doubtful, since they have no common scale; None when
-    there is none."""
+    """One raw score from several: the most doubtful, since they have no common scale."""
     known = [score for score in scores.values() if not math.isnan(score)]
     return min(1.0, max(0.0, min(known))) if known else None
 
 
 def score_of(signal: str, features: Features) -> float | None:
-    """The raw score of a signal, None when it is missing: the geometric mean token probability for
-    `logprobs`, else the feature of the signal's own name."""
+    """The raw score of a signal: the geometric mean token probability for `logprobs`, else the
+    feature of the signal's own name."""
     if signal == "logprobs":
         mean = features.get("logprob_mean")
         return math.exp(mean) if mean is not None and mean <= 0.0 else None
@@ -170,12 +169,9 @@ _NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorr
 
 
 def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float]:
-    """Features of an answer's log-probabilities, in nats; none without log-probabilities.
-
-    Those that survive across tasks: the 10 % quantile (arXiv 2404.10136) and the smallest mean over
-    a sliding window (2508.15260) tell more than the mean; `margin_mean` is the mean difference
-    between the two most likely tokens, where alternatives were returned.
-    """
+    """Features of an answer's log-probabilities, in nats: also the 10 % quantile (2404.10136), the
+    smallest mean over a sliding window (2508.15260), and the mean difference between the two most
+    likely tokens."""
     if not logprobs:
         return {}
     values = [token.logprob for token in logprobs]
@@ -207,11 +203,8 @@ def worst_window(values: Sequence[float]) -> float:
 
 
 class LogprobSignal(Signal):
-    """The log-prob set of `logprob_features`; its score is the geometric mean probability.
-
-    Of a draft that calls tools it is taken on their names and argument values: the JSON around them
-    is all but certain whatever it holds.
-    """
+    """The log-prob set of `logprob_features`; its score is the geometric mean probability. Of tool
+    calls it is taken on names and argument values: the JSON around them is all but certain."""
 
     name = "logprobs"
     needs_logprobs = True
@@ -295,10 +288,8 @@ class ModelIdentity(Record):
 
 @dataclass(frozen=True, slots=True)
 class LabelledDraft:
-    """The features of a draft, and how right (0 to 1) draft and large model were.
-
-    Rows are sorted by their ids, where they have some, and none may be there twice.
-    """
+    """The features of a draft, and how right (0 to 1) draft and large model were. Rows are sorted
+    by their ids, where they have some, and none may be there twice."""
 
     features: Features
     correct: float

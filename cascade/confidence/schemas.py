@@ -1,8 +1,7 @@
 """JSON schemas of answers and tools, which come from strangers: read and checked in bounded time.
 
-They are limited in number and size and read by a compiled form, patterns are matched in linear time
-(Python's `re` needs exponential time for `^(a+)+$`), and a check ends with its time. Loaded where a
-question has a schema or tools.
+They are limited in number and size, patterns are matched in linear time (Python's `re` needs
+exponential time for `^(a+)+$`), and a check ends with its time.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
 
 def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> int:
     """Refuse what is not a JSON schema that stands for itself and is checked in bounded time; its
-    size in characters.
-    """
+    size in characters."""
     try:
         text = _text_of(schema)
         _read(text)

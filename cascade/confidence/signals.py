@@ -87,10 +87,8 @@ _PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
 
 
 class PrefillScore(Signal):
-    """Log-probabilities of the draft under another model, by one pass over it without generation.
-
-    What the drafter is sure of and another model finds unlikely is often wrong (arXiv 2603.25450).
-    The `model` is given as `Cascade` takes models; it must be able to score a text.
+    """Log-probabilities of the draft under another model, by one pass over it without generation:
+    what the drafter is sure of and another model finds unlikely is often wrong (arXiv 2603.25450).
     """
 
     calls = 1
@@ -187,10 +185,8 @@ class SelfConsistency(Signal):
 
 
 class Agreement(Signal):
-    """1 when another cheap model gives the same answer, else 0 (arXiv 2407.02348).
-
-    The `model` is given as `Cascade` takes models. Several models need several names.
-    """
+    """1 when another cheap model gives the same answer, else 0 (arXiv 2407.02348). Several models
+    need several names."""
 
     calls = 1
 

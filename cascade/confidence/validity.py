@@ -64,9 +64,7 @@ def objection(
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
     """Reason why a step of an agent leads nowhere: all its calls were made in the step before it.
-
-    Log-probs do not tell: a small model is the surer of a call, the more often it was made.
-    """
+    A small model is the surer of a call, the more often it was made."""
     if not completion.tool_calls:
         return None
     asked = next((m for m in reversed(messages) if not isinstance(m, ToolMessage)), None)
@@ -79,11 +77,8 @@ def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str |
 
 
 def speaks_of_grading(text: str) -> str | None:
-    """The words in which an answer speaks to its checker, None where it does not.
-
-    Such words speak against a draft, never for it. They are found in English; an answer that is
-    about grading or about chat templates is found as well.
-    """
+    """The words in which an answer speaks to its checker, None where it does not. They speak
+    against a draft, never for it. An answer about grading or chat templates is found as well."""
     found = _GRADING.search(unicodedata.normalize("NFKC", UNSEEN.sub("", text)))
     if found is None:
         return None

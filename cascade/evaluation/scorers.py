@@ -1,8 +1,4 @@
-"""Scorers: how right an answer is, from 0 to 1.
-
-`get_scorer("numeric:1%")` by its spec, `as_scorer(…)` for a user's own function too; all of them
-are awaited the same way, `await scorer.score(answer, reference, question=…)`.
-"""
+"""Scorers: how right an answer is, from 0 to 1."""
 
 from __future__ import annotations
 
@@ -54,13 +50,8 @@ class Scorer:
     computes: bool = False
 
     async def score(self, answer: str, reference: Reference, *, question: str = "") -> Score:
-        """Compare an answer, with all that it says around the result, with the right one.
-
-        Raises:
-            InputError: the reference is not in the form that this scorer takes.
-            ConfigurationError: a user's function returned something that is not in [0, 1].
-            ModelError: the call of a judge failed.
-        """
+        """Compare an answer, with all that it says around the result, with the right one; an
+        `InputError` where the reference is not in the form that this scorer takes."""
         found = self.judge(answer, reference, question)
         if inspect.isawaitable(found):
             found = await found

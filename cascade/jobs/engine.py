@@ -13,7 +13,7 @@ from typing import Any
 from cascade._numbers import to_count
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
-from cascade.jobs.files import Row
+from cascade.jobs.files import OF_RESULT, Row
 from cascade.jobs.journal import Journal, Record
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.ledger.view import LedgerView
@@ -26,15 +26,10 @@ from cascade.tiers import OpenTier
 GIVE_UP_AFTER = 50
 """Rows that fail one after the other, with no answer between: something is wrong with all."""
 
-CONCURRENCY = 16
-
 ANSWER_TOKENS = 256
 """Length of an answer that a guess takes, where a tier has no `max_tokens`."""
 
-INTERRUPTED = "it was interrupted"
-
-OF_RESULT = ("answer", "tier", "confidence", "calibrated", "escalated", "degraded", "run_id")
-"""Fields of a result that the record of a row has, too."""
+CONCURRENCY, INTERRUPTED = 16, "it was interrupted"
 
 
 @dataclass(slots=True)
@@ -42,11 +37,9 @@ class Done:
     """Progress of a run of a job.
 
     Attributes:
-        resumed: rows that an earlier run has answered.
-        waiting: rows that wait for a provider's batch.
+        resumed: rows that an earlier run has answered; `waiting`, for a provider's batch.
         spent_usd: as far as it is known or assumed; `before_usd` by earlier runs.
-        saved_usd: against the large model alone; None where a row's is unknown.
-        estimated: whether a part of the saving is an estimate.
+        saved_usd: None where a row's is unknown; `estimated`, whether a part is.
         unknown: rows whose cost is unknown.
         stopped: why rows were left; None where all were asked.
     """
@@ -109,13 +102,12 @@ async def run_job(
     answer: Answer | None = None,
     tiers: Sequence[OpenTier] = (),
 ) -> Done:
-    """Answer all rows that the journal has no answer to.
-
-    Rows of an earlier run that failed, or whose question has changed, are asked again.
+    """Answer all rows that the journal has no answer to, also those that failed in an earlier run,
+    or whose question has changed since.
 
     Args:
         cascade: that is asked.
-        rows: what to ask; read as they are needed.
+        rows: read as they are needed.
         journal: knows what is done, and is told.
         concurrency: rows under way at once.
         budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only if
@@ -123,11 +115,6 @@ async def run_job(
         progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
         answer, tiers: in place of the cascade; a budget guesses by the prices of the tiers.
-
-    Raises:
-        ConfigurationError: the concurrency is below 1, or a budget is given and a tier has no
-            price.
-        LedgerError: the journal cannot be written.
     """
     to_count("concurrency", concurrency)
     job = _Job(
@@ -216,7 +203,7 @@ class _Job:
 
     async def put_aside(self, row: Row) -> Decimal | None:
         """Put aside the largest cost of a row so far, or this one's guess if that is more; None if
-        that does not fit. What is overspent is what rows under way cost above that."""
+        that does not fit."""
         if self.budget_usd is None:
             return Decimal(0)
         guess = guessed(row, self.tiers)
@@ -241,7 +228,7 @@ class _Job:
 async def ask(cascade: Cascade, row: Row) -> Record:
     """Record of a row that is asked; its entries in the ledger have its number as the tag `row`."""
     if row.question is None:
-        return unreadable(row)
+        return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
     try:
         result = await cascade.ainvoke(row.question, tags={"row": str(row.number)})
     except CascadeError as error:
@@ -268,11 +255,6 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     return total
 
 
-def unreadable(row: Row) -> Record:
-    """Record of a row that cannot be asked."""
-    return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
-
-
 def failed(row: Row, error: CascadeError) -> Record:
     """Record of a row whose run failed."""
     entries = error.run.entries if isinstance(error, PersonNeededError) else error.ledger or ()
@@ -289,17 +271,13 @@ def failed(row: Row, error: CascadeError) -> Record:
 def record_of(row: Row, result: CascadeResult) -> Record:
     """Record of a row that was answered."""
     ledger = result.ledger
-    saved: dict[str, Any] = {"saved_usd": ledger.saved_usd, "saved_basis": ledger.saved_basis}
-    same = {name: getattr(result, name) for name in OF_RESULT}
-    return Record(row.number, row.key, "ok", **same, **saved, **costs_of(ledger))
+    same: dict[str, Any] = {name: getattr(result, name) for name in (*OF_RESULT, "run_id")}
+    same |= {"saved_usd": ledger.saved_usd, "saved_basis": ledger.saved_basis}
+    return Record(row.number, row.key, "ok", **same, **costs_of(ledger))
 
 
 def costs_of(ledger: LedgerView) -> dict[str, Any]:
-    """Dollars of a run for its record."""
-    return {"cost_usd": ledger.cost_usd, "counted_usd": counted(ledger)}
-
-
-def counted(ledger: LedgerView) -> Decimal:
-    """Dollars that a budget counts: the cost, or what an unknown one is assumed to be."""
+    """Dollars of a run for its record; counted is also what an unknown cost is assumed to be."""
     costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in ledger)
-    return sum((cost for cost in costs if cost is not None), Decimal(0))
+    counted = sum((cost for cost in costs if cost is not None), Decimal(0))
+    return {"cost_usd": ledger.cost_usd, "counted_usd": counted}

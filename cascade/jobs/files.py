@@ -18,18 +18,8 @@ from cascade.evaluation.recordings import KINDS, QUESTIONS, read_table
 from cascade.jobs.journal import Journal
 from cascade.questions import Question, to_messages
 
-ADDED = (
-    "answer",
-    "tier",
-    "confidence",
-    "calibrated",
-    "escalated",
-    "degraded",
-    "cost_usd",
-    "saved_usd",
-    "saved_basis",
-    "error",
-)
+OF_RESULT = ("answer", "tier", "confidence", "calibrated", "escalated", "degraded")
+ADDED = (*OF_RESULT, "cost_usd", "saved_usd", "saved_basis", "error")
 """Columns of the output beside those of a row."""
 
 
@@ -51,15 +41,8 @@ class Row:
 
 
 def read_rows(path: Path, column: str | None = None, system: str | None = None) -> Iterator[Row]:
-    """The rows of a file, or of all files of a folder in the order of their names.
-
-    A row without a question is a row with a `problem`; it does not stop the others.
-
-    Args:
-        path: `.jsonl`, `.ndjson`, `.csv` or `.parquet`, or a folder of such files.
-        column: which one holds the question; by default `messages`, `question` or `prompt`.
-        system: a system message to put before each question that is a text.
-    """
+    """The rows of a file, or of all files of a folder in the order of their names. A row without a
+    question is a row with a `problem`; `system` goes before each question that is a text."""
     number = 0
     for file in _files(path):
         for columns in read_table(file):
@@ -68,11 +51,8 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
 
 
 def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> list[str]:
-    """Read all rows before any is asked.
-
-    Returns:
-        Of each row that cannot be asked, which it is and why.
-    """
+    """Read all rows before any is asked; of each that cannot be, which it is and why. A
+    `ConfigurationError` where columns are missing, or there are some of those to be added."""
     found: dict[str, None] = {}
     problems = []
     for row in read_rows(path, column):
@@ -130,21 +110,8 @@ def check_output(path: Path) -> None:
 
 
 def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: str = "") -> int:
-    """Write the rows that are done, whole or not at all.
-
-    Args:
-        path: `.jsonl` or `.csv`.
-        rows: the input, once more.
-        journal: what became of them.
-        prefix: before the names of the columns that are added.
-
-    Returns:
-        Number of rows written. A row that was not asked, or waits, is left out.
-
-    Raises:
-        ConfigurationError: the file is of another kind.
-        LedgerError: it cannot be written.
-    """
+    """Write the rows of the input that are done, whole or not at all, with the columns that are
+    added; their number. A row that was not asked, or waits, is left out."""
     check_output(path)
     draft, written = path.with_name(f".{path.name}.{os.getpid()}"), 0
 

@@ -1,7 +1,6 @@
 """Journal of a job: what became of each row, and of each batch, in a SQLite file.
 
-What is written survives the end of the process. A row that is there with an answer is never asked
-again.
+What is written survives the end of the process: a row with an answer is never asked again.
 """
 
 from __future__ import annotations
@@ -42,12 +41,10 @@ class Record:
 
     Attributes:
         number, key: of the row, and of its question.
-        status: `ok`, or `error` and why; `waiting` for an answer that comes later.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
         run_id: of the row's run in the ledger.
         error: kind of the error and its message.
-        run, question: of a row that waits, or has waited in vain, as JSON (`Run.to_json`); with it
-            nothing is paid for twice.
+        run, question: of a row that waits, or has waited in vain: nothing is paid for twice.
         expected_usd: what the answer that it waits for may cost.
     """
 
@@ -87,17 +84,13 @@ class Journal:
 
     Args:
         path: the file; made if it is not there.
-        made_with: what the answers depend on besides the questions.
+        made_with: what the answers depend on besides the questions; another one is refused.
         fresh: forget all that is in it.
 
     Attributes:
         spent_usd: dollars of all attempts, also of rows that were asked again.
         expected_usd: dollars that the answers which rows wait for may cost, as far as it is known.
         batches: what is known of each of a provider's batches, by their names.
-
-    Raises:
-        ConfigurationError: it is of another set-up, is no journal, or another process is at it.
-        LedgerError: it cannot be written; also by `add` and `note`.
     """
 
     def __init__(self, path: Path, made_with: Mapping[str, Any], *, fresh: bool = False) -> None:

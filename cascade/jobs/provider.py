@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     import openai
     from openai.types import Batch
 
-MOST_REQUESTS = 50_000
-MOST_BYTES = 200_000_000
+MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """Limits of one batch, OpenAI's."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0
@@ -69,7 +68,7 @@ class NotDeliveredError(CascadeError):
 
 class ByBatch(CompositeModel):
     """Model that says what it would be asked, and gives the answers that have come: `delivered` has
-    by the id of a run the body of its reply and the batch as it ended."""
+    the body of a reply and the batch as it ended, by the id of its run."""
 
     def __init__(self, live: OpenAIModel) -> None:
         self.live = live
@@ -78,12 +77,8 @@ class ByBatch(CompositeModel):
         self.delivered: dict[str, tuple[Any, Batch]] = {}
 
     async def answer(self, call: Call, ledger: Ledger) -> Completion:
-        """The answer that has come for a run; its entry has the same id each time.
-
-        Raises:
-            NotDeliveredError: none has come.
-            ModelError: it cannot be read. It may be paid for, and comes no other way.
-        """
+        """The answer that has come for a run, else a `NotDeliveredError`; its entry has the same id
+        each time."""
         if call.run.id not in self.delivered:
             await self._complete(call.request)
         body, batch = self.delivered[call.run.id]
@@ -146,28 +141,15 @@ async def run_by_batch(
     """`run_job`, with what is escalated by batch.
 
     Decisions and baselines are at the price by batch as well: every row could have been sent to
-    the large model that way. What waits is put aside in the budget; what is at the provider when
-    `stop` is set stays there for the next run.
-
-    Raises:
-        ConfigurationError: the large model cannot be asked by batch, or as `run_job` says.
-        ModelError: the provider cannot be reached, or refuses. The next run goes on.
-        LedgerError: the journal or the ledger cannot be written.
+    the large model that way. What waits is put aside in the budget. What is at the provider when
+    `stop` is set, or when it cannot be reached (`ModelError`), stays there for the next run.
     """
     kernel, stop = batched(cascade), stop or asyncio.Event()
     job = _BatchJob(cascade, kernel, journal, progress)
     try:
-        job.done = await run_job(
-            cascade,
-            rows,
-            journal,
-            concurrency=concurrency,
-            budget_usd=budget_usd,
-            progress=progress,
-            stop=stop,
-            answer=job.draft,
-            tiers=kernel.tiers,
-        )
+        limits: Any = {"concurrency": concurrency, "budget_usd": budget_usd, "stop": stop}
+        own: Any = {"progress": progress, "answer": job.draft, "tiers": kernel.tiers}
+        job.done = await run_job(cascade, rows, journal, **limits, **own)
         job.done.waiting = len(journal.waiting())
         both = [asyncio.ensure_future(job.collect(budget_usd)), asyncio.ensure_future(stop.wait())]
         try:
@@ -218,19 +200,12 @@ class _BatchJob:
                 return engine.record_of(row, await self.cascade.adrive(run, runtime))
         except CascadeError as error:
             return engine.failed(row, error)
-        ledger, expected = LedgerView(run.entries), None
+        expected = None
         with suppress(ConfigurationError):  # it has no price
             expected = engine.guessed(row, self.kernel.tiers[-1:])
-        return Record(
-            row.number,
-            row.key,
-            "waiting",
-            **engine.costs_of(ledger),
-            run_id=run.id,
-            run=run.to_json(),
-            question=row.question,
-            expected_usd=expected,
-        )
+        kept = {"run": run.to_json(), "question": row.question, "run_id": run.id}
+        costs = engine.costs_of(LedgerView(run.entries))
+        return Record(row.number, row.key, "waiting", expected_usd=expected, **kept, **costs)
 
     async def collect(self, budget_usd: Decimal | None) -> None:
         """Send what waits, and take in what comes, until there is no batch left."""
@@ -374,7 +349,7 @@ class _BatchJob:
     async def _resume(self, before: Record, delivered: tuple[Any, Batch] | None = None) -> None:
         """Go on with the run of a row that has waited."""
         row, run = Row(before.number, {}, before.question), _run_of(before)
-        paid = engine.counted(LedgerView(run.entries))
+        paid = engine.costs_of(LedgerView(run.entries))["counted_usd"]
         if delivered is not None:
             self.model.delivered[run.id] = delivered
         runtime = CascadeRuntime(self.kernel, show="final")

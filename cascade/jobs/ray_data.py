@@ -60,12 +60,6 @@ def run_on_ray(
         journal: knows what is done, and is told.
         concurrency: rows under way at once in each replica.
         replicas: processes with a cascade; by default one for each core of the cluster.
-
-    Raises:
-        ConfigurationError: a number is below 1, the extra `ray` is not installed, the cluster
-            cannot be reached, or a replica cannot make that cascade.
-        LedgerError: the journal cannot be written.
-        ModelUnavailableError: Ray has failed; what came back is in the journal.
     """
     to_count("concurrency", concurrency)
     to_count("replicas", replicas or 1)
@@ -108,11 +102,8 @@ def cluster(ray: Any) -> Iterator[None]:
 
 
 class Replica:
-    """Process with a cascade of its own that answers blocks of rows; Ray Data makes and calls it.
-
-    What is wrong with it is told by its answer to a block: Ray would begin anew after an error.
-
-    Another set-up than `expected` is refused, and relative paths belong to `folder`.
+    """Process with a cascade of its own, in `folder`, that answers blocks of rows; Ray Data makes
+    and calls it. What is wrong with it is told by its answer: after an error Ray would begin anew.
     """
 
     def __init__(self, make: Make, expected: Mapping[str, Any], folder: Path) -> None:

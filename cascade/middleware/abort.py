@@ -1,8 +1,6 @@
 """Abort: a draft is stopped while it is written, once it cannot be accepted any more.
 
-A middleware that reads a stream wraps `on_chunk` of the call; the text that it returns stops the
-stream. A stopped draft is ruled out: it goes through self-check and verifier without any cost, is
-escalated, and is booked as every other draft.
+It is ruled out then: it goes through self-check and verifier without any cost, and is escalated.
 """
 
 from __future__ import annotations

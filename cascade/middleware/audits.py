@@ -1,9 +1,4 @@
-"""Audits: the large model is asked about a few accepted drafts as well, after the reply.
-
-What they find keeps the books honest: an estimated baseline becomes a measured one, the loss of
-accepting drafts is known by a random sample, and the length of the large model's answers is learned
-where the draw, not the difficulty, has chosen the questions.
-"""
+"""Audits: the large model is asked about a few accepted drafts as well, after the reply."""
 
 from __future__ import annotations
 
@@ -47,13 +42,12 @@ class Audits(AfterReply):
     Each accepted draft is drawn by a hash of its run with the chance that its decision states
     (`Decision.audit_rate`), so that sums weighted by 1/rate are unbiased. Drafts that were accepted
     for want of a larger model, by a person, from a cache, or that must stay on this machine have no
-    chance. Audits are made in the background; `aclose` waits for them. One that fails leaves no
-    loss.
+    chance. One that fails leaves no loss.
 
     Args:
-        rate: share of accepted drafts, in [0, 1].
-        daily_usd: dollars per day of UTC for audits and their judge. The rate is lowered so that
-            they last. Needs a price of the large model, and of the judge.
+        rate: share of accepted drafts.
+        daily_usd: dollars per day of UTC for audits and their judge; the rate is lowered so that
+            they last.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
     """
 
@@ -170,11 +164,8 @@ class Audits(AfterReply):
 
 
 class DailyBudget:
-    """Dollars of a day of UTC for audits, and what they have cost. Safe to use from any thread.
-
-    The sum is read from the store, so that it survives restarts and other processes count; what
-    this process has spent since then is added. Audits under way count as estimated.
-    """
+    """Dollars of a day of UTC for audits, and what they have cost: as the store has it, which knows
+    other processes, and what was spent here since then. Audits under way count as estimated."""
 
     def __init__(self, daily_usd: Decimal, clock: Callable[[], float] = time.time) -> None:
         self.daily_usd, self._clock = daily_usd, clock
@@ -203,8 +194,8 @@ class DailyBudget:
             self._drafts += 1
 
     def reserve(self, run_id: str, usd: Decimal | None) -> None:
-        """Keep back what the audit of a run will probably cost. One that is drawn is always paid:
-        to leave it out would bias the sample."""
+        """Keep back what an audit will probably cost. One that is drawn is always paid: to leave it
+        out would bias the sample."""
         with self._lock:
             self._reserved.setdefault(run_id, usd or Decimal(0))
 

@@ -1,9 +1,5 @@
-"""Background work of middleware: after the reply, in the home loop of the process.
-
-The loop of the caller may end with the reply, and its context holds the callbacks and the stream of
-the run that was answered; background work has neither. What a killed process has not done is not
-done.
-"""
+"""Background work of middleware: after the reply, in the home loop of the process, since the
+caller's may end with the reply."""
 
 from __future__ import annotations
 
@@ -36,11 +32,8 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def lot(key: str, purpose: str) -> float:
-    """A number in [0, 1) that is uniform over keys, and always the same for one of them.
-
-    A step that is executed again, also in another process, draws the same; draws of different
-    purposes are independent.
-    """
+    """A number in [0, 1) that is uniform over keys, and always the same for one of them; draws of
+    different purposes are independent."""
     digest = hashlib.blake2b(f"{purpose}\0{key}".encode(), digest_size=7).digest()
     return (int.from_bytes(digest) >> 3) / 2**53
 

@@ -68,17 +68,12 @@ class CascadeMiddleware:
     slot: Slot = Slot.PROMPTS
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade in which this cannot work, before its first question.
-
-        Raises:
-            ConfigurationError: with what is in the way.
-        """
+        """Refuse a cascade in which this cannot work, by a `ConfigurationError` with what is in the
+        way."""
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """See a question first, or answer it at once; the kernel books the hit.
-
-        Called at least once for each run: again where a step is repeated after a crash.
-        """
+        """See a question first, or answer it at once; the kernel books the hit. Called again where
+        a step is repeated after a crash."""
         del run, runtime
         return None
 

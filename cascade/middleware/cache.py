@@ -1,8 +1,4 @@
-"""Cache: the answer of an earlier run to the same question, under the same set-up.
-
-A middleware that answers without a model does so in `before_run`; the kernel books the hit, which
-costs and earns nothing, and shows the answer to the reader of a stream.
-"""
+"""Cache: the answer of an earlier run to the same question, under the same set-up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Comparison of a draft with the large model's answer, by computing alone or by a judge.
 
-The large model is the reference: where the two differ, the draft counts as wrong. A comparison that
-cannot be made says so and guesses nothing: its loss is None. Audits and shadow runs compare.
+Where the two differ, the draft counts as wrong; where that cannot be told, its loss is None.
 """
 
 from __future__ import annotations
@@ -48,12 +47,9 @@ async."""
 
 
 class Comparison(NamedTuple):
-    """Difference of the large model's answer from the draft.
-
-    `loss` is 1 where only the large answer is right, −1 where only the draft is, 0 where they are
-    equally good, or between; None where that cannot be told. `note` is how it was found, or why
-    there is none; it quotes neither answer.
-    """
+    """Difference of the large model's answer from the draft: `loss` is 1 where only the large
+    answer is right, −1 where only the draft is, None where that cannot be told. `note` is how it
+    was found, or why there is none; it quotes neither answer."""
 
     loss: float | None
     note: str
@@ -137,11 +133,8 @@ class Comparer:
 
 
 class AfterReply(CascadeMiddleware):
-    """Base of middleware that has a question answered once more after the reply, and compares.
-
-    Attributes:
-        kind: of the second run, and the node of its result in the ledger.
-    """
+    """Base of middleware that has a question answered once more after the reply, and compares;
+    `kind` is that of the second run, and the node of its result in the ledger."""
 
     kind: Literal["audit", "shadow"]
 
@@ -176,11 +169,8 @@ class AfterReply(CascadeMiddleware):
 
 
 def preferred(reply: str) -> str | None:
-    """`A`, `B` or `EQUAL` of a judge's reply; None where it is none of them.
-
-    It stands alone on the first line, or on the last where the judge reasons first. A verdict that
-    has to be picked out of a sentence is none.
-    """
+    """`A`, `B` or `EQUAL`, alone on the first line of a judge's reply, or on the last where it
+    reasons first. A verdict that has to be picked out of a sentence is none."""
     lines = [
         words for line in reply.splitlines() if (words := re.findall(r"[^\W_]+", line.upper()))
     ]

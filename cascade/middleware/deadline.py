@@ -48,11 +48,7 @@ class Deadline(CascadeMiddleware):
         return min(seconds, run.begun_at + seconds - time.time())
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """Give the call no more time than is left.
-
-        Raises:
-            DeadlineError: there is none, or it was not enough.
-        """
+        """Give the call no more time than is left, else a `DeadlineError`."""
         started, left = time.perf_counter(), self.left_s(call.run)
         if left is None:
             completion = await handler(call)

@@ -1,8 +1,5 @@
-"""Drift: a watch over signals, escalations and audits, and what is done at an alarm.
-
-The watch hears ledger entries, as a listener of the ledger: decisions of the verifier with their
-signals, and results of audits. What it does about an alarm is a wrap around later decisions.
-"""
+"""Drift: a watch over signals, escalations and audits, which hears the entries of the ledger, and
+what is done about later decisions at an alarm."""
 
 from __future__ import annotations
 

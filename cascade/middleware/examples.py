@@ -1,7 +1,6 @@
 """Examples: a draft is made with worked answers before its conversation.
 
-The shortest middleware that changes what is asked: it wraps one call and replaces its request. The
-kernel sees that more was sent than the user asked: no baseline counts those tokens, and a
+The kernel sees that more was sent than the user asked: no baseline counts those tokens, and a
 calibration that was made without examples does not judge such a draft.
 """
 

@@ -84,11 +84,7 @@ class LocalOnly(CascadeMiddleware):
         return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """Let no question through that has to stay.
-
-        Raises:
-            LocalOnlyError: the model is elsewhere; nothing was sent.
-        """
+        """Let no question through that has to stay."""
         if self.name in call.run.notes and not call.tier.local:
             name = call.tier.model.name
             raise LocalOnlyError(f"{name} was not asked: {STAYING}.", model=name)
@@ -151,9 +147,8 @@ def looks_personal(messages: Sequence[BaseMessage]) -> bool:
     """Whether there is an e-mail address, a key, or a telephone, card or account number in a
     conversation: `LocalOnly(private=looks_personal)`.
 
-    Tool calls are read, too. What is no text, such as an image, counts as personal, since it cannot
-    be read here. Names and addresses are not recognised: give a rule of your own, such as one that
-    asks Presidio's `AnalyzerEngine`.
+    What is no text, such as an image, counts as personal, since it cannot be read here. Names and
+    addresses are not recognised: give a rule of your own, such as one that asks Presidio.
     """
     for message in messages:
         content = message.content

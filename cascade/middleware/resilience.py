@@ -8,7 +8,6 @@ import logging
 import math
 import random
 import time
-from collections import deque
 from threading import Lock
 
 from cascade._numbers import to_count, to_number
@@ -138,8 +137,8 @@ class RetryBudget:
         self._reserve = min(self._most, self._reserve + self._most * passed / 60)
 
 
-WINDOW_S = 30.0
-"""Time over which a breaker takes the share of failures."""
+WELL_S = 30.0
+"""A breaker that was closed for longer begins with short pauses again."""
 
 _OUTAGES = (
     ModelUnavailableError,
@@ -157,17 +156,13 @@ class Breaker(CascadeMiddleware):
                                        └──────────── failure ────────┘
 
     Counted is what speaks of the server: no listener, 5xx, no answer in time, a broken connection,
-    an answer that cannot be read, 429 without `Retry-After`. A request that was refused shows that
-    the server is well. Where the breaker is open, nothing is sent: the draft goes to the next tier,
-    and the expert returns the draft, marked as degraded.
+    an answer that cannot be read, 429 without `Retry-After`. Where the breaker is open, nothing is
+    sent: the draft goes to the next tier, and the expert returns the draft, marked as degraded.
 
     Args:
         in_a_row: failures one after the other that open it.
-        rate: share of failures among the calls of the last 30 s that opens it.
-        least_calls: in that time, below which a share says nothing.
         open_s: seconds until one call tries the server again; doubled with each failure of such a
-            call.
-        most_open_s: most seconds between two of them.
+            call, up to `most_open_s`.
     """
 
     slot = Slot.HEALTH
@@ -176,26 +171,18 @@ class Breaker(CascadeMiddleware):
         self,
         in_a_row: int = 5,
         *,
-        rate: float = 0.5,
-        least_calls: int = 20,
         open_s: float = 2.0,
         most_open_s: float = 15.0,
         name: str = "breaker",
     ) -> None:
         self.name = name
         self.in_a_row = to_count("Breaker.in_a_row", in_a_row)
-        self.rate = to_number("Breaker.rate", rate, above=0, most=1)
-        self.least_calls = to_count("Breaker.least_calls", least_calls)
         self.open_s = to_number("Breaker.open_s", open_s, above=0)
         self.most_open_s = to_number("Breaker.most_open_s", most_open_s, least=self.open_s)
         self._circuits: dict[str, Circuit] = {}
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """Pass the call on while its server is well.
-
-        Raises:
-            CircuitOpenError: the server is left alone for now; nothing was sent.
-        """
+        """Pass the call on while its server is well, else a `CircuitOpenError`."""
         model = call.tier.model
         circuit = self._circuits.get(model.place)
         if circuit is None:
@@ -238,18 +225,14 @@ def _speaks_of_server(error: ModelError) -> bool | None:
 
 
 class Circuit:
-    """Breaker of one server. Safe to use from any thread and event loop.
-
-    Each call that is let through gets a ticket, with which it tells how it ended. What was sent
-    before the state last changed says nothing about the server as it is now.
-    """
+    """Breaker of one server. Each call that is let through gets a ticket, with which it tells how
+    it ended: what was sent before the state last changed says nothing about the server now."""
 
     def __init__(self, settings: Breaker, server: str) -> None:
         self._settings, self._server = settings, server
         self._lock = Lock()
         self.state, self.last, self.why = "closed", "", ""
         self._ticket = self._row = self._openings = 0
-        self._calls: deque[tuple[float, bool]] = deque(maxlen=10_000)
         self._closed_at, self._until = -math.inf, 0.0
 
     @property
@@ -281,7 +264,9 @@ class Circuit:
                 return
             now = time.monotonic()
             if self.state == "closed":
-                self._count(now, failed=bool(failed))
+                self._row = self._row + 1 if failed else 0
+                if self._row >= self._settings.in_a_row:
+                    self._open(now, f"{self._row} calls have failed one after the other")
             elif failed:
                 self._open(now, "the call that tried it failed")
             elif failed is None:
@@ -289,27 +274,11 @@ class Circuit:
             else:
                 self.state, self._row, self._closed_at = "closed", 0, now
                 self._ticket += 1
-                self._calls.clear()
                 logger.info("%s answers again", self._server)
-
-    def _count(self, now: float, *, failed: bool) -> None:
-        given, calls = self._settings, self._calls
-        calls.append((now, failed))
-        if not failed:
-            self._row = 0
-            return
-        self._row += 1
-        while calls and calls[0][0] < now - WINDOW_S:
-            calls.popleft()
-        failures = sum(bad for _, bad in calls)
-        if self._row >= given.in_a_row:
-            self._open(now, f"{self._row} calls have failed one after the other")
-        elif len(calls) >= given.least_calls and failures >= given.rate * len(calls):
-            self._open(now, f"{failures} of {len(calls)} calls have failed")
 
     def _open(self, now: float, why: str) -> None:
         given = self._settings
-        if self.state == "closed" and now - self._closed_at > WINDOW_S:
+        if self.state == "closed" and now - self._closed_at > WELL_S:
             self._openings = 0  # it was well for long enough: this is another failure
         pause_s = min(given.most_open_s, given.open_s * 2.0 ** min(self._openings, 60))
         self.state, self._until = "open", now + pause_s

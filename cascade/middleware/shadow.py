@@ -1,8 +1,7 @@
 """Shadow: the large model answers, and the small one drafts beside it, after the reply.
 
-A shadow run is the same question taken by the same agents once more, with its kind: what they
-decide is what they would have decided, its calls and its decision are booked under node `shadow`,
-and the large model is not asked again.
+What the agents decide in a shadow run is what they would have decided; the large model is not asked
+again.
 """
 
 from __future__ import annotations
@@ -27,11 +26,10 @@ class Shadow(AfterReply):
 
     Each draft is compared with the large answer (`loss` of its entry). With a `live_share` it is a
     canary: that share of conversations, by a hash of the thread's id or else of the run's, goes the
-    usual way; when the share grows, those that were live stay so. Drafts are made in the background
-    and are costs; `aclose` waits for them.
+    usual way; when the share grows, those that were live stay so.
 
     Args:
-        live_share: share that is live, in [0, 1]. It may be changed while the cascade runs.
+        live_share: may be changed while the cascade runs.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
     """
 

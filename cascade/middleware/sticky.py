@@ -1,7 +1,6 @@
 """Sticky: a conversation stays with its tier while the prompt cache there is worth it.
 
-A middleware that knows a conversation keeps nothing itself: it stamps the answers (`stamps` of its
-notes), and reads the stamps of earlier answers, also after a restart or in another process.
+What is known of a conversation is stamped on its answers, and read from them, also after a restart.
 """
 
 from __future__ import annotations

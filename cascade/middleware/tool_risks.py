@@ -38,8 +38,8 @@ class ToolRisks(CascadeMiddleware):
             approve of irreversible calls, the last tier's too, which needs a checkpointer.
 
     Attributes:
-        irreversible_confidence: from which on a draft may call an irreversible tool. It has to be a
-            probability: an uncalibrated score is never enough.
+        irreversible_confidence: from which on a draft may call an irreversible tool; an
+            uncalibrated score is never enough.
         write_confidence: from which on it may call one that writes, by whatever number there is.
     """
 

@@ -27,8 +27,8 @@ DEFAULT_THRESHOLD = 0.8
 
 @dataclass(frozen=True, slots=True)
 class NextSignal:
-    """A signal that could still be taken, its expected cost (None if unknown), and the confidences
-    that it led to on calibration rows like this draft."""
+    """A signal that could still be taken, with the confidences that it led to on calibration rows
+    like this draft."""
 
     name: str
     outlook: tuple[float, ...]
@@ -37,7 +37,7 @@ class NextSignal:
 
 @dataclass(frozen=True, slots=True)
 class TierOutlook:
-    """A larger tier's P(correct) on this question and its expected cost; None where unknown."""
+    """A larger tier's P(correct) on this question and its expected cost."""
 
     tier: str
     p_correct: float | None
@@ -61,11 +61,6 @@ class Situation:
     called: tuple[str, ...] = ()
     last: bool = False
 
-    @property
-    def escalation_cost_usd(self) -> Decimal | None:
-        """Expected cost of the next tier, None if unknown."""
-        return self.above[0].cost_usd if self.above else None
-
 
 @runtime_checkable
 class Policy(Protocol):
@@ -84,8 +79,7 @@ def layers(policy: Any) -> Iterator[Any]:
 
 
 def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
-    """Tell the outermost policy that learns costs (`paid`) the cost of a finished request: what is
-    inside it learns of it once, if it tells it."""
+    """Tell the outermost policy that learns costs (`paid`) the cost of a finished request."""
     for layer in layers(policy):
         if callable(getattr(layer, "paid", None)):
             layer.paid(cost_usd)
@@ -127,8 +121,7 @@ def settled(situation: Situation, threshold: float | None = None) -> Decision | 
 
 
 def compare(assessment: Assessment, threshold: float) -> Decision:
-    """The decision of a confidence against a threshold, with the reason in words; `settled` comes
-    before it."""
+    """The decision of a confidence against a threshold; `settled` comes before it."""
     confidence = assessment.confidence
     assert confidence is not None, "a draft without a confidence is settled before"
     accepted = confidence >= threshold
@@ -159,17 +152,17 @@ def value_of_information(signal: NextSignal, threshold: float, price_of_error: f
 
 def observe(signal: NextSignal, decision: Decision, why: str) -> Decision:
     """The decision to take one more signal before anything else."""
-    return decision.model_copy(
-        update={"action": "observe", "reason": f"{decision.reason}; {signal.name} {why}"}
-    )
+    reason = f"{decision.reason}; {signal.name} {why}"
+    return decision.model_copy(update={"action": "observe", "reason": reason})
 
 
-def with_observation(
-    decision: Decision,
-    signal: NextSignal | None,
-    worth: Callable[[NextSignal, float, float], str | None],
-) -> Decision:
-    """`decision`, or one more observation where `worth(signal, confidence, threshold)` says why."""
+Worth = Callable[[NextSignal, float, float], str | None]
+"""Says of a signal, at a confidence and a threshold, why to take it; None where it is not worth it.
+"""
+
+
+def with_observation(decision: Decision, signal: NextSignal | None, worth: Worth) -> Decision:
+    """`decision`, or one more observation where that is worth it."""
     confidence, threshold = decision.confidence, decision.threshold
     if signal is None or not signal.outlook or confidence is None or threshold is None:
         return decision
@@ -196,11 +189,8 @@ def dollars(amount: Decimal | float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdPolicy:
-    """Accept a draft whose confidence is `threshold` or more.
-
-    A paid signal is taken only where it led to the other side of the threshold before. Raw scores
-    have the threshold `uncalibrated`, where it is given.
-    """
+    """Accept a draft whose confidence is `threshold` or more, or `uncalibrated`, where it is given,
+    as a raw score. A signal is taken where it led to the other side of the threshold before."""
 
     threshold: float = DEFAULT_THRESHOLD
     uncalibrated: float | None = None
@@ -212,9 +202,8 @@ class ThresholdPolicy:
 
     @classmethod
     def at_rate(cls, confidences: Sequence[float], escalation_rate: float) -> ThresholdPolicy:
-        """The threshold that escalates a given share ρ: the ρ-quantile of the confidences of drafts
-        like those to come. Ties at it are accepted; raw scores have `DEFAULT_THRESHOLD`.
-        """
+        """The threshold that escalates a share ρ: the ρ-quantile of the confidences of drafts like
+        those to come. Ties at it are accepted; raw scores have `DEFAULT_THRESHOLD`."""
         to_number("escalation_budget", escalation_rate, least=0, most=1)
         if not confidences:
             raise ConfigurationError("an escalation budget needs confidences of earlier drafts.")
@@ -303,8 +292,7 @@ class EconomicPolicy:
 @dataclass(frozen=True, slots=True)
 class AbstainPolicy:
     """Give no answer where even the better side is expected to cost more than an unanswered
-    question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does.
-    """
+    question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does."""
 
     inner: Policy
     price_of_abstaining: float
@@ -356,10 +344,10 @@ class BudgetPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """Accept or escalate at the present shadow price."""
-        assessment, cost = situation.assessment, situation.escalation_cost_usd
-        decision = settled(situation)
+        assessment, decision = situation.assessment, settled(situation)
         if decision is not None:
             return decision
+        cost = situation.above[0].cost_usd if situation.above else None
         if cost is None:
             reason = "the cost of escalating is unknown, and a budget has to be kept"
             return decided("accept", reason, assessment)

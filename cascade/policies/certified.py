@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, repr=False)
 class CertifiedPolicy:
     """Accept what the certificate covers, and escalate the rest: also every uncalibrated score, as
-    after a change of model or prompt.
-    """
+    after a change of model or prompt."""
 
     certificate: Certificate
 

@@ -1,7 +1,4 @@
-"""Drift statistics: signals that moved, more escalations than before, more harm than promised.
-
-Numbers in, findings out: no clock, no network.
-"""
+"""Drift statistics: signals that moved, more escalations than before, more harm than promised."""
 
 from __future__ import annotations
 

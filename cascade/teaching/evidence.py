@@ -1,9 +1,7 @@
 """Evidence whether examples help: bets on paired trials, kept for groups of alike questions.
 
 Each request whose right answer becomes known may be a pair: the small model's answer with examples,
-and its answer without. One of the two is its draft; the other is tried afterwards. The right answer
-is known of each escalated request, and of an accepted draft with the known chance of its audit, so
-that the requests of a group are a population of which a sample is known.
+and its answer without. One of the two is its draft; the other is tried afterwards.
 """
 
 from __future__ import annotations
@@ -43,8 +41,7 @@ _WORD = re.compile(r"\w+")
 
 class Pair(NamedTuple):
     """One request of which both answers are known: how much more the one with examples was worth,
-    in [−1, 1], and the chance with which its right answer was to become known: 1 where it was
-    escalated, that of its audit where its draft was accepted."""
+    in [−1, 1], and the chance (1, or that of an audit) that its right answer becomes known."""
 
     gain: float
     rate: float = 1.0

@@ -42,9 +42,7 @@ class Lessons(CascadeMiddleware):
 
     **None is kept** of a run that must stay on this machine, that is tagged `lessons="no"` or ran
     in the shadow; of an answer that is degraded, cached, cut off, or a person's; and of what is no
-    text, or longer than `MOST_CHARACTERS`. Lessons are written in the background, after the reply;
-    `aclose` waits for them. Where the database is away they are tried again for a few seconds; what
-    cannot be written then is told to the log.
+    text, or longer than `MOST_CHARACTERS`. Lessons are written in the background, after the reply.
 
     Args:
         store: of the lessons. Close it yourself.

@@ -25,10 +25,8 @@ class Terms(Record):
     """Terms of use or licence of a model, as users state them: they differ by contract.
 
     Attributes:
-        may_train: whether another model may be trained on the answers. None is not stated; then
-            they are not exported for training.
-        source: where it is written, as a rule an address.
-        as_of: the day on which it was read there.
+        may_train: whether another model may be trained on the answers; None is not stated.
+        source: where it is written, as a rule an address; `as_of`, when it was read there.
     """
 
     may_train: bool | None = None
@@ -57,14 +55,12 @@ class Lesson(Record):
     Attributes:
         run_id: of the run in the ledger; a run has one lesson at most.
         at: when the large model had answered.
-        origin: whether the draft was not accepted, or was accepted and audited.
         task, tenant, user: tags of the run; else the cascade's name, the tag `key`, and None.
         messages: the conversation up to the question, in OpenAI's form, text alone.
         draft, draft_model: of the small model; None where it gave no whole one.
         answer, answer_model: of the large model; empty where it only calls tools.
-        tool_calls: of the answer, in OpenAI's form.
         loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
-            them. It is of a random sample, other than `verdicts`.
+            them.
         verdicts: what people said of the answer that they saw: of the draft where `origin` is
             `audited`, else of the large model's.
         terms: of the answer's model, as stated when it was given.

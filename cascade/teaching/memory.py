@@ -53,9 +53,8 @@ LATE = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class _Asked:
-    """Call of a draft, without examples, and the lessons of its group that were shown, or would
-    have been, the nearest first; with the chances of a trial, and that its right answer becomes
-    known."""
+    """Call of a draft, without examples, and the lessons of its group, the nearest first; with the
+    chances of a trial, and that its right answer becomes known."""
 
     call: Call
     group: Group
@@ -76,8 +75,7 @@ class Memory(Examples):
     What trials have shown is known to this process alone, until it ends.
 
     A lesson is never shown to another tenant or for another task than its own; nor where it was
-    deleted, people say that it is wrong, or it speaks to a grader: it is read again before each
-    use.
+    deleted, people say that it is wrong, or it speaks to a grader.
 
     Args:
         store: of the lessons; the middleware `Lessons(store)` fills it.

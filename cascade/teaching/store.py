@@ -67,13 +67,9 @@ class Deleted:
 
 
 def open_lessons(url: str, *, redact: Redact | None = None) -> LessonStore:
-    """A store of lessons. It connects with its first use, not here.
-
-    Args:
-        url: `sqlite:///lessons.db`, `postgresql://…`, or `memory://`; the ledger's database may be
-            the same.
-        redact: takes out of every text what must not be stored. Where it raises, nothing is.
-    """
+    """A store of lessons at `sqlite:///lessons.db`, `postgresql://…` or `memory://`, which may be
+    the ledger's database; it connects with its first use. `redact` takes out of every text what
+    must not be stored; where it raises, nothing is."""
     return LessonStore(url, redact)
 
 
@@ -140,10 +136,8 @@ class LessonStore:
     async def delete(
         self, selection: LessonSelection = EVERYTHING, *, everything: bool = False
     ) -> Deleted:
-        """Delete lessons with their verdicts for good, also from SQLite's own files.
-
-        Where all of a user is meant, so are the user's verdicts about answers to others.
-        """
+        """Delete lessons with their verdicts for good, also from SQLite's own files; where all of a
+        user is meant, also the user's verdicts about answers to others."""
         if (selection == EVERYTHING) is not everything:
             raise ConfigurationError(
                 "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than), or "

@@ -127,7 +127,7 @@ SET_UP: list[tuple[Fails, str]] = [
     (make(tools=SEARCH), "one provider's own"),
     (make(response_format="yes"), "response_format='yes'"),
     (lambda: open_store(None), "None is no address"),
-    (lambda: Breaker(rate=1.5), r"Breaker\(rate=1.5\): give a number above 0"),
+    (lambda: Breaker(open_s=0), r"Breaker\(open_s=0\): give a number above 0"),
     (lambda: ToolRisks({"delete": "dangerous"}), "delete.*dangerous.*irreversible"),
     *((lambda kind=kind: kind("x"), "'x'") for kind in (Breaker, Deadline, Sticky, ToolRisks)),
 ]

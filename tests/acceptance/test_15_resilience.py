@@ -16,7 +16,7 @@ from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.servers.fake import free_port
 
 DRAFT, ANSWER = "small: ?", "large: ?"
-NEVER = Breaker(10_000, least_calls=10_000)
+NEVER = Breaker(10_000)
 """One that does not open."""
 
 

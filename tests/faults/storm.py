@@ -238,7 +238,7 @@ def _cascade(
         return Tier(f"{protocol}:{name}", name=name, **given)
 
     # Retries at once, and no breaker: each question meets its own fault.
-    stack = [Retries(2, base_s=0.0, reserve=10**6), Breaker(10**6, least_calls=10**6)]
+    stack = [Retries(2, base_s=0.0, reserve=10**6), Breaker(10**6)]
     return Cascade(tier("small"), tier("large"), ledger=store, middleware=stack)
 
 
