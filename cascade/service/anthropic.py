@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -64,7 +65,7 @@ class CountRequest(wire.Asked):
 class MessagesRequest(CountRequest, wire.Sampled):
     """Conversation to be answered."""
 
-    max_tokens: Annotated[StrictInt, Field(ge=1)]
+    max_tokens: wire.Count
     stop_sequences: list[str] | None = None
     top_k: Annotated[StrictInt, Field(ge=0)] | None = None
     output_config: OutputConfig | None = None
@@ -116,11 +117,7 @@ def _tool(tool: InputTool, number: int) -> dict[str, Any]:
     function = {"name": tool.name, "parameters": tool.input_schema}
     if tool.description is not None:
         function["description"] = tool.description
-    return _marked({"type": "function", "function": function}, tool.cache_control)
-
-
-def _marked(made: dict[str, Any], mark: object) -> dict[str, Any]:
-    return made if mark is None else made | {"cache_control": mark}
+    return wire.marked({"type": "function", "function": function}, dict(tool))
 
 
 def conversation(body: CountRequest) -> list[AnyMessage]:
@@ -131,7 +128,7 @@ def conversation(body: CountRequest) -> list[AnyMessage]:
     """
     found = list[AnyMessage]()
     if body.system:
-        found.append(wire.message_of("system", content_of(body.system, _read_block, "system")))
+        found.append(wire.message_of("system", content_of(body.system, "system")))
     for number, message in enumerate(body.messages):
         found += _messages(message.role, message.content, f"messages.{number}.content")
     return found
@@ -146,7 +143,7 @@ def _messages(role: str, content: str | Blocks, place: str) -> list[AnyMessage]:
     for block in content:
         match block:
             case {"type": "tool_result", "tool_use_id": str(call_id)}:
-                said = content_of(block.get("content") or "", _read_block, place)
+                said = content_of(block.get("content") or "", place)
                 if block.get("is_error"):
                     said = f"Error: {said}" if isinstance(said, str) else ["Error: ", *said]
                 found.append(wire.message_of("tool", said, call_id=call_id))
@@ -157,30 +154,8 @@ def _messages(role: str, content: str | Blocks, place: str) -> list[AnyMessage]:
             case _:
                 rest.append(block)
     if rest or role == "assistant":
-        found.append(wire.message_of(role, content_of(rest, _read_block, place), calls))
+        found.append(wire.message_of(role, content_of(rest, place), calls))
     return found
-
-
-def _read_block(block: Any) -> dict[str, Any] | None:
-    match block:
-        case {"type": "text", "text": str(text)} | {
-            "type": "document",
-            "source": {"type": "text", "data": str(text)},
-        }:
-            part = wire.text_part(text)
-        case {"type": "image", "source": {"type": "url", "url": str(url)}}:
-            part = wire.image_part(url)
-        case {
-            "type": "image" | "document" as kind,
-            "source": {"type": "base64", "media_type": str(form), "data": str(data)},
-        }:
-            url = f"data:{form};base64,{data}"
-            name = block.get("title") or "document.pdf"
-            file = {"type": "file", "file": {"filename": name, "file_data": url}}
-            part = wire.image_part(url) if kind == "image" else file
-        case _:
-            return None
-    return _marked(part, block.get("cache_control"))
 
 
 # --- writing
@@ -242,31 +217,27 @@ class MessageWriter(wire.Writer):
     def text(self, text: str) -> bytes:
         opened = b""
         if not self._open:
-            self._open = True
-            block = {"type": "text", "text": ""}
+            self._open, block = True, {"type": "text", "text": ""}
             opened = sent_event("content_block_start", index=0, content_block=block)
         delta = {"type": "text_delta", "text": text}
         return opened + sent_event("content_block_delta", index=0, delta=delta)
 
     @override
-    def end(self, outcome: Outcome) -> bytes:
-        pieces = list[bytes]()
+    def end(self, outcome: Outcome) -> Iterator[bytes]:
         if outcome.refusal:
-            pieces.append(self.text(outcome.refusal))
+            yield self.text(outcome.refusal)
         if self._open:
-            pieces.append(sent_event("content_block_stop", index=0))
+            yield sent_event("content_block_stop", index=0)
         for index, call in enumerate(_calls(outcome), int(self._open)):
             delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
             block = {**call, "input": {}}
-            pieces += [
-                sent_event("content_block_start", index=index, content_block=block),
-                sent_event("content_block_delta", index=index, delta=delta),
-                sent_event("content_block_stop", index=index),
-            ]
+            yield sent_event("content_block_start", index=index, content_block=block)
+            yield sent_event("content_block_delta", index=index, delta=delta)
+            yield sent_event("content_block_stop", index=index)
         ended = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
         last = {"usage": _usage(outcome.completion.usage), "cascade": outcome.way.facts()}
-        pieces.append(sent_event("message_delta", delta=ended, **last))
-        return b"".join([*pieces, sent_event("message_stop")])
+        yield sent_event("message_delta", delta=ended, **last)
+        yield sent_event("message_stop")
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
@@ -274,5 +245,4 @@ class MessageWriter(wire.Writer):
 
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
-        ended = {"stop_reason": None, "stop_sequence": None}
-        return {**own, "content": [], **ended, **more}
+        return {**own, "content": [], "stop_reason": None, "stop_sequence": None, **more}

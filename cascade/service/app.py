@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -49,10 +47,6 @@ def create_app(configured: Configured) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await gateway.open()
-        with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
-            # On Windows there is none, and beside a main thread none can be heard.
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start(gateway.reload()))
         try:
             yield
         finally:
@@ -156,36 +150,36 @@ class Edge:
             self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
 
 
-def _split(address: str) -> SplitResult:
-    try:
-        return urlsplit(address)
-    except ValueError:  # half a bracket
-        return urlsplit("")
-
-
 def _foreign(headers: Headers) -> ServiceError | None:
     host, origin = headers.get("host", ""), headers.get("origin")
-    if _split(f"//{host}").hostname not in LOOPBACK:
-        here = ", ".join(LOOPBACK)
-        said = f"without keys this service answers to {here} only, not to {host!r:.80}."
+    here, there = _address(f"//{host}"), _address(origin or "")
+    if here.hostname not in LOOPBACK:
+        said = (
+            f"without keys this service answers to {', '.join(LOOPBACK)} only, not to {host!r:.80}."
+        )
         return ServiceError(403, said, "foreign_host")
-    if origin is not None and _split(origin).netloc != host:
+    if origin is not None and there.netloc != host:
         said = f"without keys this service answers no page of another site ({origin!r:.80})."
         return ServiceError(403, said, "foreign_origin")
     return None
 
 
+def _address(given: str) -> SplitResult:
+    try:
+        return urlsplit(given)
+    except ValueError:  # half a bracket
+        return urlsplit("")
+
+
 # --- routes for operators
 
 
-@own.head("/healthz", include_in_schema=False)
 @own.get("/healthz")
 async def alive() -> Response:
     """Whether the process answers."""
     return json_response({"status": "ok"})
 
 
-@own.head("/readyz", include_in_schema=False)
 @own.get("/readyz")
 async def ready(request: Request) -> Response:
     """Whether requests can be answered: the ledger can be written."""

@@ -33,6 +33,7 @@ from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price
+from cascade.service.faults import place_in
 from cascade.tiers import Tier
 
 if TYPE_CHECKING:
@@ -409,24 +410,12 @@ def _problems(error: ValidationError, written: Any, filled: set[Place]) -> dict[
     what is wrong for each. A value is not shown where it may be a secret."""
     found, shown = dict[Place, list[str]](), dict[Place, str]()
     for each in error.errors():
-        place, given = each["loc"], each["input"]
-        if each["type"] != "missing":
-            place = _place_in(written, place)
+        place, given = place_in(written, each), each["input"]
         found.setdefault(place, []).append(_words(each))
         secret = any(place[:n] in filled for n in range(len(place) + 1))
         if isinstance(given, str | int | float) and each["type"] != _UNKNOWN and not secret:
             shown[place] = f", not {given!r}"
     return {place: " or ".join(words) + shown.get(place, "") for place, words in found.items()}
-
-
-def _place_in(written: Any, place: Place) -> Place:
-    """As much of a place as was written: pydantic goes on with the kinds of a value."""
-    for n, part in enumerate(place):
-        try:
-            written = written[part]
-        except (LookupError, TypeError):
-            return place[:n]
-    return place
 
 
 _UNKNOWN = "extra_forbidden"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from cascade import errors
 from cascade.ledger.export import without_places
@@ -82,13 +83,25 @@ _TYPES = {
 """Type of an error in the words of OpenAI and of Anthropic, by status."""
 
 
-def invalid(error: ValidationError, status: int = 400) -> ServiceError:
+def place_in(given: Any, error: ErrorDetails) -> tuple[str | int, ...]:
+    """Where the value stands that an error is about, as it was written: pydantic goes on with the
+    kinds that it may be of."""
+    place, missing = error["loc"], error["type"] == "missing"
+    for n, part in enumerate(place[:-1] if missing else place):
+        try:
+            given = given[part]
+        except (LookupError, TypeError):
+            return (*place[:n], place[-1]) if missing else place[:n]
+    return place
+
+
+def invalid(error: ValidationError, given: Any) -> ServiceError:
     """The first thing that is wrong in what a client sent."""
     first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-"))
+    place = ".".join(map(str, place_in(given, first)))
     words = first["msg"].removeprefix("Value error, ")
     said = f"{place}: {words}" if place else words
-    return ServiceError(status, f"{said}."[:2_000], param=place or None)
+    return ServiceError(400, f"{said}."[:2_000], param=place or None)
 
 
 _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (

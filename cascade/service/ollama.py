@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -162,7 +163,7 @@ def _content(message: InputMessage) -> str | list[dict[str, Any]]:
     if not message.images:
         return text
     urls = [f"data:image/{_KINDS.get(x[:4], 'png')};base64,{x}" for x in message.images]
-    return [wire.text_part(text), *map(wire.image_part, urls)]
+    return [{"type": "text", "text": text}, *map(wire.image_part, urls)]
 
 
 # --- writing
@@ -185,7 +186,7 @@ class LineWriter(wire.Writer):
 
     @override
     def whole(self, outcome: Outcome) -> dict[str, Any]:
-        said = self._line(outcome.text, done=True, **self._said(outcome))
+        said = self._line(outcome.text, done=True, **_said(outcome))
         return said | self._counts(outcome)
 
     @override
@@ -193,44 +194,40 @@ class LineWriter(wire.Writer):
         return wire.json_bytes(self._line(text, done=False)) + b"\n"
 
     @override
-    def end(self, outcome: Outcome) -> bytes:
-        lines = [self._line("", done=True) | self._counts(outcome)]
-        refusal, said = outcome.refusal or "", self._said(outcome)
+    def end(self, outcome: Outcome) -> Iterator[bytes]:
+        refusal, said = outcome.refusal or "", _said(outcome)
         if refusal or said:
-            lines.insert(0, self._line(refusal, done=False, **said))
-        return b"".join(wire.json_bytes(line) + b"\n" for line in lines)
+            yield wire.json_bytes(self._line(refusal, done=False, **said)) + b"\n"
+        yield wire.json_bytes(self._line("", done=True) | self._counts(outcome)) + b"\n"
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
         return wire.json_bytes(fault.body("ollama")) + b"\n"
 
     def _line(self, text: str, *, done: bool, **more: Any) -> dict[str, Any]:
-        """One line with a piece of text."""
         at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         said: dict[str, Any] = {"response": text, **more}
         if self._chats:
             said = {"message": {"role": "assistant", "content": text, **more}}
         return {"model": self._model, "created_at": at, **said, "done": done}
 
-    def _said(self, outcome: Outcome) -> dict[str, Any]:
-        said, done = dict[str, Any](), outcome.completion
-        if done.thinking:
-            said["thinking"] = done.thinking
-        if done.tool_calls:
-            calls = [{"name": call["name"], "arguments": call["args"]} for call in done.tool_calls]
-            said["tool_calls"] = [{"function": call} for call in calls]
-        return said
-
     def _counts(self, outcome: Outcome) -> dict[str, Any]:
-        counts: dict[str, Any] = {
+        usage, counts = outcome.completion.usage, dict[str, Any]()
+        if usage.known:
+            counts = {"prompt_eval_count": usage.input_tokens, "eval_count": usage.output_tokens}
+        return counts | {
             "done_reason": "length" if outcome.finish_reason == "length" else "stop",
             "total_duration": int((time.perf_counter() - self._begun) * 1e9),
             "cascade": outcome.way.facts(),
         }
-        if outcome.completion.usage.known:
-            counts["prompt_eval_count"] = outcome.completion.usage.input_tokens
-            counts["eval_count"] = outcome.completion.usage.output_tokens
-        return counts
+
+
+def _said(outcome: Outcome) -> dict[str, Any]:
+    """What an answer holds beside its text."""
+    done = outcome.completion
+    calls = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in done.tool_calls]
+    said = {"thinking": done.thinking, "tool_calls": calls}
+    return {name: value for name, value in said.items() if value}
 
 
 # --- models

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -27,8 +28,6 @@ from cascade.service.faults import ServiceError
 from cascade.service.gateway import Outcome, Served
 
 router = APIRouter(tags=["OpenAI"])
-
-Count = Annotated[StrictInt, Field(ge=1)]
 
 # --- chat completions
 
@@ -55,8 +54,8 @@ class ChatRequest(wire.Sampled):
         None
     )
     response_format: dict[str, Any] | None = None
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: wire.Count | None = None
+    max_completion_tokens: wire.Count | None = None
     stop: str | list[str] | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     logprobs: StrictBool | None = None
@@ -93,22 +92,8 @@ def _message(message: Message, place: str) -> AnyMessage:
     if message.role == "tool" and not call_id:
         raise ServiceError(400, f"{place}: one of role tool needs tool_call_id.", param=place)
     calls = [{"id": c.id, **c.function.model_dump()} for c in message.tool_calls or ()]
-    content = wire.content_of(given, _read_part, f"{place}.content")
+    content = wire.content_of(given, f"{place}.content")
     return wire.message_of(message.role, content, calls, call_id=call_id, name=name)
-
-
-def _read_part(part: dict[str, Any]) -> dict[str, Any] | None:
-    match part:
-        case {"type": "refusal", "refusal": str(text)}:
-            return wire.text_part(text)
-        case (
-            {"type": "text", "text": str()}
-            | {"type": "image_url", "image_url": dict()}
-            | {"type": "input_audio", "input_audio": dict()}
-            | {"type": "file", "file": dict()}
-        ):
-            return part
-    return None
 
 
 def _usage(outcome: Outcome, given: str, made: str, **details: Any) -> dict[str, Any] | None:
@@ -164,15 +149,15 @@ class ChatWriter(wire.Writer):
         return self._before + wire.json_bytes(text) + self._after
 
     @override
-    def end(self, outcome: Outcome) -> bytes:
-        pieces = [self._chunk({"refusal": outcome.refusal})] if outcome.refusal else []
+    def end(self, outcome: Outcome) -> Iterator[bytes]:
+        if outcome.refusal:
+            yield self._chunk({"refusal": outcome.refusal})
         for index, call in enumerate(self._calls(outcome)):
-            pieces.append(self._chunk({"tool_calls": [{"index": index, **call}]}))
-        last = self._choice(outcome, delta={})
-        pieces.append(self._event([last], cascade=outcome.way.facts()))
+            yield self._chunk({"tool_calls": [{"index": index, **call}]})
+        yield self._event([self._choice(outcome, delta={})], cascade=outcome.way.facts())
         if self._wants_usage:
-            pieces.append(self._event([], usage=self._usage(outcome)))
-        return b"".join([*pieces, b"data: [DONE]\n\n"])
+            yield self._event([], usage=self._usage(outcome))
+        yield b"data: [DONE]\n\n"
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
@@ -246,7 +231,7 @@ class ResponseRequest(wire.Sampled):
     tool_choice: Literal["none", "auto", "required"] | ToolChoiceFunction | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: wire.Count | None = None
     truncation: Literal["disabled"] | None = None
     metadata: dict[str, str] | None = None
 
@@ -310,7 +295,7 @@ def _conversation(given: str | list[dict[str, Any]]) -> list[AnyMessage]:
 def _item(item: dict[str, Any], place: str) -> AnyMessage:
     match {"type": "message", **item}:
         case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
-            content = wire.content_of(output, _read_input, f"{place}.output")
+            content = wire.content_of(output, f"{place}.output")
             return wire.message_of("tool", content, call_id=call_id)
         case {"type": "function_call", "call_id": str(call_id), "name": name, "arguments": given}:
             return wire.message_of(
@@ -321,22 +306,8 @@ def _item(item: dict[str, Any], place: str) -> AnyMessage:
             "role": ("user" | "system" | "developer" | "assistant") as role,
             "content": content,
         }:
-            return wire.message_of(role, wire.content_of(content, _read_input, f"{place}.content"))
+            return wire.message_of(role, wire.content_of(content, f"{place}.content"))
     raise wire.unreadable(place, item)
-
-
-def _read_input(part: Any) -> dict[str, Any] | None:
-    match part:
-        case {"type": "input_text" | "output_text", "text": str(text)} | {
-            "type": "refusal",
-            "refusal": str(text),
-        }:
-            return wire.text_part(text)
-        case {"type": "input_image", "image_url": str(url), "detail": str(detail)}:
-            return wire.image_part(url, detail=detail)
-        case {"type": "input_image", "image_url": str(url)}:
-            return wire.image_part(url)
-    return None
 
 
 class ResponseWriter(wire.Writer):
@@ -369,9 +340,8 @@ class ResponseWriter(wire.Writer):
 
     @override
     def begin(self) -> bytes:
-        response = self._response("in_progress")
-        created = self._say("response.created", response=response)
-        return created + self._say("response.in_progress", response=response)
+        kinds, response = ("created", "in_progress"), self._response("in_progress")
+        return b"".join(self._say(f"response.{kind}", response=response) for kind in kinds)
 
     @override
     def text(self, text: str) -> bytes:
@@ -380,29 +350,26 @@ class ResponseWriter(wire.Writer):
         )
 
     @override
-    def end(self, outcome: Outcome) -> bytes:
-        body, pieces = self.whole(outcome), list[bytes]()
+    def end(self, outcome: Outcome) -> Iterator[bytes]:
+        body = self.whole(outcome)
         for index, item in enumerate(body["output"]):
             if item["type"] == "message":
                 (part,) = item["content"]
                 kind, said = part["type"], {n: v for n, v in part.items() if n != "type"}
+                yield self._opened(_part("", outcome.refusal and ""))
                 if outcome.refusal:
-                    pieces.append(self._opened(_part("", "")))
-                    pieces.append(self._say_part("refusal.delta", delta=outcome.refusal))
-                pieces.append(self._opened(_part("")))
-                pieces.append(self._say_part(f"{kind}.done", **said))
-                pieces.append(self._say_part("content_part.done", part=part))
+                    yield self._say_part("refusal.delta", delta=outcome.refusal)
+                yield self._say_part(f"{kind}.done", **said)
+                yield self._say_part("content_part.done", part=part)
             else:
                 place = {"item_id": item["id"], "output_index": index}
                 arguments, about = item["arguments"], "response.function_call_arguments"
                 added = item | {"status": "in_progress", "arguments": ""}
-                pieces += [
-                    self._say("response.output_item.added", output_index=index, item=added),
-                    self._say(f"{about}.delta", **place, delta=arguments),
-                    self._say(f"{about}.done", **place, name=item["name"], arguments=arguments),
-                ]
-            pieces.append(self._say("response.output_item.done", output_index=index, item=item))
-        return b"".join([*pieces, self._say(f"response.{body['status']}", response=body)])
+                yield self._say("response.output_item.added", output_index=index, item=added)
+                yield self._say(f"{about}.delta", **place, delta=arguments)
+                yield self._say(f"{about}.done", **place, name=item["name"], arguments=arguments)
+            yield self._say("response.output_item.done", output_index=index, item=item)
+        yield self._say(f"response.{body['status']}", response=body)
 
     @override
     def failed(self, fault: ServiceError) -> bytes:

@@ -122,11 +122,11 @@ class View(BaseModel):
     @classmethod
     def of(cls, request: Request) -> View:
         """The view that the address asks for; 400 where a day is none."""
+        given = {name: value[:200] for name, value in request.query_params.items() if value}
         try:
-            given = {name: value[:200] for name, value in request.query_params.items() if value}
             return cls.model_validate(given)
         except ValidationError as error:
-            raise invalid(error) from None
+            raise invalid(error, given) from None
 
     def selection(self) -> Selection:
         """The entries of the view."""

@@ -35,15 +35,11 @@ class Arguments(BaseModel, extra="forbid"):
 
 
 class Gateway:
-    """One replica: the whole gateway in one process.
+    """One replica: the whole gateway in one process, with the configuration at the first of some
+    places, since a replica may work in another folder than who built it."""
 
-    Args:
-        path: of the configuration, as it was given.
-        built_at: the same where the application was built, for replicas that work elsewhere.
-    """
-
-    def __init__(self, path: str, built_at: str) -> None:
-        self._path = path if Path(path).exists() else built_at
+    def __init__(self, *places: str) -> None:
+        self._path = next((each for each in places if Path(each).exists()), places[0])
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         """The application; called by Ray once in each replica."""
@@ -75,8 +71,7 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
             f"{path}: auth: false is for one process on loopback; Ray Serve's proxies "
             "listen for others. Leave it out, and make keys."
         )
-    shared = config.ledger is not None and config.ledger.startswith("postgres")
-    if replicas > 1 and not shared:
+    if replicas > 1 and not (config.ledger or "").startswith("postgres"):
         raise ConfigurationError(
             f"max_replicas={replicas}: replicas share keys, budgets and the ledger in "
             "PostgreSQL: set ledger to postgresql://…, or max_replicas=1."
@@ -95,8 +90,6 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
         max_queued_requests=config.listen.connections,
         # Ray waits for the requests under way, then the replica for audits and the ledger.
         graceful_shutdown_timeout_s=2 * config.shutdown_grace_s + TAIL_S,
-        graceful_shutdown_wait_loop_s=0.5,
-        max_constructor_retry_count=3,
     )
     deployment = cast("Deployment", made)  # Ray says that it is a function
     return deployment.bind(path, str(Path(path).resolve()))

@@ -18,6 +18,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cascade.errors import ConfigurationError, LedgerError
@@ -37,12 +38,7 @@ LARGEST_HEAD = 64 * 1024
 
 
 def serve(configured: Configured) -> None:
-    """Run a service until it is told to stop.
-
-    SIGTERM finishes what runs and leaves; SIGHUP loads the configuration again.
-
-    Args:
-        configured: what to run, of `read_config`.
+    """Run a service until it is told to stop: SIGTERM finishes what runs and leaves.
 
     Raises:
         ConfigurationError: it cannot run; the message says why.
@@ -104,18 +100,18 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head, _unfinished = True, 0  # bytes of a request that is not there whole
     _steps, _seen = 0, -1  # what the client has done, and had done when it was last waited for
 
+    @override
     def connection_made(self, transport: Any) -> None:
-        """A client connects."""
         super().connection_made(transport)
         self._look()
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
         self._timer.cancel()
         super().connection_lost(exc)
 
+    @override
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived; of a head that does not end, so much and no more."""
         if self.transport.is_closing():
             return
         self._unfinished += len(data)
@@ -123,24 +119,24 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head and self._unfinished > LARGEST_HEAD and not self.transport.is_closing():
             self.send_400_response("The headers are too long.")
 
+    @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; what comes after the body is none."""
-        if self._in_head:
+        if self._in_head:  # what comes after the body is none
             super().on_header(name, value)
 
+    @override
     def on_headers_complete(self) -> None:
-        """The head has ended."""
         self._in_head = False
         super().on_headers_complete()
 
+    @override
     def on_message_complete(self) -> None:
-        """All of it is there."""
         self._in_head, self._unfinished = True, 0
         self._steps += 1
         super().on_message_complete()
 
+    @override
     def resume_writing(self) -> None:
-        """The client reads on."""
         super().resume_writing()
         self._steps += 1
 
@@ -171,8 +167,8 @@ class Lines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
         self._json = as_json
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """The record."""
         if not self._json:
             lines = super().format(record).split("\n")
             return "\n    ".join(_ACTING.sub(lambda found: repr(found[0])[1:-1], x) for x in lines)
@@ -203,8 +199,7 @@ def describe(configured: Configured) -> list[str]:
         ConfigurationError: it cannot run.
         LedgerError: the ledger's database cannot be written.
     """
-    config = configured.config
-    gateway = Gateway(configured)
+    config, gateway = configured.config, Gateway(configured)
     asks = "asks for keys" if config.auth else "asks for no key"
     kept = "none" if config.ledger is None else re.sub(r"//[^/@]*@", "//", config.ledger)
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]
@@ -217,12 +212,11 @@ def describe(configured: Configured) -> list[str]:
             if not has_price(tier.pricing, busy_ms=1.0):
                 usd = config.budgets.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
-    url, store = config.ledger or "", gateway.store
-    folder = Path(url.partition(":///")[2].partition("?")[0]).absolute().parent
-    if url.startswith("sqlite:") and not folder.is_dir():  # to ask would make the file
+    folder = Path(kept.partition(":///")[2].partition("?")[0]).absolute().parent
+    if kept.startswith("sqlite:") and not folder.is_dir():  # to ask would make the file
         raise LedgerError(f"ledger: there is no folder {folder}: make it.")
-    if store is not None and url.startswith("postgres"):
-        with store:
+    if kept.startswith("postgres") and gateway.store is not None:
+        with gateway.store as store:
             why = asyncio.run(store.ready())
         if why is not None:
             raise LedgerError(f"ledger: {why}")

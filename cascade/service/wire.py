@@ -7,14 +7,14 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from ollama import Options
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -31,6 +31,7 @@ from cascade.service.limits import FILE_CHARACTERS
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Count = Annotated[StrictInt, Field(ge=1)]
 Ask = Callable[[Tell], Awaitable[Outcome]]
 
 MOST_VALUES = 100_000
@@ -115,7 +116,7 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
     try:
         return model.model_validate(value), size
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, value) from None
 
 
 _ENCODED = frozenset({"url", "image_url", "images", "data", "file_data"})
@@ -301,33 +302,60 @@ def message_of(
     return HumanMessage(content, name=name)
 
 
-def content_of(
-    given: object, read_part: Callable[[Any], dict[str, Any] | None], place: str
-) -> str | list[Any]:
-    """Content of a message: text where all of it is plain text, else parts in OpenAI's form.
-    `read_part` makes one of a part of the protocol's, or None where it has no such form."""
+def content_of(given: object, place: str) -> str | list[Any]:
+    """Content of a message of any protocol: text where all of it is plain text, else parts in
+    OpenAI's form."""
     if isinstance(given, str):
         return given
     if not isinstance(given, list):
         raise unreadable(place, given)
-    parts = list[dict[str, Any]]()
-    for number, each in enumerate(given):
-        if (part := read_part(each)) is None:
-            raise unreadable(f"{place}.{number}", each)
-        parts.append(part)
+    parts = [_part(each, f"{place}.{number}") for number, each in enumerate(given)]
     if all(part.keys() == {"type", "text"} for part in parts):
         return "\n".join(part["text"] for part in parts)
     return parts
 
 
-def text_part(text: str) -> dict[str, Any]:
-    """A part of a message: text."""
-    return {"type": "text", "text": text}
+def _part(given: Any, place: str) -> dict[str, Any]:
+    match given:
+        case (
+            {"type": "text" | "input_text" | "output_text", "text": str(text)}
+            | {"type": "refusal", "refusal": str(text)}
+            | {"type": "document", "source": {"type": "text", "data": str(text)}}
+        ):
+            part: dict[str, Any] = {"type": "text", "text": text}
+        case (
+            {"type": "image_url", "image_url": dict()}
+            | {"type": "input_audio", "input_audio": dict()}
+            | {"type": "file", "file": dict()}
+        ):
+            return dict(given)
+        case {"type": "input_image", "image_url": str(url)}:
+            part = image_part(url)
+            if isinstance(detail := given.get("detail"), str):
+                part["image_url"]["detail"] = detail
+        case {"type": "image", "source": {"type": "url", "url": str(url)}}:
+            part = image_part(url)
+        case {
+            "type": "image" | "document" as kind,
+            "source": {"type": "base64", "media_type": str(form), "data": str(data)},
+        }:
+            url, name = f"data:{form};base64,{data}", given.get("title") or "document.pdf"
+            file = {"type": "file", "file": {"filename": name, "file_data": url}}
+            part = image_part(url) if kind == "image" else file
+        case _:
+            raise unreadable(place, given)
+    return marked(part, given)
 
 
-def image_part(url: str, **more: Any) -> dict[str, Any]:
+def image_part(url: str) -> dict[str, Any]:
     """A part of a message: an image, by its address."""
-    return {"type": "image_url", "image_url": {"url": url, **more}}
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def marked(made: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A part or a tool with the mark of the prompt's cache that it was given with."""
+    mark = given.get("cache_control")
+    return made if mark is None else made | {"cache_control": mark}
 
 
 def unreadable(place: str, given: object) -> ServiceError:
@@ -358,8 +386,7 @@ def json_response(content: object, headers: Mapping[str, str] | None = None) -> 
 
 def sent_event(kind: str, **content: Any) -> bytes:
     """An event of a stream, as the protocols of OpenAI's responses and of Anthropic have it."""
-    said = json_bytes({"type": kind, **content})
-    return b"event: " + kind.encode() + b"\ndata: " + said + b"\n\n"
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), json_bytes({"type": kind, **content}))
 
 
 class Writer(ABC):
@@ -385,7 +412,7 @@ class Writer(ABC):
         """A piece of the answer's text."""
 
     @abstractmethod
-    def end(self, outcome: Outcome) -> bytes:
+    def end(self, outcome: Outcome) -> Iterator[bytes]:
         """The end of a stream, after all of the answer's text."""
 
     @abstractmethod
@@ -519,7 +546,8 @@ class Streamed(StreamingResponse):
                     made += writer.failed(item)
                 else:
                     rest = item.answer[self._sent :]
-                    made += (writer.text(rest) if rest else b"") + writer.end(item)
+                    made += writer.text(rest) if rest else b""
+                    made += b"".join(writer.end(item))
                 break
             yield made if items else made + writer.ping
             made, gather_s = b"", GATHER_S

@@ -402,6 +402,8 @@ def _says(content: Any, role: str = "user") -> dict[str, Any]:
         (CHAT, _says([{"type": "video"}]), "messages.0.content.0: of type 'video'"),
         (CHAT, _says("  "), "empty"),
         (CHAT, {"n": 2}, "n"),
+        (CHAT, {"stop": 5}, "stop: Input should be a valid string"),
+        (CHAT, {"tool_choice": {"type": "function"}}, "tool_choice: "),
         (CHAT, {"max_tokens": True}, "max_tokens"),
         (CHAT, {"base_url": "http://evil"}, "base_url: not supported"),
         (CHAT, {"functions": []}, "functions: not supported"),
