@@ -57,10 +57,9 @@ class AskedDecisionModel(Model):
         self._decides, self._sends_once = sending_once(decides)
 
     async def _complete(self, request: Request) -> Completion:
-        messages, question = list(request.messages), self._question
-        asked: Any = {"state": messages, "questions": {"answer": question}}
-        if not self._core:
-            asked = {"input": messages, "questions": {"answer": _openai_question(question)}}
+        question = self._question if self._core else _openai_question(self._question)
+        state = "state" if self._core else "input"
+        asked: Any = {state: list(request.messages), "questions": {"answer": question}}
         try:
             # Its clients have one home, as those of chat models.
             response = await on_portal(self._decides.ainvoke(asked, QUIET))
@@ -78,20 +77,18 @@ def _openai_question(question: Noul | Choice | Score) -> Any:
 
     told: Any = question.instructions
     told = told if isinstance(told, str) else json.dumps(told)
+    criteria: Any = getattr(question, "criteria", None)
     if isinstance(question, Choice):
-        labels: Any = dict(question.criteria)
-        return decisions.Choice(instructions=told, choices=labels)
+        return decisions.Choice(instructions=told, choices=dict(criteria))
     if isinstance(question, Score):
-        levels: Any = list(question.criteria)
-        return decisions.Score(instructions=told, levels=levels)
+        return decisions.Score(instructions=told, levels=list(criteria))
     return decisions.Predicate(instructions=told)
 
 
 class DecisionSignal(Signal):
-    """Signal of a decision model about a draft: a probability in [0, 1].
+    """Signal of a decision model about a draft, the last message of the conversation that it reads.
 
-    It reads the conversation with the draft as its last message. Each question is a ledger entry,
-    sent once. A model that refuses to answer leaves the signal out.
+    The value is a probability, missing where the model refuses to answer.
 
     Args:
         model: that is asked: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
@@ -156,13 +153,10 @@ class DecisionSignal(Signal):
 
 class AskedVerifier:
     """A model as the verifier of a cascade: the policy decides by the probability that it gives.
-
-    Its calls are entries of the ledger under `verify`. Where it cannot be had, or gives no
-    probability, the question escalates.
+    Where it cannot be had, or gives none, the question escalates.
 
     Args:
-        tier: that is asked.
-        show: what it is asked about a draft.
+        show: what the tier is asked about a draft.
         read: P(the draft is correct) in what it says.
     """
 
@@ -187,11 +181,10 @@ class AskedVerifier:
             if not (error.circumstantial or isinstance(error, LocalOnlyError)):
                 raise
             return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
-        p = self._read(said)
-        if p is None:
-            reason = f"the verifier gave no probability: {said.text[:80]!r}"
-            return Verdict(accept=False, reason=reason)
-        return Verdict(confidence=p)
+        if (p := self._read(said)) is not None:
+            return Verdict(confidence=p)
+        why = f"the verifier gave no probability: {said.text[:80]!r}"
+        return Verdict(accept=False, reason=why)
 
 
 class DecisionVerifier(AskedVerifier):
@@ -278,10 +271,8 @@ def _answer(question: Question, p: float, chosen: int) -> NoulAnswer | ChoiceAns
         return NoulAnswer(type="noul", noul=p)
     labels = list(question.criteria)
     shares = dict.fromkeys(labels, 0.0) | {labels[0]: p, labels[chosen or 1]: 1.0 - p}
-    choice = labels[chosen]
-    return ChoiceAnswer(
-        type="choice", choice=choice, probabilities=shares, confidence=shares[choice]
-    )
+    best = labels[chosen]
+    return ChoiceAnswer(type="choice", choice=best, probabilities=shares, confidence=shares[best])
 
 
 def _messages(state: State) -> list[Any]:

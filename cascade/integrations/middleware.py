@@ -8,7 +8,6 @@ Each step of the agent is drafted by the small model; what is doubtful goes to t
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,9 +30,8 @@ except ModuleNotFoundError as error:
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     """Cascade around the agent's own model: a small model drafts what that one is asked.
 
-    Tools, tool choice, response format, system message and model settings of each step go to
-    both. Answers say in their `response_metadata` who gave them and what they cost, as those of
-    `CascadeChatModel` do; ledger entries have the agent's name as tag `agent`.
+    What a step brings along goes to both. Answers say in their `response_metadata` who gave them
+    and what they cost, as those of `CascadeChatModel` do.
 
     Args:
         small: the model that drafts; the agent's own model is the large one.
@@ -50,8 +48,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> None:
         super().__init__()
         self._small, self._large_price, self._options = small, large_price, options
-        self._made: list[tuple[BaseChatModel, CascadeChatModel]] = []
-        self._lock = threading.Lock()
+        self._made: dict[int, tuple[BaseChatModel, CascadeChatModel]] = {}
 
     def chat_model(self, large: BaseChatModel) -> CascadeChatModel:
         """The cascade that answers where the agent would ask this model; the same each time.
@@ -64,14 +61,11 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
                 "the agent's model is a cascade already: leave CascadeMiddleware out, or give the "
                 "agent its large model."
             )
-        with self._lock:
-            for known, made in self._made:
-                if known is large:
-                    return made
+        if id(large) not in self._made:
             tier = Tier(large, price=self._large_price)
             made = CascadeChatModel(cascade=Cascade(self._small, tier, **self._options))
-            self._made.append((large, made))
-            return made
+            self._made.setdefault(id(large), (large, made))
+        return self._made[id(large)][1]
 
     def wrap_model_call(
         self,
@@ -91,5 +85,5 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     async def aclose(self) -> None:
         """Close the connections of the cascades that were made here."""
-        for _, made in self._made:
+        for _, made in self._made.values():
             await made.cascade.aclose()

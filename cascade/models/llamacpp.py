@@ -40,8 +40,7 @@ from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
 from cascade.models.http import Connection
 from cascade.models.logprobs import written_call_logprobs
-from cascade.models.openai import ServedModel
-from cascade.models.wire import chat_payload, read_tool_call
+from cascade.models.wire import ServedModel, read_tool_call
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
@@ -138,7 +137,7 @@ class LlamaCppModel(ServedModel):
         return self._reached
 
     async def _payload(self, request: Request) -> dict[str, Any]:
-        payload = {**self._defaults, **chat_payload(request)}
+        payload = {**self._defaults, **self.payload(request)}
         if request.tools or any(message.type == "tool" for message in request.messages):
             connection = await self._connected()
             if self._knows_tools is None:

@@ -16,7 +16,7 @@ from cascade.errors import ModelNotFoundError, UnsupportedContentError
 from cascade.models.base import Request
 from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import check_address, stays_here
-from cascade.models.openai import ServedModel
+from cascade.models.wire import ServedModel
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""

@@ -1,145 +1,25 @@
-"""Models behind an HTTP server, in OpenAI's form; `openai:` models among them: OpenAI itself and,
-with `base_url`, every server that speaks its API."""
+"""`openai:` models: OpenAI itself and, with `base_url`, every server that speaks its API."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from cascade.errors import ConfigurationError, ModelError
-from cascade.models.base import Chunk, Model, Request
+from cascade.errors import ConfigurationError
+from cascade.models.base import Request
 from cascade.models.failures import Caller, without_secrets
-from cascade.models.http import (
-    Connection,
-    check_address,
-    is_loopback,
-    read_error,
-    read_json,
-    stays_here,
-)
+from cascade.models.http import check_address, is_loopback, stays_here
 from cascade.models.logprobs import answer_logprobs
-from cascade.models.wire import Answer, chat_payload
+from cascade.models.wire import ServedModel
 from cascade.state import Completion
 
 if TYPE_CHECKING:
     import openai
 
 OPENAI_URL = "https://api.openai.com/v1"
-
-DRAIN_S = 0.1
-"""How long the end of a reply is waited for whose answer is complete: only then its connection
-serves again."""
-
-
-class ServedModel(Model):
-    """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
-    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`)."""
-
-    path: ClassVar[str] = "/chat/completions"
-    streaming: ClassVar[Mapping[str, Any]] = {
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    ends_with_reason: ClassVar[bool] = False
-
-    def __init__(
-        self, caller: Caller, base_url: str, key: str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self._caller = caller
-        self.secrets = (key,)
-        # A user in the address stands for a key; no request has both.
-        bearer = {"authorization": f"Bearer {key}"} if key and "@" not in base_url else {}
-        self._connection = Connection(base_url, {**bearer, **(headers or {})}, caller)
-
-    async def _connected(self) -> Connection:
-        return self._connection
-
-    def payload(self, request: Request) -> dict[str, Any]:
-        """The JSON body of a request."""
-        return chat_payload(request)
-
-    async def _payload(self, request: Request) -> dict[str, Any]:
-        return self.payload(request)
-
-    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-        """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
-        lines of JSON: Ollama's, errors, and replies of servers that cannot stream."""
-        data: list[bytes] = []
-        async for line in lines:
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif line.startswith(b"{"):
-                yield line
-            elif not line and data:
-                if data[0].startswith(b"[DONE]"):
-                    return
-                yield b"\n".join(data)
-                data = []
-
-    def _chunk(self, part: Any) -> Any:
-        """A part of a reply in OpenAI's form."""
-        return part
-
-    async def _complete(self, request: Request) -> Completion:
-        connection = await self._connected()
-        return self.read(await connection.request(self.path, await self._payload(request)))
-
-    def read(self, reply: object) -> Completion:
-        """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
-        answer = Answer(grows=False)
-        with self._readable():
-            self._add(reply, answer)
-            return answer.completion(asked_for=self.model)
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        connection = await self._connected()
-        payload = {**await self._payload(request), **self.streaming}
-        answer = Answer()
-        lines = connection.lines(self.path, payload, lambda: answer.begun)
-        try:
-            with self._readable():
-                async with aclosing(lines):
-                    async for data in self._frames(lines):
-                        if piece := self._add(read_json(data), answer):
-                            yield Chunk(piece, logprobs=answer.tokens)
-                        if self.ends_with_reason and answer.finish_reason is not None:
-                            break
-                    with suppress(TimeoutError, ModelError):
-                        async with asyncio.timeout(DRAIN_S):
-                            async for _ in lines:
-                                pass
-        except ModelError:
-            # What breaks after the reason why the answer ends is no failure: all is there, but for
-            # the counts perhaps.
-            if answer.finish_reason is None:
-                raise
-        if answer.finish_reason is None:
-            raise self._caller.interrupted("it ended without a finish reason")
-        with self._readable():
-            completion = answer.completion(asked_for=self.model)
-        yield Chunk(completion=completion)
-
-    def _add(self, reply: Any, answer: Answer) -> str:
-        if isinstance(reply, Mapping) and (error := reply.get("error")):
-            status, reason = read_error(error)
-            interrupted = self._caller.interrupted(reason)
-            raise interrupted if answer.begun else self._caller.refused(status, reason)
-        return answer.add(self._chunk(reply))
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise self._caller.malformed(f"{type(error).__name__}: {error}") from error
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._connection.aclose()
 
 
 def reasons(model: str) -> bool:

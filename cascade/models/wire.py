@@ -1,21 +1,25 @@
-"""OpenAI's chat-completions format: requests as JSON, replies and stream chunks as completions.
+"""The one wire of model servers: OpenAI's chat completions, as requests, replies and stream chunks.
 
-The one wire of `openai:` and `llamacpp:` models; replies of Ollama are put into this form.
-Counts and times that cannot be true are unknown: a wrong one would become a wrong figure of money.
+Replies of Ollama are put into this form. Counts and times that cannot be true are unknown: a wrong
+one would become a wrong figure of money.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from langchain_core.messages import BaseMessage, ToolCall, convert_to_openai_messages
 
-from cascade.errors import InputError
-from cascade.models.base import Request
+from cascade.errors import InputError, ModelError
+from cascade.models.base import Chunk, Model, Request
+from cascade.models.failures import Caller
+from cascade.models.http import Connection, read_error, read_json
 from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
 
@@ -36,26 +40,9 @@ _CLOCKS = {
 MOST_TOKENS = 20_000_000
 """Of one call: twice the longest context there is."""
 
-
-def chat_payload(request: Request) -> dict[str, Any]:
-    """The JSON body of a request, without the model's name; errors are those of `sendable`."""
-    choice = request.tool_choice
-    if choice not in (None, "auto", "none", "required"):
-        choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
-    payload: dict[str, Any] = {
-        "messages": sendable(request.messages),
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "stop": list(request.stop) or None,
-        "seed": request.seed,
-        "tools": list(request.tools) or None,
-        "tool_choice": choice,
-        "response_format": response_format(request.schema) if request.schema else None,
-        "logprobs": request.logprobs or None,
-        "top_logprobs": request.top_logprobs or None if request.logprobs else None,
-        **request.extra,
-    }
-    return {name: value for name, value in payload.items() if value is not None}
+DRAIN_S = 0.1
+"""How long the end of a reply is waited for whose answer is complete: only then its connection
+serves again."""
 
 
 def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -135,12 +122,12 @@ def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = No
 
 
 def _read_usage(usage: object, *, wrote: bool) -> Usage:
+    def part(name: str) -> Mapping[str, Any]:
+        return details if isinstance(details := usage.get(name), Mapping) else {}
+
     if not isinstance(usage, Mapping):
         return Usage()
-    prompt, answer = (
-        details if isinstance(details := usage.get(f"{kind}_tokens_details"), Mapping) else {}
-        for kind in ("prompt", "completion")
-    )
+    prompt, answer = part("prompt_tokens_details"), part("completion_tokens_details")
     counts = {
         "input_tokens": usage.get("prompt_tokens"),
         "output_tokens": usage.get("completion_tokens"),
@@ -154,12 +141,11 @@ def _read_usage(usage: object, *, wrote: bool) -> Usage:
 
 def _busy_ms(timings: object) -> float | None:
     """Time of reading and writing by the server's clock; None where it tells none that is true."""
-    if not isinstance(timings, Mapping):
+    told = timings if isinstance(timings, Mapping) else {}
+    parts = [(told[name], unit) for name, unit in _CLOCKS.items() if told.get(name)]
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in parts):
         return None
-    told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
-    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in told):
-        return None
-    busy = float(sum(time * unit for time, unit in told))
+    busy = float(sum(time * unit for time, unit in parts))
     return busy if 0 < busy < float("inf") else None
 
 
@@ -188,13 +174,11 @@ class Answer:
         self.finish_reason: str | None = None
         self.tokens: tuple[TokenLogprob, ...] = ()
         self._growing = Growing() if grows else None
+        self._told: dict[str, Any] = {}
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._logprobs: list[object] = []
         self._calls: dict[int, dict[str, Any]] = {}
-        self._usage: object = None
-        self._model: object = None
-        self._busy_ms: float | None = None
         self._answered = False
 
     @property
@@ -204,9 +188,8 @@ class Answer:
 
     def add(self, reply: Any) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text."""
-        self._model = reply.get("model") or self._model
-        self._usage = reply.get("usage") or self._usage
-        self._busy_ms = _busy_ms(reply.get("timings")) or self._busy_ms
+        told = {name: reply.get(name) for name in ("model", "usage", "timings")}
+        self._told |= {name: value for name, value in told.items() if value}
         self.tokens = ()
         if "usage" in reply and reply.get("choices") is None:
             return ""
@@ -233,39 +216,158 @@ class Answer:
         self._logprobs.extend(items if isinstance(items, list) else ())
         calls = part.get("tool_calls") or []
         for call in calls:
-            self._add_call(call)
+            function, index = call["function"], call.get("index", len(self._calls))
+            known = self._calls.setdefault(index, {"id": None, "name": None, "arguments": ""})
+            known["id"] = call.get("id") or known["id"]
+            known["name"] = function.get("name") or known["name"]
+            if isinstance(arguments := function.get("arguments"), str):
+                known["arguments"] += arguments
+            elif arguments is not None:
+                known["arguments"] = arguments
         if self._growing is not None:
             plain = not (calls or thinking or part.get("refusal"))
             self.tokens = self._growing.add(items, text, plain=plain)
         return text
-
-    def _add_call(self, call: Mapping[str, Any]) -> None:
-        function, index = call["function"], call.get("index", len(self._calls))
-        known = self._calls.setdefault(index, {"id": None, "name": None, "arguments": ""})
-        known["id"] = call.get("id") or known["id"]
-        known["name"] = function.get("name") or known["name"]
-        arguments = function.get("arguments")
-        if isinstance(arguments, str) and isinstance(known["arguments"], str):
-            known["arguments"] += arguments
-        elif arguments is not None:
-            known["arguments"] = arguments
 
     def completion(self, *, asked_for: str) -> Completion:
         """The whole answer; `asked_for` names the model where the reply does not."""
         if not self._answered:
             raise ValueError("no choices in the reply")
         text, thinking = "".join(self._text), "".join(self._thinking) or None
-        given = self._calls.values()
+        given, model = self._calls.values(), self._told.get("model")
         calls = tuple(read_tool_call(c["name"], c["arguments"], c["id"]) for c in given)
         reason = self.finish_reason
         return Completion(
             text=text,
-            model=self._model if isinstance(self._model, str) else asked_for,
-            usage=_read_usage(self._usage, wrote=bool(text or calls)),
+            model=model if isinstance(model, str) else asked_for,
+            usage=_read_usage(self._told.get("usage"), wrote=bool(text or calls)),
             logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
             call_logprobs=call_logprobs(self._logprobs, calls, thinking),
             tool_calls=calls,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
             thinking=thinking,
-            busy_ms=self._busy_ms,
+            busy_ms=_busy_ms(self._told.get("timings")),
         )
+
+
+class ServedModel(Model):
+    """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
+    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`)."""
+
+    path: ClassVar[str] = "/chat/completions"
+    streaming: ClassVar[Mapping[str, Any]] = {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    ends_with_reason: ClassVar[bool] = False
+
+    def __init__(
+        self, caller: Caller, base_url: str, key: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._caller = caller
+        self.secrets = (key,)
+        # A user in the address stands for a key; no request has both.
+        bearer = {"authorization": f"Bearer {key}"} if key and "@" not in base_url else {}
+        self._connection = Connection(base_url, {**bearer, **(headers or {})}, caller)
+
+    async def _connected(self) -> Connection:
+        return self._connection
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a request; errors are those of `sendable`."""
+        choice = request.tool_choice
+        if choice not in (None, "auto", "none", "required"):
+            choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
+        payload: dict[str, Any] = {
+            "messages": sendable(request.messages),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": list(request.stop) or None,
+            "seed": request.seed,
+            "tools": list(request.tools) or None,
+            "tool_choice": choice,
+            "response_format": response_format(request.schema) if request.schema else None,
+            "logprobs": request.logprobs or None,
+            "top_logprobs": request.top_logprobs or None if request.logprobs else None,
+            **request.extra,
+        }
+        return {name: value for name, value in payload.items() if value is not None}
+
+    async def _payload(self, request: Request) -> dict[str, Any]:
+        return self.payload(request)
+
+    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
+        lines of JSON: Ollama's, errors, and replies of servers that cannot stream."""
+        data: list[bytes] = []
+        async for line in lines:
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif line.startswith(b"{"):
+                yield line
+            elif not line and data:
+                if data[0].startswith(b"[DONE]"):
+                    return
+                yield b"\n".join(data)
+                data = []
+
+    def _chunk(self, part: Any) -> Any:
+        """A part of a reply in OpenAI's form."""
+        return part
+
+    async def _complete(self, request: Request) -> Completion:
+        connection = await self._connected()
+        return self.read(await connection.request(self.path, await self._payload(request)))
+
+    def read(self, reply: object) -> Completion:
+        """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
+        answer = Answer(grows=False)
+        with self._readable():
+            self._add(reply, answer)
+            return answer.completion(asked_for=self.model)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        connection = await self._connected()
+        payload = {**await self._payload(request), **self.streaming}
+        answer = Answer()
+        lines = connection.lines(self.path, payload, lambda: answer.begun)
+        try:
+            with self._readable():
+                async with aclosing(lines):
+                    async for data in self._frames(lines):
+                        if piece := self._add(read_json(data), answer):
+                            yield Chunk(piece, logprobs=answer.tokens)
+                        if self.ends_with_reason and answer.finish_reason is not None:
+                            break
+                    with suppress(TimeoutError, ModelError):
+                        async with asyncio.timeout(DRAIN_S):
+                            async for _ in lines:
+                                pass
+        except ModelError:
+            # What breaks after the reason why the answer ends is no failure: all is there, but for
+            # the counts perhaps.
+            if answer.finish_reason is None:
+                raise
+        if answer.finish_reason is None:
+            raise self._caller.interrupted("it ended without a finish reason")
+        with self._readable():
+            completion = answer.completion(asked_for=self.model)
+        yield Chunk(completion=completion)
+
+    def _add(self, reply: Any, answer: Answer) -> str:
+        if isinstance(reply, Mapping) and (error := reply.get("error")):
+            status, reason = read_error(error)
+            interrupted = self._caller.interrupted(reason)
+            raise interrupted if answer.begun else self._caller.refused(status, reason)
+        return answer.add(self._chunk(reply))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise self._caller.malformed(f"{type(error).__name__}: {error}") from error
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._connection.aclose()

@@ -6,14 +6,11 @@ import json
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from langchain_core.messages import HumanMessage
 
 from cascade.errors import ContextLengthError, ModelNotFoundError, UnsupportedContentError
-from cascade.models import Request
 from cascade.models.llamacpp import find_weights
 from cascade.models.ollama import OllamaModel
 from tests.models.asking import ask, ask_in_pieces
-from tests.models.test_ollama import IMAGE
 from tests.servers import ollama
 
 pytestmark = [pytest.mark.live, pytest.mark.heavy]
@@ -65,8 +62,6 @@ async def test_a_schema_is_kept(model: OllamaModel) -> None:
 async def test_what_the_model_cannot_do(model: OllamaModel) -> None:
     with pytest.raises(ContextLengthError):
         await ask(model, "word " * 3000, max_tokens=1)
-    with pytest.raises(UnsupportedContentError, match="cannot see"):
-        await model.complete(Request((HumanMessage([IMAGE]),), max_tokens=1))
     with pytest.raises(UnsupportedContentError, match="does not support tools"):
         await ask(model, tools=(SEARCH,))
     with pytest.raises(UnsupportedContentError, match="thinking"):
