@@ -3,9 +3,9 @@
     python benchmarks/fault_table.py
 
 A server of this machine speaks OpenAI's and Ollama's protocols and spoils its replies as
-`tests/servers/faults.py` says, for the small or the large model, plain and streamed; each call may
-be tried twice. The table says who answered, and how the last call that met the fault stands in the
-ledger. It leaves with 1 where a promise of `tests/faults/storm.py` is broken.
+`tests/faults/catalogue.py` says, for the small or the large model, plain and streamed; each call
+may be tried twice. The table says who answered, and how the last call that met the fault stands in
+the ledger. It leaves with 1 where a promise of `tests/faults/storm.py` is broken.
 """
 
 from __future__ import annotations

@@ -16,12 +16,14 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -29,15 +31,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _kills import RUNS, kill_in_the_middle
-
 from cascade.ledger import Amounts, Budgets, SqlLedger, open_store
 from cascade.ledger.shared import Reservation
 from tests.ledger import postgres
 from tests.ledger.samples import call, decided
 
 Figures = dict[str, float | str]
-PROCESSES, BEGUN, PER_SECOND = 4, 1_920, 500
+PROCESSES, BEGUN, PER_SECOND, RUNS = 4, 1_920, 500, 1_000
 
 COLUMNS = (
     "run_id", "node", "tier", "model", "cost_usd", "cost_basis", "saved_usd", "basis",
@@ -183,22 +183,50 @@ async def budgets(url: str) -> Figures:
 
 def kills(url: str, times: int) -> Figures:
     """Kill a process with 32 runs under way; the provider's log says what was sent."""
-    rng, sent, unknown, lost, doubled = random.Random(0), 0, 0, 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(times):
-            after = rng.randint(100, RUNS)
-            left = kill_in_the_middle(url, Path(folder) / "provider", after=after)
-            sent += left.sent.total()
-            unknown += left.unknown.total()
-            lost += len(left.lost)
-            doubled += len(left.doubled)
-    return {
-        "kills": times,
-        "kills, calls sent": sent,
-        "kills, listed as unknown": unknown,
-        "kills, lost": lost,
-        "kills, doubled": doubled,
-    }
+    rng, total = random.Random(0), Counter[str]()
+    for _ in range(times):
+        with tempfile.NamedTemporaryFile("r") as log:
+            command = [sys.executable, __file__, "--victim", log.name, "--writers", url]
+            victim, after, sent = subprocess.Popen(command), rng.randint(100, RUNS), list[str]()
+            while len(sent) < after:
+                assert victim.poll() is None, f"it ended too early: {victim.returncode}"
+                sent += log.read().splitlines()
+                time.sleep(0.001)
+            victim.kill()
+            victim.wait()
+            sent += log.read().splitlines()
+        total += asyncio.run(_left(url, Counter(sent)))
+    named = {"calls sent": "sent", "listed as unknown": "unknown"}
+    named |= {"lost": "lost", "doubled": "doubled"}
+    return {"kills": times, **{f"kills, {name}": total[key] for name, key in named.items()}}
+
+
+async def _left(url: str, sent: Counter[str]) -> Counter[str]:
+    """How many calls were sent, are unknown, are lost, and stand in the ledger too often."""
+    async with open_store(url) as store:
+        kept = Counter(entry.id for entry in await store.entries())
+        unknown = Counter(entry.id for entry in await store.unfinished())
+        await store.delete(everything=True)
+    lost, doubled = sent - kept - unknown, kept - sent
+    counted = {"sent": sent, "unknown": unknown, "lost": lost, "doubled": doubled}
+    return Counter({name: each.total() for name, each in counted.items()})
+
+
+async def write_until_killed(url: str, log: str) -> None:
+    """Begin calls, add each to the log as a provider that was sent it, and append its entry."""
+    free, provider = asyncio.Semaphore(32), os.open(log, os.O_WRONLY | os.O_APPEND)
+    async with open_store(url) as store:
+
+        async def run(number: int) -> None:
+            async with free:
+                for node in ("draft", "expert"):
+                    one = call(f"run-{number}", id=f"{node}-{number}")
+                    await store.begin(one)
+                    os.write(provider, f"{one.id}\n".encode())
+                    await asyncio.sleep(random.uniform(0.001, 0.01))
+                    store.append([one.model_copy(update={"outcome": "ok", "cost_usd": 1})])
+
+        await asyncio.gather(*map(run, range(RUNS)))
 
 
 @contextmanager
@@ -221,7 +249,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--writers", help=argparse.SUPPRESS)
+    parser.add_argument("--victim", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.victim:
+        asyncio.run(write_until_killed(arguments.writers, arguments.victim))
+        return
     if arguments.writers:
         print(write_together(arguments.writers, arguments.entries))
         return
