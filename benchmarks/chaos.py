@@ -121,26 +121,26 @@ def kill_and_resume(folder: Path, kills: int) -> tuple[dict[str, Any], list[str]
 
 def measure(seed: int, given: argparse.Namespace) -> dict[str, object]:
     """One storm and one job."""
-    began = time.perf_counter()
+    began, questions = time.perf_counter(), drawn(seed, given.requests, given.faulty)
     with tempfile.TemporaryDirectory() as folder:
-        world = storm(drawn(seed, given.requests, given.faulty), Path(folder))
+        broken = storm(questions, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         job, problems = kill_and_resume(Path(folder), given.kills)
     outcomes = Counter(
         ("degraded" if q.result.degraded else q.result.tier)
         if q.result is not None
         else type(q.error).__name__
-        for q in world.questions
+        for q in questions
     )
     return {
         "seed": seed,
         "requests": given.requests,
         "outcomes": dict(outcomes.most_common()),
-        "calls": sum(map(len, world.calls.values())),
-        "faulty calls": sum(c.fault != "fine" for calls in world.calls.values() for c in calls),
+        "calls": sum(len(q.calls) for q in questions),
+        "faulty calls": sum(q.met for q in questions),
         **job,
         "seconds": round(time.perf_counter() - began, 1),
-        "problems": [*world.problems(), *problems],
+        "problems": [*broken, *problems],
     }
 
 

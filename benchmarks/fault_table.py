@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.faults.storm import PRICES, Question, World, storm
+from tests.faults.storm import PRICES, Question, storm
 from tests.faults.test_every_fault import everything
 
 
@@ -30,9 +30,9 @@ def answered(q: Question) -> str:
     return f"{q.result.tier}{', degraded' if q.result.degraded else ''}"
 
 
-def booked(world: World, q: Question) -> str:
+def booked(q: Question) -> str:
     """How the last call that met the fault stands in the ledger."""
-    entry = [e for e in world.entries[q.number] if e.tier == q.place and e.model][-1]
+    entry = [e for e in q.entries if e.tier == q.place and e.model][-1]
     cost = "cost unknown" if entry.cost_usd is None else "cost known" if entry.cost_usd else "$0"
     return f"{entry.outcome}, {cost}"
 
@@ -40,22 +40,21 @@ def booked(world: World, q: Question) -> str:
 def main() -> None:
     """Ask and print."""
     logging.getLogger("cascade").setLevel(logging.CRITICAL)
-    began = time.perf_counter()
+    began, questions = time.perf_counter(), everything()
     with tempfile.TemporaryDirectory() as folder:
-        world = storm(everything(), Path(folder))
+        problems = storm(questions, Path(folder))
     print(f"{'fault':<40}{'small fails':<32}{'large fails':<26}entry")
-    for name, group in groupby(world.questions, lambda q: q.fault.name if q.fault else ""):
+    for name, group in groupby(questions, lambda q: q.fault.name if q.fault else ""):
         met = list(group)
         ends = [
             " or ".join(dict.fromkeys(answered(q) for q in met if q.place == tier))
             for tier in PRICES
         ]
-        entries = " / ".join(dict.fromkeys(booked(world, q) for q in met))
+        entries = " / ".join(dict.fromkeys(booked(q) for q in met))
         print(f"{name:<40}{ends[0]:<32}{ends[1]:<26}{entries}")
-    calls = sum(map(len, world.calls.values()))
-    problems = world.problems()
+    calls = sum(len(q.calls) for q in questions)
     print(
-        f"\n{len(world.questions)} questions, {calls} calls, "
+        f"\n{len(questions)} questions, {calls} calls, "
         f"{time.perf_counter() - began:.0f} s, problems: {dict(problems) or 'none'}"
     )
     sys.exit(bool(problems))

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -55,6 +54,8 @@ class Question:
         fault: of all replies of the model at its place; None for none.
         leaves_s: the caller goes away after so long.
         shown: what a reader of the stream saw in the end.
+        entries: of the ledger's store.
+        calls: that the server saw; `met` of them met the fault.
     """
 
     number: int
@@ -66,6 +67,9 @@ class Question:
     result: CascadeResult | None = None
     error: BaseException | None = None
     shown: str = ""
+    entries: list[LedgerEntry] = field(default_factory=list)
+    calls: list[Seen] = field(default_factory=list)
+    met: int = 0
 
     @property
     def name(self) -> str:
@@ -78,116 +82,74 @@ class Question:
         """What is asked; the server knows the question by it."""
         return f"{self.name}. What is the capital of Australia?"
 
-
-@dataclass(frozen=True)
-class Call:
-    """One call that the server has seen, and what is answered where nothing is wrong."""
-
-    seen: Seen
-    fault: str
-    answer: Answer
-
-    @property
-    def number(self) -> int:
-        """From 1 on."""
-        return self.seen.number + 1
-
-
-@dataclass
-class World:
-    """All that became of a storm: its ledger's entries and the server's calls by question."""
-
-    questions: Sequence[Question]
-    entries: dict[int, list[LedgerEntry]] = field(default_factory=lambda: defaultdict(list))
-    calls: dict[int, list[Call]] = field(default_factory=lambda: defaultdict(list))
-    unfinished: int = 0
-    left: list[str] = field(default_factory=list)
-    secrets: list[str] = field(default_factory=list)
-
-    def problems(self) -> Counter[str]:
-        """Broken promises, each with the question."""
-        found = [f"{what}: {q.name}" for q in self.questions for what in self._broken(q)]
-        found += [f"left behind: {what}" for what in self.left]
-        found += [f"a secret was told: {what}" for what in self.secrets]
-        found += ["calls are listed as unfinished"] * bool(self.unfinished)
-        return Counter(found)
-
-    def _broken(self, q: Question) -> list[str]:
-        found = []
-        if q.result is None and not isinstance(q.error, CascadeError | asyncio.CancelledError):
-            found.append(f"{type(q.error).__name__} is no CascadeError")
-        if q.leaves_s is None and q.result is None and not _set_up_is_wrong(q):
-            found.append(f"no answer, but {q.error!r}")
-        if q.result is not None and q.form == "stream" and q.shown != q.result.answer:
-            found.append("the stream shows something else than the answer")
-        for tier in PRICES:
-            found += self._misbooked(q, tier)
-        if q.result is not None:
-            unknown = any(entry.cost_usd is None for entry in q.result.ledger)
-            if (q.result.ledger.cost_usd is None) != unknown:
-                found.append("a sum with an unknown part is known")
-            kept = sorted(entry.id for entry in self.entries[q.number])
-            if kept != sorted(entry.id for entry in q.result.ledger):
-                found.append("the store and the result hold other entries")
-        return found
-
-    def _misbooked(self, q: Question, tier: str) -> list[str]:
-        calls = {c.number: c for c in self.calls[q.number] if c.seen.model == tier}
-        asked = [e for e in self.entries[q.number] if e.tier == tier and e.model is not None]
-        counts, found = [e.input_tokens for e in asked if e.input_tokens], list[str]()
-        # An attempt may have failed before the server saw it: on a connection that broke before.
-        if not sum(e.outcome == "ok" for e in asked) <= len(calls) <= len(asked):
-            found.append(f"{len(calls)} calls, {len(asked)} entries of {tier}")
-        if len(set(counts)) < len(counts):
-            found.append(f"a call of {tier} is booked twice")
-        for entry in asked:
-            if entry.outcome != "ok" and not entry.note:
-                found.append("a failed call without a word why")
-            if not entry.cost_usd:  # unknown, or nothing was billed
-                if entry.outcome == "ok" and entry.cost_usd is not None:
-                    found.append(f"an answer of {tier} for nothing")
-                continue
-            call = calls.get(entry.input_tokens or 0)
-            if call is None or entry.cost_usd != _price(tier, call):
-                found.append(f"{entry.cost_usd} is not what {tier} was paid")
-        return found
-
-
-def _set_up_is_wrong(q: Question) -> bool:
-    fault = "" if q.fault is None else q.fault.name
-    return q.place == "small" and fault.startswith(SET_UP)
-
-
-def _price(tier: str, call: Call) -> Decimal | None:
-    return PRICES[tier].cost(Usage(input_tokens=call.number, output_tokens=6))
-
-
-def storm(questions: Sequence[Question], folder: Path) -> World:
-    """Ask all, with a ledger in SQLite, and look."""
-    real, small = (guard, "forbidden", False), (http, "LARGEST_REPLY", LIMIT)
-    with mock.patch.object(*real), mock.patch.object(*small):
-        return asyncio.run(_storm(questions, folder))
-
-
-async def _storm(questions: Sequence[Question], folder: Path) -> World:
-    world, before = World(questions), _sockets()
-    by_text = {q.text: q for q in questions}
-
-    def say(seen: Seen) -> Answer | Reply:
-        q = by_text[seen.texts[0]]
-        met = q.fault is not None and seen.model == q.place and q.fault.exists(seen)
+    def answered(self, seen: Seen) -> Answer | Reply:
+        """What the server answers to a call; the call's number is its input tokens."""
+        met = self.fault is not None and seen.model == self.place and self.fault.exists(seen)
+        self.calls.append(seen)
+        self.met += met
         answer = Answer("It is Canberra, surely.", tokens=(seen.number + 1, 6))
         if seen.model == "small":
-            p = 0.98 if q.place == "small" else 0.13
+            p = 0.98 if self.place == "small" else 0.13
             answer = replace(answer, text="Canberra is the capital.", p=p)
-        world.calls[q.number].append(Call(seen, q.fault.name if met else "fine", answer))
-        return q.fault.make(seen, answer) if met else answer
+        return self.fault.make(seen, answer) if self.fault and met else answer
 
-    refused = socket.socket()  # where nobody listens
-    with Upstream() as server, refused:
-        refused.bind(("127.0.0.1", 0))
+    def broken(self) -> Iterator[str]:
+        """Promises that were not kept."""
+        fault = "" if self.fault is None else self.fault.name
+        set_up_is_wrong = self.place == "small" and fault.startswith(SET_UP)
+        if self.result is None:
+            if not isinstance(self.error, CascadeError | asyncio.CancelledError):
+                yield f"{type(self.error).__name__} is no CascadeError"
+            if self.leaves_s is None and not set_up_is_wrong:
+                yield f"no answer, but {self.error!r}"
+        else:
+            if self.form == "stream" and self.shown != self.result.answer:
+                yield "the stream shows something else than the answer"
+            unknown = any(entry.cost_usd is None for entry in self.result.ledger)
+            if (self.result.ledger.cost_usd is None) != unknown:
+                yield "a sum with an unknown part is known"
+            if sorted(e.id for e in self.entries) != sorted(e.id for e in self.result.ledger):
+                yield "the store and the result hold other entries"
         for tier in PRICES:
-            server.says(tier, say)
+            yield from self._misbooked(tier)
+        if SECRET in f"{self.error} {[entry.model_dump_json() for entry in self.entries]}":
+            yield "a secret was told"
+
+    def _misbooked(self, tier: str) -> Iterator[str]:
+        calls = {seen.number + 1 for seen in self.calls if seen.model == tier}
+        asked = [e for e in self.entries if e.tier == tier and e.model is not None]
+        counts = [e.input_tokens for e in asked if e.input_tokens]
+        # An attempt may have failed before the server saw it: on a connection that broke before.
+        if not sum(e.outcome == "ok" for e in asked) <= len(calls) <= len(asked):
+            yield f"{len(calls)} calls, {len(asked)} entries of {tier}"
+        if len(set(counts)) < len(counts):
+            yield f"a call of {tier} is booked twice"
+        for entry in asked:
+            number, cost = entry.input_tokens or 0, entry.cost_usd
+            if entry.outcome != "ok" and not entry.note:
+                yield "a failed call without a word why"
+            if entry.outcome == "ok" and cost == 0:
+                yield f"an answer of {tier} for nothing"
+            due = PRICES[tier].cost(Usage(input_tokens=number, output_tokens=6))
+            if cost and (number not in calls or cost != due):
+                yield f"{cost} is not what {tier} was paid"
+
+
+def storm(questions: Sequence[Question], folder: Path) -> Counter[str]:
+    """Ask all, with a ledger in SQLite; the promises that were broken."""
+    real, small = (guard, "forbidden", False), (http, "LARGEST_REPLY", LIMIT)
+    with mock.patch.object(*real), mock.patch.object(*small):
+        left = asyncio.run(_storm(questions, folder))
+    return Counter(left + [f"{what}: {q.name}" for q in questions for what in q.broken()])
+
+
+async def _storm(questions: Sequence[Question], folder: Path) -> list[str]:
+    """What is left behind."""
+    left, before = list[str](), _sockets()
+    by_text = {q.text: q for q in questions}
+    refused = socket.socket()  # where nobody listens
+    with Upstream(lambda seen: by_text[seen.texts[0]].answered(seen)) as server, refused:
+        refused.bind(("127.0.0.1", 0))
         async with open_store(f"sqlite:///{folder}/ledger.db") as store:
             cascades: dict[Any, Cascade] = {}
             turns = asyncio.Semaphore(AT_ONCE)
@@ -212,20 +174,18 @@ async def _storm(questions: Sequence[Question], folder: Path) -> World:
                 await cascade.aclose()
             await _until(lambda: all(seen.done.is_set() for seen in server.asked()))
             await store.flush()
-            world.unfinished = len(await store.unfinished())
+            left += ["a call that is listed as unfinished" for _ in await store.unfinished()]
+            by_number = {q.number: q for q in questions}
             async for page in store.pages():
                 for entry, tags in page:
-                    world.entries[int(tags["question"])].append(entry)
-                    if SECRET in entry.model_dump_json():
-                        world.secrets.append(entry.note)
-        world.secrets += [q.name for q in questions if SECRET in str(q.error)]
-        world.left += [f"a call of {c.last}" for c in server.asked() if not c.done.is_set()]
-        world.left += [f"a request at {path} elsewhere" for path in server.elsewhere]
+                    by_number[int(tags["question"])].entries.append(entry)
+        left += [f"a call of {c.last}" for c in server.asked() if not c.done.is_set()]
+        left += [f"a request at {path} elsewhere" for path in server.elsewhere]
         await _until(lambda: len(asyncio.all_tasks()) == 1)
-        world.left += [str(t) for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        left += [str(t) for t in asyncio.all_tasks() if t is not asyncio.current_task()]
     more = _sockets() - before
-    world.left += [f"{more} sockets"] if more > 0 else []
-    return world
+    left += [f"{more} sockets"] if more > 0 else []
+    return [f"left behind: {what}" for what in left]
 
 
 def _cascade(
