@@ -120,18 +120,23 @@ async def unfinished(store: Any) -> list[tuple[str, str]]:
     return [(each.run_id, each.node) for each in await store.unfinished()]
 
 
+async def booked(url: str) -> tuple[list[LedgerEntry], list[tuple[str, str]]]:
+    """The calls in a ledger, and those that are `unfinished`."""
+    async with open_store(url) as ledger:
+        kept = [entry for entry in await stored(ledger) if entry.model]
+        return kept, await unfinished(ledger)
+
+
 async def check_booked(url: str, asked: Sequence[Seen], under_way: int) -> None:
     """After a kill each request to a model is in the ledger once, or a call that never ended.
 
     Requests are told apart by the tokens that their answers said.
     """
-    async with open_store(url) as ledger:
-        kept = [entry for entry in await stored(ledger) if entry.model]
-        unknown = await unfinished(ledger)
+    kept, unknown = await booked(url)
     assert len({entry.id for entry in kept}) == len(kept)
     told = Counter((seen.model, *(seen.usage or ())) for seen in asked)
-    booked = Counter((e.tier, e.input_tokens, e.output_tokens) for e in kept if e.outcome == "ok")
-    assert booked <= told
+    paid = Counter((e.tier, e.input_tokens, e.output_tokens) for e in kept if e.outcome == "ok")
+    assert paid <= told
     for node, model in (("draft", "small"), ("expert", "large")):
         ended = sum(entry.node == node for entry in kept)
         begun = sum(name == node for _, name in unknown)

@@ -21,8 +21,7 @@ from langgraph.types import Command, Send, interrupt
 
 from cascade import Cascade, Decision, MemoryLedger, Situation
 from cascade.events import Decided
-from cascade.ledger.store import open_store
-from tests.acceptance.setups import PAIR, calls_of, entries_of, pair, start, stored, unfinished
+from tests.acceptance.setups import PAIR, booked, calls_of, entries_of, pair, start
 from tests.acceptance.upstream import Answer, Held, Upstream
 
 THREAD: Any = {"configurable": {"thread_id": "t"}}
@@ -212,8 +211,7 @@ async def test_a_run_that_is_killed_in_the_large_call_pays_its_draft_once(
     printed, complaints = await asyncio.to_thread(resumed.communicate, timeout=300)
     assert printed.strip() == f"large: {Q}", complaints[-2000:]
     assert upstream.models() == ["small", "large", "large"]
-    async with open_store(f"sqlite:///{tmp_path}/ledger.db") as ledger:
-        entries, begun = await stored(ledger), await unfinished(ledger)
+    entries, begun = await booked(f"sqlite:///{tmp_path}/ledger.db")
     assert calls_of(entries) == [("draft", "ok"), ("expert", "ok")]
     assert [node for _, node in begun] == ["expert"]
     assert {run for run, _ in begun} == {entry.run_id for entry in entries}

@@ -162,8 +162,7 @@ async def test_what_closing_cuts_off_is_held_against_no_server(upstream: Upstrea
     cascade = pair(upstream, 0.3, tries(1), shut(1))
     upstream.next("large", Answer("x", held=Held()))
     asking = asyncio.ensure_future(cascade.ainvoke("?"))
-    while not upstream.asked("large"):  # noqa: ASYNC110 - the server is another thread's
-        await asyncio.sleep(0.01)
+    await upstream.has_asked(1, "large")
     await cascade.aclose()
     assert (await asking).degraded
     assert (await cascade.ainvoke("?")).answer == ANSWER
