@@ -6,11 +6,10 @@ A recording goes on after an interrupt: what was recorded is never asked again.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -33,6 +32,7 @@ from cascade.confidence import (
     shots_of,
     system_hash,
 )
+from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
@@ -57,14 +57,11 @@ from cascade.ledger.view import LedgerView
 from cascade.policies import Refusal, Situation, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime
-from cascade.state import Completion, Decision, LedgerEntry, Usage
+from cascade.state import Completion, Decision, Usage
 from cascade.tiers import OpenTier
 
 SIGNALS = ("logprobs", "text", "prompt")
 """What a calibration takes where no signals are named; all of it is free."""
-
-LEAST_LABELS = 20
-"""Fewer labelled drafts are no calibration."""
 
 GIVE_UP_AFTER = 20
 """Failures in a row: the set-up is wrong, or a server is gone, and each question costs money."""
@@ -97,23 +94,33 @@ class AlwaysEscalate:
         )
 
 
-# Before anything is asked ---------------------------------------------------------------------
+# Examples -------------------------------------------------------------------------------------
 
 
-def expected_usd(
-    examples: Sequence[Example], pricing: Pricing, *, max_tokens: int | None = None, calls: int = 1
-) -> Decimal | None:
-    """Roughly the dollars of asking a model, `calls` times an example, from the length of texts
-    and `max_tokens`; None when it has no token price."""
-    total = Decimal(0)
-    for example in examples:
-        text = sum(len(str(message.text)) for message in example.messages)
-        read, written = text // CHARACTERS_PER_TOKEN + 16, max_tokens or ASSUMED_OUTPUT_TOKENS
-        cost = pricing.cost(Usage(input_tokens=read, output_tokens=written), None)
-        if cost is None:
-            return None
-        total += cost * calls
-    return total
+def to_examples(given: Sequence[Any]) -> list[Example]:
+    """Examples as users write them: `(question, reference)` pairs, or dicts with `question` and
+    `reference`.
+
+    Raises:
+        ConfigurationError: one is neither, or there are too few.
+    """
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"examples={given!r}: give a list of (question, reference) pairs.")
+    examples: list[Example] = []
+    for number, item in enumerate(given):
+        match item:
+            case {"question": question, "reference": reference} | (question, reference):
+                examples.append(Example(str(number), tuple(to_messages(question)), reference))
+            case _:
+                raise ConfigurationError(
+                    f"example {number} is {item!r}: give (question, reference) pairs."
+                )
+    if len(examples) < LEAST_LABELS:
+        raise ConfigurationError(
+            f"{len(examples)} examples, where {LEAST_LABELS} or more are needed; 100 to 300 are "
+            "usual. Nothing was asked."
+        )
+    return examples
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
@@ -121,9 +128,7 @@ def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
     they want temperature 0 and to be named in the system message."""
     counts = Counter(e.reference for e in examples if isinstance(e.reference, str))
     few = 0 < len(counts) <= MOST_LABELS and counts.total() >= 2 * len(counts)
-    if not few or max(map(len, counts)) > SHORT:
-        return ()
-    return tuple(sorted(counts))
+    return tuple(sorted(counts)) if few and max(map(len, counts)) <= SHORT else ()
 
 
 def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
@@ -149,10 +154,26 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
     ids, others = {example.id for example in in_turn[:shots]}, []
     for example in examples:
         if example.id not in ids:
-            first = 1 if example.messages[0].type == "system" else 0
+            first = int(example.messages[0].type == "system")
             put = (*example.messages[:first], *shown, *example.messages[first:])
             others.append(replace(example, messages=put))
     return others
+
+
+def expected_usd(
+    examples: Sequence[Example], pricing: Pricing, *, max_tokens: int | None = None, calls: int = 1
+) -> Decimal | None:
+    """Roughly the dollars of asking a model, `calls` times an example, from the length of texts
+    and `max_tokens`; None when it has no token price."""
+    total = Decimal(0)
+    for example in examples:
+        text = sum(len(str(message.text)) for message in example.messages)
+        read, written = text // CHARACTERS_PER_TOKEN + 16, max_tokens or ASSUMED_OUTPUT_TOKENS
+        cost = pricing.cost(Usage(input_tokens=read, output_tokens=written), None)
+        if cost is None:
+            return None
+        total += cost * calls
+    return total
 
 
 # Recording ------------------------------------------------------------------------------------
@@ -223,7 +244,7 @@ async def record(
     """
     if concurrency < 1:
         raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
-    recorder = _Recorder(kernel, scorer, path.stem, agree_with_large)
+    recorder = _Recorder(kernel, scorer, agree_with_large)
     with TranscriptWriter(path) as writer:
         await recorder.check_references(examples)
         recorder.check_resumable(examples, writer)
@@ -255,11 +276,8 @@ async def record(
 class _Recorder:
     """Collector that asks both models about examples, and judges the answers."""
 
-    def __init__(
-        self, kernel: Kernel, scorer: Scorer, dataset: str, agree_with_large: bool
-    ) -> None:
-        self._kernel, self._scorer, self._dataset = kernel, scorer, dataset
-        self._agree, parts = agree_with_large, kernel.parts
+    def __init__(self, kernel: Kernel, scorer: Scorer, agree_with_large: bool) -> None:
+        self._kernel, self._scorer, self._agree = kernel, scorer, agree_with_large
         tiers = {"small": kernel.tiers[0], "large": kernel.tiers[-1]}
         self._small, self._large = (tier.model.name for tier in tiers.values())
         if self._small == self._large:
@@ -267,6 +285,7 @@ class _Recorder:
                 f"small and large are both {self._small}: transcripts tell answers apart by the "
                 "model's name, so two different ones are needed."
             )
+        parts = kernel.parts
         self._made_with: dict[str, JsonValue] = {
             **{name: task_hash(parts.settings or {}, tier) for name, tier in tiers.items()},
             "signals": [f"{s.name} {s.wording}".strip() for s in parts.signals],
@@ -313,7 +332,7 @@ class _Recorder:
         row, spent = None, None
         try:
             if self._agree or example.labels or example.reference is not None:
-                row, spent = await self._answer(example)
+                row, spent = await self._answer(example, writer.path.stem)
         except CascadeError as error:
             done.failures[example.id] = str(error)
             done.in_a_row += 1
@@ -327,14 +346,16 @@ class _Recorder:
         costs = (done.spent_usd, spent)
         done.spent_usd = None if None in costs else sum(filter(None, costs), Decimal(0))
 
-    async def _answer(self, example: Example) -> tuple[Transcript | None, Decimal | None]:
+    async def _answer(
+        self, example: Example, dataset: str
+    ) -> tuple[Transcript | None, Decimal | None]:
         """The transcript, none where nothing says whether an answer is right, and dollars."""
         kernel, run = self._kernel, self._kernel.begin(list(example.messages))
         runtime = CascadeRuntime(kernel, show="final")
         while run.step not in ("expert", "end"):
             await kernel.advance(run, runtime)
-        draft, drafted = run.draft, [entry for entry in run.entries if entry.model is not None]
-        signals, confidence = dict(run.signals), run.confidence
+        draft = run.draft
+        said: dict[str, Any] = {"features": dict(run.signals), "confidence": run.confidence}
         while draft is not None and run.step != "end":
             await kernel.advance(run, runtime)
         large = None if run.degraded else run.draft  # degraded: it would be the draft's
@@ -344,23 +365,32 @@ class _Recorder:
             raise ConfigurationError(f"no {which} to be recorded: {why}")
         reference = large.text if self._agree else example.reference
         scores = [await self._score(example, one.text, reference) for one in (draft, large)]
-        right, best = (score.value for score in scores)
-        if right is None or best is None:
+        if any(score.value is None for score in scores):
             return None, None
         calls = [entry for entry in run.entries if entry.model is not None]
-        checks = [entry for entry in drafted if entry.node == "self_check"]
-        drafts = [entry for entry in drafted if entry.node != "self_check"]
-        check_usd = LedgerView(checks).cost_usd
-        said = {"features": signals, "confidence": confidence, "check_cost_usd": check_usd}
+
+        def outcome(answer: Completion, score: Score, node: str, **more: Any) -> Outcome:
+            cost: Any = LedgerView([call for call in calls if call.node == node]).cost_usd
+            return Outcome(
+                correct=score.value or 0.0,
+                input_tokens=answer.usage.input_tokens,
+                output_tokens=answer.usage.output_tokens,
+                output=answer.transcript,
+                latency_ms=answer.latency_ms,
+                cost_usd=cost,
+                **more,
+            )
+
+        said["check_cost_usd"] = LedgerView([c for c in calls if c.node == "self_check"]).cost_usd
         made_with: dict[str, Any] = {MADE_WITH: self._settings_of(example)}
         row = Transcript(
-            dataset=self._dataset,
+            dataset=dataset,
             id=example.id,
             prompt=example.question,
             reference=reference,
             models={
-                self._small: _outcome(draft, right, drafts, **said),
-                self._large: _outcome(large, best, calls[len(drafted) :]),
+                self._small: outcome(draft, scores[0], "draft", **said),
+                self._large: outcome(large, scores[1], "expert"),
             },
             **made_with,
         )
@@ -375,20 +405,6 @@ class _Recorder:
         if self._agree and answer == reference:
             return Score(1.0)
         return await self._scorer.score(answer, reference, question=example.question)
-
-
-def _outcome(
-    answer: Completion, correct: float, calls: Sequence[LedgerEntry], **more: Any
-) -> Outcome:
-    found: dict[str, Any] = {"cost_usd": LedgerView(calls).cost_usd, **more}
-    return Outcome(
-        correct=correct,
-        input_tokens=answer.usage.input_tokens,
-        output_tokens=answer.usage.output_tokens,
-        output=answer.transcript,
-        latency_ms=answer.latency_ms,
-        **found,
-    )
 
 
 # Fitting --------------------------------------------------------------------------------------
@@ -469,31 +485,39 @@ def fit(
     return Fitted(calibration, tuple(refused), evaluation)
 
 
-# Calibrating ----------------------------------------------------------------------------------
+async def calibrate(
+    kernel: Kernel,
+    path: Path,
+    examples: Sequence[Example] = (),
+    *,
+    labels: Any = "references",
+    **options: Any,
+) -> Fitted:
+    """Fit a calibration to recorded answers, with the `options` of `fit`, and say what it is worth.
 
-
-async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labels: Any) -> MadeFor:
-    """What a calibration on these recordings is bound to: models, task, the prompt's beginning.
+    It is bound to the models and settings, and to what stands before the question of all examples.
 
     Raises:
-        ConfigurationError: they were made with other settings of the small model.
+        ConfigurationError: too few rows, or they were made with other settings of the small model.
     """
     small, large = kernel.tiers[0], kernel.tiers[-1]
+    rows = rows_of_pair(read_transcripts(path), small.model.name, large.model.name)
+    if any(row.models[small.model.name].steps for row in rows):
+        rows = with_features(rows)
     task = task_hash(kernel.parts.settings or {}, small)
     systems: set[str | None] = {system_hash(example.messages) for example in examples}
     shots: set[Any] = {shots_of(example.messages) for example in examples}
-    if not examples:
-        for row in read_transcripts(path):
-            made_with = (row.model_extra or {}).get(MADE_WITH, {})
-            if made_with.get("small", task) != task:
-                raise ConfigurationError(
-                    f"{path}: example {row.id!r} was answered with other settings of the small "
-                    "model: give the same --max-tokens and --temperature as it was recorded with."
-                )
-            systems.add(made_with.get("system"))
-            shots.add(tuple(made_with.get("shots") or ()) or None)
+    for row in () if examples else rows:
+        made_with = (row.model_extra or {}).get(MADE_WITH, {})
+        if made_with.get("small", task) != task:
+            raise ConfigurationError(
+                f"{path}: example {row.id!r} was answered with other settings of the small "
+                "model: give the same --max-tokens and --temperature as it was recorded with."
+            )
+        systems.add(made_with.get("system"))
+        shots.add(tuple(made_with.get("shots") or ()) or None)
     pair = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in (small, large)]
-    return MadeFor(
+    binding = MadeFor(
         small=pair[0],
         large=pair[1],
         task_hash=task,
@@ -501,30 +525,8 @@ async def made_for(kernel: Kernel, path: Path, examples: Sequence[Example], labe
         labels=labels,
         shots=shots.pop() if len(shots) == 1 else None,
     )
-
-
-async def calibrate(
-    kernel: Kernel,
-    path: Path,
-    examples: Sequence[Example] = (),
-    *,
-    labels: Any = "references",
-    max_harms: Sequence[float] = (),
-    delta: float = 0.1,
-    options: Options | None = None,
-) -> Fitted:
-    """Fit a calibration to recorded answers, and say what it is worth.
-
-    Raises:
-        ConfigurationError: too few rows, or they were made with other settings.
-    """
-    small, large = kernel.tiers[0].model.name, kernel.tiers[-1].model.name
-    rows = rows_of_pair(read_transcripts(path), small, large)
-    if any(row.models[small].steps for row in rows):
-        rows = with_features(rows)
     signals = [(signal.name, signal.calls) for signal in kernel.parts.signals]
-    binding = await made_for(kernel, path, examples, labels)
-    return fit(rows, binding, signals, options, max_harms=max_harms, delta=delta)
+    return fit(rows, binding, signals, **options)
 
 
 async def calibrate_examples(
@@ -537,43 +539,11 @@ async def calibrate_examples(
         return await calibrate(kernel, path, examples, **options)
 
 
-def to_examples(given: Sequence[Any]) -> list[Example]:
-    """Examples as users write them: `(question, reference)` pairs, or dicts with `question` and
-    `reference`.
-
-    Raises:
-        ConfigurationError: one is neither, or there are too few.
-    """
-    if not isinstance(given, Iterable):
-        raise ConfigurationError(f"examples={given!r}: give a list of (question, reference) pairs.")
-    examples: list[Example] = []
-    for number, item in enumerate(given):
-        match item:
-            case Example():
-                examples.append(item)
-            case {"question": question, "reference": reference} | (question, reference):
-                examples.append(Example(str(number), tuple(to_messages(question)), reference))
-            case _:
-                raise ConfigurationError(
-                    f"example {number} is {item!r}: give (question, reference) pairs."
-                )
-    if len(examples) < LEAST_LABELS:
-        raise ConfigurationError(
-            f"{len(examples)} examples, where {LEAST_LABELS} or more are needed; 100 to 300 are "
-            "usual. Nothing was asked."
-        )
-    return examples
-
-
 # What is written ------------------------------------------------------------------------------
 
 
 def write_artefacts(
-    folder: Path,
-    fitted: Fitted,
-    tiers: Sequence[OpenTier],
-    name: str = "tried",
-    examples: Sequence[Example] = (),
+    folder: Path, fitted: Fitted, tiers: Sequence[OpenTier], examples: Sequence[Example] = ()
 ) -> dict[str, Path]:
     """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes, with the
     messages that stood before the question of every example; the files by what they are.
@@ -590,31 +560,14 @@ def write_artefacts(
         folder.mkdir(parents=True, exist_ok=True)
         fitted.calibration.save(files["calibration"])
         files["page"].write_text(to_page(to_document(fitted.evaluation)), encoding="utf-8")
-        text = _configuration(name, tiers, fitted, examples)
+        text = _configuration(tiers, fitted.evaluation, examples)
         files["configuration"].write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written ({error.strerror}).") from error
     return files
 
 
-def _prompt_of(examples: Sequence[Example]) -> list[dict[str, str]]:
-    """The messages before the question, where they are those of all examples."""
-    before = [[(m.type, str(m.text)) for m in example.messages[:-1]] for example in examples]
-    if not before or any(one != before[0] for one in before):
-        return []
-    roles = {"human": "user", "ai": "assistant", "system": "system"}
-    if any(kind not in roles for kind, _ in before[0]):  # tools' results have no place there
-        return []
-    return [{"role": roles[kind], "content": text} for kind, text in before[0]]
-
-
-def _line(turn: Mapping[str, str]) -> str:
-    """A message on one line of YAML."""
-    written = yaml.safe_dump(dict(turn), default_flow_style=True, sort_keys=False, width=math.inf)
-    return written.strip().replace("${", "$${")
-
-
-def rule_of(found: Evaluation, tiers: Sequence[OpenTier]) -> tuple[str, str] | None:
+def rule_of(found: Evaluation, tiers: Sequence[OpenTier]) -> tuple[str, float] | None:
     """Option of a cascade, and its value, that decides as was recommended; None where no saving
     was shown."""
     point = found.recommended
@@ -622,52 +575,57 @@ def rule_of(found: Evaluation, tiers: Sequence[OpenTier]) -> tuple[str, str] | N
         return None
     if tiers and not has_price(tiers[-1].pricing):
         # A price by the hour tells what an answer costs when it is there.
-        return "escalation_budget", f"{point.escalated:.4g}"
-    return "price_of_error", f"{point.price_of_error_usd:.6g}"
-
-
-def _address_of(tier: OpenTier) -> str | None:
-    """The server that was asked, so that the one that is served is no other; where a password is
-    part of the address, the variable that has it."""
-    variable = {"openai": "OPENAI_BASE_URL", "ollama": "OLLAMA_HOST"}.get(tier.model.provider)
-    server = tier.model.server if variable else None
-    return server if server is None or "@" not in server else f"${{{variable}}}"
+        return "escalation_budget", float(f"{point.escalated:.4g}")
+    return "price_of_error", float(f"{point.price_of_error_usd:.6g}")
 
 
 def _configuration(
-    name: str, tiers: Sequence[OpenTier], fitted: Fitted, examples: Sequence[Example]
+    tiers: Sequence[OpenTier], found: Evaluation, examples: Sequence[Example]
 ) -> str:
-    """The service's configuration, with prices that the user has set; what is JSON is YAML too."""
-    listed, made = "", "Made by `cascade try`"
-    for tier in tiers:
-        asked, price = tier.settings.model, None
-        if isinstance(tier.pricing, Price):
-            price = tier.pricing.model_dump(mode="json", exclude_none=True, exclude={"source"})
-        told = {
-            "name": tier.name,
-            "model": asked if isinstance(asked, str) else tier.model.name,
-            "price": price,
-            "base_url": _address_of(tier),
-            "max_tokens": tier.max_tokens,
-            "temperature": tier.settings.temperature,
-            "options": dict(tier.settings.options) or None,
-        }
-        set_ = {key: value for key, value in told.items() if value is not None}
-        listed += f"      - {json.dumps(set_)}\n"
-        if str(told["model"]).startswith("replay:"):
-            made = "A recording answers what was recorded alone: `cascade try` takes your models"
-    prompt, rule = _prompt_of(examples), rule_of(fitted.evaluation, tiers)
-    decided = (
-        "    # No saving was shown: the small model is measured beside the large one.\n"
-        "    mode: shadow\n"
-    )
-    if rule is not None:
-        decided = f"    {rule[0]}: {rule[1]}\n"
-    return (
-        f"# {made}; `cascade serve cascade.yaml` runs it.\n"
-        "ledger: sqlite:///ledger.db\n"
-        f"cascades:\n  {name}:\n    tiers:\n{listed}"
-        + "    prompt:\n" * bool(prompt)
-        + "".join(f"      - {_line(turn)}\n" for turn in prompt)
-        + f'    calibrator: "calibration.json"\n{decided}    audits: 0.05\n'
-    )
+    """The service's configuration, with prices that the user has set."""
+    rule, prompt = rule_of(found, tiers), _prompt_of(examples)
+    cascade: dict[str, Any] = {
+        "tiers": [_tier(tier) for tier in tiers],
+        **({"prompt": prompt} if prompt else {}),
+        "calibrator": "calibration.json",
+        **({"mode": "shadow"} if rule is None else dict([rule])),
+        "audits": 0.05,
+    }
+    made = "Made by `cascade try`"
+    if any(str(tier["model"]).startswith("replay:") for tier in cascade["tiers"]):
+        made = "A recording answers what was recorded alone: `cascade try` takes your models"
+    head = f"# {made}; `cascade serve cascade.yaml` runs it.\n"
+    if rule is None:
+        head += "# No saving was shown: the small model is measured beside the large one.\n"
+    whole = {"ledger": "sqlite:///ledger.db", "cascades": {"tried": cascade}}
+    return head + yaml.safe_dump(whole, sort_keys=False, width=math.inf)
+
+
+def _tier(tier: OpenTier) -> dict[str, Any]:
+    asked, price = tier.settings.model, None
+    if isinstance(tier.pricing, Price):
+        price = tier.pricing.model_dump(mode="json", exclude_none=True, exclude={"source"})
+    # The server that was asked, so that the one that is served is no other; where a password is
+    # part of the address, the variable that has it.
+    variable = {"openai": "OPENAI_BASE_URL", "ollama": "OLLAMA_HOST"}.get(tier.model.provider)
+    server = tier.model.server if variable else None
+    told = {
+        "name": tier.name,
+        "model": asked if isinstance(asked, str) else tier.model.name,
+        "price": price,
+        "base_url": f"${{{variable}}}" if server and "@" in server else server,
+        "max_tokens": tier.max_tokens,
+        "temperature": tier.settings.temperature,
+        "options": dict(tier.settings.options) or None,
+    }
+    return {key: value for key, value in told.items() if value is not None}
+
+
+def _prompt_of(examples: Sequence[Example]) -> list[dict[str, str]]:
+    """The messages before the question, where they are those of all examples."""
+    before = [[(m.type, str(m.text)) for m in example.messages[:-1]] for example in examples]
+    roles = {"human": "user", "ai": "assistant", "system": "system"}
+    same = before and all(one == before[0] for one in before)
+    if not same or any(kind not in roles for kind, _ in before[0]):  # tools' results have no place
+        return []
+    return [{"role": roles[kind], "content": t.replace("${", "$${")} for kind, t in before[0]]

@@ -2,40 +2,29 @@
 
 Each question is asked after some examples of its kind, since a model of 135M parameters continues
 patterns and follows no instructions. The large model's answers were recorded once, of a real model
-too, and are replayed. Everything else is what `cascade try` does.
+too, and are replayed. All else is `cascade try`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from decimal import Decimal
 from importlib.resources import files
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
 from cascade.api import Cascade
-from cascade.calibrate import (
-    SIGNALS,
-    AlwaysEscalate,
-    Collected,
-    Fitted,
-    calibrate,
-    record,
-    write_artefacts,
-)
+from cascade.calibrate import SIGNALS, AlwaysEscalate
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import LEAST_ROWS
 from cascade.evaluation.recordings import Example
-from cascade.evaluation.scorers import get_scorer
 from cascade.ledger.prices import Price, find_pricing
 from cascade.state import Usage
-from cascade.tiers import ModelLike, Tier
+from cascade.tiers import ModelLike, OpenTier, Tier
 
 SMALL = "llamacpp:smollm2-135m"
 
@@ -51,17 +40,6 @@ RECORDED = f"replay:{files('cascade.demo').joinpath('recorded.jsonl')}"
 
 SHORT: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0}
 """Enough for every answer of the examples' form, and little lost when a model rambles."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """Result of the demo: the calibration and what it is worth, how recording went, what was
-    written, and prices that were not measured."""
-
-    fitted: Fitted
-    collected: Collected
-    files: dict[str, Path]
-    assumptions: tuple[str, ...]
 
 
 def questions(n: int | None = None) -> list[Example]:
@@ -99,42 +77,20 @@ def recorded_large() -> Tier:
     return Tier(RECORDED, name="large", price=price, **SHORT)
 
 
-async def run_demo(
-    folder: Path,
-    *,
-    n: int | None = None,
-    small: ModelLike = SMALL,
-    progress: Callable[[Collected], None] = lambda done: None,
-) -> Demo:
-    """Record the small model beside the large one's answers, calibrate, and write what was found.
-
-    What was recorded in the folder is not asked again; `n` questions are spread over the kinds.
-
-    Raises:
-        ConfigurationError: an option cannot work, or a package is missing.
-        CascadeError: nothing but failures.
-    """
+def open_cascade(small: ModelLike = SMALL) -> Cascade:
+    """The cascade of a small model and the recorded one, each of which is asked every question."""
     if not isinstance(small, Tier):
         # One at a time, so that a draft's busy time is its own.
         own = {"n_parallel": 1} if str(small).startswith("llamacpp:") else {}
         small = Tier(small, name="small", price=Price(per_hour=PER_HOUR), options=own, **SHORT)
-    cascade = Cascade(small, recorded_large(), policy=AlwaysEscalate(), signals=SIGNALS)
-    asked, path = questions(n), folder / "demo.jsonl"
-    try:
-        collected = await record(
-            cascade.kernel, asked, path, get_scorer("contains"), concurrency=2, progress=progress
-        )
-        fitted = await calibrate(cascade.kernel, path, asked)
-    finally:
-        await cascade.aclose()
-    first, last = (tier.model.name for tier in cascade.tiers)
-    return Demo(
-        fitted,
-        collected,
-        {"transcripts": path, **write_artefacts(folder, fitted, cascade.tiers, "demo")},
-        (
-            f"{first} costs ${PER_HOUR:f} per hour in which it computes (an assumption for "
-            "hardware and power; its time is measured)",
-            f"{last}: at the list price of {PRICED_AS[1]} (an assumption: nobody hosts it itself)",
-        ),
+    return Cascade(small, recorded_large(), policy=AlwaysEscalate(), signals=SIGNALS)
+
+
+def assumed(tiers: Sequence[OpenTier]) -> tuple[str, str]:
+    """The prices that were not measured, in words."""
+    first, last = (tier.model.name for tier in tiers)
+    return (
+        f"{first} costs ${PER_HOUR:f} per hour in which it computes (an assumption for "
+        "hardware and power; its time is measured)",
+        f"{last}: at the list price of {PRICED_AS[1]} (an assumption: nobody hosts it itself)",
     )

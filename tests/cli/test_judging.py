@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from cascade import Cascade, ConfigurationError
 from cascade.calibrate import GIVE_UP_AFTER, to_examples
-from cascade.cli import judge
+from cascade.cli import recording
 from cascade.demo import questions
 from cascade.service import create_app, read_config
 from tests.acceptance import commands
@@ -99,7 +99,7 @@ def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
     fitted, tested = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     fitted.write_text("".join(whole[:60]))
     tested.write_text("".join(whole[60:]))
-    given = ("evaluate", "--fit", fitted, "--test", tested, "--json")
+    given = ("evaluate", fitted, "--test", tested, "--json")
     named = dict(zip(("CASCADE_SMALL", "CASCADE_LARGE"), MODELS[1::2], strict=True))
     assert commands.cascade(*given, **named).json["test_rows"] == 30
     tested.write_text("".join(whole[58:]))
@@ -148,7 +148,7 @@ def test_drafts_that_are_all_right_have_no_auroc(host: Upstream, tmp_path: Path)
     host.says("small", "a")
     host.says("large", "a")
     shown = calibrate(tmp_path, "--agree-with-large").out
-    assert "AUROC of correctness     ? (all of them right, or wrong)" in shown
+    assert "AUROC unknown" in shown
 
 
 def test_rows_without_a_right_answer_are_not_asked(host: Upstream, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_labelled_rows_become_a_verdict_and_a_configuration(host: Upstream, tmp_
     prices.write_text('["ollama:large"]\ninput = 1\noutput = "4.5"\n')
     commands.cascade(*given, "--prices", prices)
     written = (out / "cascade.yaml").read_text()
-    assert '"price": {"input": "1", "output": "4.5"}' in written
+    assert "price:\n        input: '1'\n        output: '4.5'\n" in written
     assert len(host.asked("small")) == 60
 
 
@@ -298,7 +298,7 @@ def serving(path: Path) -> FastAPI:
 )
 def test_what_to_do_next_is_what_the_verdict_says(verdict: str, rows: int, said: str) -> None:
     found: Any = SimpleNamespace(verdict=verdict, rows=rows)
-    assert judge._next(found, Path("c.yaml")).startswith(said)
+    assert recording.next_step(found, Path("c.yaml")).startswith(said)
 
 
 @pytest.mark.usefixtures("keyboard")
@@ -336,7 +336,7 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     given = ("demo", "--n", 50, "--small", "ollama:small", "--out", tmp_path)
     shown = commands.cascade(*given)
     assert "Assumed: ollama:small costs $0.05 per hour" in shown.out
-    assert str(tmp_path / "demo.jsonl") in shown.err
+    assert str(tmp_path / "cascade.yaml") in shown.err
     document = commands.cascade(*given, "--json").json
     assert (len(document["assumed"]), "headline" in document) == (2, True)
     assert len(host.asked()) == 50
