@@ -254,13 +254,13 @@ def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """Within one point of the large model: our choice and a fixed threshold, and both curves."""
     own, ladder = cross_fit(fit, OPTIONS), fit_ladder(fit, np.arange(len(fit)))
     sheet = play_on(ladder, test)
-    at = None if ladder.shape is None else cheapest_within(own, OPTIONS.within, OPTIONS)
+    at = None if ladder.shape.name == "off" else cheapest_within(own, OPTIONS.within, OPTIONS)
     ours = (1.0, 0.0) if at is None else (float(sheet.share[at]), float(sheet.loss[at]))
     cut = Threshold.of(fit, case.plain).choose(OPTIONS.within)
     threshold = Threshold.of(test, case.plain)
     plain = threshold.apply(cut)
     share, loss = np.append(1.0, sheet.share), np.append(0.0, sheet.loss)
-    if ladder.shape is None:
+    if ladder.shape.name == "off":
         share, loss = np.ones(2), np.zeros(2)
     _, their_share, their_loss = threshold.curve()
     equal, their_equal = min(1.0, at_equal(loss, share, plain[1])), 1.0
@@ -277,7 +277,7 @@ def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
         "cheaper at equal loss": their_equal - equal,
         "share at equal loss": equal / their_equal,
         "less lost at equal cost": their_loss_at - loss_at,
-        "shape": "off" if at is None or ladder.shape is None else ladder.shape.name,
+        "shape": "off" if at is None else ladder.shape.name,
         "covered loss": None if at is None else covered(own, sheet, at, 1),
         "covered cost": None if at is None else covered(own, sheet, at, 0),
     }
@@ -313,7 +313,7 @@ def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Fig
     for seed in range(resamples):
         rows = np.random.default_rng(3000 + seed).permutation(len(pair))[:n]
         first = next(fit_shapes(pair, np.sort(rows[: n // 2])))  # its confidence is the ladder's
-        confidence = Ladder((first,), None).confidence(pair)
+        confidence = Ladder((first,), first).confidence(pair)
         proof = rows[n // 2 :]
         got = certify(confidence[proof], correct[proof], max_harm=alpha, delta=DELTA)
         cut = np.inf if isinstance(got, Refusal) else got.threshold
@@ -358,8 +358,7 @@ def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
             shape = fit_ladder(fit, np.arange(len(fit))).shape
         finally:
             ladders.PRIORS, ladders.NOISE = usual, noise
-        worth = 0.0 if shape is None else shape.value(shape.plan(test)).mean()
-        found[name] = float(worth)
+        found[name] = float(shape.value(shape.plan(test)).mean())
     return found
 
 

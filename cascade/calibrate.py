@@ -204,16 +204,20 @@ class Collected:
         return self.total - self.skipped - self.written - self.unlabelled - len(self.failures)
 
     @property
-    def left_s(self) -> float | None:
-        """Seconds that the rest takes at this pace; None before the first is there."""
-        return self.seconds / self.written * self.left if self.written else None
-
-    @property
     def left_usd(self) -> Decimal | None:
         """Dollars that the rest costs at this pace; None where unknown."""
         if not self.written or self.spent_usd is None:
             return None
         return self.spent_usd / self.written * self.left
+
+    def __str__(self) -> str:
+        spent, left = (
+            "?" if usd is None else f"${usd:.4f}" for usd in (self.spent_usd, self.left_usd)
+        )
+        said = f"{self.total - self.left} of {self.total}, {spent} spent"
+        if not self.written:
+            return said
+        return f"{said}, {self.seconds / self.written * self.left:.0f} s and {left} left"
 
 
 async def record(
@@ -228,14 +232,8 @@ async def record(
 ) -> Collected:
     """Answer examples with both models and write their transcripts, but those that are there.
 
-    Args:
-        kernel: of a cascade whose policy is `AlwaysEscalate`.
-        examples: with what is known about their answers.
-        path: of the transcripts.
-        scorer: compares answers with references.
-        agree_with_large: the large model's answer counts as right: there are no references.
-        concurrency: examples under way at once.
-        progress: called after each example.
+    The policy of the kernel is `AlwaysEscalate`. With `agree_with_large` the large model's answer
+    counts as right: there are no references.
 
     Raises:
         ConfigurationError: the models are one, the concurrency is below 1, a reference cannot be
@@ -413,26 +411,11 @@ class _Recorder:
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A calibration as it decides online, with its certificates, those that were refused, and what
-    this way of calibrating is worth on rows left out of it, if there are enough rows to say."""
+    this way of calibrating is worth on rows left out of it; None of too few rows to say."""
 
     calibration: Calibration
     refusals: tuple[Refusal, ...]
-    evaluated: Evaluation | None
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """Evaluation of what was recorded.
-
-        Raises:
-            ConfigurationError: there are too few rows to say.
-        """
-        if self.evaluated is None:
-            raise ConfigurationError(
-                f"{self.calibration.quality.n} labelled drafts with both models are too few to say "
-                f"what a cascade is worth: {LEAST_ROWS} or more are needed, and {FAIR_TEST} for a "
-                "fair test."
-            )
-        return self.evaluated
+    evaluation: Evaluation | None
 
 
 def fit(
@@ -549,8 +532,14 @@ def write_artefacts(
     messages that stood before the question of every example; the files by what they are.
 
     Raises:
-        ConfigurationError: the folder cannot be written.
+        ConfigurationError: too few rows for a verdict, or the folder cannot be written.
     """
+    if (found := fitted.evaluation) is None:
+        raise ConfigurationError(
+            f"{fitted.calibration.quality.n} labelled drafts with both models are too few to say "
+            f"what a cascade is worth: {LEAST_ROWS} or more are needed, and {FAIR_TEST} for a fair "
+            "test."
+        )
     files = {
         "calibration": folder / "calibration.json",
         "page": folder / "verdict.html",
@@ -559,19 +548,21 @@ def write_artefacts(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fitted.calibration.save(files["calibration"])
-        files["page"].write_text(to_page(to_document(fitted.evaluation)), encoding="utf-8")
-        text = _configuration(tiers, fitted.evaluation, examples)
+        files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
+        text = _configuration(tiers, found, examples)
         files["configuration"].write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{folder} cannot be written ({error.strerror}).") from error
     return files
 
 
-def rule_of(found: Evaluation, tiers: Sequence[OpenTier]) -> tuple[str, float] | None:
+def rule_of(found: Evaluation | None, tiers: Sequence[OpenTier]) -> tuple[str, float] | None:
     """Option of a cascade, and its value, that decides as was recommended; None where no saving
     was shown."""
+    if found is None or found.verdict not in ("cascade", "router", "small"):
+        return None
     point = found.recommended
-    if found.verdict not in ("cascade", "router", "small") or point.price_of_error_usd is None:
+    if point.price_of_error_usd is None:
         return None
     if tiers and not has_price(tiers[-1].pricing):
         # A price by the hour tells what an answer costs when it is there.

@@ -166,7 +166,7 @@ def calibrate(
             done = recording.ask(cascade, rows, path, examples, at_once, agree_with_large)
         given: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
         fitted = recording.fit(cascade, path, rows, **given)
-        rule = rule_of(fitted.evaluated, cascade.tiers) if fitted.evaluated else None
+        rule = rule_of(fitted.evaluation, cascade.tiers)
     made = fitted.calibration
     made.save(to)
     if stop is not None:
@@ -178,7 +178,7 @@ def calibrate(
         "calibration": to,
         **{name: getattr(made, name) for name in shown},
         "refusals": [refusal.reason for refusal in fitted.refusals],
-        "headline": fitted.evaluated.sentence if fitted.evaluated else None,
+        "headline": fitted.evaluation.sentence if fitted.evaluation else None,
         "collected": done,
     }
     give(data, "\n".join(recording.told(fitted, to, rule)))
@@ -244,7 +244,6 @@ def demo(
     from cascade import demo as packaged  # noqa: PLC0415 - heavy
     from cascade.cli import recording  # noqa: PLC0415
 
-    rows = packaged.questions(n)
+    how = Examples(scorer="contains", yes=True)
     with packaged.open_cascade(small) as cascade:
-        how, assumed = Examples(scorer="contains", yes=True), packaged.assumed(cascade.tiers)
-        recording.judge(cascade, rows, to, how, 2, assumed)
+        recording.judge(cascade, packaged.questions(n), to, how, 2, packaged.ASSUMED)

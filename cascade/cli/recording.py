@@ -76,11 +76,8 @@ def ask(
 
     def update(done: Collected) -> None:
         nonlocal kept
-        spent = "?" if done.spent_usd is None else f"${done.spent_usd:.4f}"
-        usd = "?" if done.left_usd is None else f"${done.left_usd:.4f}"
-        left = "" if done.left_s is None else f", {done.left_s:.0f} s and {usd} left"
         kept = f"{done.skipped + done.written} of {done.total} are in {path}"
-        tell(f"{done.total - done.left} of {done.total}, {spent} spent{left}")
+        tell(str(done))
 
     work = record(
         cascade.kernel,
@@ -165,8 +162,8 @@ def told(fitted: Fitted, to: Path, rule: tuple[str, float] | None) -> Iterator[s
         )
         rule = "max_harm", made.certificates[0].max_harm
     yield from (f"  not certified: {refusal.reason}" for refusal in fitted.refusals)
-    if fitted.evaluated:
-        yield fitted.evaluated.sentence
+    if fitted.evaluation:
+        yield fitted.evaluation.sentence
     if made.recommendation.use:
         yield made.recommendation.text
         decided = "" if rule is None else f", {rule[0]}={rule[1]:g}"
@@ -186,9 +183,10 @@ def judge(
     collected = ask(cascade, rows, to / ANSWERS, how, at_once)
     fitted = fit(cascade, to / ANSWERS, rows, **options)
     files = write_artefacts(to, fitted, cascade.tiers, rows)
-    then = next_step(fitted.evaluation, files["configuration"])
+    found: Any = fitted.evaluation
+    then = next_step(found, files["configuration"])
     show(
-        fitted.evaluation,
+        found,
         "\n".join(f"Assumed: {price}." for price in assumed),
         f"wrote {', '.join(map(str, files.values()))}\nnext: {then}",
         recommendation=fitted.calibration.recommendation,

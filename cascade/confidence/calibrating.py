@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,6 @@ from cascade.confidence.base import LabelledDraft, MadeFor, digest
 from cascade.confidence.calibration import (
     RAW,
     Calibration,
-    Code,
     FittedCalibrator,
     GainHead,
     Linear,
@@ -37,7 +37,6 @@ from cascade.confidence.calibration import (
     sigmoid,
     values_of,
 )
-from cascade.confidence.early import EarlyRow
 from cascade.confidence.metrics import Array, auroc, auroc_error, brier, ece, ece_noise
 from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
@@ -111,9 +110,7 @@ def confidences(calibration: Calibration, drafts: Sequence[LabelledDraft]) -> Ar
 
 
 def calibrate(
-    drafts: Sequence[LabelledDraft],
-    signals: Sequence[tuple[str, int]],
-    made_for: MadeFor,
+    drafts: Sequence[LabelledDraft], signals: Sequence[tuple[str, int]], made_for: MadeFor
 ) -> Calibration:
     """Fit the stages, and measure each on rows it has not seen; drafts without any raw score are
     left out. Signals are given as (name, calls), cheapest first.
@@ -137,9 +134,12 @@ def calibrate(
     for at, (fit, later) in enumerate(pairwise(fitted)):
         stages[at] = fit.stage.model_copy(update={"outlook": _outlook(fit.seen, later.seen)})
     last = fitted[-1]
-    p_large, gain, gain_share, auroc_gain = _fit_large(usable, last, correct)
-    quality = _quality(last, correct, accuracy_large=p_large, auroc_gain=auroc_gain)
+    large = _fit_large(usable, last, correct)
+    quality = _quality(last, correct, large)
     quantiles = np.quantile(last.seen, np.linspace(0, 1, QUANTILES))
+    windows = [draft.features.get("logprob_window_min") for draft in usable]
+    rows = zip(last.seen.tolist(), windows, strict=True)
+    early = [(c, window) for c, window in rows if window is not None]
     return Calibration(
         **dict(made_for),
         created_at=datetime.now(UTC),
@@ -147,11 +147,11 @@ def calibrate(
         stages=tuple(stages),
         quality=quality,
         recommendation=_recommend(last, correct, quality),
-        p_large=p_large,
-        gain=gain,
-        gain_share=gain_share,
+        p_large=large.rate,
+        gain=large.gain,
+        gain_share=large.share,
         confidences=tuple(np.clip(quantiles, 0.0, 1.0).tolist()),
-        early=_early(usable, last.seen),
+        early=tuple(sorted(early[:EARLY_ROWS])),
         wordings=wordings(names),
     )
 
@@ -211,85 +211,84 @@ def _log_loss(probability: Array, correct: Array) -> Array:
     return -correct * np.log(p) - (1.0 - correct) * np.log1p(-p)
 
 
-def _early(drafts: Sequence[LabelledDraft], confidence: Array) -> tuple[EarlyRow, ...]:
-    windows = [draft.features.get("logprob_window_min") for draft in drafts]
-    rows = zip(confidence.tolist(), windows, strict=True)
-    return tuple(sorted([(c, window) for c, window in rows if window is not None][:EARLY_ROWS]))
-
-
 def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     order = np.argsort(here, kind="stable")
     kept = order[np.linspace(0, len(order) - 1, min(OUTLOOK_ROWS, len(order))).astype(int)]
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
-def _fit_large(
-    drafts: Sequence[LabelledDraft], last: _Fit, correct: Array
-) -> tuple[float | None, GainHead | None, float, float | None]:
-    """p_L, a gain head, how far it is better than a constant p_L, and the AUROC of the gain."""
+class _Large(NamedTuple):
+    """The share of right answers of the large model, a gain head, how far it is better than a
+    constant share, and the AUROC of the gain."""
+
+    rate: float | None = None
+    gain: GainHead | None = None
+    share: float = 0.0
+    area: float | None = None
+
+
+def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Large:
     known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
-    if len(known) < len(drafts):
-        return (float(np.mean(known)) if known else None), None, 0.0, None
+    if not known:
+        return _Large()
     large = np.array(known, dtype=np.float64)
-    rate, gain = float(large.mean()), large - correct
-    won = (gain > 0.5).astype(np.float64)
+    rate = float(large.mean())
+    won = (large - correct > 0.5).astype(np.float64) if len(known) == len(drafts) else large[:0]
     if not 0 < won.sum() < len(won):
-        return rate, None, 0.0, None
-    table, constant = last.table, rate - last.seen
+        return _Large(rate)
+    table, gain, constant = last.table, large - correct, rate - last.seen
     ranked = cross_fitted(fit_gain, table, correct, large, by=gain)
     share = step_share(constant, ranked, gain)
     area = auroc(constant + share * (ranked - constant), won)
-    return rate, fit_gain(table, correct, large) if share else None, share, area
+    return _Large(rate, fit_gain(table, correct, large) if share else None, share, area)
 
 
-def _quality(last: _Fit, correct: Array, **of_large: float | None) -> Quality:
-    known = np.isfinite(last.raw)
+def _quality(last: _Fit, correct: Array, large: _Large) -> Quality:
     area = auroc(last.seen, correct)
     return Quality(
         n=len(correct),
         accuracy_small=float(correct.mean()),
+        accuracy_large=large.rate,
         ece=ece(last.seen, correct),
         ece_noise=float(ece_noise(last.seen).mean()),
-        ece_raw=ece(last.raw[known], correct[known]) if known.any() else None,
+        ece_raw=ece(last.raw, correct),
         brier=brier(last.seen, correct),
-        brier_raw=brier(last.raw[known], correct[known]) if known.any() else None,
+        brier_raw=brier(last.raw, correct),
         auroc=None if math.isnan(area) else area,
-        **of_large,
+        auroc_gain=large.area,
     )
 
 
 def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
     """Whether the figures speak for using it."""
-    area, n, known = quality.auroc, quality.n, np.isfinite(last.raw)
-    raw = auroc(last.raw[known], correct[known])
-    code: Code = "ok"
-    text, more = "the confidence is calibrated on these examples.", None
-    if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct[known]):
-        code = "score is reversed"
+    area, n, raw = quality.auroc, quality.n, auroc(last.raw, correct)
+    if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct):
         text = (
             "do not use it: the higher the score, the more often the draft is wrong "
             f"(AUROC {raw:.2f}). Look whether it means the opposite."
         )
-    elif float(np.quantile(last.seen, 0.95)) < 0.5:
-        code = "small model too weak"
+        return Recommendation(code="score is reversed", text=text)
+    if float(np.quantile(last.seen, 0.95)) < 0.5:
         text = (
             f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
             "one is more likely right than wrong. Take another small model."
         )
-    elif area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
-        code = "no better than chance"
+        return Recommendation(code="small model too weak", text=text)
+    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
         text = (
             f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
             f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels."
         )
-    elif not last.stage.calibrated:
-        code, more = "not calibrated", LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n
-        text = (
-            f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
-            f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, "
-            f"it takes about {more} more labels."
-        )
-    return Recommendation(code=code, text=text, more_labels=more)
+        return Recommendation(code="no better than chance", text=text)
+    if last.stage.calibrated:
+        return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
+    more = LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n
+    text = (
+        f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
+        f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, "
+        f"it takes about {more} more labels."
+    )
+    return Recommendation(code="not calibrated", text=text, more_labels=more)
 
 
 # --- fits

@@ -236,9 +236,9 @@ class Quality(Fitted):
     accuracy_large: Share | None
     ece: float
     ece_noise: float
-    ece_raw: float | None
+    ece_raw: float
     brier: float
-    brier_raw: float | None
+    brier_raw: float
     auroc: Share | None
     auroc_gain: Share | None
 

@@ -8,8 +8,6 @@ too, and are replayed. All else is `cascade try`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from decimal import Decimal
 from importlib.resources import files
 from itertools import zip_longest
 from typing import Any
@@ -22,21 +20,24 @@ from cascade.calibrate import SIGNALS, AlwaysEscalate
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import LEAST_ROWS
 from cascade.evaluation.recordings import Example
-from cascade.ledger.prices import Price, find_pricing
-from cascade.state import Usage
-from cascade.tiers import ModelLike, OpenTier, Tier
+from cascade.ledger.prices import Price
+from cascade.tiers import Tier
 
 SMALL = "llamacpp:smollm2-135m"
 
-PER_HOUR = Decimal("0.05")
-"""Assumed dollars per hour in which the small model computes: about what a cloud asks for two
-shared cores."""
+PLACE = files("cascade.demo")
+"""Questions, examples of each kind, and the large model's recorded answers."""
 
-PRICED_AS = ("together", "Qwen/Qwen1.5-0.5B")
-"""The hosted model at whose list price recorded answers are counted: same family, same size.
-The recorded model itself is hosted by nobody."""
+PRICES = {"small": Price(per_hour="0.05"), "large": Price(input="0.1", output="0.1")}
+"""Assumed dollars: per hour in which the small model computes, about what a cloud asks for two
+shared cores; per million tokens, the list price of a hosted model of the same family and size."""
 
-RECORDED = f"replay:{files('cascade.demo').joinpath('recorded.jsonl')}"
+ASSUMED = (
+    "the small model costs $0.05 per hour in which it computes (hardware and power; its time is "
+    "measured)",
+    "the large one $0.1 per million tokens, the list price of Qwen1.5-0.5B at Together (nobody "
+    "hosts it itself)",
+)
 
 SHORT: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0}
 """Enough for every answer of the examples' form, and little lost when a model rambles."""
@@ -49,9 +50,8 @@ def questions(n: int | None = None) -> list[Example]:
     Raises:
         ConfigurationError: `n` is too few to say anything, or more than there are.
     """
-    place = files("cascade.demo")
-    shown = json.loads(place.joinpath("examples.json").read_text(encoding="utf-8"))
-    lines = place.joinpath("questions.jsonl").read_text(encoding="utf-8").splitlines()
+    shown = json.loads(PLACE.joinpath("examples.json").read_text(encoding="utf-8"))
+    lines = PLACE.joinpath("questions.jsonl").read_text(encoding="utf-8").splitlines()
     kinds: dict[str, list[Example]] = {}
     for row in map(json.loads, lines):
         messages: list[AnyMessage] = []
@@ -68,29 +68,14 @@ def questions(n: int | None = None) -> list[Example]:
     return sorted(everything[:n], key=lambda example: example.id)
 
 
-def recorded_large() -> Tier:
-    """The large model's recorded answers, at an assumed price."""
-    listed, million = find_pricing(*PRICED_AS), 1_000_000
-    asked = listed.cost(Usage(input_tokens=million, output_tokens=0), None)
-    written = listed.cost(Usage(input_tokens=0, output_tokens=million), None)
-    price = None if asked is None or written is None else Price(input=asked, output=written)
-    return Tier(RECORDED, name="large", price=price, **SHORT)
-
-
-def open_cascade(small: ModelLike = SMALL) -> Cascade:
+def open_cascade(small: str = SMALL) -> Cascade:
     """The cascade of a small model and the recorded one, each of which is asked every question."""
-    if not isinstance(small, Tier):
-        # One at a time, so that a draft's busy time is its own.
-        own = {"n_parallel": 1} if str(small).startswith("llamacpp:") else {}
-        small = Tier(small, name="small", price=Price(per_hour=PER_HOUR), options=own, **SHORT)
-    return Cascade(small, recorded_large(), policy=AlwaysEscalate(), signals=SIGNALS)
-
-
-def assumed(tiers: Sequence[OpenTier]) -> tuple[str, str]:
-    """The prices that were not measured, in words."""
-    first, last = (tier.model.name for tier in tiers)
-    return (
-        f"{first} costs ${PER_HOUR:f} per hour in which it computes (an assumption for "
-        "hardware and power; its time is measured)",
-        f"{last}: at the list price of {PRICED_AS[1]} (an assumption: nobody hosts it itself)",
-    )
+    models = {"small": small, "large": f"replay:{PLACE.joinpath('recorded.jsonl')}"}
+    # One at a time, so that a draft's busy time is its own.
+    own = {"n_parallel": 1} if small.startswith("llamacpp:") else {}
+    options = {"small": own, "large": {}}
+    tiers = [
+        Tier(model, name=name, price=PRICES[name], options=options[name], **SHORT)
+        for name, model in models.items()
+    ]
+    return Cascade(tiers=tiers, policy=AlwaysEscalate(), signals=SIGNALS)

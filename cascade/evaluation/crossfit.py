@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -25,6 +24,9 @@ from cascade.evaluation.metrics import Array, Interval, Rows
 from cascade.state import Record
 
 LEAST_ROWS = 40
+
+FOLDS = 5
+"""Parts of the rows, each left out once; three of many rows."""
 
 MENU = (0.0, 0.01, 0.02, 0.05)
 """Losses for which the menu says what they save."""
@@ -56,17 +58,13 @@ class Options(Record):
         within: quality that may be lost against the large model, as a share of the questions.
         caution: standard errors that an expected loss has to stay below what may be lost.
         price_of_error: dollars of a wrong answer; it recommends the point instead of `within`.
-        folds: parts of the rows, each left out once.
         repeats: of the cross-fitting; None for as many as so many rows need.
-        seed: of the splits and the intervals.
     """
 
     within: float = 0.01
     caution: float = 0.0
     price_of_error: float | None = None
-    folds: int = 5
     repeats: int | None = None
-    seed: int = 0
 
 
 class Point(Record):
@@ -166,9 +164,9 @@ class CrossFit:
 def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> CrossFit:
     """Choose on all folds but one and play on that one, for each fold; again with other folds."""
     n = len(pair)
-    folds = options.folds if n < 2000 else min(3, options.folds)
+    folds = FOLDS if n < 2000 else 3
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
-    rng = np.random.default_rng(options.seed)
+    rng = np.random.default_rng(0)
     played = Replay(*(np.zeros((len(PRICES), n)) for _ in Replay._fields))
     choices, confidence, gains = [], np.zeros(n), dict[str, Array]()
     for fold in (rng.permutation(n) % folds for _ in range(repeats)):
@@ -243,7 +241,6 @@ def recommend(sheet: CrossFit, options: Options) -> int | None:
 def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
     pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
-    goal = options.within if within is None else within
     right, asked = float(pair.large_correct.mean()), 1.0
     (cost, spread), (loss, error), price = (1.0, 0.0), (0.0, 0.0), 0.0
     if at is not None:
@@ -254,8 +251,9 @@ def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Opt
         price = float(PRICES[at])
     dollars = cost * unit if pair.priced else None
     weighed = unit / price if pair.priced and price > 0 else None
-    if at is not None and within is None and options.price_of_error is not None:
+    if at is not None and within is None:
         weighed = options.price_of_error  # the user's own, not the nearest that was played
+    goal = options.within if within is None else within
     return Point(
         within=within,
         cost=Interval(cost, max(cost - spread, 0.0), cost + spread),
@@ -271,54 +269,56 @@ def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Opt
 
 def baselines(pair: Pair) -> tuple[Alone, ...]:
     """Small model, large model and oracle."""
-    cheap, dear = pair.small_cost, pair.large_cost
-    helped = pair.large_correct > pair.small_correct
-    best = np.maximum(pair.small_correct, pair.large_correct)
-
-    def alone(name: str, right: Array, cost: Array) -> Alone:
-        usd, share = float(cost.mean()) if pair.priced else None, float(right.mean())
-        return Alone(
-            name=name,
-            quality=Interval(share, *wilson(share, len(right))),
-            cost=float(cost.sum() / dear.sum()),
-            cost_usd=usd,
-            per_right_usd=usd / share if usd is not None and share else None,
-        )
-
-    return (
-        alone(pair.small, pair.small_correct, cheap),
-        alone(pair.large, pair.large_correct, dear),
-        alone("an oracle that asks only where it helps", best, np.where(helped, dear, cheap)),
-    )
-
-
-def rankings_of(sheet: CrossFit, seed: int) -> dict[str, Figures]:
-    """Ranking of the rows to escalate by the gain that each shape expects."""
-    pair, found = sheet.pair, dict[str, Figures]()
     small, large = pair.small_correct, pair.large_correct
-    won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
-    for name, score in sheet.gains.items():
-        drafted = 0.0 if name == "router" else pair.small_cost
+    cheap, dear = pair.small_cost, pair.large_cost
+    found = []
+    for name, rights, costs in (
+        (pair.small, small, cheap),
+        (pair.large, large, dear),
+        (
+            "an oracle that asks only where it helps",
+            np.maximum(small, large),
+            np.where(large > small, dear, cheap),
+        ),
+    ):
+        usd, right = float(costs.mean()) if pair.priced else None, float(rights.mean())
+        found.append(
+            Alone(
+                name=name,
+                quality=Interval(right, *wilson(right, len(pair))),
+                cost=float(costs.sum() / dear.sum()),
+                cost_usd=usd,
+                per_right_usd=usd / right if usd is not None and right else None,
+            )
+        )
+    return tuple(found)
 
-        def figures(at: Rows, score: Array = score, drafted: Any = drafted) -> dict[str, float]:
-            columns, dear = (score[at], small[at], large[at]), (pair.large_cost + drafted)[at]
-            curve = metrics.deferral_curve(*columns, pair.small_cost[at], dear)
-            return {
-                "nAUC": metrics.nauc(*columns),
-                "AUDC": metrics.audc(curve),
-                "APGR": metrics.apgr(curve),
-                "CPT 50": metrics.cpt(curve, 0.5),
-                "CPT 80": metrics.cpt(curve, 0.8),
-                "AIQ": metrics.aiq(curve),
-                "ΔIBC": metrics.delta_ibc(curve),
-                "AUROC of gain": auroc(score[at], won[at]),
-            }
 
-        found[name] = metrics.bootstrap(figures, len(pair), seed=seed)
-    return found
+def rankings_of(sheet: CrossFit) -> dict[str, Figures]:
+    """Ranking of the rows to escalate by the gain that each shape expects."""
+    pair = sheet.pair
+
+    def ranking(name: str, at: Rows) -> dict[str, float]:
+        score, small, large = sheet.gains[name][at], pair.small_correct[at], pair.large_correct[at]
+        drafted = 0.0 if name == "router" else pair.small_cost[at]
+        dear = pair.large_cost[at] + drafted
+        curve = metrics.deferral_curve(score, small, large, pair.small_cost[at], dear)
+        won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
+        return {
+            "nAUC": metrics.nauc(score, small, large),
+            "AUDC": metrics.audc(curve),
+            "APGR": metrics.apgr(curve),
+            "CPT 50": metrics.cpt(curve, 0.5),
+            "CPT 80": metrics.cpt(curve, 0.8),
+            "AIQ": metrics.aiq(curve),
+            "ΔIBC": metrics.delta_ibc(curve),
+            "AUROC of gain": auroc(score, won),
+        }
+
+    return {name: metrics.bootstrap(partial(ranking, name), len(pair)) for name in sheet.gains}
 
 
-def confidences_of(sheet: CrossFit, seed: int) -> dict[str, Figures]:
+def confidences_of(sheet: CrossFit) -> dict[str, Figures]:
     """Quality of the confidence, on rows that had no part in its fit, and the raw score; empty
     where drafts have none."""
     raw, right = sheet.pair.raw, sheet.pair.small_correct
@@ -326,32 +326,30 @@ def confidences_of(sheet: CrossFit, seed: int) -> dict[str, Figures]:
         return {}
     measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": metrics.aurc}
 
-    def figures_of(score: Array) -> Figures:
-        def figures(at: Rows) -> dict[str, float]:
-            return {title: of(score[at], right[at]) for title, of in measures.items()}
+    def figures(score: Array, at: Rows) -> dict[str, float]:
+        return {title: of(score[at], right[at]) for title, of in measures.items()}
 
-        return metrics.bootstrap(figures, len(right), seed=seed)
-
-    return {"fitted": figures_of(sheet.confidence), "raw score": figures_of(np.nan_to_num(raw))}
+    scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(raw)}
+    return {n: metrics.bootstrap(partial(figures, s), len(right)) for n, s in scores.items()}
 
 
 def worst_mistakes(sheet: CrossFit, at: int | None) -> tuple[Mistake, ...]:
     """The answers that were kept most surely though the large model was right."""
     if at is None:
         return ()
-    pair, sure = sheet.pair, np.nan_to_num(sheet.confidence)
+    pair, sure, found = sheet.pair, np.nan_to_num(sheet.confidence), []
     lost = (pair.large_correct - sheet.played.right[at]) * (1 - sheet.played.escalated[at])
-
-    def mistake(i: int) -> Mistake:
+    for i in np.lexsort((-sure, -lost))[:MISTAKES]:
         row = pair.rows[i]
         draft, reference = row.models[pair.small], row.reference
-        return Mistake(
-            id=row.id,
-            question=row.prompt,
-            draft=draft.output or draft.pred,
-            reference=None if reference is None else str(reference),
-            confidence=float(sure[i]),
-        )
-
-    worst = np.lexsort((-sure, -lost))[:MISTAKES]
-    return tuple(mistake(i) for i in worst if lost[i] > 0.5)
+        if lost[i] > 0.5:
+            found.append(
+                Mistake(
+                    id=row.id,
+                    question=row.prompt,
+                    draft=draft.output or draft.pred,
+                    reference=None if reference is None else str(reference),
+                    confidence=float(sure[i]),
+                )
+            )
+    return tuple(found)

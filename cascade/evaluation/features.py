@@ -51,6 +51,9 @@ class Block:
         values = np.array([[row.get(name, np.nan) for name in names] for row in rows], np.float64)
         return cls(names, values.reshape(len(rows), len(names)))
 
+    def __getitem__(self, rows: Rows) -> Block:
+        return Block(self.names, self.values[rows])
+
     def select(self, names: Sequence[str]) -> Array:
         """Columns by name; NaN for those that are not here."""
         missing = np.full(len(self.values), np.nan)
@@ -59,12 +62,11 @@ class Block:
         return np.array(columns).reshape(len(names), len(self.values)).T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """The rows that have both models, sorted by id.
 
     Attributes:
-        small_correct, large_correct: (n,) from 0 to 1.
         small_cost, large_cost: (n,) dollars; where `priced` is False, 0 and 1: large answers.
         priced: whether the dollars of both models are known.
         left_out: rows without one of the models, or without its cost.
@@ -74,8 +76,6 @@ class Pair:
     small: str
     large: str
     rows: Sequence[Transcript]
-    small_correct: Array
-    large_correct: Array
     small_cost: Array
     large_cost: Array
     priced: bool
@@ -95,38 +95,50 @@ class Pair:
 
     def take(self, rows: Rows) -> Pair:
         """Some of the rows, with what has been made of them."""
-        known: dict[Any, Any] = {}
-        for key, made in self._known.items():
-            if isinstance(made, Block):
-                known[key] = Block(made.names, made.values[rows])
-            elif isinstance(made, np.ndarray):
-                known[key] = made[rows]
         return replace(
             self,
             rows=[self.rows[i] for i in rows],
-            small_correct=self.small_correct[rows],
-            large_correct=self.large_correct[rows],
             small_cost=self.small_cost[rows],
             large_cost=self.large_cost[rows],
-            _known=known,
+            _known={
+                key: made[rows]
+                for key, made in self._known.items()
+                if isinstance(made, Block | np.ndarray)
+            },
         )
 
     def outcomes(self, model: str) -> list[Outcome]:
         """Of a model that every row has."""
         return [row.models[model] for row in self.rows]
 
-    def correct(self, model: str) -> Array:
-        """(n,) of a model that every row has."""
+    def _array(self, name: str, model: str, read: Callable[[Outcome], float | None]) -> Array:
         return self._once(
-            ("correct", model), lambda: np.array([o.correct for o in self.outcomes(model)])
+            (name, model),
+            lambda: np.array([read(each) for each in self.outcomes(model)], dtype=np.float64),
         )
+
+    def correct(self, model: str) -> Array:
+        """(n,) from 0 to 1, of a model that every row has."""
+        return self._array("correct", model, lambda outcome: outcome.correct)
 
     def cost(self, model: str) -> Array:
         """(n,) dollars of a model that every row has; NaN where unknown."""
-        return self._once(
-            ("cost", model),
-            lambda: np.array([o.cost_usd for o in self.outcomes(model)], dtype=np.float64),
-        )
+        return self._array("cost", model, lambda outcome: outcome.cost_usd)
+
+    @property
+    def raw(self) -> Array:
+        """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
+        return self._array("raw", self.small, raw_score)
+
+    @property
+    def small_correct(self) -> Array:
+        """(n,) from 0 to 1."""
+        return self.correct(self.small)
+
+    @property
+    def large_correct(self) -> Array:
+        """(n,) from 0 to 1."""
+        return self.correct(self.large)
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -137,14 +149,6 @@ class Pair:
     def characters(self) -> Array:
         """Length of each question: what a large answer costs grows with it."""
         return np.array([len(prompt) for prompt in self.prompts], dtype=np.float64)
-
-    @property
-    def raw(self) -> Array:
-        """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
-        return self._once(
-            "raw",
-            lambda: np.array([raw_score(o) for o in self.outcomes(self.small)], dtype=np.float64),
-        )
 
     @cached_property
     def encoder(self) -> TextEncoder:
@@ -170,18 +174,19 @@ class Pair:
         """Columns of a source: `draft`, what comes with it besides the raw score; `run`, how an
         agent went about it; `prompt`, marks of difficulty; `view:NAME`, whether another model
         says the same, and how sure it is of both."""
-        return self._once(source, lambda: self._block(source))
+        return self._once(source, lambda: Block.of(self._features(source)))
 
-    def _block(self, source: str) -> Block:
-        if source == "prompt":
-            return Block.of([prompt_marks(prompt) for prompt in self.prompts])
-        if source == "run":
-            return Block.of([run_features(run) for run in self.runs])
+    def _features(self, source: str) -> list[dict[str, float]]:
         drafts = self.outcomes(self.small)
-        if source == "draft":
-            return Block.of([draft_features(outcome) for outcome in drafts])
+        match source:
+            case "prompt":
+                return [prompt_marks(prompt) for prompt in self.prompts]
+            case "run":
+                return [run_features(run) for run in self.runs]
+            case "draft":
+                return [draft_features(draft) for draft in drafts]
         others = self.outcomes(source.removeprefix("view:"))
-        return Block.of([_view(draft, other) for draft, other in zip(drafts, others, strict=True)])
+        return [_view(draft, other) for draft, other in zip(drafts, others, strict=True)]
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
@@ -205,8 +210,8 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
     costs = [(_draft_cost(row.models[small]), row.models[large].cost_usd) for row in both]
     priced = [i for i, (cheap, dear) in enumerate(costs) if cheap is not None and dear is not None]
     rows = [both[i] for i in priced] or both
-    known = np.array([costs[i] for i in priced], dtype=np.float64).reshape(-1, 2)
-    if priced and known[:, 1].sum() <= 0:
+    known = np.array([costs[i] for i in priced] or [(0, 1)] * len(rows), dtype=np.float64)
+    if known[:, 1].sum() <= 0:
         raise ConfigurationError(
             f"the answers of {large} cost $0: there is nothing to save. Record `cost_usd`."
         )
@@ -215,10 +220,8 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         small=small,
         large=large,
         rows=rows,
-        small_correct=np.array([row.models[small].correct for row in rows]),
-        large_correct=np.array([row.models[large].correct for row in rows]),
-        small_cost=known[:, 0] if priced else np.zeros(len(rows)),
-        large_cost=known[:, 1] if priced else np.ones(len(rows)),
+        small_cost=known[:, 0],
+        large_cost=known[:, 1],
         priced=bool(priced),
         left_out=len(everything) - len(rows),
         candidates=tuple(n for n in others if all(_answered(row, n) for row in rows)),

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,12 +22,11 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from cascade.confidence.calibration import Calibration
-from cascade.confidence.text import TextEncoder
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Pair
+from cascade.evaluation.features import Block, Pair
 from cascade.evaluation.metrics import Array, Rows
 
-ShapeName = Literal["gain", "router", "known", "calibration"]
+ShapeName = Literal["off", "gain", "router", "known", "calibration"]
 
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
@@ -57,65 +56,52 @@ in turn: `benchmarks/decision_quality.py --only tuned`."""
 
 # Heads ----------------------------------------------------------------------------------------
 
-Kind = Literal["plain", "logit", "log"]
-
 Estimates = tuple[Array, ...]
 """(p_S, p_L) per row, or (p_S, p_L, p_H) where a helper answers too."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """A source of columns, standardised on the fitting rows: shares as logits, counts as
-    logarithms, the raw score by its rank."""
-
-    source: str
-    names: tuple[str, ...]
-    kinds: tuple[Kind, ...] = ()
-    mean: Array = field(default_factory=lambda: np.zeros(1))
-    deviation: Array = field(default_factory=lambda: np.ones(1))
-    known: Array = field(default_factory=lambda: np.zeros(0))
-    encoder: TextEncoder | None = None
-
-    def __call__(self, pair: Pair) -> Array:
-        if self.source == "raw":
-            return _normal_scores(pair.raw, self.known)[:, None]
-        block = pair.topics(self.encoder) if self.encoder else pair.block(self.source)
-        values = block.select(self.names)
-        return np.nan_to_num((_read(values, self.kinds) - self.mean) / self.deviation)
+Head = Callable[[Pair], Estimates]
+"""Estimates for any recording of the same models; of the rows that fitted it leave-one-out."""
 
 
-def _scale(pair: Pair, fit: Rows, source: str) -> _Scale:
+def _columns(pair: Pair, fit: Rows, source: str) -> tuple[Sequence[str], Callable[[Pair], Array]]:
+    """Names of the columns of a source, and what gives them of any rows, standardised on those
+    that fit: shares as logits, counts as logarithms, the raw score by its rank."""
     if source == "raw":
-        raw = pair.raw[fit]
-        return _Scale(source, ("raw",), known=np.sort(raw[np.isfinite(raw)]))
+        known = np.sort(pair.raw[fit][np.isfinite(pair.raw[fit])])
+        return ["raw"], lambda other: _normal_scores(other.raw, known)[:, None]
     encoder = pair.encoder if source in ("topics", "tasks") else None
-    block = pair.topics(encoder) if encoder else pair.block(source)
-    kinds: tuple[Kind, ...] = tuple(_kind(column) for column in block.values[fit].T)
-    values = _read(block.values[fit], kinds)
+
+    def block(of: Pair) -> Block:
+        return of.block(source) if encoder is None else of.topics(encoder)
+
+    names, given = block(pair).names, block(pair).values[fit]
+    kinds = [_kind(column) for column in given.T]
+    values = _read(given, kinds)
     seen = np.asarray(np.isfinite(values).any(axis=0))
     mean, deviation = np.zeros(values.shape[1]), np.full(values.shape[1], np.inf)
     mean[seen] = np.nanmean(values[:, seen], axis=0)
     spread = np.nanstd(values[:, seen], axis=0)
     deviation[seen] = np.where(spread > 1e-9, spread, np.inf)
-    return _Scale(source, block.names, kinds, mean, deviation, encoder=encoder)
+
+    def scaled(other: Pair) -> Array:
+        table = _read(block(other).select(names), kinds)
+        return np.asarray(np.nan_to_num((table - mean) / deviation))
+
+    return names, scaled
 
 
-def _kind(column: Array) -> Kind:
+def _kind(column: Array) -> str:
     known = column[np.isfinite(column)]
     if not len(known) or known.min() < 0 or np.isin(known, (0, 1)).all():
         return "plain"
-    return "logit" if known.max() <= 1 else "log"
+    return "share" if known.max() <= 1 else "count"
 
 
-def _read(values: Array, kinds: Sequence[Kind]) -> Array:
-    read = values.copy()
-    for column, kind in zip(read.T, kinds, strict=True):
-        if kind == "logit":
-            share = np.clip(column, 1e-3, 1 - 1e-3)
-            column[:] = np.log(share / (1 - share))
-        elif kind == "log":
-            column[:] = np.log1p(np.maximum(column, 0))
-    return read
+def _read(values: Array, kinds: Sequence[str]) -> Array:
+    kind, share = np.array(kinds, dtype=str), np.clip(values, 1e-3, 1 - 1e-3)
+    logit, logarithm = np.log(share / (1 - share)), np.log1p(np.maximum(values, 0))
+    read = np.where(kind == "share", logit, np.where(kind == "count", logarithm, values))
+    return np.ascontiguousarray(read)  # the order of sums, to the last digit
 
 
 def _normal_scores(raw: Array, known: Array) -> Array:
@@ -126,56 +112,37 @@ def _normal_scores(raw: Array, known: Array) -> Array:
     return np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Logistic regressions of who is right, on the same columns. Of the recording that fitted it
-    the estimates are at hand, each of them as if its row had been left out."""
-
-    scales: tuple[_Scale, ...]
-    weights: tuple[Array, ...]
-    pair: Pair
-    at_hand: Estimates
-
-    def __call__(self, pair: Pair) -> Estimates:
-        """Estimates for each row of any recording of the same models."""
-        if pair is self.pair:
-            return self.at_hand
-        x = np.hstack([np.ones((len(pair), 1)), *(scale(pair) for scale in self.scales)])
-        return tuple(expit(x @ w) for w in self.weights)
-
-
-def fit_head(
-    pair: Pair,
-    fit: Rows,
-    sources: Sequence[str],
-    helper: str | None = None,
-    known: dict[str, tuple[_Scale, Array]] | None = None,
-) -> Head:
-    """A head on `raw` and other sources of columns (`Pair.block`). Of a helper the own correctness
-    is estimated too. Heads of the same rows may share their columns, `known`."""
-    known = {} if known is None else known
+def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
+    """Logistic regressions of who is right, on `raw` and other sources of columns (`Pair.block`).
+    Of a helper the own correctness is estimated too."""
+    columns, priors = [], [((0.0, 30.0), (0.0, 30.0))]
     for source in sources:
-        if source not in known:
-            scale = _scale(pair, fit, source)
-            known[source] = scale, scale(pair)
-    scales = tuple(known[source][0] for source in sources)
-    x = np.hstack([np.ones((len(pair), 1)), *(known[source][1] for source in sources)])
-    priors: list[Prior] = [((0.0, 30.0), (0.0, 30.0))]
-    for scale in scales:
-        source = scale.source.partition(":")[0]
-        priors += [PRIORS["same" if name == "same" else source] for name in scale.names]
-    small, large = np.array(priors).swapaxes(0, 1)
+        names, scaled = _columns(pair, fit, source)
+        usual = PRIORS[source.partition(":")[0]]
+        priors += [PRIORS["same"] if name == "same" else usual for name in names]
+        columns.append(scaled)
+
+    def table(of: Pair) -> Array:
+        return np.hstack([np.ones((len(of), 1)), *(scaled(of) for scaled in columns)])
+
+    x, (small, large) = table(pair), np.array(priors).swapaxes(0, 1)
     targets = [(pair.small_correct, small), (pair.large_correct, large)]
     if helper is not None:
         targets.append((pair.correct(helper), large))
-    weights, estimates = [], []
+    weights, own = [], []
     for correct, prior in targets:
         w, left_out = _fit_logistic(x[fit], correct[fit], prior[:, 0], prior[:, 1] ** -2)
-        estimate = expit(x @ w)
-        estimate[fit] = left_out
         weights.append(w)
-        estimates.append(estimate)
-    return Head(scales, tuple(weights), pair, tuple(estimates))
+        own.append(expit(x @ w))
+        own[-1][fit] = left_out
+
+    def head(other: Pair) -> Estimates:
+        if other is pair:
+            return tuple(own)
+        rows = table(other)
+        return tuple(expit(rows @ w) for w in weights)
+
+    return head
 
 
 def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[Array, Array]:
@@ -249,52 +216,38 @@ class Replay(NamedTuple):
     expected_loss: Array
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Part of a point of decision.
-
-    Attributes:
-        after: `question`, `draft`, or the name of a helper.
-        head: estimates for any recording of the same models.
-        dollars: of what it asks, as known beforehand.
-    """
-
-    after: str
-    head: Callable[[Pair], Estimates]
-    dollars: Callable[[Pair], Array]
-
-    def stage(self, pair: Pair) -> Stage:
-        """The point on these rows."""
-        p, free = self.head(pair), np.zeros(len(pair))
-        if self.after == "question":  # what is drafted is kept
-            return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
-        expected = self.dollars(pair)
-        if self.after == "draft":
-            return Stage(p[0], p[1], pair.small_correct, pair.small_cost, expected, free)
-        right = np.where(p[2] > p[0], pair.correct(self.after), pair.small_correct)
-        return Stage(np.maximum(p[0], p[2]), p[1], right, pair.cost(self.after), expected, free)
+def _stage(after: str, head: Head, dollars: Callable[[Pair], Array], pair: Pair) -> Stage:
+    """The point of decision after the `question`, the `draft` or a helper's answer, with the
+    dollars of what it asks as known beforehand."""
+    p, free = head(pair), np.zeros(len(pair))
+    if after == "question":  # what is drafted is kept
+        return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
+    if after == "draft":
+        return Stage(p[0], p[1], pair.small_correct, pair.small_cost, dollars(pair), free)
+    right = np.where(p[2] > p[0], pair.correct(after), pair.small_correct)
+    return Stage(np.maximum(p[0], p[2]), p[1], right, pair.cost(after), dollars(pair), free)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A policy for every price of a large answer, fitted on some rows of a recording; `parts` are
-    its points of decision, in order, `helper` is the other model that is asked."""
+    """A policy for every price of a large answer, fitted on some rows of a recording; `points` are
+    its points of decision, in order, `helper` is the other model that is asked. Without a point it
+    is `off`: the large model answers everything."""
 
     name: ShapeName
     pair: Pair
     fit: Rows
-    parts: tuple[Part, ...]
+    points: tuple[Callable[[Pair], Stage], ...]
     helper: str | None = None
     _tables: dict[float, list[tuple[Array, Array]]] = field(default_factory=dict, repr=False)
-    _plans: dict[int, tuple[Pair, Plan]] = field(default_factory=dict, repr=False)
+    _plans: dict[Pair, Plan] = field(default_factory=dict, repr=False)
 
     def plan(self, pair: Pair) -> Plan:
         """The points of decision on these rows; leave-one-out on those that fitted it."""
-        if id(pair) not in self._plans:
-            stages = tuple(part.stage(pair) for part in self.parts)
-            plan = Plan(stages, pair.large_correct, pair.large_cost, self._dear(pair))
-            self._plans[id(pair)] = pair, plan
-        return self._plans[id(pair)][1]
+        if pair not in self._plans:
+            stages, dear = tuple(point(pair) for point in self.points), self._dear(pair)
+            self._plans[pair] = Plan(stages, pair.large_correct, pair.large_cost, dear)
+        return self._plans[pair]
 
     @cached_property
     def learned(self) -> Plan:
@@ -327,6 +280,7 @@ class Shape:
                 cost[k, kept] += here.on_keeping[kept]
                 escalated[k, going & ~on & ~kept] = 1.0
                 going = on
+            escalated[k, going] = 1.0
             cost[k] += escalated[k] * plan.paid
         return Replay(escalated, right, cost, loss)
 
@@ -341,24 +295,22 @@ class Shape:
         Averages over the nearest fitting rows; the last stage cannot go on.
         """
         if price not in self._tables:
-            plan, tables = self.learned, [(np.zeros(1), np.full(1, -99.0))]
-            after = np.maximum(*self._sides(plan.stages[-1], plan, price))
-            for i in reversed(range(len(plan.stages) - 1)):
-                keep, ask = self._sides(plan.stages[i], plan, price)
-                worth = after - price / self.unit * plan.stages[i + 1].expected - keep
-                tables.insert(0, _smooth(ask - keep, worth))
+            plan, tables, after = self.learned, list[tuple[Array, Array]](), np.zeros(0)
+            for stage in reversed(plan.stages):
+                keep, ask = self._sides(stage, plan, price)
+                last = np.zeros(1), np.full(1, -99.0)
+                tables.insert(0, _smooth(ask - keep, after - keep) if tables else last)
                 on = keep + np.interp(ask - keep, *tables[0])
-                after = np.maximum(np.maximum(keep, ask), on)
+                after = np.maximum(np.maximum(keep, ask), on) - price / self.unit * stage.expected
             self._tables[price] = tables
         return self._tables[price]
 
-    def value(self, plan: Plan, prices: Sequence[float] = JUDGED) -> Array:
-        """Worth at each price, in right answers, (prices, n): those that it gives more
+    def value(self, plan: Plan) -> Array:
+        """Worth at each price of `JUDGED`, in right answers, (prices, n): those that it gives more
         than the large model alone, and what it saves, priced in errors."""
-        played = self.play(plan, prices)
+        played, prices = self.play(plan, JUDGED), np.array(JUDGED)
         saved = (plan.paid - played.cost) / self.unit
-        worth = played.right - plan.right + np.array(prices)[:, None] * saved
-        return np.asarray(worth, dtype=np.float64)
+        return played.right - plan.right + prices[:, None] * saved
 
 
 def _smooth(x: Array, y: Array) -> tuple[Array, Array]:
@@ -382,30 +334,25 @@ def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
 
 def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
-    known: dict[str, tuple[_Scale, Array]] = {}
     own = ["raw"] * bool(np.isfinite(pair.raw[fit]).any())
     own += ["draft"] * bool(pair.block("draft").names)
     text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
     if any(pair.runs):  # of which much is known, also by what their tasks are about
         own, text = ["run"], ["tasks"]
-    drafted = Part("draft", fit_head(pair, fit, [*own, *text], known=known), line)
+    drafted = partial(_stage, "draft", fit_head(pair, fit, [*own, *text]), line)
     if own:
         yield Shape("gain", pair, fit, (drafted,))
-    asked = Part("question", fit_head(pair, fit, text, known=known), line)
+    asked = partial(_stage, "question", fit_head(pair, fit, text), line)
     yield Shape("router", pair, fit, (asked,))
     for name in pair.helpers(fit):
-        head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name, known)
-        helped = Part(name, head, _line(pair, fit, pair.cost(name)))
+        head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
+        helped = partial(_stage, name, head, _line(pair, fit, pair.cost(name)))
         yield Shape("known", pair, fit, (drafted, helped), name)
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
     """A calibration as it decides online: accept unless p_L − p_S is above the price. It is told
-    the costs of `fit`, the rows that it was fitted to, or of all.
-
-    Raises:
-        ConfigurationError: a draft has none of the features that the calibration reads.
-    """
+    the costs of `fit`, the rows that it was fitted to, or of all."""
     rows = np.arange(len(pair)) if fit is None else fit
     large = float(pair.large_correct[rows].mean())
 
@@ -420,10 +367,8 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
-    part = Part("draft", head, _line(pair, rows, pair.small_cost))
-    shape = Shape("calibration", pair, rows, (part,))
-    shape.plan(pair)
-    return shape
+    drafted = partial(_stage, "draft", head, _line(pair, rows, pair.small_cost))
+    return Shape("calibration", pair, rows, (drafted,))
 
 
 # The ladder -----------------------------------------------------------------------------------
@@ -431,32 +376,20 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """The shapes that were tried, from the simplest up.
-
-    `shape` is the highest to which a step paid; None where the large model alone is worth more, at
-    any price of an error.
-    """
+    """The shapes that were tried, from the simplest up, and the highest to which a step paid:
+    `off` where the large model alone is worth more, at any price of an error."""
 
     shapes: tuple[Shape, ...]
-    shape: Shape | None
-
-    @property
-    def name(self) -> str:
-        """Of the shape that was taken; `off` for the large model alone."""
-        return "off" if self.shape is None else self.shape.name
+    shape: Shape
 
     def play(self, pair: Pair) -> Replay:
-        """Outcome of the shape at all `PRICES`; without one the large model answers everything."""
-        if self.shape is not None:
-            return self.shape.play(self.shape.plan(pair), PRICES)
-        each = (len(PRICES), 1)
-        right, cost = (np.tile(a, each) for a in (pair.large_correct, pair.large_cost))
-        return Replay(np.ones(right.shape), right, cost, np.zeros(right.shape))
+        """Outcome of the shape at all `PRICES`."""
+        return self.shape.play(self.shape.plan(pair), PRICES)
 
     def gains(self, pair: Pair) -> dict[str, Array]:
         """Expected gain of escalating on these rows, of each shape without a helper."""
-        alone = {shape.name: shape.plan(pair) for shape in self.shapes if shape.helper is None}
-        return {name: plan.stages[0].large - plan.stages[0].kept for name, plan in alone.items()}
+        first = {s.name: s.plan(pair).stages[0] for s in self.shapes if s.helper is None}
+        return {name: stage.large - stage.kept for name, stage in first.items()}
 
     def confidence(self, pair: Pair) -> Array:
         """P(the draft is right) on these rows; NaN where no shape looks at drafts."""
@@ -466,20 +399,19 @@ class Ladder:
         return np.full(len(pair), np.nan)
 
 
+def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
+    """The ladder of all shapes, fitted to some rows of a recording."""
+    return climb(list(fit_shapes(pair, fit)))
+
+
 def climb(shapes: Sequence[Shape]) -> Ladder:
     """Step up only where leave-one-out rows show that it pays by more than its noise."""
-    best, below = None, np.zeros(1)
+    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit, ()), np.zeros(1), 0.0
     for shape in shapes:
         worth = shape.value(shape.learned)
         # At prices at which it does not pay, it is switched off.
         worth = np.where(worth.mean(axis=1, keepdims=True) > 0, worth, 0.0).mean(axis=0)
         better = worth - below
-        noise = 0.0 if best is None else NOISE * better.std() / np.sqrt(len(better))
-        if better.mean() > noise:
-            best, below = shape, worth
+        if better.mean() > noise * better.std() / np.sqrt(len(better)):
+            best, below, noise = shape, worth, NOISE
     return Ladder(tuple(shapes), best)
-
-
-def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
-    """The ladder of all shapes, fitted to some rows of a recording."""
-    return climb(list(fit_shapes(pair, fit)))

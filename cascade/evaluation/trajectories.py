@@ -22,7 +22,7 @@ from cascade.confidence.early import lowest_kept
 from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, trajectory_features
 from cascade.errors import ConfigurationError
-from cascade.evaluation.crossfit import Options, check
+from cascade.evaluation.crossfit import FOLDS, Options, check
 from cascade.evaluation.features import READ, Block, Pair, pair_of, run_features
 from cascade.evaluation.metrics import Array, Interval, Rows, bootstrap
 from cascade.evaluation.recordings import Outcome, Transcript, read_transcripts
@@ -235,8 +235,8 @@ def check_runs(
     rows, after = pair if test is None else test, np.zeros(len(pair))
     if test is not None:
         after = ends_of(fit_early_stop(pair, share=share)[0], test)
-    order = np.random.default_rng(options.seed).permutation(len(pair))
-    for held in np.array_split(order, options.folds) if test is None else ():
+    order = np.random.default_rng(0).permutation(len(pair))
+    for held in np.array_split(order, FOLDS) if test is None else ():
         _, ends = fit_early_stop(pair, np.setdiff1d(order, held), share=share)
         after[held] = ends[held]
     small, large, spent = rows.small_correct, rows.large_correct, spent_until(rows, after)
@@ -251,7 +251,7 @@ def check_runs(
             found[f"{name}gained"] = float((solved - large[at]).mean())
         return found
 
-    known = bootstrap(figures, len(rows), draws=400, seed=options.seed)
+    known = bootstrap(figures, len(rows), draws=400)
     worth, sentence = _judged(pair.large, known["cost"], known["gained"], options.within)
     return Checked(
         small=pair.small,

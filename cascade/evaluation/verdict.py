@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from cascade.evaluation import crossfit
 from cascade.evaluation.crossfit import Alone, Choice, CrossFit, Figures, Mistake, Options, Point
 from cascade.evaluation.features import Pair
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
-from cascade.evaluation.metrics import Interval, Rows
+from cascade.evaluation.metrics import Rows
 from cascade.evaluation.render import (
     Axis,
     Cell,
@@ -26,8 +26,6 @@ from cascade.evaluation.render import (
     Picture,
     Series,
     Table,
-    Tone,
-    Unit,
     counted,
     dollars,
     percent,
@@ -71,16 +69,14 @@ class Evaluation(Record):
     """Everything that was found; quality and costs are of questions like the recorded ones.
 
     Attributes:
-        sentence: the verdict for people, in one sentence.
-        points: the menu, in order of `MENU`.
-        recommended: the point that the verdict is about.
+        sentence: the verdict for people, in one sentence, with `notes` of what to know besides.
+        points: the menu, in order of `MENU`; the verdict is about the one that is `recommended`.
         shape: what is recommended, fitted to all rows; `off` for the large model alone.
         helper: another model that it asks.
         frontier: (cost share, right answers) of the policies at all prices.
         rankings: how well each shape's expected gain finds the rows to escalate.
         confidence: how good P(draft is right) and the raw score are.
         rows_to_tell: rows that would tell the loss to within what may be lost.
-        notes: in words, for people.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
@@ -116,14 +112,8 @@ def evaluate(
     calibration: Calibration | None = None,
     choose: Choice = fit_ladder,
 ) -> Evaluation:
-    """Evaluation of a pair of models.
-
-    Args:
-        pair: the rows to fit on; without `test` also those that figures are about.
-        options: what was asked for.
-        test: other rows of the same models, for the figures alone.
-        calibration: judge this one, as it decides online, instead of fitting anything.
-        choose: what is fitted instead of the ladder of shapes.
+    """Evaluation of a pair of models: a choice on its rows, and figures on those that had no part
+    in it, or on the rows of `test`. A `calibration` is judged as it decides online.
 
     Raises:
         ConfigurationError: too few rows, or an option that cannot be had with these.
@@ -136,19 +126,20 @@ def evaluate(
     # Of matrices as small as these, threads cost more than they save: several times over where
     # others use the machine too.
     with threadpool_limits(1, "blas"):
-        if calibration is not None:
-            ladder = climb([shape_of_calibration(calibration, pair)])
-            own = crossfit.play_on(ladder, pair)
-        else:
+        if calibration is None:
             own = crossfit.cross_fit(pair, options, choose)
             ladder = choose(pair, np.arange(len(pair)))
+        else:
+            ladder = climb([shape_of_calibration(calibration, pair)])
+            own = crossfit.play_on(ladder, pair)
     sheet = own if test is None else crossfit.play_on(ladder, test)
-    at = crossfit.recommend(own, options) if ladder.shape is not None else None
+    at = None if ladder.shape.name == "off" else crossfit.recommend(own, options)
     goal = None if options.price_of_error else options.within
     point = crossfit.point_of(sheet, at, goal, options)
     menu = [(loss, crossfit.cheapest_within(own, loss, options)) for loss in crossfit.MENU]
-    shape = "off" if at is None else ladder.name
+    shape = "off" if at is None else ladder.shape.name
     to_tell = _rows_to_tell(own, at, options)
+    rights = sheet.played.right.mean(axis=1).tolist()
     found = Evaluation(
         small=pair.small,
         large=pair.large,
@@ -162,17 +153,15 @@ def evaluate(
         points=tuple(crossfit.point_of(sheet, one, loss, options) for loss, one in menu),
         recommended=point,
         shape=shape,
-        helper=None if ladder.shape is None else ladder.shape.helper,
+        helper=ladder.shape.helper,
         alone=crossfit.baselines(sheet.pair),
-        frontier=tuple(
-            zip(sheet.share.tolist(), sheet.played.right.mean(axis=1).tolist(), strict=True)
-        ),
-        rankings=crossfit.rankings_of(sheet, options.seed),
-        confidence=crossfit.confidences_of(sheet, options.seed),
+        frontier=tuple(zip(sheet.share.tolist(), rights, strict=True)),
+        rankings=crossfit.rankings_of(sheet),
+        confidence=crossfit.confidences_of(sheet),
         mistakes=crossfit.worst_mistakes(sheet, at),
         rows_to_tell=to_tell,
     )
-    notes = _notes(found, sheet.pair)
+    notes = tuple(_notes(found, sheet.pair))
     return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
 
 
@@ -222,38 +211,40 @@ def _rows_to_tell(own: CrossFit, at: int | None, options: Options) -> int:
 
 def _sentence(found: Evaluation) -> str:
     """For a manager: what to do, what it saves, what it may lose, and how sure that is."""
-    point, large, n = found.recommended, found.large, found.rows
-    cost, loss = point.cost, point.loss
+    large, n, cost, loss = found.large, found.rows, found.recommended.cost, found.recommended.loss
     saves = f"it saves {percent(1 - cost.value)} of what {large} alone costs"
     gives = f"{_fewer(loss.value)} of 100 answers are right"
     most = f"{percent(1 - cost.high).removesuffix(' %')} to {percent(1 - cost.low)}"
     sure = f"{saves} (95 % sure: {most}), and {gives} ({_fewer(loss.high)} to {_fewer(loss.low)})"
-    more = f"About {_rounded(max(found.rows_to_tell, 2 * n) - n)} more would tell."
     seems = f"a saving {_goal(found)} is possible and not shown"
-    if not point.off and cost.high < 1:
+    if not found.recommended.off and cost.high < 1:
         seems = f"it seems that {saves}, and that {gives}, but it may be {_fewer(loss.high)}"
-    return {
-        "unpriced": "What a cascade saves is unknown, since the recording does not say what all "
-        f"answers of {found.small} and {large} cost: record both anew with their prices "
-        "(`--prices FILE`), or write `cost_usd` into it.",
-        "off": f"Switch it off and let {large} answer everything: {_why_off(found)}.",
-        "unclear": f"Too few rows to tell: with {n:,} {seems}. {more}",
-        "small": f"Let {found.small} answer everything: {sure}.",
-        "router": f"Use a router that reads the question alone: {sure}.",
-        "cascade": f"Use the cascade: {sure}.",
-    }[found.verdict]
+    match found.verdict:
+        case "unpriced":
+            return (
+                "What a cascade saves is unknown, since the recording does not say what all "
+                f"answers of {found.small} and {large} cost: record both anew with their prices "
+                "(`--prices FILE`), or write `cost_usd` into it."
+            )
+        case "off":
+            return f"Switch it off and let {large} answer everything: {_why_off(found)}."
+        case "unclear":
+            more = _rounded(max(found.rows_to_tell, 2 * n) - n)
+            return f"Too few rows to tell: with {n:,} {seems}. About {more} more would tell."
+        case "small":
+            return f"Let {found.small} answer everything: {sure}."
+        case "router":
+            return f"Use a router that reads the question alone: {sure}."
+        case _:
+            return f"Use the cascade: {sure}."
 
 
 def _why_off(found: Evaluation) -> str:
     if found.cost_ratio >= 1:
         return f"a draft costs {percent(found.cost_ratio)} of a large answer"
     why = f"no cascade with {found.small} saves money {_goal(found)} on these {found.rows:,} rows"
-    if found.rows < FAIR_TEST:
-        more = _rounded(max(FAIR_TEST, found.rows_to_tell) - found.rows)
-        return f"{why}, which are too few to be sure: about {more} more would tell"
-    if found.rows_to_tell > found.rows:
-        return f"{why}, and it would take about {_rounded(found.rows_to_tell)} to be sure"
-    return why
+    missing = max(FAIR_TEST, found.rows_to_tell) - found.rows
+    return f"{why}, and to be sure takes about {_rounded(missing)} more" if missing > 0 else why
 
 
 def _rounded(count: int) -> str:
@@ -277,54 +268,48 @@ def _fewer(loss: float) -> str:
     return f"{abs(100 * loss):.1f} {'fewer' if loss > 0 else 'more'}"
 
 
-def _notes(found: Evaluation, pair: Pair) -> tuple[str, ...]:
+def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
     """What to know besides."""
-    notes = [] if found.verdict in ("off", "unclear") else _about_the_point(found)
+    point, within = found.recommended, _points(found.options.within)
+    if found.verdict not in ("off", "unclear"):
+        asked = f" ({found.helper})" if found.helper else ""
+        yield f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated."
+        chance = f"The chance that it loses more than {within} is {percent(point.chance_above, 0)}"
+        if (more := found.rows_to_tell - found.rows) > 0:
+            chance += f"; {_rounded(more)} more rows would tell the loss to within {within}"
+        yield f"{chance}."
+        if point.price_of_error_usd is not None:
+            each = dollars(point.price_of_error_usd)[1:].replace(",", "")
+            yield f"For Cascade: price_of_error={each}, the dollars that an error costs."
     if found.priced:
         saves = "a cascade saves only where more than that share of the drafts is kept"
         if found.cost_ratio >= 1:
             saves = "no cascade of these two can save money"
-        notes.append(f"A draft costs {percent(found.cost_ratio)} of a large answer: {saves}.")
+        yield f"A draft costs {percent(found.cost_ratio)} of a large answer: {saves}."
     if not np.isfinite(pair.raw).any() and not any(pair.runs):
-        notes.append(
+        yield (
             f"The drafts of {found.small} have no score of their own: record `confidence`, "
             "`features` or `signals`."
         )
     if found.left_out:
         rows = counted(found.left_out, "row")
-        notes.append(f"{rows} without one of the models, or without its cost, left out.")
-    return tuple(notes)
-
-
-def _about_the_point(found: Evaluation) -> list[str]:
-    point, within = found.recommended, _points(found.options.within)
-    asked = f" ({found.helper})" if found.helper else ""
-    chance = f"The chance that it loses more than {within} is {percent(point.chance_above, 0)}"
-    if found.rows_to_tell > found.rows:
-        more = found.rows_to_tell - found.rows
-        chance += f"; {_rounded(more)} more rows would tell the loss to within {within}"
-    notes = [
-        f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated.",
-        f"{chance}.",
-    ]
-    if point.price_of_error_usd is not None:
-        each = dollars(point.price_of_error_usd)[1:].replace(",", "")
-        notes.append(f"For Cascade: price_of_error={each}, the dollars that an error costs.")
-    return notes
+        yield f"{rows} without one of the models, or without its cost, left out."
 
 
 # Document -------------------------------------------------------------------------------------
 
-_TONES: Mapping[Verdict, Tone] = {
-    "cascade": "good",
-    "router": "good",
-    "small": "good",
-    "off": "bad",
-}
-
 
 def to_document(found: Evaluation) -> Document:
-    """The evaluation as tables and pictures."""
+    """The evaluation as tables and a picture."""
+    cost, change, right = _figures(found, found.recommended)
+    rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
+    facts = [
+        Fact("cost of the large model's alone", cost, f"on {rows}"),
+        Fact("right answers against it", change, "points; 95 % interval"),
+        Fact("cost per right answer", right),
+    ]
+    if found.recommended.off:
+        del facts[1]
     note = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
     tables = (
         _menu(found),
@@ -333,38 +318,26 @@ def to_document(found: Evaluation) -> Document:
         _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
         _wrong(found),
     )
+    good = found.verdict in ("cascade", "router", "small")
     return Document(
         title=f"{found.small} before {found.large}",
         sentence=found.sentence,
         tables=tuple(table for table in tables if table.rows),
         pictures=(_picture(found),),
-        facts=_facts(found),
+        facts=tuple(facts),
         notes=found.notes,
-        tone=_TONES.get(found.verdict, "open"),
+        tone="good" if good else "bad" if found.verdict == "off" else "open",
     )
 
 
-def _figure(interval: Interval, unit: Unit = "number") -> Figure:
-    return Figure(interval.value, unit, interval.low, interval.high)
-
-
-def _point(found: Evaluation, point: Point) -> tuple[Figure, Figure, Figure]:
+def _figures(found: Evaluation, point: Point) -> tuple[Figure, Figure, Figure]:
     """Cost, quality against the large model, and dollars per right answer."""
-    cost = _figure(point.cost, "share") if found.priced else Figure(None, "share")
+    cost = Figure(None, "share")
+    if found.priced:
+        cost = Figure(point.cost.value, "share", point.cost.low, point.cost.high)
     loss = point.loss
     change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
     return cost, change, Figure(point.per_right_usd, "usd")
-
-
-def _facts(found: Evaluation) -> tuple[Fact, ...]:
-    cost, change, right = _point(found, found.recommended)
-    rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
-    changed = Fact("right answers against it", change, "points; 95 % interval")
-    return (
-        Fact("cost of the large model's alone", cost, f"on {rows}"),
-        *(() if found.recommended.off else (changed,)),
-        Fact("cost per right answer", right),
-    )
 
 
 def _menu(found: Evaluation) -> Table:
@@ -374,9 +347,9 @@ def _menu(found: Evaluation) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for point in points:
         goal = f"lose {_points(point.within) if point.within else 'nothing'}"
-        if point.within is None and found.options.price_of_error is not None:
-            goal = f"at {dollars(found.options.price_of_error)} an error"
-        cost, change, right = _point(found, point)
+        if point.within is None:
+            goal = _goal(found)
+        cost, change, right = _figures(found, point)
         asked, price = Figure(point.escalated, "share"), Figure(point.price_of_error_usd, "usd")
         figures = ("off", "", "", right, "") if point.off else (cost, change, asked, right, price)
         rows.append((goal, *figures))
@@ -392,18 +365,20 @@ def _menu(found: Evaluation) -> Table:
 def _alone(found: Evaluation) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for one in found.alone:
+        quality = Figure(one.quality.value, "share", one.quality.low, one.quality.high)
         cost = Figure(one.cost if found.priced else None, "share")
         usd = (Figure(one.cost_usd, "usd"), Figure(one.per_right_usd, "usd"))
-        rows.append((one.name, _figure(one.quality, "share"), cost, *usd))
+        rows.append((one.name, quality, cost, *usd))
     heads = ("", "right answers", "cost", "per question", "per right answer")
     return Table("Without a cascade", heads, tuple(rows))
 
 
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
-    heads = next(iter(known.values()), {})
     rows: list[tuple[Cell, ...]] = []
-    rows += [(head, *(_figure(figures[head]) for figures in known.values())) for head in heads]
+    for head in next(iter(known.values()), {}):
+        cells = (figures[head] for figures in known.values())
+        rows.append((head, *(Figure(cell.value, "number", cell.low, cell.high) for cell in cells)))
     return Table(title, ("", *known), tuple(rows), (note,), folded=True)
 
 

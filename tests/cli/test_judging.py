@@ -335,7 +335,7 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     host.says("small", drafts)
     given = ("demo", "--n", 50, "--small", "ollama:small", "--out", tmp_path)
     shown = commands.cascade(*given)
-    assert "Assumed: ollama:small costs $0.05 per hour" in shown.out
+    assert "Assumed: the small model costs $0.05 per hour" in shown.out
     assert str(tmp_path / "cascade.yaml") in shown.err
     document = commands.cascade(*given, "--json").json
     assert (len(document["assumed"]), "headline" in document) == (2, True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cascade.demo import questions, recorded_large
+from cascade.demo import open_cascade, questions
 from cascade.errors import ConfigurationError
-from cascade.tiers import open_tier
 
 
 def test_every_question_has_a_recorded_answer_and_most_are_right() -> None:
@@ -25,6 +24,7 @@ def test_the_first_questions_are_of_all_kinds() -> None:
 
 
 def test_the_recorded_model_is_named_and_priced() -> None:
-    tier = open_tier(recorded_large())
+    with open_cascade("ollama:any") as cascade:
+        tier = cascade.tiers[-1]
     assert tier.model.name == "replay:qwen2.5-coder-0.5b-instruct-q4_k_m"
     assert "set by you" in tier.pricing.source

@@ -200,7 +200,7 @@ def test_without_signals_only_the_router_is_there() -> None:
     ],
 )
 def test_a_step_is_taken_where_it_pays_beyond_its_noise(rows: list[Transcript], name: str) -> None:
-    assert fit_ladder(pair(rows), np.arange(len(rows))).name == name
+    assert fit_ladder(pair(rows), np.arange(len(rows))).shape.name == name
 
 
 def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> None:
@@ -221,4 +221,4 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
         online = policy.decide(Situation(known, above))
         assert (online.action == "accept") == accepted
     with pytest.raises(ConfigurationError, match="has the features that the calibration reads"):
-        shape_of_calibration(calibration, pair())
+        shape_of_calibration(calibration, pair()).plan(pair())

@@ -112,7 +112,7 @@ USELESS = {"informative": False, "cheap": 0.5 * DEAR}
             60,
             USELESS,
             "",
-            "on these 60 rows, which are too few to be sure: about 140 more would tell.",
+            "on these 60 rows, and to be sure takes about 140 more.",
         ),
     ],
 )
@@ -132,7 +132,7 @@ def test_few_rows_tell_nothing_and_say_how_many_would(monkeypatch: pytest.Monkey
     monkeypatch.setattr("cascade.evaluation.verdict.FAIR_TEST", 60)
     enough = found(recording(60), within=0.005)
     assert enough.verdict == "off"
-    assert "on these 60 rows, and it would take about " in enough.sentence
+    assert "on these 60 rows, and to be sure takes about " in enough.sentence
     assert few.rows_to_tell > 1000
 
 
