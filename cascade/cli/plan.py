@@ -94,6 +94,7 @@ def plan(
 def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]:
     """Dollars of a draft, its check and a large answer, and what they rest on."""
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.ledger.prices import Price  # noqa: PLC0415
 
     read, written, rate = speed.input_tokens, speed.output_tokens, speed.tokens_per_s
     if read is None or written is None:
@@ -102,7 +103,12 @@ def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]
         )
     if speed.busy_s is not None and rate is not None:
         raise ConfigurationError("--busy-s and --tokens-per-s say the same twice: give one.")
-    small = _price("small", prices.small, prices.small_price, _by_hour(prices))
+    by_hour = None
+    if prices.hourly is not None or prices.kw is not None:
+        power = {"kw": prices.kw or 0, "kwh": prices.kwh_price or 0}
+        hardware = {"hardware_per_hour": prices.hourly or 0, "utilisation": prices.utilisation}
+        by_hour = Price.local(**hardware, **power).per_hour
+    small = _price("small", prices.small, prices.small_price, by_hour)
     large = _price("large", prices.large, prices.large_price, None)
     notes = [f"Prices: {small.source} (small); {large.source} (large)."]
     if rate is not None:
@@ -118,25 +124,9 @@ def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]
         return work.call_usd(small, read, written, seconds)
 
     check = call(read + written + work.CHECK_QUESTION_TOKENS, work.CHECK_ANSWER_TOKENS)
-    answer = speed.large_output_tokens or written
-    costs = {
-        "draft_usd": call(read, written),
-        "check_usd": speed.check_calls * check,
-        "large_usd": work.call_usd(large, read, answer),
-    }
+    costs = {"draft_usd": call(read, written), "check_usd": speed.check_calls * check}
+    costs["large_usd"] = work.call_usd(large, read, speed.large_output_tokens or written)
     return costs, notes
-
-
-def _by_hour(given: Prices) -> Amount:
-    """Dollars of a busy hour of the small model's machine."""
-    from cascade.ledger.prices import Price  # noqa: PLC0415 - heavy
-
-    if given.hourly is None and given.kw is None:
-        return None
-    power = {"kw": given.kw or 0, "kwh": given.kwh_price or 0}
-    hardware = given.hourly or 0
-    machine = Price.local(hardware_per_hour=hardware, utilisation=given.utilisation, **power)
-    return machine.per_hour
 
 
 def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:

@@ -86,15 +86,21 @@ class VerbalisedSignal(_Check):
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
 
 
-class PrefillScore(Signal):
+class _OtherModel(Signal):
+    """A question to another model, given as `Cascade` takes models."""
+
+    calls = 1
+
+    def __init__(self, model: Any, *, name: str = "") -> None:
+        self.model, self.name = model, name or self.name
+
+
+class PrefillScore(_OtherModel):
     """Log-probabilities of the draft under another model, by one pass over it without generation:
     what the drafter is sure of and another model finds unlikely is often wrong (arXiv 2603.25450).
     """
 
-    calls = 1
-
-    def __init__(self, model: Any, *, name: str = "prefill") -> None:
-        self.model, self.name = model, name
+    name = "prefill"
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The draft after the question, to be read."""
@@ -184,14 +190,11 @@ class SelfConsistency(Signal):
         return agreeing, total
 
 
-class Agreement(Signal):
+class Agreement(_OtherModel):
     """1 when another cheap model gives the same answer, else 0 (arXiv 2407.02348). Several models
     need several names."""
 
-    calls = 1
-
-    def __init__(self, model: Any, *, name: str = "agreement") -> None:
-        self.model, self.name = model, name
+    name = "agreement"
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The same question to the other model."""

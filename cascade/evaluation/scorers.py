@@ -27,9 +27,6 @@ Reference = JsonValue
 ScoreFunction = Callable[[str, Reference], float | Awaitable[float]]
 """A user's own scorer: (answer, reference) → a number in [0, 1]; it may be async."""
 
-Judgement = Callable[[str, Reference, str], Any]
-"""(answer, reference, question) → a number in [0, 1] or a `Score`; it may be async."""
-
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -46,7 +43,7 @@ class Scorer:
     user's function; one that only `computes` costs nothing to try."""
 
     spec: str
-    judge: Judgement
+    judge: Callable[[str, Reference, str], Any]
     computes: bool = False
 
     async def score(self, answer: str, reference: Reference, *, question: str = "") -> Score:
@@ -80,25 +77,20 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
     return texts
 
 
-# Texts ----------------------------------------------------------------------------------------
+# Texts: (answer, accepted text, question) → whether they agree ---------------------------------
 
 
-def exact(answer: str, reference: Reference, question: str = "") -> float:
-    """1 when the answer means the same as the reference, or as one of a list of them; case,
-    punctuation, articles and the words around it do not count (`cascade.confidence.normalise`)."""
-    said = normalise(answer)
-    for text in _texts(reference, "exact"):
-        # Nothing is left of "A" or "+" without articles and punctuation.
-        wanted = normalise(text)
-        if said == wanted if said and wanted else _plain(answer) == _plain(text):
-            return 1.0
-    return 0.0
+def exact(answer: str, text: str, question: str) -> bool:
+    """Whether both mean the same; case, punctuation, articles and the words around it do not count
+    (`cascade.confidence.normalise`)."""
+    said, wanted = normalise(answer), normalise(text)
+    # Nothing is left of "A" or "+" without articles and punctuation.
+    return said == wanted if said and wanted else _plain(answer) == _plain(text)
 
 
-def contains(answer: str, reference: Reference, question: str = "") -> float:
-    """1 when the reference, or one of a list, stands in the answer as whole words."""
-    said = _plain(answer)
-    return float(any(_holds(said, _plain(text)) for text in _texts(reference, "contains")))
+def contains(answer: str, text: str, question: str) -> bool:
+    """Whether the text stands in the answer as whole words."""
+    return _holds(_plain(answer), _plain(text))
 
 
 def _holds(text: str, part: str) -> bool:
@@ -127,27 +119,27 @@ _CAPITAL = re.compile(r"(?<![\w'’])([B-HJ-Z])(?![\w'’])")
 _OPTION = re.compile(r"^\s*[(\[]?([A-Za-z])[.):\]]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
-def choice(answer: str, reference: Reference, question: str = "") -> float:
-    """1 when the answer settles on the letter of the reference, which is a letter or the text of
-    an option, or a list of them.
+def choice(answer: str, text: str, question: str) -> bool:
+    """Whether the answer settles on the same letter as the text, or on that of an option that says
+    the text.
 
     Read in this order: a boxed letter, the last "answer is B", a letter at the beginning (`B.`,
     `(b)`), the last marked letter, the text of an option as the question lists them
     (`A. …` on lines of their own), the last capital that stands alone.
     """
     options: dict[str, str] = {}
-    for letter, text in _OPTION.findall(question):
+    for letter, option in _OPTION.findall(question):
         if letter.upper() == "A":  # of several lists, as of examples, the last is the question's
             options = {}
-        options[letter.upper()] = text
+        options[letter.upper()] = option
     options = options if len(options) > 1 else {}
-    wanted = [_letter_in(text, options) for text in _texts(reference, "choice")]
-    if None in wanted:
+    wanted = _letter_in(text, options)
+    if wanted is None:
         raise InputError(
-            f"the reference {reference!r} is neither a letter nor one of the options of the "
-            f"question ({', '.join(options) or 'none found: write them as lines, A. …'})."
+            f"the reference {text!r} is neither a letter nor one of the options of the question "
+            f"({', '.join(options) or 'none found: write them as lines, A. …'})."
         )
-    return float(_letter_in(answer, options) in wanted)
+    return _letter_in(answer, options) == wanted
 
 
 def _letter_in(answer: str, options: Mapping[str, str]) -> str | None:
@@ -186,28 +178,19 @@ _NEAR = 24
 
 
 def numeric(
-    answer: str,
-    reference: Reference,
-    question: str = "",
-    *,
-    tolerance: float = 1e-6,
-    relative: bool = True,
-) -> float:
-    """1 when the answer's number is the reference's, or one of a list, within a tolerance, which is
-    a share of it if `relative`.
+    answer: str, text: str, question: str, *, tolerance: float = 1e-6, relative: bool = True
+) -> bool:
+    """Whether the answer's number is that of the text, within a tolerance, which is a share of it
+    if `relative`.
 
     The answer's number is what follows `####`, stands in `\\boxed{}` or after the last "answer
     is", else the last number of the text; 50 % is 50 and 0.5.
     """
-    found = _numbers(answer)
-    for text in _texts(reference, "numeric"):
-        wanted = _numbers(text)
-        if not wanted:
-            raise InputError(f"there is no number in the reference {text!r}: use another scorer.")
-        near = tolerance * (abs(wanted[0]) if relative else 1) * (1 + 1e-9) + 1e-12
-        if any(abs(one - other) <= near for one in found for other in wanted):
-            return 1.0
-    return 0.0
+    wanted = _numbers(text)
+    if not wanted:
+        raise InputError(f"there is no number in the reference {text!r}: use another scorer.")
+    near = tolerance * (abs(wanted[0]) if relative else 1) * (1 + 1e-9) + 1e-12
+    return any(abs(one - other) <= near for one in _numbers(answer) for other in wanted)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -310,39 +293,51 @@ async def ask_judge(model: Model, answer: str, reference: Reference, question: s
 
 # By name --------------------------------------------------------------------------------------
 
-SCORERS: Mapping[str, tuple[Judgement | None, str]] = {
+COMPARED: Mapping[str, tuple[Callable[..., bool], str]] = {
     "exact": (exact, "the same answer, apart from case, punctuation and articles"),
     "numeric": (numeric, "the same number; numeric:0.01 within 0.01, numeric:1% within 1 %"),
     "choice": (choice, "the same letter of a multiple choice"),
     "contains": (contains, "the reference stands in the answer"),
-    "json": (same_json, "the fields of the reference, with the same values"),
-    "judge": (None, "a model decides: judge:openai:gpt-5.1"),
 }
-"""Name → function, and what is right, for people."""
+SCORERS: Mapping[str, str] = {
+    **{name: what for name, (_, what) in COMPARED.items()},
+    "json": "the fields of the reference, with the same values",
+    "judge": "a model decides: judge:openai:gpt-5.1",
+}
+"""Name → what is right, for people."""
 
 
 def get_scorer(spec: str) -> Scorer:
     """The scorer of a name, with what follows the colon as its setting."""
+    spec = spec.strip()
     name, colon, setting = (part.strip() for part in spec.partition(":"))
     name = name.casefold()
     if name not in SCORERS:
         near = difflib.get_close_matches(name, SCORERS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        listing = "\n".join(f"  {known:9}{what}" for known, (_, what) in SCORERS.items())
+        listing = "\n".join(f"  {known:9}{what}" for known, what in SCORERS.items())
         raise ConfigurationError(f"there is no scorer {spec!r}.{hint}\n{listing}")
-    function, what = SCORERS[name]
-    if function is None:
+    if name == "judge":
         if not setting:
             raise ConfigurationError(f"the scorer {spec!r} needs a model: judge:openai:gpt-5.1.")
-        return Scorer(spec.strip(), partial(ask_judge, open_model(setting)))
+        return Scorer(spec, partial(ask_judge, open_model(setting)))
+    options: dict[str, Any] = {}
     if colon:
         number = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", setting)
         if name != "numeric" or number is None or float(number[1]) == 0:
-            raise ConfigurationError(f"the scorer {spec!r} cannot be set so. {name}: {what}.")
+            raise ConfigurationError(
+                f"the scorer {spec!r} cannot be set so. {name}: {SCORERS[name]}."
+            )
         share = number[2] == "%"
-        tolerance = float(number[1]) / (100 if share else 1)
-        function = partial(numeric, tolerance=tolerance, relative=share)
-    return Scorer(spec.strip(), function, computes=True)
+        options = {"tolerance": float(number[1]) / (100 if share else 1), "relative": share}
+    if name == "json":
+        return Scorer(spec, same_json, computes=True)
+    agree = partial(COMPARED[name][0], **options)
+
+    def judge(answer: str, reference: Reference, question: str) -> float:
+        return float(any(agree(answer, text, question) for text in _texts(reference, name)))
+
+    return Scorer(spec, judge, computes=True)
 
 
 def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:

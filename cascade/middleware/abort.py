@@ -175,10 +175,8 @@ def unlikely(rows: Sequence[EarlyRow], accepts: Callable[[float], bool], loss: f
 
 
 class Listener:
-    """Log-probabilities of one draft while it is written.
-
-    White space before the answer does not count in the end, and none behind it may stop it.
-    """
+    """Log-probabilities of one draft while it is written; white space before the answer does not
+    count in the end, and none behind it may stop it."""
 
     def __init__(self, rule: Rule) -> None:
         self._rule, self._total, self._heard = rule, 0.0, 0

@@ -1,6 +1,6 @@
 """Deferral policies: from a confidence and costs to accept, escalate, observe, abstain or ask.
 
-Certificates load on first use.
+Names load on first use.
 """
 
 from __future__ import annotations
@@ -8,40 +8,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cascade._lazy import lazily
-from cascade.policies.base import (
-    DEFAULT_THRESHOLD,
-    AbstainPolicy,
-    BudgetPolicy,
-    EconomicPolicy,
-    NextSignal,
-    Policy,
-    Situation,
-    ThresholdPolicy,
-    TierOutlook,
-    dollars,
-    promises,
-    tell_cost,
-)
 
 if TYPE_CHECKING:
-    from cascade.policies.certified import CertifiedPolicy, Refusal, certify
+    from cascade.policies.base import DEFAULT_THRESHOLD as DEFAULT_THRESHOLD
+    from cascade.policies.base import AbstainPolicy as AbstainPolicy
+    from cascade.policies.base import BudgetPolicy as BudgetPolicy
+    from cascade.policies.base import EconomicPolicy as EconomicPolicy
+    from cascade.policies.base import NextSignal as NextSignal
+    from cascade.policies.base import Policy as Policy
+    from cascade.policies.base import Situation as Situation
+    from cascade.policies.base import ThresholdPolicy as ThresholdPolicy
+    from cascade.policies.base import TierOutlook as TierOutlook
+    from cascade.policies.base import dollars as dollars
+    from cascade.policies.base import promises as promises
+    from cascade.policies.base import tell_cost as tell_cost
+    from cascade.policies.certified import CertifiedPolicy as CertifiedPolicy
+    from cascade.policies.certified import Refusal as Refusal
+    from cascade.policies.certified import certify as certify
 
-__getattr__ = lazily(__name__, {"certified": "CertifiedPolicy Refusal certify"})
-
-__all__ = [
-    "DEFAULT_THRESHOLD",
-    "AbstainPolicy",
-    "BudgetPolicy",
-    "CertifiedPolicy",
-    "EconomicPolicy",
-    "NextSignal",
-    "Policy",
-    "Refusal",
-    "Situation",
-    "ThresholdPolicy",
-    "TierOutlook",
-    "certify",
-    "dollars",
-    "promises",
-    "tell_cost",
-]
+_BASE = (
+    "DEFAULT_THRESHOLD AbstainPolicy BudgetPolicy EconomicPolicy NextSignal Policy Situation "
+    "ThresholdPolicy TierOutlook dollars promises tell_cost"
+)
+__getattr__ = lazily(__name__, {"base": _BASE, "certified": "CertifiedPolicy Refusal certify"})

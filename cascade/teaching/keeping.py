@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,9 +25,6 @@ from cascade.teaching.lessons import Lesson, Terms, place_of, terms_of
 from cascade.teaching.store import LessonStore, the_store
 
 logger = logging.getLogger("cascade")
-
-PAUSES_S = (0.1, 1.0, 5.0)
-"""Between attempts to keep a lesson: a server may be started anew meanwhile."""
 
 MOST_CHARACTERS = 100_000
 """Of a conversation and its answer; a longer one is neither an example nor one to train on."""
@@ -162,15 +158,10 @@ class Lessons(CascadeMiddleware):
             logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
 
     async def _write(self, lesson: Lesson) -> None:
-        for pause_s in (*PAUSES_S, None):
-            try:
-                await self.store.put(lesson)
-                return
-            except UnavailableError as error:
-                if pause_s is None:
-                    logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
-                    return
-            await asyncio.sleep(pause_s)
+        try:
+            await self.store.put(lesson)
+        except UnavailableError as error:
+            logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
 
 
 def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:

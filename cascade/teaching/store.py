@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from cascade._portal import on_portal, run_sync
+from cascade._portal import on_portal
 from cascade.errors import ConfigurationError, InputError
 from cascade.ledger.database import LOCK, Database, Schema, UtcTime, Words, json_type, to_json
 from cascade.ledger.feedback import Feedback
@@ -168,10 +168,6 @@ class LessonStore:
     async def aclose(self) -> None:
         """Close the connections; the store may be used again, but for `memory://`."""
         await on_portal(self._database.aclose())
-
-    def close(self) -> None:
-        """`aclose` for synchronous callers."""
-        run_sync(self._database.aclose())
 
     async def __aenter__(self) -> Self:
         return self

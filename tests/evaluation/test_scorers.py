@@ -13,7 +13,6 @@ from cascade.evaluation.scorers import (
     as_scorer,
     ask_judge,
     get_scorer,
-    numeric,
 )
 from cascade.testing import ScriptedModel
 
@@ -117,8 +116,8 @@ def test_every_answer_has_a_score(spec: str, answer: str, question: str) -> None
 
 @given(value=st.floats(-1e12, 1e12).map(lambda value: round(value, 4)))
 def test_a_number_is_itself_however_it_is_written(value: float) -> None:
-    assert numeric(f"so it is {value:,.4f} in total", value) == 1.0
-    assert numeric(f"#### {value:.4f}", f"{value:.4f}") == 1.0
+    assert score("numeric", f"so it is {value:,.4f} in total", value) == 1.0
+    assert score("numeric", f"#### {value:.4f}", f"{value:.4f}") == 1.0
 
 
 @pytest.mark.parametrize(

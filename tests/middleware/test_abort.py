@@ -130,12 +130,6 @@ async def test_without_such_a_stretch_of_known_drafts_nothing_is_stopped(
     assert (await draft(calibrator, *[p] * n, **parts)).stopped is None
 
 
-@pytest.mark.parametrize("loss", [0, 1, 1.5, "1%", True])
-def test_a_share_without_meaning_is_refused(loss: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"Abort\(loss="):
-        Abort(loss)
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

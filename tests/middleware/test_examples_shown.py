@@ -7,7 +7,7 @@ import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.errors import GraphInterrupt
 
-from cascade import ConfigurationError, InputError
+from cascade import InputError
 from cascade.middleware import Examples
 from tests.middleware.cascades import ask, both_drivers, large, pair, small
 
@@ -72,8 +72,3 @@ async def test_errors_of_the_cascade_and_interrupts_pass(error: Exception) -> No
 
     with pytest.raises(type(error)):
         await ask(pair(middleware=[Examples(choose)]), Q)
-
-
-def test_what_is_no_function_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="give a function"):
-        Examples(SHOWN)  # type: ignore[arg-type]

@@ -83,14 +83,9 @@ def test_facts_are_settled_first(name: str, situation: Situation, action: str, r
     "make",
     [
         lambda: ThresholdPolicy.at_rate([], 0.5),
-        lambda: ThresholdPolicy.at_rate([0.5], 1.1),
-        lambda: ThresholdPolicy(1.1),
         lambda: ThresholdPolicy(0.5, uncalibrated=-0.1),
-        lambda: EconomicPolicy(0.0),
         lambda: EconomicPolicy(1.0, p_large=-0.1),
-        lambda: BudgetPolicy(0.0),
         lambda: BudgetPolicy(1.0, shadow_price=float("nan")),
-        lambda: BudgetPolicy(1.0, p_large=1.5),
         lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
     ],
 )

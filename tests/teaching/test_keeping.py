@@ -12,7 +12,7 @@ from cascade.ledger.base import UnavailableError
 from cascade.middleware import Audits, LocalOnly, Shadow
 from cascade.models.base import Request
 from cascade.state import Completion
-from cascade.teaching import Lesson, Lessons, LessonStore, keeping
+from cascade.teaching import Lesson, Lessons, LessonStore
 from cascade.testing.scripted import reply
 from tests.teaching.conftest import FREE, QUESTION, all_of, pair
 
@@ -98,22 +98,12 @@ async def test_words_about_an_answer_without_a_lesson_are_told_to_be_lost(
     assert "a comment on it is not kept" in caplog.text
 
 
-@pytest.mark.parametrize(("away", "kept"), [(2, 1), (9, 0)])
-async def test_a_lesson_is_tried_again_while_the_database_is_away(
-    away: int,
-    kept: int,
-    store: LessonStore,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+async def test_a_lesson_that_cannot_be_written_is_told_to_be_lost(
+    store: LessonStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    put, tries = store.put, iter(range(away))
+    async def away(lesson: Lesson) -> bool:
+        raise UnavailableError("away")
 
-    async def seldom(lesson: Lesson) -> bool:
-        if next(tries, None) is not None:
-            raise UnavailableError("away")
-        return await put(lesson)
-
-    monkeypatch.setattr(keeping, "PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(store, "put", seldom)
-    assert len(await kept_of(store)) == kept
-    assert ("is lost: away" in caplog.text) == (not kept)
+    monkeypatch.setattr(store, "put", away)
+    assert await kept_of(store) == []
+    assert "is lost: away" in caplog.text

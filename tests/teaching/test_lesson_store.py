@@ -81,16 +81,6 @@ def test_people_who_saw_the_draft_do_not_judge_the_answer() -> None:
     assert lesson(verdicts=(wrong, right)).answer_is_wrong is None
 
 
-async def test_what_was_deleted_is_in_no_file(store: LessonStore, path: Path) -> None:
-    await store.put(lesson("r1", "zanzibar", user="ada"))
-    await store.put(lesson("r2", "timbuktu"))
-    await store.judge(Feedback(run_id="r1", correct=False, comment="ouagadougou"))
-    gone = await store.delete(LessonSelection(user="ada"))
-    assert (gone.lessons, gone.scrubbed) == (1, True)
-    held = b"".join(file.read_bytes() for file in path.parent.iterdir())
-    assert [word in held for word in (b"zanzibar", b"ouagadougou", b"timbuktu")] == [0, 0, 1]
-
-
 async def test_what_a_user_said_of_answers_to_others_goes_too(store: LessonStore) -> None:
     for run_id, tenant in (("r1", "acme"), ("r2", "other")):
         await store.put(lesson(run_id, tenant=tenant))
@@ -158,10 +148,6 @@ async def test_nothing_is_stored_but_what_the_redaction_leaves() -> None:
         assert await store.judge(Feedback(run_id="r1", comment="poison")) is False
         (kept,) = await all_of(store)
     assert "secret" not in kept.model_dump_json()
-
-
-def test_a_store_is_closed_without_an_event_loop() -> None:
-    open_lessons("memory://").close()
 
 
 @pytest.mark.heavy
