@@ -61,10 +61,7 @@ def ask(
             from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy
 
             fail("interrupted", INTERRUPTED, kind="Interrupted", ledger=LedgerView(spent))
-        if AS_JSON.get():
-            print_json(_document(result))
-        else:
-            _show(result)
+        _show(result)
 
 
 def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
@@ -92,23 +89,19 @@ def _follow(cascade: Cascade, messages: Any) -> CascadeResult:
 
 
 def _show(result: CascadeResult) -> None:
-    source = "no answer" if result.abstained else result.tier
+    if AS_JSON.get():
+        of_ledger = ("cost_usd", "cost_basis", "saved_usd", "saved_basis")
+        document = {name: value for name, value in result if name not in ("message", "parsed")}
+        document |= {name: getattr(result.ledger, name) for name in of_ledger}
+        print_json({**document, "abstained": result.abstained, "ledger": list(result.ledger)})
+        return
     if not result.abstained:
         # Piped as it is; on a terminal a model could act on it.
         answer = printable(result.answer) if sys.stdout.isatty() else result.answer
         sys.stdout.write(f"{answer}\n")
         sys.stdout.flush()
+    source = "no answer" if result.abstained else result.tier
     say(f"\n{source}: {result.decision.reason}\n{result.ledger.table()}", style="dim")
-
-
-def _document(result: CascadeResult) -> dict[str, Any]:
-    of_ledger = ("cost_usd", "cost_basis", "saved_usd", "saved_basis")
-    return {
-        **{name: value for name, value in result if name not in ("message", "parsed")},
-        "abstained": result.abstained,
-        **{name: getattr(result.ledger, name) for name in of_ledger},
-        "ledger": list(result.ledger),
-    }
 
 
 def _standard_input() -> str:

@@ -66,28 +66,27 @@ def batch(
         told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing."
         say(told, style="yellow")
     at_once = concurrency or models.at_once(16)
+    rows = partial(jobs.read_rows, source, column, system)
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
         cascade = make(opened)
-        _check_system(cascade, jobs.read_rows(source, column, system))
-        made_with = jobs.made_with(cascade, system=system)
-        path = output.with_name(f"{output.name}.journal")
+        _check_system(cascade, rows())
+        path, made_with = (
+            output.with_name(f"{output.name}.journal"),
+            jobs.made_with(cascade, system=system),
+        )
         journal = opened.enter_context(jobs.Journal(path, made_with, fresh=fresh))
-        rows = jobs.read_rows(source, column, system)
         if engine == "ray":
             from cascade.jobs.ray_data import run_on_ray  # noqa: PLC0415 - an extra
 
-            done = run_on_ray(make, rows, journal, concurrency=at_once)
+            done = run_on_ray(make, rows(), journal, concurrency=at_once)
         else:
             run: Any = jobs.run_job
             if provider_batch:
-                from cascade.jobs.provider import run_by_batch  # noqa: PLC0415 - seldom
-
-                run = run_by_batch
+                from cascade.jobs.provider import run_by_batch as run  # noqa: PLC0415 - seldom
             limits = {"concurrency": at_once, "budget_usd": budget_usd}
-            done = asyncio.run(_watched(partial(run, cascade, rows, journal, **limits)))
-        again = jobs.read_rows(source, column, system)
-        written = jobs.write_output(output, again, journal, prefix=prefix)
+            done = asyncio.run(_watched(partial(run, cascade, rows(), journal, **limits)))
+        written = jobs.write_output(output, rows(), journal, prefix=prefix)
     _report(done, output, written, len(unreadable))
 
 
@@ -101,21 +100,20 @@ def _check_system(cascade: Cascade, rows: Iterable[Row]) -> None:
         return
     asked = (row.question for row in rows if row.question is not None)
     found = Counter(made.mismatch(to_messages(question)) for question in asked)
-    fitting = found.pop(None, 0)
-    other = found.total()
+    whole, fitting = found.total(), found.pop(None, 0)
     if not found:
         return
     told = (
-        f"{other:,} of {other + fitting:,} rows have drafts without a confidence, which are "
-        f"escalated, since {' and '.join(map(str, found))}"
+        f"{whole - fitting:,} of {whole:,} rows have drafts without a confidence, which are "
+        f"escalated, since {' and '.join(map(str, found))}."
     )
-    if not fitting:
-        raise ConfigurationError(
-            f"{told}. Give the system message with --system, examples in a column `messages` "
-            "(`cascade try` writes both into cascade.yaml), or leave --calibration out. Nothing "
-            "was asked."
-        )
-    say(f"{told}.", style="yellow")
+    if fitting:
+        say(told, style="yellow")
+        return
+    raise ConfigurationError(
+        f"{told} Give the system message with --system, examples in a column `messages` (`cascade "
+        "try` writes both into cascade.yaml), or leave --calibration out. Nothing was asked."
+    )
 
 
 async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
@@ -163,16 +161,14 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     if done.waiting:
         told += f"\n{done.waiting:,} rows wait for their provider: run the same command later."
     give({**asdict(done), "spent_usd": spent, "written": written}, "", told)
-    failed = done.failed - unreadable
+    again = "Run the same command again"
     if done.stopped is not None:
-        code = 130 if done.stopped == INTERRUPTED else 1
-        again = "Run the same command again"
         if "the budget" in done.stopped:
             again = "Run the same command with a larger --budget-usd"
-        fail(f"{done.stopped}. {again} to go on.", code)
-    if failed > 0:
-        again = "Run the same command again to ask anew."
-        fail(f"{counted(failed, 'row')} failed, the last by {done.last_error} {again}", 1)
+        fail(f"{done.stopped}. {again} to go on.", 130 if done.stopped == INTERRUPTED else 1)
+    if failed := done.failed - unreadable:
+        told = f"{counted(failed, 'row')} failed, the last by {done.last_error}"
+        fail(f"{told} {again} to ask anew.", 1)
     if unreadable:
-        without = counted(unreadable, "row")
-        fail(f"{without} without a question: mend the file and run the same command again.", 1)
+        told = f"{counted(unreadable, 'row')} without a question"
+        fail(f"{told}: mend the file and run the same command again.", 1)

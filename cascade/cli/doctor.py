@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -96,14 +97,14 @@ async def _check_model(spec: str) -> list[Check]:
     except CascadeError as error:
         return [Check(spec, "missing", "does not answer", str(error))]
     took = f"answers in {answer.latency_ms / 1000:.2f} s"
-    found = Check(spec, "ok", f"{took}, with log-probs")
-    if not answer.logprobs:
+    if answer.logprobs:
+        found = Check(spec, "ok", f"{took}, with log-probs")
+    else:
         limit = "as a small model it checks itself by one more call; log-probs would be free"
         found = Check(spec, "warning", f"{took}, without log-probs", limit)
-    price = Check(f"price of {spec}", "ok", tier.pricing.source)
-    if not has_price(tier.pricing, busy_ms=1.0):
-        price = Check(price.name, "warning", "not set", PRICE)
-    return [found, price]
+    if has_price(tier.pricing, busy_ms=1.0):
+        return [found, Check(f"price of {spec}", "ok", tier.pricing.source)]
+    return [found, Check(f"price of {spec}", "warning", "not set", PRICE)]
 
 
 async def _check_ollama() -> list[Check]:
@@ -127,16 +128,13 @@ async def _check_ollama() -> list[Check]:
     return [server, *await _check_model(f"ollama:{names[0]}")]
 
 
-def _check_keys() -> list[Check]:
+def _check_keys() -> Iterator[Check]:
     """Keys of hosted providers; their values are never shown."""
-    checks = []
     for provider, (variable, package) in KEYS.items():
-        check = Check(provider, "ok", f"{variable} is set")
         if not os.environ.get(variable):
-            how = f"export {variable}=…"
-            check = Check(provider, "missing", f"{variable} is not set", how)
+            yield Check(provider, "missing", f"{variable} is not set", f"export {variable}=…")
         elif package is not None and find_spec(package) is None:
             how = f"pip install {package.replace('_', '-')}"
-            check = Check(provider, "warning", f"{variable} is set, no adapter", how)
-        checks.append(check)
-    return checks
+            yield Check(provider, "warning", f"{variable} is set, no adapter", how)
+        else:
+            yield Check(provider, "ok", f"{variable} is set")

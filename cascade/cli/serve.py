@@ -67,15 +67,9 @@ def create(
     admin: Annotated[bool, Option("--admin", help="It opens /admin and the page.")] = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
-    settings = {
-        "models": tuple(model or ()),
-        "per_minute": per_minute,
-        "day_usd": day_usd,
-        "month_usd": month_usd,
-        "tags": to_tags(tag),
-        "admin": admin,
-    }
-    _show_once(*_with_keys(where, lambda kept: kept.create(name, **settings)))
+    given: dict[str, Any] = {"models": tuple(model or ()), "tags": to_tags(tag), "admin": admin}
+    given |= {"per_minute": per_minute, "day_usd": day_usd, "month_usd": month_usd}
+    _show_once(*_with_keys(where, lambda kept: kept.create(name, **given)))
 
 
 @keys.command(name="list")
@@ -120,7 +114,13 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
     """What some work on the keys of a service gives."""
     from cascade.service.keys import Keys  # noqa: PLC0415 - heavy
 
-    url = where if "://" in where else _ledger_of(Path(where))
+    url: str | None = where
+    if "://" not in where:
+        from cascade.service.config import read_config  # noqa: PLC0415 - heavy
+
+        url = read_config(where).config.ledger
+    if url is None:
+        raise ConfigurationError(f"{where} has no ledger: keys are kept beside it.")
     if url.startswith("memory:"):
         raise ConfigurationError(f"{where}: keys in memory are gone at once: give a database.")
 
@@ -129,13 +129,3 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
             return await work(kept)
 
     return asyncio.run(run())
-
-
-def _ledger_of(path: Path) -> str:
-    """The ledger's address in a configuration."""
-    from cascade.service.config import read_config  # noqa: PLC0415 - heavy
-
-    ledger = read_config(path).config.ledger
-    if ledger is None:
-        raise ConfigurationError(f"{path} has no ledger: keys are kept beside it.")
-    return ledger
