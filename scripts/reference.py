@@ -55,7 +55,6 @@ PARTS: dict[str, type[BaseModel]] = {
     "cascades.NAME.": config.CascadeConfig,
     "cascades.NAME.audits.": config.AuditConfig,
     "TIER.": config.TierConfig,
-    "budgets.": config.BudgetConfig,
     "log.": config.LogConfig,
 }
 """Parts of the configuration, each with what stands before its keys."""

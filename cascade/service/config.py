@@ -234,13 +234,6 @@ class CascadeConfig(Section):
         return self
 
 
-class BudgetConfig(Section):
-    """Budgets of keys."""
-
-    unknown_call_usd: Dollars = Decimal("0.01")
-    """What a call counts whose cost is unknown, such as one of a tier without a price."""
-
-
 class LogConfig(Section):
     """Log of the service on standard error."""
 
@@ -260,8 +253,8 @@ class ServiceConfig(Section):
     `memory://` to keep nothing."""
     listen: ListenConfig = ListenConfig()
     """Where it listens."""
-    budgets: BudgetConfig = BudgetConfig()
-    """How money of keys is counted."""
+    unknown_call_usd: Dollars = Decimal("0.01")
+    """What a call of unknown cost counts for budgets, such as one of a tier without a price."""
     log: LogConfig = LogConfig()
     """What is written to standard error."""
     auth: bool = True

@@ -1,6 +1,6 @@
 """Gateway: cascades with keys, budgets and places, and the one way of a request through them.
 
-A protocol turns its request into a `Question`, and the `Outcome` back into its own form.
+A protocol turns its request into messages and settings, and the `Outcome` back into its own form.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from langchain_core.messages import AnyMessage
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -41,8 +42,18 @@ from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
 from cascade.service.faults import ServiceError, kind_of
-from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys
-from cascade.service.limits import Rates, address_of, counted, estimate, put_aside, short
+from cascade.service.keys import (
+    CASCADE_TAG,
+    KEY_TAG,
+    Key,
+    Keys,
+    Rates,
+    address_of,
+    counted,
+    estimate,
+    put_aside,
+    short,
+)
 from cascade.setup import choose_policy
 from cascade.state import Completion, Decision, LedgerEntry
 
@@ -68,17 +79,30 @@ Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
 
 
-@dataclass(slots=True)
-class Question:
-    """A request of any protocol: the cascade that it asks, and how. Budgets go by its `size` in
-    characters; it `began` when it arrived, by `time.time`."""
+_TAG = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
-    served: Served
-    messages: list[AnyMessage]
-    settings: Settings
-    size: int
-    price_of_error: float | None
-    began: float
+
+def _pairs(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    pairs = [pair.partition("=") for pair in given.split(",")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
+    """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`, which goes
+    over the body."""
+
+    price_of_error: float | None = Field(default=None, gt=0)
+    """Dollars that a wrong answer costs; escalation is weighed against it."""
+    deadline: float | None = Field(default=None, ge=0.1)
+    """Seconds from the arrival of the request to its answer."""
+    local_only: bool | Literal["answer", "abstain"] = False
+    """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
+    tags: Annotated[dict[_TAG, _TAG], BeforeValidator(_pairs)] = Field(
+        default_factory=dict, max_length=20
+    )
+    """Of the ledger entries of this request; as a header `user=ada,team=x`."""
 
 
 @dataclass(slots=True)
@@ -234,14 +258,21 @@ class Served:
             return event.tier
         return event.decision.tier or names[names.index(event.tier) + 1]
 
-    def begin(self, question: Question) -> Run:
-        """A run, with the prompt of the configuration where the question has none of its own."""
-        messages, usd = question.messages, question.price_of_error
+    def begin(
+        self, messages: list[AnyMessage], settings: Settings, wishes: Wishes, key: Key | None
+    ) -> Run:
+        """A run as a request and its key want it, with the prompt of the configuration where it has
+        none of its own."""
+        tags = {**self.config.tags, **wishes.tags, CASCADE_TAG: self.name}
+        settings["tags"] = tags | ({**key.tags, KEY_TAG: key.id} if key else {})
+        deadlines = filter(None, (self.config.deadline, wishes.deadline))
+        settings["deadline"] = min(deadlines, default=None)
+        if wishes.local_only:
+            settings["local_only"] = wishes.local_only
         if self.prompt and all(message.type != "system" for message in messages):
             messages = [*self.prompt, *messages]
-        run = self.cascade.kernel.begin(messages, question.settings)
-        run.begun_at = question.began
-        if usd is not None:
+        run = self.cascade.kernel.begin(messages, settings)
+        if (usd := wishes.price_of_error) is not None:
             self.own_price.policy(usd)  # an error where it cannot be had
             run.notes[OwnPrice.name] = usd
         return run
@@ -341,28 +372,26 @@ class Gateway:
 
     # --- asking
 
-    async def ask(self, question: Question, key: Key | None, tell: Tell | None = None) -> Outcome:
-        """Run a cascade once, in a place of its own, with its money put aside.
+    async def ask(
+        self, served: Served, run: Run, size: int, key: Key | None, tell: Tell | None = None
+    ) -> Outcome:
+        """Take a run to its end, in a place of its own, with its money put aside: what so many
+        characters may cost.
 
         Raises:
             ServiceError: it is not admitted.
             CascadeError: no tier could answer.
         """
-        served, settings = question.served, question.settings
         if key and key.per_minute and (wait_s := self.rates.take(key.id, key.per_minute)):
             said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
             raise ServiceError(429, said, "rate_limit_exceeded", retry_after=wait_s)
-        tags = {**served.config.tags, **settings.get("tags", {}), CASCADE_TAG: served.name}
-        settings["tags"] = tags | ({**key.tags, KEY_TAG: key.id} if key else {})
-        deadlines = filter(None, (served.config.deadline, settings.get("deadline")))
-        settings["deadline"] = deadline_s = min(deadlines, default=None)
-        run = served.begin(question)
+        deadline_s, unknown_usd = run.settings.get("deadline"), self.config.unknown_call_usd
         reservation: Reservation | None = None
         served.busy += 1
         try:
             if key and key.limits:
-                size, unknown = question.size + served.prompt_size, self._unknown_usd
-                usd = estimate(served.cascade, size, settings.get("max_tokens"), unknown)
+                most, size = run.settings.get("max_tokens"), size + served.prompt_size
+                usd = estimate(served.cascade, size, most, unknown_usd)
                 reservation = await put_aside(self.money, key, usd)
                 self._owners[run.id] = key.id
                 if len(self._owners) > MOST_OWNERS:
@@ -372,7 +401,7 @@ class Gateway:
         finally:
             served.busy -= 1
             if reservation is not None:
-                usd = known_cost(run.entries, self._unknown_usd)
+                usd = known_cost(run.entries, unknown_usd)
                 self.money.settle(reservation, usd).add_done_callback(counted)
 
     async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Outcome:
@@ -419,16 +448,12 @@ class Gateway:
     def _charge(self, entry: LedgerEntry) -> None:
         """Charge what background work costs to the key of its run."""
         key_id = self._owners.get(entry.run_id)
-        usd = known_cost([entry], self._unknown_usd)
+        usd = known_cost([entry], self.config.unknown_call_usd)
         if entry.node in BACKGROUND and key_id and usd and self.loop is not None:
             self.loop.call_soon_threadsafe(self._charge_now, key_id, usd)
 
     def _charge_now(self, key_id: str, usd: Decimal) -> None:
         self.money.charge(key_id, usd).add_done_callback(counted)
-
-    @property
-    def _unknown_usd(self) -> Decimal:
-        return self.config.budgets.unknown_call_usd
 
     # --- life
 

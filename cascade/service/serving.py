@@ -210,7 +210,7 @@ def describe(configured: Configured) -> list[str]:
             where = "this machine" if tier.local else "elsewhere"
             lines.append(f"  {tier.name}: {where}, {tier.pricing.source}")
             if not has_price(tier.pricing, busy_ms=1.0):
-                usd = config.budgets.unknown_call_usd
+                usd = config.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
     folder = Path(kept.partition(":///")[2].partition("?")[0]).absolute().parent
     if kept.startswith("sqlite:") and not folder.is_dir():  # to ask would make the file

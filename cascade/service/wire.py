@@ -10,11 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from ollama import Options
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
+from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -26,8 +26,8 @@ from cascade.events import Event, Retracted, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
-from cascade.service.gateway import Gateway, Outcome, Question, Served, Tell, Way, header
-from cascade.service.limits import FILE_CHARACTERS
+from cascade.service.gateway import Gateway, Outcome, Served, Tell, Way, Wishes, header
+from cascade.service.keys import FILE_CHARACTERS
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -152,32 +152,6 @@ def _size(body: Any) -> int:
 
 
 # --- requests
-
-
-_TAG = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
-def _pairs(given: object) -> object:
-    if not isinstance(given, str):
-        return given
-    pairs = [pair.partition("=") for pair in given.split(",")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
-    """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`, which goes
-    over the body."""
-
-    price_of_error: float | None = Field(default=None, gt=0)
-    """Dollars that a wrong answer costs; escalation is weighed against it."""
-    deadline: float | None = Field(default=None, ge=0.1)
-    """Seconds from the arrival of the request to its answer."""
-    local_only: bool | Literal["answer", "abstain"] = False
-    """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
-    tags: Annotated[dict[_TAG, _TAG], BeforeValidator(_pairs)] = Field(
-        default_factory=dict, max_length=20
-    )
-    """Of the ledger entries of this request; as a header `user=ada,team=x`."""
 
 
 class Asked(BaseModel, extra="allow", allow_inf_nan=False):
@@ -440,13 +414,10 @@ async def converse(
     if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
         said = "messages: there is none, or the last one is empty: ask something."
         raise ServiceError(400, said, param="messages")
-    wishes = body.cascade or Wishes()
-    settings["tags"], settings["deadline"] = wishes.tags, wishes.deadline
-    if wishes.local_only:
-        settings["local_only"] = wishes.local_only
     await _check(settings)
-    question = Question(served, messages, settings, size, wishes.price_of_error, began)
-    ask = partial(gateway.ask, question, key)
+    run = served.begin(messages, settings, body.cascade or Wishes(), key)
+    run.begun_at = began
+    ask = partial(gateway.ask, served, run, size, key)
     unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
     headers = {"x-cascade-ignored": unused} if unused else {}
     if not body.stream:

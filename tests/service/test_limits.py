@@ -19,8 +19,7 @@ from cascade.errors import ConfigurationError
 from cascade.ledger import open_store
 from cascade.service import create_app, read_config
 from cascade.service.gateway import WRONG_AT_ONCE
-from cascade.service.keys import Keys, digest_of
-from cascade.service.limits import Rates, address_of, short
+from cascade.service.keys import Keys, Rates, address_of, digest_of, short
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import Serve, Served
 
@@ -157,7 +156,7 @@ async def test_who_waits_too_long_for_a_place_gets_429(
 async def test_money_that_is_only_put_aside_is_waited_for(
     serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascade.service.limits.PATIENCE_S", 0.0)
+    monkeypatch.setattr("cascade.service.keys.PATIENCE_S", 0.0)
     held = Held()
     upstream.says("small", Answer("Canberra", held=held, tokens=(100, 10)))
     async with serve() as served:
@@ -175,7 +174,7 @@ async def test_money_that_is_only_put_aside_is_waited_for(
 async def test_two_services_keep_a_budget(
     tmp_path: Path, serve: Serve, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascade.service.limits.PATIENCE_S", 60.0)
+    monkeypatch.setattr("cascade.service.keys.PATIENCE_S", 60.0)
     upstream.says("small", Answer("draft", p=0.3, tokens=(100, 10)))
     async with serve() as one:
         other = create_app(read_config(tmp_path / "cascade.yaml"))
