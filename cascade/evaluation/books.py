@@ -395,7 +395,7 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str] = ())
     while begin < end:
         part = replace(wider, since=begin, until=min(begin + WINDOW, end))
         found = await store.rows(part, columns)
-        books.read(Row(*row[:n], tuple(tag or "" for tag in row[n:])) for row in found)
+        books.read(Row._make((*row[:n], tuple([tag or "" for tag in row[n:]]))) for row in found)
         begin += WINDOW
     books.unfinished = len(await store.unfinished(books.period, older_than=LONGEST_CALL))
     books.settle()

@@ -58,8 +58,14 @@ def style_sheet() -> str:
     return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
 
 
-def body(document: Document, alarm: str = "") -> str:
-    """A document as HTML, with an alarm below its sentence."""
+def body(document: Document) -> str:
+    """A document as HTML."""
+    alarm = ""
+    if document.alarms is not None:
+        alarm = '<p class="sentence good">Nothing is wrong now.</p>'
+    if document.alarms:
+        listed = bullets(document.alarms)
+        alarm = f'<section class="sentence bad" role="alert"><h2>Wrong now</h2>{listed}</section>'
     cards = "".join(
         f"<div><dt>{escape(fact.label)}</dt><dd>{_cell(fact.figure, fact.note)}</dd></div>"
         for fact in document.facts

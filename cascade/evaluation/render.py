@@ -133,8 +133,9 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Document:
     """Document of a command or a report: the answer in one sentence (`tone` is whether it is
-    good news), the facts of the first view, sentences to know besides, tables in order of weight,
-    and pictures, which are shown on a page alone."""
+    good news), what is wrong now (None where nothing watches), the facts of the first view,
+    sentences to know besides, tables in order of weight, and pictures, which are shown on a page
+    alone."""
 
     title: str
     sentence: str
@@ -143,6 +144,7 @@ class Document:
     facts: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()
     tone: Tone = "open"
+    alarms: tuple[str, ...] | None = None
 
 
 # Numbers in words -----------------------------------------------------------------------------
@@ -281,11 +283,12 @@ _ACTING = re.compile(r"[\0-\t\v-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u
 def to_text(document: Document) -> str:
     r"""A document for a terminal, without pictures; `\x1b` stands for what would act on it."""
     facts = [(fact.label, words(fact.figure), fact.note) for fact in document.facts]
+    notes = [*(f"Wrong now: {alarm}" for alarm in document.alarms or ()), *document.notes]
     parts = [
         document.title,
         _wrapped(document.sentence),
         _columns(facts, {0, 2}) if facts else "",
-        "\n".join(_wrapped(f"- {note}", "  ") for note in document.notes),
+        "\n".join(_wrapped(f"- {note}", "  ") for note in notes),
         *map(table_text, document.tables),
     ]
     text = "\n\n".join(filter(None, parts))

@@ -76,7 +76,6 @@ class Report:
         quality: None where there are accepted drafts and none of them could be audited.
         escalation: share of the decided requests that went to the large model.
         right_usd: dollars per answer that is as good as the large model's, where quality is known.
-        trouble: what is wrong now, in sentences.
     """
 
     requests: int
@@ -88,7 +87,6 @@ class Report:
     escalation: Figure | None
     right_usd: Figure | None
     what_if: tuple[Choice, ...]
-    trouble: tuple[str, ...]
     verdict: Verdict = "cannot tell yet"
     reason: str = ""
     advice: str = ""
@@ -158,7 +156,6 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         escalation=audit.escalation(runs),
         right_usd=None if unpriced else audit.right(runs, spent, quality),
         what_if=audit.choices_of(runs, spent, found.baseline),
-        trouble=_trouble(books),
     )
     verdict, reason, advice = _verdict(made, books)
     made = replace(made, verdict=verdict, reason=reason, advice=advice)
@@ -258,9 +255,9 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
         )
 
 
-def _trouble(books: Books) -> tuple[str, ...]:
+def _alarms(books: Books) -> tuple[str, ...]:
     found = [
-        f"Wrong now: the last {calls.failing:,} calls of {tier or 'a tier'} failed, since "
+        f"The last {calls.failing:,} calls of {tier or 'a tier'} failed, since "
         f"{_minute(calls.first_failure.at)} UTC: {calls.first_failure.note}"
         for tier, calls in books.calls.items()
         if calls.first_failure is not None and calls.failing >= OUTAGE
@@ -285,16 +282,16 @@ def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> 
     if made.quality is not None and made.quality.checked:
         sentence = f"{sentence} {made.quality.sentence}"
     facts = _facts(made, books, runs)
-    alarm = counted(len(made.trouble), "thing") if made.trouble else "nothing"
-    notes = (*made.trouble, made.advice, *_remarks(made, books.total, runs))
+    notes = (made.advice, *_remarks(made, books.total, runs))
     return Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
         sentence=sentence,
-        facts=(*facts, Fact("wrong now", alarm)),
+        facts=facts,
         notes=tuple(filter(None, notes)),
         tables=tuple(_tables(made, books, facts, earlier)) if books.groups else (),
         pictures=tuple(_pictures(books, runs)),
         tone=_TONES[made.verdict],
+        alarms=_alarms(books),
     )
 
 

@@ -7,10 +7,9 @@ another host.
 from __future__ import annotations
 
 import asyncio
-import math
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from html import escape
@@ -30,7 +29,7 @@ from typing_extensions import override
 
 from cascade.errors import CascadeError
 from cascade.evaluation import page as html
-from cascade.evaluation.render import Cell, Figure, Table
+from cascade.evaluation.render import Cell, Document, Figure, Table
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
 from cascade.ledger.store import SqlLedger
@@ -53,7 +52,8 @@ HEADERS = {
 
 STYLE = '<link rel="stylesheet" href="/static/page.css"><link rel="icon" href="data:,">'
 
-PERIODS = {"1": "24 hours", "7": "7 days", "30": "30 days", "90": "90 days", "all": "everything"}
+WEEK = timedelta(days=7)
+"""Period that is shown where none is asked for."""
 
 NOW = timedelta(minutes=15)
 """Failures within so long are "now"."""
@@ -75,8 +75,8 @@ LOG_IN = ServiceError(
 
 
 class Guarded(APIRoute):
-    """A route for a browser: answers to its own pages alone, but for a link that opens the page,
-    and every answer has the headers."""
+    """A route for the browser of an admin: answers to its own pages alone, but for a link that
+    opens the page, and every answer has the headers."""
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -88,6 +88,7 @@ class Guarded(APIRoute):
                 if request.headers.get("sec-fetch-site") == "cross-site" and not opened:
                     said = "this request was sent by a page of another site."
                     raise ServiceError(403, said, "cross_site")
+                await gateway_of(request).key_of(request, admin=True, page=True)
                 response = await work(request)
             except (ServiceError, CascadeError) as error:
                 fault = fault_of(error, request.url.path)
@@ -111,8 +112,7 @@ router = APIRouter(route_class=Guarded)
 class View(BaseModel):
     """View of the page: a period, a part of the traffic, and which requests are listed."""
 
-    days: str = "7"
-    first: date | None = Field(default=None, alias="from")
+    first: date = Field(default_factory=lambda: datetime.now(UTC).date() - WEEK, alias="from")
     last: date | None = Field(default=None, alias="to")
     cascade: str = ""
     key: str = ""
@@ -130,14 +130,8 @@ class View(BaseModel):
 
     def selection(self) -> Selection:
         """The entries of the view."""
-        since = until = None
-        if self.first is not None:
-            since = datetime.combine(self.first, MIDNIGHT)
-        if self.last is not None:
-            until = datetime.combine(self.last, MIDNIGHT) + timedelta(days=1)
-        if since is None and until is None and self.days.isdecimal():
-            now = datetime.now(UTC).replace(second=0, microsecond=0)
-            since = now - timedelta(days=int(self.days[:4]))
+        since = datetime.combine(self.first, MIDNIGHT)
+        until = self.last and datetime.combine(self.last, MIDNIGHT) + timedelta(days=1)
         tags = {CASCADE_TAG: self.cascade, KEY_TAG: self.key}
         return Selection(since=since, until=until, tags={n: v for n, v in tags.items() if v})
 
@@ -162,21 +156,20 @@ class View(BaseModel):
 @router.get("/")
 async def show(request: Request) -> Response:
     """Show the page."""
-    gateway = gateway_of(request)
-    await gateway.key_of(request, admin=True, page=True)
-    view = View.of(request)
+    gateway, view = gateway_of(request), View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
     names = {key.id: key.name for key in keys}
-    made = ready = None
+    told = Document("cascade", "There is no ledger, so nothing is known of savings: set `ledger`.")
+    alarms = _alarms(gateway)
     if gateway.store is not None:
-        made = await _report(request.app.state.reports, gateway.store, view.selection())
-        ready = await gateway.store.ready()
-    told = _report_part(made, _wrong(gateway, made, ready))
+        told = (await _report(request.app.state.reports, gateway.store, view.selection())).document
+        if (why := await gateway.store.ready()) is not None:
+            alarms.append(f"The ledger cannot be written: {why}")
+    said = html.body(replace(told, alarms=(*alarms, *(told.alarms or ()))))
     for key_id, name in names.items():
-        told = told.replace(key_id, escape(name))
-    parts = [_header(view, gateway, names), told]
+        said = said.replace(key_id, escape(name))
     budgets = await _budgets(gateway, keys)
-    parts += [html.table(budgets) if budgets.rows else "", html.table(_service(gateway))]
+    parts = [_header(view, gateway, names), said, html.table(budgets) if budgets.rows else ""]
     parts.append(_requests(view, gateway))
     return HTMLResponse(html.framed("cascade", "\n".join(filter(None, parts)), STYLE))
 
@@ -199,7 +192,6 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
 async def export(request: Request, name: str) -> Response:
     """The entries of the view as a file."""
     gateway = gateway_of(request)
-    await gateway.key_of(request, admin=True, page=True)
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
@@ -222,18 +214,16 @@ async def static() -> Response:
 # --- HTML
 
 
-def _wrong(gateway: Gateway, made: Report | None, ready: str | None) -> list[str]:
-    """What is wrong now, in sentences."""
-    found = [] if ready is None else [f"The ledger cannot be written: {ready}"]
+def _alarms(gateway: Gateway) -> list[str]:
     since = datetime.now(UTC) - NOW
     late = [way for way in gateway.ways if way.at >= since]
-    failed = [way for way in late if way.error and way.error != "the client left"]
-    if failed:
+    found = []
+    if failed := [way for way in late if way.error and way.error != "the client left"]:
         kinds = ", ".join(sorted({way.error for way in failed}))
         found.append(f"{len(failed)} of {len(late)} requests failed in 15 minutes: {kinds}.")
     if worse := sum(way.degraded for way in late):
         found.append(f"{worse} answers of 15 minutes are drafts in place of the large model's.")
-    return [*found, *(made.trouble if made is not None else ())]
+    return found
 
 
 def _options(given: Iterable[tuple[str, str]], chosen: str) -> str:
@@ -245,34 +235,19 @@ def _options(given: Iterable[tuple[str, str]], chosen: str) -> str:
 
 
 def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
-    periods = _options(PERIODS.items(), view.days)
     cascades = _options([("", "all cascades"), *((n, n) for n in gateway.served)], view.cascade)
     keys = _options([("", "all teams"), *names.items()], view.key)
     query = escape(urlencode(view.given()))
     return (
         '<header class="bar"><strong>cascade</strong>'
         '<form method="get" action="/" class="filters">'
-        f'<label>Period <select name="days">{periods}</select></label>'
-        f'<label>from <input type="date" name="from" value="{view.first or ""}"></label>'
+        f'<label>From <input type="date" name="from" value="{view.first}"></label>'
         f'<label>to <input type="date" name="to" value="{view.last or ""}"></label>'
         f'<label>Cascade <select name="cascade">{cascades}</select></label>'
         f'<label>Team <select name="key">{keys}</select></label><button>Show</button></form>'
         f'<nav aria-label="Export"><a href="/export/ledger.csv?{query}">CSV</a> '
         f'<a href="/export/ledger.jsonl?{query}">JSON lines</a></nav></header>'
     )
-
-
-def _report_part(made: Report | None, wrong: Sequence[str]) -> str:
-    alarm = '<p class="sentence good">Nothing is wrong now.</p>'
-    if wrong:
-        listed = html.bullets(wrong)
-        alarm = f'<section class="sentence bad" role="alert"><h2>Wrong now</h2>{listed}</section>'
-    if made is None:
-        said = "There is no ledger, so nothing is known of savings: set <code>ledger</code>."
-        return f'<p class="sentence open">{said}</p>{alarm}'
-    facts = tuple(fact for fact in made.document.facts if fact.label != "wrong now")
-    notes = tuple(note for note in made.document.notes if note not in wrong)
-    return html.body(replace(made.document, facts=facts, notes=notes), alarm)
 
 
 async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
@@ -287,23 +262,6 @@ async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
                 rows.append((key.name, window, *usd, Figure(float(spent / limit), "share")))
     columns = ("key", "window", "budget", "spent", "put aside", "share spent")
     return Table("Budgets of keys", columns, tuple(rows))
-
-
-def _service(gateway: Gateway) -> Table:
-    """Latency, errors and load of this process."""
-    ways = list(gateway.ways)
-    times = sorted(way.seconds for way in ways if not way.error)
-    failed = sum(bool(way.error) for way in ways)
-    rows: list[tuple[Cell, ...]] = [
-        ("requests", Figure(len(ways), "count")),
-        ("failed", Figure(failed / len(ways), "share") if ways else ""),
-    ]
-    for share in (50, 95, 99):
-        at = math.ceil(len(times) * share / 100) - 1
-        rows.append((f"p{share}", Figure(times[at], "seconds") if times else ""))
-    for name, served in gateway.served.items():
-        rows.append((f"{name}: under way", Figure(served.busy, "count")))
-    return Table("The last requests of this process", ("", ""), tuple(rows))
 
 
 def _requests(view: View, gateway: Gateway) -> str:

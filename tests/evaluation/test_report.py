@@ -253,11 +253,9 @@ def test_a_saving_at_the_price_of_quality_is_told_with_it() -> None:
 def test_a_tier_whose_last_calls_failed_is_wrong_now() -> None:
     down = [Story(NOON + i * HOUR).fails("draft", usd(0)) for i in range(3)]
     over = reported([*down, Story(NOON + 4 * HOUR).draft().accept()])
-    assert (over.trouble, over.document.facts[-1].figure) == ((), "nothing")
-    now = reported(down)
-    assert "the last 3 calls of small failed, since 2026-03-01 12:00 UTC: the" in now.trouble[0]
-    assert now.document.facts[-1].figure == "1 thing"
-    assert now.document.notes[0] == now.trouble[0]
+    assert over.document.alarms == ()
+    told = text_of(reported(down))
+    assert "Wrong now: The last 3 calls of small failed, since 2026-03-01 12:00 UTC: the" in told
 
 
 def test_calls_are_counted_by_how_they_ended_and_how_long_they_took() -> None:
@@ -271,7 +269,7 @@ def test_calls_are_counted_by_how_they_ended_and_how_long_they_took() -> None:
         *("3", "1", "1", "1"),
         *("200 ms", "290 ms", "298 ms"),
     ]
-    assert words(report.document.facts[-2].figure) == "25.0 %"
+    assert words(report.document.facts[-1].figure) == "25.0 %"
 
 
 async def test_a_call_whose_process_died_is_told(tmp_path: Path) -> None:
@@ -279,7 +277,7 @@ async def test_a_call_whose_process_died_is_told(tmp_path: Path) -> None:
         store.append(Story().draft().accept().entries)
         await store.begin(entry("dead", "expert", None, outcome="begun", model="m"))
         report = await make_report(store)
-    assert "Calls of unknown outcome: 1." in report.trouble[0]
+    assert "Calls of unknown outcome: 1." in report.document.alarms[0]
     assert report.requests == 1
 
 
