@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
@@ -172,15 +170,11 @@ class Database:
     One in PostgreSQL belongs to one event loop. A file of SQLite is made with mode 0600.
 
     Args:
-        url: see `database_url`.
+        url: see `database_url`, which may refuse it.
         schema: what is to be in it.
         read_only: nothing is written, made or migrated.
         own_thread: whether it is used in the event loop of a thread of its own: writes to SQLite
             hold that up, as it has to write at exit, too, when there are no other threads any more.
-
-    Raises:
-        ConfigurationError: the address has none of these forms.
-        MissingDependencyError: the database's driver is not installed.
     """
 
     def __init__(
@@ -288,24 +282,19 @@ class Database:
         with _told_apart(self.place):
             if self.kind == "postgresql":
                 async with engine.begin() as connection:
-                    done: T = await connection.run_sync(work)
-                    return done
+                    return cast("T", await connection.run_sync(work))
             if self.kind == "memory" or (self._own_thread and not reads):
-                return _patiently(transaction)
-            return await asyncio.to_thread(_patiently, transaction)
+                return transaction()
+            return await asyncio.to_thread(transaction)
 
     def _connect(self) -> Any:
         common: dict[str, Any] = {"hide_parameters": True, "json_serializer": to_json}
         if self.kind == "postgresql":
             from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
 
-            settings = {
-                "default_transaction_isolation": "read committed",
-                "default_transaction_read_only": "on" if self.read_only else "off",
-            }
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
-            common |= {"connect_args": {"server_settings": settings, **times}}
-            return create_async_engine(self._url, pool_size=3, pool_pre_ping=True, **common)
+            more = {"connect_args": times, "isolation_level": "READ COMMITTED", **common}
+            return create_async_engine(self._url, pool_size=3, pool_pre_ping=True, **more)
         url = self._url
         if self.path is None:
             common["poolclass"] = StaticPool
@@ -319,7 +308,7 @@ class Database:
             # databases, and the next process that leaves would delete the journal under them.
             with _told_apart(self.place), suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        arguments = {"timeout": 0.05, "check_same_thread": False}
+        arguments = {"timeout": BUSY_S, "check_same_thread": False}
         engine = sa.create_engine(url, connect_args=arguments, **common)
 
         def set_up(connection: sqlite3.Connection, record: object) -> None:
@@ -359,14 +348,9 @@ class Database:
 
 
 def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
-    try:
-        from alembic import command  # noqa: PLC0415 - only where a database is older
-        from alembic.config import Config  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{schema.name} has an older version, and bringing it up to date needs alembic: "
-            'in a clone, pip install ".[store]".'
-        ) from error
+    from alembic import command  # noqa: PLC0415 - only where a database is older
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(schema.migrations).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -395,19 +379,6 @@ def _begin(connection: sa.Connection) -> None:
     # A transaction that reads first and writes later cannot wait for another writer.
     reads = connection.get_execution_options().get("reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-def _patiently(work: Callable[[], T]) -> T:
-    """The result of work in SQLite, which is tried again while another process writes."""
-    until = time.monotonic() + BUSY_S
-    while True:
-        try:
-            return work()
-        except (StatementError, sqlite3.OperationalError) as error:
-            cause = error.orig if isinstance(error, StatementError) else error
-            if "locked" not in str(cause) or time.monotonic() > until:
-                raise
-            time.sleep(random.uniform(0.0005, 0.01))  # noqa: S311 - so that two do not meet again
 
 
 async def _dispose(engine: Any) -> None:

@@ -35,9 +35,6 @@ class Feedback(Record):
         value: anything else that was chosen, such as a category.
         correction: what the answer should have been.
         by: who judges, such as a user's name.
-
-    Raises:
-        ValueError: it says nothing, or has a score of the key `correct` beyond 0 to 1.
     """
 
     run_id: str = Field(min_length=1, max_length=256)
@@ -98,7 +95,6 @@ class FeedbackKeeper(Protocol):
 
     async def keep_feedback(self, feedback: Feedback) -> bool | None:
         """Keep a verdict; whether anything changed, None where it does not know the run."""
-        ...
 
 
 def to_feedback(given: Mapping[str, Any]) -> Feedback:
@@ -119,10 +115,7 @@ def to_feedback(given: Mapping[str, Any]) -> Feedback:
 async def keep_feedback(
     feedback: Feedback, store: LedgerStore | None, middleware: Sequence[object]
 ) -> bool:
-    """Keep a verdict where it belongs: all of it with its keepers, its figures in the ledger.
-
-    Returns:
-        whether anything changed.
+    """Keep all of a verdict with its keepers, its figures in the ledger; whether anything changed.
 
     Raises:
         UnknownRunError: neither the ledger nor a keeper knows such a run.

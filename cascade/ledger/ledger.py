@@ -57,12 +57,28 @@ class Machine:
         self._shares = 0.0  # grows by dt ÷ n while n calls are under way
         self._crowded = 0.0  # grows by dt while n > 1
 
-    def begin(self) -> Use:
-        """Begin a call, right before it is sent; `end` it in any case."""
-        return Use(self)
+    def begin(self) -> Callable[[float | None], tuple[float, Basis]]:
+        """Begin a call, right before it is sent, which is ended by what is returned.
 
-    def advance(self, calls: int) -> tuple[float, float]:
-        """Let so many more calls be under way from now on; for `Use`."""
+        That takes the milliseconds in which the model computed, where the server says them, and
+        returns those that the call is charged, with their basis: alone on the machine the server's,
+        beside others its share of each moment, and else its own time.
+        """
+        began, calls = self._advance(1), 1
+
+        def end(busy_ms: float | None) -> tuple[float, Basis]:
+            nonlocal calls
+            shares, crowded = self._advance(-calls)
+            calls = 0  # ended twice, it is still one call
+            share_ms = 1000 * (shares - began[0])
+            if busy_ms is None:
+                return share_ms, "estimated"
+            return (share_ms if crowded > began[1] else min(busy_ms, share_ms)), "measured"
+
+        return end
+
+    def _advance(self, calls: int) -> tuple[float, float]:
+        """Let so many more calls be under way from now on."""
         with self._lock:
             now = self._clock()
             passed = max(0.0, now - self._last)
@@ -71,27 +87,6 @@ class Machine:
             self._last = now
             self._calls += calls
             return self._shares, self._crowded
-
-
-class Use:
-    """One call on a machine, from `Machine.begin` on."""
-
-    def __init__(self, machine: Machine) -> None:
-        self._machine, self._calls = machine, 1
-        self._shares, self._crowded = machine.advance(1)
-
-    def end(self, busy_ms: float | None = None) -> tuple[float, Basis]:
-        """The milliseconds of the machine that the call is charged, and their basis.
-
-        Alone on the machine, a call is charged the time in which the model computed, where the
-        server says it; beside others, its share of each moment, and else its own time.
-        """
-        shares, crowded = self._machine.advance(-self._calls)
-        self._calls = 0  # ended twice, it is still one call
-        share_ms = 1000 * (shares - self._shares)
-        if busy_ms is None:
-            return share_ms, "estimated"
-        return (share_ms if crowded > self._crowded else min(busy_ms, share_ms)), "measured"
 
 
 _machines: dict[str, Machine] = {}
@@ -110,7 +105,7 @@ class Attempt:
         completion: the answer, once it is there.
         heard: characters of the answer that have arrived.
         note: why the answer was stopped, if it was.
-        use: of a machine that is paid by the hour, whose time the calls of one moment share.
+        end: ends the use of a machine that is paid by the hour.
         continued: whether it goes on from another tier's work, and costs more or less than alone.
     """
 
@@ -123,7 +118,7 @@ class Attempt:
     completion: Completion | None = None
     heard: int = 0
     note: str = ""
-    use: Use | None = None
+    end: Callable[[float | None], tuple[float, Basis]] | None = None
     continued: bool = False
     id: str = field(default_factory=new_id)
     at: datetime = field(default_factory=partial(datetime.now, UTC))
@@ -170,32 +165,28 @@ class Ledger:
         if self._crash_safe:
             await self._begin(attempt, tags)
         if attempt.tier.pricing.per_hour is not None:
-            attempt.use = machine_of(attempt.tier.model.server or "this machine").begin()
+            attempt.end = machine_of(attempt.tier.model.server or "this machine").begin()
         try:
             yield attempt
-        except CascadeError as error:
-            if isinstance(error, ModelError) and not isinstance(error, NotSentError):
+        except BaseException as error:
+            asked = isinstance(error, ModelError) or not isinstance(error, CascadeError)
+            if asked and not isinstance(error, NotSentError):
                 self.record(self._failed(attempt, error), tags)
             elif self._crash_safe and self.store is not None:
-                # Nothing was sent: requests are forbidden, or a recording has no answer.
-                self.store.withdraw(attempt.id)
-            raise
-        except BaseException as error:
-            self.record(self._failed(attempt, error), tags)
+                self.store.withdraw(attempt.id)  # requests are forbidden, a recording has none
             raise
         else:
             self.record(self._answered(attempt), tags)
         finally:
-            if attempt.use is not None:
-                attempt.use.end()
+            if attempt.end is not None:
+                attempt.end(None)
 
     def book(
         self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
     ) -> LedgerEntry:
         """Book a node that asked no model: it costs and saves nothing unless `fields` say so."""
-        fields = {"cost_usd": NOTHING, "saved_usd": NOTHING, **fields}
-        entry = LedgerEntry(run_id=run_id, node=node, **fields)
-        return self.record(entry, {**current_tags(), **(tags or {})})
+        given = {"run_id": run_id, "node": node, "cost_usd": NOTHING, "saved_usd": NOTHING}
+        return self.record(LedgerEntry(**given | fields), {**current_tags(), **(tags or {})})
 
     def record(self, entry: LedgerEntry, tags: Mapping[str, str]) -> LedgerEntry:
         """Hand an entry to the store at once, and keep it for `take`.
@@ -253,20 +244,19 @@ class Ledger:
         usage, stopped = completion.usage, completion.finish_reason == "stopped"
         busy_ms: float | None = None
         basis: Basis = "measured"
-        if attempt.use is not None:
-            busy_ms, basis = attempt.use.end(completion.busy_ms)
+        if attempt.end is not None:
+            busy_ms, basis = attempt.end(completion.busy_ms)
         cost = tier.pricing.cost(usage, busy_ms, attempt.at)
-        more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok"}
+        more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok", "note": note}
         if cost is None and completion.cost_usd is not None:
             cost, more["price"] = completion.cost_usd, "as its own ledger says"
         if cost is None:
-            note = "; ".join(filter(None, [note, _why_unknown(tier, usage)]))
+            more["note"] = "; ".join(filter(None, [note, _why_unknown(tier, usage)]))
             more["assumed_usd"] = self._assumed(attempt, usage)
         else:
             n, tokens, dollars = self._usual.get(tier.name, (0, 0.0, 0.0))
             tokens += usage.output_tokens or 0
             self._usual[tier.name] = n + 1, tokens, dollars + float(cost)
-        more["note"] = note
         if attempt.node == "expert" and not stopped:
             more |= self._own_baseline(attempt, completion, cost)
         return _entry(attempt, usage, cost, "estimated" if stopped else basis, **more)
@@ -276,6 +266,7 @@ class Ledger:
     ) -> dict[str, Any]:
         """Baseline and saving of an answer of the large model, which is its own baseline, or of
         another in its place, which earns an estimate that is never above its own cost."""
+        own = {"baseline_usd": cost, "saved_usd": None if cost is None else NOTHING}
         if attempt.tier.name != self.outlook.tiers[-1].name:
             found = self.outlook.baseline(completion, attempt.messages)
             if found is None or cost is None:
@@ -283,26 +274,26 @@ class Ledger:
             earned = min(found.usd, cost)
             return {"baseline_usd": earned, "saved_usd": earned - cost, "basis": "estimated"}
         if cost is None:
-            return {"baseline_usd": None}
+            return own
         if attempt.continued:
-            return {"baseline_usd": cost, "saved_usd": NOTHING, "basis": "estimated"}
-        alone = None
-        if attempt.use is None:
-            alone = self.outlook.measured(completion.usage, attempt.messages)
-        if alone is None or alone == cost:
-            return {"baseline_usd": cost, "saved_usd": NOTHING}
+            return {**own, "basis": "estimated"}
+        alone = cost
+        if attempt.end is None:
+            alone = self.outlook.measured(completion.usage, attempt.messages) or cost
+        if alone == cost:
+            return own
         note = "the large model alone would have found more of the prompt in its cache"
         saved = {"baseline_usd": alone, "saved_usd": alone - cost}
         return {**saved, "basis": "estimated", "note": note}
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
-        cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit)
-        note = str(error) if isinstance(error, ModelError) else repr(error)
-        note = "cancelled while it ran" if cancelled else note
+        outcome, note = "failed", str(error) if isinstance(error, ModelError) else repr(error)
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            outcome, note = "cancelled", "cancelled while it ran"
         if attempt.heard:
             note = f"{note.rstrip('.')}; {attempt.heard:,} characters had arrived"
-        more = {"note": note, "outcome": "cancelled" if cancelled else "failed"}
+        more = {"note": note, "outcome": outcome}
         if isinstance(error, ModelError) and error.billed is False:
             return _entry(attempt, NO_TOKENS, NOTHING, "measured", **more)
         assumed = self._assumed(attempt, Usage())
@@ -313,21 +304,16 @@ class Ledger:
         the answer as long as is known, or usual, or allowed, and at least what had arrived; by the
         hour, what a call of this tier costs on average. None where nothing says."""
         n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
-        sent = usage.input_tokens
+        sent, output = usage.input_tokens, usage.output_tokens
         if sent is None:
             sent = characters(attempt.messages) // CHARACTERS_PER_TOKEN + 1
-        output = usage.output_tokens
         if output is None:
-            arrived = attempt.heard
-            if attempt.completion is not None:
-                arrived = max(arrived, len(attempt.completion.transcript))
-            likely = round(tokens / n) if n else attempt.max_tokens or 0
-            output = max(likely, arrived // CHARACTERS_PER_TOKEN)
+            whole = "" if attempt.completion is None else attempt.completion.transcript
+            arrived = max(attempt.heard, len(whole)) // CHARACTERS_PER_TOKEN
+            output = max(arrived, round(tokens / n) if n else attempt.max_tokens or 0)
         used = Usage(input_tokens=sent, output_tokens=output)
         assumed = attempt.tier.pricing.cost(used, None, attempt.at)
-        if assumed is None and n:
-            return Decimal(str(dollars / n))
-        return assumed
+        return Decimal(str(dollars / n)) if assumed is None and n else assumed
 
 
 def _entry(
@@ -348,7 +334,7 @@ def _entry(
         "at": attempt.at,
         "id": attempt.id,
     }
-    return LedgerEntry(run_id=attempt.run_id, node=attempt.node, **{**fields, **more})
+    return LedgerEntry(run_id=attempt.run_id, node=attempt.node, **fields | more)
 
 
 def _why_unknown(tier: Tier, usage: Usage) -> str:

@@ -11,6 +11,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import accumulate
+from statistics import fmean
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
@@ -37,6 +39,8 @@ WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
 """Until so many are there the large model writes at most so many times the expected or the draft's
 visible tokens and so many more: at least 98 % of the answers of ten recorded pairs of models."""
 
+REACHED = 0.975 - 1e-12
+
 PRIOR = 2.0
 """Answers that the prior (as long as the draft) counts for in the slope."""
 
@@ -50,22 +54,18 @@ class Tier(Protocol):
     @property
     def name(self) -> str:
         """Name in results and in the ledger."""
-        ...
 
     @property
     def model(self) -> Any:
         """The model that is asked, with `name` and `server`."""
-        ...
 
     @property
     def pricing(self) -> Pricing:
         """Price of its calls."""
-        ...
 
     @property
     def max_tokens(self) -> int | None:
         """Limit of output tokens per answer."""
-        ...
 
 
 class Baseline(NamedTuple):
@@ -122,37 +122,31 @@ def fit_lengths(answers: Sequence[Audited]) -> Lengths:
     drafts = [math.log(max(1, answer.draft)) for answer in answers]
     # The prior is an answer as long as the draft: what is fitted is how it differs.
     more = [math.log(max(1, a.large)) - x for a, x in zip(answers, drafts, strict=True)]
-    draft, rest = _mean(weights, drafts), _mean(weights, more)
+    draft, rest = fmean(drafts, weights), fmean(more, weights)
     apart = [(w, x - draft, y - rest) for w, x, y in zip(weights, drafts, more, strict=True)]
     spread = PRIOR + n * math.fsum(w * x * x for w, x, _ in apart)
     slope = n * math.fsum(w * x * y for w, x, y in apart) / spread
-    residuals = []
-    for w, x, y in apart:
-        leverage = w + n * w * x * x / spread
-        residuals.append(((y - slope * x) / max(0.05, 1 - leverage), w))
+    # Leave-one-out: each residual over 1 less its leverage.
+    residuals = [
+        ((y - slope * x) / max(0.05, 1 - w - n * w * x * x / spread), w) for w, x, y in apart
+    ]
     smear = math.fsum(w * _exp(residual) for residual, w in residuals)
     factors = None
     if n >= LEAST_AUDITS:
         residuals.sort()
-        # The new draft's own weight is taken to be the largest seen.
-        whole = 1.0 + max(weights)
-        low, high = _reached(residuals[::-1], whole), _reached(residuals, whole)
+        low, high = _reached(residuals[::-1]), _reached(residuals)
         factors = None if low is None or high is None else (low / smear, high / smear)
     return Lengths(rest - slope * draft, 1.0 + slope, smear, factors, n)
 
 
-def _reached(ranked: Sequence[tuple[float, float]], whole: float) -> float | None:
-    """The ratio at which 97.5 % of the mass is reached."""
-    mass = 0.0
-    for residual, weight in ranked:
-        mass += weight
-        if mass / whole >= 0.975 - 1e-12:
-            return _exp(residual)
-    return None
-
-
-def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
-    return math.fsum(w * x for w, x in zip(weights, values, strict=True))
+def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
+    """The ratio at which 97.5 % of the mass is reached, which is 1 and that of the new draft: the
+    largest seen."""
+    whole = 1.0 + max(weight for _, weight in ranked)
+    masses = accumulate(weight for _, weight in ranked)
+    reached = (r for (r, _), mass in zip(ranked, masses, strict=True) if mass / whole >= REACHED)
+    found = next(reached, None)
+    return None if found is None else _exp(found)
 
 
 def _exp(log: float) -> float:

@@ -6,7 +6,6 @@ would turn every figure of the ledger into flattery.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from typing_extensions import override
 
 from cascade.errors import ConfigurationError
 from cascade.state import Record, Usage
@@ -44,7 +44,40 @@ Amount = Annotated[
 Share = Annotated[Decimal, BeforeValidator(_refuse_bool), Field(gt=0, le=1)]
 
 
-class Price(Record):
+class Pricing(Record):
+    """Price of the calls of one model: unknown, but in the classes below.
+
+    Attributes:
+        source: where it comes from; of an unknown one, why it is, and how to set one.
+        per_hour: dollars per hour of a machine of your own.
+    """
+
+    source: str
+    per_hour: Amount | None = None
+
+    def by_batch(self) -> Pricing:
+        """The price of calls by the provider's batch API.
+
+        Raises:
+            ConfigurationError: it is not known.
+        """
+        return self
+
+    def cost(
+        self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
+    ) -> Decimal | None:
+        """Dollars of one call; None where price or usage are unknown.
+
+        Args:
+            usage: tokens of the call.
+            busy_ms: time of the machine, for a price per hour.
+            at: when it was sent, for a price with dates; default now.
+        """
+        del usage, busy_ms, at
+        return None
+
+
+class Price(Pricing):
     """A price in US dollars, set by the user.
 
     Args:
@@ -61,14 +94,13 @@ class Price(Record):
         ConfigurationError: an amount is out of its range, or nothing is priced.
     """
 
+    source: str = "set by you"
     input: Amount | None = None
     output: Amount | None = None
     cached_input: Amount | None = None
     cache_write: Amount | None = None
     cache_write_1h: Amount | None = None
-    per_hour: Amount | None = None
     batch_share: Share | None = None
-    source: str = "set by you"
 
     def __init__(
         self,
@@ -85,16 +117,14 @@ class Price(Record):
         given = {name: value for name, value in locals().items() if name in Price.model_fields}
         with _told_as("Price", given):
             super().__init__(**given)
+
+    @model_validator(mode="after")
+    def _prices_something(self) -> Self:
         if (self.input is None) != (self.output is None):
-            raise ConfigurationError(
-                f"Price(input={self.input}, output={self.output}): input and output go together; "
-                "0 is allowed where something is really free."
-            )
+            raise ValueError("input and output go together; 0 is one that is really free")
         if self.input is None and self.per_hour is None:
-            raise ConfigurationError(
-                "Price() prices nothing: give input and output (dollars per 1M tokens), "
-                "or per_hour (dollars per hour of a machine of your own)."
-            )
+            raise ValueError("it prices nothing: give input and output, or per_hour")
+        return self
 
     @classmethod
     def local(
@@ -119,23 +149,10 @@ class Price(Record):
         """
         given = {name: value for name, value in locals().items() if name in _Machine.model_fields}
         with _told_as("Price.local", given):
-            machine = _Machine.model_validate(given)
-        if machine.kw and not machine.kwh:
-            raise ConfigurationError(f"Price.local(kw={kw}) has no price of power: give kwh.")
-        hour = machine.hardware_per_hour / machine.utilisation + machine.kw * machine.kwh
-        if not hour:
-            raise ConfigurationError(
-                "Price.local() prices nothing: give hardware_per_hour, or kw and kwh; no machine "
-                "is free."
-            )
-        return cls(per_hour=hour)
+            return cls(per_hour=_Machine.model_validate(given).per_hour)
 
+    @override
     def by_batch(self) -> Price:
-        """The price of calls by the provider's batch API.
-
-        Raises:
-            ConfigurationError: `batch_share` is not set.
-        """
         share = self.batch_share
         if share is None:
             raise ConfigurationError(
@@ -146,12 +163,10 @@ class Price(Record):
         parts = {name: usd * share for name, usd in amounts.items()}
         return Price(**parts, source=f"{self.source}, by batch × {share}")
 
+    @override
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
     ) -> Decimal | None:
-        """Dollars of one call; None where the usage that is priced is unknown. `busy_ms` is the
-        time of the machine, for a price per hour; this price has no dates."""
-        del at
         total = Decimal(0)
         if self.input is not None and self.output is not None:
             if usage.input_tokens is None or usage.output_tokens is None:
@@ -175,18 +190,31 @@ class _Machine(Record):
     kw: Amount
     kwh: Amount
 
+    @property
+    def per_hour(self) -> Decimal:
+        return self.hardware_per_hour / self.utilisation + self.kw * self.kwh
+
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        if self.kw and not self.kwh:
+            raise ValueError("kw has no price of power: give kwh")
+        if not self.per_hour:
+            raise ValueError("no machine is free: give hardware_per_hour, or kw and kwh")
+        return self
+
 
 @contextmanager
 def _told_as(owner: str, given: Mapping[str, Any]) -> Generator[None]:
-    """A value that is refused, as an error that names it."""
+    """A value that is refused, as an error that names it; of a rule, all that is set."""
     try:
         yield
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
+        named = first["loc"][:1] or [name for name, value in given.items() if value]
+        values = ", ".join(f"{name}={given[str(name)]!r}" for name in named if name != "source")
         raise ConfigurationError(
-            f"{owner}({name}={given[name]!r}): {first['msg']}. Prices are US dollars per 1M tokens "
-            "or per hour of a machine, as Decimal, int, float or text."
+            f"{owner}({values}): {first['msg'].removeprefix('Value error, ')}. Prices are US "
+            "dollars per 1M tokens or per hour of a machine, as Decimal, int, float or text."
         ) from error
 
 
@@ -203,28 +231,18 @@ def _parts(usage: Usage, input_tokens: int) -> tuple[int, int, int, int]:
     return input_tokens - read - written, read, written - long, long
 
 
-class ListPrice(Record):
+class ListPrice(Pricing):
     """A provider's list price, or that of its batch API, from genai-prices: dated, offline, kept by
     the pydantic team."""
 
     provider: str
     model: str
     batch: bool = False
-    per_hour: ClassVar[None] = None
 
-    @property
-    def source(self) -> str:
-        """Package and version of the table."""
-        return f"{_table()}, by batch" if self.batch else _table()
-
+    @override
     def by_batch(self) -> ListPrice:
-        """The list price of calls by the provider's batch API.
-
-        Raises:
-            ConfigurationError: the table has none.
-        """
         probe = Usage(input_tokens=1_000, output_tokens=1_000)
-        batch = self.model_copy(update={"batch": True})
+        batch = self.model_copy(update={"batch": True, "source": f"{self.source}, by batch"})
         if batch.cost(probe) == self.cost(probe):
             raise ConfigurationError(
                 f"the list price of {self.provider}:{self.model} by batch is not known: give the "
@@ -232,11 +250,10 @@ class ListPrice(Record):
             )
         return batch
 
+    @override
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
     ) -> Decimal | None:
-        """Dollars of one call at a time, by default now; None where the usage is unknown."""
-        del busy_ms
         if usage.input_tokens is None or usage.output_tokens is None:
             return None
         import genai_prices  # noqa: PLC0415 - heavy, and only here
@@ -259,32 +276,6 @@ class ListPrice(Record):
         return _to_finest(found.total_price)
 
 
-@lru_cache(maxsize=1)
-def _table() -> str:
-    from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
-
-    return f"list price, genai-prices {version('genai-prices')}"
-
-
-class NoPrice(Record):
-    """An unknown price; the source says why there is none, and how to set one."""
-
-    source: str
-    per_hour: ClassVar[None] = None
-
-    def by_batch(self) -> NoPrice:
-        """Itself."""
-        return self
-
-    def cost(self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None) -> None:
-        """None: always unknown."""
-        del usage, busy_ms, at
-
-
-Pricing = Price | ListPrice | NoPrice
-"""Price of the calls of one model."""
-
-
 def has_price(pricing: Pricing, busy_ms: float | None = None) -> bool:
     """Whether the cost of calls is known; without the time that a call was busy, whether its tokens
     alone tell it, so that it can be foreseen."""
@@ -299,7 +290,7 @@ _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistral
 def find_pricing(
     provider: str, model: str, *, local: bool = False, base_url: str | None = None
 ) -> Pricing:
-    """The list price of a model, or a `NoPrice` that says why there is none.
+    """The list price of a model, or an unknown one that says why there is none.
 
     Args:
         provider: prefix of the model string.
@@ -308,14 +299,13 @@ def find_pricing(
         base_url: address that the client asks; None for the provider's own. At an address that is
             not a provider's, no list price holds.
     """
-    by_file = " (on the command line: --prices)"
+    how = "give the tier a `price` with input and output"
+    by_file = "(on the command line: --prices)"
     if provider in ("ollama", "llamacpp"):
-        return NoPrice(source=f"price not set: give the tier a `price` with per_hour{by_file}")
+        return Pricing(source=f"price not set: give the tier a `price` with per_hour {by_file}")
     if local:
-        return NoPrice(
-            source="price not set: give the tier a `price`, with input and output where its server "
-            f"bills tokens, or Price.local(…) for a machine of your own{by_file}"
-        )
+        hour = "where its server bills tokens, or Price.local(…) for a machine of your own"
+        return Pricing(source=f"price not set: {how} {hour} {by_file}")
     import genai_prices  # noqa: PLC0415 - heavy, and only here
 
     place: dict[str, Any] = {"provider_api_url": base_url}
@@ -326,15 +316,15 @@ def find_pricing(
         found = genai_prices.calc_price(probe, model, **place)
     except LookupError:
         at = "" if base_url is None else " at that address"
-        return NoPrice(
-            source=f"no list price of {provider}:{model}{at}: give the tier a `price` with input "
-            f"and output{by_file}"
-        )
-    return ListPrice(provider=found.provider.id, model=model)
+        return Pricing(source=f"no list price of {provider}:{model}{at}: {how} {by_file}")
+    from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
+
+    source = f"list price, genai-prices {version('genai-prices')}"
+    return ListPrice(source=source, provider=found.provider.id, model=model)
 
 
 def load_prices(path: str | Path) -> dict[str, Price]:
-    """Prices of many models from a TOML file, or a JSON file (`.json`).
+    """Prices of many models from a TOML file.
 
         ["openai:gpt-5.1"]               # the parameters of Price
         input = "1.10"
@@ -349,14 +339,13 @@ def load_prices(path: str | Path) -> dict[str, Price]:
             names file and model.
     """
     path = Path(path)
-    read: Any = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        found = read(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        found = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"prices in {path} cannot be read: {error}. Write TOML, or JSON into a .json file."
+            f"prices in {path} cannot be read: {error}. Write TOML."
         ) from error
-    if not isinstance(found, dict) or not found:
+    if not found:
         raise ConfigurationError(f'{path} holds no prices: give ["provider:model"] and its price.')
     return {model: _of_table(path, model, entry) for model, entry in found.items()}
 

@@ -521,11 +521,9 @@ def _column(name: str) -> Any:
         return entries.c.tags[part].as_string()
     if of == "decision" and part in Decision.model_fields:
         found = entries.c.decision[part]
-        if part == "signals":
-            return found.as_json()
-        if part in ("confidence", "threshold", "audit_rate"):
+        if part in ("confidence", "threshold", "audit_rate"):  # SQLite shortens others' digits
             return found.as_float()
-        return found.as_boolean() if part in ("calibrated", "once") else found.as_string()
+        return found.as_boolean() if part in ("calibrated", "once") else found.as_json()
     raise ConfigurationError(
         f"{name!r} is no column of a ledger: give one of {', '.join(COLUMNS)}, a tag as "
         f"tags.user, or {', '.join(f'decision.{part}' for part in Decision.model_fields)}."

@@ -100,10 +100,8 @@ class LedgerView(BaseModel):
         rows = [head, *(_row(node, view) for node, view in self.by_node().items())]
         rows.append(_row("run" if runs == 1 else f"{runs:,} runs", self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for first, *others in rows:
-            cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-            lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+        form = "  ".join(["{:<%d}", *["{:>%d}"] * (len(widths) - 1)]) % tuple(widths)
+        lines = [form.format(*row) for row in rows]
         rule = "  ".join("─" * width for width in widths)
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes()])
 
@@ -152,12 +150,7 @@ def _dollars(amounts: Amounts) -> str:
 
 def _row(name: str, view: LedgerView) -> tuple[str, ...]:
     calls = [entry for entry in view.entries if entry.model is not None]
-    return (
-        name,
-        f"{len(view):,}",
-        _count([entry.input_tokens for entry in calls]),
-        _count([entry.output_tokens for entry in calls]),
-        f"{view.latency_ms / 1000:.2f}",
-        _dollars(view.cost),
-        _dollars(view.saved),
-    )
+    tokens = ([e.input_tokens for e in calls], [e.output_tokens for e in calls])
+    seconds = f"{view.latency_ms / 1000:.2f}"
+    money = _dollars(view.cost), _dollars(view.saved)
+    return (name, f"{len(view):,}", *map(_count, tokens), seconds, *money)

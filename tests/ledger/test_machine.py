@@ -14,11 +14,11 @@ def test_alone_on_a_machine_a_call_is_charged_what_the_server_says() -> None:
     clock = Clock()
     here, other = Machine(clock), Machine(clock).begin()
     for told, charged in ((800.0, (800.0, "measured")), (None, (1000.0, "estimated"))):
-        use = here.begin()
+        end = here.begin()
         clock.now += 1
-        assert use.end(told) == charged
-    assert use.end(None)[0] == pytest.approx(1000), "ended twice, it is charged no more"
-    assert other.end(2000.0) == (2000.0, "measured")
+        assert end(told) == charged
+    assert end(None)[0] == pytest.approx(1000), "ended twice, it is charged no more"
+    assert other(2000.0) == (2000.0, "measured")
     assert machine_of("a") is machine_of("a") is not machine_of("b")
 
 
@@ -43,5 +43,5 @@ def test_a_sum_is_within_the_time_used(calls: list[tuple[float, float, float | N
             uses[i] = machine.begin()
         else:
             _, length, share = calls[i]
-            total += uses[i].end(None if share is None else 1000 * length * share)[0]
+            total += uses[i](None if share is None else 1000 * length * share)[0]
     assert total <= 1000 * used + 1e-6

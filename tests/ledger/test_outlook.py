@@ -11,14 +11,14 @@ import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, fit_lengths
-from cascade.ledger.prices import NoPrice, Price, Pricing
+from cascade.ledger.prices import Price, Pricing
 from cascade.ledger.prompt_cache import PromptCache, characters
 from cascade.state import Completion, Usage
 from tests.ledger.samples import Clock
 
 SMALL = Price(input=1, output=1)
 LARGE = Price(input=1, output=10, cached_input="0.1", cache_write=2)
-NO_PRICE = NoPrice(source="?")
+NO_PRICE = Pricing(source="?")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -138,9 +137,6 @@ def test_a_file_prices_many_models(tmp_path: Path) -> None:
     assert prices["openai:gpt-5.1"].cost(usage()) == Decimal("1.1")
     assert prices["ollama:qwen2.5:3b"].per_hour == Decimal("1.6")
     assert {price.source for price in prices.values()} == {"prices.toml"}
-    path = tmp_path / "prices.json"
-    path.write_text(json.dumps({"m": {"input": 0.1, "output": 1}}))
-    assert load_prices(path)["m"].cost(usage()) == Decimal("0.1")
 
 
 @pytest.mark.parametrize(
