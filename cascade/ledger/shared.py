@@ -96,13 +96,11 @@ class Refusal:
 
 
 class _Change(NamedTuple):
-    """A change of an account, in a transaction with those that come with it; a `patient` one is
-    tried again until the database is back."""
+    """A change of an account, in a transaction with those that come with it."""
 
     key: str
     make: Callable[[_Books], Any]
     done: asyncio.Future[Any]
-    patient: bool
 
 
 class Budgets:
@@ -124,8 +122,8 @@ class Budgets:
         self._lease = timedelta(seconds=lease_s)
         self._clock = clock
         self._asked: list[_Change] = []
-        self._working: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turn = asyncio.Lock()
         self._closing = False
 
     async def reserve(
@@ -164,54 +162,51 @@ class Budgets:
         """Finish what is under way, and disconnect; it may be used again. What cannot be settled,
         as the database is away, lapses with its lease."""
         self._closing = True
-        self._start()
-        while self._working is not None:
-            await asyncio.wait([self._working])
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         self._closing = False
         await self._database.aclose()
 
     def _change(
         self, key: str, make: Callable[[_Books], T], *, patient: bool = False
     ) -> asyncio.Future[T]:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._asked.append(_Change(key, make, done, patient))
-        if not patient or self._closing:
-            self._start()
-        elif self._working is None and self._timer is None:
-            self._timer = loop.call_later(LINGER_S, self._start)
+        task = asyncio.create_task(self._ask(key, make, patient=patient))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         # Shielded: a change that is cancelled while it is made is made.
-        shielded = asyncio.shield(done)
+        shielded = asyncio.shield(task)
         shielded.add_done_callback(lambda one: one.cancelled() or one.exception())
         return shielded
 
-    def _start(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._working is None and self._asked:
-            self._working = asyncio.create_task(self._work())
+    async def _ask(self, key: str, make: Callable[[_Books], T], *, patient: bool) -> T:
+        while True:
+            done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            self._asked.append(_Change(key, make, done))
+            if patient and not self._closing:
+                await asyncio.sleep(LINGER_S)
+            async with self._turn:  # whose turn it is makes all that were asked for
+                while not done.done():
+                    await self._transact()
+            try:
+                return done.result()
+            except UnavailableError:
+                if not patient or self._closing:
+                    raise
+            await asyncio.sleep(PAUSE_S)
 
-    async def _work(self) -> None:
-        """Make the changes that came meanwhile, until there are none left."""
+    async def _transact(self) -> None:
+        some, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
         try:
-            while self._asked:
-                some, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
-                try:
-                    made = await self._database.write(partial(self._make, changes=some))
-                except Exception as error:  # noqa: BLE001 - it is told to who waits
-                    again = isinstance(error, UnavailableError) and not self._closing
-                    for change in some:
-                        if not (again and change.patient):
-                            change.done.set_exception(error)
-                    if again:
-                        self._asked[:0] = [change for change in some if change.patient]
-                        await asyncio.sleep(PAUSE_S)
-                else:
-                    for change, result in zip(some, made, strict=True):
-                        change.done.set_result(result)
+            made = await self._database.write(partial(self._make, changes=some))
+        except Exception as error:  # noqa: BLE001 - each is told
+            for change in some:
+                change.done.set_exception(error)
+        else:
+            for change, result in zip(some, made, strict=True):
+                change.done.set_result(result)
         finally:
-            self._working = None
+            for change in some:
+                change.done.cancel()  # without effect where it is done
 
     def _make(self, connection: sa.Connection, changes: Sequence[_Change]) -> list[Any]:
         # In the order of their keys, so that no two processes wait for one another.
