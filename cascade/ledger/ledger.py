@@ -33,14 +33,13 @@ from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 logger = logging.getLogger("cascade")
 
 MAX_PENDING_RUNS = 10_000
-"""Runs whose entries wait for `take`; of more the oldest, which nothing takes, are forgotten here.
-The store has had their entries already."""
+"""Runs whose entries wait for `take`; of more the oldest are forgotten, which the store has."""
 
 NOTHING, NO_TOKENS = Decimal(0), Usage(input_tokens=0, output_tokens=0)
 
 BACKGROUND = ("audit", "shadow")
-"""Nodes of background runs. They come after the reply and bear the id of the run that was answered:
-its state takes their entries no more, and theirs must not take its own."""
+"""Nodes of background runs, which bear the id of the run that was answered: its state takes their
+entries no more, and theirs must not take its own."""
 
 
 class Machine:

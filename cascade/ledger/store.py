@@ -27,32 +27,14 @@ from typing import Any, TypeVar
 from typing_extensions import override
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
-from cascade.ledger.base import (
-    EVERYTHING,
-    EXACT,
-    NO_TAGS,
-    LedgerStore,
-    Selection,
-    UnavailableError,
-)
+from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection
 from cascade.ledger.database import Database, Money
 from cascade.ledger.export import Tagged, open_export
-from cascade.ledger.tables import (
-    COLUMNS,
-    IS_BEGUN,
-    LEDGER,
-    Change,
-    entries,
-    entry_of,
-    write,
-    write_to_file,
-)
+from cascade.ledger.tables import COLUMNS, IS_BEGUN, LEDGER, Change, entries, entry_of, write
 from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
-
-__all__ = ["Selection", "SqlLedger", "UnavailableError", "open_store"]
 
 logger = logging.getLogger("cascade")
 
@@ -83,11 +65,9 @@ PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
 class SqlLedger(LedgerStore):
     """Store of ledger entries in SQLite or PostgreSQL, for `Cascade(ledger=…)`; also `open_store`.
 
-    Each call is written down before it is sent, so that a killed process leaves a list of calls
-    whose outcome is unknown. What is read has in it all that was appended before. Where the
-    database is away, entries wait and are written when it is back; `begin`, `flush` and whatever
-    reads raise `LedgerError` within a second. The queue is flushed by `close`, `aclose`, and at
-    exit.
+    What is read has in it all that was appended before. Where the database is away, entries wait
+    and are written when it is back; `begin`, `flush` and whatever reads raise `LedgerError` within
+    a second. The queue is flushed by `close`, `aclose`, and at exit.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
@@ -109,7 +89,6 @@ class SqlLedger(LedgerStore):
         self._thread: threading.Thread | None = None
         self._closing, self._stopping = threading.Lock(), False
         self._problem: str | None = None
-        self._refused: deque[str] = deque(maxlen=100)
 
     @property
     def waiting(self) -> int:
@@ -169,7 +148,7 @@ class SqlLedger(LedgerStore):
             return connection.execute(chosen).rowcount
 
         await self.flush()
-        deleted = await self._call(lambda: self._database.write(change))
+        deleted = await self._call(partial(self._database.write, change))
         await self._database.scrub()
         return deleted
 
@@ -222,8 +201,8 @@ class SqlLedger(LedgerStore):
     async def unfinished(
         self, selection: Selection = EVERYTHING, *, older_than: timedelta = timedelta()
     ) -> list[LedgerEntry]:
-        """Calls that were begun and never completed: their process was killed, or is still at it.
-        With `older_than` longer than any call takes, only the killed ones are left."""
+        """Calls that were begun and never completed: their process was killed or, where
+        `older_than` is no longer than a call takes, is still at it."""
         old = entries.c.at <= datetime.now(UTC) - older_than
         found = _chosen(sa.select(entries), selection, IS_BEGUN, old)
         return await self._read(found, lambda row: entry_of(row)[0])
@@ -270,8 +249,8 @@ class SqlLedger(LedgerStore):
 
     async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
         await self.flush()
-        work = self._database.read
-        return await self._call(lambda: work(lambda c: [made(row) for row in c.execute(statement)]))
+        read = partial(self._database.read, lambda c: [made(row) for row in c.execute(statement)])
+        return await self._call(read)
 
     # --- the queue
 
@@ -288,7 +267,7 @@ class SqlLedger(LedgerStore):
             thread = self._thread
             if thread is None or not thread.is_alive():
                 return
-            if self.waiting or self._refused:  # else the database need not be within reach
+            if self.waiting:  # else the database need not be within reach
                 asyncio.run_coroutine_threadsafe(self.flush(), self._loop).result()
             with self._room:
                 self._stopping = True
@@ -327,13 +306,13 @@ class SqlLedger(LedgerStore):
                 or self._problem is not None
                 or len(changes) > MOST_AT_ONCE
                 or self._in_journal >= JOURNAL
-                or not self._database.write_now(partial(write_to_file, changes=changes))
+                or not self._database.write_now(partial(write, changes=changes))
             ):
                 return False
             self._queue.clear()
             self._in_journal += len(changes)
             self._room.notify_all()
-        self._tell(changes)
+        _tell(changes)
         return True
 
     async def _done(self, change: Change, else_: str) -> None:
@@ -419,7 +398,7 @@ class SqlLedger(LedgerStore):
                 continue
             finally:
                 self._writing, self._busy_since = (), None
-            self._tell(changes)
+            _tell(changes)
         await asyncio.sleep(0)  # what was asked a moment ago is a task after that
         reads = asyncio.all_tasks() - {asyncio.current_task()}
         if reads:
@@ -442,12 +421,14 @@ class SqlLedger(LedgerStore):
                 if self._stopping:
                     raise
                 await asyncio.sleep(PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - the caller is told, or who flushes
-                if len(changes) == 1:
-                    self._refuse(changes[0], error)
-                else:
+            except Exception as error:  # noqa: BLE001 - the caller is told, or the log
+                if len(changes) > 1:
                     for each in changes:
                         await self._write([each])
+                    return
+                told = f"the ledger's database refused an entry: {_said(changes[0])} ({error})"
+                logger.error("%s", told)
+                _tell(changes, LedgerError(told))
                 return
             else:
                 self._in_journal = 0  # the database's own connections move it
@@ -456,32 +437,20 @@ class SqlLedger(LedgerStore):
                     self._problem = None
                 return
 
-    def _refuse(self, change: Change, error: Exception) -> None:
-        said = f"{_said(change)} ({error})"
-        logger.error("the ledger's database refused an entry: %s", said)
-        if change.kind == "entry":
-            self._refused.append(said)
-        self._tell([change], [said])
-
-    def _tell(self, changes: Sequence[Change], refused: Sequence[str] = ()) -> None:
-        """Tell the callers that it is written, or was refused; those who flush, of all that was."""
-        for change in changes:
-            done = change.done
-            if done is None or done.done() or not done.set_running_or_notify_cancel():
-                continue
-            told = refused
-            if change.kind == "mark":
-                told = list(self._refused)
-                self._refused.clear()
-            if told:
-                why = f"the ledger's database refused entries: {'; '.join(told)}"
-                done.set_exception(LedgerError(why))
-            else:
-                done.set_result(None)
-
 
 open_store = SqlLedger
 """Makes a store: `open_store("sqlite:///ledger.db")`."""
+
+
+def _tell(changes: Sequence[Change], refused: LedgerError | None = None) -> None:
+    """Tell the callers who wait that it is written, or was refused."""
+    for done in (change.done for change in changes):
+        if done is None or done.done() or not done.set_running_or_notify_cancel():
+            continue
+        if refused is None:
+            done.set_result(None)
+        else:
+            done.set_exception(refused)
 
 
 def _said(change: Change) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -107,28 +107,18 @@ class Change(NamedTuple):
         }
 
 
-def write(connection: sa.Connection, changes: Sequence[Change]) -> None:
+def write(connection: sa.Connection | sqlite3.Connection, changes: Sequence[Change]) -> None:
     """Make changes of the ledger; they may be made twice."""
-    if connection.dialect.name == "sqlite":
-        file: Any = connection.connection.driver_connection
-        write_to_file(file, changes)
-        return
-    for kind, rows in _by_kind(changes):
-        connection.execute(_POSTGRESQL[kind], rows)
-
-
-def write_to_file(file: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    """`write` for SQLite's own connections."""
-    for kind, rows in _by_kind(changes):
-        statement = _SQLITE[kind]
-        file.executemany(statement.text, map(statement.parameters, rows)).close()
-
-
-def _by_kind(changes: Sequence[Change]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Rows in the order in which those of one call come, whose changes all have its id."""
-    for kind in ("begin", "entry", "withdraw"):
-        if rows := [change.row() for change in changes if change.kind == kind]:
-            yield kind, rows
+    file: Any = connection
+    if isinstance(connection, sa.Connection):
+        file = connection.connection.driver_connection
+    for kind in ("begin", "entry", "withdraw"):  # the order in which those of one call come
+        rows = [change.row() for change in changes if change.kind == kind]
+        if rows and isinstance(file, sqlite3.Connection):
+            statement = _SQLITE[kind]
+            file.executemany(statement.text, map(statement.parameters, rows)).close()
+        elif rows and isinstance(connection, sa.Connection):
+            connection.execute(_POSTGRESQL[kind], rows)
 
 
 def insert_into(table: sa.Table, dialect: str) -> Any:
