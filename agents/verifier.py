@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
@@ -39,8 +39,8 @@ class Verdict(Record):
 
 Judgement = bool | float | Verdict
 Judge = Callable[..., Judgement | Awaitable[Judgement]]
-"""`(question, answer)` or `(question, answer, runtime)`: true accepts, false escalates, a float is
-a confidence for the policy. A parameter called `run` gets the `Run`."""
+"""`(question, answer)`: true accepts, false escalates, a float is a confidence for the policy.
+Parameters called `run` and `runtime` get the `Run` and the `CascadeRuntime`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,12 @@ class Verifier:
         if self.judge is None or run.assessment.objection is not None:
             return Verdict()
         try:
-            given, named = _arguments(self._takes, run.question, run.draft.transcript, run, runtime)
-            found = self.judge(*given, **named)
+            more = {
+                name: value
+                for name, value in (("run", run), ("runtime", runtime))
+                if name in self._takes
+            }
+            found = self.judge(run.question, run.draft.transcript, **more)
             verdict = _read(await found if inspect.isawaitable(found) else found)
         except CascadeError:
             raise
@@ -246,37 +250,20 @@ def _checked(decision: object) -> Decision:
 
 
 def _taken_by(judge: Judge) -> frozenset[str]:
-    """Of `run` and `runtime`, those that a judge is called with: a third parameter with a default
-    is its own affair."""
+    """Of `run` and `runtime`, those that a judge is called with."""
     try:
         signature = inspect.signature(judge)
     except (TypeError, ValueError):  # a builtin
         return frozenset()
-    takes = {"run"} & signature.parameters.keys()
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    places = [p for p in signature.parameters.values() if p.kind in kinds and p.name != "run"]
-    if len(places) > 2 and (places[2].default is places[2].empty or places[2].name == "runtime"):
-        takes.add("runtime")
-    given, named = _arguments(takes, "", "")
+    takes = frozenset({"run", "runtime"} & signature.parameters.keys())
     try:
-        signature.bind(*given, **named)
+        signature.bind("", "", **dict.fromkeys(takes))
     except TypeError:
         raise ConfigurationError(
             f"the verifier takes {signature}: write it as (question, answer) or "
             "(question, answer, runtime)."
         ) from None
-    return frozenset(takes)
-
-
-def _arguments(
-    takes: Set[str],
-    question: str,
-    answer: str,
-    run: Run | None = None,
-    runtime: CascadeRuntime | None = None,
-) -> tuple[list[Any], dict[str, Any]]:
-    given = [question, answer, *([runtime] if "runtime" in takes else [])]
-    return given, {"run": run} if "run" in takes else {}
+    return takes
 
 
 def _read(said: Any) -> Verdict:

@@ -19,15 +19,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 from langchain_core.messages import AnyMessage
 
-from cascade.agents import (
-    Auditor,
-    Drafter,
-    Expert,
-    Person,
-    Router,
-    SelfChecker,
-    Verifier,
-)
+from cascade import agents
 from cascade.calling import CompositeModel, chain, overriding, send
 from cascade.errors import (
     CascadeError,
@@ -53,7 +45,7 @@ from cascade.run import (
     Step,
     known_cost,
 )
-from cascade.state import Action, Completion, Decision
+from cascade.state import Action, Completion, Decision, new_id
 from cascade.tiers import open_tier
 
 T = TypeVar("T")
@@ -63,8 +55,6 @@ logger = logging.getLogger("cascade")
 Agent = Callable[[Run, CascadeRuntime], Awaitable[Step]]
 
 _ACTIONS = get_args(Action)
-_HOOKS = ("check", "before_run", "wrap_model_call", "wrap_decision", "after_run", "wrap_step",
-          "aclose")  # fmt: skip
 
 
 class InCopiedContext(Generic[T]):
@@ -127,16 +117,16 @@ class Kernel:
         calibrators = parts.calibrators or {}
         helpers = {s.name: open_tier(s.model, s.name) for s in parts.signals if s.model is not None}
         self.helpers = helpers
-        self._checker = SelfChecker(parts.signals, helpers, calibrators)
-        self._verifier = Verifier(parts.policy, parts.judge, parts.signals, calibrators)
+        self._checker = agents.SelfChecker(parts.signals, helpers, calibrators)
+        self._verifier = agents.Verifier(parts.policy, parts.judge, parts.signals, calibrators)
         self._agents: dict[str, Agent] = {
-            "router": Router(parts.route),
-            "draft": Drafter(),
+            "router": agents.Router(parts.route),
+            "draft": agents.Drafter(),
             "self_check": self._checker,
             "verify": self._verifier,
-            "person": Person(),
-            "expert": Expert(),
-            "audit": Auditor(),
+            "person": agents.Person(),
+            "expert": agents.Expert(),
+            "audit": agents.Auditor(),
         }
         self._ask = chain(self.middleware, partial(send, ledger=self.ledger))
         # Guards see a question first, and have the last word on a decision: they stand outermost.
@@ -157,7 +147,8 @@ class Kernel:
     ) -> Run:
         """A new run, with the settings of the cascade where the question has none of its own."""
         merged: Settings = {**(self.parts.settings or {}), **(settings or {})}
-        return Run.begin(list(messages), merged, kind)
+        about = messages[-1].id or ""
+        return Run(new_id(), about, kind=kind, settings=merged, messages=list(messages))
 
     async def ask(self, call: Call) -> Completion:
         """Ask a model: through all middleware, then the ledger, then the wire."""
@@ -217,14 +208,9 @@ class Kernel:
         """
         try:
             await self._step(run, runtime)
-        except CascadeError as error:
-            if error.ledger is None:  # a middleware that looks on has raised it
-                self._failed(run, error)
-            raise
         except Exception as error:
-            if is_control_flow(error):
-                raise
-            raise self._failed(run, error) from error
+            self._fail(run, error)
+            raise
 
     async def _act(self, run: Run, runtime: CascadeRuntime) -> None:
         """The agent whose turn it is, with what comes before the first and after the last."""
@@ -241,22 +227,23 @@ class Kernel:
                 await self._close(run, runtime)
             else:
                 self._merge(run)
-        except CascadeError as error:
-            self._failed(run, error)
+        except Exception as error:  # before a middleware that looks on sees it
+            self._fail(run, error)
             raise
-        except Exception as error:
-            if is_control_flow(error):
-                raise
-            raise self._failed(run, error) from error
 
-    def _failed(self, run: Run, error: Exception) -> CascadeError:
-        """What a step raised, with what the run has spent."""
+    def _fail(self, run: Run, error: Exception) -> None:
+        """Note what the run has spent in what a step raised; an error of the user's code is raised
+        as one of ours."""
+        if is_control_flow(error) or getattr(error, "ledger", None) is not None:
+            return
         self._merge(run)
         tell_cost(self.policy, known_cost(run.entries))
-        if not isinstance(error, CascadeError):
-            error = ExtensionError(f"{type(error).__name__} in {_culprit(error)}: {error}")
-        error.ledger = LedgerView(run.entries)
-        return error
+        failed = error
+        if not isinstance(failed, CascadeError):
+            failed = ExtensionError(f"{type(error).__name__} in {_culprit(error)}: {error}")
+        failed.ledger = LedgerView(run.entries)
+        if failed is not error:
+            raise failed from error
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
         """Take a run to its end, or to a person: the loop that drives without LangGraph.
@@ -340,8 +327,7 @@ class Kernel:
         """Take entries that the run does not have yet, also of attempts whose state LangGraph has
         discarded."""
         if new := self.ledger.take(run.id):
-            known = {entry.id for entry in run.entries}
-            run.entries += [entry for entry in new if entry.id not in known]
+            run.entries = list({entry.id: entry for entry in (*run.entries, *new)}.values())
 
 
 def _answer_of(run: Run) -> Answer:
@@ -389,8 +375,8 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
             raise ConfigurationError(
                 f"middleware={one!r}: give instances of CascadeMiddleware, such as Retries()."
             )
-        for hook in _HOOKS:
-            waits = inspect.iscoroutinefunction(getattr(CascadeMiddleware, hook))
+        for hook, plain in inspect.getmembers(CascadeMiddleware, inspect.isfunction):
+            waits = inspect.iscoroutinefunction(plain)
             if inspect.iscoroutinefunction(getattr(one, hook)) != waits:
                 wanted = f"{'async ' * waits}def {hook}"
                 raise ConfigurationError(f"{type(one).__name__}.{hook}: write it as `{wanted}`.")

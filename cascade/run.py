@@ -29,7 +29,7 @@ from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
 from cascade.models.base import Chunk, Request
 from cascade.policies.base import Policy, Situation
-from cascade.state import Assessment, Completion, Decision, LedgerEntry, new_id
+from cascade.state import Assessment, Completion, Decision, LedgerEntry
 from cascade.tiers import OpenTier
 
 Kind = Literal["answer", "audit", "shadow"]
@@ -146,19 +146,6 @@ class Run:
     entries: list[LedgerEntry] = field(default_factory=list)
     notes: dict[str, JsonValue] = field(default_factory=dict)
     messages: list[AnyMessage] = field(default_factory=list)
-
-    @classmethod
-    def begin(
-        cls, messages: list[AnyMessage], settings: Settings | None = None, kind: Kind = "answer"
-    ) -> Run:
-        """A new run about the last of the messages."""
-        return cls(
-            new_id(),
-            messages[-1].id or "",
-            kind=kind,
-            settings=Settings(**(settings or {})),
-            messages=list(messages),
-        )
 
     @property
     def question(self) -> str:

@@ -179,6 +179,18 @@ async def test_a_run_that_stops_after_any_node_goes_on_without_paying_again(
     assert upstream.models() == ["small", "large"]
 
 
+async def test_a_state_that_is_changed_in_the_midst_of_a_run_says_where_it_goes_on(
+    upstream: Upstream,
+) -> None:
+    saver, cascade = InMemorySaver(), pair(upstream, 0.3)
+    graph = cascade.build_graph().compile(checkpointer=saver, interrupt_before=["verify"])
+    await graph.ainvoke(asking(), THREAD)
+    waits = (await graph.aget_state(THREAD)).next
+    await graph.aupdate_state(THREAD, Command(update={"settings": None}, goto=waits))
+    state = await graph.ainvoke(None, THREAD)
+    assert texts(state)[-1] == f"large: {Q}"
+
+
 # --- kills
 
 

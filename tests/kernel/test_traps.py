@@ -159,7 +159,7 @@ async def test_a_draft_that_may_still_be_rejected_is_not_read_as_the_answer() ->
     [
         RateLimitError("slow down", model="m", retry_after=3),
         CircuitOpenError("left alone", model="m", ready_in_s=2),
-        PersonNeededError("a person is asked", Run.begin([HumanMessage("?", id="1")])),
+        PersonNeededError("a person is asked", Run("r", "1", messages=[HumanMessage("?", id="1")])),
         ConfigurationError("wrong"),
     ],
     ids=lambda error: type(error).__name__,
