@@ -127,6 +127,11 @@ class Memory(Examples):
         if decision.action == "accept" and decision.audit_rate:
             asked.rate = decision.audit_rate
 
+    async def finish(self) -> None:
+        """Return once all lessons that are there are read, and all trials are done."""
+        await self._read()
+        await self.aclose()
+
     async def aclose(self) -> None:
         """Finish trials."""
         await self._background.finish()

@@ -45,8 +45,7 @@ class House:
         for i in range(first, first + n):
             results.append(await self.cascade.ainvoke(ASKED.format(i)))
             await self.keeper.aclose()
-            await self.memory._read()
-            await self.memory.aclose()
+            await self.memory.finish()
         return results
 
     @property
