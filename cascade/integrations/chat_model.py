@@ -276,14 +276,13 @@ class CascadeChatModel(BaseChatModel):
         form = {"title": name, **about, **function["parameters"]}
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
         options = {"ls_structured_output_format": traced, **kwargs}
-        if method != "function_calling":
-            llm = self.bind(response_format=form, **options)
-        elif form.get("type", "object") != "object":
-            raise ConfigurationError(
-                f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
-                f"type {form['type']!r}; leave the method out."
-            )
-        else:
+        llm: Runnable[LanguageModelInput, AIMessage] = self.bind(response_format=form, **options)
+        if method == "function_calling":
+            if form.get("type", "object") != "object":
+                raise ConfigurationError(
+                    f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
+                    f"type {form['type']!r}; leave the method out."
+                )
             tool = {"type": "function", "function": function}
             llm = self.bind_tools([tool], tool_choice=name, **options)
         parser = RunnableLambda(partial(_parsed, schema))
@@ -382,7 +381,7 @@ def _read_format(given: Any) -> dict[str, Any] | None:
             return None
         case {"type": "json_object"}:
             return {"type": "object"}
-        case {"type": "json_schema", "json_schema": {"schema": {**schema}, **described}}:
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **described}}:
             return to_schema({"title": described.get("name") or "answer", **schema})
         case {"type": "json_schema"}:
             raise ConfigurationError(

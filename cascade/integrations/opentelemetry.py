@@ -273,10 +273,11 @@ class Telemetry(RunObserver):
         """What was asked or answered, where that is to be recorded."""
         if not self._capture_content:
             return {}
-        reason = None
         if isinstance(said, Completion):
-            said, reason = [said.to_message(said.tier)], said.finish_reason or "stop"
-        return {f"gen_ai.{kind}.messages": messages_json(said, reason)}
+            told = messages_json([said.to_message(said.tier)], said.finish_reason or "stop")
+        else:
+            told = messages_json(said)
+        return {f"gen_ai.{kind}.messages": told}
 
 
 def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -92,7 +92,8 @@ class OllamaModel(ServedModel):
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
         asked = super().payload(request)
-        options = {name: asked[name] for name in ("temperature", "stop", "seed") if name in asked}
+        options: dict[str, Any] = {n: asked.get(n) for n in ("temperature", "stop", "seed")}
+        options["num_predict"] = request.max_tokens
         payload: dict[str, Any] = {
             "model": self.model,
             "stream": False,
@@ -104,7 +105,6 @@ class OllamaModel(ServedModel):
             # Ollama would drop the beginning of a prompt that is too long, and say nothing.
             "truncate": False,
         }
-        options |= {"num_predict": request.max_tokens}
         for name, value in {**self._options, **request.extra}.items():
             if name == "options":
                 options |= value

@@ -121,13 +121,13 @@ def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = No
     return Usage(**{**read, "input_tokens": given, "output_tokens": made})
 
 
-def _read_usage(usage: object, *, wrote: bool) -> Usage:
-    def part(name: str) -> Mapping[str, Any]:
-        return details if isinstance(details := usage.get(name), Mapping) else {}
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
-    if not isinstance(usage, Mapping):
-        return Usage()
-    prompt, answer = part("prompt_tokens_details"), part("completion_tokens_details")
+
+def _read_usage(usage: Mapping[str, Any], *, wrote: bool) -> Usage:
+    prompt = _mapping(usage.get("prompt_tokens_details"))
+    answer = _mapping(usage.get("completion_tokens_details"))
     counts = {
         "input_tokens": usage.get("prompt_tokens"),
         "output_tokens": usage.get("completion_tokens"),
@@ -139,13 +139,12 @@ def _read_usage(usage: object, *, wrote: bool) -> Usage:
     return read_counts(counts, wrote=wrote, total=usage.get("total_tokens"))
 
 
-def _busy_ms(timings: object) -> float | None:
+def _busy_ms(timings: Mapping[str, Any]) -> float | None:
     """Time of reading and writing by the server's clock; None where it tells none that is true."""
-    told = timings if isinstance(timings, Mapping) else {}
-    parts = [(told[name], unit) for name, unit in _CLOCKS.items() if told.get(name)]
-    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in parts):
+    told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in told):
         return None
-    busy = float(sum(time * unit for time, unit in parts))
+    busy = float(sum(time * unit for time, unit in told))
     return busy if 0 < busy < float("inf") else None
 
 
@@ -211,8 +210,7 @@ class Answer:
         thinking = part.get("reasoning_content") or part.get("reasoning")
         if isinstance(thinking, str):
             self._thinking.append(thinking)
-        logprobs = choice.get("logprobs")
-        items = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+        items = _mapping(choice.get("logprobs")).get("content")
         self._logprobs.extend(items if isinstance(items, list) else ())
         calls = part.get("tool_calls") or []
         for call in calls:
@@ -240,13 +238,13 @@ class Answer:
         return Completion(
             text=text,
             model=model if isinstance(model, str) else asked_for,
-            usage=_read_usage(self._told.get("usage"), wrote=bool(text or calls)),
+            usage=_read_usage(_mapping(self._told.get("usage")), wrote=bool(text or calls)),
             logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
             call_logprobs=call_logprobs(self._logprobs, calls, thinking),
             tool_calls=calls,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
             thinking=thinking,
-            busy_ms=_busy_ms(self._told.get("timings")),
+            busy_ms=_busy_ms(_mapping(self._told.get("timings"))),
         )
 
 
