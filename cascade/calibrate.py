@@ -24,14 +24,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
 from cascade.calibrated import task_hash
-from cascade.confidence import (
-    LabelledDraft,
-    MadeFor,
-    ModelIdentity,
-    calibrating,
-    shots_of,
-    system_hash,
-)
+from cascade.confidence import MadeFor, ModelIdentity, calibrating, shots_of, system_hash
 from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration
 from cascade.errors import CascadeError, ConfigurationError, InputError
@@ -435,35 +428,34 @@ def fit(
     Raises:
         ConfigurationError: no row has both models, too few rows, or a bound that is none.
     """
-    large = made_for.large.name if made_for.large is not None else ""
-    pair = pair_of(records, made_for.small.name, large)
-    rights = zip(pair.rows, pair.small_correct.tolist(), pair.large_correct.tolist(), strict=True)
-    drafts = [
-        LabelledDraft(row.models[pair.small].features, right, best, row.id)
-        for row, right, best in rights
-    ]
+    pair = pair_of(records, made_for.small.name, made_for.large.name)
+    features = [draft.features for draft in pair.outcomes(pair.small)]
+
+    def made(rows: Rows) -> Calibration:
+        rights = pair.small_correct[rows], pair.large_correct[rows]
+        return calibrating.calibrate([features[i] for i in rows], *rights, signals, made_for)
 
     def choose(part: Pair, rows: Rows) -> Ladder:
-        made = calibrating.calibrate([drafts[i] for i in rows], signals, made_for)
-        return climb([shape_of_calibration(made, part, rows)])
+        return climb([shape_of_calibration(made(rows), part, rows)])
 
-    options = options or Options()
+    n, options = len(pair), options or Options()
     options = options.model_copy(update={"repeats": options.repeats or REPEATS})
-    evaluation = evaluate(pair, options, choose=choose) if len(pair) >= LEAST_ROWS else None
+    evaluation = evaluate(pair, options, choose=choose) if n >= LEAST_ROWS else None
     if not max_harms:
-        return Fitted(calibrating.calibrate(drafts, signals, made_for), (), evaluation)
-    fitting, proving = calibrating.halves(drafts)
-    calibration = calibrating.calibrate(fitting, signals, made_for)
-    correct = np.array([draft.correct for draft in proving])
-    until = datetime.now(UTC) + timedelta(days=VALID_DAYS)
-    said, raw = calibrating.confidences(calibration, proving), not calibration.calibrated
-    if raw:
-        said[:] = np.nan  # nothing would notice when the scale of a score moves
+        return Fitted(made(np.arange(n)), (), evaluation)
+    order = np.random.default_rng(0).permutation(n)
+    calibration, proving = made(np.sort(order[: n // 2])), order[n // 2 :]
+    until, raw = datetime.now(UTC) + timedelta(days=VALID_DAYS), not calibration.calibrated
+    said = np.full(len(proving), np.nan)  # nothing would notice when the scale of a score moves
+    for at, row in enumerate(() if raw else proving):
+        if estimate := calibration.estimate(features[row], calibration.signals):
+            said[at] = estimate.confidence
+    correct = pair.small_correct[proving]
     found = [certify(said, correct, max_harm=h, delta=delta, valid_until=until) for h in max_harms]
-    proved = tuple(c for c in found if not isinstance(c, Refusal))
     refused = (
         r.model_copy(update={"halved": True, "raw": raw}) for r in found if isinstance(r, Refusal)
     )
+    proved = tuple(c for c in found if not isinstance(c, Refusal))
     calibration = calibration.model_copy(update={"certificates": proved})
     return Fitted(calibration, tuple(refused), evaluation)
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cascade.confidence.base import Asked as Asked
     from cascade.confidence.base import Calibrator as Calibrator
     from cascade.confidence.base import Estimate as Estimate
-    from cascade.confidence.base import LabelledDraft as LabelledDraft
     from cascade.confidence.base import LogprobSignal as LogprobSignal
     from cascade.confidence.base import MadeFor as MadeFor
     from cascade.confidence.base import ModelIdentity as ModelIdentity
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from cascade.confidence.validity import speaks_of_grading as speaks_of_grading
 
 _BASE = (
-    "Asked Calibrator Estimate LabelledDraft LogprobSignal MadeFor ModelIdentity Probe Signal "
+    "Asked Calibrator Estimate LogprobSignal MadeFor ModelIdentity Probe Signal "
     "combine digest score_of shots_of system_hash take"
 )
 _SIGNALS = (

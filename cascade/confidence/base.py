@@ -286,24 +286,13 @@ class ModelIdentity(Record):
     digest: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledDraft:
-    """The features of a draft, and how right (0 to 1) draft and large model were. Rows are sorted
-    by their ids, where they have some, and none may be there twice."""
-
-    features: Features
-    correct: float
-    large_correct: float | None = None
-    id: str | None = None
-
-
 class MadeFor(Record):
     """Bonds of a calibration: hashes of the task (tools, schema and the small tier's settings),
     of the system message, and of the messages between that and the question (`shots_of`), which are
     None when the examples had several."""
 
     small: ModelIdentity
-    large: ModelIdentity | None
+    large: ModelIdentity
     task_hash: str
     system_hash: str | None
     labels: Literal["references", "people", "agreement with the large model"]

@@ -2,24 +2,22 @@
 
 All fits are logistic regressions with a normal prior whose mean is the raw score as it is: few
 labels change little. A step from few parameters to many is taken as far as cross-fitting shows that
-it pays by more than its noise. The order of the rows does not count. Needs scipy.
+it pays by more than its noise. Needs scipy.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade._version import __version__
-from cascade.confidence.base import LabelledDraft, MadeFor, digest
+from cascade.confidence.base import Features, MadeFor
 from cascade.confidence.calibration import (
     RAW,
     Calibration,
@@ -33,7 +31,6 @@ from cascade.confidence.calibration import (
     columns_of,
     matrix,
     owner,
-    raw_score,
     sigmoid,
     values_of,
 )
@@ -65,81 +62,55 @@ PRIOR_ROWS, GAIN_PRECISION, FLAT = 4.0, 25.0, 1e-3
 expected within ± 0.2; of what may be anything."""
 
 
-def in_order(drafts: Sequence[LabelledDraft]) -> list[LabelledDraft]:
-    """The drafts by id, and by content where they have none.
-
-    Raises:
-        ConfigurationError: an id is there twice.
-    """
-    counts = Counter(draft.id for draft in drafts if draft.id is not None)
-    twice = sorted(name for name, count in counts.items() if count > 1)
-    if twice:
-        raise ConfigurationError(
-            f"{len(twice)} examples are there more than once, such as {twice[0]!r}: copies would "
-            "pass for evidence. Leave them out, or give each its own id."
-        )
-    return sorted(
-        drafts,
-        key=lambda d: (d.id or "", digest([dict(d.features), d.correct, d.large_correct])),
-    )
-
-
-def halves(
-    drafts: Sequence[LabelledDraft], seed: int = 0
-) -> tuple[list[LabelledDraft], list[LabelledDraft]]:
-    """The drafts that fit a calibration and those that prove a certificate, whatever their order.
-
-    Raises:
-        ConfigurationError: an id is there twice, or each half has too few.
-    """
-    if len(drafts) < 2 * LEAST_LABELS:
-        raise ConfigurationError(
-            f"{len(drafts)} labelled drafts: with max_harm one half of them fits and the other "
-            f"proves, which needs {2 * LEAST_LABELS} or more."
-        )
-    ordered = in_order(drafts)
-    order = np.random.default_rng(seed).permutation(len(ordered))
-    half = len(ordered) // 2
-    return [ordered[i] for i in order[:half]], [ordered[i] for i in order[half:]]
-
-
-def confidences(calibration: Calibration, drafts: Sequence[LabelledDraft]) -> Array:
-    """The confidence of each draft with all signals, (n,); NaN where it has none."""
-    estimates = [calibration.estimate(draft.features, calibration.signals) for draft in drafts]
-    return np.array([math.nan if e is None else e.confidence for e in estimates])
-
-
 def calibrate(
-    drafts: Sequence[LabelledDraft], signals: Sequence[tuple[str, int]], made_for: MadeFor
+    rows: Sequence[Features],
+    correct: Array,
+    large: Array,
+    signals: Sequence[tuple[str, int]],
+    made_for: MadeFor,
 ) -> Calibration:
     """Fit the stages, and measure each on rows it has not seen; drafts without any raw score are
-    left out. Signals are given as (name, calls), cheapest first.
+    left out.
+
+    `correct` and `large` say how right draft and large answer were, (n,) from 0 to 1; signals are
+    given as (name, calls), cheapest first.
 
     Raises:
-        ConfigurationError: too few labelled drafts, or an id that is there twice.
+        ConfigurationError: too few drafts with signals.
     """
     names = [name for name, _ in signals]
-    usable = [d for d in in_order(drafts) if raw_score(d.features, names) is not None]
-    if len(usable) < LEAST_LABELS:
+    known = np.flatnonzero(np.isfinite(values_of(rows, RAW, names)))
+    if len(known) < LEAST_LABELS:
         raise ConfigurationError(
-            f"{len(usable)} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
+            f"{len(known)} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
             "more, and a few hundred to be good."
         )
-    correct = np.array([draft.correct for draft in usable])
+    rows, correct, large = [rows[i] for i in known], correct[known], large[known]
     free = [name for name, calls in signals if not calls]
     paid = [name for name, calls in signals if calls]
     taken = [(*free, *paid[:count]) for count in range(0 if free else 1, len(paid) + 1)]
-    fitted = [_fit_stage(usable, correct, stage, names) for stage in taken]
+    fitted = [_fit_stage(rows, correct, stage, names) for stage in taken]
     stages = [fit.stage for fit in fitted]
     for at, (fit, later) in enumerate(pairwise(fitted)):
         stages[at] = fit.stage.model_copy(update={"outlook": _outlook(fit.seen, later.seen)})
     last = fitted[-1]
-    large = _fit_large(usable, last, correct)
-    quality = _quality(last, correct, large)
+    gain, share, auroc_gain = _fit_gain_head(last, correct, large)
+    area = auroc(last.seen, correct)
+    quality = Quality(
+        n=len(correct),
+        accuracy_small=float(correct.mean()),
+        accuracy_large=float(large.mean()),
+        ece=ece(last.seen, correct),
+        ece_noise=float(ece_noise(last.seen).mean()),
+        ece_raw=ece(last.raw, correct),
+        brier=brier(last.seen, correct),
+        brier_raw=brier(last.raw, correct),
+        auroc=None if math.isnan(area) else area,
+        auroc_gain=auroc_gain,
+    )
     quantiles = np.quantile(last.seen, np.linspace(0, 1, QUANTILES))
-    windows = [draft.features.get("logprob_window_min") for draft in usable]
-    rows = zip(last.seen.tolist(), windows, strict=True)
-    early = [(c, window) for c, window in rows if window is not None]
+    windows = zip(last.seen.tolist(), (row.get("logprob_window_min") for row in rows), strict=True)
+    early = [(confidence, window) for confidence, window in windows if window is not None]
     return Calibration(
         **dict(made_for),
         created_at=datetime.now(UTC),
@@ -147,9 +118,9 @@ def calibrate(
         stages=tuple(stages),
         quality=quality,
         recommendation=_recommend(last, correct, quality),
-        p_large=large.rate,
-        gain=large.gain,
-        gain_share=large.share,
+        p_large=quality.accuracy_large,
+        gain=gain,
+        gain_share=share,
         confidences=tuple(np.clip(quantiles, 0.0, 1.0).tolist()),
         early=tuple(sorted(early[:EARLY_ROWS])),
         wordings=wordings(names),
@@ -168,12 +139,9 @@ class _Fit:
 
 
 def _fit_stage(
-    drafts: Sequence[LabelledDraft], correct: Array, taken: tuple[str, ...], names: Sequence[str]
+    given: Sequence[Features], correct: Array, taken: tuple[str, ...], names: Sequence[str]
 ) -> _Fit:
-    rows = [
-        {name: value for name, value in draft.features.items() if owner(name, names) in taken}
-        for draft in drafts
-    ]
+    rows = [{n: value for n, value in row.items() if owner(n, names) in taken} for row in given]
     raw, columns = values_of(rows, RAW, taken), columns_of(rows, taken)
     table = matrix(rows, columns, taken)
     seen = cross_fitted(fit_calibrator, table, correct)
@@ -217,46 +185,18 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     return tuple((float(here[i]), float(after[i])) for i in kept)
 
 
-class _Large(NamedTuple):
-    """The share of right answers of the large model, a gain head, how far it is better than a
-    constant share, and the AUROC of the gain."""
-
-    rate: float | None = None
-    gain: GainHead | None = None
-    share: float = 0.0
-    area: float | None = None
-
-
-def _fit_large(drafts: Sequence[LabelledDraft], last: _Fit, correct: Array) -> _Large:
-    known = [draft.large_correct for draft in drafts if draft.large_correct is not None]
-    if not known:
-        return _Large()
-    large = np.array(known, dtype=np.float64)
-    rate = float(large.mean())
-    won = (large - correct > 0.5).astype(np.float64) if len(known) == len(drafts) else large[:0]
+def _fit_gain_head(
+    last: _Fit, correct: Array, large: Array
+) -> tuple[GainHead | None, float, float | None]:
+    """A gain head, how far it is better than a constant p_L, and the AUROC of the gain."""
+    gain, constant = large - correct, float(large.mean()) - last.seen
+    won = (gain > 0.5).astype(np.float64)
     if not 0 < won.sum() < len(won):
-        return _Large(rate)
-    table, gain, constant = last.table, large - correct, rate - last.seen
-    ranked = cross_fitted(fit_gain, table, correct, large, by=gain)
+        return None, 0.0, None
+    ranked = cross_fitted(fit_gain, last.table, correct, large, by=gain)
     share = step_share(constant, ranked, gain)
     area = auroc(constant + share * (ranked - constant), won)
-    return _Large(rate, fit_gain(table, correct, large) if share else None, share, area)
-
-
-def _quality(last: _Fit, correct: Array, large: _Large) -> Quality:
-    area = auroc(last.seen, correct)
-    return Quality(
-        n=len(correct),
-        accuracy_small=float(correct.mean()),
-        accuracy_large=large.rate,
-        ece=ece(last.seen, correct),
-        ece_noise=float(ece_noise(last.seen).mean()),
-        ece_raw=ece(last.raw, correct),
-        brier=brier(last.seen, correct),
-        brier_raw=brier(last.raw, correct),
-        auroc=None if math.isnan(area) else area,
-        auroc_gain=large.area,
-    )
+    return fit_gain(last.table, correct, large) if share else None, share, area
 
 
 def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:

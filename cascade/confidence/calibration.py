@@ -233,7 +233,7 @@ class Quality(Fitted):
 
     n: int
     accuracy_small: Share
-    accuracy_large: Share | None
+    accuracy_large: Share
     ece: float
     ece_noise: float
     ece_raw: float
@@ -270,7 +270,7 @@ class Calibration(Fitted, MadeFor):
 
     Attributes:
         stages: free signals first, then one paid signal more in each.
-        p_large: share of right answers of the large model, None when it was not asked.
+        p_large: share of right answers of the large model.
         gain, gain_share: a head, and how far to go from a constant p_L to it (`step_share`).
         confidences: quantiles of the confidence of drafts, for an escalation budget.
         certificates: proved on drafts that fitted nothing of this.
@@ -284,7 +284,7 @@ class Calibration(Fitted, MadeFor):
     stages: tuple[Stage, ...] = Field(min_length=1)
     quality: Quality
     recommendation: Recommendation
-    p_large: Share | None = None
+    p_large: Share
     gain: GainHead | None = None
     gain_share: Share = 0.0
     confidences: tuple[Share, ...] = ()
@@ -335,12 +335,12 @@ class Calibration(Fitted, MadeFor):
             CalibrationMismatchError: with what differs.
         """
         for what, known, found in (("small", self.small, small), ("large", self.large, large)):
-            if known is not None and known.name != found.name:
+            if known.name != found.name:
                 raise CalibrationMismatchError(
                     f"the calibration was made for the {what} model {known.name}, not for "
                     f"{found.name}: calibrate again."
                 )
-            if known and known.digest and found.digest and known.digest != found.digest:
+            if known.digest and found.digest and known.digest != found.digest:
                 raise CalibrationMismatchError(
                     f"the weights of {found.name} have changed since the calibration "
                     f"({known.digest[:12]} → {found.digest[:12]}): calibrate again."
@@ -368,7 +368,7 @@ class Calibration(Fitted, MadeFor):
         row = matrix([features], stage.columns, stage.signals)
         confidence = float(stage.calibrator.predict(row)[0])
         p_large = self.p_large
-        if p_large is not None and self.gain is not None and stage is self.stages[-1]:
+        if self.gain is not None and stage is self.stages[-1]:
             predicted = confidence + float(self.gain.predict(row)[0])
             p_large = min(1.0, max(0.0, p_large + self.gain_share * (predicted - p_large)))
         return Estimate(confidence, p_large, stage.calibrated)

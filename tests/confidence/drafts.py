@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from langchain_core.messages import ToolCall
 from numpy.typing import NDArray
 
-from cascade.confidence import LabelledDraft, MadeFor, ModelIdentity
+from cascade.confidence import MadeFor, ModelIdentity
 from cascade.confidence.calibrating import calibrate
 from cascade.confidence.calibration import Calibration
 from cascade.state import Certificate, Completion, TokenLogprob
@@ -56,11 +57,19 @@ def said(
     )
 
 
-def drafts(n: int, *, seed: int = 0, large: float | None = 0.95) -> list[LabelledDraft]:
+class Draft(NamedTuple):
+    """The features of a draft, and how right draft and large model were."""
+
+    features: dict[str, float]
+    correct: float
+    large: float = 1.0
+
+
+def drafts(n: int, *, seed: int = 0) -> list[Draft]:
     """Drafts whose log-probs tell a little and whose self-check tells more."""
     rng = np.random.default_rng(seed)
     found = []
-    for number in range(n):
+    for _ in range(n):
         ease = float(rng.normal())
         right = float(rng.random() < 1 / (1 + math.exp(-0.3 - 1.5 * ease)))
         mean = -abs(float(rng.normal(0.5 - 0.2 * ease, 0.3)))
@@ -71,26 +80,24 @@ def drafts(n: int, *, seed: int = 0, large: float | None = 0.95) -> list[Labelle
             "answer_words": float(rng.integers(1, 60)),
             "p_true": 1 / (1 + math.exp(-1.5 * ease - float(rng.normal(0, 0.7)))),
         }
-        better = None if large is None else float(rng.random() < large)
-        found.append(LabelledDraft(features, right, better, f"{seed}-{number:05d}"))
+        found.append(Draft(features, right, float(rng.random() < 0.95)))
     return found
 
 
-def scored(n: int, chance: str = "s", *, seed: int = 0) -> list[LabelledDraft]:
+def scored(n: int, chance: str = "s", *, seed: int = 0) -> list[Draft]:
     """Drafts with one score s, even in (0, 1), that are right with a probability of `chance`."""
     rng = np.random.default_rng(seed)
     found = []
-    for number in range(n):
+    for _ in range(n):
         s = float(rng.random())
         p = {"s": s, "reversed": 1 - s, "luck": 0.6, "hopeless": 0.04, "always": 1.0}[chance]
-        found.append(LabelledDraft({"s": s}, float(rng.random() < p), id=f"{number:05d}"))
+        found.append(Draft({"s": s}, float(rng.random() < p)))
     return found
 
 
-def made(
-    labelled: Sequence[LabelledDraft], signals: Sequence[tuple[str, int]] = SIGNALS
-) -> Calibration:
-    return calibrate(labelled, signals, MADE_FOR)
+def made(labelled: Sequence[Draft], signals: Sequence[tuple[str, int]] = SIGNALS) -> Calibration:
+    features, correct, large = zip(*labelled, strict=True)
+    return calibrate(features, np.array(correct), np.array(large), signals, MADE_FOR)
 
 
 @lru_cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -63,8 +62,8 @@ def test_a_calibration_knows_confidence_and_worst_stretch_of_its_drafts() -> Non
     labelled = drafts(40)
     assert made(labelled).early == ()
     for i, draft in enumerate(labelled):
-        features = dict(draft.features) | {"logprob_window_min": -float(i)}
-        labelled[i] = replace(draft, features=features)
+        features = draft.features | {"logprob_window_min": -float(i)}
+        labelled[i] = draft._replace(features=features)
     calibration = made(labelled)
     assert list(calibration.early) == sorted(calibration.early)
     assert {window for _, window in calibration.early} == {-float(i) for i in range(40)}

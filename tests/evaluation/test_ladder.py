@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cascade.confidence import LabelledDraft
 from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
@@ -205,12 +204,9 @@ def test_a_step_is_taken_where_it_pays_beyond_its_noise(rows: list[Transcript], 
 
 def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> None:
     found, price = pair(recording(features=True)), 0.05
-    rights = zip(found.small_correct, found.large_correct, strict=True)
-    drafts = [
-        LabelledDraft(outcome.features, float(right), float(large))
-        for outcome, (right, large) in zip(found.outcomes("small"), rights, strict=True)
-    ]
-    calibration = calibrate(drafts, [("p_true", 0)], MADE_FOR)
+    drafts = [draft.features for draft in found.outcomes("small")]
+    rights = found.small_correct, found.large_correct
+    calibration = calibrate(drafts, *rights, [("p_true", 0)], MADE_FOR)
     shape = shape_of_calibration(calibration, found)
     plan = shape.plan(found)
     kept = shape.play(plan, [price]).escalated[0] == 0

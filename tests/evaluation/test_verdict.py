@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from cascade.confidence import LabelledDraft
 from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
@@ -200,11 +199,9 @@ def test_other_rows_give_the_figures_where_there_are_some() -> None:
 
 def test_an_existing_calibration_is_judged_as_it_decides() -> None:
     rows = pair(recording(300, features=True))
-    drafts = [
-        LabelledDraft(row.models["small"].features, float(s), float(large))
-        for row, s, large in zip(rows.rows, rows.small_correct, rows.large_correct, strict=True)
-    ]
-    calibration = calibrate(drafts, [("p_true", 0)], MADE_FOR)
+    drafts = [draft.features for draft in rows.outcomes("small")]
+    rights = rows.small_correct, rows.large_correct
+    calibration = calibrate(drafts, *rights, [("p_true", 0)], MADE_FOR)
     new = pair(recording(250, features=True))
     judged = evaluate(new, Options(within=0.05), calibration=calibration)
     assert judged.shape == "calibration"
