@@ -174,12 +174,9 @@ def expected_usd(
 
 @dataclass(slots=True)
 class Collected:
-    """Progress of recording: of `total` examples some were recorded before (`skipped`), some
-    now (`written`), some are left out since nothing says which answer is right (`unlabelled`), and
-    others failed (id → why; the next run tries them again).
-
-    `spent_usd` on what was recorded now is None where a part is unknown; `seconds` are since it
-    began; `in_a_row` failed without an answer between them.
+    """Progress of recording: of `total` examples some were there before (`skipped`), nothing says
+    which answer to some is right (`unlabelled`), and others failed, by id; `spent_usd` is of those
+    that were `written`, None where a part is unknown, and `in_a_row` failed last.
     """
 
     total: int
@@ -229,12 +226,10 @@ async def record(
     counts as right: there are no references.
 
     Raises:
-        ConfigurationError: the models are one, the concurrency is below 1, a reference cannot be
-            read, or the file holds answers to other questions, or of other models or settings.
+        ConfigurationError: the models are one, a reference cannot be read, or the file holds
+            answers to other questions, or of other models or settings.
         CascadeError: `GIVE_UP_AFTER` examples in a row failed.
     """
-    if concurrency < 1:
-        raise ConfigurationError(f"concurrency={concurrency}: must be 1 or more.")
     recorder = _Recorder(kernel, scorer, agree_with_large)
     with TranscriptWriter(path) as writer:
         await recorder.check_references(examples)
@@ -245,7 +240,21 @@ async def record(
 
         async def work() -> None:
             while queue:
-                await recorder.add(queue.pop(0), writer, done)
+                example = queue.pop(0)
+                try:
+                    row, spent = await recorder.answer(example, path.stem)
+                except CascadeError as error:
+                    done.failures[example.id] = str(error)
+                    done.in_a_row += 1
+                else:
+                    done.in_a_row = 0
+                    done.unlabelled += row is None
+                    if row is not None:
+                        writer.write(row)
+                        done.written += 1
+                        costs = (done.spent_usd, spent)
+                        known = None not in costs
+                        done.spent_usd = sum(filter(None, costs), Decimal(0)) if known else None
                 done.seconds = time.monotonic() - began
                 progress(done)
                 if done.in_a_row >= GIVE_UP_AFTER:
@@ -318,29 +327,12 @@ class _Recorder:
                 "record to another file."
             )
 
-    async def add(self, example: Example, writer: TranscriptWriter, done: Collected) -> None:
-        """Ask both models, unless nothing says which answer is right, and write what comes."""
-        row, spent = None, None
-        try:
-            if self._agree or example.labels or example.reference is not None:
-                row, spent = await self._answer(example, writer.path.stem)
-        except CascadeError as error:
-            done.failures[example.id] = str(error)
-            done.in_a_row += 1
-            return
-        done.in_a_row = 0
-        if row is None:
-            done.unlabelled += 1
-            return
-        writer.write(row)
-        done.written += 1
-        costs = (done.spent_usd, spent)
-        done.spent_usd = None if None in costs else sum(filter(None, costs), Decimal(0))
-
-    async def _answer(
+    async def answer(
         self, example: Example, dataset: str
     ) -> tuple[Transcript | None, Decimal | None]:
         """The transcript, none where nothing says whether an answer is right, and dollars."""
+        if not self._agree and not example.labels and example.reference is None:
+            return None, None
         kernel, run = self._kernel, self._kernel.begin(list(example.messages))
         runtime = CascadeRuntime(kernel, show="final")
         while run.step not in ("expert", "end"):

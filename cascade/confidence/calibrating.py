@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +79,13 @@ def calibrate(
         ConfigurationError: too few drafts with signals.
     """
     names = [name for name, _ in signals]
-    known = np.flatnonzero(np.isfinite(values_of(rows, RAW, names)))
-    if len(known) < LEAST_LABELS:
+    known = np.isfinite(values_of(rows, RAW, names))
+    if known.sum() < LEAST_LABELS:
         raise ConfigurationError(
-            f"{len(known)} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
+            f"{known.sum()} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
             "more, and a few hundred to be good."
         )
-    rows, correct, large = [rows[i] for i in known], correct[known], large[known]
+    rows, correct, large = list(compress(rows, known)), correct[known], large[known]
     free = [name for name, calls in signals if not calls]
     paid = [name for name, calls in signals if calls]
     taken = [(*free, *paid[:count]) for count in range(0 if free else 1, len(paid) + 1)]

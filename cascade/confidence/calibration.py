@@ -7,10 +7,8 @@ for anything else. `cascade.confidence.calibrating` makes it; using it needs num
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -78,8 +76,8 @@ class Column(Fitted):
         return cls(name=name, scale="logit", margin=margin_of(values))
 
     def scaled(self, value: float) -> float:
-        """A value on the column's scale."""
-        if self.scale == "plain":
+        """A value on the column's scale; NaN stays."""
+        if self.scale == "plain" or math.isnan(value):
             return value
         if self.scale == "log":
             return math.log1p(max(0.0, value))
@@ -103,13 +101,8 @@ def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column
 
 def matrix(rows: Sequence[Features], columns: Sequence[Column], signals: Sequence[str]) -> Array:
     """(n, d) with NaN where a feature is missing."""
-    table = np.full((len(rows), len(columns)), np.nan)
-    for at, row in enumerate(rows):
-        for number, column in enumerate(columns):
-            value = _value(row, column.name, signals)
-            if not math.isnan(value):
-                table[at, number] = column.scaled(value)
-    return table
+    table = [[c.scaled(_value(row, c.name, signals)) for c in columns] for row in rows]
+    return np.array(table, dtype=np.float64).reshape(len(rows), len(columns))
 
 
 def owner(feature: str, signals: Collection[str]) -> str | None:
@@ -335,15 +328,14 @@ class Calibration(Fitted, MadeFor):
             CalibrationMismatchError: with what differs.
         """
         for what, known, found in (("small", self.small, small), ("large", self.large, large)):
-            if known.name != found.name:
+            digests = {known.digest, found.digest} - {None}
+            if known.name != found.name or len(digests) > 1:
+                told = [
+                    f"{one.name} (weights {(one.digest or '?')[:12]})" for one in (known, found)
+                ]
                 raise CalibrationMismatchError(
-                    f"the calibration was made for the {what} model {known.name}, not for "
-                    f"{found.name}: calibrate again."
-                )
-            if known.digest and found.digest and known.digest != found.digest:
-                raise CalibrationMismatchError(
-                    f"the weights of {found.name} have changed since the calibration "
-                    f"({known.digest[:12]} → {found.digest[:12]}): calibrate again."
+                    f"the calibration was made for the {what} model {told[0]}, not for {told[1]}: "
+                    "calibrate again."
                 )
         if self.task_hash != task_hash:
             raise CalibrationMismatchError(
@@ -378,13 +370,12 @@ class Calibration(Fitted, MadeFor):
         stage = self._stage(taken)
         if stage is None or not stage.outlook:
             return ()
-        start, end = (
-            bisect(stage.outlook, confidence, key=itemgetter(0))
-            for bisect in (bisect_left, bisect_right)
-        )
-        middle = (start + end) // 2  # of the equal ones, where there are some
-        first = max(0, min(middle - NEIGHBOURS // 2, len(stage.outlook) - NEIGHBOURS))
-        return tuple(after for _, after in stage.outlook[first : first + NEIGHBOURS])
+        here, after = np.array(stage.outlook).T
+        # In the middle of the equal ones, where there are some.
+        middle = np.searchsorted(here, confidence, "left")
+        middle = (middle + np.searchsorted(here, confidence, "right")) // 2
+        first = max(0, min(int(middle) - NEIGHBOURS // 2, len(here) - NEIGHBOURS))
+        return tuple(after[first : first + NEIGHBOURS].tolist())
 
     def _stage(self, taken: Sequence[str]) -> Stage | None:
         fitting = [stage for stage in self.stages if set(stage.signals) <= set(taken)]

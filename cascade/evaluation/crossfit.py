@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
+from pydantic import Field
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
@@ -61,7 +62,7 @@ class Options(Record):
         repeats: of the cross-fitting; None for as many as so many rows need.
     """
 
-    within: float = 0.01
+    within: float = Field(default=0.01, ge=0, lt=1)
     caution: float = 0.0
     price_of_error: float | None = None
     repeats: int | None = None
@@ -198,17 +199,12 @@ def check(pair: Pair, options: Options) -> None:
     """Refuse what cannot be evaluated.
 
     Raises:
-        ConfigurationError: too few rows, a share that is none, or a price without costs.
+        ConfigurationError: too few rows, or a price of errors without costs.
     """
     if len(pair) < LEAST_ROWS:
         raise ConfigurationError(
             f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
             f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
-        )
-    if not 0 <= options.within < 1:
-        raise ConfigurationError(
-            f"within={options.within:g}: the share of questions that may be lost, such as 0.01 for "
-            "one point of a hundred."
         )
     if options.price_of_error is not None and not pair.priced:
         raise ConfigurationError(

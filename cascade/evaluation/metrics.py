@@ -45,15 +45,15 @@ def deferral_curve(
     deferral: Array,
     small: Array,
     large: Array,
-    kept_cost: Array | None = None,
-    escalated_cost: Array | None = None,
+    kept_cost: Array | float = 0.0,
+    escalated_cost: Array | float = 0.0,
 ) -> Curve:
     """The curve from all-small to all-large, a step for each distinct score; costs are of a row
     whose draft is kept, and of one that is escalated, with its draft where it is paid."""
     order = np.argsort(-deferral, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(deferral[order]) < 0), len(order) - 1) + 1
-    kept = np.zeros(len(small)) if kept_cost is None else kept_cost
-    more = np.zeros(len(small)) if escalated_cost is None else escalated_cost - kept
+    kept = np.zeros(len(small)) + kept_cost
+    more = escalated_cost - kept
 
     def steps(first: float, values: Array) -> Array:
         return np.append(first, first + np.cumsum(values[order])[ends - 1])

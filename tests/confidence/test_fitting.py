@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cascade.confidence import calibration
-from cascade.confidence.calibrating import fit_calibrator, fit_gain, step_share, stratified_folds
+from cascade.confidence.calibrating import fit_calibrator, fit_gain, step_share
 from cascade.confidence.metrics import auroc, auroc_error, brier, ece
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 
@@ -139,16 +139,6 @@ def test_the_share_of_a_step_is_a_share(rows: list[tuple[float, float, bool]]) -
     assert step_share(before, before, actual) == 0.0
     many = np.tile([0.9, 0.1], 500)
     assert step_share(np.full(1000, 0.5), many, many.round()) == 1.0
-
-
-@pytest.mark.parametrize("folds", [2, 5, 50])
-def test_each_row_is_held_out_once(folds: int) -> None:
-    labels = np.array([0.0] * 5 + [1.0] * 15)
-    parts = list(stratified_folds(labels, folds))
-    held = np.concatenate([out for _, out in parts])
-    assert sorted(held.tolist()) == list(range(20))
-    if folds == 5:
-        assert all(labels[out].sum() == 3 for _, out in parts)
 
 
 def answered(n: int, *, seed: int = 0) -> tuple[Array, Array, Array]:

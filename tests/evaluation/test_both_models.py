@@ -131,8 +131,6 @@ async def test_a_file_of_another_set_up_is_not_continued(
 
 async def test_what_cannot_work_is_said_before_anything_is_asked(tmp_path: Path) -> None:
     path, small = tmp_path / "t.jsonl", model("small")
-    with pytest.raises(ConfigurationError, match="concurrency=0"):
-        await recorded(path, [example("a")], small, concurrency=0)
     with pytest.raises(ConfigurationError, match="are both scripted:small"):
         await recorded(path, [example("a")], small, model("small"))
     examples = [example("a", 7), example("c", None), example("b")]

@@ -231,7 +231,6 @@ def test_helpers_and_rows_left_out_are_told() -> None:
     ("rows", "options", "message"),
     [
         (recording(39), {}, r"39 rows .* needs 40 at least, 1 more"),
-        (recording(40), {"within": 5.0}, r"within=5: the share of questions"),
         (recording(40, cheap=None), {"price_of_error": 1.0}, "the recording knows no costs"),
     ],
 )
