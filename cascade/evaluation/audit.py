@@ -355,21 +355,21 @@ def _large_answers(runs: Any) -> int:
     return int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
 
 
-def right(runs: Any, spent: float, quality: Quality | None) -> Figure | None:
+def right(runs: Any, spent: float, quality: Quality | None) -> Figure:
     """Dollars per answer that is as good as the large model's; its interval is that of quality."""
     accepted = int((runs.outcome == "accepted").sum())
     answers = accepted + _large_answers(runs)
     if quality is None or not answers or (accepted and not quality.checked):
-        return None
+        return Figure(None)
     wrong = quality.error_rate
     return wrong.map(lambda share: spent / max(answers - accepted * share, 1e-9), "usd")
 
 
-def escalation(runs: Any) -> Figure | None:
-    """Share of the decided requests that went to the large model; None where none was decided."""
+def escalation(runs: Any) -> Figure:
+    """Share of the decided requests that went to the large model."""
     up = int(np.isin(runs.outcome, ("escalated", "degraded")).sum())
     n = up + int(np.isin(runs.outcome, ("accepted", "abstained", "person")).sum())
-    return _share(up / n, n, n) if n else None
+    return _share(up / n, n, n) if n else Figure(None)
 
 
 def _share(value: float, effective: float, n: int) -> Figure:

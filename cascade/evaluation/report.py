@@ -44,10 +44,6 @@ from cascade.state import Basis
 if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger
 
-Status = Literal["verified", "measured", "estimated", "unknown", "empty"]
-"""How far the saving can be claimed: `verified` by audits; `measured`, as every baseline is known;
-`estimated`, no audits yet; `unknown`, as there are calls without a price; `empty`."""
-
 Verdict = Literal["saves", "loses", "cannot tell yet"]
 _TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "cannot tell yet": "open"}
 
@@ -80,12 +76,11 @@ class Report:
 
     requests: int
     outcomes: Mapping[Outcome, int]
-    status: Status
     verified_usd: Number | None
     saving: SavingReport
     quality: Quality | None
-    escalation: Figure | None
-    right_usd: Figure | None
+    escalation: Figure
+    right_usd: Figure
     what_if: tuple[Choice, ...]
     verdict: Verdict = "cannot tell yet"
     reason: str = ""
@@ -138,23 +133,17 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
     runs, total = books.columns(), books.total
     spent, unpriced = float(total.spent), total.unpriced > 0
     found = audit.account(runs, spent, unpriced=unpriced)
-    status: Status = "verified" if found.saving.n else "estimated"
-    if not len(runs):
-        status = "empty"
-    elif unpriced or found.unknown:
-        status = "unknown"
-    elif found.saving.basis == "measured":
-        status = "measured"
+    known = len(runs) > 0 and not unpriced and not found.unknown
+    claimed = known and (found.saving.n or found.saving.basis == "measured")
     quality = audit.quality_of(runs)
     made = Report(
         requests=len(runs),
         outcomes=Counter(runs.outcome.tolist()),
-        status=status,
-        verified_usd=found.saving.low if status in ("verified", "measured") else None,
+        verified_usd=found.saving.low if claimed else None,
         saving=found,
         quality=quality,
         escalation=audit.escalation(runs),
-        right_usd=None if unpriced else audit.right(runs, spent, quality),
+        right_usd=Figure(None) if unpriced else audit.right(runs, spent, quality),
         what_if=audit.choices_of(runs, spent, found.baseline),
     )
     verdict, reason, advice = _verdict(made, books)
@@ -172,7 +161,7 @@ def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
     audits = books.summed(lambda key: key.node == "audit").get(True, Sums())
     paid, of_bill = float(audits.spent), " of what the large model alone would have cost"
     unsure: Verdict = "cannot tell yet"
-    if made.status == "empty":
+    if not made.requests:
         return (
             unsure,
             "there are no requests in this period",
@@ -188,8 +177,8 @@ def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
             "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
             "lower threshold may turn it; `cascade evaluate` tells on recorded answers.",
         )
-    advice = ""
-    if made.status == "unknown":
+    advice, unknown = "", books.total.unpriced or made.saving.unknown
+    if unknown:
         advice = (
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
             "count from then on (--since)."
@@ -210,11 +199,11 @@ def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
             reason += f"; but it lost at least {percent(lost)} of quality per request" * (lost > 0)
         return "saves", reason, advice
     between = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
-    reasons = {
-        "unknown": "there are calls or baselines without a price",
-        "estimated": f"no audit knows the large model's cost; by assumption, {between}",
-    }
-    return unsure, reasons.get(made.status, between), advice
+    if unknown:
+        between = "there are calls or baselines without a price"
+    elif made.verified_usd is None:
+        between = f"no audit knows the large model's cost; by assumption, {between}"
+    return unsure, between, advice
 
 
 def _going_live(made: Report) -> str:
@@ -232,8 +221,6 @@ def _going_live(made: Report) -> str:
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
     """What a reader must know about the figures."""
     quality, drafts = made.quality, runs[runs.outcome == "accepted"]
-    if total.unpriced:
-        yield f"Calls of unknown cost, for which nothing can be assumed: {total.unpriced:,}."
     if total.no_baseline:
         yield (
             "Accepted drafts without a baseline, as their usage or the large model's price is "
@@ -307,7 +294,7 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
     if found.estimated_usd:
         estimate = Figure(found.estimated_usd, "usd", basis="estimated")
         parts.append(f"estimated {words(estimate)}")
-    if made.status == "verified":
+    if made.verified_usd is not None and found.saving.basis == "estimated":
         parts.append("the lower end may be claimed")
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
@@ -317,7 +304,6 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
         bound = f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
         bound = "all were checked" if quality.error_rate.basis == "measured" else bound
     alone = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
-    unknown = Figure(None)
     return (
         Fact("requests", Figure(made.requests, "count")),
         Fact("spent", _dollars(total.spent, total.unpriced), paid),
@@ -325,10 +311,10 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
         Fact("saved", found.saving, ", ".join(parts)),
         Fact("of the large-only bill", found.share, found.saving.method),
         Fact("checked drafts that were worse", worse, bound),
-        Fact("escalated", made.escalation or unknown),
+        Fact("escalated", made.escalation),
         Fact(
             "cost per answer as good as the large model's",
-            made.right_usd or unknown,
+            made.right_usd,
             f"large alone {dollars(alone.value)}",
         ),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
@@ -470,7 +456,7 @@ def _pictures(books: Books, runs: Any) -> Iterable[Picture]:
         part, paid = runs[runs.day == day], sums[day]
         found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
         saved.append((day, found.saving))
-        if (rate := audit.escalation(part)) is not None:
+        if (rate := audit.escalation(part)).n:
             escalated.append((day, rate))
     days = Axis("day, UTC", "days")
     if saved:

@@ -131,7 +131,9 @@ class View(BaseModel):
     def selection(self) -> Selection:
         """The entries of the view."""
         since = datetime.combine(self.first, MIDNIGHT)
-        until = self.last and datetime.combine(self.last, MIDNIGHT) + timedelta(days=1)
+        until = None
+        if self.last is not None:
+            until = datetime.combine(self.last, MIDNIGHT) + timedelta(days=1)
         tags = {CASCADE_TAG: self.cascade, KEY_TAG: self.key}
         return Selection(since=since, until=until, tags={n: v for n, v in tags.items() if v})
 

@@ -9,8 +9,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-
 from cascade.evaluation.books import COLUMNS, Books, Row
 from cascade.evaluation.render import Table, to_text, words
 from cascade.evaluation.report import Report, make_report
@@ -117,6 +115,21 @@ def audited(n: int, large: str = "0.02", loss: float | None = 0, rate: float = 0
     return [story.audit(usd(large), loss) for story in stories]
 
 
+def mixed(n: int) -> list[Story]:
+    """Runs of rising confidence, accepted from 0.35 on; every other draft is audited."""
+    stories = []
+    for i in range(n):
+        story = Story(NOON + i * HOUR / 60).draft()
+        if (sure := i / n) < 0.35:
+            story.decide("escalate", confidence=sure, threshold=0.35).expert()
+        else:
+            story.accept(rate=0.5, confidence=sure, threshold=0.35)
+            if i % 2:
+                story.audit(MORE, float(i % 15 == 0))
+        stories.append(story)
+    return stories
+
+
 def books_of(told: Iterable[Story]) -> Books:
     """The books of these runs, without a database between."""
     books = Books()
@@ -177,48 +190,3 @@ def cells_of(report: Report, title: str, name: str) -> list[str]:
     """The cells of one line of a table, in words."""
     row = next(row for row in table_of(report, title).rows if row[0] == name)
     return [words(cell) for cell in row[1:]]
-
-
-class World:
-    """Requests whose large model's cost and loss are known, also where it was not asked.
-
-    The draft's confidence tells hard requests, which are longer; predictions are off by a factor
-    that the ledger does not know.
-    """
-
-    def __init__(self, n: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        hardness = rng.random(n)
-        self.large = 0.002 + 0.01 * rng.lognormal(0.6 * hardness, 0.5)
-        self.predicted = 0.7 * (0.002 + 0.01 * np.exp(0.6 * hardness)) * rng.lognormal(0, 0.3, n)
-        self.confidence = np.clip(1 - hardness + rng.normal(0, 0.1, n), 0, 1)
-        self.loss = (rng.random(n) < 0.25 * hardness).astype(float) - (rng.random(n) < 0.02)
-        self.accepted = self.confidence > 0.35
-        self.draft = 0.0004
-
-    @property
-    def saved(self) -> float:
-        """Before any audit is paid."""
-        return float(self.large[self.accepted].sum()) - self.draft * len(self.large)
-
-    @property
-    def lost(self) -> float:
-        """Per request."""
-        return float(self.loss[self.accepted].sum()) / len(self.large)
-
-    def stories(self, rate: float, seed: int) -> tuple[list[Story], float]:
-        """The runs with one draw of audits, and what these cost."""
-        drawn = np.random.default_rng(seed).random(len(self.large)) < rate
-        stories, paid = [], 0.0
-        for i, large in enumerate(self.large):
-            story = Story(NOON + timedelta(minutes=i)).draft(usd(self.draft))
-            sure = float(self.confidence[i])
-            if self.accepted[i]:
-                story.accept(usd(self.predicted[i]), rate=rate, confidence=sure, threshold=0.35)
-                if drawn[i]:
-                    story.audit(usd(large), float(self.loss[i]))
-                    paid += float(large)
-            else:
-                story.decide("escalate", confidence=sure, threshold=0.35).expert(usd(large))
-            stories.append(story)
-        return stories, paid

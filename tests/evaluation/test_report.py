@@ -7,7 +7,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cascade.errors import ConfigurationError
@@ -22,7 +21,6 @@ from tests.evaluation.ledgers import (
     HOUR,
     NOON,
     Story,
-    World,
     accepted,
     audited,
     books_of,
@@ -30,6 +28,7 @@ from tests.evaluation.ledgers import (
     entry,
     fact_of,
     fill,
+    mixed,
     reported,
     table_of,
     text_of,
@@ -44,7 +43,7 @@ CACHED = Story().draft().accept(CENT, rate=1.0).call("audit", usd("0.004"))
 
 def test_the_verified_saving_is_the_lower_end_of_the_interval() -> None:
     report = reported([*audited(30), *accepted(30, rate=0.5)])
-    assert (report.status, report.verdict) == ("verified", "saves")
+    assert report.verdict == "saves"
     assert report.verified_usd == report.saving.saving.low
     assert report.document.tone == "good"
     assert "Saves: a verified net saving of at least $" in text_of(report)
@@ -55,7 +54,7 @@ def test_the_verified_saving_is_the_lower_end_of_the_interval() -> None:
 def test_before_any_audit_the_saving_is_estimated_within_assumed_limits() -> None:
     report = reported(accepted(10, rate=0.1))
     spent = 10 * 0.0001
-    assert (report.status, report.verified_usd) == ("estimated", None)
+    assert report.verified_usd is None
     assert report.saving.saving.low == pytest.approx(10 * 0.01 / 5 - spent)
     assert report.saving.saving.high == pytest.approx(10 * 0.01 * 8 - spent)
     assert "by assumption, the saving is between $0.019 and" in report.reason
@@ -65,7 +64,7 @@ def test_before_any_audit_the_saving_is_estimated_within_assumed_limits() -> Non
 
 def test_with_nothing_accepted_the_saving_is_measured() -> None:
     report = reported([Story().escalated() for _ in range(3)])
-    assert (report.status, report.verdict) == ("measured", "loses")
+    assert report.verdict == "loses"
     assert report.verified_usd == pytest.approx(-0.0003)
     assert report.quality.loss.high == 0
     assert report.quality.sentence.startswith("No accepted draft has been checked")
@@ -74,7 +73,7 @@ def test_with_nothing_accepted_the_saving_is_measured() -> None:
 
 def test_an_empty_ledger_says_so() -> None:
     report = reported([])
-    assert (report.status, report.requests, report.escalation) == ("empty", 0, None)
+    assert (report.requests, report.escalation.value) == (0, None)
     assert "there are no requests" in text_of(report)
     assert "ledger=open_store(URL)" in report.advice
     assert report.document.tables == report.document.pictures == ()
@@ -91,16 +90,15 @@ def test_cost_per_right_answer_counts_the_wrong_ones_out() -> None:
     told = [*audited(5, loss=1.0, rate=1.0), *audited(5, rate=1.0), Story().escalated()]
     report = reported(told)
     assert report.right_usd.value == pytest.approx((11 * 0.0001 + 10 * 0.02 + 0.01) / 6)
-    assert reported(accepted(3)).right_usd is None
+    assert reported(accepted(3)).right_usd.value is None
 
 
 def test_calls_without_a_price_leave_nothing_verified() -> None:
     told = [Story().draft(None, note="price not set").accept(rate=1.0).audit() for _ in range(3)]
     report = reported(told)
-    assert (report.status, report.verified_usd, report.right_usd) == ("unknown", None, None)
+    assert (report.verified_usd, report.right_usd.value) == (None, None)
     assert cells_of(report, "Unknown costs", "draft")[1:] == ["price not set", "3", "?"]
     assert "Tier(…, price=Price(…))" in report.advice
-    assert "for which nothing can be assumed: 3" in text_of(report)
     # A cost that is missing may be anything: there is an upper end of the saving alone.
     assert fact_of(report, "saved")[0] == "? (? to $0.00)"
 
@@ -117,7 +115,7 @@ def test_audits_know_the_baseline_that_the_ledger_does_not() -> None:
 def test_what_is_assumed_for_an_unknown_cost_counts_as_spent() -> None:
     story = Story().fails("draft", assumed_usd=usd("0.002")).draft()
     report = reported([story.accept(rate=1.0).audit()])
-    assert report.status == "measured"
+    assert report.verified_usd == report.saving.saving.low
     assert report.saving.saving.value == pytest.approx(-0.0001 - 0.002)
     assert "; $0.002 assumed for 1 unknown cost" in fact_of(report, "spent")[1]
 
@@ -325,7 +323,7 @@ def test_events_verdicts_of_people_and_calls_under_way_are_no_requests() -> None
 
 
 def test_other_thresholds_agree_with_the_report_at_the_one_in_force() -> None:
-    report = reported(World(300, 1).stories(0.3, 2)[0])
+    report = reported(mixed(300))
     [now] = [choice for choice in report.what_if if choice.in_force]
     assert (now.threshold, now.saving) == (0.35, report.saving.saving)
     assert now.escalated == pytest.approx(report.escalation.value)
@@ -403,11 +401,11 @@ def test_a_wrong_use_is_named(selection: Selection, options: Any, message: str) 
 
 
 async def test_a_ledger_of_weeks_is_read_in_parts(tmp_path: Path) -> None:
-    told, _ = World(80, 3).stories(0.3, 4)
+    told = mixed(80)
     told.append(Story(NOON + 8 * DAY).draft(None, note="no price").accept())
     told.append(Story(NOON + 30 * DAY).escalated())
     async with open_store(f"sqlite:///{tmp_path}/ledger.db") as store:
-        assert (await make_report(store)).status == "empty"
+        assert (await make_report(store)).requests == 0
         fill(store, told)
         report = await make_report(store)
         week = await make_report(store, Selection(until=NOON + 9 * DAY))
@@ -423,18 +421,3 @@ def test_sums_hold_to_the_last_digit() -> None:
     told = [Story().draft(amount).decide("abstain") for amount in amounts]
     total = books_of(told).total
     assert (total.cost, total.saved) == (sum(amounts), -sum(amounts))
-
-
-def test_the_intervals_cover_the_truth() -> None:
-    """Of 100 worlds; 92 % or more, as 95 % intervals do with all but certainty."""
-    inside = np.zeros(2)
-    for seed in range(100):
-        world = World(200, seed)
-        told, paid = world.stories(0.15, 1000 + seed)
-        report = report_of(books_of(told))
-        for i, (figure, truth) in enumerate(
-            ((report.saving.saving, world.saved - paid), (report.quality.loss, world.lost))
-        ):
-            _, low, high = figure.numbers
-            inside[i] += low <= truth <= high
-    assert inside.min() >= 92
