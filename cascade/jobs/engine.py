@@ -106,10 +106,8 @@ async def run_job(
     or whose question has changed since.
 
     Args:
-        cascade: that is asked.
-        rows: read as they are needed.
+        rows: read as they are needed, so many under way at once (`concurrency`).
         journal: knows what is done, and is told.
-        concurrency: rows under way at once.
         budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only if
             what it may cost fits beside what the others under way, or those that wait, may cost.
         progress: called after each row.

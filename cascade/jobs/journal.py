@@ -42,8 +42,6 @@ class Record:
     Attributes:
         number, key: of the row, and of its question.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
-        run_id: of the row's run in the ledger.
-        error: kind of the error and its message.
         run, question: of a row that waits, or has waited in vain: nothing is paid for twice.
         expected_usd: what the answer that it waits for may cost.
     """

@@ -203,7 +203,7 @@ class _BatchJob:
         expected = None
         with suppress(ConfigurationError):  # it has no price
             expected = engine.guessed(row, self.kernel.tiers[-1:])
-        kept = {"run": run.to_json(), "question": row.question, "run_id": run.id}
+        kept: Any = {"run": run.to_json(), "question": row.question, "run_id": run.id}
         costs = engine.costs_of(LedgerView(run.entries))
         return Record(row.number, row.key, "waiting", expected_usd=expected, **kept, **costs)
 

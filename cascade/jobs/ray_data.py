@@ -56,7 +56,7 @@ def run_on_ray(
 
     Args:
         make: makes the cascade of each replica, in the folder in which the job was started.
-        rows: what to ask; all that are not done are held in memory.
+        rows: all that are not done are held in memory.
         journal: knows what is done, and is told.
         concurrency: rows under way at once in each replica.
         replicas: processes with a cascade; by default one for each core of the cluster.

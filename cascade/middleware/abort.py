@@ -45,9 +45,7 @@ class Abort(CascadeMiddleware):
     falls below what all but a share of acceptable calibration drafts stay above
     (`cascade.confidence.early`). The policy has to accept the more confident of two drafts at least
     as readily. Drafts that may call tools are not stopped: their tokens are not all of the answer.
-
-    Args:
-        loss: share of the acceptable drafts that may be lost; 0.01 by default. Needs a calibration.
+    `loss`, which needs a calibration, is the share of acceptable drafts that may be lost.
     """
 
     slot = Slot.STREAMS

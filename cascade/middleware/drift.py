@@ -75,12 +75,11 @@ class Drift(CascadeMiddleware):
         signals, escalations, harm: reactions of their own.
         max_harm: P(accepted and wrong) that audits must not show to be exceeded; by default that of
             the policy's certificate. Without either, harm is not watched.
-        reference: decisions from which is learned what is usual.
-        window: values of a signal that are compared with it at a time.
+        reference: decisions from which is learned what is usual; `window`, values of a signal that
+            are compared with it at a time.
         on_alarm: is called with each alarm, after the reply; it may be async.
 
     Attributes:
-        caution: how careful the cascade is at present.
         alarms: those of this process since the last reset, oldest first.
         alpha: chance of a false alarm of one signal in one window.
         run_length: requests between false alarms of the escalation rate, on average, at least.

@@ -32,9 +32,6 @@ class Examples(CascadeMiddleware):
 
     A choice that fails loses no question: it is logged, and the draft is made without examples.
     For a choice that needs more than the conversation, override `chosen`.
-
-    Args:
-        choose: chooses them for each question; it may be async.
     """
 
     slot = Slot.PROMPTS

@@ -16,9 +16,6 @@ class Fallback(CascadeMiddleware):
 
     The result is marked as degraded. Its entry names the model that answered, and earns at most
     its own cost, as an estimate: an owner of that model would have it without a cascade, too.
-
-    Args:
-        tier: the other model, as `Cascade` takes models.
     """
 
     slot = Slot.SUBSTITUTES

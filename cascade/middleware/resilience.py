@@ -46,9 +46,7 @@ class Retries(CascadeMiddleware):
 
     Args:
         attempts: of each call, the first included.
-        base_s: seconds, see above.
-        share: retries that each call pays for.
-        reserve: retries that are allowed besides, each minute.
+        share: retries that each call pays for; `reserve`, allowed besides, each minute.
     """
 
     slot = Slot.ATTEMPTS

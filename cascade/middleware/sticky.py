@@ -52,10 +52,8 @@ class Sticky(CascadeMiddleware):
     (1 − p)·c_stay − c_draft on average, and p·(c_cold − c_stay) of what the cache of the larger
     tier is worth is thrown away; the conversation goes back when it saves more. p follows from the
     drafts of the conversation and of all traffic. A price by the hour counts as free, in favour of
-    going back; where the larger tier has no price, nothing is kept.
-
-    Args:
-        ttl_s: seconds for which providers keep a prompt that is not used.
+    going back; where the larger tier has no price, nothing is kept. `ttl_s` is for how long
+    providers keep a prompt that is not used.
     """
 
     slot = Slot.TIME

@@ -1,8 +1,7 @@
 """Certificates: P(accepted and wrong) ≤ α with confidence 1 − δ, proved and kept.
 
 Fixed-sequence testing from the strictest threshold down, with Clopper–Pearson bounds on the joint
-harm R(τ) = P(accept ∧ wrong), which is monotone in τ (arXiv 2101.02703, 2407.18370). Proving needs
-numpy and scipy (extra `calibrate`); deciding needs neither.
+harm R(τ) = P(accept ∧ wrong), which is monotone in τ (arXiv 2101.02703, 2407.18370).
 """
 
 from __future__ import annotations
@@ -112,9 +111,7 @@ def certify(
         confidence: (n,) of drafts that neither fitted nor chose the calibrator; NaN for a draft
             without one, which is never accepted. Equal ones are accepted together.
         correct: (n,) whether each was right: above 0.5, as for calibrators.
-        max_harm: α.
-        delta: δ, the chance that the promise does not hold.
-        valid_until: end of the promise.
+        max_harm, delta: α, and the chance δ that the promise does not hold.
     """
     import numpy as np  # noqa: PLC0415 - heavy
     from scipy.stats import beta  # noqa: PLC0415 - heavy

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import BadRequestError, ConfigurationError
 from cascade.jobs import Done, Journal, Row, made_with, provider, write_output
-from cascade.jobs.provider import NotDeliveredError, batched, read_reply, run_by_batch
+from cascade.jobs.provider import read_reply, run_by_batch
 from cascade.ledger import MemoryLedger
 from cascade.middleware import CascadeMiddleware, Deadline
-from cascade.models.base import Request, guard
+from cascade.models.base import guard
 from cascade.testing import ScriptedModel, reply
 from tests.servers import replies
 from tests.servers.batches import BatchServer, Fault, Outcome, Step
@@ -337,18 +336,6 @@ async def test_a_row_that_has_changed_is_asked_anew(server: BatchServer, tmp_pat
     assert [len(batch.lines) for batch in server.remote.values()] == [4, 1]
 
 
-async def test_a_row_without_a_draft_fails_alone(server: BatchServer, tmp_path: Path) -> None:
-    def refuses(request: Any) -> Any:
-        if str(request.messages[-1].text).endswith(" 1"):
-            raise BadRequestError("refused", model="small")
-        return draft(request)
-
-    small = ScriptedModel(refuses, returns_logprobs=True)
-    done = await run(pair(server, small=small), tmp_path)
-    assert (done.answered, done.failed) == (ROWS - 1, 1)
-    assert output(tmp_path)[1]["error"].startswith("BadRequestError: refused")
-
-
 async def test_what_no_request_can_hold_fails_alone(server: BatchServer, tmp_path: Path) -> None:
     odd = {"role": "user", "content": [{"type": "video", "base64": "AAAA", "mime_type": "video/x"}]}
     small = ScriptedModel(lambda _: reply("draft", probability=0.3), returns_logprobs=True)
@@ -397,11 +384,3 @@ async def test_a_model_without_a_batch_api_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="scripted:large cannot be asked by batch"):
         await run(cascade, tmp_path)
     assert small.requests == []
-
-
-async def test_the_model_by_batch_is_never_asked_at_once(server: BatchServer) -> None:
-    model = batched(pair(server)).tiers[-1].model
-    with pytest.raises(NotDeliveredError, match="has not come yet"):
-        await model.complete(Request((HumanMessage("x"),)))
-    assert await model.digest() is None
-    assert len(server.seen) == 0
