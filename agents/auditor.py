@@ -13,11 +13,7 @@ class Auditor:
     says of the draft is for the middleware that drew the audit."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
-        """Ask the last tier; its answer is that of the background run.
-
-        Raises:
-            ModelError: the call failed.
-        """
+        """Ask the last tier; its answer is that of the background run."""
         tier = runtime.kernel.tiers[-1]
         request = to_request(tier, run.messages, run.settings)
         run.draft = await runtime.kernel.ask(Call(run, runtime, "audit", tier, request))

@@ -52,11 +52,7 @@ class Expert:
         return "end"
 
     def _degrade(self, run: Run, runtime: CascadeRuntime, error: ModelError) -> Step:
-        """The draft as the answer, if it can be one.
-
-        Raises:
-            ModelError: there is none, or it is ruled out.
-        """
+        """The draft as the answer, if it can be one."""
         draft, decided = run.draft, run.decision
         if draft is None or decided is None or run.ruled_out:
             raise error

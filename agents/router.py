@@ -27,11 +27,7 @@ class Router:
     route: Route | None = None
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
-        """Go to `draft`, or straight to `expert`.
-
-        Raises:
-            ConfigurationError: the rule named a tier that does not exist.
-        """
+        """Go to `draft`, or straight to `expert`."""
         tiers = runtime.kernel.tiers
         note = ""
         if self.route is not None:

@@ -25,9 +25,6 @@ def to_number(
         value: what was given.
         above: it has to be larger than this, no less than `least`, no more than `most`, and smaller
             than `below`.
-
-    Raises:
-        ConfigurationError: it is no number, or none within the bounds.
     """
     if not isinstance(value, bool) and isinstance(value, Real | Decimal | str):
         try:
@@ -42,11 +39,7 @@ def to_number(
 
 
 def to_count(name: str, value: object, *, least: int = 1) -> int:
-    """A whole number that a user gave.
-
-    Raises:
-        ConfigurationError: it is none, or smaller than `least`.
-    """
+    """A whole number that a user gave."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigurationError(f"{_shown(name, value)}: give a whole number, {least} or more.")
     return value

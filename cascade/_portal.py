@@ -85,9 +85,6 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
     The caller's context variables (callbacks, tracing) go with it. An interrupt of the waiting
     thread cancels the coroutine, and goes on once that has ended.
-
-    Raises:
-        RuntimeError: called from the background loop itself, which would wait for itself.
     """
     try:
         loop = _portal.loop()
@@ -174,11 +171,7 @@ class _Work(Generic[T]):
 
 
 def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
-    """Iterate an asynchronous generator on the background loop; closing this closes it first.
-
-    Raises:
-        RuntimeError: called from the background loop itself, which would wait for itself.
-    """
+    """Iterate an asynchronous generator on the background loop; closing this closes it first."""
     arrived: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
     pumping = _Work(_pump(items, arrived.put), _portal.loop())
     try:

@@ -43,10 +43,6 @@ class Calibrated(CascadeMiddleware):
         given: the calibration, or its file.
         tiers: of the cascade.
         settings: that its questions are asked with, unless they have their own.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or it is no calibration.
-        CalibrationMismatchError: it was made for something else.
     """
 
     slot = Slot.GUARDS
@@ -65,11 +61,7 @@ class Calibrated(CascadeMiddleware):
         self._compare(settings)
 
     def signals(self, wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
-        """The signals to take: those that it was made with, the user's own among them.
-
-        Raises:
-            CalibrationMismatchError: it knows other signals, or other words of a check.
-        """
+        """The signals to take: those that it was made with, the user's own among them."""
         names = self.calibration.signals
         try:
             signals = {signal.name: signal for signal in to_signals(wanted or names)}

@@ -27,19 +27,11 @@ class CompositeModel(Model):
     own, which it books itself."""
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade in which it must not stand.
-
-        Raises:
-            ConfigurationError: with the way out.
-        """
+        """Refuse a cascade in which it must not stand."""
 
     @abstractmethod
     async def answer(self, call: Call, ledger: Ledger) -> Completion:
-        """The answer to a call, whose inner calls are made within `ledger.attempt`.
-
-        Raises:
-            ModelError: the call failed.
-        """
+        """The answer to a call, whose inner calls are made within `ledger.attempt`."""
 
 
 def overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:

@@ -56,11 +56,7 @@ class Driver:
         return build_graph(self._kernel).compile(name=self._kernel.parts.name, checkpointer=False)
 
     def runtime(self, config: RunnableConfig | None, show: Show) -> CascadeRuntime:
-        """Runtime of a run, with the context and store of a graph around ours.
-
-        Raises:
-            ConfigurationError: it is no configuration.
-        """
+        """Runtime of a run, with the context and store of a graph around ours."""
         if config is not None and not isinstance(config, dict):
             raise ConfigurationError(
                 f"config={config!r}: give LangChain's run configuration, such as "
@@ -72,11 +68,7 @@ class Driver:
         return runtime
 
     async def drive(self, run: Run, runtime: CascadeRuntime) -> None:
-        """Take a run to its end, or to a person.
-
-        Raises:
-            CascadeError: the run failed; `error.ledger` holds what it has spent.
-        """
+        """Take a run to its end, or to a person."""
         config: Any = runtime.config
         if not _asks_for_langgraph(config):
             work = self._kernel.answer(run, runtime)

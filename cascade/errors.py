@@ -11,11 +11,7 @@ from typing import Any
 
 
 class CascadeError(Exception):
-    """Base of all errors of this package.
-
-    `ledger` is the `LedgerView` of what the failed run had spent so far, when the error left
-    `Cascade`.
-    """
+    """Base of all errors here; `ledger` is the `LedgerView` of what a failed run has spent."""
 
     ledger: Any = None
 
@@ -33,11 +29,8 @@ class MissingDependencyError(ConfigurationError):
 
 
 class PersonNeededError(ConfigurationError):
-    """The policy asked a person where no checkpointer keeps the run until the answer.
-
-    `run` is the `Run` as it stands, with its draft and its cost: `Cascade.resume(run, said)` goes
-    on with it.
-    """
+    """The policy asked a person where no checkpointer keeps the run until the answer:
+    `Cascade.resume(run, said)` goes on with it."""
 
     def __init__(self, message: str, run: Any) -> None:
         super().__init__(message)
@@ -60,11 +53,11 @@ class ModelError(CascadeError):
     """A call to a model failed.
 
     Attributes:
-        model: the model as `provider:name`.
+        model: as `provider:name`.
         billed: False when the provider does not charge for this failure (a refused request),
             None when nobody knows (a timeout, a broken stream).
-        status: the HTTP status, where there was one.
-        retry_after: seconds that the provider asks to wait (429, 503), if it was told.
+        status: of HTTP.
+        retry_after: seconds that the provider asks to wait (429, 503).
         retryable: whether the same request may succeed when it is sent again.
         circumstantial: whether another tier may succeed where this one failed.
     """
@@ -126,11 +119,8 @@ class ModelUnavailableError(TransientError):
 
 
 class NotSentError(ModelUnavailableError):
-    """The tier was not asked, for now: nothing was sent or spent; trying again at once is no use.
-
-    Attributes:
-        ready_in_s: seconds until it may be asked again; None where nobody knows.
-    """
+    """The tier was not asked, for now: nothing was sent or spent. It may be asked again in
+    `ready_in_s` seconds; None where nobody knows."""
 
     retryable = False
 

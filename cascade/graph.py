@@ -163,11 +163,7 @@ def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:
 
 
 def _ask_person(run: Run) -> object:
-    """Interrupt the graph until a person has replied.
-
-    Raises:
-        InputError: the reply has no meaning.
-    """
+    """Interrupt the graph until a person has replied."""
     draft, decision = run.draft, run.decision
     assert draft is not None
     assert decision is not None

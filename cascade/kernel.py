@@ -97,11 +97,7 @@ class InCopiedContext(Generic[T]):
 
 
 class Kernel:
-    """The kernel, which takes runs from step to step.
-
-    Raises:
-        ConfigurationError: two middleware of one name, or something that is none.
-    """
+    """The kernel, which takes runs from step to step."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -250,9 +246,6 @@ class Kernel:
 
         Each step runs in a copied context, so that a variable which the user's code sets is seen
         neither by the next step nor by the caller, as in LangGraph.
-
-        Raises:
-            CascadeError: the run failed; `error.ledger` holds what it has spent.
         """
         try:
             while run.step != "end":

@@ -26,11 +26,7 @@ RISK = "risk"
 
 
 def to_messages(question: Question) -> list[AnyMessage]:
-    """The conversation that a question stands for.
-
-    Raises:
-        InputError: it is empty, or of a type that cannot be read as messages.
-    """
+    """The conversation that a question stands for."""
     given: Any = question
     if isinstance(given, str):
         _check_text(given)
@@ -79,9 +75,6 @@ def to_settings(
         tools: LangChain tools, functions, pydantic models, or dicts in OpenAI format.
         response_format: what the answer must satisfy.
         given: other keys of `Settings`.
-
-    Raises:
-        ConfigurationError: a tool, a format or a key cannot be read.
     """
     settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
@@ -97,11 +90,7 @@ def to_settings(
 
 
 def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
-    """The JSON schema that a response format stands for.
-
-    Raises:
-        ConfigurationError: it is none, or not valid.
-    """
+    """The JSON schema that a response format stands for."""
     from cascade.confidence.schemas import check_schema  # noqa: PLC0415 - seldom
 
     form: Any = response_format

@@ -83,11 +83,7 @@ _SETTINGS = TypeAdapter(Settings)
 
 
 def read_settings(given: object) -> Settings:
-    """Settings of a question; `'0.5'` and NumPy's 5 are read as 0.5 and 5.
-
-    Raises:
-        ConfigurationError: a key is none of `Settings`, or a value is of no use.
-    """
+    """Settings of a question; `'0.5'` and NumPy's 5 are read as 0.5 and 5."""
     try:
         return _SETTINGS.validate_python(given)
     except ValidationError as error:

@@ -123,18 +123,15 @@ class Completion:
 
     Attributes:
         text: the answer without thinking.
-        model: the model as the provider named it in its reply.
-        logprobs: one per token of `text`, thinking and tool-call tokens left out;
-            None when the provider returned none.
-        call_logprobs: one per token of the names and argument values of its tool calls; None when
-            the provider returned none, or they could not be told from other tokens.
+        model: as the provider named it in its reply.
+        logprobs: of the tokens of `text`; None when the provider returned none.
+        call_logprobs: of the tokens of names and argument values of its tool calls; None also
+            when they could not be told from other tokens.
         finish_reason: `stop`, `length`, `tool_calls`, `content_filter` or the provider's word;
             `stopped` where it was stopped from this side before its end.
-        latency_ms: wall time of the call.
         busy_ms: time in which the model computed, where the provider says (local models).
-        cached: whether it was taken from a cache of answers, so that no model was asked; `usage`
-            is then that of the answer when it was made.
-        tier: name of the tier that really answered; the kernel stamps it below all middleware.
+        cached: taken from a cache of answers; `usage` is that of the answer when it was made.
+        tier: that really answered; the kernel stamps it below all middleware.
         added_tokens: of its prompt, those that middleware added (examples): the large model alone
             would not read them.
         trajectory: where the tier is an agent, the messages of its run: calls, results, answer.
@@ -202,8 +199,7 @@ class Assessment:
         signals: name → value; a signal that could not be taken is absent.
         confidence: P(draft is correct), or a raw score in [0, 1] while `calibrated` is False.
         missing: why there is no confidence, where there is none.
-        objection: a fact that rules the draft out whatever the confidence
-            (empty answer, invalid JSON), or None.
+        objection: a fact that rules the draft out whatever the confidence, such as invalid JSON.
         p_large: P(the large model is right) on this question, where a calibration knows it.
         taken: names of the signals taken so far.
     """
@@ -248,7 +244,6 @@ class Certificate(Record):
     many looks is needed (fixed-sequence testing; arXiv 2101.02703, 2407.18370).
 
     Attributes:
-        threshold: accept at this confidence and above.
         max_harm: α, the promised bound per request.
         delta: δ, the chance that the promise does not hold.
         n: labelled drafts used.
@@ -280,19 +275,12 @@ class LedgerEntry(Record):
     baseline and saves 0. The sum over the entries of a run is the saving of the run.
 
     Attributes:
-        run_id: of the run.
         node: `router`, `draft`, `self_check`, `verify`, `person`, `expert`, `audit`, or the name
             of the middleware that booked it, such as `cache`.
-        tier: name of the tier; None where no tier was involved.
-        model: `provider:name` that was asked; None where no model was.
-        input_tokens: includes `cached_tokens` and `cache_write_tokens`.
-        output_tokens: includes `reasoning_tokens`.
-        latency_ms: wall time of the call.
-        cost_usd: dollars; None where unknown.
-        cost_basis: how `cost_usd` is known.
-        saved_usd: dollars that this node saved, negative for a cost; None where unknown.
-        basis: the weakest basis of all figures of the entry.
-        baseline_usd: the earned baseline before the node's own cost; None where unknown.
+        model: `provider:name` that was asked.
+        saved_usd: negative for a cost.
+        basis: the weakest of all figures of the entry.
+        baseline_usd: earned, before the node's own cost.
         baseline_range: its 95 % range, where it is an estimate with one.
         assumed_usd: what budgets count where `cost_usd` is unknown.
         price: where the price came from, in words.
@@ -302,8 +290,8 @@ class LedgerEntry(Record):
         decision: of a verifier, with signals and audit rate.
         loss: of an audit or shadow run: how much better the large answer is, in [−1, 1].
         at: when the node did it (of a call: when it was sent), in UTC.
-        id: of the entry; an attempt has the same id before and after its call, so that it is in a
-            ledger once, however often it is written.
+        id: the same before and after the call of an attempt, so that it is in a ledger once,
+            however often it is written.
     """
 
     run_id: str

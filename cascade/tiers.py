@@ -123,11 +123,7 @@ class WithheldModel(Model):
 
 
 def open_tier(given: ModelLike, default_name: str | None = None) -> OpenTier:
-    """What a user gave as a tier, with its adapter and its price found; nothing is sent yet.
-
-    Raises:
-        ConfigurationError: unknown provider, missing key, missing package.
-    """
+    """What a user gave as a tier, with its adapter and its price found; nothing is sent yet."""
     tier = given if isinstance(given, Tier) else Tier(given)
     model = open_model(
         tier.model, base_url=tier.base_url, api_key=tier.api_key, options=tier.options or None
@@ -150,9 +146,6 @@ def open_tiers(
 ) -> tuple[OpenTier, ...]:
     """The tiers of a cascade, given as a pair or as a list, smallest first; while `local_only`,
     with nothing but names and prices of those that are not on this machine.
-
-    Raises:
-        ConfigurationError: no tier, a pair and a list, two tiers of one name, or none here.
     """
     if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
         raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")

@@ -21,11 +21,7 @@ from cascade.state import Completion
 async def traced(
     call: Call, attempt: Attempt, on_wire: Callable[[Call, Attempt], Awaitable[Completion]]
 ) -> Completion:
-    """The answer of a call, reported to the callbacks of its run.
-
-    Raises:
-        ModelError: the call failed; the callbacks know it too.
-    """
+    """The answer of a call, reported to the callbacks of its run."""
     model, request = call.tier.model, call.request
     if model.traces_itself:
         return await on_wire(call, attempt)

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Rooms of the package from top to bottom; imports run downwards only, never sideways."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "api": ("api", "result", "calibrate", "calibrated", "setup", "questions"),
+    "api": ("api", "result", "calibrate", "calibrated", "questions"),
     "kernel": ("kernel", "graph", "driving", "calling", "tracing"),
     "run": ("run", "tiers"),
     "records": ("errors", "state", "events", "_lazy", "_numbers", "_portal", "_version"),

@@ -32,7 +32,6 @@ KERNEL = (
 )
 HOLDING = (
     "api.py",
-    "setup.py",
     "calibrated.py",
     "questions.py",
     "state.py",

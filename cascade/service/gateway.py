@@ -25,7 +25,7 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from cascade import middleware as ready
-from cascade.api import Cascade
+from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
@@ -54,7 +54,6 @@ from cascade.service.keys import (
     put_aside,
     short,
 )
-from cascade.setup import choose_policy
 from cascade.state import Completion, Decision, LedgerEntry
 
 logger = logging.getLogger("cascade")
