@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,17 +155,6 @@ def score_of(signal: str, features: Features) -> float | None:
 WINDOW = 16
 """Tokens in the sliding window of `logprob_window_min`; shorter answers are one window."""
 
-_REFUSAL = re.compile(
-    r"\b(i (?:can(?:no|['’])t|am not able|am unable|don['’]t know|do not know)|"
-    r"as an ai|i['’]m sorry|i am sorry|unable to (?:help|answer)|cannot (?:help|answer|assist))\b",
-    re.IGNORECASE,
-)
-_HEDGE = re.compile(
-    r"\b(maybe|perhaps|probably|possibly|might|not sure|i think|i guess|it depends|unclear)\b",
-    re.IGNORECASE,
-)
-_NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorrect)\b", re.I)
-
 
 def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float]:
     """Features of an answer's log-probabilities, in nats: also the 10 % quantile (2404.10136), the
@@ -212,42 +200,6 @@ class LogprobSignal(Signal):
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """Features of the draft's own tokens; none where the provider does not show them."""
         return logprob_features(asked.draft.decisive_logprobs)
-
-
-class TextSignal(Signal):
-    """Length, refusal and hedging markers of the draft; no score by themselves."""
-
-    name = "text"
-    is_score = False
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """Word count; 1 or 0 for the markers."""
-        text = asked.draft.text
-        return {
-            "answer_words": float(len(text.split())),
-            "answer_truncated": float(asked.draft.finish_reason == "length"),
-            "answer_refuses": float(bool(_REFUSAL.search(text))),
-            "answer_hedges": float(bool(_HEDGE.search(text))),
-        }
-
-
-class PromptSignal(Signal):
-    """Length, numbers, negations, lines and code marks of the question alone."""
-
-    name = "prompt"
-    is_score = False
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """Counts, which are known before anything is drafted."""
-        question = asked.question
-        words = question.split()
-        return {
-            "prompt_words": float(len(words)),
-            "prompt_numbers": float(sum(any(c.isdigit() for c in word) for word in words)),
-            "prompt_negations": float(len(_NEGATION.findall(question))),
-            "prompt_lines": float(question.count("\n") + 1),
-            "prompt_symbols": float(sum(not (c.isalnum() or c.isspace()) for c in question)),
-        }
 
 
 # --- calibrators

@@ -16,9 +16,7 @@ from cascade.confidence.base import (
     Features,
     LogprobSignal,
     Probe,
-    PromptSignal,
     Signal,
-    TextSignal,
     logprob_features,
 )
 from cascade.confidence.checks import (
@@ -34,6 +32,56 @@ from cascade.confidence.checks import (
 from cascade.confidence.trajectory import TrajectorySignal, narrated
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
+
+# --- of texts alone
+
+_REFUSAL = re.compile(
+    r"\b(i (?:can(?:no|['’])t|am not able|am unable|don['’]t know|do not know)|"
+    r"as an ai|i['’]m sorry|i am sorry|unable to (?:help|answer)|cannot (?:help|answer|assist))\b",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(maybe|perhaps|probably|possibly|might|not sure|i think|i guess|it depends|unclear)\b",
+    re.IGNORECASE,
+)
+_NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorrect)\b", re.I)
+
+
+class TextSignal(Signal):
+    """Length, refusal and hedging markers of the draft; no score by themselves."""
+
+    name = "text"
+    is_score = False
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """Word count; 1 or 0 for the markers."""
+        text = asked.draft.text
+        return {
+            "answer_words": float(len(text.split())),
+            "answer_truncated": float(asked.draft.finish_reason == "length"),
+            "answer_refuses": float(bool(_REFUSAL.search(text))),
+            "answer_hedges": float(bool(_HEDGE.search(text))),
+        }
+
+
+class PromptSignal(Signal):
+    """Length, numbers, negations, lines and code marks of the question alone."""
+
+    name = "prompt"
+    is_score = False
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """Counts, which are known before anything is drafted."""
+        question = asked.question
+        words = question.split()
+        return {
+            "prompt_words": float(len(words)),
+            "prompt_numbers": float(sum(any(c.isdigit() for c in word) for word in words)),
+            "prompt_negations": float(len(_NEGATION.findall(question))),
+            "prompt_lines": float(question.count("\n") + 1),
+            "prompt_symbols": float(sum(not (c.isalnum() or c.isspace()) for c in question)),
+        }
+
 
 # --- checks
 

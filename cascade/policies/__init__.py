@@ -11,8 +11,6 @@ from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.policies.base import DEFAULT_THRESHOLD as DEFAULT_THRESHOLD
-    from cascade.policies.base import AbstainPolicy as AbstainPolicy
-    from cascade.policies.base import BudgetPolicy as BudgetPolicy
     from cascade.policies.base import EconomicPolicy as EconomicPolicy
     from cascade.policies.base import NextSignal as NextSignal
     from cascade.policies.base import Policy as Policy
@@ -25,9 +23,15 @@ if TYPE_CHECKING:
     from cascade.policies.certified import CertifiedPolicy as CertifiedPolicy
     from cascade.policies.certified import Refusal as Refusal
     from cascade.policies.certified import certify as certify
+    from cascade.policies.spending import AbstainPolicy as AbstainPolicy
+    from cascade.policies.spending import BudgetPolicy as BudgetPolicy
 
-_BASE = (
-    "DEFAULT_THRESHOLD AbstainPolicy BudgetPolicy EconomicPolicy NextSignal Policy Situation "
-    "ThresholdPolicy TierOutlook dollars promises tell_cost"
+__getattr__ = lazily(
+    __name__,
+    {
+        "base": "DEFAULT_THRESHOLD EconomicPolicy NextSignal Policy Situation ThresholdPolicy "
+        "TierOutlook dollars promises tell_cost",
+        "certified": "CertifiedPolicy Refusal certify",
+        "spending": "AbstainPolicy BudgetPolicy",
+    },
 )
-__getattr__ = lazily(__name__, {"base": _BASE, "certified": "CertifiedPolicy Refusal certify"})
