@@ -46,11 +46,7 @@ def serve(
 
 
 Where = Annotated[str, Argument(help="The service's configuration, or its ledger's address.")]
-Which = Annotated[str, Argument(help="Its id, or its name if there is only one.")]
-
-keys = typer.Typer(
-    no_args_is_help=True, help="Make, list, rotate and revoke the API keys of a service."
-)
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
 
 
 @keys.command()
@@ -69,7 +65,9 @@ def create(
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
     given: dict[str, Any] = {"models": tuple(model or ()), "tags": to_tags(tag), "admin": admin}
     given |= {"per_minute": per_minute, "day_usd": day_usd, "month_usd": month_usd}
-    _show_once(*_with_keys(where, lambda kept: kept.create(name, **given)))
+    key, secret = _with_keys(where, lambda kept: kept.create(name, **given))
+    told = f"{key.id} {key.name}: this is the only time that it is shown"
+    give({**key.shown(), "secret": secret}, secret, told)
 
 
 @keys.command(name="list")
@@ -92,22 +90,13 @@ def _line(key: Key) -> str:
 
 @keys.command()
 @spread
-def rotate(where: Where, which: Which) -> None:
-    """Give a key a new secret; the old one ends at once."""
-    _show_once(*_with_keys(where, lambda kept: kept.rotate(which)))
-
-
-@keys.command()
-@spread
-def revoke(where: Where, which: Which) -> None:
+def revoke(
+    where: Where,
+    which: Annotated[str, Argument(help="Its id, or its name if there is only one.")],
+) -> None:
     """End a key for good."""
     key = _with_keys(where, lambda kept: kept.revoke(which))
     give(key.shown(), f"{key.id} {key.name} is revoked")
-
-
-def _show_once(key: Key, secret: str) -> None:
-    told = f"{key.id} {key.name}: this is the only time that it is shown"
-    give({**key.shown(), "secret": secret}, secret, told)
 
 
 def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:

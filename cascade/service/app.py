@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from fastapi import APIRouter, FastAPI
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from pydantic.json_schema import models_json_schema
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cascade._version import __version__
 from cascade.errors import CascadeError
@@ -69,9 +69,8 @@ def create_app(configured: Configured) -> FastAPI:
     for kind in (ServiceError, CascadeError, HTTPException, Exception):
         app.add_exception_handler(kind, _show_fault)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
-    about = "HTTP requests by path and status."
-    requests = Counter("cascade_http_requests", about, ("path", "status"), registry=registry)
-    app.add_middleware(Edge, gateway=gateway, requests=requests)
+    if not configured.config.auth:
+        app.add_middleware(OwnPages)
     return app
 
 
@@ -117,37 +116,23 @@ def _of_http(request: Request, error: HTTPException) -> ServiceError:
 # --- before any route
 
 
-class Edge:
-    """Outermost layer: counts requests, and refuses foreign hosts and origins where no key is asked
-    for.
+class OwnPages:
+    """Refusal of foreign hosts and origins, where no key is asked for.
 
     Without keys every program on this machine may ask, and so might every web page that its browser
     shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
     its `Host`.
     """
 
-    def __init__(self, app: ASGIApp, gateway: Gateway, requests: Counter) -> None:
-        self._app, self._gateway, self._requests = app, gateway, requests
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status, app = 500, self._app
-        if not self._gateway.config.auth and (fault := _foreign(Headers(scope=scope))):
+        app = self._app
+        if scope["type"] == "http" and (fault := _foreign(Headers(scope=scope))):
             app = JSONResponse(fault.body(protocol_of(scope["path"])), fault.status)
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await app(scope, receive, sending)
-        finally:
-            self._requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
+        await app(scope, receive, send)
 
 
 def _foreign(headers: Headers) -> ServiceError | None:

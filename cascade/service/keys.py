@@ -141,18 +141,13 @@ _SCHEMA = Schema("service", _TABLE.metadata, "1")
 class Keys:
     """The keys of a service, in the ledger's database, shared by all its processes.
 
-    Args:
-        url: of the ledger, as for `open_store`.
-        clock: seconds, for tests.
-
     Raises:
         ConfigurationError: from its methods: a setting cannot work, or no one key is meant.
         UnavailableError: from its methods: the database cannot be reached.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str) -> None:
         self._database = Database(url, _SCHEMA)
-        self._clock = clock
         self._known: dict[str, tuple[Key | None, float]] = {}
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
@@ -176,27 +171,35 @@ class Keys:
 
     async def revoke(self, which: str) -> Key:
         """Revoke a valid key by its id, or by its name where only one has it."""
-        return await self._change(await self._valid(which), revoked_at=datetime.now(UTC))
-
-    async def rotate(self, which: str) -> tuple[Key, str]:
-        """Give a valid key a new secret; the old one is refused as that of a revoked key."""
-        secret = PREFIX + secrets.token_urlsafe(32)
-        return await self._change(await self._valid(which), digest=digest_of(secret)), secret
+        found = [key for key in await self.list() if which in (key.id, key.name)]
+        valid = [key for key in found if key.revoked_at is None]
+        if not valid:
+            why = "it is revoked already" if found else "there is no such key"
+            raise ConfigurationError(f"{which}: {why}; `cascade keys list` shows all.")
+        if len(valid) > 1:
+            ids = ", ".join(key.id for key in valid)
+            raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
+        (key,), now = valid, datetime.now(UTC)
+        change = _TABLE.update().where(_TABLE.c.id == key.id).values(revoked_at=now)
+        await self._database.write(lambda c: c.execute(change))
+        self._known.pop(key.digest, None)
+        return key.model_copy(update={"revoked_at": now})
 
     async def find(self, secret: str) -> Key | None:
         """The valid key with this secret."""
         if not _FORM.fullmatch(secret):
             return None
-        digest, now = digest_of(secret), self._clock()
+        digest, now = digest_of(secret), time.monotonic()
         key, until = self._known.get(digest, (None, now))
-        if now >= until:
-            if key is not None:  # others go on with it, while one request looks it up
-                self._known[digest] = (key, now + KNOWN_FOR_S)
-            found = await self._select(_TABLE.c.digest == digest)
-            key = next((each for each in found if each.revoked_at is None), None)
-            self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
-            if len(self._known) > MOST_REMEMBERED:
-                del self._known[next(iter(self._known))]
+        if now < until:
+            return key
+        if key is not None:  # others go on with it, while one request looks it up
+            self._known[digest] = (key, now + KNOWN_FOR_S)
+        found = await self._select(_TABLE.c.digest == digest, _TABLE.c.revoked_at.is_(None))
+        key = next(iter(found), None)
+        self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
+        if len(self._known) > MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
         return key
 
     def is_guess(self, secret: str) -> bool:
@@ -206,23 +209,6 @@ class Keys:
     async def aclose(self) -> None:
         """Close the connections; the keys may be used again."""
         await self._database.aclose()
-
-    async def _valid(self, which: str) -> Key:
-        found = [key for key in await self.list() if which in (key.id, key.name)]
-        valid = [key for key in found if key.revoked_at is None]
-        if not valid:
-            why = "it is revoked already" if found else "there is no such key"
-            raise ConfigurationError(f"{which}: {why}; `cascade keys list` shows all.")
-        if len(valid) > 1:
-            ids = ", ".join(key.id for key in valid)
-            raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
-        return valid[0]
-
-    async def _change(self, key: Key, **to: Any) -> Key:
-        change = _TABLE.update().where(_TABLE.c.id == key.id).values(to)
-        await self._database.write(lambda c: c.execute(change))
-        self._known.pop(key.digest, None)
-        return key.model_copy(update=to)
 
     async def _select(self, *where: Any) -> Sequence[Key]:
         statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)

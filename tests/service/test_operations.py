@@ -141,7 +141,6 @@ async def test_health_metrics_and_a_document_are_there_and_admin_routes_for_admi
     metrics = (await served.client.get("/metrics")).text
     nobody = await served.client.get("/metrics", headers={"Authorization": ""})
     document = (await served.client.get("/openapi.json")).json()
-    assert 'path="/v1/chat/completions",status="200"' in metrics
     assert 'cascade_requests_total{cascade="support"' in metrics
     assert nobody.status_code == 401
     assert {"/v1/chat/completions", "/v1/messages", "/api/chat"} <= set(document["paths"])
@@ -186,32 +185,17 @@ async def test_a_ledger_that_cannot_be_written_is_not_ready_and_costs_nothing(
         {"Origin": "http://[127.0.0.1"},
     ],
 )
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/admin/reload"),
-        ("POST", "/v1/chat/completions"),
-        ("POST", "/v1/messages"),
-        ("POST", "/api/chat"),
-        ("GET", "/api/tags"),
-        ("GET", "/"),
-        ("GET", "/healthz"),
-        ("GET", "/metrics"),
-        ("GET", "/nothing"),
-    ],
-)
 async def test_without_keys_no_foreign_page_reaches_any_route(
-    serve: Serve, upstream: Upstream, headers: dict[str, str], method: str, path: str
+    serve: Serve, upstream: Upstream, headers: dict[str, str]
 ) -> None:
+    asked = ("/admin/reload", "/v1/chat/completions", "/v1/messages", "/api/chat")
+    shown = ("/api/tags", "/", "/healthz", "/metrics", "/nothing")
+    own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
     async with serve(auth=False) as served:
-        answer = await served.client.request(method, path, headers=headers, json={"name": "x"})
-    assert answer.status_code == 403
-    assert upstream.seen == []
-
-
-async def test_without_keys_this_machine_may_ask(serve: Serve) -> None:
-    async with serve(auth=False) as served:
-        own = {"Host": "localhost:8080", "Origin": "http://localhost:8080"}
+        answers = [await served.client.post(path, headers=headers, json={}) for path in asked]
+        answers += [await served.client.get(path, headers=headers) for path in shown]
+        assert {answer.status_code for answer in answers} == {403}
+        assert upstream.seen == []
         assert (await served.ask(own)).status_code == 200
 
 
@@ -322,21 +306,18 @@ async def test_a_service_starts_while_its_database_is_away(
     assert "the ledger cannot be written yet" in caplog.text
 
 
-async def test_a_tier_left_alone_is_named_with_the_kind(serve: Serve, upstream: Upstream) -> None:
-    upstream.says("small", failure(503))
+async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
+    serve: Serve, upstream: Upstream
+) -> None:
+    secret = "org-acme at http://10.1.2.3:99/v1/models of /home/acme failed"
+    upstream.says("small", failure(503, secret))
     async with serve("    breaker: 1\n") as served:
         first, second = await served.ask(), await served.ask()
-    assert first.headers["x-cascade-reason"] == "small: unavailable"
+    told = first.headers["x-cascade-reason"]
+    assert told == first.json()["cascade"]["reason"] == "small: unavailable"
     assert second.headers["x-cascade-reason"] == "small: left alone after failures"
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"), [(429, "rate limited"), (401, "refused the key"), (404, "not found")]
-)
-def test_kinds_of_failures_are_told_from_notes(status: int, kind: str) -> None:
-    note = f"openai:x at http://10.0.0.1 failed ({status}): no"
-    entry = LedgerEntry(run_id="r", node="draft", tier="x", outcome="failed", note=note)
-    assert failures([entry]) == [f"x: {kind}"]
+    text = first.text + second.text
+    assert not any(word in text for word in ("acme", "10.1.2.3", "/v1/models", "127.0.0.1"))
 
 
 def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
@@ -348,19 +329,11 @@ def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
     away = fault_of(errors.CircuitOpenError("no", model="openai:x"))
     assert (away.status, away.headers) == (503, {"Retry-After": "1"})
     assert kind_of(KeyError()) == "failed"
+    notes = ((429, "rate limited"), (401, "refused the key"), (404, "not found"))
+    for status, kind in notes:
+        note = f"openai:x at http://10.0.0.1 failed ({status}): no"
+        entry = LedgerEntry(run_id="r", node="draft", tier="x", outcome="failed", note=note)
+        assert failures([entry]) == [f"x: {kind}"]
     reason = "score 0.1 < 0.8; but large could not be had: http://10.0.0.1/v1 said no"
     assert plain_reason(reason, ["large: unavailable"]) == "score 0.1 < 0.8; large: unavailable"
     assert plain_reason("small failed: http://10.0.0.1", []) == "a tier failed"
-
-
-@pytest.mark.parametrize(
-    ("headers", "said"),
-    [
-        ({"X-Cascade-Local-Only": "perhaps"}, "cascade.local_only"),
-        ({"X-Cascade-Colour": "red"}, "cascade.colour"),
-    ],
-)
-async def test_meaningless_headers_fail(served: Served, headers: dict[str, str], said: str) -> None:
-    answer = await served.ask(headers)
-    assert answer.status_code == 400
-    assert said in answer.json()["error"]["message"]
