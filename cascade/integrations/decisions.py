@@ -33,10 +33,11 @@ from cascade._portal import on_portal, run_sync
 from cascade.agents import Verdict
 from cascade.api import Cascade
 from cascade.confidence import Asked, Probe, Signal
-from cascade.errors import ConfigurationError, LocalOnlyError, ModelError, ModelUnavailableError
+from cascade.errors import ConfigurationError, LocalOnlyError, ModelError
 from cascade.integrations.chat_model import usage_of
 from cascade.ledger.prices import Price
 from cascade.models import Model, Request
+from cascade.models.failures import Caller
 from cascade.models.langchain import QUIET, sending_once
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
 from cascade.state import Completion, LedgerEntry, Usage
@@ -60,12 +61,9 @@ class AskedDecisionModel(Model):
         question = self._question if self._core else _openai_question(self._question)
         state = "state" if self._core else "input"
         asked: Any = {state: list(request.messages), "questions": {"answer": question}}
-        try:
+        with Caller(self.name, "its server").named(any_error=True):
             # Its clients have one home, as those of chat models.
             response = await on_portal(self._decides.ainvoke(asked, QUIET))
-        except Exception as error:
-            said = f"{self.name} failed with {type(error).__name__}: {error}"
-            raise ModelUnavailableError(said, model=self.name, billed=None) from error
         told = dict(response.usage or ()) if self._sends_once else {}
         tokens = {name: told.get(name) for name in ("input_tokens", "output_tokens")}
         text = response.answers["answer"].model_dump_json()

@@ -114,7 +114,7 @@ class RunObserver(CascadeMiddleware):
         kernel = runtime.kernel
         if kernel not in self._heard:
             self._heard.add(kernel)
-            kernel.ledger.listeners.append(partial(self._hear, kernel.parts.name))
+            kernel.ledger.listeners.append(partial(self.recorded, kernel.parts.name))
         failure: BaseException | None = None
         try:
             await handler(run, runtime)
@@ -133,10 +133,6 @@ class RunObserver(CascadeMiddleware):
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """An entry is in the ledger of that cascade; also after the reply."""
-
-    def _hear(self, cascade: str, entry: LedgerEntry) -> None:
-        with harmless():
-            self.recorded(cascade, entry)
 
 
 @contextmanager

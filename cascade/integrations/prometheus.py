@@ -28,13 +28,8 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)
 """Buckets of confidence, finer at the end where thresholds are."""
 
-_TOKENS = {
-    "input": "input_tokens",
-    "output": "output_tokens",
-    "cached": "cached_tokens",
-    "cache_write": "cache_write_tokens",
-    "reasoning": "reasoning_tokens",
-}
+TOKENS = ("input", "output", "cached", "cache_write", "reasoning")
+"""Kinds of tokens; those cached and written to a cache are input, those of reasoning output."""
 
 
 class PrometheusMetrics(RunObserver):
@@ -45,8 +40,7 @@ class PrometheusMetrics(RunObserver):
     - `cascade_call_seconds{cascade,node,tier,outcome}`
     - `cascade_entries_total{cascade,node,tier,outcome}`: ledger entries, so also cache hits
       (node `cache`), audits, alarms of the watch for drift (`drift`)
-    - `cascade_tokens_total{cascade,tier,kind}`: `cached` and `cache_write` are part of `input`,
-      `reasoning` is part of `output`
+    - `cascade_tokens_total{cascade,tier,kind}`
     - `cascade_cost_usd_total{cascade,node,tier,basis}`
     - `cascade_gained_usd_total` and `cascade_lost_usd_total{cascade,node,tier,basis}`: the saving
       is their difference
@@ -115,6 +109,6 @@ class PrometheusMetrics(RunObserver):
             counter = self._gained if entry.saved_usd > 0 else self._lost
             labels = (cascade, entry.node, tier, entry.basis)
             counter.labels(*labels).inc(float(abs(entry.saved_usd)))
-        for kind, field in _TOKENS.items():
-            if tokens := getattr(entry, field):
+        for kind in TOKENS:
+            if tokens := getattr(entry, f"{kind}_tokens"):
                 self._tokens.labels(cascade, tier, kind).inc(tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -62,16 +62,6 @@ def test_a_cascade_as_a_tier_costs_what_its_ledger_says(
     outer = Cascade(pair(UNSURE).as_chat_model(), ScriptedModel("x"), verifier=lambda _q, _a: True)
     (draft,) = [entry for entry in outer.invoke(Q).ledger if entry.node == "draft"]
     assert (draft.cost_usd, draft.cost_basis) == (Decimal("0.000028"), "measured")
-
-
-def test_details_of_usage_are_summed_where_a_provider_reports_them(pair: Pair) -> None:
-    usage = SURE.usage.model_copy(
-        update={"cached_tokens": 4, "cache_write_tokens": 2, "reasoning_tokens": 1}
-    )
-    message = pair(replace(SURE, usage=usage)).as_chat_model().invoke(Q)
-    assert message.usage_metadata is not None
-    assert message.usage_metadata["input_token_details"] == {"cache_read": 4, "cache_creation": 2}
-    assert message.usage_metadata["output_token_details"] == {"reasoning": 1}
 
 
 def test_log_probs_come_in_the_form_of_openai_where_they_are_wanted(pair: Pair) -> None:

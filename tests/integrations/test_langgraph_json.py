@@ -26,11 +26,6 @@ def graph() -> Any:
     return getattr(module, name)
 
 
-def test_what_the_server_installs_is_there() -> None:
-    for dependency in CONFIG["dependencies"]:
-        assert (floors.ROOT / dependency / "pyproject.toml").is_file()
-
-
 def test_the_server_can_describe_the_graph_and_give_it_a_checkpointer(graph: Any) -> None:
     """Studio asks for these when it opens an assistant."""
     assert isinstance(graph, CompiledStateGraph)

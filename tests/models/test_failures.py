@@ -17,20 +17,18 @@ from cascade.errors import (
     AuthenticationError,
     BadRequestError,
     ContextLengthError,
-    MalformedResponseError,
     ModelError,
     ModelNotFoundError,
     ModelTimeoutError,
     ModelUnavailableError,
     RateLimitError,
-    StreamInterruptedError,
     UnsupportedContentError,
 )
 from cascade.models import Model
 from cascade.models.failures import conceal
 from cascade.models.openai import OpenAIModel
 from tests.acceptance.upstream import Upstream
-from tests.models.asking import ASKING, ask, ask_by_stream
+from tests.models.asking import ASKING, ask
 from tests.servers import replies
 from tests.servers.replies import Reply
 
@@ -68,26 +66,6 @@ async def test_a_refusal_is_a_named_error(
     assert "abcdef" not in str(caught.value)
     assert len(server.seen) <= 1, "nothing is sent twice"
     assert (await ask(model, "next")).text == "NEXT"
-
-
-CHUNKS = [replies.openai_delta(content=text) for text in ("Par", "is")]
-FIRST = {"error": {"message": "prompt is too long", "code": 400}}
-BROKEN: dict[str, tuple[Reply, type[ModelError]]] = {
-    "no end": (replies.sse(CHUNKS, done=False), StreamInterruptedError),
-    "an error later": (replies.sse([*CHUNKS, {"error": "boom"}]), StreamInterruptedError),
-    "an error first": (replies.sse([FIRST]), ContextLengthError),
-    "no JSON": (Reply((b"data: {]\n\n",)), MalformedResponseError),
-}
-
-
-@pytest.mark.parametrize(("reply", "kind"), BROKEN.values(), ids=BROKEN)
-async def test_a_stream_that_breaks_is_a_named_error(
-    reply: Reply, kind: type[ModelError], openai_model: OpenAIModel, server: Upstream
-) -> None:
-    server.will(reply)
-    with pytest.raises(kind) as caught:
-        await ask_by_stream(openai_model)
-    assert type(caught.value) is kind
 
 
 # Time
