@@ -188,26 +188,16 @@ class Collected:
     seconds: float = 0.0
     in_a_row: int = 0
 
-    @property
-    def left(self) -> int:
-        """Examples that are not done."""
-        return self.total - self.skipped - self.written - self.unlabelled - len(self.failures)
-
-    @property
-    def left_usd(self) -> Decimal | None:
-        """Dollars that the rest costs at this pace; None where unknown."""
-        if not self.written or self.spent_usd is None:
-            return None
-        return self.spent_usd / self.written * self.left
-
     def __str__(self) -> str:
-        spent, left = (
-            "?" if usd is None else f"${usd:.4f}" for usd in (self.spent_usd, self.left_usd)
-        )
-        said = f"{self.total - self.left} of {self.total}, {spent} spent"
+        left = self.total - self.skipped - self.written - self.unlabelled - len(self.failures)
+        spent, more = "?", "?"
+        if self.spent_usd is not None:
+            spent = f"${self.spent_usd:.4f}"
+            more = f"${self.spent_usd / max(self.written, 1) * left:.4f}"
+        said = f"{self.total - left} of {self.total}, {spent} spent"
         if not self.written:
             return said
-        return f"{said}, {self.seconds / self.written * self.left:.0f} s and {left} left"
+        return f"{said}, {self.seconds / self.written * left:.0f} s and {more} left"
 
 
 async def record(

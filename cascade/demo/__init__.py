@@ -28,7 +28,7 @@ SMALL = "llamacpp:smollm2-135m"
 PLACE = files("cascade.demo")
 """Questions, examples of each kind, and the large model's recorded answers."""
 
-PRICES = {"small": Price(per_hour="0.05"), "large": Price(input="0.1", output="0.1")}
+PER_HOUR, PER_MILLION = Price(per_hour="0.05"), Price(input="0.1", output="0.1")
 """Assumed dollars: per hour in which the small model computes, about what a cloud asks for two
 shared cores; per million tokens, the list price of a hosted model of the same family and size."""
 
@@ -70,12 +70,12 @@ def questions(n: int | None = None) -> list[Example]:
 
 def open_cascade(small: str = SMALL) -> Cascade:
     """The cascade of a small model and the recorded one, each of which is asked every question."""
-    models = {"small": small, "large": f"replay:{PLACE.joinpath('recorded.jsonl')}"}
     # One at a time, so that a draft's busy time is its own.
     own = {"n_parallel": 1} if small.startswith("llamacpp:") else {}
-    options = {"small": own, "large": {}}
-    tiers = [
-        Tier(model, name=name, price=PRICES[name], options=options[name], **SHORT)
-        for name, model in models.items()
-    ]
-    return Cascade(tiers=tiers, policy=AlwaysEscalate(), signals=SIGNALS)
+    recorded = f"replay:{PLACE.joinpath('recorded.jsonl')}"
+    return Cascade(
+        Tier(small, name="small", price=PER_HOUR, options=own, **SHORT),
+        Tier(recorded, name="large", price=PER_MILLION, **SHORT),
+        policy=AlwaysEscalate(),
+        signals=SIGNALS,
+    )

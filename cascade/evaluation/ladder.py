@@ -239,7 +239,6 @@ class Shape:
     fit: Rows
     points: tuple[Callable[[Pair], Stage], ...]
     helper: str | None = None
-    _tables: dict[float, list[tuple[Array, Array]]] = field(default_factory=dict, repr=False)
     _plans: dict[Pair, Plan] = field(default_factory=dict, repr=False)
 
     def plan(self, pair: Pair) -> Plan:
@@ -294,16 +293,14 @@ class Shape:
 
         Averages over the nearest fitting rows; the last stage cannot go on.
         """
-        if price not in self._tables:
-            plan, tables, after = self.learned, list[tuple[Array, Array]](), np.zeros(0)
-            for stage in reversed(plan.stages):
-                keep, ask = self._sides(stage, plan, price)
-                last = np.zeros(1), np.full(1, -99.0)
-                tables.insert(0, _smooth(ask - keep, after - keep) if tables else last)
-                on = keep + np.interp(ask - keep, *tables[0])
-                after = np.maximum(np.maximum(keep, ask), on) - price / self.unit * stage.expected
-            self._tables[price] = tables
-        return self._tables[price]
+        plan, tables, after = self.learned, list[tuple[Array, Array]](), np.zeros(0)
+        for stage in reversed(plan.stages):
+            keep, ask = self._sides(stage, plan, price)
+            last = np.zeros(1), np.full(1, -99.0)
+            tables.insert(0, _smooth(ask - keep, after - keep) if tables else last)
+            on = keep + np.interp(ask - keep, *tables[0])
+            after = np.maximum(np.maximum(keep, ask), on) - price / self.unit * stage.expected
+        return tables
 
     def value(self, plan: Plan) -> Array:
         """Worth at each price of `JUDGED`, in right answers, (prices, n): those that it gives more

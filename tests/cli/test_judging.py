@@ -144,13 +144,6 @@ def test_a_confidence_of_no_use_is_a_failure(host: Upstream, tmp_path: Path) -> 
     assert (tmp_path / "c.json").exists()
 
 
-def test_drafts_that_are_all_right_have_no_auroc(host: Upstream, tmp_path: Path) -> None:
-    host.says("small", "a")
-    host.says("large", "a")
-    shown = calibrate(tmp_path, "--agree-with-large").out
-    assert "AUROC unknown" in shown
-
-
 def test_rows_without_a_right_answer_are_not_asked(host: Upstream, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"question": f"ticket {i}"}) + "\n" for i in range(60)))

@@ -95,7 +95,7 @@ async def test_an_unknown_cost_leaves_the_sum_unknown(tmp_path: Path) -> None:
     judge = Scorer("judge:m", lambda *given: Score(1.0, Completion("CORRECT", "m")))
     for name, given in (("a", {"price": None}), ("b", {"scorer": judge})):
         done = await recorded(tmp_path / f"{name}.jsonl", [example(name)], **given)
-        assert (done.written, done.spent_usd, done.left_usd) == (1, None, None)
+        assert (done.written, done.spent_usd) == (1, None)
 
 
 async def test_what_people_said_of_an_answer_counts(tmp_path: Path) -> None:
