@@ -228,9 +228,11 @@ _CHANGE = accounts.update().where(_MINE).values({name: sa.bindparam(name) for na
 _PUT_ASIDE = reservations.insert()
 _SETTLED = reservations.c.id == sa.bindparam("settled")
 _RELEASE = reservations.delete().where(_SETTLED).returning(reservations.c.usd)
-_LAPSED = reservations.c.key.in_(sa.bindparam("keys", expanding=True))
-_LAPSE = reservations.delete().where(_LAPSED, reservations.c.until <= sa.bindparam("now"))
-_LAPSE = _LAPSE.returning(reservations.c.key, reservations.c.usd)
+_LAPSED = (
+    reservations.c.key.in_(sa.bindparam("keys", expanding=True)),
+    reservations.c.until <= sa.bindparam("now"),
+)
+_LAPSE = reservations.delete().where(*_LAPSED).returning(reservations.c.key, reservations.c.usd)
 
 
 class _Books:

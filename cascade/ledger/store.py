@@ -46,7 +46,7 @@ QUEUE = 10_000
 BATCH, MOST_AT_ONCE = 1_000, 128
 """Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
 
-JOURNAL = 5_000
+JOURNAL = 3_000
 """Changes by event loops, some 30 MB of SQLite's journal, after which the thread writes the next
 ones: its transactions move the journal into the database, which takes the disk a while."""
 

@@ -41,14 +41,12 @@ entries = sa.Table(
     sa.Column("loss", sa.Double),
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("tags", json_type),
+    # A call waits until all indexes have its row; completed, it changes none of them.
     sa.Index("ledger_entries_at", "at", "id"),
-    sa.Index("ledger_entries_node", "node", "at"),
 )
 
 IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
-"""A call under way, or one whose process died; a constant, so that the index is used."""
-
-sa.Index("ledger_begun", entries.c.at, sqlite_where=IS_BEGUN, postgresql_where=IS_BEGUN)
+"""A call under way, or one whose process died."""
 
 accounts = sa.Table(
     "budget_accounts",
@@ -129,7 +127,6 @@ def insert_into(table: sa.Table, dialect: str) -> Any:
 
 def _statements(dialect: str) -> dict[str, Any]:
     insert = insert_into(entries, dialect)
-    # What was known when the call began and has an index is not set again: it would cost a write.
     known = ("id", "run_id", "node", "at")
     told = {name: insert.excluded[name] for name in COLUMNS if name not in known}
     return {

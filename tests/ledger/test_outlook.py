@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemM
 
 from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, fit_lengths
 from cascade.ledger.prices import Price, Pricing
-from cascade.ledger.prompt_cache import PromptCache, characters
+from cascade.ledger.prompt_cache import characters
 from cascade.state import Completion, Usage
 from tests.ledger.samples import Clock
 
@@ -184,14 +184,3 @@ def test_a_prompt_is_as_long_as_its_text_its_calls_and_its_files() -> None:
     ]
     assert characters(messages) == 4 + 4_000 + 4 + len('{"q": "x"}') + 5
     assert outlook().baseline(draft(prompt=4_000), [*LONG, *messages, *question("?", "z")])
-
-
-def test_only_so_many_prompts_and_questions_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = PromptCache(most=2)
-    for name in (b"a", b"b", b"c"):
-        cache.keep([(name, 1)])
-    assert [cache.share([(name, 1)]) for name in (b"a", b"b", b"c")] == [0, 1, 1]
-    monkeypatch.setattr("cascade.ledger.outlook.QUESTIONS", 1)
-    ahead = outlook()
-    for name in ("1", "2", None):
-        baseline(ahead, draft(prompt=3_000), [*LONG[:1], *question("?", name)])

@@ -60,18 +60,6 @@ def full_disk(path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-async def test_a_call_is_in_the_file_before_it_is_sent_in_its_order(url: str, path: Path) -> None:
-    async with open_store(url) as store:
-        await store.flush()
-        first, second = call("a"), call("a")
-        await store.begin(first)
-        assert rows(path, begun=True) == ["a"]
-        store.append([entry("a", id=first.id)])
-        await store.begin(second)
-        assert (rows(path), rows(path, begun=True)) == (["a"], ["a"])
-        assert store.waiting == 0
-
-
 async def test_a_thread_writes_more(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "MOST_AT_ONCE", 2)
     monkeypatch.setattr(stores, "LINGER_S", 60)
@@ -317,9 +305,8 @@ def test_tags_within_tags_are_together_and_have_to_be_text() -> None:
 async def test_deletion_has_to_be_told_what_and_overwrites_it(url: str, path: Path) -> None:
     async with open_store(url) as store:
         store.append([entry("old", at=MARCH, note="remember me"), entry("new")])
-        for wrong in ({}, {"selection": Selection(node="draft"), "older_than": DAY}):
-            with pytest.raises(ConfigurationError, match="say what to delete"):
-                await store.delete(**wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="say what to delete"):
+            await store.delete(Selection(node="draft"), older_than=DAY)
         assert await store.delete(older_than=DAY) == 1
         assert rows(path) == ["new"]
         files = b"".join(file.read_bytes() for file in path.parent.glob("ledger.db*"))
