@@ -143,19 +143,19 @@ class Schema:
 def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], sa.URL]:
     """The kind of a database, and its address for SQLAlchemy; a `ConfigurationError` where it is
     none, a `MissingDependencyError` where its driver is not installed."""
-    given, kind = None, ""
+    given = sa.URL.create("")
     with suppress(ArgumentError):
         given = sa.make_url(url)
-        kind = given.get_backend_name()
-    if given is not None and kind == "memory":
+    kind = given.get_backend_name()
+    if kind == "memory":
         return "memory", sa.URL.create("sqlite")
-    if given is not None and kind in ("postgresql", "postgres"):
+    if kind in ("postgresql", "postgres"):
         if find_spec("asyncpg") is None or find_spec("greenlet") is None:
             raise MissingDependencyError(
                 'PostgreSQL needs asyncpg: in a clone, pip install ".[postgres]".'
             )
         return "postgresql", given.set(drivername="postgresql+asyncpg")
-    if given is not None and kind == "sqlite" and given.database not in (None, "", ":memory:"):
+    if kind == "sqlite" and given.database not in (None, "", ":memory:"):
         return "sqlite", given
     shown = f"{kind}://…" if kind else repr(url)  # it may hold a password
     raise ConfigurationError(

@@ -68,20 +68,12 @@ def _cell(value: Any) -> Any:
 
 # --- words
 
-_KINDS = {"not_sent": "left alone after failures", "cancelled": "stopped", "failed": ""}
-"""Outcomes of calls that came to nothing; the note says more of one that failed."""
-
-_WORDS = {
-    "rate limit": "rate limited",
-    "(429)": "rate limited",
-    "in time": "timed out",
-    "broke the stream off": "broke off",
-    "cannot be read": "unreadable answer",
-    "refused": "refused the request",
-    "(401)": "refused the key",
-    "(404)": "not found",
+_KINDS = {
+    "not_sent": "left alone after failures",
+    "cancelled": "stopped",
+    "failed": "unavailable",
 }
-"""The same by words of an entry's note, which itself names servers."""
+"""Outcomes of calls that came to nothing; the ledger's note says more."""
 
 _PLACES = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+"
@@ -94,12 +86,8 @@ _FAILED = re.compile(r"\b(?:failed: |could not be had: )")
 
 
 def failures(entries: Iterable[LedgerEntry]) -> list[str]:
-    """The tiers that failed, with the kind of each failure."""
-    found = dict[str, str]()
-    for entry in entries:
-        if entry.tier and (kind := _KINDS.get(entry.outcome)) is not None:
-            told = (said for word, said in _WORDS.items() if word in entry.note)
-            found[entry.tier] = kind or next(told, "unavailable")
+    """The tiers that failed, with how each did last."""
+    found = {e.tier: _KINDS[e.outcome] for e in entries if e.tier and e.outcome in _KINDS}
     return [f"{tier}: {kind}" for tier, kind in found.items()]
 
 

@@ -17,11 +17,10 @@ import pytest
 
 from cascade import errors
 from cascade.errors import ConfigurationError
-from cascade.ledger.export import failures, plain_reason
+from cascade.ledger.export import plain_reason
 from cascade.service import read_config
 from cascade.service.config import TierConfig
 from cascade.service.faults import fault_of, kind_of
-from cascade.state import LedgerEntry
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import ASKED, Live, Serve, Served, write
 
