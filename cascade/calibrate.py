@@ -24,9 +24,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
 from cascade.calibrated import task_hash
-from cascade.confidence import MadeFor, ModelIdentity, calibrating, shots_of, system_hash
+from cascade.confidence import calibrating, shots_of, system_hash
 from cascade.confidence.calibrating import LEAST_LABELS
-from cascade.confidence.calibration import Calibration
+from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
 from cascade.evaluation.features import Pair, pair_of

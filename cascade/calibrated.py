@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.confidence import ModelIdentity, Signal, digest
+from cascade.confidence import Signal, digest
 from cascade.confidence.signals import SignalLike, to_signals, wordings
 from cascade.errors import (
     CalibrationMismatchError,
@@ -24,7 +24,7 @@ from cascade.run import CascadeRuntime, Run, Settings, to_request
 from cascade.tiers import OpenTier
 
 try:
-    from cascade.confidence.calibration import Calibration
+    from cascade.confidence.calibration import Calibration, ModelIdentity
 except ImportError as error:
     raise MissingDependencyError(
         "a calibration needs numpy: install the extra `calibrate`."

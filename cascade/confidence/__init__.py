@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from cascade.confidence.base import Calibrator as Calibrator
     from cascade.confidence.base import Estimate as Estimate
     from cascade.confidence.base import LogprobSignal as LogprobSignal
-    from cascade.confidence.base import MadeFor as MadeFor
-    from cascade.confidence.base import ModelIdentity as ModelIdentity
     from cascade.confidence.base import Probe as Probe
     from cascade.confidence.base import Signal as Signal
     from cascade.confidence.base import combine as combine
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
     from cascade.confidence.validity import speaks_of_grading as speaks_of_grading
 
 _BASE = (
-    "Asked Calibrator Estimate LogprobSignal MadeFor ModelIdentity Probe Signal "
+    "Asked Calibrator Estimate LogprobSignal Probe Signal "
     "combine digest score_of shots_of system_hash take"
 )
 _SIGNALS = (

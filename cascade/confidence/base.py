@@ -15,11 +15,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from langchain_core.messages import BaseMessage
 
-from cascade.state import Completion, Record, TokenLogprob
+from cascade.state import Completion, TokenLogprob
 
 
 def _names(text: str) -> frozenset[str]:
@@ -229,31 +229,6 @@ class Calibrator(Protocol):
     def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
         """Confidences to which the next signal led from one like this; empty when unknown."""
         ...
-
-
-class ModelIdentity(Record):
-    """A model by name and, where it can be had, by the digest of its weights."""
-
-    name: str
-    digest: str | None = None
-
-
-class MadeFor(Record):
-    """Bonds of a calibration: hashes of the task (tools, schema and the small tier's settings),
-    of the system message, and of the messages between that and the question (`shots_of`), which are
-    None when the examples had several."""
-
-    small: ModelIdentity
-    large: ModelIdentity
-    task_hash: str
-    system_hash: str | None
-    labels: Literal["references", "people", "agreement with the large model"]
-    shots: tuple[int, str] | None = None
-
-    @property
-    def binds_prompts(self) -> bool:
-        """Whether it is for conversations with one beginning alone."""
-        return self.system_hash is not None or (self.shots is not None and self.shots[0] > 0)
 
 
 def system_hash(messages: Sequence[BaseMessage]) -> str:

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade._version import __version__
-from cascade.confidence.base import Features, MadeFor
+from cascade.confidence.base import Features
 from cascade.confidence.calibration import (
     RAW,
     Calibration,
     FittedCalibrator,
     GainHead,
     Linear,
+    MadeFor,
     Quality,
     Recommendation,
     Stage,

@@ -20,8 +20,6 @@ from cascade.confidence.base import (
     FEATURES,
     Estimate,
     Features,
-    MadeFor,
-    ModelIdentity,
     combine,
     score_of,
     shots_of,
@@ -256,6 +254,31 @@ class Recommendation(Fitted):
     def use(self) -> bool:
         """Whether it should be used at all."""
         return self.code in ("ok", "not calibrated")
+
+
+class ModelIdentity(Record):
+    """A model by name and, where it can be had, by the digest of its weights."""
+
+    name: str
+    digest: str | None = None
+
+
+class MadeFor(Record):
+    """Bonds of a calibration: hashes of the task (tools, schema and the small tier's settings),
+    of the system message, and of the messages between that and the question (`shots_of`), which are
+    None when the examples had several."""
+
+    small: ModelIdentity
+    large: ModelIdentity
+    task_hash: str
+    system_hash: str | None
+    labels: Literal["references", "people", "agreement with the large model"]
+    shots: tuple[int, str] | None = None
+
+    @property
+    def binds_prompts(self) -> bool:
+        """Whether it is for conversations with one beginning alone."""
+        return self.system_hash is not None or (self.shots is not None and self.shots[0] > 0)
 
 
 class Calibration(Fitted, MadeFor):

@@ -6,13 +6,11 @@ would turn every figure of the ledger into flattery.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -147,9 +145,9 @@ class Price(Pricing):
             ConfigurationError: an amount is out of its range, kw is without kwh, or nothing is
                 priced.
         """
-        given = {name: value for name, value in locals().items() if name in _Machine.model_fields}
+        given = {name: value for name, value in locals().items() if name in Machine.model_fields}
         with _told_as("Price.local", given):
-            return cls(per_hour=_Machine.model_validate(given).per_hour)
+            return cls(per_hour=Machine.model_validate(given).per_hour)
 
     @override
     def by_batch(self) -> Price:
@@ -184,7 +182,9 @@ class Price(Pricing):
         return total
 
 
-class _Machine(Record):
+class Machine(Record):
+    """What an own machine costs."""
+
     hardware_per_hour: Amount
     utilisation: Share
     kw: Amount
@@ -192,6 +192,7 @@ class _Machine(Record):
 
     @property
     def per_hour(self) -> Decimal:
+        """Dollars per busy hour."""
         return self.hardware_per_hour / self.utilisation + self.kw * self.kwh
 
     @model_validator(mode="after")
@@ -321,45 +322,3 @@ def find_pricing(
 
     source = f"list price, genai-prices {version('genai-prices')}"
     return ListPrice(source=source, provider=found.provider.id, model=model)
-
-
-def load_prices(path: str | Path) -> dict[str, Price]:
-    """Prices of many models from a TOML file.
-
-        ["openai:gpt-5.1"]               # the parameters of Price
-        input = "1.10"
-        output = "8.80"
-
-        ["ollama:qwen2.5:3b"]            # or those of Price.local
-        hardware_per_hour = "0.40"
-        utilisation = "0.25"
-
-    Raises:
-        ConfigurationError: the file cannot be read, or names what has no price here; the message
-            names file and model.
-    """
-    path = Path(path)
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"prices in {path} cannot be read: {error}. Write TOML."
-        ) from error
-    if not found:
-        raise ConfigurationError(f'{path} holds no prices: give ["provider:model"] and its price.')
-    return {model: _of_table(path, model, entry) for model, entry in found.items()}
-
-
-def _of_table(path: Path, model: str, entry: object) -> Price:
-    if not isinstance(entry, dict) or not entry:
-        raise ConfigurationError(
-            f"{path}, {model!r}: {entry!r} is no price: give input and output."
-        )
-    try:
-        if not entry.keys() <= _Machine.model_fields.keys():
-            return Price(**{**entry, "source": path.name})
-        return Price.local(**entry).model_copy(update={"source": path.name})
-    except (ConfigurationError, TypeError) as error:  # a name that is none is a TypeError
-        raise ConfigurationError(
-            f"{path}, {model!r}: {error} A table has the parameters of Price or of Price.local."
-        ) from error

@@ -11,9 +11,8 @@ import numpy as np
 from langchain_core.messages import ToolCall
 from numpy.typing import NDArray
 
-from cascade.confidence import MadeFor, ModelIdentity
 from cascade.confidence.calibrating import calibrate
-from cascade.confidence.calibration import Calibration
+from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.state import Certificate, Completion, TokenLogprob
 
 Array = NDArray[np.float64]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from cascade.confidence import MadeFor, ModelIdentity
+from cascade.confidence.calibration import MadeFor, ModelIdentity
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.features import Pair, pair_of
 

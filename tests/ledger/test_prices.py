@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.prices import Price, find_pricing, load_prices
+from cascade.ledger.price_files import load_prices
+from cascade.ledger.prices import Price, find_pricing
 from cascade.state import Usage
 
 JULY = datetime(2026, 7, 15, tzinfo=UTC)
