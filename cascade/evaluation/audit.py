@@ -406,9 +406,6 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
     movable = ~np.isnan(decided.confidence + large)
     if not movable.any():
         return ()
-    # A draft beside the large model's answer was compared whatever it was like.
-    loss = np.where(np.isnan(decided.beside), decided.loss, decided.beside)
-    rate = np.where(np.isnan(decided.beside), decided.rate, 1.0)
     ends = np.quantile(decided.confidence[movable], np.linspace(0, 1, _STEPS), method="lower")
     given = decided.threshold[movable & ~np.isnan(decided.threshold)][-1:].tolist()
     choices = []
@@ -417,9 +414,9 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
         # The call of an audit becomes that of the escalation: it is paid already.
         called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
         cost = spent + float(large[called].sum() - large[saved].sum())
-        rated = taken & (rate > 0)
-        sample = Sample.of(rate[rated], loss[rated])
-        errors = bounded_mean(np.maximum(loss[rated][sample.audited], 0.0), sample)
+        rated = taken & (decided.rate > 0)
+        sample = Sample.of(decided.rate[rated], decided.loss[rated])
+        errors = bounded_mean(np.maximum(decided.loss[rated][sample.audited], 0.0), sample)
         blind = decided[taken & ~rated] if sample.n else decided[taken]
         choices.append(
             Choice(

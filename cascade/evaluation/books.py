@@ -166,7 +166,7 @@ class Run:
         measured: baselines that are known without an audit.
         large_usd: cost of the large model's own answer.
         large: of an audit's call; where a cache made that cheaper, the prediction, `corrected`.
-        loss: of its audit; `beside`, of a draft that was made beside the large model's answer.
+        loss: of its audit, or of a draft beside the large model's answer, which has a rate of 1.
     """
 
     day: int
@@ -191,7 +191,6 @@ class Run:
     large: Decimal | None = None
     corrected: Decimal | None = None
     loss: float | None = None
-    beside: float | None = None
     latency_s: float = 0.0
 
     def add(self, row: Row, sums: Sums) -> None:
@@ -210,11 +209,8 @@ class Run:
                 self.confidence, self.calibrated = row.confidence, bool(row.calibrated)
         self.cached |= node == "cache" or row.note.startswith("answered by ")
         self.person |= node == "person" and row.tier == "person"
-        if node == "shadow":
-            self.shadow = True
-            self.beside = self.beside if row.loss is None else row.loss
-        else:
-            self.latency_s += row.latency_ms / 1000
+        self.shadow |= node == "shadow"
+        self.latency_s += 0.0 if node == "shadow" else row.latency_ms / 1000
         if node == "draft" and ok:
             self.drafter = row.model or ""
         elif node == "expert":
@@ -231,6 +227,8 @@ class Run:
             # Where another model answered, the large one is never taken to cost more than it.
             self.predicted, self.low = earned, row.baseline_low_usd
             self.high = max(earned, row.baseline_high_usd or row.cost_usd or earned)
+        if node == "shadow" and row.loss is not None:
+            self.loss, self.rate = row.loss, 1.0
 
     @property
     def outcome(self) -> Outcome:
@@ -365,7 +363,7 @@ class Books:
 
 NUMBERS = (
     *("day", "rate", "confidence", "calibrated", "threshold", "predicted", "low", "high"),
-    *("measured", "large_usd", "large", "loss", "beside", "latency_s"),
+    *("measured", "large_usd", "large", "loss", "latency_s"),
 )
 RUNS = np.dtype([("outcome", "U10"), *((name, float) for name in NUMBERS)])
 """Runs as columns; NaN where a number is unknown or does not apply."""

@@ -137,18 +137,10 @@ class View(BaseModel):
         tags = {CASCADE_TAG: self.cascade, KEY_TAG: self.key}
         return Selection(since=since, until=until, tags={n: v for n, v in tags.items() if v})
 
-    def given(self) -> dict[str, str]:
-        """The view as it stands in an address, without what is listed."""
-        told = self.model_dump(mode="json", by_alias=True, exclude={"search", "only"})
-        return {name: value for name, value in told.items() if value}
-
     def lists(self, way: Way) -> bool:
         """Whether a request is listed."""
-        if self.cascade and way.name != self.cascade:
-            return False
-        if self.only == "failed" and not (way.error or way.degraded):
-            return False
-        if self.only == "escalated" and not way.escalated:
+        kinds = {"failed": way.error or way.degraded, "escalated": way.escalated}
+        if self.cascade not in ("", way.name) or not kinds.get(self.only, True):
             return False
         text = f"{way.run_id} {way.key} {way.tier} {way.reason} {way.error}".lower()
         return self.search.lower() in text
@@ -239,10 +231,11 @@ def _options(given: Iterable[tuple[str, str]], chosen: str) -> str:
 def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
     cascades = _options([("", "all cascades"), *((n, n) for n in gateway.served)], view.cascade)
     keys = _options([("", "all teams"), *names.items()], view.key)
-    query = escape(urlencode(view.given()))
+    told = view.model_dump(mode="json", by_alias=True, include={"first", "last", "cascade", "key"})
+    query = escape(urlencode({name: value for name, value in told.items() if value}))
     return (
         '<header class="bar"><strong>cascade</strong>'
-        '<form method="get" action="/" class="filters">'
+        '<form id="view" method="get" action="/" class="filters">'
         f'<label>From <input type="date" name="from" value="{view.first}"></label>'
         f'<label>to <input type="date" name="to" value="{view.last or ""}"></label>'
         f'<label>Cascade <select name="cascade">{cascades}</select></label>'
@@ -285,17 +278,14 @@ def _requests(view: View, gateway: Gateway) -> str:
         )
         for way in ways[:LISTED]
     )
-    hidden = "".join(
-        f'<input type="hidden" name="{name}" value="{escape(value)}">'
-        for name, value in view.given().items()
-    )
     kinds = _options([("", "all"), ("failed", "failed"), ("escalated", "escalated")], view.only)
-    form = (
-        f'<form method="get" action="/#requests" class="filters">{hidden}'
-        f'<label>Search <input name="q" value="{escape(view.search)}"></label>'
-        f'<label>Only <select name="only">{kinds}</select></label><button>List</button></form>'
+    search = (
+        '<p class="filters">'
+        f'<label>Search <input form="view" name="q" value="{escape(view.search)}"></label>'
+        f'<label>Only <select form="view" name="only">{kinds}</select></label>'
+        '<button form="view" formaction="/#requests">List</button></p>'
     )
     title = f"Requests of this process: {len(ways)} of the last {len(gateway.ways)}"
     table = Table(title, (*columns, "cost", "saved", "time", "run"), rows, folded=True)
-    listed = html.table(table, form, opened=bool(view.search or view.only))
+    listed = html.table(table, search, opened=bool(view.search or view.only))
     return f'<div id="requests">{listed}</div>'

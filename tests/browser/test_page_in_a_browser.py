@@ -122,3 +122,7 @@ def test_requests_are_found_and_unfolded_by_keys_alone(visitor: Visitor) -> None
     page.keyboard.press("Enter")
     assert folded.evaluate("part => part.open")
     assert "large" in folded.inner_text()
+    page.get_by_label("Only").select_option("escalated")
+    page.get_by_role("button", name="List").click()
+    page.wait_for_url("**/?from=*only=escalated#requests")
+    assert folded.evaluate("part => part.open")

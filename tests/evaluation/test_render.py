@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum
 from typing import Any, get_args
 
 import numpy as np
@@ -135,26 +134,17 @@ def test_what_steers_a_terminal_is_written_out() -> None:
 
 def test_json_holds_no_nan_and_every_digit_of_money() -> None:
     data = {
-        "nan": math.nan,
         "money": Decimal("1E-15"),
-        "numpy": np.array([1.5, np.nan]),
-        "integer": np.int64(3),
-        "set": {"a"},
-        "enum": Enum("Colour", {"RED": "red"}).RED,
+        "numpy": (np.array([1.5, np.nan]), np.int64(3)),
         "at": datetime(2026, 1, 1, tzinfo=UTC),
-        "day": date(2026, 1, 1),
         "record": Decision(action="accept", reason="sure"),
         "document": Document("t", "s", facts=(Fact("f", Figure(math.inf)),)),
-        1: (None, True),
     }
     found = json.loads(to_json(data))
-    assert found["nan"] is None
     assert Decimal(found["money"]) == Decimal("1E-15")
-    assert found["numpy"] == [1.5, None]
-    assert (found["integer"], found["set"], found["enum"]) == (3, ["a"], "red")
-    assert (found["at"], found["day"]) == ("2026-01-01T00:00:00Z", "2026-01-01")
+    assert found["numpy"] == [[1.5, None], 3]
+    assert found["at"] == "2026-01-01T00:00:00Z"
     assert found["record"]["action"] == "accept"
     assert found["document"]["facts"][0]["figure"]["value"] is None
-    assert found["1"] == [None, True]
     with pytest.raises(Exception, match="a object has no form in JSON"):
         to_json(object())
