@@ -34,22 +34,14 @@ class Slot(IntEnum):
     stands next to the wire sees a question first, and has the last word on a decision.
     """
 
-    ANSWERS = 1
-    """Answers without a model: caches."""
-    PROMPTS = 2
-    """Changes of what is asked: examples, masking."""
-    STREAMS = 3
-    """Readers of pieces: stopping a hopeless draft."""
-    TIME = 4
-    """Limits over all attempts: deadlines."""
-    SUBSTITUTES = 5
-    """Another tier in place of one that fails."""
-    ATTEMPTS = 6
-    """Repeated attempts."""
-    HEALTH = 7
-    """What each attempt passes: circuit breakers, rate limits."""
-    GUARDS = 8
-    """What must never happen: privacy, irreversible tools."""
+    ANSWERS = 1  # answers without a model: caches
+    PROMPTS = 2  # changes of what is asked: examples, masking
+    STREAMS = 3  # readers of pieces: stopping a hopeless draft
+    TIME = 4  # limits over all attempts: deadlines
+    SUBSTITUTES = 5  # another tier in place of one that fails
+    ATTEMPTS = 6  # repeated attempts
+    HEALTH = 7  # what each attempt passes: circuit breakers, rate limits
+    GUARDS = 8  # what must never happen: privacy, irreversible tools
 
 
 class CascadeMiddleware:
