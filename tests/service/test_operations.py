@@ -328,11 +328,6 @@ def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
     away = fault_of(errors.CircuitOpenError("no", model="openai:x"))
     assert (away.status, away.headers) == (503, {"Retry-After": "1"})
     assert kind_of(KeyError()) == "failed"
-    notes = ((429, "rate limited"), (401, "refused the key"), (404, "not found"))
-    for status, kind in notes:
-        note = f"openai:x at http://10.0.0.1 failed ({status}): no"
-        entry = LedgerEntry(run_id="r", node="draft", tier="x", outcome="failed", note=note)
-        assert failures([entry]) == [f"x: {kind}"]
     reason = "score 0.1 < 0.8; but large could not be had: http://10.0.0.1/v1 said no"
     assert plain_reason(reason, ["large: unavailable"]) == "score 0.1 < 0.8; large: unavailable"
     assert plain_reason("small failed: http://10.0.0.1", []) == "a tier failed"
