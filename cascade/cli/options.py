@@ -103,11 +103,9 @@ class Models:
             models["large"] = self.large
         elif options.get("local_only") != "answer":
             raise ConfigurationError(NO_LARGE)
-        common: dict[str, Any] = {
-            "price": None if self.prices is None else load_prices(self.prices),
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-        }
+        common: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        if self.prices is not None:
+            common["price"] = load_prices(self.prices)
         if ledger is not None:
             from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 

@@ -290,10 +290,6 @@ class Configured:
     path: Path
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def again(self) -> Configured:
-        """The same file as it is now."""
-        return read_config(self.path, overrides=self.overrides)
-
 
 Place = tuple[str | int, ...]
 """The way to a value: names of keys, and numbers in lists."""

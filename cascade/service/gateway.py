@@ -40,7 +40,7 @@ from cascade.middleware.local_only import LocalOnly, looks_personal
 from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
-from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig
+from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig, read_config
 from cascade.service.faults import ServiceError, kind_of
 from cascade.service.keys import (
     CASCADE_TAG,
@@ -146,14 +146,6 @@ class Way:
         self.escalated = tier != next(iter(tiers))
         self.action, self.reason = decision.action, plain_reason(decision.reason, ())
         self.confidence, self.calibrated = decision.confidence, decision.calibrated
-
-    def end(self, ledger: LedgerView) -> None:
-        """Note what the run cost and saved, and which tiers failed."""
-        self.entries = ledger.entries
-        self.cost_usd, self.cost_basis = ledger.cost_usd, ledger.cost_basis
-        self.saved_usd, self.saved_basis = ledger.saved_usd, ledger.saved_basis
-        if self.error and not self.reason:
-            self.reason = "; ".join(failures(ledger)) or self.error
 
     def steps(self) -> list[str]:
         """What each node did, how long it took and what it cost."""
@@ -428,14 +420,18 @@ class Gateway:
             raise
         finally:
             way.seconds = time.perf_counter() - begun
-            way.end(LedgerView(run.entries))
-            self._finished(way)
+            self._finished(way, LedgerView(run.entries))
         if result.abstained:
             return Outcome(way, "", f"No answer: {way.reason}.", Completion("", ""))
         return Outcome(way, result.answer, None, run.draft or Completion("", ""))
 
-    def _finished(self, way: Way) -> None:
-        """Tell the log and the page how a run ended."""
+    def _finished(self, way: Way, ledger: LedgerView) -> None:
+        """Tell the log and the page how a run ended, what it cost and what it saved."""
+        way.entries = ledger.entries
+        way.cost_usd, way.cost_basis = ledger.cost_usd, ledger.cost_basis
+        way.saved_usd, way.saved_basis = ledger.saved_usd, ledger.saved_basis
+        if way.error and not way.reason:
+            way.reason = "; ".join(failures(ledger)) or way.error
         self.ways.append(way)
         cost = "?" if way.cost_usd is None else f"${short(way.cost_usd)}"
         ended = f"failed: {way.error}" if way.error else f"answered by {way.tier or 'none'}"
@@ -449,10 +445,8 @@ class Gateway:
         key_id = self._owners.get(entry.run_id)
         usd = known_cost([entry], self.config.unknown_call_usd)
         if entry.node in BACKGROUND and key_id and usd and self.loop is not None:
-            self.loop.call_soon_threadsafe(self._charge_now, key_id, usd)
-
-    def _charge_now(self, key_id: str, usd: Decimal) -> None:
-        self.money.charge(key_id, usd).add_done_callback(counted)
+            charge = partial(self.money.charge, key_id, usd)
+            self.loop.call_soon_threadsafe(lambda: charge().add_done_callback(counted))
 
     # --- life
 
@@ -489,7 +483,8 @@ class Gateway:
         self._seen = _versions(self.configured)
         old, gone = self.config, self.served
         try:
-            configured = await asyncio.to_thread(self.configured.again)
+            path, overrides = self.configured.path, self.configured.overrides
+            configured = await asyncio.to_thread(read_config, path, overrides=overrides)
             new = configured.config
             waits = [key for key in RESTART if getattr(new, key) != getattr(old, key)]
             new = new.model_copy(update={key: getattr(old, key) for key in waits})

@@ -236,15 +236,6 @@ class ResponseRequest(wire.Sampled):
     metadata: dict[str, str] | None = None
 
 
-_LOST = {
-    **dict.fromkeys(
-        ("previous_response_id", "conversation"),
-        "answers are not stored: give the whole conversation as input.",
-    ),
-    "background": "the answer comes at once.",
-}
-
-
 @router.post("/v1/responses", openapi_extra=wire.takes(ResponseRequest))
 async def responses(request: Request) -> Response:
     """Answer an input."""
@@ -254,8 +245,9 @@ async def responses(request: Request) -> Response:
 def read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     """Messages and settings of a request."""
     extra = {name: value for name, value in (body.model_extra or {}).items() if value}
-    for name in sorted(extra.keys() & _LOST.keys()):
-        raise wire.unsupported(name, _LOST[name])
+    for name in extra.keys() & {"previous_response_id", "conversation", "background"}:
+        why = "an answer comes at once and is not stored: give the whole conversation as input."
+        raise wire.unsupported(name, why)
     text, choice = body.text or TextOptions(), body.tool_choice
     extra |= {"top_p": body.top_p, "verbosity": text.verbosity}
     extra["reasoning_effort"] = body.reasoning.effort if body.reasoning else None
