@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from typer import Argument, Option
@@ -94,6 +94,9 @@ def export(
     where: Where,
     *,
     output: Annotated[Path, Option(help="The training file, JSON lines.")],
+    form: Annotated[
+        Literal["messages", "prompt_completion", "preference"], Option(help="Its columns.")
+    ] = "messages",
     evaluation: Annotated[
         list[Path] | None, Option(help="Questions not to be trained on; repeatable.")
     ] = None,
@@ -104,7 +107,7 @@ def export(
     from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
 
     asked = exporting.evaluation_questions(evaluation or ())
-    how: dict[str, Any] = {"validation": validation, "evaluation": asked}
+    how: dict[str, Any] = {"form": form, "validation": validation, "evaluation": asked}
     how["selection"] = LessonSelection(task=task)
     done = _with_lessons(where, lambda store: exporting.export(store, output, **how))
     remarks = [f"left out: {n:,}, {why}" for why, n in done.removed.most_common()]

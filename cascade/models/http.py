@@ -50,9 +50,8 @@ def check_address(url: str, example: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigurationError(
-            f"base_url={url!r} is no address: write it with http:// or https://, as in {example!r}."
-        )
+        better = f"http://{url}" if url and "://" not in url else example
+        raise ConfigurationError(f"base_url={url!r} is no address. Write {better!r}.")
 
 
 def is_loopback(url: str) -> bool:

@@ -1,7 +1,7 @@
-"""Export of lessons for training, and a status of a store.
+"""Export of lessons for training, in the forms that trainers read, and a status of a store.
 
-Rows are TRL's conversational data sets of `messages` (huggingface.co/docs/trl/dataset_formats),
-which other trainers read as well.
+Rows are TRL's conversational data sets (huggingface.co/docs/trl/dataset_formats): `messages`, or
+`prompt` and `completion`, or `prompt`, `chosen` and `rejected`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cascade._numbers import to_number
-from cascade.confidence import as_data, speaks_of_grading
+from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import read_examples, read_transcripts
 from cascade.middleware.background import lot
 from cascade.middleware.local_only import KEYS
-from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms
+from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms, terms_of
 from cascade.teaching.store import LessonStore
+
+Form = Literal["messages", "prompt_completion", "preference"]
+"""Columns of a training file."""
 
 LEAST_WORDS = 4
 """Of a question that is looked for within a text: a shorter one stands in many by chance."""
@@ -57,6 +60,7 @@ async def export(
     store: LessonStore,
     path: str | Path,
     *,
+    form: Form = "messages",
     validation: float = 0.1,
     selection: LessonSelection = EVERYTHING,
     evaluation: Sequence[str] = (),
@@ -66,16 +70,21 @@ async def export(
 
     Args:
         path: of the training file; that of validation has `.validation` before its ending.
+        form: columns of the file.
         validation: share of the lessons for the validation file, drawn by their questions; 0 for
             no such file.
         evaluation: questions that no row may hold, word for word.
+
+    Raises:
+        ConfigurationError: a value is out of its range, nothing is left to write, or a file cannot
+            be written.
     """
     to_number("validation", validation, least=0, below=1)
     done, chosen = Exported(), dict[str, Lesson]()
     stated, is_asked = await store.terms(), _in_evaluation(evaluation)
     async for lesson in store.lessons(selection):
         done.lessons += 1
-        why = _unfit(lesson, stated) or ("in the evaluation" if is_asked(lesson) else None)
+        why = _unfit(lesson, form, stated) or ("in the evaluation" if is_asked(lesson) else None)
         if why is not None:
             done.removed[why] += 1
             continue
@@ -84,9 +93,8 @@ async def export(
             done.removed["duplicate"] += 1
         if earlier is None or earlier.answer_is_wrong is not False:  # the newest, else the best
             chosen[lesson.digest] = lesson
-    training, held_out = list[Lesson](), list[Lesson]()
-    for digest, lesson in chosen.items():
-        (held_out if lot(digest, "validation") < validation else training).append(lesson)
+    drawn = {digest for digest in chosen if lot(digest, "validation") < validation}
+    training = [lesson for digest, lesson in chosen.items() if digest not in drawn]
     if not training:
         why = "; ".join(f"{reason}: {n:,}" for reason, n in done.removed.most_common())
         raise ConfigurationError(
@@ -95,21 +103,29 @@ async def export(
             "source=…)), or `cascade lessons terms`."
         )
     place = Path(path)
-    second = place.with_name(f"{place.stem}.validation{place.suffix}")
-    for file, lessons in ((place, training), (second, held_out)):
-        _write(file, [row_of(lesson) for lesson in lessons])
+    held_out = place.with_name(f"{place.stem}.validation{place.suffix}")
+    for file, lessons in ((place, training), (held_out, [chosen[digest] for digest in drawn])):
+        _write(file, [row_of(lesson, form) for lesson in lessons])
         if lessons:
             done.rows[file] = len(lessons)
     return done
 
 
-def row_of(lesson: Lesson) -> dict[str, Any]:
+def row_of(lesson: Lesson, form: Form) -> dict[str, Any]:
     """A lesson as a row of a file, with secrets masked and control tokens spelled out."""
     asked = [{**message, "content": message.get("content") or ""} for message in lesson.messages]
-    answer: dict[str, Any] = {"role": "assistant", "content": lesson.answer}
+    good: dict[str, Any] = {"role": "assistant", "content": lesson.answer}
     if lesson.tool_calls:
-        answer["tool_calls"] = list(lesson.tool_calls)
-    cleaned: dict[str, Any] = _cleaned({"messages": [*asked, answer]})
+        good["tool_calls"] = list(lesson.tool_calls)
+    bad = {"role": "assistant", "content": lesson.draft or ""}
+    if (lesson.loss or 0) < 0:
+        good, bad = bad, good
+    row: dict[str, Any] = {"prompt": asked, "chosen": [good], "rejected": [bad]}
+    if form == "messages":
+        row = {"messages": [*asked, good]}
+    elif form == "prompt_completion":
+        row = {"prompt": asked, "completion": [good]}
+    cleaned: dict[str, Any] = _cleaned(row)
     return cleaned
 
 
@@ -122,23 +138,30 @@ def _cleaned(value: Any, key: str = "") -> Any:
     return [_cleaned(each, key) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _unfit(lesson: Lesson, stated: Mapping[str, Terms]) -> str | None:
+def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | None:
     """Why a lesson must not be trained on; None where it may."""
+    preference, draft = form == "preference", lesson.draft or ""
     may = lesson.may_train(stated)
+    of_draft = not preference or terms_of(lesson.draft_model, stated).may_train
     texts = [str(message.get("content") or "") for message in lesson.messages]
-    trained = [lesson.answer, *map(str, lesson.tool_calls)]
+    trained = [lesson.answer, *map(str, lesson.tool_calls), *([draft] if preference else [])]
+    alike = not lesson.tool_calls and normalise(draft) == normalise(lesson.answer)
+    unknown = lesson.loss is None and lesson.origin == "audited"
+    spoken = any(message.get("role") == "assistant" for message in lesson.messages)
     reasons = {
         "terms forbid training": may is False,
         "terms of training are not stated": may is None,
+        "terms of the draft's model do not permit training": not of_draft,
         "people say that the answer is wrong": bool(lesson.answer_is_wrong),
-        "an audit found the draft better": (lesson.loss or 0) < 0,
+        "an audit found the draft better": not preference and (lesson.loss or 0) < 0,
         "the answer is empty": not lesson.answer.strip() and not lesson.tool_calls,
         # They would be trained on, too.
-        "earlier answers of unknown origin": any(
-            message.get("role") == "assistant" for message in lesson.messages
-        ),
+        "earlier answers of unknown origin": form == "messages" and spoken,
         "it speaks to a grader": any(map(speaks_of_grading, [*texts, *trained])),
         "the answer holds a secret": any(MASK in t or KEYS.search(t) for t in trained),
+        "there is no draft": preference and not draft.strip(),
+        "draft and answer are as good": preference and (alike or lesson.loss == 0),
+        "it is not known which is better": preference and unknown,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -160,7 +160,7 @@ def test_deep_values_and_references_that_multiply_are_given_up() -> None:
     for _ in range(900):
         value = {"child": value}
     tree = {"type": "object", "properties": {"child": {"$ref": "#"}}}
-    assert "not checked against its schema: it is too deep" in against(value, tree)
+    assert "not checked against its schema" in against(value, tree)  # too deep, or too long
     twice = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)}
     schema: dict[str, Any] = {"$ref": "#/$defs/d0", "$defs": twice | {"d30": {}}}
     with pytest.raises(ConfigurationError, match="takes too long to read"):
