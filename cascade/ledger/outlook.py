@@ -54,18 +54,22 @@ class Tier(Protocol):
     @property
     def name(self) -> str:
         """Name in results and in the ledger."""
+        ...
 
     @property
     def model(self) -> Any:
         """The model that is asked, with `name` and `server`."""
+        ...
 
     @property
     def pricing(self) -> Pricing:
         """Price of its calls."""
+        ...
 
     @property
     def max_tokens(self) -> int | None:
         """Limit of output tokens per answer."""
+        ...
 
 
 class Baseline(NamedTuple):
