@@ -21,7 +21,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 from uuid import uuid4
@@ -123,21 +123,37 @@ def asked(question: str) -> list[Any]:
 
 
 @asynccontextmanager
-async def client(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """A cascade by hand on the bare `AsyncOpenAI`."""
-    del folder
+async def _by_hand(address: str) -> AsyncGenerator[Any]:
+    """Draft, with its mean log-prob, and answer of the bare `AsyncOpenAI`."""
     import openai
 
     async with openai.AsyncOpenAI(base_url=address, api_key="x") as bare:
         create: Any = bare.chat.completions.create
 
+        async def draft(question: str) -> tuple[str, float]:
+            said = await create(model="small", messages=asked(question), logprobs=True)
+            tokens = said.choices[0].logprobs.content
+            mean = sum(token.logprob for token in tokens) / len(tokens)
+            return said.choices[0].message.content, mean
+
+        async def expert(question: str) -> str:
+            said = await create(model="large", messages=asked(question))
+            return str(said.choices[0].message.content)
+
+        yield draft, expert
+
+
+@asynccontextmanager
+async def client(address: str, folder: Path) -> AsyncGenerator[Ask]:
+    """A cascade by hand on the bare client."""
+    del folder
+    async with _by_hand(address) as (draft, expert):
+
         async def ask(question: str) -> str:
-            draft = await create(model="small", messages=asked(question), logprobs=True)
-            tokens = draft.choices[0].logprobs.content
-            if sum(token.logprob for token in tokens) / len(tokens) >= THRESHOLD:
-                return "small" if draft.choices[0].message.content else "none"
-            answer = await create(model="large", messages=asked(question))
-            return "large" if answer.choices[0].message.content else "none"
+            text, mean = await draft(question)
+            if mean >= THRESHOLD:
+                return "small" if text else "none"
+            return "large" if await expert(question) else "none"
 
         yield ask
 
@@ -155,29 +171,23 @@ class _Asked(TypedDict):
 async def langgraph(address: str, folder: Path) -> AsyncGenerator[Ask]:
     """What a competent developer writes: a StateGraph, the bare client, a conditional edge."""
     del folder
-    import openai
     from langgraph.graph import END, START, StateGraph
 
-    async with openai.AsyncOpenAI(base_url=address, api_key="x") as bare:
-        create: Any = bare.chat.completions.create
+    async with _by_hand(address) as (draft, expert):
 
-        async def draft(state: _Asked) -> dict[str, Any]:
-            said = await create(model="small", messages=asked(state["prompt"]), logprobs=True)
-            tokens = said.choices[0].logprobs.content
-            mean = sum(token.logprob for token in tokens) / len(tokens)
-            text = said.choices[0].message.content
+        async def small(state: _Asked) -> dict[str, Any]:
+            text, mean = await draft(state["prompt"])
             return {"answer": text, "confidence": mean, "model": "small"}
 
-        async def expert(state: _Asked) -> dict[str, Any]:
-            said = await create(model="large", messages=asked(state["prompt"]))
-            return {"answer": said.choices[0].message.content, "model": "large"}
+        async def large(state: _Asked) -> dict[str, Any]:
+            return {"answer": await expert(state["prompt"]), "model": "large"}
 
         def way(state: _Asked) -> str:
             return END if state["confidence"] >= THRESHOLD else "expert"
 
         builder = StateGraph(_Asked)
-        builder.add_node("draft", draft)
-        builder.add_node("expert", expert)
+        builder.add_node("draft", small)
+        builder.add_node("expert", large)
         builder.add_edge(START, "draft")
         builder.add_conditional_edges("draft", way, {END: END, "expert": "expert"})
         builder.add_edge("expert", END)
@@ -219,17 +229,6 @@ def cpu_of(process: int) -> float:
     """Seconds of CPU that a process has used."""
     fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-class Elsewhere:
-    """A driver that has another process work for it, whose CPU counts."""
-
-    def __init__(self, ask: Ask, process: int) -> None:
-        self._ask, self.process = ask, process
-
-    def __call__(self, question: str) -> Awaitable[str]:
-        """Ask."""
-        return self._ask(question)
 
 
 def free_port() -> int:
@@ -284,23 +283,6 @@ def serving(address: str, folder: Path) -> Iterator[tuple[str, str, int]]:
         yield f"http://127.0.0.1:{port}/v1", key, process
 
 
-@asynccontextmanager
-async def ours_gateway(address: str, folder: Path) -> AsyncGenerator[Ask]:
-    """The bare client, which asks the gateway instead; the gateway's CPU counts as well."""
-    import openai
-
-    with ExitStack() as stack:
-        url, key, process = stack.enter_context(serving(address, folder))
-        async with openai.AsyncOpenAI(base_url=url, api_key=key) as bare:
-            create: Any = bare.chat.completions.with_raw_response.create
-
-            async def ask(question: str) -> str:
-                raw = await create(model="assistant", messages=asked(question))
-                return _tier(raw.headers["x-cascade-tier"]) if raw.parse().choices else "none"
-
-            yield Elsewhere(ask, process)
-
-
 DRIVERS: dict[str, Driver] = {
     "client": client,
     "ours": _ours(_by_ainvoke, stored=True),
@@ -309,7 +291,6 @@ DRIVERS: dict[str, Driver] = {
     "ours_graph": _ours(_by_graph),
     "ours_checkpointed": _ours(_with_checkpoints),
     "ours_chat_model": _ours(_by_chat_model),
-    "ours_gateway": ours_gateway,
     "langgraph": langgraph,
     "floor": floor,
 }
@@ -327,14 +308,10 @@ async def phase(ask: Ask, requests: int, concurrency: int) -> dict[str, float]:
             escalated += await ask(f"Question {number}: which city is it?") == "large"
             taken.append(1000 * (time.perf_counter() - begun))
 
-    def cpu_s() -> float:
-        more = cpu_of(ask.process) if isinstance(ask, Elsewhere) else 0.0
-        return time.process_time() + more
-
     gc.collect()
-    cpu, begun = cpu_s(), time.perf_counter()
+    cpu, begun = time.process_time(), time.perf_counter()
     await asyncio.gather(*(worker() for _ in range(concurrency)))
-    seconds, cpu = time.perf_counter() - begun, cpu_s() - cpu
+    seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     cuts = statistics.quantiles(taken, n=100, method="inclusive")
     return {
         "per_s": requests / seconds,

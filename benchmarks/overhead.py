@@ -7,7 +7,7 @@ One upstream (`_upstream.py`) answers at once, and 30 % of the drafts are escala
 `_drivers.py` is a process of its own and asks the same questions one by one, then 64 at a time; the
 rounds of all drivers alternate. Figures are medians over the rounds, ratios the medians of the
 ratios within a round, against `client`, the cascade by hand on the bare AsyncOpenAI. CPU is that of
-the driver's process, and of the gateway's where there is one.
+the driver's process.
 """
 
 from __future__ import annotations
