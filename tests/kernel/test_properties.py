@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -27,56 +28,58 @@ class Odd(CascadeMiddleware):
 
     def __init__(self, what: str, when: list[bool], slot: Slot, name: str) -> None:
         self.what, self.slot, self.name = what, slot, name
-        self._when = when
-        self._turn = 0
+        self._when, self._turn = when, 0
 
-    def _now(self) -> bool:
+    def _now(self, *whats: str) -> str:
+        """What it does now, if it is one of these."""
+        if self.what not in whats:
+            return ""
         self._turn += 1
-        return self._when[self._turn % len(self._when)]
+        return self.what if self._when[self._turn % len(self._when)] else ""
 
     async def before_run(self, run: Any, runtime: Any) -> Answer | None:
-        if self.what == "answers" and self._now():
-            return Answer(Completion("known", "m", tier="small"), None, "small")
-        if self.what == "raises at first" and self._now():
-            raise ModelUnavailableError("odd", model="odd")
+        match self._now("answers", "raises at first"):
+            case "answers":
+                return Answer(Completion("known", "m", tier="small"), None, "small")
+            case "raises at first":
+                raise ModelUnavailableError("odd", model="odd")
         return None
 
-    async def wrap_model_call(self, call: Any, handler: Any) -> Completion:
-        if self.what == "repeats" and self._now():
-            await handler(call)
-        if self.what == "retries":
-            try:
-                return await handler(call)
-            except ModelUnavailableError:
-                return await handler(call)
-        if self.what == "raises before" and self._now():
-            raise ModelUnavailableError("odd before", model="odd")
-        if self.what == "cancels" and self._now():
-            try:
-                async with asyncio.timeout(0):
+    async def wrap_model_call(self, call: Any, handler: Any) -> Any:
+        match self._now("repeats", "retries", "raises before", "cancels", "raises after", "bug"):
+            case "repeats":
+                await handler(call)
+            case "retries":
+                with suppress(ModelUnavailableError):
                     return await handler(call)
-            except TimeoutError:
-                raise ModelTimeoutError("odd", model="odd", billed=None) from None
-        completion: Completion = await handler(call)
-        if self.what == "raises after" and self._now():
-            raise ModelUnavailableError("odd after", model="odd")
-        if self.what == "bug" and self._now():
-            raise ZeroDivisionError("a bug of the user's")
-        return completion
+            case "raises before":
+                raise ModelUnavailableError("odd before", model="odd")
+            case "cancels":
+                try:
+                    async with asyncio.timeout(0):
+                        return await handler(call)
+                except TimeoutError:
+                    raise ModelTimeoutError("odd", model="odd", billed=None) from None
+            case "raises after":
+                await handler(call)
+                raise ModelUnavailableError("odd after", model="odd")
+            case "bug":
+                await handler(call)
+                raise ZeroDivisionError("a bug of the user's")
+        return await handler(call)
 
     def wrap_decision(self, run: Any, situation: Any, handler: Any) -> Any:
         decision = handler(situation)
-        if self.what == "doubts" and not situation.last and self._now():
-            return decision.model_copy(update={"action": "escalate"})
-        return decision
+        doubts = not situation.last and self._now("doubts")
+        return decision.model_copy(update={"action": "escalate"}) if doubts else decision
 
     async def after_run(self, run: Any, answer: Any, runtime: Any) -> None:
-        if self.what == "raises last" and self._now():
+        if self._now("raises last"):
             raise ValueError("odd at the end")
 
 
-BEFORE = ["answers", "raises at first", "repeats", "retries", "raises before", "cancels"]
-AFTER = ["raises after", "bug", "doubts", "raises last"]
+ODD = ["answers", "raises at first", "repeats", "retries", "raises before", "cancels"]
+ODD += ["raises after", "bug", "doubts", "raises last"]
 FAILS = [
     None,
     ModelUnavailableError("503", model="x"),
@@ -103,7 +106,7 @@ SETUPS = st.sampled_from(
 )
 
 turns = st.lists(st.booleans(), min_size=1, max_size=4)
-odd = st.tuples(st.sampled_from(BEFORE + AFTER), turns, st.sampled_from(list(Slot)))
+odd = st.tuples(st.sampled_from(ODD), turns, st.sampled_from(list(Slot)))
 stacks = st.lists(odd, max_size=4)
 failures = st.lists(st.sampled_from(FAILS), max_size=4)
 
