@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -114,28 +115,17 @@ def forbidden(found: Import) -> str | None:
     )
 
 
-def cycles(found: Iterable[Import]) -> list[list[str]]:
-    """Rings of modules that import each other when they run."""
+def ring(found: Iterable[Import]) -> list[str]:
+    """Modules that import each other in a ring when they run, if there are any."""
     graph: dict[str, set[str]] = {}
     for item in found:
         if not item.for_types:
             graph.setdefault(item.importer, set()).add(item.imported)
-    rings: list[list[str]] = []
-    done: set[str] = set()
-
-    def visit(module: str, trail: list[str]) -> None:
-        if module in trail:
-            rings.append([*trail[trail.index(module) :], module])
-            return
-        if module in done:
-            return
-        for following in sorted(graph.get(module, ())):
-            visit(following, [*trail, module])
-        done.add(module)
-
-    for module in sorted(graph):
-        visit(module, [])
-    return rings
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
 
 
 def picture(root: Path = ROOT) -> str:
@@ -174,28 +164,28 @@ def tree(path: Path) -> ast.Module:
 def _imports_of(module: str, path: Path, known: dict[str, Path], root: Path) -> Iterator[Import]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     place = path.relative_to(root)
-    for node, for_types in _statements(tree(path)):
-        for name in _targets(node, package):
+    for node, for_types in statements(tree(path)):
+        for name in targets(node, package):
             target = _nearest(name, known)
             if target is not None:
                 yield Import(module, target, place, node.lineno, for_types)
 
 
-def _statements(tree: ast.AST, for_types: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+def statements(tree: ast.AST, for_types: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
     """Import statements, also those in functions, and whether each is under TYPE_CHECKING."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node, for_types
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
-                yield from _statements(ast.Module([child], []), True)
+                yield from statements(ast.Module([child], []), True)
             for child in node.orelse:
-                yield from _statements(ast.Module([child], []), for_types)
+                yield from statements(ast.Module([child], []), for_types)
         else:
-            yield from _statements(node, for_types)
+            yield from statements(node, for_types)
 
 
-def _targets(node: ast.stmt, package: str) -> list[str]:
+def targets(node: ast.stmt, package: str) -> list[str]:
     """Dotted names that a statement imports, relative ones resolved."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]

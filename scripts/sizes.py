@@ -6,7 +6,6 @@ imports of private names of other packages.
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import dataclasses
 import inspect
@@ -17,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from floors import FLOORS
+import floors
+from floors import FLOORS, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 KERNEL = (
@@ -107,13 +106,8 @@ def rooms() -> dict[str, list[Path]]:
 def private_imports() -> Iterator[str]:
     """Imports of private names or modules of other packages."""
     for path in files("cascade", "agents"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            for name in names:
+        for node, _ in floors.statements(floors.tree(path)):
+            for name in floors.targets(node, "cascade"):
                 parts = name.split(".")
                 ours = parts[0] in ("cascade", "__future__")
                 if not ours and any(p.startswith("_") and not p.startswith("__") for p in parts):

@@ -20,8 +20,7 @@ def test_the_floors_in_the_architecture_page_are_those_of_the_code() -> None:
 
 
 def test_no_modules_import_each_other_in_a_ring() -> None:
-    rings = [" → ".join(ring) for ring in floors.cycles(floors.imports())]
-    assert not rings, "\n".join(rings)
+    assert floors.ring(floors.imports()) == []
 
 
 def test_every_module_has_a_floor() -> None:
@@ -76,5 +75,5 @@ def test_a_ring_is_found(tmp_path: Path) -> None:
         "cascade/models/base.py": "from cascade.models import openai",
         "cascade/models/openai.py": "from cascade.models.base import Model",
     }
-    (found,) = floors.cycles(floors.imports(house(tmp_path, {**SKELETON, **ring})))
-    assert found == ["cascade.models.base", "cascade.models.openai", "cascade.models.base"]
+    found = floors.ring(floors.imports(house(tmp_path, {**SKELETON, **ring})))
+    assert set(found) == {"cascade.models.base", "cascade.models.openai"}
