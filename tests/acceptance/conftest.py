@@ -55,8 +55,10 @@ _databases = itertools.count()
 
 
 @pytest.fixture
-async def postgres_url(postgres: Server) -> str:
+async def postgres_url(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of an empty database in a PostgreSQL of the tests' own."""
+    # On a busy machine its first change takes long, and is not given up for that.
+    monkeypatch.setattr("cascade.ledger.store.SLOW_S", 300.0)
     name = f"ledger_{next(_databases)}"
     connection = await asyncpg.connect(postgres.url)
     await connection.execute(f"CREATE DATABASE {name}")

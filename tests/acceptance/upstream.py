@@ -17,7 +17,6 @@ import json
 import math
 import re
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -201,13 +200,11 @@ class Upstream(Server):
         """The model of each request, in order."""
         return [seen.model for seen in list(self.seen)]
 
-    def wait_for(self, n: int = 1, model: str | None = None, *, within_s: float = 300) -> Seen:
+    def wait_for(self, n: int = 1, model: str | None = None) -> Seen:
         """Wait until a model was asked so often; the last of these requests."""
-        end = time.monotonic() + within_s
         with self._changed:
-            while len(self.asked(model)) < n:
-                if not self._changed.wait(end - time.monotonic()):
-                    raise AssertionError(f"{self.models()}: no {n} requests to {model or 'any'}")
+            came = self._changed.wait_for(lambda: len(self.asked(model)) >= n, timeout=300)
+            assert came, f"{self.models()}: no {n} requests to {model or 'any'}"
             return self.asked(model)[n - 1]
 
     async def has_asked(self, n: int = 1, model: str | None = None) -> Seen:
