@@ -62,7 +62,7 @@ def test_a_string_that_names_no_model_gets_examples(spec: str) -> None:
         ("replay:{}", {"api_key": "k"}, ConfigurationError, "api_key"),
         ("replay:{}", {"options": {"spice": 1}}, ConfigurationError, "options"),
         ("llamacpp:smollm2-135m", {"base_url": "http://x"}, ConfigurationError, "base_url"),
-        ("anthropic:claude", {"base_url": "box"}, ConfigurationError, "as in .http://"),
+        ("anthropic:claude", {"base_url": "box"}, ConfigurationError, "Write .http://"),
         ("anthropic:claude", {}, ConfigurationError, "temperature too high"),
         ("cohere:command", {}, MissingDependencyError, "langchain-cohere"),
     ],
