@@ -163,17 +163,20 @@ class AgentTier(CompositeModel):
         self.stop, self._agent, self._fresh = stop, agent, fresh
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade that would run an agent on what it, or another, has written.
+        """Refuse a temperature that the agent would not follow, and a cascade that would run it on
+        what it, or another, has written.
 
         Raises:
             ConfigurationError: with the ways out.
         """
-        if self.repeatable:
-            return
         last = len(parts.tiers) - 1
         stand_ins = [one.tier for one in parts.middleware if isinstance(one, Fallback)]
         tiers = [*parts.tiers, *reversed(stand_ins)]  # in the order in which they are asked
         place = next(i for i, tier in enumerate(tiers) if tier.model is self)
+        if (temperature := tiers[place].settings.temperature) is not None:
+            raise ConfigurationError(f"{self.name} {_unheard('temperature', temperature)}.")
+        if self.repeatable:
+            return
         again = []
         for one in parts.middleware:
             beside = isinstance(one, AfterReply) and (one.kind == "audit") == (place == last)
@@ -236,8 +239,7 @@ class AgentTier(CompositeModel):
             raise self._unsupported("has tools of its own: give those of the question to the agent")
         for option in () if call.node in PROBES else ("temperature", "seed", "stop"):
             if (value := getattr(call.request, option)) not in (None, ()):
-                way = "give it to the agent's models"
-                raise self._unsupported(f"would not follow {option}={value!r}: {way}")
+                raise self._unsupported(_unheard(option, value))
         if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
             raise self._unsupported(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
 
@@ -598,3 +600,7 @@ def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
                 lost = "Interrupted: whether it was carried out is not known."
                 closed.append(ToolMessage(lost, tool_call_id=call["id"] or "", status="error"))
     return closed
+
+
+def _unheard(option: str, value: object) -> str:
+    return f"would not follow {option}={value!r}: give it to the agent's models"

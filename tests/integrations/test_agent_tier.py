@@ -310,8 +310,10 @@ async def test_settings_that_an_agent_would_not_follow_are_refused() -> None:
     for option, value in given.items():
         with pytest.raises(UnsupportedContentError, match=f"not follow {option}=.*agent's models"):
             await Cascade(tiers=[agent()]).ainvoke(Q, **{option: value})
-    reason = (await pair(Tier(agent(), temperature=0)).ainvoke(Q)).decision.reason
-    assert "not follow temperature=0" in reason
+    for tiers in ({}, {"middleware": [Fallback(Tier(agent(), temperature=0))]}):
+        first = Tier(agent(), temperature=None if tiers else 0)
+        with pytest.raises(ConfigurationError, match="not follow temperature=0"):
+            pair(first, **tiers)
 
 
 @pytest.mark.parametrize(("limit", "reason"), [(4, "length"), (5, "stop"), (None, "stop")])
