@@ -31,7 +31,7 @@ try:
     from sqlalchemy import event
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.engine import Dialect
-    from sqlalchemy.exc import ArgumentError, StatementError
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
     from sqlalchemy.pool import StaticPool
     from sqlalchemy.types import TypeDecorator
@@ -223,7 +223,7 @@ class Database:
             if self._file is None:
                 self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
                 _set_up(self._file)
-                # To move the journal takes a while: `write` does it.
+                # To move the journal takes a while: `write` does it, and `move_journal`.
                 self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
             with self._file:
                 self._file.execute("BEGIN IMMEDIATE").close()
@@ -258,6 +258,13 @@ class Database:
             file.close()
         if engine is not None:
             await _dispose(engine)
+
+    def move_journal(self) -> None:
+        """Move SQLite's journal into the database, beside callers that write."""
+        if self._engine is None:
+            return
+        with suppress(sqlite3.Error, SQLAlchemyError), closing(self._engine.raw_connection()) as it:
+            it.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     async def scrub(self) -> bool:
         """Whether SQLite's journal was emptied, which has pages as they were before a deletion;

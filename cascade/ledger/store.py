@@ -46,9 +46,9 @@ QUEUE = 10_000
 BATCH, MOST_AT_ONCE = 1_000, 128
 """Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
 
-JOURNAL = 3_000
-"""Changes by event loops, some 30 MB of SQLite's journal, after which the thread writes the next
-ones: its transactions move the journal into the database, which takes the disk a while."""
+MOVED_EVERY, JOURNAL = 1_000, 4_000
+"""Changes by event loops after which the thread moves SQLite's journal into the database beside
+them, and after which, some 40 MB, it writes the next ones, so that all of it is moved once."""
 
 LINGER_S = 0.05
 """Time that entries wait for others, unless a caller waits for them."""
@@ -310,7 +310,9 @@ class SqlLedger(LedgerStore):
             ):
                 return False
             self._queue.clear()
-            self._in_journal += len(changes)
+            moved, self._in_journal = self._in_journal, self._in_journal + len(changes)
+            if self._in_journal // MOVED_EVERY > moved // MOVED_EVERY:
+                self._loop.call_soon_threadsafe(self._database.move_journal)
             self._room.notify_all()
         _tell(changes)
         return True
