@@ -53,8 +53,11 @@ def _time(given: str | None) -> datetime | None:
     unit, count = _UNITS.get(given[-1:]), given[:-1]
     try:
         if unit is not None and count.isdigit():
-            return datetime.now(UTC) - timedelta(**{unit: float(count)})
-        found = datetime.fromisoformat(given)
+            found = datetime.now(UTC) - timedelta(**{unit: float(count)})
+        else:
+            found = datetime.fromisoformat(given)
+        if not 1900 <= found.year < 2500:  # it is compared with the period before
+            raise ValueError
     except (ValueError, OverflowError):
         raise ConfigurationError(
             f"{given!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."

@@ -95,8 +95,7 @@ async def _show_fault(request: Request, error: Exception) -> Response:
     """An error in the form of the protocol that was spoken."""
     if isinstance(error, HTTPException):
         error = _of_http(request, error)
-    entry = next(iter(getattr(error, "ledger", None) or ()), None)
-    fault = fault_of(error, request.url.path if entry is None else f"run {entry.run_id}")
+    fault = fault_of(error, request.url.path)
     if fault.status == CLIENT_GONE:
         return Response(status_code=CLIENT_GONE)
     return JSONResponse(fault.body(protocol_of(request.url.path)), fault.status, fault.headers)

@@ -135,9 +135,11 @@ def kind_of(error: BaseException) -> str:
 
 
 def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
-    """Error as a client is told of it; the log has the details, and `where` it happened."""
+    """Error as a client is told of it; the log has the details, and its run or `where` it was."""
     if isinstance(error, ServiceError):
         return error
+    if (entry := next(iter(getattr(error, "ledger", None) or ()), None)) is not None:
+        where = f"run {entry.run_id}"
     if not isinstance(error, errors.CascadeError):
         logger.exception("%s failed", where, exc_info=error)
         return ServiceError(500, "the service failed; its log says more.", "internal_error")

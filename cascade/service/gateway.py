@@ -433,6 +433,8 @@ class Gateway:
         if way.error and not way.reason:
             way.reason = "; ".join(failures(ledger)) or way.error
         self.ways.append(way)
+        for said in {e.tier: e.note for e in way.entries if e.outcome == "failed"}.values():
+            logger.warning("run %s: %s", way.run_id, said)  # answers tell only that it failed
         cost = "?" if way.cost_usd is None else f"${short(way.cost_usd)}"
         ended = f"failed: {way.error}" if way.error else f"answered by {way.tier or 'none'}"
         told = f"{way.name}: run {way.run_id} {ended} ({way.reason or 'no decision'}); {cost}"

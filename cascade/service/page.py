@@ -16,7 +16,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter
@@ -65,6 +65,8 @@ KEPT_S, MOST_KEPT, LISTED = 30.0, 32, 200
 
 Reports = dict[str, tuple[float, asyncio.Task[Report]]]
 
+Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2500, 1, 1))]
+"""Of those beyond, the period before would lie outside of the calendar."""
 
 LOG_IN = ServiceError(
     401,
@@ -112,8 +114,8 @@ router = APIRouter(route_class=Guarded)
 class View(BaseModel):
     """View of the page: a period, a part of the traffic, and which requests are listed."""
 
-    first: date = Field(default_factory=lambda: datetime.now(UTC).date() - WEEK, alias="from")
-    last: date | None = Field(default=None, alias="to")
+    first: Day = Field(default_factory=lambda: datetime.now(UTC).date() - WEEK, alias="from")
+    last: Day | None = Field(default=None, alias="to")
     cascade: str = ""
     key: str = ""
     search: str = Field(default="", alias="q")

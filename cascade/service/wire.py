@@ -469,7 +469,7 @@ class Streamed(StreamingResponse):
         try:
             self._put(await ask(self._tell))
         except Exception as error:  # noqa: BLE001 - the sender has to say it
-            self._put(fault_of(error, f"run {self._way.run_id}" if self._way else "a stream"))
+            self._put(fault_of(error, "a stream"))
 
     def _tell(self, way: Way, event: Event) -> None:
         self._way = way

@@ -216,6 +216,7 @@ def test_a_report_has_a_breakdown_and_a_page_that_can_be_written(ledger: str) ->
         (("--tag", "team"), "--tag 'team'"),
         (("--since", "yesterday"), "'yesterday' is no time"),
         (("--until", ""), "'' is no time"),
+        (("--since", "0001-01-01"), "'0001-01-01' is no time"),
         (("--since", "99999999999d"), "'99999999999d' is no time"),
     ],
 )

@@ -306,7 +306,7 @@ async def test_a_service_starts_while_its_database_is_away(
 
 
 async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
-    serve: Serve, upstream: Upstream
+    serve: Serve, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "org-acme at http://10.1.2.3:99/v1/models of /home/acme failed"
     upstream.says("small", failure(503, secret))
@@ -317,6 +317,8 @@ async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
     assert second.headers["x-cascade-reason"] == "small: left alone after failures"
     text = first.text + second.text
     assert not any(word in text for word in ("acme", "10.1.2.3", "/v1/models", "127.0.0.1"))
+    assert f"run {first.headers['x-cascade-run-id']}: openai:small at" in caplog.text
+    assert secret in caplog.text
 
 
 def test_an_unexpected_error_tells_nothing_but_that_there_was_one() -> None:
