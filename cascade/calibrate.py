@@ -425,6 +425,11 @@ def fit(
     evaluation = evaluate(pair, options, choose=choose) if n >= LEAST_ROWS else None
     if not max_harms:
         return Fitted(made(np.arange(n)), (), evaluation)
+    if n < 2 * LEAST_LABELS:
+        raise ConfigurationError(
+            f"{n} labelled drafts: with max_harm one half of them fits and the other proves, which "
+            f"needs {2 * LEAST_LABELS} or more."
+        )
     order = np.random.default_rng(0).permutation(n)
     calibration, proving = made(np.sort(order[: n // 2])), order[n // 2 :]
     until, raw = datetime.now(UTC) + timedelta(days=VALID_DAYS), not calibration.calibrated

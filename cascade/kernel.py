@@ -205,7 +205,8 @@ class Kernel:
         try:
             await self._step(run, runtime)
         except Exception as error:
-            self._fail(run, error)
+            if not isinstance(error, CascadeError) or error.ledger is None:  # one that looks on
+                self._fail(run, error)
             raise
 
     async def _act(self, run: Run, runtime: CascadeRuntime) -> None:
@@ -230,7 +231,7 @@ class Kernel:
     def _fail(self, run: Run, error: Exception) -> None:
         """Note what the run has spent in what a step raised; an error of the user's code is raised
         as one of ours."""
-        if is_control_flow(error) or getattr(error, "ledger", None) is not None:
+        if is_control_flow(error):
             return
         self._merge(run)
         tell_cost(self.policy, known_cost(run.entries))

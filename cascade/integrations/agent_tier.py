@@ -302,8 +302,9 @@ class AgentTier(CompositeModel):
             return await agent(booking.task)
         asked: Any = booking.task
         kinds = getattr(agent.InputType, "__mro__", ())
-        if any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds):
-            asked = {"messages": asked}  # the state of a graph
+        state = any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds)
+        if state or isinstance(agent, PregelProtocol):  # a graph, or what stands around one
+            asked = {"messages": asked}
         # A thread of its own, also where something stands around a graph that has a checkpointer.
         config["configurable"] = {"thread_id": str(uuid4())}
         answers = call.node in ("draft", "expert") and call.run.kind == "answer"

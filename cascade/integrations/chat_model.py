@@ -361,8 +361,9 @@ def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
     names = [tool["function"]["name"] for tool in tools]
     wanted = choice
     if isinstance(choice, Mapping):
-        wanted = {**choice, **choice.get("function", {})}
-        wanted = wanted.get("name") or wanted.get("type")
+        function = choice.get("function")
+        wanted = (function if isinstance(function, Mapping) else choice).get("name")
+        wanted = wanted or choice.get("type")
     elif isinstance(choice, bool):
         wanted = "required" if choice else "auto"
     if wanted in names:

@@ -144,7 +144,7 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
     """The kind of a database, and its address for SQLAlchemy; a `ConfigurationError` where it is
     none, a `MissingDependencyError` where its driver is not installed."""
     given = sa.URL.create("")
-    with suppress(ArgumentError):
+    with suppress(ArgumentError, ValueError):  # also of a port
         given = sa.make_url(url)
     kind = given.get_backend_name()
     if kind == "memory":
@@ -157,7 +157,8 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
         return "postgresql", given.set(drivername="postgresql+asyncpg")
     if kind == "sqlite" and given.database not in (None, "", ":memory:"):
         return "sqlite", given
-    shown = f"{kind}://…" if kind else repr(url)  # it may hold a password
+    scheme, separator, _ = str(url).partition("://")
+    shown = f"{scheme}://…" if separator else repr(url)  # it may hold a password
     raise ConfigurationError(
         f"{shown} is no address of a database: give sqlite:///ledger.db (a file), "
         "postgresql://user:password@host/database or memory://."

@@ -119,8 +119,9 @@ class Connection:
     async def _client(self) -> _Client:
         loop = asyncio.get_running_loop()
         if loop not in self._pools:
-            for other in [other for other in self._pools if other.is_closed()]:
-                del self._pools[other]
+            for other in list(self._pools):  # of which other threads have some
+                if other.is_closed():
+                    self._pools.pop(other, None)
             encrypted = self._address.scheme == "https"
             client = _Aiohttp(encrypted) if self._direct else _Httpx(proxies=not self._here)
             guard = _guard(client)

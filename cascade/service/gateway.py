@@ -330,13 +330,17 @@ class Gateway:
             return None
         secret = _secret(request, page=page)
         guess, host = self.keys.is_guess(secret), address_of(request)
-        if guess and (wait_s := self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE, count=0)):
+        if guess and (wait_s := self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE)):
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
             raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
-        key = await self.keys.find(secret)
+        wrong = False
+        try:
+            key = await self.keys.find(secret)
+            wrong = key is None
+        finally:
+            if guess and not wrong:
+                self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE, count=-1)
         if key is None:
-            if guess:
-                self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE)
             said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
             challenge = {"WWW-Authenticate": "Bearer"}
             raise ServiceError(401, said, "invalid_api_key", headers=challenge)

@@ -229,12 +229,13 @@ class Rates:
     def take(
         self, name: str, per_minute: float, at_once: float | None = None, count: int = 1
     ) -> int:
-        """Count a request, or ask (`count=0`); the seconds to wait where there were too many."""
+        """Count a request, or take one back (`count=-1`); the seconds to wait where there were too
+        many."""
         now, most = self._clock(), max(1.0, at_once or per_minute)
         left, at = self._left.pop(name, (most, now))
         left = min(most, left + (now - at) * per_minute / 60)
         wait_s = math.ceil(max(0.0, 1 - left) * 60 / per_minute)
-        self._left[name] = (left if wait_s else left - count, now)
+        self._left[name] = (left if wait_s and count > 0 else left - count, now)
         if len(self._left) > MOST_REMEMBERED:
             self._left.popitem(last=False)
         return wait_s

@@ -203,6 +203,8 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
 
 def test_a_raw_score_gets_no_certificate() -> None:
     bounds = {"max_harms": (0.05, 0.1)}
+    with pytest.raises(ConfigurationError, match=r"39 labelled drafts: .* needs 40"):
+        calibrate.fit(recording(39, features=True), MADE_FOR, SIGNALS, **bounds)
     rows = recording(160, features=True)
     for at, row in enumerate(rows):
         sure = {"correct": float(at != 40), "features": {"p_true": 0.99}}

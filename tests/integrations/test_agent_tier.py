@@ -20,6 +20,7 @@ from langchain_core.tools import tool
 from langchain_core.tracers.context import collect_runs
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 from pydantic import SecretStr
@@ -160,9 +161,15 @@ def in_a_node(state: MessagesState) -> Any:
     return {"messages": [chat("460").invoke(state["messages"])]}
 
 
+@entrypoint()
+def by_function(state: Any) -> Any:
+    return in_a_node(state)
+
+
 SYNCHRONOUS = StateGraph(MessagesState).add_node(in_a_node).add_edge(START, "in_a_node").compile()
 RUNNABLES: list[Any] = [
     SYNCHRONOUS,
+    by_function,
     chat("460"),
     RunnableLambda(lambda messages: chat("460").invoke(messages)),
 ]

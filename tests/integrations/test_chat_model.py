@@ -130,6 +130,7 @@ def test_a_response_format_is_read(form: Any, schema: Any) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": "gpt-5"}, "asks its own models"),
     ({"tool_choice": "any"}, "tools there are: none"),
+    ({"tool_choice": {"type": "function", "function": "pop"}}, "tools there are: none"),
     ({"tools": [population], "tool_choice": "pop"}, "population"),
     ({"response_format": {"type": "json_schema"}}, "give {'type'"),
     ({"logprobs": 3}, "logprobs=3"),

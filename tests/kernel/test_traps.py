@@ -201,6 +201,17 @@ async def test_an_observer_that_raises_is_an_error_with_what_was_spent(driver: A
     assert [entry.node for entry in raised.value.ledger.entries] == ["draft", "self_check"]
 
 
+async def test_what_another_cascade_has_spent_is_no_account_of_this_one(driver: Any) -> None:
+    inner = cascade_of(scripted([AuthenticationError("no key", model="scripted:s")]))
+
+    async def verifier(question: str, answer: str) -> bool:
+        return (await inner.ainvoke("Is it right?")).answer == "yes"
+
+    with pytest.raises(AuthenticationError) as raised:
+        await driver(cascade_of(verifier=verifier)).ask()
+    assert [entry.node for entry in raised.value.ledger] == ["draft", "self_check"]
+
+
 class Forgetful(CascadeMiddleware):
     async def wrap_model_call(self, call: Any, handler: Any) -> Any:
         await handler(call)

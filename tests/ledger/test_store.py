@@ -263,7 +263,11 @@ async def test_read_only_changes_nothing_and_makes_no_file(url: str, path: Path)
 
 
 @pytest.mark.parametrize(
-    "address", ["ledger.db", "mysql://root:secret@host/db", "sqlite://", "sqlite:///:memory:"]
+    "address",
+    [
+        *("ledger.db", "mysql://root:secret@host/db", "sqlite://", "sqlite:///:memory:"),
+        *("postgresql-asyncpg://u:secret@host/db", "postgresql://u:secret@host:port/db"),
+    ],
 )
 def test_an_address_that_is_none_is_refused_without_its_password(address: str) -> None:
     with pytest.raises(ConfigurationError, match="no address of a database: give sql") as told:

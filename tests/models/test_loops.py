@@ -59,6 +59,28 @@ async def test_connections_of_a_model_that_is_dropped_are_closed(
     await server.has_closed_connections()
 
 
+async def test_loops_of_other_threads_may_come_and_go_meanwhile(
+    openai_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere() -> None:
+        thread = threading.Thread(target=lambda: asyncio.run(ask(openai_model)))
+        thread.start()
+        thread.join()
+
+    closed, came = asyncio.SelectorEventLoop.is_closed, threading.Event()
+
+    def is_closed(loop: asyncio.SelectorEventLoop) -> bool:
+        if closed(loop) and not came.is_set():
+            came.set()
+            elsewhere()
+        return closed(loop)
+
+    elsewhere()
+    monkeypatch.setattr(asyncio.SelectorEventLoop, "is_closed", is_closed)
+    await ask(openai_model)
+    assert came.is_set()
+
+
 # A home for clients of others
 
 
