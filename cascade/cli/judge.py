@@ -78,8 +78,9 @@ class Examples:
 
 @spread
 def evaluate(
-    file: Annotated[Path, Argument(help="Transcripts: JSON lines, plain or gzip.")],
+    file: Annotated[File, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
     *,
+    fit: Annotated[File, Option(help="The transcripts, in place of FILE.")] = None,
     test: Annotated[File, Option(help="Other transcripts, for the figures alone.")] = None,
     small: Annotated[
         Text, Option(envvar="CASCADE_SMALL", help="Model that drafts, by its name.")
@@ -101,9 +102,11 @@ def evaluate(
     from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
 
-    wanted = Options(**vars(goal))
-    with busy(f"reading {file}"):
-        rows = list(recordings.read_transcripts(file))
+    wanted, path = Options(**vars(goal)), fit or file
+    if path is None or (fit and file):
+        raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
+    with busy(f"reading {path}"):
+        rows = list(recordings.read_transcripts(path))
         names = recordings.name_pair(rows, small, large)
         fitted, tested = features.pair_of(rows, *names), None
         if test is not None:
@@ -111,7 +114,7 @@ def evaluate(
             both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
             if both:
                 raise ConfigurationError(
-                    f"{test}: {len(both):,} of its rows are in {file} too, so that its figures "
+                    f"{test}: {len(both):,} of its rows are in {path} too, so that its figures "
                     "would be too good: leave them out of one of the two."
                 )
     working = f"fitting and measuring on {len(rows):,} rows"

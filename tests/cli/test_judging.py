@@ -99,11 +99,12 @@ def test_an_evaluation_takes_other_rows_for_its_figures(tmp_path: Path) -> None:
     fitted, tested = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     fitted.write_text("".join(whole[:60]))
     tested.write_text("".join(whole[60:]))
-    given = ("evaluate", fitted, "--test", tested, "--json")
+    given = ("evaluate", "--fit", fitted, "--test", tested, "--json")
     named = dict(zip(("CASCADE_SMALL", "CASCADE_LARGE"), MODELS[1::2], strict=True))
     assert commands.cascade(*given, **named).json["test_rows"] == 30
     tested.write_text("".join(whole[58:]))
     assert "2 of its rows are in" in commands.cascade(*given, **named, code=2).err
+    assert "give the transcripts once" in commands.cascade("evaluate", code=2).err
 
 
 def test_recorded_answers_are_calibrated_on_without_asking_anybody(
