@@ -466,11 +466,20 @@ class Gateway:
             told = "there is no valid key yet: `cascade keys create %s NAME` makes one"
             logger.warning(told, self.configured.path)
         self.start(self._watch())
+        self.start(self._warm())
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Do something beside the requests; it is stopped at the end."""
         self._tasks.add(task := asyncio.ensure_future(work))
         task.add_done_callback(self._tasks.discard)
+
+    async def _warm(self) -> None:
+        """Load weights before the first requests need them."""
+        for tier in [tier for served in self.served.values() for tier in served.cascade.tiers]:
+            try:
+                await tier.model.warm()
+            except CascadeError as error:
+                logger.warning("%s is not ready yet: %s", tier.model.name, error)
 
     async def _watch(self) -> None:
         """Load the configuration again when its file or a calibration changes."""

@@ -18,6 +18,7 @@ import pytest
 from cascade import errors
 from cascade.errors import ConfigurationError
 from cascade.ledger.export import plain_reason
+from cascade.models.openai import OpenAIModel
 from cascade.service import read_config
 from cascade.service.config import TierConfig
 from cascade.service.faults import fault_of, kind_of
@@ -129,6 +130,24 @@ async def test_a_changed_file_is_loaded_again_by_itself(
             while served.gateway.config.cascades["support"].threshold != 0.99:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await served.ask()).headers["x-cascade-tier"] == "large"
+
+
+async def test_models_are_made_ready_before_the_first_request(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warmed, both = [], asyncio.Event()
+
+    async def warm(model: OpenAIModel) -> None:
+        warmed.append(model.model)
+        if model.model == "large":
+            both.set()
+        raise errors.ModelUnavailableError("it is away", model=model.name)
+
+    monkeypatch.setattr(OpenAIModel, "warm", warm)
+    async with serve() as served, asyncio.timeout(300):
+        await both.wait()
+        assert (await served.ask()).status_code == 200
+    assert warmed == ["small", "large"]
 
 
 async def test_health_metrics_and_a_document_are_there_and_admin_routes_for_admins(
