@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -262,7 +262,8 @@ def _alarms(books: Books) -> tuple[str, ...]:
 
 def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> Document:
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
-    first, last = books.period.since or min(days, default=None), books.period.until
+    first, until = books.period.since or min(days, default=None), books.period.until
+    last = until and until - timedelta(microseconds=1)
     period = f", {first:%Y-%m-%d} to {last or max(days):%Y-%m-%d}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     sentence = f"{made.verdict[0].upper()}{made.verdict[1:]}: {made.reason}."

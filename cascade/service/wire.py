@@ -90,16 +90,17 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         said = "packed bodies are not taken: send it without Content-Encoding."
         raise ServiceError(415, said, "packed_body", headers={"Connection": "close"})
-    most, raw = gateway_of(request).config.max_body_mib, bytearray()
+    most, raw, values = gateway_of(request).config.max_body_mib, bytearray(), 0
     try:
         async for piece in request.stream():
             raw += piece
+            values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")
             if len(raw) > most * 2**20:
                 said = f"the body is longer than {most:.2g} MiB: send less, or set max_body_mib."
                 raise ServiceError(413, said, "body_too_long", headers={"Connection": "close"})
     except ClientDisconnect:
         raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
-    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MOST_VALUES:
+    if values > MOST_VALUES:
         said = f"the body has more than {MOST_VALUES:,} values: send less."
         raise ServiceError(413, said, "body_too_long")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from tests.acceptance.upstream import Answer, Upstream, failure
@@ -103,12 +104,15 @@ async def test_teams_are_called_by_name_and_their_budgets_are_shown(served: Serv
 async def test_a_period_is_chosen_by_days_and_exported(serve: Serve) -> None:
     async with serve(auth=False) as served:
         await served.ask()
+        today = datetime.now(UTC).date()
+        shown = (await served.client.get(f"/?from={today}&to={today}")).text
         past = (await served.client.get("/?from=2020-01-01&to=2020-01-31")).text
         days = ("from=yesterday", "from=0001-01-01", "to=9999-12-31")
         bad = [(await served.client.get(f"/?{each}")).status_code for each in days]
         csv = await served.client.get("/export/ledger.csv")
         lines = await served.client.get("/export/ledger.jsonl?from=2020-01-01&to=2020-01-31")
         gone = await served.client.get("/export/ledger.xlsx")
+    assert f"What the cascade saved, {today} to {today}" in shown
     assert "no requests in this period" in past
     assert bad == [400, 400, 400]
     assert csv.text.splitlines()[0].startswith("run_id,")
