@@ -45,11 +45,13 @@ class SelfChecker:
         helpers: other models that signals ask, by the signal's name.
         calibrators: make a probability of the signals, by tier. With one, paid signals are taken
             one by one, each only when the policy asks for it.
+        judged: whether a verifier of the user's decides, which spares the question to the model.
     """
 
     signals: Sequence[Signal] = ()
     helpers: Mapping[str, OpenTier] = field(default_factory=dict)
     calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    judged: bool = False
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Assess the draft, and go on to the verifier. A draft that is ruled out costs no call.
@@ -135,7 +137,7 @@ class SelfChecker:
         if not wanted:
             # A server may say nothing of log-probs, and send none.
             came = tier.model.returns_logprobs and draft.decisive_logprobs
-            wanted = (LogprobSignal() if came else _question(),)
+            wanted = (LogprobSignal(),) if came else () if self.judged else (_question(),)
         due = [signal for signal in wanted if signal.name not in taken]
         costless = [signal for signal in due if not signal.calls]
         if free:

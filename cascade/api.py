@@ -53,7 +53,7 @@ class Cascade:
         tiers: more than two models instead, from small to large.
         signals: of the self-check: names (`logprobs`, `p_true`, `verbalised`, …), signals, or your
             functions `(question, answer) → value`. By default log-probs, which are free, where the
-            tier returns them, else `p_true`, one more call.
+            tier returns them, else, without a verifier, `p_true`, one more call.
         calibrator: a calibration or its file, made by `cascade calibrate` for these models, tools
             and settings: confidence is then a probability.
         policy: decides about drafts, instead of the next four options.
@@ -313,7 +313,12 @@ class Cascade:
     feedback = synchronous(afeedback)
 
     async def acalibrate(
-        self, examples: Sequence[Any], *, scorer: Any = "exact", **options: Any
+        self,
+        examples: Sequence[Any],
+        *,
+        scorer: Any = "exact",
+        max_harms: Sequence[float] = (),
+        delta: float = 0.1,
     ) -> Calibration:
         """A calibration of this cascade for `Cascade(…, calibrator=…)`; `save(path)` keeps it.
         Both models are asked about each example.
@@ -321,10 +326,11 @@ class Cascade:
         Args:
             examples: 100 to 300 `(question, reference)` pairs.
             scorer: compares answers with references: `exact`, `choice`, `numeric`, … or a function.
-            options: `max_harms=[0.05]` to certify.
+            max_harms: bounds on P(accepted and wrong) to certify, such as `[0.05]`.
+            delta: the chance that a certificate does not hold.
 
         Raises:
-            ConfigurationError: too few examples.
+            ConfigurationError: too few examples, or a bound that is none; nothing was asked.
             ModelError: the models cannot be asked.
         """
         from cascade import calibrate as making  # noqa: PLC0415 - numpy and scikit-learn
@@ -338,9 +344,11 @@ class Cascade:
             store=self.kernel.parts.store,
             settings=self.settings,
         )
-        made = await making.calibrate_examples(
-            Kernel(parts), making.to_examples(examples), as_scorer(scorer), **options
-        )
+        for name, share in [*(("max_harm", harm) for harm in max_harms), ("delta", delta)]:
+            to_number(name, share, above=0, below=1)
+        rows = making.to_examples(examples, halves=len(max_harms) > 0)
+        options: Any = {"max_harms": max_harms, "delta": delta}
+        made = await making.calibrate_examples(Kernel(parts), rows, as_scorer(scorer), **options)
         return made.calibration
 
     calibrate = synchronous(acalibrate)

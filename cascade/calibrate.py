@@ -90,9 +90,9 @@ class AlwaysEscalate:
 # Examples -------------------------------------------------------------------------------------
 
 
-def to_examples(given: Sequence[Any]) -> list[Example]:
+def to_examples(given: Sequence[Any], *, halves: bool = False) -> list[Example]:
     """Examples as users write them: `(question, reference)` pairs, or dicts with `question` and
-    `reference`.
+    `reference`; with `halves`, enough for one to fit and one to prove.
 
     Raises:
         ConfigurationError: one is neither, or there are too few.
@@ -108,10 +108,10 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
                 raise ConfigurationError(
                     f"example {number} is {item!r}: give (question, reference) pairs."
                 )
-    if len(examples) < LEAST_LABELS:
+    if len(examples) < (needed := LEAST_LABELS * (1 + halves)):
         raise ConfigurationError(
-            f"{len(examples)} examples, where {LEAST_LABELS} or more are needed; 100 to 300 are "
-            "usual. Nothing was asked."
+            f"{len(examples)} examples, where {needed} or more are needed; 100 to 300 are usual. "
+            "Nothing was asked."
         )
     return examples
 

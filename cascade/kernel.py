@@ -113,7 +113,8 @@ class Kernel:
         calibrators = parts.calibrators or {}
         helpers = {s.name: open_tier(s.model, s.name) for s in parts.signals if s.model is not None}
         self.helpers = helpers
-        self._checker = agents.SelfChecker(parts.signals, helpers, calibrators)
+        judged = parts.judge is not None
+        self._checker = agents.SelfChecker(parts.signals, helpers, calibrators, judged)
         self._verifier = agents.Verifier(parts.policy, parts.judge, parts.signals, calibrators)
         self._agents: dict[str, Agent] = {
             "router": agents.Router(parts.route),

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict  # also for those of typing_extensions
 
 from cascade.errors import ConfigurationError, InputError
@@ -99,7 +99,10 @@ def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
     elif isinstance(form, type) and (
         issubclass(form, BaseModel) or dataclasses.is_dataclass(form) or is_typeddict(form)
     ):
-        schema = TypeAdapter(form).json_schema()
+        try:
+            schema = TypeAdapter(form).json_schema()
+        except PydanticUserError as error:  # it has no schema, as typing's TypedDict before 3.12
+            raise ConfigurationError(f"response_format={response_format!r}: {error}") from error
     else:
         raise ConfigurationError(
             f"response_format={response_format!r}: give a pydantic model class, a TypedDict, a "

@@ -187,7 +187,7 @@ class AgentTier(CompositeModel):
                 way = "let it take over, AgentTier(…, takes_over='hand_over')"
                 again.append(f"{above.name} would begin the task again on what they leave: {way}")
         checks = [s.name for s in parts.signals if s.calls and s.model is None]
-        if place < last and (checks or not parts.signals):
+        if place < last and (checks or not (parts.signals or parts.judge)):
             way = "signals=['trajectory'], or the signal a model of its own (signal.model = …)"
             again.append(f"{checks or 'p_true'} would run it again: give the cascade {way}")
         if again:

@@ -7,6 +7,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,7 @@ SET_UP: list[tuple[Fails, str]] = [
     (make(name=""), "name=''"),
     (make(tools=SEARCH), "one provider's own"),
     (make(response_format="yes"), "response_format='yes'"),
+    (make(response_format=make_dataclass("Odd", [("call", Callable)])), "Odd.*Callable"),
     (lambda: open_store(None), "None is no address"),
     (lambda: Breaker(open_s=0), r"Breaker\(open_s=0\): give a number above 0"),
     (lambda: ToolRisks({"delete": "dangerous"}), "delete.*dangerous.*irreversible"),

@@ -64,6 +64,15 @@ def test_a_verifiers_own_options_are_left_alone(upstream: Upstream) -> None:
         assert pair(upstream, 0.5, verifier=judge).invoke(QUESTION).tier == "small"
 
 
+@pytest.mark.parametrize(("signals", "calls"), [([], 1), (["p_true"], 2)])
+def test_where_a_verifier_decides_a_draft_is_checked_only_as_asked(
+    upstream: Upstream, signals: list[str], calls: int
+) -> None:
+    options: dict[str, Any] = {"signals": signals, "verifier": lambda _q, _a: True}
+    pair(upstream, None, **options).invoke(QUESTION)
+    assert len(upstream.asked("small")) == calls
+
+
 async def test_a_verifier_may_be_asynchronous_and_ask_a_cascade_of_its_own(
     upstream: Upstream,
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from cascade import Cascade
-from cascade.errors import CalibrationMismatchError
+from cascade.errors import CalibrationMismatchError, ConfigurationError
 from tests.acceptance.commands import World, calibrate, questions, says, sure
 from tests.acceptance.setups import entries_of
 from tests.acceptance.upstream import failure
@@ -123,6 +123,11 @@ def test_a_second_run_asks_again_only_what_failed(world: World, tmp_path: Path) 
 def test_a_cascade_is_calibrated_in_one_line(world: World) -> None:
     rows = [json.loads(line) for line in world.examples.read_text().splitlines()[:60]]
     with Cascade(*world.tiers()) as cascade:
+        before = len(world.upstream.seen)
+        for given, options in ((rows, {"max_harms": [5]}), (rows[:30], {"max_harms": [0.1]})):
+            with pytest.raises(ConfigurationError):
+                cascade.calibrate(given, **options)
+        assert len(world.upstream.seen) == before  # refused before anything is paid
         made = cascade.calibrate(rows)
     with Cascade(*world.tiers(), calibrator=made) as cascade:
         assert cascade.invoke("Capital 1000?").confidence is not None

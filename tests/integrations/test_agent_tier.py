@@ -393,7 +393,7 @@ def writes(answer: str = "460", **options: Any) -> AgentTier:
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({}, "would begin the task again"),
     ({"large": agent()}, "would begin the task again"),
-    ({"large": agent(takes_over="repair"), "signals": []}, "signal.model"),
+    ({"large": agent(takes_over="repair"), "signals": [], "verifier": None}, "signal.model"),
     ({"large": agent(takes_over="repair"), "signals": ["p_true"]}, "signal.model"),
     ({"middleware": [Shadow()]}, "shadow would run it beside"),
 ]
