@@ -76,7 +76,8 @@ async def send(call: Call, ledger: Ledger) -> Completion:
         call.run.settings.get("tags") or {},
     )
     async with ledger.attempt(attempt):
-        if call.runtime.config is not None and call.runtime.config.get("callbacks"):
+        callbacks = (call.runtime.config or {}).get("callbacks")
+        if getattr(callbacks, "handlers", callbacks):
             from cascade.tracing import traced  # noqa: PLC0415 - only where there is a tracer
 
             completion = await traced(call, attempt, on_wire)

@@ -186,13 +186,12 @@ class Run:
     def to_json(self) -> dict[str, JsonValue]:
         """The run without its messages, as JSON. Log-probabilities are left out once the features
         were taken: 500 tokens of them are 7 kB in each checkpoint."""
-        draft = self.draft
-        if draft is not None and self.assessment is not None and self.step != "self_check":
-            draft = replace(draft, logprobs=None, call_logprobs=None)
-        bare = replace(self, messages=[], draft=draft)
+        left_out: Any = {"messages": True}
+        if self.assessment is not None and self.step != "self_check":
+            left_out["draft"] = {"logprobs", "call_logprobs"}
         try:
             kept: dict[str, JsonValue] = _adapter().dump_python(
-                bare, mode="json", exclude_defaults=True
+                self, mode="json", exclude_defaults=True, exclude=left_out
             )
         except ValueError as error:
             whose = [f"run.notes[{name!r}]" for name, note in self.notes.items() if not _json(note)]
@@ -204,7 +203,9 @@ class Run:
     @classmethod
     def from_json(cls, kept: Mapping[str, JsonValue], messages: list[AnyMessage]) -> Run:
         """The run that was written down, with its messages."""
-        return replace(_adapter().validate_python(kept), messages=list(messages))
+        run = _adapter().validate_python(kept)
+        run.messages = list(messages)
+        return run
 
     def copy(self, kind: Kind) -> Run:
         """A run of another kind about the same question, which shares nothing mutable with this
