@@ -204,7 +204,7 @@ def _call(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Ca
 
 
 async def _objection(run: Run) -> str | None:
-    """What rules the draft out, if anything does. A large answer, or one with a large schema, is
+    """Objection that rules the draft out. A large answer, or one with a large schema, is
     checked in a thread: all other runs of the event loop would wait for it."""
     draft, settings = run.draft, run.settings
     assert draft is not None
@@ -261,7 +261,7 @@ def _raw(assessment: Assessment, signals: Sequence[Signal], draft: Completion) -
 
 
 def _unseen(draft: Completion, signals: Sequence[Signal]) -> str:
-    """Why log-probs are missing of a draft that calls tools."""
+    """Reason why log-probs are missing of a draft that calls tools."""
     if draft.call_logprobs or not draft.tool_calls or not any(s.needs_logprobs for s in signals):
         return ""
     called = " and ".join(dict.fromkeys(call["name"] for call in draft.tool_calls))

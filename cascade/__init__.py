@@ -1,4 +1,4 @@
-"""A small model drafts, its confidence is checked, a large model answers what is doubtful.
+"""LLM cascades: a small model drafts, a check follows, a large model answers what is doubtful.
 
     from cascade import Cascade
 

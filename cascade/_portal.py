@@ -19,8 +19,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LAST_WORDS_S = 2.0
-"""How long an interrupted caller waits for what it has cancelled. It takes milliseconds to close
-a connection and to write down what was spent; a process that ends at once would do neither."""
+"""Seconds that an interrupted caller waits for work that it has cancelled. It takes milliseconds to
+close a connection and to book what was spent; a process that ends at once would do neither."""
 
 
 class _Portal:
@@ -51,7 +51,7 @@ class _Portal:
             return self._loop
 
     def is_here(self) -> bool:
-        """Whether this is the thread of the background loop."""
+        """True if this is the thread of the background loop."""
         return threading.current_thread() is self._thread
 
 

@@ -54,7 +54,7 @@ from cascade.state import Completion, Decision, Usage
 from cascade.tiers import OpenTier
 
 SIGNALS = ("logprobs", "text", "prompt")
-"""What a calibration takes where no signals are named; all of it is free."""
+"""Signals of a calibration where none are named; all are free."""
 
 GIVE_UP_AFTER = 20
 """Failures in a row: the set-up is wrong, or a server is gone, and each question costs money."""

@@ -84,7 +84,7 @@ class Calibrated(CascadeMiddleware):
         return tuple(signals[name] for name in names)
 
     def holds(self, settings: Settings) -> bool:
-        """Whether it was made for what a question is asked with."""
+        """True if it was made for what a question is asked with."""
         try:
             if settings != self._settings:
                 self._compare(settings)

@@ -35,7 +35,7 @@ class CompositeModel(Model):
 
 
 def overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:
-    """Those that have a hook of their own."""
+    """Middleware with a hook of its own."""
     plain = getattr(CascadeMiddleware, hook)
     return [m for m in middleware if getattr(type(m), hook) is not plain]
 

@@ -1,5 +1,5 @@
-"""Driving: a run is driven by the loop, or by LangGraph where callbacks, a tracer or a graph with a
-checkpointer around ours ask for it.
+"""Drivers of a run: the loop, or LangGraph where callbacks, a tracer or a graph with a checkpointer
+around ours ask for it.
 
 LangGraph is loaded only when it drives.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _METADATA = ("thread_id", "checkpoint_id", "checkpoint_ns", "run_id", "assistant_id", "graph_id")
-"""What LangGraph copies from `configurable` into the metadata that the user's code finds."""
+"""Fields that LangGraph copies from `configurable` into the metadata that the user's code finds."""
 
 
 class Driver:
@@ -118,14 +118,14 @@ def graph_around() -> Any:
 
 
 def _keeps_nested_runs() -> bool:
-    """Whether this is a node of a graph with a checkpointer: those have threads."""
+    """True if this is a node of a graph with a checkpointer: those have threads."""
     around = graph_around()
     info = None if around is None else around.execution_info
     return info is not None and info.thread_id is not None
 
 
 def _asks_for_langgraph(config: RunnableConfig | None) -> bool:
-    """Whether callbacks or a tracer want to see the run, also those of a graph around it."""
+    """True if callbacks or a tracer want to see the run, also those of a graph around it."""
     if config is not None and config.get("callbacks"):
         return True
     module = sys.modules.get("langchain_core.runnables.config")

@@ -55,7 +55,7 @@ class ModelError(CascadeError):
     Attributes:
         model: as `provider:name`.
         billed: False when the provider does not charge for this failure (a refused request),
-            None when nobody knows (a timeout, a broken stream).
+            None where that is unknown (a timeout, a broken stream).
         status: of HTTP.
         retry_after: seconds that the provider asks to wait (429, 503).
         retryable: whether the same request may succeed when it is sent again.
@@ -120,7 +120,7 @@ class ModelUnavailableError(TransientError):
 
 class NotSentError(ModelUnavailableError):
     """The tier was not asked, for now: nothing was sent or spent. It may be asked again in
-    `ready_in_s` seconds; None where nobody knows."""
+    `ready_in_s` seconds; None where that is unknown."""
 
     retryable = False
 
@@ -173,6 +173,6 @@ class LedgerError(CascadeError):
 
 
 def is_control_flow(error: Exception) -> bool:
-    """Whether an exception is LangGraph's way to interrupt or redirect a graph, not a failure."""
+    """True if an exception is LangGraph's way to interrupt or redirect a graph, not a failure."""
     errors = sys.modules.get("langgraph.errors")  # never loaded for this: then it cannot be one
     return errors is not None and isinstance(error, errors.GraphBubbleUp)

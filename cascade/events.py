@@ -50,7 +50,7 @@ class Retracted:
 
 
 Event = Decided | Provisional | Token | Retracted
-"""What agents send to a stream."""
+"""Events that agents send to a stream."""
 
 
 class Reader:

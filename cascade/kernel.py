@@ -172,7 +172,7 @@ class Kernel:
         return handler(situation)
 
     def calibrated(self, run: Run) -> bool:
-        """Whether the calibration was made for what this question is asked with."""
+        """True if the calibration was made for what this question is asked with."""
         draft = run.draft
         return self.parts.holds(run.settings) and not (draft is not None and draft.added_tokens)
 

@@ -1,4 +1,4 @@
-"""Result: what a user holds after asking."""
+"""Result of a question."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ class CascadeResult(Record):
 
     @property
     def abstained(self) -> bool:
-        """Whether the policy gave no answer on purpose."""
+        """True if the policy gave no answer on purpose."""
         return self.decision.action == "abstain"

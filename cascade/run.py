@@ -33,7 +33,7 @@ from cascade.state import Assessment, Completion, Decision, LedgerEntry
 from cascade.tiers import OpenTier
 
 Kind = Literal["answer", "audit", "shadow"]
-"""What a run is for. Background runs (`audit`, `shadow`) earn no baseline and keep no deadline."""
+"""Purpose of a run. Background runs (`audit`, `shadow`) earn no baseline and keep no deadline."""
 
 Step = Literal[
     "begin", "router", "draft", "self_check", "verify", "person", "expert", "audit", "end"
@@ -41,7 +41,7 @@ Step = Literal[
 """The agent that acts next; `begin` and `end` are the ends of a run."""
 
 Show = Literal["verified", "optimistic", "final"]
-"""What a stream shows: no word before the decision; drafts at once, as `Provisional`; or the
+"""View of a stream: no word before the decision; drafts at once, as `Provisional`; or the
 result alone."""
 
 
@@ -160,7 +160,7 @@ class Run:
 
     @property
     def ruled_out(self) -> bool:
-        """Whether the draft can be no answer, whatever its confidence."""
+        """True if the draft can be no answer, whatever its confidence."""
         return self.assessment is None or self.assessment.objection is not None
 
     @property
@@ -337,7 +337,7 @@ class Kernel(Protocol):
         ...
 
     def calibrated(self, run: Run) -> bool:
-        """Whether the calibration was made for what this question is asked with."""
+        """True if the calibration was made for what this question is asked with."""
         ...
 
     def earned(self, run: Run, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
@@ -365,7 +365,7 @@ class CascadeRuntime:
 
     Attributes:
         kernel: asks models and decides.
-        emit: takes events for whoever reads the stream.
+        emit: takes events for the reader of the stream.
         show: what the reader of the stream is shown.
         streams: whether the answer is shown piece by piece; else as a whole.
         context: of the graph around ours (`Runtime.context`), for the user's own code.

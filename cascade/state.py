@@ -2,7 +2,7 @@
 
 Tokens: `input_tokens` includes `cached_tokens` and `cache_write_tokens`; `output_tokens` includes
 `reasoning_tokens`.
-Money: US dollars as `Decimal`, or None where nobody knows. Unknown is not zero.
+Money: US dollars as `Decimal`, or None where unknown. Unknown is not zero.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Basis = Literal["measured", "estimated", "unknown"]
 """Where a money figure comes from; on every one of them."""
 
 Action = Literal["accept", "escalate", "observe", "abstain", "ask"]
-"""What a deferral policy may say; `observe` takes one more signal, `ask` hands the draft to a
+"""Actions of a deferral policy; `observe` takes one more signal, `ask` hands the draft to a
 person."""
 
 _counter = itertools.count()
@@ -63,12 +63,12 @@ class Usage(Record):
 
     @property
     def known(self) -> bool:
-        """Whether the call can be priced."""
+        """True if the call can be priced."""
         return self.input_tokens is not None and self.output_tokens is not None
 
     @property
     def metadata(self) -> UsageMetadata | None:
-        """LangChain's form of it, where it is known; details that nobody reported are left out."""
+        """LangChain's form of it, where it is known; details without a report are left out."""
         read, written = self.input_tokens, self.output_tokens
         if read is None or written is None:
             return None
@@ -263,7 +263,7 @@ class Certificate(Record):
     valid_until: datetime | None = None
 
     def expired(self, now: datetime) -> bool:
-        """Whether the promise is void at `now`."""
+        """True if the promise is void at `now`."""
         return self.valid_until is not None and now >= self.valid_until
 
 

@@ -19,7 +19,7 @@ DEFAULT_TIMEOUT_S = 120.0
 """A local model may load for a minute before its first token; nothing should hang for longer."""
 
 ModelLike: TypeAlias = "str | BaseChatModel | Model | Tier"
-"""What a tier may be given as."""
+"""Forms in which a tier may be given."""
 
 _WANTED: tuple[tuple[str, Any, str], ...] = (
     ("name", str | None, "a text"),
@@ -123,7 +123,7 @@ class WithheldModel(Model):
 
 
 def open_tier(given: ModelLike, default_name: str | None = None) -> OpenTier:
-    """What a user gave as a tier, with its adapter and its price found; nothing is sent yet."""
+    """The tier that a user gave, with its adapter and its price; nothing is sent yet."""
     tier = given if isinstance(given, Tier) else Tier(given)
     model = open_model(
         tier.model, base_url=tier.base_url, api_key=tier.api_key, options=tier.options or None

@@ -21,7 +21,7 @@ from rich.markup import escape
 from cascade.errors import CascadeError, ConfigurationError, InputError
 
 INTERRUPTED = 130
-"""What a shell says of a program that Ctrl-C ended: 128 and the number of the signal."""
+"""Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
 
 MOST_TOLD = 5
 """Rows and examples that are named one by one; the others are counted."""
@@ -54,7 +54,7 @@ def say(text: str, *, style: str | None = None) -> None:
 
 
 def watched() -> bool:
-    """Whether a person may watch progress on standard error."""
+    """True if a person may watch progress on standard error."""
     return sys.stderr.isatty()
 
 

@@ -20,7 +20,7 @@ from cascade.errors import CascadeError
 PROBE_TIMEOUT_S = 60.0
 
 PRICE = "--prices FILE (docs/prices.md); in Python Tier(…, price=Price(…))"
-"""How a model is given a price."""
+"""Way to give a model a price."""
 
 KEYS = {
     "openai": ("OPENAI_API_KEY", None),
@@ -80,7 +80,7 @@ async def _look(models: list[str]) -> list[Check]:
 
 
 async def _check_model(spec: str) -> list[Check]:
-    """Whether a model answers, really returns log-probabilities, and has a price."""
+    """A model's answer, its log-probabilities and its price, each as a finding."""
     from langchain_core.messages import HumanMessage  # noqa: PLC0415 - heavy, keeps --help fast
 
     from cascade.ledger.prices import has_price  # noqa: PLC0415

@@ -42,7 +42,7 @@ Delta = Annotated[float, Option(help="Chance that a certificate does not hold.",
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What is wanted."""
+    """Goal."""
 
     within: Annotated[
         float, Option(min=0, max=0.99, help="Quality that may be lost: 0.01 is a point.")

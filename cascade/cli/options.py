@@ -34,7 +34,7 @@ NO_LARGE = (
 )
 
 EXTRAS = {"calibrate": ("numpy", "scipy", "sklearn"), "service": ("fastapi", "uvicorn", "yaml")}
-"""What commands need beyond what is always installed."""
+"""Packages of commands beyond those that are always installed."""
 
 Text = str | None
 Texts = list[str] | None
@@ -130,7 +130,7 @@ def _model(name: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What is escalated."""
+    """Escalation."""
 
     threshold: Annotated[Number, Option(help="Accept drafts at this confidence and above.")] = None
     price_of_error: PriceOfError = None

@@ -45,7 +45,7 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What is expected."""
+    """Expected use."""
 
     accept_rate: Annotated[
         Amount, Option("--accept", min=0, max=1, help="Share of the drafts that is accepted.")

@@ -1,4 +1,4 @@
-"""Both models asked about examples at a terminal: what it costs, how far it is, what it shows."""
+"""Recording of both models' answers at a terminal: its cost, its progress, its verdict."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def show(found: Evaluation, text: str = "", remark: str = "", **more: Any) -> No
 
 
 def next_step(found: Evaluation, configuration: Path) -> str:
-    """What to do about a verdict."""
+    """The next command after a verdict."""
     serve = f"cascade serve {configuration}"
     if found.verdict == "unpriced":
         return "the same command with --prices FILE and another --out; see docs/prices.md"

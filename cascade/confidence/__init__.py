@@ -1,4 +1,4 @@
-"""Signals about a draft, and what turns them into one confidence; names load on first use.
+"""Signals about a draft, and calibrators that make one confidence of them; loaded on first use.
 
 Calibrations and their fitting need numpy and are imported from their modules:
 `cascade.confidence.calibration`, `cascade.confidence.calibrating`.

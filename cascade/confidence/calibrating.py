@@ -1,4 +1,4 @@
-"""Makes a calibration from labelled drafts, and says what it is worth.
+"""Fit of a calibration to labelled drafts, and its quality on rows that it has not seen.
 
 All fits are logistic regressions with a normal prior whose mean is the raw score as it is: few
 labels change little. A step from few parameters to many is taken as far as cross-fitting shows that
@@ -46,7 +46,7 @@ LEAST_LABELS = 20
 LABELS_TO_VERIFY = 100
 """So many show that a raw score needs no calibration."""
 STANDARD_ERRORS = 1.5
-"""How much better than the raw score a fit has to be, so that a calibrated score is left alone."""
+"""Margin by which a fit must beat the raw score, so that a calibrated score is left alone."""
 TOLERATED_ECE, ECE_SLACK = 0.05, 1.2
 """A confidence counts as calibrated up to this calibration error, or up to the largest that perfect
 ones show on so few rows (99 % quantile), with a slack for the noise that cross-fitting adds."""
@@ -157,7 +157,7 @@ def _fit_stage(
 
 
 def _is_calibrated(raw: Array, seen: Array, correct: Array) -> bool:
-    """Whether the fit has the error of a calibrated one, and is better than the raw score by more
+    """True if the fit has the error of a calibrated one, and is better than the raw score by more
     than its noise, or there are labels enough to see that the raw score was calibrated."""
     known, many = np.isfinite(raw), len(correct) >= LABELS_TO_VERIFY
     if not _looks_calibrated(seen, correct):
@@ -201,7 +201,7 @@ def _fit_gain_head(
 
 
 def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
-    """Whether the figures speak for using it."""
+    """Advice on the use of it, by its figures."""
     area, n, raw = quality.auroc, quality.n, auroc(last.raw, correct)
     if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct):
         text = (

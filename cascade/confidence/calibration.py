@@ -240,7 +240,7 @@ Code = Literal[
 
 
 class Recommendation(Fitted):
-    """Whether to use a calibration, and why: by code, and in a sentence with the way out.
+    """Advice on the use of a calibration: by code, and in a sentence with the way out.
 
     One that is `not calibrated` is used as a raw score; `more_labels` is how many more it probably
     takes to know better.
@@ -252,7 +252,7 @@ class Recommendation(Fitted):
 
     @property
     def use(self) -> bool:
-        """Whether it should be used at all."""
+        """True if it should be used at all."""
         return self.code in ("ok", "not calibrated")
 
 
@@ -277,7 +277,7 @@ class MadeFor(Record):
 
     @property
     def binds_prompts(self) -> bool:
-        """Whether it is for conversations with one beginning alone."""
+        """True if it is for conversations with one beginning alone."""
         return self.system_hash is not None or (self.shots is not None and self.shots[0] > 0)
 
 
@@ -315,7 +315,7 @@ class Calibration(Fitted, MadeFor):
 
     @property
     def calibrated(self) -> bool:
-        """Whether the labels showed that the confidence from all signals is a probability."""
+        """True if the labels showed that the confidence from all signals is a probability."""
         return self.stages[-1].calibrated
 
     def save(self, path: str | Path) -> None:

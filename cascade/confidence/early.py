@@ -40,7 +40,7 @@ def drafts_needed(share: float) -> int:
 def lowest_kept(
     rows: Sequence[EarlyRow], accepts: Callable[[float], bool], share: float
 ) -> float | None:
-    """Below this running window a draft is given up; None where too few drafts bound it.
+    """The running window below which a draft is given up; None where too few drafts bound it.
 
     With n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋. A further accepted
     draft of the same kind falls below it with probability at most r/(n + 1) ≤ share (split

@@ -80,7 +80,7 @@ def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
 
 
 class _SchemaProblemError(Exception):
-    """What is wrong with a schema, and where."""
+    """Fault of a schema, and its place."""
 
 
 class _TooLongError(Exception):
@@ -161,7 +161,7 @@ def _check_form(schema: Any) -> set[str]:
 
 
 def _target(reference: str, schema: Any) -> Any:
-    """What a reference leads to. No address is ever asked."""
+    """Target of a reference. No address is ever asked."""
     found = schema
     for step in reference.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -178,7 +178,7 @@ _KINDS = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 @cache
 def _form() -> SchemaValidator:
-    """What the values of a schema's keywords have to be: of other ones a check would fail."""
+    """Types that the values of a schema's keywords need: of other ones a check would fail."""
     sub = cs.no_info_wrap_validator_function(
         lambda value, check: value if isinstance(value, bool) else check(value),
         cs.definition_reference_schema("part"),

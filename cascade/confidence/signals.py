@@ -257,7 +257,7 @@ class Agreement(_OtherModel):
 # --- functions of the user's
 
 Value = float | bool | None
-"""What a user's signal returns; None and NaN are missing."""
+"""Value of a user's signal; None and NaN are missing."""
 
 Check = (
     Callable[[str, str], Value | Awaitable[Value]]

@@ -82,7 +82,7 @@ class Quality:
 
     @property
     def sentence(self) -> str:
-        """What was seen, then the bounds."""
+        """The findings in a sentence, then the bounds."""
         if not self.checked:
             return "No accepted draft has been checked: nothing is known about quality."
         seen = f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large answer"
@@ -153,7 +153,7 @@ class Sample:
 
     @property
     def complete(self) -> bool:
-        """Whether every draft was audited: the figures are then measured."""
+        """True if every draft was audited: the figures are then measured."""
         return 0 < self.n == len(self)
 
     def mean(self, values: Array) -> float:

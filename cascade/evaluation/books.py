@@ -35,7 +35,7 @@ NOTHING = Decimal(0)
 Outcome = Literal[
     "accepted", "escalated", "degraded", "abstained", "person", "shadow", "cached", "unfinished"
 ]
-"""How a run ended: with a draft, with the large model's answer, with none on purpose, with a
+"""End of a run: with a draft, with the large model's answer, with none on purpose, with a
 person's; `shadow` is the large model's with a draft beside it; `degraded` asked the large model,
 which could not be had; `cached` took an earlier answer; `unfinished` has no answer in the ledger.
 """

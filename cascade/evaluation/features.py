@@ -108,7 +108,7 @@ class Pair:
         )
 
     def outcomes(self, model: str) -> list[Outcome]:
-        """Of a model that every row has."""
+        """Outcomes of a model that every row has."""
         return [row.models[model] for row in self.rows]
 
     def _array(self, name: str, model: str, read: Callable[[Outcome], float | None]) -> Array:
@@ -294,7 +294,7 @@ READ = ("steps", "errors", "error_share", "repeats", "same", "failing", "answere
 
 
 def run_features(run: Sequence[Step]) -> dict[str, float]:
-    """What an agent's run shows, or its first steps."""
+    """Features of an agent's run, or of its first steps."""
     features = trajectory_features(run)
     return {name: features.get(f"trajectory_{name}", 0.0) for name in READ}
 

@@ -50,7 +50,7 @@ PRIORS: Mapping[str, Prior] = {
     "same": ((1.2, 1.2), (0.5, 1.2)),
     "view": ((0.0, 0.3), (0.0, 0.3)),
 }
-"""What is expected of standardised columns before any label is seen. Tuned with each set left out
+"""Expectation of standardised columns before any label is seen. Tuned with each set left out
 in turn: `benchmarks/decision_quality.py --only tuned`."""
 
 

@@ -1,4 +1,4 @@
-"""Whether a cascade can pay, from prices or from recorded costs; nothing is called.
+"""Forecast of what a cascade costs and saves, from prices or recorded costs; no model is called.
 
 With c_S, c_V and c_L the dollars of a draft, its check and a large answer, and a the share of
 drafts that is accepted, a request costs c_S + c_V + (1 − a)·c_L. Relative to the large model alone
@@ -22,7 +22,7 @@ from cascade.ledger.prices import ListPrice, Price
 from cascade.state import Usage
 
 CHECK_QUESTION_TOKENS = 30
-"""What a self-check asks beyond the question and the draft."""
+"""Tokens of a self-check beyond the question and the draft."""
 
 CHECK_ANSWER_TOKENS = 4
 """Room for its one word."""
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def verdict(self) -> Verdict:
-        """In one word; fixed cost counts where the requests are given."""
+        """The verdict in one word; fixed cost counts where the requests are given."""
         saved, requests = self.saved_per_1000_usd, self.requests
         if self.cost_ratio >= 1:
             return "never"

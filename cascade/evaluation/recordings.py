@@ -318,7 +318,7 @@ KINDS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }
-"""What a file's name ends with → how its rows are read."""
+"""Reader of rows, by the ending of a file's name."""
 
 
 def _check_names(path: Path, names: Iterable[str]) -> None:

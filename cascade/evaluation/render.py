@@ -26,14 +26,14 @@ from cascade.state import Basis
 Number = int | float | Decimal
 
 Unit = Literal["usd", "share", "points", "seconds", "count", "number"]
-"""How a number is written: dollars; a share of 1 as percent; a share of 1 as signed percentage
+"""Form of a number: dollars; a share of 1 as percent; a share of 1 as signed percentage
 points; seconds; a whole number; any other number."""
 
 Tone = Literal["good", "bad", "open"]
 """Whether the sentence of a document is good news, bad news, or neither."""
 
 Role = Literal["cascade", "small", "large", "other"]
-"""What a line or dot stands for; it has the same colour in every picture, and a line of others is
+"""Meaning of a line or dot; it has the same colour in every picture, and a line of others is
 dashed."""
 
 
@@ -277,7 +277,7 @@ _LONGEST = 44
 """Letters of a cell, from which on it is wrapped."""
 
 _ACTING = re.compile(r"[\0-\t\v-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff]")
-"""What acts on a terminal, or turns what follows around."""
+"""Characters that act on a terminal, or turn what follows around."""
 
 
 def to_text(document: Document) -> str:

@@ -51,7 +51,7 @@ TAGS = ("team", "key", "cascade", "agent")
 """Tags by which tables are made where entries have them."""
 
 TABLES = ("model", "tier", "day", "node")
-"""What else tables are made by."""
+"""Other columns by which tables are made."""
 
 OUTAGE = 3
 """So many calls of a tier that fail one after the other are an outage."""
@@ -219,7 +219,7 @@ def _going_live(made: Report) -> str:
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
-    """What a reader must know about the figures."""
+    """Notes on the figures."""
     quality, drafts = made.quality, runs[runs.outcome == "accepted"]
     if total.no_baseline:
         yield (

@@ -81,7 +81,7 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
 
 
 def exact(answer: str, text: str, question: str) -> bool:
-    """Whether both mean the same; case, punctuation, articles and the words around it do not count
+    """True if both mean the same; case, punctuation, articles and the words around it do not count
     (`cascade.confidence.normalise`)."""
     said, wanted = normalise(answer), normalise(text)
     # Nothing is left of "A" or "+" without articles and punctuation.
@@ -89,7 +89,7 @@ def exact(answer: str, text: str, question: str) -> bool:
 
 
 def contains(answer: str, text: str, question: str) -> bool:
-    """Whether the text stands in the answer as whole words."""
+    """True if the text stands in the answer as whole words."""
     return _holds(_plain(answer), _plain(text))
 
 
@@ -120,7 +120,7 @@ _OPTION = re.compile(r"^\s*[(\[]?([A-Za-z])[.):\]]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
 def choice(answer: str, text: str, question: str) -> bool:
-    """Whether the answer settles on the same letter as the text, or on that of an option that says
+    """True if the answer settles on the same letter as the text, or on that of an option that says
     the text.
 
     Read in this order: a boxed letter, the last "answer is B", a letter at the beginning (`B.`,
@@ -180,7 +180,7 @@ _NEAR = 24
 def numeric(
     answer: str, text: str, question: str, *, tolerance: float = 1e-6, relative: bool = True
 ) -> bool:
-    """Whether the answer's number is that of the text, within a tolerance, which is a share of it
+    """True if the answer's number is that of the text, within a tolerance, which is a share of it
     if `relative`.
 
     The answer's number is what follows `####`, stands in `\\boxed{}` or after the last "answer

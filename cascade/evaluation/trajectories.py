@@ -56,7 +56,7 @@ def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
 
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
-    """What heads read: no raw score, the features of runs, the topics of their tasks."""
+    """Columns that heads read: no raw score, the features of runs, the topics of their tasks."""
     read = Block.of([run_features(run) for run in runs]).select(READ)
     return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
 
@@ -99,7 +99,7 @@ class EarlyStop(Fitted):
         return 0
 
     def __call__(self, task: Sequence[BaseMessage], run: Sequence[BaseMessage]) -> str | None:
-        """Why to stop a run that is under way, or None to let it go on."""
+        """Reason to stop a run that is under way, or None to let it go on."""
         after = self.after(str(task[-1].text), message_steps(run))
         chance = f"after {after} steps its chance of success is below {self.below:.2f}"
         return chance if after else None

@@ -269,7 +269,7 @@ def _fewer(loss: float) -> str:
 
 
 def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
-    """What to know besides."""
+    """Notes beside the figures."""
     point, within = found.recommended, _points(found.options.within)
     if found.verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""

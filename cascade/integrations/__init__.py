@@ -1,4 +1,4 @@
-"""A cascade in what others have built: LangChain's models and agents, and the outlets of operators.
+"""A cascade in LangChain's models and agents, and in the traces, metrics and logs of operators.
 
 Names load on first use, with the packages that they need: `langchain`, `opentelemetry-api` or
 `prometheus-client`.

@@ -65,7 +65,7 @@ from cascade.state import Completion, Usage
 from cascade.tiers import OpenTier, open_tier
 
 TakesOver = Literal["restart", "hand_over", "repair"]
-"""What an agent sees of the run of the tier before it: nothing; what was done, as a text; or the
+"""View of an agent on the run of the tier before it: nothing; what was done, as a text; or the
 messages themselves, from which it goes on."""
 
 Stop = Callable[[Sequence[BaseMessage], Sequence[BaseMessage]], str | None]

@@ -76,7 +76,7 @@ from cascade.state import LedgerEntry, Usage
 RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
-"""How a structured output is asked for."""
+"""Ways to ask for a structured output."""
 
 
 class CascadeChatModel(BaseChatModel):
@@ -414,7 +414,7 @@ def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
 
 
 def _parsed(schema: Any, message: AIMessage) -> Any:
-    """What an answer says, as JSON or as the arguments of a call."""
+    """Content of an answer, as JSON or as the arguments of a call."""
     calls = message.tool_calls
     facts = calls[0]["args"] if calls else JsonOutputParser().parse(str(message.text))
     if isinstance(schema, Mapping) or is_typeddict(schema):
@@ -492,7 +492,7 @@ _TOLD = ("tier", "escalated", "degraded", "abstained", "cached", "confidence", "
 
 
 def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
-    """Who answered, how sure the cascade was, and what it cost; plain JSON.
+    """Tier, confidence and cost of an answer; plain JSON.
 
     Dollars are floats, for reading; the exact ones are in the ledger under `run_id`.
     """

@@ -169,7 +169,7 @@ class AskedVerifier:
     async def __call__(
         self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
     ) -> Verdict:
-        """What it says about the draft."""
+        """Its verdict on the draft."""
         del question, answer
         assert run.draft is not None
         request = to_request(self._tier, self._show(run, run.draft), Settings())

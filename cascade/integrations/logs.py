@@ -25,7 +25,7 @@ logger = logging.getLogger("cascade")
 
 Outcome = Literal["accepted", "escalated", "degraded", "abstained", "cached", "interrupted",
                   "failed", "cancelled"]  # fmt: skip
-"""How a run ended: the first tier's answer stood, or a larger one's; the draft was returned as the
+"""End of a run: the first tier's answer stood, or a larger one's; the draft was returned as the
 large model could not be had; no answer on purpose; the answer of an earlier run was taken; a person
 was asked, so that it may go on; an error; the caller gave up."""
 

@@ -270,7 +270,7 @@ class Telemetry(RunObserver):
     def _quoted(
         self, kind: Literal["input", "output"], said: Sequence[BaseMessage] | Completion
     ) -> dict[str, str]:
-        """What was asked or answered, where that is to be recorded."""
+        """Question or answer, where texts are to be recorded."""
         if not self._capture_content:
             return {}
         if isinstance(said, Completion):

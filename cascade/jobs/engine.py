@@ -63,7 +63,7 @@ class Done:
         return self.resumed + self.answered + self.failed + self.waiting
 
     def knows(self, row: Row, journal: Journal) -> bool:
-        """Whether a row has an answer, or waits for one, which is counted."""
+        """True if a row has an answer, or waits for one, which is counted."""
         before = journal.find(row.number)
         if before is None or before.key != row.key or before.status == "error":
             return False
@@ -156,7 +156,7 @@ def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Job:
-    """What all workers of a job share: its budget, and how far it is."""
+    """State that all workers of a job share: its budget and its progress."""
 
     journal: Journal
     budget_usd: Decimal | None

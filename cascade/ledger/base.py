@@ -1,4 +1,4 @@
-"""Stores of a ledger: their narrow interface, the one in memory, and what is selected and summed.
+"""Stores of a ledger: the interface, the one in memory, selections and sums.
 
 A store of another kind is a `LedgerStore`; `cascade.testing.ledger_conformance` says whether it is
 sound.

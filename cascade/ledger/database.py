@@ -214,7 +214,7 @@ class Database:
         return await self._transact(self._engine, work, reads=False)
 
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
-        """Whether work in a transaction was done by the thread that asks, without a wait for a lock
+        """True if work in a transaction was done by the thread that asks, without a wait for a lock
         or a disk. Where it was not, `write` tells what is wrong."""
         if self.path is None or self.read_only or self._engine is None:
             return False
@@ -268,7 +268,7 @@ class Database:
             it.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     async def scrub(self) -> bool:
-        """Whether SQLite's journal was emptied, which has pages as they were before a deletion;
+        """True if SQLite's journal was emptied, which has pages as they were before a deletion;
         PostgreSQL cleans its files by itself."""
         path = self.path
         if path is None:

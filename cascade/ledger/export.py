@@ -1,5 +1,4 @@
-"""What leaves the process of the ledger: files of entries for other programs (JSON lines and CSV),
-and reasons that name no server."""
+"""Files of entries for other programs (JSON lines and CSV), and reasons that name no server."""
 
 from __future__ import annotations
 

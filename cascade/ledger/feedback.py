@@ -60,7 +60,7 @@ class Feedback(Record):
 
     @property
     def wrong(self) -> bool | None:
-        """Whether the answer is judged wrong: by `correct`, else by a score below a half; None
+        """True if the answer is judged wrong: by `correct`, else by a score below a half; None
         where neither says so, or another aspect than the whole answer is judged."""
         if self.key != CORRECT:
             return None

@@ -337,7 +337,7 @@ def _entry(
 
 
 def _why_unknown(tier: Tier, usage: Usage) -> str:
-    """Why the cost of an answer is unknown: its price, or what the provider left out."""
+    """Reason why the cost of an answer is unknown: its price, or what the provider left out."""
     if tier.pricing.cost(NO_TOKENS, 0.0) is None:
         return f"{tier.model.name}: {tier.pricing.source}"
     missing = "its usage" if not usage.known else "how long it was busy"

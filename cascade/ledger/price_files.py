@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.prices import Machine, Price
+from cascade.ledger.prices import OwnMachine, Price
 
 
 def load_prices(path: str | Path) -> dict[str, Price]:
@@ -43,7 +43,7 @@ def _of_table(path: Path, model: str, entry: object) -> Price:
             f"{path}, {model!r}: {entry!r} is no price: give input and output."
         )
     try:
-        if not entry.keys() <= Machine.model_fields.keys():
+        if not entry.keys() <= OwnMachine.model_fields.keys():
             return Price(**{**entry, "source": path.name})
         return Price.local(**entry).model_copy(update={"source": path.name})
     except (ConfigurationError, TypeError) as error:  # a name that is none is a TypeError

@@ -145,9 +145,9 @@ class Price(Pricing):
             ConfigurationError: an amount is out of its range, kw is without kwh, or nothing is
                 priced.
         """
-        given = {name: value for name, value in locals().items() if name in Machine.model_fields}
+        given = {name: value for name, value in locals().items() if name in OwnMachine.model_fields}
         with _told_as("Price.local", given):
-            return cls(per_hour=Machine.model_validate(given).per_hour)
+            return cls(per_hour=OwnMachine.model_validate(given).per_hour)
 
     @override
     def by_batch(self) -> Price:
@@ -182,8 +182,8 @@ class Price(Pricing):
         return total
 
 
-class Machine(Record):
-    """What an own machine costs."""
+class OwnMachine(Record):
+    """Cost of a machine of one's own."""
 
     hardware_per_hour: Amount
     utilisation: Share
@@ -278,7 +278,7 @@ class ListPrice(Pricing):
 
 
 def has_price(pricing: Pricing, busy_ms: float | None = None) -> bool:
-    """Whether the cost of calls is known; without the time that a call was busy, whether its tokens
+    """True if the cost of calls is known; without the time that a call was busy, if its tokens
     alone tell it, so that it can be foreseen."""
     return pricing.cost(Usage(input_tokens=1, output_tokens=1), busy_ms) is not None
 

@@ -69,7 +69,7 @@ def prefixes_of(messages: Sequence[BaseMessage]) -> Prefixes:
 
 
 def can_be_cached(model: str, messages: Sequence[BaseMessage], tokens: int) -> bool:
-    """Whether a provider keeps anything of a prompt of so many tokens."""
+    """True if a provider keeps anything of a prompt of so many tokens."""
     # A token is a character at least, as good as always.
     if tokens < MINIMUM or characters(messages) < MINIMUM:
         return False

@@ -58,7 +58,7 @@ class Account:
         return Account(self.day, day_usd, month_usd, add(self.put_aside_usd, put_aside))
 
     def on(self, day: date) -> Account:
-        """As it is on a later day. None begins anew when a clock is set back."""
+        """The account on a later day; a clock that is set back makes none begin anew."""
         if day <= self.day:
             return self
         same_month = (day.year, day.month) == (self.day.year, self.day.month)

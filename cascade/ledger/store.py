@@ -296,7 +296,7 @@ class SqlLedger(LedgerStore):
                 self._wake(urgent=change.done is not None or len(self._queue) >= BATCH)
 
     def _write_now(self, change: Change) -> bool:
-        """Whether the thread that asks has written a call, with what waits: to hand it over takes
+        """True if the thread that asks has written a call, with what waits: to hand it over takes
         five times as long. Not while the other thread writes, nor more than so much."""
         with self._room:
             self._run()

@@ -119,7 +119,7 @@ def _scores_logprobs(parts: Parts) -> bool:
 
 
 def _accepts(call: Call, *, calibrated: bool) -> Callable[[float], bool]:
-    """Whether a draft of a confidence would not be escalated, as things stand."""
+    """Test of a confidence: true if its draft would not be escalated, as things stand."""
     run, kernel, request = call.run, call.runtime.kernel, call.request
     # For the cost of escalating: a prompt by its characters, an answer as long as allowed.
     tokens = characters(run.messages) // CHARACTERS_PER_TOKEN + 1

@@ -51,7 +51,7 @@ class Background:
 
     @property
     def full(self) -> bool:
-        """Whether more work would be refused."""
+        """True if more work would be refused."""
         return len(self._tasks) >= MOST_WAITING
 
     def start(self, work: Work) -> bool:
@@ -105,7 +105,7 @@ class Background:
 
 
 async def call_user(function: Callable[..., Any], *given: Any) -> Any:
-    """What a function of the user's returns, which is called in a thread and may be async."""
+    """Result of a function of the user's, which is called in a thread and may be async."""
     found = await asyncio.to_thread(function, *given)
     return await found if inspect.isawaitable(found) else found
 

@@ -149,7 +149,7 @@ def _adapter() -> TypeAdapter[Kept]:
 
 
 def _stands(kept: Kept, run: Run, kernel: Kernel) -> bool:
-    """Whether the stack would decide about a kept answer as it did: it may be stricter now."""
+    """True if the stack would decide about a kept answer as it did: it may be stricter now."""
     decided = kept.decision
     seen = Assessment(
         signals=decided.signals or {}, confidence=decided.confidence, calibrated=decided.calibrated
@@ -160,7 +160,7 @@ def _stands(kept: Kept, run: Run, kernel: Kernel) -> bool:
 
 
 def _said(message: BaseMessage) -> list[Any]:
-    """What a model gets to see of a message: no ids, no metadata."""
+    """The part of a message that a model sees: no ids, no metadata."""
     calls = message.tool_calls if isinstance(message, AIMessage) else []
     answers = message.tool_call_id if isinstance(message, ToolMessage) else None
     return [message.type, message.content, message.name, calls, answers]

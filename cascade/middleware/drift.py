@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cascade")
 
 Reaction = Literal["warn", "audit", "large_only"]
-"""What is done at an alarm: tell; audit more accepted drafts; accept nothing, so that nothing is
+"""Reaction to an alarm: tell; audit more accepted drafts; accept nothing, so that nothing is
 drafted either."""
 
 Caution = Literal["normal", "audit", "large_only"]
-"""How careful the cascade is: the strictest reaction since the last reset."""
+"""Caution of the cascade: the strictest reaction since the last reset."""
 
 CAUTIONS: tuple[Caution, ...] = get_args(Caution)
 
 Kind = Literal["signals", "escalations", "harm"]
-"""What an alarm is about: a signal moved, the escalation rate did, or more accepted drafts are
+"""Subject of an alarm: a signal moved, the escalation rate did, or more accepted drafts are
 wrong than was promised."""
 
 NODE = "drift"

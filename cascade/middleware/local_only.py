@@ -18,7 +18,7 @@ from cascade.run import Answer, Call, CascadeRuntime, Run
 from cascade.state import Completion, Decision
 
 Stay = Literal["answer", "abstain"]
-"""What becomes of a question that has to stay on this machine where no tier on it is good enough:
+"""Fate of a question that has to stay on this machine where no tier on it is good enough:
 the draft is the answer all the same, marked as degraded, or there is none."""
 
 Private = Callable[[Sequence[BaseMessage]], "bool | Stay | Awaitable[bool | Stay]"]
@@ -144,7 +144,7 @@ _PERSONAL = re.compile(
 
 
 def looks_personal(messages: Sequence[BaseMessage]) -> bool:
-    """Whether there is an e-mail address, a key, or a telephone, card or account number in a
+    """True if there is an e-mail address, a key, or a telephone, card or account number in a
     conversation: `LocalOnly(private=looks_personal)`.
 
     What is no text, such as an image, counts as personal, since it cannot be read here. Names and

@@ -214,7 +214,7 @@ class Breaker(CascadeMiddleware):
 
 
 def _speaks_of_server(error: ModelError) -> bool | None:
-    """Whether a failure says that the server has failed; None where it says nothing."""
+    """True if a failure says that the server has failed; None where it says nothing."""
     if isinstance(error, NotSentError | DeadlineError):
         return None
     if isinstance(error, RateLimitError):

@@ -16,12 +16,12 @@ from cascade.run import Run
 from cascade.state import Decision
 
 Risk = Literal["read", "write", "irreversible"]
-"""What a tool can do: `read` changes nothing, what a `write` changed can be changed back."""
+"""Risk of a tool: `read` changes nothing, what a `write` changed can be changed back."""
 
 RISKS: tuple[Risk, ...] = get_args(Risk)
 
 UNMARKED: Risk = "write"
-"""What a tool counts as that is not marked, where others are: forgetting one must not be the
+"""Risk of a tool that is not marked, where others are: forgetting one must not be the
 careless side, and a forgotten one is seldom the worst."""
 
 

@@ -233,7 +233,7 @@ class Model(ABC):
             raise self._failure(error, request, late=limit.expired()) from error.__cause__
 
     def _failure(self, error: Exception, request: Request, *, late: bool) -> Exception:
-        """What a caller is told: nothing of the question, and no key."""
+        """Error for the caller: with nothing of the question, and no key."""
         if isinstance(error, ModelError):
             from cascade.models.failures import conceal  # noqa: PLC0415 - where a call has failed
 

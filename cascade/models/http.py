@@ -30,11 +30,11 @@ LARGEST_REPLY = 64 * 2**20
 """Bytes of a reply after decompression: far more than 100,000 tokens with alternatives."""
 
 CONNECT_S, READ_S = 10.0, 600.0
-"""How long a server may take to accept a connection, and to send something."""
+"""Seconds in which a server has to accept a connection, and to send something."""
 
 KEEPALIVE_S = 4.0
-"""How long an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp, whose
-end of it could cross a request."""
+"""Seconds that an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp,
+whose end of it could cross a request."""
 
 _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
@@ -55,7 +55,7 @@ def check_address(url: str, example: str) -> None:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a server is on this machine, so that what is sent does not leave it."""
+    """True if a server is on this machine, so that what is sent does not leave it."""
     host = urlsplit(url).hostname or ""
     try:
         address = ip_address(host)
@@ -66,7 +66,7 @@ def is_loopback(url: str) -> bool:
 
 
 def stays_here(url: str, model: str) -> bool:
-    """Whether what is sent to a model of this name at this address stays on this machine."""
+    """True if what is sent to a model of this name at this address stays on this machine."""
     # Ollama passes models whose tag ends in `cloud` on to its own servers.
     return is_loopback(url) and not model.endswith((":cloud", "-cloud"))
 

@@ -44,7 +44,7 @@ _FIELDS = {
     "max_tokens": ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens"),
     **{name: (name,) for name in ("temperature", "seed", "logprobs", "top_logprobs")},
 }
-"""What a request may set → the fields that LangChain's models have for it. A field is set on a
+"""Settings of a request → the fields that LangChain's models have for it. A field is set on a
 copy of the model; a model without one gets the parameter with the call."""
 
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")
@@ -175,7 +175,7 @@ def completion_of(message: AIMessage, model: str) -> Completion:
 
 
 def _cost_of(metadata: Mapping[str, Any]) -> Decimal | None:
-    """What a cascade says that its answer has cost, where all of it is measured."""
+    """Cost of an answer by the cascade that gave it, where all of it is measured."""
     known = metadata.get("cost_basis") == "measured"
     return Decimal(str(metadata["cost_usd"])) if known else None
 

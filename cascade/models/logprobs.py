@@ -31,7 +31,7 @@ MOST_TEXT, MOST_TRIES = 1_000_000, 100
 """Bytes of a text with calls, and braces in it, that are looked at, lest it hold up the loop."""
 
 Token = Mapping[str, object]
-"""What a provider says of a token: `{token, logprob, bytes?, top_logprobs?}`."""
+"""Record of a provider about a token: `{token, logprob, bytes?, top_logprobs?}`."""
 
 Logprobs = tuple[TokenLogprob, ...]
 
@@ -155,7 +155,7 @@ _PIECE = re.compile(
     r"|(?P<empty>\{\s*\}|\[\s*\])",
     re.DOTALL,
 )
-"""What valid JSON is made of, but for its punctuation."""
+"""Parts of valid JSON, but for its punctuation."""
 
 _Span = tuple[int, int]
 

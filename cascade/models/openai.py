@@ -23,7 +23,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 
 def reasons(model: str) -> bool:
-    """Whether a name is that of a reasoning model of OpenAI, which returns no log-probabilities."""
+    """True if a name is that of a reasoning model of OpenAI, which returns no log-probabilities."""
     return model.rpartition("/")[2].startswith(("o1", "o3", "o4", "gpt-5", "gpt-6"))
 
 

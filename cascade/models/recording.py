@@ -130,7 +130,7 @@ class ReplayModel(Model):
         self._answers = {key: cycle(given) for key, given in answers.items()}
 
     async def digest(self) -> str | None:
-        """That of the weights which gave the answers."""
+        """Digest of the weights that gave the answers."""
         return self.header.weights_sha256
 
     async def _complete(self, request: Request) -> Completion:
@@ -180,7 +180,7 @@ class Recorder(Model):
             file.truncate(written.rfind(b"\n") + 1)
 
     async def digest(self) -> str | None:
-        """That of the recorded model."""
+        """Digest of the recorded model."""
         return await self.recorded.digest()
 
     async def _complete(self, request: Request) -> Completion:

@@ -41,7 +41,7 @@ MOST_TOKENS = 20_000_000
 """Of one call: twice the longest context there is."""
 
 DRAIN_S = 0.1
-"""How long the end of a reply is waited for whose answer is complete: only then its connection
+"""Seconds to wait for the end of a reply whose answer is complete: only then its connection
 serves again."""
 
 
@@ -79,7 +79,7 @@ def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_strict(schema: object) -> bool:
-    """Whether OpenAI's strict mode takes a schema: it refuses open and optional properties."""
+    """True if OpenAI's strict mode takes a schema: it refuses open and optional properties."""
     if isinstance(schema, Mapping):
         closed = schema.get("additionalProperties") is False
         optional = set(schema.get("properties") or ()) != set(schema.get("required") or ())
@@ -182,7 +182,7 @@ class Answer:
 
     @property
     def begun(self) -> bool:
-        """Whether a part of the answer has arrived."""
+        """True if a part of the answer has arrived."""
         return bool(self._text or self._calls)
 
     def add(self, reply: Any) -> str:

@@ -1,4 +1,4 @@
-"""Deferral policies: what they see, what they say, and the one rule that they share.
+"""Deferral policies: situation, decision, and the one rule that they share.
 
 Accepting a draft costs λ·(1 − p_S) in expectation, escalating c_L + λ·(1 − p_L); so
 

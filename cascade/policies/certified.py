@@ -81,7 +81,7 @@ class Refusal(Record):
 
     @property
     def reason(self) -> str:
-        """In words, with the way out."""
+        """The reason in words, with the way out."""
         if self.raw:
             return (
                 f"harm at {self.max_harm:.1%} is not certified: a raw score gets no certificate, "

@@ -160,13 +160,13 @@ def _address(given: str) -> SplitResult:
 
 @own.get("/healthz")
 async def alive() -> Response:
-    """Whether the process answers."""
+    """Liveness: the process answers."""
     return json_response({"status": "ok"})
 
 
 @own.get("/readyz")
 async def ready(request: Request) -> Response:
-    """Whether requests can be answered: the ledger can be written."""
+    """Readiness: the ledger can be written."""
     store = gateway_of(request).store
     why = None if store is None else await store.ready()
     if why is None:

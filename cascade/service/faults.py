@@ -84,8 +84,8 @@ _TYPES = {
 
 
 def place_in(given: Any, error: ErrorDetails) -> tuple[str | int, ...]:
-    """Where the value stands that an error is about, as it was written: pydantic goes on with the
-    kinds that it may be of."""
+    """Place of the value that an error is about, as it was written: pydantic goes on with the kinds
+    that it may be of."""
     place, missing = error["loc"], error["type"] == "missing"
     for n, part in enumerate(place[:-1] if missing else place):
         try:

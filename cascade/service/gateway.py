@@ -130,7 +130,7 @@ class Way:
     entries: Sequence[LedgerEntry] = ()
 
     def facts(self) -> dict[str, Any]:
-        """What answers and the log say of it."""
+        """The facts that answers and the log state."""
         left_out = ("key", "at", "seconds", "error", "entries")
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
@@ -148,7 +148,7 @@ class Way:
         self.confidence, self.calibrated = decision.confidence, decision.calibrated
 
     def steps(self) -> list[str]:
-        """What each node did, how long it took and what it cost."""
+        """The nodes in order, with what each did, its time and its cost."""
         told = []
         for entry in self.entries:
             cost = "?" if entry.cost_usd is None else f"${short(entry.cost_usd)}"
@@ -283,7 +283,7 @@ class Served:
             self.places.release()
 
     async def retire(self) -> None:
-        """Close a cascade that nobody asks any more, after its last request."""
+        """Close the cascade after its last request, when another has taken its place."""
         try:
             while self.busy:  # noqa: ASYNC110 - seconds do not matter
                 await asyncio.sleep(0.1)
@@ -354,7 +354,7 @@ class Gateway:
         return [name for name in self.served if key is None or key.may_use(name)]
 
     def model(self, name: str, key: Key | None) -> Served:
-        """One of them: 404 where there is none, 403 where it is not for this key."""
+        """A model by its name: 404 where there is none, 403 where it is not for this key."""
         served = self.served.get(name) or self.served.get(name.removesuffix(":latest"))
         if served is None:
             there = ", ".join(self.models(key)) or "none"
@@ -469,7 +469,7 @@ class Gateway:
         self.start(self._warm())
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
-        """Do something beside the requests; it is stopped at the end."""
+        """Begin work beside the requests, which is stopped at the end."""
         self._tasks.add(task := asyncio.ensure_future(work))
         task.add_done_callback(self._tasks.discard)
 

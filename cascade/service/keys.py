@@ -107,7 +107,7 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
         return {window: usd for window, usd in given.items() if usd is not None}
 
     def may_use(self, model: str) -> bool:
-        """Whether it may ask for this model."""
+        """True if it may ask for this model."""
         return not self.models or model in self.models
 
     def shown(self) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class Keys:
         return key
 
     def is_guess(self, secret: str) -> bool:
-        """Whether it would have to be looked up and was never seen, as a guess is."""
+        """True if it would have to be looked up and was never seen, as a guess is."""
         return _FORM.fullmatch(secret) is not None and digest_of(secret) not in self._known
 
     async def aclose(self) -> None:

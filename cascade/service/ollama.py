@@ -223,7 +223,7 @@ class LineWriter(wire.Writer):
 
 
 def _said(outcome: Outcome) -> dict[str, Any]:
-    """What an answer holds beside its text."""
+    """Fields of an answer beside its text."""
     done = outcome.completion
     calls = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in done.tool_calls]
     said = {"thinking": done.thinking, "tool_calls": calls}

@@ -48,7 +48,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""What a browser lets the page do."""
+"""Headers that bound the page in a browser."""
 
 STYLE = '<link rel="stylesheet" href="/static/page.css"><link rel="icon" href="data:,">'
 
@@ -140,7 +140,7 @@ class View(BaseModel):
         return Selection(since=since, until=until, tags={n: v for n, v in tags.items() if v})
 
     def lists(self, way: Way) -> bool:
-        """Whether a request is listed."""
+        """True if a request is listed."""
         kinds = {"failed": way.error or way.degraded, "escalated": way.escalated}
         if self.cascade not in ("", way.name) or not kinds.get(self.only, True):
             return False
@@ -248,7 +248,7 @@ def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
 
 
 async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
-    """What each valid key with a budget has spent."""
+    """Spending of each valid key with a budget."""
     rows: list[tuple[Cell, ...]] = []
     for key in keys:
         if key.limits and key.revoked_at is None:

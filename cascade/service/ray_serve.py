@@ -27,7 +27,7 @@ TAIL_S = 5.0
 
 
 class Arguments(BaseModel, extra="forbid"):
-    """What `serve run` may be given."""
+    """Arguments of `serve run`."""
 
     config: str = "cascade.yaml"
     min_replicas: int = Field(default=1, ge=1)

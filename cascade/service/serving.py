@@ -1,4 +1,4 @@
-"""Runs a service with uvicorn: bounded connections, a graceful end, logs."""
+"""A service under uvicorn: bounded connections, a graceful end, logs."""
 
 from __future__ import annotations
 

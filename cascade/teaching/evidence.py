@@ -21,7 +21,7 @@ BETS = tuple(0.01 * 98 ** (i / 11) for i in range(12))
 few."""
 
 DOUBT = 0.2
-"""How rarely a live group is dropped that does no harm."""
+"""Chance that a live group is dropped that does no harm."""
 
 PAIRS_KEPT = 500
 """Evidence is of the last so many pairs of a group."""
@@ -83,12 +83,12 @@ class Evidence:
         return RARELY if rare else 1.0
 
     def _won(self) -> bool:
-        """Whether a mean gain of 0 or less is refuted."""
+        """True if a mean gain of 0 or less is refuted."""
         logs = [sum(math.log1p(bet * z) for z in self._stakes()) for bet in BETS]
         return _mixture(logs) >= -math.log(self.alpha)
 
     def _lost(self) -> bool:
-        """Whether a mean gain of 0 or more is refuted, from some request on."""
+        """True if a mean gain of 0 or more is refuted, from some request on."""
         logs = []
         for bet in BETS:
             wealth = list(accumulate(math.log1p(-bet * z) for z in self._stakes()))

@@ -139,7 +139,7 @@ def _cleaned(value: Any, key: str = "") -> Any:
 
 
 def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | None:
-    """Why a lesson must not be trained on; None where it may."""
+    """Reason why a lesson must not be trained on; None where it may."""
     preference, draft = form == "preference", lesson.draft or ""
     may = lesson.may_train(stated)
     of_draft = not preference or terms_of(lesson.draft_model, stated).may_train

@@ -1,4 +1,4 @@
-"""Lessons: keeps what the large model answered in the small one's place, after the reply."""
+"""Keeper of lessons: what the large model answered in the small one's place, after the reply."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cascade.ledger.feedback import Feedback
 from cascade.state import Record
 
 Origin = Literal["escalated", "audited"]
-"""How the large model came to answer: the draft was not accepted, or was accepted and audited."""
+"""Reason why the large model answered: the draft was not accepted, or was accepted and audited."""
 
 ChatMessage = Mapping[str, Any]
 """A message in OpenAI's form: `role`, `content`, `tool_calls` and the like."""
@@ -106,7 +106,7 @@ class Lesson(Record):
         return said.pop() if len(said) == 1 and self.origin != "audited" else None
 
     def may_train(self, stated: Mapping[str, Terms]) -> bool | None:
-        """Whether another model may be trained on the answer, by the terms under which it was given
+        """True if another model may be trained on the answer, by the terms under which it was given
         and those of today: what either forbids is forbidden. None where neither says it."""
         said = {self.terms.may_train, terms_of(self.answer_model, stated).may_train}
         return False if False in said else True if True in said else None

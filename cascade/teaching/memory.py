@@ -227,7 +227,7 @@ class Memory(Examples):
 
 
 def _may_be_shown(lesson: Lesson) -> bool:
-    """Whether a lesson is one plain question with a plain answer, not said to be wrong, that does
+    """True if a lesson is one plain question with a plain answer, not said to be wrong, that does
     not speak to a grader."""
     spoken = [message for message in lesson.messages if message.get("role") != "system"]
     plain = len(spoken) == 1 and not lesson.tool_calls and bool(lesson.answer.strip())

@@ -1,4 +1,4 @@
-"""Texts that are written to have a wrong answer accepted, for trying a cascade of yours with them.
+"""Hostile texts, to try a cascade of yours with.
 
 for attack in load_attacks(target="self-check"):
     draft = attack.written(question="Capital of Australia?", answer="It is Sydney")
@@ -14,7 +14,7 @@ from pydantic import Field
 from cascade.state import Record
 
 Target = Literal["self-check", "log-prob", "judge", "tool", "cost"]
-"""What an attack is aimed at: the model's check of its draft, the score by log-probs, the judge of
+"""Target of an attack: the model's check of its draft, the score by log-probs, the judge of
 audits, the risk of a tool, or the bill."""
 
 

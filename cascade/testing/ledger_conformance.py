@@ -25,7 +25,7 @@ from cascade.ledger.base import LedgerStore, Selection
 from cascade.state import Decision, LedgerEntry
 
 Capability = Literal["append", "begin", "spent", "read", "delete", "durable"]
-"""What a store can do: keep entries and tell those of a run (`append`), write down calls before
+"""Capability of a store: keep entries and tell those of a run (`append`), write down calls before
 they are sent (`begin`), say what a node has spent, and, as `SqlLedger` does, read by selections and
 delete. What is `durable` is there for a second store."""
 

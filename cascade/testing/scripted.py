@@ -1,4 +1,4 @@
-"""A model that says what the test tells it to say."""
+"""A model that answers by a script."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cascade.models.base import Chunk, Model, Request
 from cascade.state import Completion, TokenLogprob, Usage
 
 Answer = str | Completion | Exception
-"""What a script may hold: a text, a whole completion, or a failure."""
+"""Entry of a script: a text, a whole completion, or a failure."""
 
 Answers = Sequence[Answer] | Mapping[str, Answer] | Callable[[Request], Answer]
 
