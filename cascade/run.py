@@ -89,6 +89,8 @@ def read_settings(given: object) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, *path = first["loc"] or ("settings",)
+        if isinstance(given, Mapping) and given.get(name) is first["input"]:
+            path = []  # what follows names a branch of a union
         place = "".join([str(name), *(f"[{part!r}]" for part in path)])
         raise ConfigurationError(
             f"{place}={first['input']!r}: {first['msg']}. A question is asked with "

@@ -68,7 +68,6 @@ RIGHT = "from statistics import median\n"
 cascade = Cascade(
     Tier(AgentTier(coder(SIMPLE), name="small", fresh=True), price=Price(input=0.15, output=0.6)),
     Tier(AgentTier(coder(RIGHT), name="large", fresh=True), price=Price(input=1.25, output=10)),
-    signals=["trajectory"],
     verifier=passes,
 )
 result = cascade.invoke("Write work.py with median(numbers).")

@@ -68,7 +68,6 @@ large = AgentTier(agent(says("", RIGHT), says(RIGHT)), name="large")
 cascade = Cascade(
     Tier(small, price=Price(input=0.15, output=0.6)),
     Tier(large, price=Price(input=1.25, output=10)),
-    signals=["trajectory"],
     verifier=test,
 )
 result = cascade.invoke("Which product has the largest turnover? List all, the largest first.")

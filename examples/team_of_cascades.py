@@ -51,7 +51,7 @@ def member(name: str, small: list[Any], large: list[Any], verifier: Any) -> Casc
             ("large", large, Price(input=1.25, output=10)),
         )
     )  # fmt: skip
-    options: Any = {"signals": ["trajectory"], "verifier": verifier, "ledger": ledger}
+    options: Any = {"verifier": verifier, "ledger": ledger}
     return Cascade(*tiers, name=name, **options)
 
 

@@ -50,7 +50,8 @@ def objection(
         problems = (_call_problem(c["name"], c["args"], tools) for c in completion.tool_calls)
         return next(filter(None, problems), None)
     if not completion.text.strip():
-        return "the answer is empty"
+        used_up = ": its tokens or steps were used up" * (completion.finish_reason == "length")
+        return f"the answer is empty{used_up}"
     if schema is None:
         return None
     from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema

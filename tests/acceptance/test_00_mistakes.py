@@ -77,6 +77,7 @@ SET_UP: list[tuple[Fails, str]] = [
     (lambda: two().graph.invoke({"messages": Q, "settings": {"theme": 1}}), "theme=1.*tags"),
     (lambda: two().graph.invoke({"messages": Q, "settings": "dark"}), "settings='dark'"),
     (ask(deadline=0), "deadline=0"),
+    (ask(local_only="z"), "^local_only='z'"),
     (ask(deadline=NAN), "deadline=nan: "),
     (ask(tools=1), "tools=1: give a list"),
     (ask(Q, "x"), "config='x'"),

@@ -276,6 +276,7 @@ async def test_steps_that_are_used_up_are_no_answer() -> None:
     endless = create_agent(chat(CALLS), [population]).with_config(recursion_limit=4)
     result = await pair(agent(endless)).ainvoke(Q)
     assert (result.tier, drafts_of(result)) == ("large", 2)
+    assert "steps were used up" in result.decision.reason
     alone = Cascade(tiers=[agent(endless)], middleware=[Retries(1)])
     with pytest.raises(MalformedResponseError, match="used up its steps"):
         await alone.ainvoke(Q)
