@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from cascade import Cascade
 from cascade.errors import CalibrationMismatchError, ConfigurationError
+from cascade.middleware import Examples
 from tests.acceptance.commands import World, calibrate, questions, says, sure
 from tests.acceptance.setups import entries_of
 from tests.acceptance.upstream import failure
@@ -86,9 +87,15 @@ def test_it_is_refused_for_other_weights_of_the_same_name(world: World) -> None:
     changed["small"]["digest"] = "sha256:of-last-month"
     path = world.calibration.with_name("old.json")
     path.write_text(json.dumps(changed))
-    refused = pytest.raises(CalibrationMismatchError, match=r"digest|weights")
-    with Cascade(*world.tiers(), calibrator=path) as cascade, refused:
-        cascade.invoke("Capital 7?")
+    with Cascade(*world.tiers(), calibrator=path) as cascade:
+        chat = cascade.as_chat_model()
+        for ask, question in (
+            (cascade.invoke, "Capital 7?"),
+            (chat.invoke, "Capital 7?"),
+            (cascade.graph.invoke, {"messages": "Capital 7?"}),
+        ):
+            with pytest.raises(CalibrationMismatchError, match=r"digest|weights"):
+                ask(question)  # type: ignore[operator]
 
 
 def test_another_system_message_has_no_confidence_and_is_escalated(world: World) -> None:
@@ -96,6 +103,13 @@ def test_another_system_message_has_no_confidence_and_is_escalated(world: World)
         result = cascade.invoke([("system", "Be rude."), ("human", "Capital 7?")])
     assert (result.tier, result.confidence, result.calibrated) == ("large", None, False)
     assert "system message" in result.decision.reason
+
+
+def test_a_draft_that_was_shown_examples_has_no_calibrated_confidence(world: World) -> None:
+    shown = Examples(lambda _: [("human", "Capital 8?"), ("ai", "City 8")])
+    with Cascade(*world.tiers(), calibrator=world.calibration, middleware=[shown]) as cascade:
+        result = cascade.invoke("Capital 7?")
+    assert (result.calibrated, result.decision.calibrated) == (False, False)
 
 
 # --- making one
