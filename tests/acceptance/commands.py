@@ -103,7 +103,7 @@ def sure(i: int) -> float:
 
 def says(i: int) -> float:
     """The probability that the small model gives its draft: it is far too sure of itself."""
-    return sure(i) ** 0.3
+    return float(sure(i) ** 0.3)
 
 
 def right(i: int) -> bool:
@@ -132,7 +132,7 @@ def outcomes(path: Path, rows: Iterable[tuple[float, bool]], **large: Any) -> Pa
     """Recorded answers: of each row the draft's probability, and whether it is right."""
     written = []
     for i, (p, right) in enumerate(rows):
-        usage = {"input_tokens": 20, "output_tokens": 2}
+        usage: dict[str, Any] = {"input_tokens": 20, "output_tokens": 2}
         draft = {**usage, "correct": float(right), "cost_usd": 0.00001, "confidence": p}
         draft |= {"features": {"logprob_mean": p - 1}, "output": "a"}
         answer = {**usage, "correct": 1.0, "cost_usd": 0.0001, "output": "b", **large}

@@ -42,7 +42,8 @@ def pair(
     upstream.echoes("small", p, says and says[0], tokens=tokens)
     if says is not None or tokens is not None:
         upstream.echoes("large", 0.95, says and says[1], tokens=tokens)
-    large = upstream.tier("large", price=DEAR, **({"local": False} if remote else {}))
+    where: dict[str, Any] = {"local": False} if remote else {}
+    large = upstream.tier("large", price=DEAR, **where)
     return Cascade(upstream.tier("small", price=CHEAP), large, middleware=middleware, **options)
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,11 +292,12 @@ def test_it_says_how_it_is(gateway: Served) -> None:
 def test_a_configuration_is_checked_with_its_line_before_it_is_served(
     upstream: Upstream, tmp_path: Path, right: str, wrong: str, said: str
 ) -> None:
-    path, env = configure(tmp_path, upstream), {"UPSTREAM_KEY": "k"}
-    found = commands.cascade("serve", path, "--check", "--json", **env).json
+    path = configure(tmp_path, upstream)
+    check = partial(commands.cascade, "serve", path, "--check", UPSTREAM_KEY="k")
+    found = check("--json").json
     assert "support" in json.dumps(found)
     path.write_text(path.read_text().replace(right, wrong))
-    done = commands.cascade("serve", path, "--check", code=2, **env)
+    done = check(code=2)
     assert f"{path}:" in done.err
     assert said in done.err
     assert "sk-in-clear-text" not in done.err

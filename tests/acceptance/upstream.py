@@ -241,7 +241,8 @@ class Upstream(Server):
         self.elsewhere.append(request.path)
         await request.read()
         if waiting := self._next.get(None):
-            return await send(request, waiting.popleft(), threading.Event())
+            refusal: Any = waiting.popleft()
+            return await send(request, refusal, threading.Event())
         names = {*self._always, *self._next, "small", "large"} - {None}
         tags = [{"model": name, "name": name, "digest": f"sha256:{name}"} for name in names]
         known: dict[str, Any] = {
@@ -263,7 +264,7 @@ def _echo(seen: Seen, text: str | None = None) -> Answer:
 
 def reply_of(seen: Seen, answer: Answer) -> Reply:
     """An answer as it goes over the wire: whole or as a stream, in the protocol of the request."""
-    how = {"held": answer.held, "delay_s": answer.delay_s}
+    how: dict[str, Any] = {"held": answer.held, "delay_s": answer.delay_s}
     if answer.status >= 400:
         refuse = replies.ollama_error if seen.protocol == "ollama" else replies.error
         return refuse(answer.status, answer.text, headers=answer.headers, **how)
@@ -358,9 +359,13 @@ def _openai(seen: Seen, answer: Answer) -> list[dict[str, Any]]:
     ]
     finish = "tool_calls" if calls else answer.finish
     thought = {"reasoning_content": answer.thinking} if answer.thinking else {}
-    more = {"tool_calls": calls} if calls else {}
+    more: dict[str, Any] = {"tool_calls": calls} if calls else {}
     if not seen.streamed:
-        given = {"usage": usage or None, "logprobs": _all_items(seen, answer), "finish": finish}
+        given: dict[str, Any] = {
+            "usage": usage or None,
+            "logprobs": _all_items(seen, answer),
+            "finish": finish,
+        }
         body = replies.openai_body(answer.text or None, **given, **thought, **more)
         return [{**body, "id": call_id}]
     delta = replies.openai_delta

@@ -268,7 +268,7 @@ STREAMS = (
 
 # what is counted, and how sure it is
 
-BUSY = {"prompt_eval_duration": -(10**9), "eval_duration": -(10**9)}
+BUSY: dict[str, object] = {"prompt_eval_duration": -(10**9), "eval_duration": -(10**9)}
 DETAILS: dict[str, tuple[dict[str, object], tuple[Protocol, ...]]] = {
     "usage cached beyond": ({"prompt_tokens_details": {"cached_tokens": 10**6}}, OPENAI),
     "usage reasoning beyond": ({"completion_tokens_details": {"reasoning_tokens": 10**6}}, OPENAI),
@@ -330,7 +330,7 @@ def _likely(seen: Seen, answer: Answer, *, worth: Any) -> Reply:
 
 
 def _without_choices(seen: Seen, answer: Answer) -> Reply:
-    empty = {"choices": []} if seen.protocol == "openai" else {"message": None}
+    empty: dict[str, object] = {"choices": []} if seen.protocol == "openai" else {"message": None}
     return written(seen, [{**frame, **empty} for frame in frames(seen, answer)])
 
 

@@ -209,7 +209,9 @@ async def _ask(cascade: Cascade, q: Question) -> None:
         if q.form == "plain":
             q.result = await cascade.ainvoke(q.text, **settings)
             return
-        events = [e async for e in cascade.astream(q.text, show="optimistic", **settings)]
+        events: list[Any] = [
+            e async for e in cascade.astream(q.text, show="optimistic", **settings)
+        ]
         q.shown, q.result = shown(events), events[-1]
 
     task = asyncio.create_task(asking())

@@ -43,8 +43,9 @@ def test_each_fault_was_met(world: Storm) -> None:
 
 def test_log_probs_that_lie_are_no_confidence(world: Storm) -> None:
     for q in world[0]:
-        lies = q.fault is not None and q.fault.name.startswith("log-probs")
-        if lies and q.place == "small" and q.fault.name != "log-probs all zero":
+        name = q.fault.name if q.fault else ""
+        lies = name.startswith("log-probs") and name != "log-probs all zero"
+        if lies and q.place == "small":
             assert q.result is not None, q.name
             assert q.result.confidence is None, q.name
             assert q.result.escalated, q.name

@@ -46,7 +46,8 @@ class Server:
     async def _start(self) -> web.AppRunner:
         app = web.Application(client_max_size=2**24)
         for route, handler in self.routes().items():
-            app.router.add_route(*route.split(), handler)
+            method, path = route.split()
+            app.router.add_route(method, path, handler)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -121,15 +122,17 @@ async def _send(request: web.Request, reply: replies.Reply) -> web.StreamRespons
 
 async def _send_raw(request: web.Request, reply: replies.Reply) -> web.StreamResponse:
     """What stands in the parts, as it is; the connection ends with it."""
+    transport = request.transport
+    assert transport is not None
     for part in reply.parts:
-        request.transport.write(part)
+        transport.write(part)
         await asyncio.sleep(reply.pause_s)
-    while reply.endless and not request.transport.is_closing():
-        if request.transport.get_write_buffer_size() < len(reply.endless):
-            request.transport.write(reply.endless)
+    while reply.endless and not transport.is_closing():
+        if transport.get_write_buffer_size() < len(reply.endless):
+            transport.write(reply.endless)
         await asyncio.sleep(reply.pause_s)
     if reply.ending == "end":
-        request.transport.close()
+        transport.close()
     return await _end(request, web.Response(), reply)
 
 
