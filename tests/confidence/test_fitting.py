@@ -85,17 +85,6 @@ def test_sure_scores_are_not_tied_and_votes_are_no_certainties() -> None:
         assert calibration.margin_of(np.array(votes)) == 0.02
 
 
-def test_columns_come_in_the_order_of_trust_and_the_only_score_is_not_there_twice() -> None:
-    features = {"prompt_words": 3.0, "logprob_mean": -0.5, "p_true": 0.4, "mine": 0.2}
-    rows = [features, {**features, "p_true": 0.1}]
-    several = table_of(rows, "logprobs", "p_true", "mine", "prompt")
-    assert list(several) == ["raw", "p_true", "mine", "logprob_mean", "prompt_words"]
-    alone = table_of(rows, "p_true", "prompt")
-    assert list(alone) == ["raw", "logprob_mean", "mine", "prompt_words"]
-    assert calibration.raw_score(features, ["logprobs", "p_true", "mine"]) == 0.2
-    assert calibration.raw_score({"a": float("nan")}, ["a"]) is None
-
-
 @pytest.mark.parametrize(
     ("feature", "expected"),
     [

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation.plan import Plan, call_usd, plan, recorded, to_document
+from cascade.evaluation.plan import Plan, plan, recorded, to_document
 from cascade.evaluation.render import to_text
-from cascade.ledger.prices import Price
-from tests.cli import terminal
 from tests.evaluation.synthetic import recording
 
 CHEAP, DEAR = Decimal("0.002"), Decimal("0.02")
@@ -54,16 +51,6 @@ def test_the_accept_rate_decides(changes: dict[str, Any], verdict: str, said: st
     assert said in text(found)
 
 
-def test_a_busy_hour_needs_the_time_that_a_call_takes() -> None:
-    by_hour = Price(per_hour=3600)  # a dollar a second
-    assert call_usd(by_hour, 1000, 500, Decimal(12)) == 12
-    assert call_usd(Price(input=1, output=2), 1000, 500) == CHEAP
-    with pytest.raises(ConfigurationError, match="give --busy-s"):
-        call_usd(by_hour, 1000, 500)
-    with pytest.raises(ConfigurationError, match="nothing to save"):
-        planned(large=Decimal(0))
-
-
 def test_the_month_has_its_fixed_cost() -> None:
     found = planned(accept_rate=0.6, requests=20_000, fixed_usd=70)
     assert found.from_requests == 7000
@@ -88,13 +75,6 @@ def test_recorded_answers_say_what_they_cost_and_how_many_drafts_are_kept(tmp_pa
     path.write_text("".join(row.to_line() for row in recording(40, cheap=None)))
     with pytest.raises(ConfigurationError, match="record `cost_usd`"):
         recorded(path, "small", "large")
-
-
-def test_models_are_named_once_for_all_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CASCADE_SMALL", "openai:gpt-5-nano")
-    monkeypatch.setenv("CASCADE_LARGE", "openai:gpt-5.1")
-    tokens = ("--input-tokens", 400, "--output-tokens", 100)
-    assert json.loads(terminal.cascade("plan", *tokens, "--json").out)["verdict"] == "open"
 
 
 @given(ratio=st.integers(1, 99), accept=st.floats(0, 1))

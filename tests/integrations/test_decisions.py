@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelChoice, ModelRouterMiddleware
-from langchain_core.decisions import (
-    BaseDecisionModel,
-    Box,
-    Choice,
-    ClassifierResponse,
-    Noul,
-    NoulAnswer,
-)
+from langchain_core.decisions import Box, Choice, Noul
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -36,43 +30,25 @@ def _decisions_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "forbidden", False)
 
 
-class Fake(BaseDecisionModel):
-    """A decision model that is so sure."""
-
-    model: str = "fake"
-    p: float = 0.9
-
-    @property
-    def _provider(self) -> str:
-        return "fake"
-
-    def _classify(self, state: Any, questions: Any) -> ClassifierResponse:
-        usage: Any = {"input_tokens": 30, "output_tokens": 1}
-        answers = {name: NoulAnswer(type="noul", noul=self.p) for name in questions}
-        return ClassifierResponse(model="fake", answers=answers, usage=usage)
-
-
-PRICE_OF_ONE = (30 * PRICE.input + 1 * PRICE.output) / 1_000_000  # type: ignore[operator]
-
-
 @pytest.mark.parametrize("p", [0.9, 0.2])
 def test_it_is_a_verifier_by_whose_probability_the_policy_decides(pair: Pair, p: float) -> None:
+    judge = CascadeDecisionModel(cascade=pair(reply("Yes", probability=p)))
     draft = reply("Sydney", probability=0.5)
-    result = pair(draft, verifier=DecisionVerifier(Fake(p=p), price=PRICE)).invoke(Q)
-    assert result.tier == ("small" if p > 0.8 else "large")
-    assert (result.confidence, result.calibrated) == (pytest.approx(p), False)
-    calls = [(e.node, e.cost_usd) for e in result.ledger if str(e.model).endswith(":fake")]
-    assert calls == [("verify", PRICE_OF_ONE)]
+    result = pair(draft, verifier=DecisionVerifier(judge, price=PRICE)).invoke(Q)
+    assert (result.tier, result.calibrated) == ("small" if p > 0.8 else "large", False)
+    assert result.confidence == pytest.approx(p)
+    calls = [(e.model, e.cost_usd) for e in result.ledger if e.node == "verify" and e.model]
+    assert calls == [("cascade:cascade", Decimal("0.000012"))]
 
 
 @pytest.mark.parametrize("question", [Box(instructions="Where?"), WHICH])
-def test_a_question_without_a_probability_is_refused(question: Any) -> None:
+def test_a_question_without_a_probability_is_refused(pair: Pair, question: Any) -> None:
+    decides = CascadeDecisionModel(cascade=pair("Canberra"))
     with pytest.raises(ConfigurationError, match="label that stands for a correct draft"):
-        DecisionSignal(Fake(), question, correct="best")
+        DecisionSignal(decides, question, correct="best")
 
 
 # --- a cascade as a decision model
-
 
 STATES: list[Any] = [Q, HumanMessage(Q), [HumanMessage(Q)], [{"role": "user"}], {"question": Q}]
 

@@ -87,16 +87,6 @@ def test_files_that_are_no_questions_are_refused_before_anything_is_asked(
         check_rows(tmp_path)
 
 
-def test_the_column_may_be_named_and_the_new_ones_have_another_prefix(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("question,text,answer\nno,yes,mine\n")
-    check_rows(path, "text", prefix="c_")
-    (row,) = read_rows(path, "text")
-    assert row.question == "yes"
-    with pytest.raises(ConfigurationError, match="has no column words: it has question, text"):
-        check_rows(path, "words")
-
-
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "journal", {}) as opened:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -56,27 +53,6 @@ def test_what_rows_wait_for_is_expected_until_they_are_done(tmp_path: Path) -> N
         assert (journal.expected_usd, journal.waiting()) == (2, [0, 2, 3])
     with Journal(tmp_path / "j", MADE) as journal:
         assert (journal.expected_usd, journal.waiting()) == (2, [0, 2, 3])
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from cascade.jobs import Journal, Record
-journal = Journal(Path(sys.argv[1]), {})
-for number in range(10**6):
-    journal.add(Record(number, "k", "ok"))
-    print(number, flush=True)
-"""
-
-
-def test_a_process_that_is_killed_loses_nothing_that_it_has_told(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "j")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        told = [int(next(process.stdout)) for _ in range(200)]
-        process.send_signal(signal.SIGKILL)
-        told += [int(line) for line in process.stdout if line.endswith("\n")]
-    with Journal(tmp_path / "j", {}) as journal:
-        assert all(journal.find(number) is not None for number in told)
 
 
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

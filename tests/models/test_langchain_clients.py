@@ -10,8 +10,8 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from cascade.errors import ModelUnavailableError
 from cascade.models import Model, Request, open_model
 from cascade.state import TokenLogprob, Usage
-from tests.acceptance.upstream import Answer, Upstream
-from tests.models.asking import ask, ask_in_pieces
+from tests.acceptance.upstream import Upstream
+from tests.models.asking import ask
 from tests.servers import replies
 
 openai = pytest.importorskip("langchain_openai", reason="pip install langchain-openai")
@@ -30,15 +30,17 @@ def chat_anthropic(server: Upstream, **settings: Any) -> Any:
     return anthropic.ChatAnthropic(model="claude", base_url=server.url, api_key="k", **settings)
 
 
-@pytest.fixture(params=["openai", "anthropic"])
-def either(request: pytest.FixtureRequest, server: Upstream) -> Model:
+@pytest.fixture(params=["openai", "anthropic", "by name"])
+def each(request: pytest.FixtureRequest, server: Upstream) -> Model:
+    if request.param == "by name":
+        return open_model("anthropic:claude", base_url=server.url, api_key="k")
     return open_model({"openai": chat_openai, "anthropic": chat_anthropic}[request.param](server))
 
 
-async def test_a_request_is_sent_once(either: Model, server: Upstream) -> None:
+async def test_a_request_is_sent_once(each: Model, server: Upstream) -> None:
     server.will(*[replies.error(500, "broken")] * 3)
     with pytest.raises(ModelUnavailableError) as caught:
-        await ask(either)
+        await ask(each)
     assert caught.value.billed is None
     assert len(server.seen) == 1
 
@@ -61,12 +63,6 @@ async def test_chat_openai_is_asked_for_log_probabilities(server: Upstream) -> N
     assert (server.last.body["logprobs"], server.last.body["top_logprobs"]) == (True, 2)
     await ask(model)
     assert not server.last.body.get("logprobs")
-
-
-async def test_a_streamed_answer_has_usage(server: Upstream) -> None:
-    server.will(Answer("Par is", tokens=(10, 2)))
-    pieces, answer = await ask_in_pieces(open_model(chat_openai(server)))
-    assert (pieces, answer.usage) == (["Par", " is"], Usage(input_tokens=10, output_tokens=2))
 
 
 async def test_cache_control_reaches_anthropic_and_cache_writes_are_read(

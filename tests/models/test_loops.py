@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import pytest
 
@@ -84,30 +85,20 @@ async def test_loops_of_other_threads_may_come_and_go_meanwhile(
 # A home for clients of others
 
 
-class Numbers:
-    """A stream that knows on which loop it was closed."""
+async def test_a_stream_is_read_and_closed_on_the_background_loop() -> None:
+    closed_on = SimpleQueue[asyncio.AbstractEventLoop]()
 
-    def __init__(self) -> None:
-        self.closed_on: asyncio.AbstractEventLoop | None = None
-        self.closed = threading.Event()
-
-    async def stream(self) -> AsyncGenerator[int]:
+    async def numbers() -> AsyncGenerator[int]:
         try:
             for number in range(1000):
                 yield number
-                await asyncio.sleep(0)
         finally:
-            self.closed_on = asyncio.get_running_loop()
-            self.closed.set()
+            closed_on.put(asyncio.get_running_loop())
 
-
-async def test_a_iterate_here_is_read_and_closed_on_the_background_loop() -> None:
-    numbers = Numbers()
-    reading = iterate_here(numbers.stream())
+    reading = iterate_here(numbers())
     assert [await anext(reading) for _ in range(3)] == [0, 1, 2]
     await reading.aclose()
-    assert await asyncio.to_thread(numbers.closed.wait, 300)
-    assert numbers.closed_on is portal_loop()
+    assert await asyncio.to_thread(closed_on.get, timeout=300) is portal_loop()
 
 
 async def test_a_caller_that_is_cancelled_goes_on_once_its_work_has_ended() -> None:

@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.language_models import FakeListChatModel
 
-from cascade.errors import (
-    ConfigurationError,
-    MissingDependencyError,
-)
+from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.models import Recorder, open_model
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
-from tests.models.test_recording import Scripted
+from cascade.testing import ScriptedModel
 
 
 def test_a_string_with_its_address_key_and_options() -> None:
@@ -26,25 +22,6 @@ def test_a_string_with_its_address_key_and_options() -> None:
     hosted = open_model("openai:org/m", base_url="http://example.com/v1", api_key="k")
     assert isinstance(hosted, OpenAIModel)
     assert (hosted.model, hosted.local, hosted.secrets) == ("org/m", False, ("k",))
-
-
-def test_a_langchain_provider_sends_each_request_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, object]] = []
-
-    class Chat(FakeListChatModel):
-        max_retries: int = 2
-
-    def init(name: str, **settings: object) -> FakeListChatModel:
-        given.append({"name": name, **settings})
-        retries = {k: v for k, v in settings.items() if k == "max_retries"}
-        return Chat(responses=["x"], **retries)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("langchain.chat_models.init_chat_model", init)
-    model = open_model("anthropic:claude", api_key="k", base_url="http://box", options={"top_k": 1})
-    assert model.name == "anthropic:claude"
-    settings = {"model_provider": "anthropic", "api_key": "k", "base_url": "http://box", "top_k": 1}
-    first = {"name": "claude", **settings}
-    assert given == [first, {**first, "max_retries": 0}]
 
 
 @pytest.mark.parametrize("spec", ["gpt-4o", "", ":x", "openai:", "replay: ", "qwen2.5:3b"])
@@ -58,7 +35,7 @@ def test_a_string_that_names_no_model_gets_examples(spec: str) -> None:
     ("spec", "settings", "error", "says"),
     [
         (7, {}, ConfigurationError, "int"),
-        (Scripted(), {"base_url": "http://x"}, ConfigurationError, "base_url"),
+        (ScriptedModel("x"), {"base_url": "http://x"}, ConfigurationError, "base_url"),
         ("replay:{}", {"api_key": "k"}, ConfigurationError, "api_key"),
         ("replay:{}", {"options": {"spice": 1}}, ConfigurationError, "options"),
         ("llamacpp:smollm2-135m", {"base_url": "http://x"}, ConfigurationError, "base_url"),
@@ -81,7 +58,7 @@ def test_settings_that_do_not_fit_are_not_ignored(
     if "anthropic:" in str(spec):
         monkeypatch.setattr("langchain.chat_models.init_chat_model", init)
     recording = tmp_path / "r.jsonl"
-    Recorder(Scripted(), recording)
+    Recorder(ScriptedModel("x"), recording)
     with pytest.raises(error, match=says):
         open_model(spec.format(recording) if isinstance(spec, str) else spec, **settings)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cascade.errors import ConfigurationError, RecordingMissError
-from cascade.models import Chunk, Model, Recorder, ReplayModel, Request, open_model
+from cascade.models import Recorder, ReplayModel, Request, open_model
 from cascade.models.recording import request_key
 from cascade.state import Completion, TokenLogprob, Usage
+from cascade.testing import ScriptedModel
 from tests.models.asking import ask, ask_in_pieces, question
 
 FULL = Completion(
@@ -30,28 +31,10 @@ FULL = Completion(
 )
 
 
-class Scripted(Model):
-    """A model that answers what it is given, in words."""
-
-    provider, real, local = "scripted", False, True
-    returns_logprobs = True
-
-    def __init__(self, *answers: Completion, name: str = "m") -> None:
-        self.model = name
-        self.answers = list(answers)
-        self.closed = 0
-
-    async def _complete(self, request: Request) -> Completion:
-        return self.answers.pop(0) if self.answers else Completion(request.messages[0].text, "m")
-
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        answer = await self._complete(request)
-        for word in answer.text.split():
-            yield Chunk(word)
-        yield Chunk(completion=answer)
-
-    async def aclose(self) -> None:
-        self.closed += 1
+def scripted(*answers: Completion, name: str = "m") -> ScriptedModel:
+    """A model that gives these answers, or repeats the question."""
+    says: Any = list(answers) or (lambda request: str(request.messages[0].text))
+    return ScriptedModel(says, name=name, returns_logprobs=True)
 
 
 @pytest.fixture
@@ -64,7 +47,7 @@ def lines(path: Path) -> list[str]:
 
 
 async def test_what_was_recorded_comes_back_whole(path: Path) -> None:
-    recorder = Recorder(Scripted(FULL), path)
+    recorder = Recorder(scripted(FULL), path)
     assert await ask(recorder, logprobs=True) == FULL
     model = open_model(f"replay:{path}")
     assert isinstance(model, ReplayModel)
@@ -76,14 +59,14 @@ async def test_what_was_recorded_comes_back_whole(path: Path) -> None:
 
 
 async def test_a_stream_is_recorded_and_replayed(path: Path) -> None:
-    assert (await ask_in_pieces(Recorder(Scripted(), path), "to be"))[0] == ["to", "be"]
+    assert (await ask_in_pieces(Recorder(scripted(), path), "to be"))[0] == ["to", " be"]
     replayed = ReplayModel(path)
     assert not replayed.returns_logprobs
     assert (await ask_in_pieces(replayed, "to be"))[0] == ["to be"]
 
 
 async def test_a_miss_says_what_is_missing_and_where(path: Path) -> None:
-    await ask(Recorder(Scripted(), path))
+    await ask(Recorder(scripted(), path))
     long = "Something else?" * 20
     with pytest.raises(RecordingMissError) as caught:
         await ask(ReplayModel(path), long)
@@ -92,7 +75,7 @@ async def test_a_miss_says_what_is_missing_and_where(path: Path) -> None:
 
 
 async def test_the_same_request_gets_its_answers_in_turn(path: Path) -> None:
-    recorder = Recorder(Scripted(Completion("one", "m"), Completion("two", "m")), path)
+    recorder = Recorder(scripted(Completion("one", "m"), Completion("two", "m")), path)
     for _ in range(2):
         await ask(recorder)
     model = ReplayModel(path)
@@ -100,19 +83,22 @@ async def test_the_same_request_gets_its_answers_in_turn(path: Path) -> None:
 
 
 async def test_a_half_written_last_line_is_forgiven_and_cut_off(path: Path) -> None:
-    await ask(Recorder(Scripted(), path), "one")
+    await ask(Recorder(scripted(), path), "one")
     with path.open("a", encoding="utf-8") as file:
         file.write('{"key": "half')
     assert (await ask(ReplayModel(path), "one")).text == "one"
-    await ask(Recorder(Scripted(), path), "two")
+    await ask(Recorder(scripted(), path), "two")
     assert (await ask(ReplayModel(path), "two")).text == "two"
 
 
-async def test_the_recorder_is_what_the_model_is(path: Path, tmp_path: Path) -> None:
+async def test_the_recorder_is_what_the_model_is(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = tmp_path / "weights"
     weights.write_bytes(b"abc")
-    model = Scripted()
+    model, closed = scripted(), AsyncMock()
     model.weights_path = weights
+    monkeypatch.setattr(model, "aclose", closed)
     recorder = Recorder(model, path)
     assert (recorder.name, recorder.real, recorder.local) == ("scripted:m", False, True)
     assert recorder.returns_logprobs
@@ -120,13 +106,13 @@ async def test_the_recorder_is_what_the_model_is(path: Path, tmp_path: Path) -> 
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert await recorder.digest() == ReplayModel(path).header.weights_sha256 == sha256
     await recorder.aclose()
-    assert model.closed == 1
+    closed.assert_awaited_once_with()
 
 
 def test_a_recording_of_another_model_is_not_continued(path: Path) -> None:
-    Recorder(Scripted(name="a"), path)
+    Recorder(scripted(name="a"), path)
     with pytest.raises(ConfigurationError, match=r"scripted:a .* scripted:b"):
-        Recorder(Scripted(name="b"), path)
+        Recorder(scripted(name="b"), path)
 
 
 HEADER = '{"version":1,"model":"m","recorded_at":"2026-01-01T00:00:00Z"}\n'
@@ -189,7 +175,7 @@ def test_the_key_is_stable_over_versions_of_this_program() -> None:
 
 
 async def test_halves_of_characters_can_be_recorded(path: Path) -> None:
-    await ask(Recorder(Scripted(FULL), path), "\ud83d")
+    await ask(Recorder(scripted(FULL), path), "\ud83d")
     answer = json.loads(lines(path)[1])
     assert (answer["question"], answer["answer"]["text"]) == ("\ufffd", "Paris")
     assert "cached" not in answer["answer"], "fields that have their default are left out"
