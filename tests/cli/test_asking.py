@@ -183,6 +183,7 @@ LARGE = ("--large-price", "1,10")
         (("--small-price", "1,1", *LARGE, "--accept-n", "10"), "give --accept too"),
         (("--small", "openai:gpt-5.1", "--hourly", "1", *LARGE), "--small openai:gpt-5.1"),
         (("--small", "gpt-5.1", *LARGE), "there is no price of gpt-5.1"),
+        (("--small-price", "1,1", "--large-price", "0,0"), "nothing to save"),
         (("--small-price", "1,1", *LARGE, "--accept", "1.5"), "1.5"),
         (("--small-price", "1,1", *LARGE, "--accept", "most"), "valid decimal, not 'most'"),
     ],
@@ -218,11 +219,3 @@ def test_a_plan_takes_prices_in_several_ways(given: tuple[str, ...]) -> None:
     document = commands.cascade(*asked, "--json").json
     assert 0 < Decimal(document["cost_ratio"]) < 1
     assert document["summary"] in " ".join(commands.cascade(*asked).out.split())
-
-
-def test_a_plan_takes_its_costs_from_recorded_answers(tmp_path: Path) -> None:
-    file = commands.outcomes(tmp_path / "a.jsonl", [(0.97, True), (0.3, False)] * 30)
-    given = ("plan", file, *MODELS, "--accept", "0.5", "--requests", "100")
-    document = commands.cascade(*given, "--json").json
-    assert float(document["cost_ratio"]) == pytest.approx(0.1)
-    assert "The costs are those of" in commands.cascade(*given).out

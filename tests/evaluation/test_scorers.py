@@ -7,13 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError, InputError
-from cascade.evaluation.scorers import (
-    Reference,
-    Scorer,
-    as_scorer,
-    ask_judge,
-    get_scorer,
-)
+from cascade.evaluation.scorers import Reference, Scorer, as_scorer, ask_judge, get_scorer
 from cascade.testing import ScriptedModel
 
 QUESTION = "Example\nA. red\nB. blue\n\nA dog?\nA. plant\nB. living animal\nC. animal\nD. 12 km"

@@ -80,15 +80,7 @@ def test_small_matrices_are_not_shared_among_threads() -> None:
 
 def test_the_document_has_menu_baselines_and_a_picture(good: Evaluation) -> None:
     document = to_document(good)
-    assert [table.title for table in document.tables] == [
-        "What you may lose, and what you pay",
-        "Without a cascade",
-        "Who is escalated first",
-        "Confidence in the draft",
-        "Kept with the most confidence, and wrong",
-    ]
-    assert document.tables[0].strong == 3
-    assert [picture.title for picture in document.pictures] == ["Right answers over cost"]
+    assert (len(document.tables), document.tables[0].strong, len(document.pictures)) == (5, 3, 1)
     assert "lose 5 points" in text(good)
     assert "NaN" not in good.model_dump_json()
     assert set(good.rankings) == {"gain", "router"}

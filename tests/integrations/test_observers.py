@@ -48,8 +48,6 @@ class Watching(RunObserver):
 @pytest.mark.parametrize(
     ("draft", "large", "options", "outcome", "tier"),
     [
-        (SURE, "Canberra", {}, "accepted", "small"),
-        (UNSURE, "Canberra", {}, "escalated", "large"),
         (UNSURE, ScriptedModel(["x"], failures=[DOWN] * 9), {}, "degraded", "small"),
         (UNSURE, ScriptedModel("x", local=False), {"local_only": "abstain"}, "abstained", None),
     ],

@@ -8,11 +8,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 
 from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, fit_lengths
 from cascade.ledger.prices import Price, Pricing
-from cascade.ledger.prompt_cache import characters
 from cascade.state import Completion, Usage
 from tests.ledger.samples import Clock
 
@@ -172,15 +171,3 @@ def test_some_providers_cache_only_what_is_marked(model: str, marked: bool, cach
     baseline(ahead, draft(prompt=3_000), messages)
     found = ahead.measured(used, [*messages, AIMessage("Paris"), *question("More?", "q2")])
     assert (found != LARGE.cost(used)) is cached
-
-
-def test_a_prompt_is_as_long_as_its_text_its_calls_and_its_files() -> None:
-    call = {"name": "find", "args": {"q": "x"}, "id": "1"}
-    blocks: Any = ["ab", {"type": "text", "text": "cd"}, {"type": "image_url", "image_url": {}}]
-    messages = [
-        HumanMessage(blocks),
-        AIMessage("", tool_calls=[call]),  # type: ignore[list-item]
-        ToolMessage("found", tool_call_id="1", name="find"),
-    ]
-    assert characters(messages) == 4 + 4_000 + 4 + len('{"q": "x"}') + 5
-    assert outlook().baseline(draft(prompt=4_000), [*LONG, *messages, *question("?", "z")])

@@ -29,10 +29,8 @@ from tests.service.conftest import ASKED, Live, Serve, Served, write
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("threshold", "threshhold", ":5: cascades.support.threshhold: there is no such key; did"),
         ("threshold: 0.8", "threshold: 8", "threshold: should be less than or equal to 1, not 8"),
         ("threshold: 0.8", "threshold: 0.8\n    max_harm: 0.1", "each decides alone"),
-        ("api_key_env: UPSTREAM_KEY", "api_key: sk-clear-text", "did you mean 'api_key_env'?"),
         ("api_key_env: UPSTREAM_KEY", "api_key_env: '${NOT_SET}'", "NOT_SET is not set"),
         ("base_url:", "agent: 'team:cheap', base_url:", "give a model, or an agent in its place"),
         ("listen:", "ledger: x\nlisten:", ":2: ledger: it stands here a second time"),
@@ -58,7 +56,6 @@ def test_a_wrong_configuration_names_file_line_and_key(
     with pytest.raises(ConfigurationError) as raised:
         read_config(path)
     assert said in str(raised.value)
-    assert "sk-clear-text" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

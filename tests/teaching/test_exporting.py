@@ -62,31 +62,6 @@ async def test_each_form_is_a_type_of_trl_read_as_datasets_reads_json(
     assert table.to_pylist() == [FORMS[form]]
 
 
-class Template:
-    """A tokenizer, as far as a chat template goes."""
-
-    def apply_chat_template(self, messages: Any, **how: Any) -> str:
-        said = "".join(f"<{message['role']}>{message['content']}" for message in messages)
-        return said + "<assistant>" * bool(how.get("add_generation_prompt"))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_trls_own_code_reads_each_form(form: Form) -> None:
-    data_utils = pytest.importorskip("trl.data_utils", reason="TRL takes PyTorch: not installed")
-    row = row_of(lesson(), form)
-    assert data_utils.is_conversational(row)
-    read = data_utils.maybe_apply_chat_template(row, Template())
-    asked = "<user>2 + 2?<assistant>"
-    assert (
-        read
-        == {
-            "messages": {"text": f"{asked}4"},
-            "prompt_completion": {"prompt": asked, "completion": "4"},
-            "preference": {"prompt": asked, "chosen": "4", "rejected": "5"},
-        }[form]
-    )
-
-
 def test_the_better_draft_is_chosen_secrets_are_masked_and_tool_calls_stay() -> None:
     row = row_of(lesson(origin="audited", loss=-1.0), "preference")
     assert (row["chosen"][0]["content"], row["rejected"][0]["content"]) == ("5", "4")
