@@ -158,12 +158,14 @@ def _address(given: str) -> SplitResult:
 # --- routes for operators
 
 
+@own.head("/healthz", include_in_schema=False)
 @own.get("/healthz")
 async def alive() -> Response:
     """Liveness: the process answers."""
     return json_response({"status": "ok"})
 
 
+@own.head("/readyz", include_in_schema=False)
 @own.get("/readyz")
 async def ready(request: Request) -> Response:
     """Readiness: the ledger can be written."""
