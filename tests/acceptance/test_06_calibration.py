@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from cascade import Cascade
 from cascade.errors import CalibrationMismatchError, ConfigurationError
 from cascade.middleware import Examples
+from cascade.models.ollama import OllamaModel
 from tests.acceptance.commands import World, calibrate, questions, says, sure
 from tests.acceptance.setups import entries_of
 from tests.acceptance.upstream import failure
@@ -95,7 +96,21 @@ def test_it_is_refused_for_other_weights_of_the_same_name(world: World) -> None:
             (cascade.graph.invoke, {"messages": "Capital 7?"}),
         ):
             with pytest.raises(CalibrationMismatchError, match=r"digest|weights"):
-                ask(question)  # type: ignore[operator]
+                ask(question)
+
+
+def test_weights_that_change_later_leave_no_confidence_calibrated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def changed(model: OllamaModel) -> str:
+        return "sha256:of-tomorrow"
+
+    monkeypatch.setattr("cascade.calibrated.CHECK_EVERY_S", 0.0)
+    with Cascade(*world.tiers(), calibrator=world.calibration) as cascade:
+        before = cascade.invoke("Capital 7?")
+        monkeypatch.setattr(OllamaModel, "digest", changed)
+        after = cascade.invoke("Capital 7?")
+    assert (before.calibrated, after.calibrated) == (True, False)
 
 
 def test_another_system_message_has_no_confidence_and_is_escalated(world: World) -> None:
