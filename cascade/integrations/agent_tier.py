@@ -315,6 +315,8 @@ class AgentTier(CompositeModel):
                 return kept.values  # it had ended when the process died
             booking.trajectory = booking.added(kept.values.get("messages", ()))
             asked = None if kept.next else asked
+            # Written before the next step, else a killed process pays for the last one again.
+            return await agent.ainvoke(asked, config, durability="sync")
         return await agent.ainvoke(asked, config)
 
     def _task(self, call: Call) -> list[Any]:

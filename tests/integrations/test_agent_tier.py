@@ -272,6 +272,24 @@ async def test_a_call_that_cannot_be_written_down_is_not_sent() -> None:
     assert model.seen == []
 
 
+async def test_a_step_is_written_down_before_the_next_one_begins() -> None:
+    class Slow(InMemorySaver):
+        async def aput(self, *given: Any) -> Any:
+            await asyncio.sleep(0.05)
+            return await super().aput(*given)
+
+    saver, kept = Slow(), list[Any]()
+
+    @tool("population")
+    def counts(city: str) -> str:
+        """Number of people in a city."""
+        kept.extend(each.checkpoint["channel_values"]["messages"][-1] for each in saver.list(None))
+        return "460"
+
+    await pair(agent(create_agent(chat(CALLS, "460"), [counts], checkpointer=saver))).ainvoke(Q)
+    assert any(message.type == "ai" and message.tool_calls for message in kept)
+
+
 async def test_steps_that_are_used_up_are_no_answer() -> None:
     endless = create_agent(chat(CALLS), [population]).with_config(recursion_limit=4)
     result = await pair(agent(endless)).ainvoke(Q)
