@@ -67,17 +67,6 @@ def table_of(
     )
 
 
-def test_a_score_is_on_the_logit_scale_and_an_unbounded_value_on_its_own() -> None:
-    rows = [{"score": 0.5, "tests": 0.0, "token_count": 9.0}, {"score": 1.0, "tests": 7.0}]
-    named = table_of(rows, "logprobs")
-    assert named["score"] == pytest.approx([0.0, math.log(0.98 / 0.02)])
-    assert named["tests"].tolist() == [0.0, 7.0]
-    assert named["token_count"][0] == pytest.approx(math.log(10))
-    later = table_of([{"score": 3.0, "tests": math.inf}], "logprobs", of=rows)
-    assert later["score"] == pytest.approx(math.log(0.98 / 0.02))
-    assert np.isnan(later["tests"]).all()
-
-
 def test_sure_scores_are_not_tied_and_votes_are_no_certainties() -> None:
     sure = table_of([{"s": p} for p in (0.5, 0.99, 0.9999, 0.99999)], "s")["raw"]
     assert len(set(sure.tolist())) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -76,19 +75,6 @@ async def test_both_answers_are_recorded_with_what_they_cost_and_are_worth(tmp_p
     assert "check_cost_usd" not in large.model_fields_set
     assert (row.prompt, row.reference) == ("Is a?", "yes")
     assert (done.written, done.spent_usd) == (1, Decimal(33))
-
-
-async def test_progress_says_how_much_time_and_money_are_left(tmp_path: Path) -> None:
-    seen: list[str] = []
-
-    def watch(done: calibrate.Collected) -> None:
-        seen.append(re.sub(r"\b\d+ s ", "some time ", str(done)))
-
-    examples = [example(name) for name in "abc"]
-    await recorded(tmp_path / "t.jsonl", examples, progress=watch, concurrency=1)
-    assert seen[0] == "1 of 3, $22.0000 spent, some time and $44.0000 left"
-    assert seen[2] == "3 of 3, $66.0000 spent, some time and $0.0000 left"
-    assert str(calibrate.Collected(3)) == "0 of 3, $0.0000 spent"
 
 
 async def test_an_unknown_cost_leaves_the_sum_unknown(tmp_path: Path) -> None:

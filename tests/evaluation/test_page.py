@@ -7,12 +7,11 @@ import hashlib
 import math
 import re
 from datetime import date
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from cascade.evaluation.page import body, span, tick, ticks, to_figure, to_page
+from cascade.evaluation.page import body, to_figure, to_page
 from cascade.evaluation.render import Axis, Document, Fact, Figure, Picture, Series, Table
 
 DAY = float(date(2026, 3, 1).toordinal())
@@ -87,33 +86,3 @@ def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
     drawn = to_figure(Picture("p", Axis("x"), Axis("y"), (odd, none)))
     assert not any(said in drawn for said in ("nan", "inf"))
     assert drawn.count("<circle") == 2  # with that of the legend
-
-
-@pytest.mark.parametrize(
-    ("values", "unit", "ends"),
-    [
-        ([], "number", (0, 1)),
-        ([0.1, 1.0, math.nan], "share", (0.046, 1.02)),
-        ([-1.0, 1.0], "usd", (-1.12, 1.12)),
-        ([DAY], "days", (DAY - 0.6, DAY + 0.6)),
-    ],
-)
-def test_an_axis_goes_around_its_values(values: Any, unit: Any, ends: tuple[float, float]) -> None:
-    assert span(values, unit) == pytest.approx(ends)
-
-
-@pytest.mark.parametrize(
-    ("ends", "unit", "wanted"),
-    [
-        ((0.0, 1.0), "share", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        ((0.0, 12.0), "count", [0.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0]),
-        ((DAY - 0.5, DAY + 3.5), "days", [DAY, DAY + 1, DAY + 2, DAY + 3]),
-    ],
-)
-def test_ticks_are_round(ends: tuple[float, float], unit: Any, wanted: list[float]) -> None:
-    assert ticks(*ends, unit) == pytest.approx(wanted)
-
-
-def test_ticks_are_short() -> None:
-    shares = [tick(0.25, "share"), tick(-0.012, "share")]
-    assert [*shares, tick(2.0, "usd"), tick(DAY, "days")] == ["25 %", "−1.2 %", "$2", "Mar 1"]

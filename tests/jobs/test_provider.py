@@ -376,11 +376,3 @@ async def test_what_needs_its_answer_at_once_or_has_no_price_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         await run(pair(server, **options), tmp_path)
-
-
-async def test_a_model_without_a_batch_api_is_refused(tmp_path: Path) -> None:
-    small = ScriptedModel(draft, returns_logprobs=True)
-    cascade = Cascade(small, ScriptedModel("x", name="large"))
-    with pytest.raises(ConfigurationError, match="scripted:large cannot be asked by batch"):
-        await run(cascade, tmp_path)
-    assert small.requests == []

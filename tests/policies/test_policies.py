@@ -221,17 +221,6 @@ def test_a_budget_cannot_spend_what_it_does_not_know() -> None:
     assert "unknown" in decision.reason
 
 
-def test_a_policy_that_passes_costs_on_passes_them_once() -> None:
-    class Passing(AbstainPolicy):
-        def paid(self, cost_usd: Decimal) -> None:
-            self.inner.paid(cost_usd)  # type: ignore[attr-defined]
-
-    alone, inside = BudgetPolicy(0.001), BudgetPolicy(0.001)
-    tell_cost(alone, Decimal("0.1"))
-    tell_cost(Passing(inside, 1.0), Decimal("0.1"))
-    assert inside.shadow_price == alone.shadow_price
-
-
 @pytest.mark.parametrize(
     ("confidence", "price", "action"),
     [(0.5, 0.001, "abstain"), (0.5, 0.1, "escalate"), (0.99, 0.001, "accept")],

@@ -19,7 +19,7 @@ from cascade.errors import ConfigurationError
 from cascade.ledger import open_store
 from cascade.service import create_app, read_config
 from cascade.service.gateway import WRONG_AT_ONCE
-from cascade.service.keys import Keys, Rates, address_of, digest_of, short
+from cascade.service.keys import Keys, Rates, address_of, digest_of
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import Serve, Served
 
@@ -206,14 +206,6 @@ async def test_what_audits_cost_is_charged_to_the_key(serve: Serve, upstream: Up
         await served.gateway.money.aclose()
         account = await served.gateway.money.account(key.id)
     assert account.day_usd == Decimal("0.00011") + Decimal("0.0011")
-
-
-@pytest.mark.parametrize(
-    ("usd", "said"),
-    [("0E-8", "0"), ("0.004", "0.004"), ("0.00120999999", "0.00121"), ("99.998", "99.998")],
-)
-def test_amounts_are_rounded_for_people(usd: str, said: str) -> None:
-    assert short(Decimal(usd)) == said
 
 
 async def test_what_an_upstream_asks_to_wait_is_waited_for_once(
