@@ -276,6 +276,12 @@ class _Recorder:
                 "model's name, so two different ones are needed."
             )
         parts = kernel.parts
+        costless = {signal.name for signal in parts.signals} <= {*SIGNALS}
+        if costless and not kernel.tiers[0].model.returns_logprobs:
+            raise ConfigurationError(
+                f"{self._small} returns no log-probabilities, so that no draft would have a "
+                "confidence: ask it one question more, signals=['p_true'] (--signals p_true)."
+            )
         self._made_with: dict[str, JsonValue] = {
             **{name: task_hash(parts.settings or {}, tier) for name, tier in tiers.items()},
             "signals": [f"{s.name} {s.wording}".strip() for s in parts.signals],

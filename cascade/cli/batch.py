@@ -154,8 +154,8 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     sign = "≈ " if done.estimated else ""
     saved = "unknown" if done.saved_usd is None else f"{sign}{dollars(done.saved_usd)}"
     told = (
-        f"{output}: {written:,} rows; {done.answered:,} answered now, {done.resumed:,} before, "
-        f"{done.escalated:,} escalated, {done.failed:,} failed\n"
+        f"{output}: {counted(written, 'row')}; {done.answered:,} answered now, "
+        f"{done.resumed:,} before, {done.escalated:,} escalated, {done.failed:,} failed\n"
         f"spent {paid}{known}; saved {saved}"
     )
     if done.waiting:

@@ -123,7 +123,8 @@ def exit_code_of(run: Callable[[], Any]) -> int:
             return error.exit_code
         told, why = error.format_message(), error.__cause__
         if isinstance(why, ValidationError):  # which says what is wrong, and not with what
-            told = f"{told}, not {why.errors()[0]['input']!r}"
+            given = repr(why.errors()[0]["input"])
+            told = told.replace("Value error, ", "") if given in told else f"{told}, not {given}"
         return _tell(told, error.exit_code, "UsageError")
     except typer.Abort:  # Ctrl-C at a question
         return _tell("interrupted", INTERRUPTED, "Interrupted")

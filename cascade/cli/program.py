@@ -16,7 +16,10 @@ PAIR = "--small ollama:qwen2.5:3b --large openai:gpt-5.1"
 
 COMMANDS = {
     "ask": ("ask", f"'What is the capital of Australia?' {PAIR} --price-of-error 0.05"),
-    "batch": ("batch", f"questions.csv --output answers.csv {PAIR} --budget-usd 5"),
+    "batch": (
+        "batch",
+        f"questions.csv --output answers.csv {PAIR} --prices prices.toml --budget-usd 5",
+    ),
     "calibrate": (
         "judge",
         f"examples.jsonl {PAIR} --scorer exact --max-harm 0.05 --out calibration.json",
@@ -34,7 +37,7 @@ COMMANDS = {
     "report": ("report", "sqlite:///ledger.db --since 7d --tag team=search --html report.html"),
     "serve": ("serve", "cascade.yaml --check"),
     "teach": ("teach", "export sqlite:///lessons.db --output train.jsonl"),
-    "try": ("judge", f"tickets.csv --question text --label category {PAIR}"),
+    "try": ("judge", f"tickets.csv --question text --label category {PAIR} --prices prices.toml"),
 }
 """Module and example of each command: only the module of what was typed is loaded."""
 

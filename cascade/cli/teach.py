@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Count, Text, spread
+from cascade.cli.options import Count, Text, must_be_file, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,6 +72,9 @@ def terms(
     """Show what was stated of models, or state it of one, as of today."""
     from cascade.teaching import Terms  # noqa: PLC0415 - SQLAlchemy
 
+    if (model is None) != (may_train is None):
+        raise ConfigurationError("terms are stated of a MODEL, with --may-train or --no-train.")
+
     async def work(store: LessonStore) -> dict[str, Terms]:
         if model is not None:
             today = date.today()  # noqa: DTZ011 - the user's day
@@ -106,6 +109,7 @@ def export(
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
     from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
 
+    must_be_file("--output", output)
     asked = exporting.evaluation_questions(evaluation or ())
     how: dict[str, Any] = {"form": form, "validation": validation, "evaluation": asked}
     how["selection"] = LessonSelection(task=task)

@@ -275,7 +275,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
             file.seek(0)
             # Spreadsheets of half of Europe write semicolons.
             between = next((mark for mark in ",;\t" if mark in first), ",")
-            rows = csv.DictReader(file, delimiter=between)
+            rows = csv.DictReader(file, delimiter=between, strict=True)
             _check_names(path, rows.fieldnames or ())
             for row in rows:
                 if None in row:  # what stands under no name
@@ -353,7 +353,8 @@ def read_examples(
     known = label or next((name for name in LABELS if name in names), None)
     if asked is None:
         raise ConfigurationError(
-            f"{path} has no column of questions; it has {', '.join(names)}. Name the column."
+            f"{path} has no column of questions; it has {', '.join(names)}. Name the column, "
+            "or call it question."
         )
     seen, examples = dict[str, int](), []
     for number, row in enumerate(rows, start=1):

@@ -48,5 +48,6 @@ def _of_table(path: Path, model: str, entry: object) -> Price:
         return Price.local(**entry).model_copy(update={"source": path.name})
     except (ConfigurationError, TypeError) as error:  # a name that is none is a TypeError
         raise ConfigurationError(
-            f"{path}, {model!r}: {error} A table has the parameters of Price or of Price.local."
+            f"{path}, {model!r}: {str(error).rstrip('.')}. A table has the parameters of Price or "
+            "of Price.local."
         ) from error

@@ -12,10 +12,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from cascade import ConfigurationError
+from cascade import Cascade, ConfigurationError
 from cascade.calibrate import GIVE_UP_AFTER, to_examples
 from cascade.demo import questions
 from cascade.service import create_app, read_config
+from cascade.testing import ScriptedModel
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS, outcomes
 from tests.acceptance.upstream import Answer, Seen, Upstream, failure
@@ -321,3 +322,10 @@ def test_examples_of_another_form_are_named(given: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         to_examples(given)
     assert said in str(raised.value)
+
+
+def test_no_draft_is_paid_for_that_could_have_no_confidence() -> None:
+    small, large = ScriptedModel("a"), ScriptedModel("b", name="large")
+    with Cascade(small, large) as cascade, pytest.raises(ConfigurationError, match="p_true"):
+        cascade.calibrate([(f"ticket {i}", "a") for i in range(40)])
+    assert small.requests == large.requests == []

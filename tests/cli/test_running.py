@@ -332,6 +332,7 @@ def kept(host: Upstream, tmp_path: Path) -> str:
 def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Path) -> None:
     output, tests = tmp_path / "train.jsonl", tmp_path / "tests.jsonl"
     given = ("teach", "export", kept, "--output", output)
+    assert "--output" in commands.cascade(*given[:-1], ".", code=2).err
     refused = commands.cascade(*given, code=2)
     assert "not stated: 3" in refused.err
     assert refused.err.strip().endswith("next: cascade lessons terms")
@@ -343,6 +344,8 @@ def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Pat
             "as_of": f"{datetime.now().astimezone():%Y-%m-%d}",
         }
     }
+    for half in ("openai:*", "--no-train"):  # a look, or a model forgotten, states nothing
+        assert "MODEL" in commands.cascade("lessons", "terms", kept, half, code=2).err
     shown = commands.cascade("lessons", "terms", kept).out
     assert "openai:*: training allowed, as of" in shown
     row = {"question": ASKED[0][1], "reference": "Africa"}

@@ -152,6 +152,7 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
     [
         ("r.csv", "a,a\n1,2\n", {}, "has the column 'a' more than once"),
         ("r.csv", "question\n1,2\n", {}, r"r\.csv:2: more fields than names"),
+        ("r.csv", 'question\n"no end\nlost\n', {}, "unexpected end of data"),
         ("r.csv", "", {}, "has no examples"),
         ("r.csv", "text\nhello\n", {}, "no column of questions; it has text"),
         ("r.csv", "question\nhello\n", {"label": "x"}, "no column 'x'; it has question"),
