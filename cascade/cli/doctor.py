@@ -110,10 +110,13 @@ async def _check_model(spec: str) -> list[Check]:
 async def _check_ollama() -> list[Check]:
     """The Ollama server, and its smallest model."""
     from httpx import HTTPError  # noqa: PLC0415 - heavy, keeps --help fast
-    from ollama import AsyncClient, ResponseError  # noqa: PLC0415
 
     host = (os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434").rpartition("@")[2]
     to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
+    try:  # the import reads OLLAMA_HOST
+        from ollama import AsyncClient, ResponseError  # noqa: PLC0415
+    except ValueError as error:
+        return [Check("ollama", "missing", f"OLLAMA_HOST={host} is no address ({error})", to_do)]
     try:
         async with AsyncClient(timeout=5.0) as client:
             listing = await client.list()

@@ -70,9 +70,9 @@ def _cell(value: Any) -> Any:
 _KINDS = {
     "not_sent": "left alone after failures",
     "cancelled": "stopped",
-    "failed": "unavailable",
+    "failed": "",
 }
-"""Outcomes of calls that came to nothing; the ledger's note says more."""
+"""Outcomes of calls that came to nothing; a failed one's note begins with its error's class."""
 
 _PLACES = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>)\]]+"
@@ -86,7 +86,8 @@ _FAILED = re.compile(r"\b(?:failed: |could not be had: )")
 
 def failures(entries: Iterable[LedgerEntry]) -> list[str]:
     """The tiers that failed, with how each did last."""
-    found = {e.tier: _KINDS[e.outcome] for e in entries if e.tier and e.outcome in _KINDS}
+    came_to_nothing = [e for e in entries if e.tier and e.outcome in _KINDS]
+    found = {e.tier: _KINDS[e.outcome] or e.note.partition(":")[0] for e in came_to_nothing}
     return [f"{tier}: {kind}" for tier, kind in found.items()]
 
 

@@ -287,7 +287,7 @@ class Ledger:
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
-        outcome, note = "failed", str(error) if isinstance(error, ModelError) else repr(error)
+        outcome, note = "failed", f"{type(error).__name__}: {error}"
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             outcome, note = "cancelled", "cancelled while it ran"
         if attempt.heard:

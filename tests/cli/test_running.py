@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -166,6 +167,13 @@ def test_doctor_says_why_ollama_is_not_within_reach(
     ollama = found(OLLAMA_HOST="http://user:secret@127.0.0.1:1")["ollama"]
     assert (ollama["status"], said in ollama["found"]) == (status, True)
     assert "secret" not in json.dumps(ollama)
+
+
+def test_doctor_names_an_address_of_ollama_that_is_none(
+    without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "ollama", raising=False)  # its import reads the address
+    assert "OLLAMA_HOST=:::bad is no address" in found(OLLAMA_HOST=":::bad")["ollama"]["found"]
 
 
 def test_doctor_finds_keys_and_never_shows_them(host: Upstream, without: Any) -> None:

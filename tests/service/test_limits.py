@@ -220,4 +220,4 @@ async def test_what_an_upstream_asks_to_wait_is_waited_for_once(
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     assert [len(upstream.asked(name)) for name in ("small", "large")] == [2, 2]
     assert took_s >= 2.0
-    assert "failed: rate limited (small: unavailable; large: unavailable)" in caplog.text
+    assert "failed: rate limited (small: RateLimitError; large: RateLimitError)" in caplog.text

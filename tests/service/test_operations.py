@@ -330,7 +330,7 @@ async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
     async with serve("    breaker: 1\n") as served:
         first, second = await served.ask(), await served.ask()
     told = first.headers["x-cascade-reason"]
-    assert told == first.json()["cascade"]["reason"] == "small: unavailable"
+    assert told == first.json()["cascade"]["reason"] == "small: ModelUnavailableError"
     assert second.headers["x-cascade-reason"] == "small: left alone after failures"
     text = first.text + second.text
     assert not any(word in text for word in ("acme", "10.1.2.3", "/v1/models", "127.0.0.1"))
