@@ -9,7 +9,7 @@ import pytest
 from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
-from cascade.evaluation.features import Pair, raw_score
+from cascade.evaluation.features import Pair, draft_features, raw_score
 from cascade.evaluation.ladder import (
     PRICES,
     Shape,
@@ -84,6 +84,16 @@ def test_a_raw_score_is_what_a_draft_says_of_itself(outcome: Outcome, score: flo
     assert raw_score(outcome) == (None if score is None else pytest.approx(score))
 
 
+def test_features_are_collected_ones_or_what_the_recording_knows() -> None:
+    assert draft_features(Outcome(correct=1, features={"a": 2.0})) == {"a": 2.0}
+    options = draft_features(Outcome(correct=1, signals={"option_logprobs": [-0.1, -3.0, 5.0]}))
+    assert options["is0"] == 1.0
+    assert options["rank1"] > options["rank2"]
+    votes: dict[str, Any] = {"votes": ["a", "b"], "n_samples": 3, "answer_extracted": True}
+    found = draft_features(Outcome(correct=1, output_tokens=9, signals=votes))
+    assert (found["voted"], found["margin"], found["length"], found["answered"]) == (2 / 3, 0, 9, 1)
+
+
 def test_helpers_are_cheap_and_have_answered_everything() -> None:
     others = {
         "dear": Outcome(correct=1, cost_usd=1.0, output="x"),
@@ -93,6 +103,23 @@ def test_helpers_are_cheap_and_have_answered_everything() -> None:
     found = pair([r.model_copy(update={"models": {**r.models, **others}}) for r in rows])
     assert found.candidates == ("helper", "dear")
     assert found.helpers(np.arange(20)) == ("helper",)
+
+
+def test_another_model_says_the_same_and_how_sure_it_is_of_both() -> None:
+    def options(*shares: float, answer: str) -> Outcome:
+        logs: list[Any] = np.log(shares).tolist()
+        return Outcome(correct=1, cost_usd=1, pred=answer, signals={"option_logprobs": logs})
+
+    scored = Outcome(correct=1, cost_usd=1, pred="B", confidence=0.8)
+    small, large = options(0.9, 0.1, answer="A"), Outcome(correct=1, cost_usd=1)
+    models = {"small": small, "large": large, "o": options(0.3, 0.7, answer="B"), "s": scored}
+    found = pair([Transcript(dataset="d", id="1", prompt="?", models=models)])
+    likely, sure = (found.block(f"view:{name}") for name in "os")
+    assert dict(zip(likely.names, np.exp(likely.values[0]), strict=True)) == pytest.approx(
+        {"same": 1.0, "p_draft": 0.3, "p_top": 0.7, "entropy": np.exp(0.6109)}, rel=1e-3
+    )
+    selected = sure.select(["same", "score_of_other", "none"])[0]
+    assert selected == pytest.approx([0, 0.8, np.nan], nan_ok=True)
 
 
 def test_with_few_labels_a_head_is_the_raw_score() -> None:
