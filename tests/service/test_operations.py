@@ -334,7 +334,8 @@ async def test_a_reason_names_the_tier_and_the_kind_of_failure_only(
     assert second.headers["x-cascade-reason"] == "small: left alone after failures"
     text = first.text + second.text
     assert not any(word in text for word in ("acme", "10.1.2.3", "/v1/models", "127.0.0.1"))
-    assert f"run {first.headers['x-cascade-run-id']}: openai:small at" in caplog.text
+    run = first.headers["x-cascade-run-id"]
+    assert f"run {run}: ModelUnavailableError: openai:small at" in caplog.text
     assert secret in caplog.text
 
 
