@@ -23,8 +23,9 @@ class NoPackagesError(Exception):
     """They cannot be had here; the message says why."""
 
 
-def packages(*wanted: str) -> Path:
-    """The folder that holds these packages and what they need, for `PYTHONPATH`.
+def packages(*wanted: str, without: str = "nothing") -> Path:
+    """The folder that holds these packages and what they need, for `PYTHONPATH`; one that they need
+    and a test does not may be left out.
 
     Raises:
         NoPackagesError: it is not there and must not or cannot be made.
@@ -38,7 +39,10 @@ def packages(*wanted: str) -> Path:
     part.mkdir(parents=True)
     ours = part / "ours.txt"
     ours.write_text("".join(f"{each.name}=={each.version}\n" for each in distributions()))
+    left_out = part / "left_out.txt"
+    left_out.write_text(f"{without}; python_version < '3'\n")
     command = [UV, "pip", "install", "--quiet", "--python", sys.executable, "--target", part]
+    command += ["--override", left_out]
     # In our versions, where they go with them; else in theirs, which are found before ours.
     for more in (["--constraint", ours], []):
         done = subprocess.run(

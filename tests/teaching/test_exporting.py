@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +17,7 @@ from cascade.errors import ConfigurationError
 from cascade.ledger.feedback import Feedback
 from cascade.teaching import Lesson, LessonStore, Terms
 from cascade.teaching.exporting import Form, evaluation_questions, export, row_of, status_of
+from tests.environments import NoPackagesError, packages
 from tests.teaching.conftest import DAY, FREE, lesson
 
 TOPICS = ("zanzibar", "timbuktu", "ouagadougou", "antananarivo", "ulaanbaatar", "reykjavik")
@@ -60,6 +64,39 @@ async def test_each_form_is_a_type_of_trl_read_as_datasets_reads_json(
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     assert table.schema == pa.schema([(column, messages) for column in FORMS[form]])
     assert table.to_pylist() == [FORMS[form]]
+
+
+TRL = """
+import json, sys
+from trl.data_utils import is_conversational, maybe_apply_chat_template
+class Template:
+    def apply_chat_template(self, said, add_generation_prompt=False, **how):
+        shown = "".join(f"<{message['role']}>{message['content']}" for message in said)
+        return shown + "<assistant>" * add_generation_prompt
+for row in map(json.loads, sys.stdin):
+    assert is_conversational(row)
+    print(json.dumps(maybe_apply_chat_template(row, Template())))
+"""
+
+
+@pytest.mark.heavy  # installs TRL, without PyTorch, which reading takes none of
+def test_trls_own_code_reads_each_form() -> None:
+    try:
+        folder = packages("trl", without="torch")
+    except NoPackagesError as why:
+        pytest.skip(str(why))
+    given = "".join(json.dumps(row_of(lesson(), form)) + "\n" for form in FORMS)
+    path = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", TRL]
+    read = subprocess.run(
+        command, input=given, env=path, check=True, capture_output=True, text=True
+    )
+    asked = "<user>2 + 2?<assistant>"
+    assert [json.loads(line) for line in read.stdout.splitlines()] == [
+        {"text": f"{asked}4"},
+        {"prompt": asked, "completion": "4"},
+        {"prompt": asked, "chosen": "4", "rejected": "5"},
+    ]
 
 
 def test_the_better_draft_is_chosen_secrets_are_masked_and_tool_calls_stay() -> None:
