@@ -62,7 +62,7 @@ def body(document: Document) -> str:
     """A document as HTML."""
     alarm = ""
     if document.alarms is not None:
-        alarm = '<p class="sentence good">Nothing is wrong now.</p>'
+        alarm = '<p class="sentence good">No alarm now.</p>'
     if document.alarms:
         listed = bullets(document.alarms)
         alarm = f'<section class="sentence bad" role="alert"><h2>Wrong now</h2>{listed}</section>'

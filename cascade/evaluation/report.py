@@ -269,6 +269,7 @@ def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> 
     sentence = f"{made.verdict[0].upper()}{made.verdict[1:]}: {made.reason}."
     if made.quality is not None and made.quality.checked:
         sentence = f"{sentence} {made.quality.sentence}"
+    lost = made.verdict == "saves" and made.quality is not None and (made.quality.loss.low or 0) > 0
     facts = _facts(made, books, runs)
     notes = (made.advice, *_remarks(made, books.total, runs))
     return Document(
@@ -278,7 +279,7 @@ def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> 
         notes=tuple(filter(None, notes)),
         tables=tuple(_tables(made, books, facts, earlier)) if books.groups else (),
         pictures=tuple(_pictures(books, runs)),
-        tone=_TONES[made.verdict],
+        tone=_TONES[made.verdict] if not lost else "open",
         alarms=_alarms(books),
     )
 

@@ -101,7 +101,7 @@ def test_the_first_screen_says_what_was_saved_and_whether_anything_is_wrong(
     visitor: Visitor,
 ) -> None:
     page, screen = visitor.page, visitor.page.viewport_size["height"]
-    for words in ("What the cascade saved", "Nothing is wrong now"):
+    for words in ("What the cascade saved", "No alarm now"):
         place = page.get_by_text(words).first.bounding_box()
         assert place["y"] + place["height"] <= screen, words
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

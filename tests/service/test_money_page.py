@@ -67,7 +67,7 @@ async def test_first_sight_says_what_was_saved_how_good_it_was_and_what_is_wrong
         upstream.says("large", failure(503))
         await served.ask()
         alarmed = (await served.client.get("/")).text
-    assert "Nothing is wrong now." in calm
+    assert "No alarm now." in calm
     first = calm.partition("<h2>")[0]
     assert "0 of 5 checked drafts were worse than the large answer" in first
     assert "Wrong now" in alarmed
