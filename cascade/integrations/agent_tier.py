@@ -309,14 +309,15 @@ class AgentTier(CompositeModel):
         config["configurable"] = {"thread_id": str(uuid4())}
         answers = call.node in ("draft", "expert") and call.run.kind == "answer"
         if answers and isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver):
+            graph: Any = agent
             config["configurable"] = {"thread_id": f"{call.run.id}-{call.tier.name}"}
-            kept = await agent.aget_state(config)  # type: ignore[attr-defined]
+            kept = await graph.aget_state(config)
             if kept.values and not kept.next:
                 return kept.values  # it had ended when the process died
             booking.trajectory = booking.added(kept.values.get("messages", ()))
             asked = None if kept.next else asked
             # Written before the next step, else a killed process pays for the last one again.
-            return await agent.ainvoke(asked, config, durability="sync")
+            return await graph.ainvoke(asked, config, durability="sync")
         return await agent.ainvoke(asked, config)
 
     def _task(self, call: Call) -> list[Any]:
