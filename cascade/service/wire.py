@@ -37,7 +37,7 @@ Ask = Callable[[Tell], Awaitable[Outcome]]
 MOST_VALUES = 100_000
 """Values in the JSON of a body: to read more holds up all other requests for over 50 ms."""
 
-MOST_ENTRIES = 6_000
+MOST_ENTRIES = 4_000
 """Entries of all lists in a body, such as messages, for the same reason; a call of a tool takes as
 long as two."""
 

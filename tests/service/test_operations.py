@@ -248,9 +248,9 @@ WORST: dict[str, Any] = {
     "alternatives": _form({"anyOf": [{"const": n, "type": "integer"} for n in range(5_000)]}),
     "patterns": _form({"pattern": "^(a+)+$", "type": "string"}),
     "values": {"stop": ["x"] * 90_000},
-    "messages": {"messages": ASKED * 5_000},
+    "messages": {"messages": ASKED * 3_500},
     "too many messages": {"messages": [{"role": n} for n in range(40_000)]},
-    "calls": {"messages": [{"role": "assistant", "tool_calls": CALLS * 950}] * 3 + ASKED},
+    "calls": {"messages": [{"role": "assistant", "tool_calls": CALLS * 600}] * 3 + ASKED},
     "too many calls": {"messages": [{"role": "assistant", "tool_calls": CALLS * 4_000}] * 3},
     "depth": {"metadata": json.loads("[" * 90 + "]" * 90)},
 }
