@@ -570,7 +570,7 @@ async def test_a_large_model_that_dies_in_mid_stream_is_counted_and_told(
 
 async def test_many_calls_are_read_in_a_time_that_grows_with_them_alone(served: Served) -> None:
     """With their squares it would be minutes, in which nobody is answered."""
-    numbers = range(1_900)
+    numbers = range(1_200)
     calls = [{"function": {"name": f"f{n}", "arguments": {}}} for n in numbers]
     results = [{"role": "tool", "tool_name": f"f{n}", "content": "x"} for n in reversed(numbers)]
     messages = [{"role": "assistant", "content": "", "tool_calls": calls}, *results]
@@ -578,10 +578,10 @@ async def test_many_calls_are_read_in_a_time_that_grows_with_them_alone(served: 
     began = time.thread_time()
     for asked in (
         ("/api/chat", {"messages": messages}),
-        ("/v1/responses", {"input": [call] * 4_000}),
+        ("/v1/responses", {"input": [call] * 3_500}),
     ):
         assert (await served.post(asked)).status_code == 200
-    assert time.thread_time() - began < 10
+    assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize("retries", [1, 2])
