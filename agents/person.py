@@ -22,7 +22,11 @@ class Person:
     `{"answer": "…"}`, their own answer."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
-        """End the run with the draft, with the person's answer or without one, or go on."""
+        """End the run with the draft, with the person's answer or without one, or go on.
+
+        Raises:
+            InputError: the reply is none of the four.
+        """
         said, kernel = runtime.said, runtime.kernel
         assert run.draft is not None
         assert run.decision is not None

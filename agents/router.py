@@ -27,7 +27,11 @@ class Router:
     route: Route | None = None
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
-        """Go to `draft`, or straight to `expert`."""
+        """Go to `draft`, or straight to `expert`.
+
+        Raises:
+            ConfigurationError: the rule named a tier that does not exist.
+        """
         tiers = runtime.kernel.tiers
         note = ""
         if self.route is not None:

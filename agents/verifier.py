@@ -69,6 +69,9 @@ class Verifier:
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Go to the end (accept, abstain), to a larger tier (escalate), back for one more signal
         (observe), or to a person (ask).
+
+        Raises:
+            ConfigurationError: the policy or the verifier returned something without meaning.
         """
         kernel, draft, tier = runtime.kernel, run.draft, runtime.kernel.tiers[run.tier]
         assert draft is not None

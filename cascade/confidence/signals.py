@@ -203,6 +203,9 @@ class SelfConsistency(Signal):
     CISC (arXiv 2502.06233): weight ∝ exp(c) with c the geometric mean token probability of a
     sample; samples without log-probs weigh the same. Two are asked side by side, until the
     remaining ones cannot change on which side of one half the draft stands.
+
+    Raises:
+        ConfigurationError: k, the samples at most, or the temperature is not positive.
     """
 
     name = "self_consistency"
@@ -271,6 +274,9 @@ class UserSignal(Signal):
 
     It takes `(question, answer)`, or `(question, answer, runtime)` with the `CascadeRuntime` of the
     run. A value outside [0, 1] judges no draft until it is calibrated.
+
+    Raises:
+        ConfigurationError: it takes neither two nor three arguments.
     """
 
     def __init__(self, check: Check, name: str | None = None) -> None:
@@ -330,7 +336,11 @@ _RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feat
 
 
 def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
-    """The signals that are meant, cheapest first."""
+    """The signals that are meant, cheapest first.
+
+    Raises:
+        ConfigurationError: an unknown name, two of one name, or a built-in one of the user's.
+    """
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     signals: dict[str, Signal] = {}

@@ -163,7 +163,11 @@ def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, 
 
 class TranscriptWriter:
     """Writer of records to a plain JSONL file, whose `ids` are known; a crash loses at most the
-    line being written, which the next writer removes."""
+    line being written, which the next writer removes.
+
+    Raises:
+        ConfigurationError: it cannot be written, or what is there is not transcripts.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -35,6 +35,9 @@ class Feedback(Record):
         value: anything else that was chosen, such as a category.
         correction: what the answer should have been.
         by: who judges, such as a user's name.
+
+    Raises:
+        ValueError: it says nothing, or has a score of the key `correct` beyond 0 to 1.
     """
 
     run_id: str = Field(min_length=1, max_length=256)

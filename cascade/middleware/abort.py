@@ -46,6 +46,9 @@ class Abort(CascadeMiddleware):
     (`cascade.confidence.early`). The policy has to accept the more confident of two drafts at least
     as readily. Drafts that may call tools are not stopped: their tokens are not all of the answer.
     `loss`, which needs a calibration, is the share of acceptable drafts that may be lost.
+
+    Raises:
+        ConfigurationError: the share has no meaning.
     """
 
     slot = Slot.STREAMS

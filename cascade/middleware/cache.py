@@ -60,6 +60,9 @@ class Cache(CascadeMiddleware):
         ttl_s: seconds for which an answer is kept; None for good.
         local: whether it may keep conversations that must stay on this machine. None: only where it
             is the memory of this process.
+
+    Raises:
+        ConfigurationError: it is no cache of LangGraph's, or the time no whole number above 0.
     """
 
     slot = Slot.ANSWERS

@@ -30,6 +30,9 @@ class Deadline(CascadeMiddleware):
     Args:
         seconds: from the beginning of a run to its answer; None for none, until a question brings
             its own (`deadline` of its settings).
+
+    Raises:
+        ConfigurationError: the seconds are not above 0.
     """
 
     slot = Slot.TIME

@@ -32,6 +32,9 @@ class Examples(CascadeMiddleware):
 
     A choice that fails loses no question: it is logged, and the draft is made without examples.
     For a choice that needs more than the conversation, override `chosen`.
+
+    Raises:
+        ConfigurationError: it is no function.
     """
 
     slot = Slot.PROMPTS

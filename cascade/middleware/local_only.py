@@ -62,7 +62,12 @@ class LocalOnly(CascadeMiddleware):
         self.private = private
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Decide whether the run stays here, and move it to a tier that may be asked."""
+        """Decide whether the run stays here, and move it to a tier that may be asked.
+
+        Raises:
+            ConfigurationError: the rule said something without meaning, or no tier is here.
+            InputError: the settings of the question did.
+        """
         stay = await self._stay(run)
         if stay is None:
             return None
@@ -84,7 +89,11 @@ class LocalOnly(CascadeMiddleware):
         return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """Let no question through that has to stay."""
+        """Let no question through that has to stay.
+
+        Raises:
+            LocalOnlyError: the model is elsewhere; nothing was sent.
+        """
         if self.name in call.run.notes and not call.tier.local:
             name = call.tier.model.name
             raise LocalOnlyError(f"{name} was not asked: {STAYING}.", model=name)

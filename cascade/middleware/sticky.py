@@ -54,6 +54,9 @@ class Sticky(CascadeMiddleware):
     drafts of the conversation and of all traffic. A price by the hour counts as free, in favour of
     going back; where the larger tier has no price, nothing is kept. `ttl_s` is for how long
     providers keep a prompt that is not used.
+
+    Raises:
+        ConfigurationError: the seconds are not above 0.
     """
 
     slot = Slot.TIME

@@ -41,6 +41,9 @@ class ToolRisks(CascadeMiddleware):
         irreversible_confidence: from which on a draft may call an irreversible tool; an
             uncalibrated score is never enough.
         write_confidence: from which on it may call one that writes, by whatever number there is.
+
+    Raises:
+        ConfigurationError: a risk has no meaning.
     """
 
     slot = Slot.GUARDS

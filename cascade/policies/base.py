@@ -189,7 +189,11 @@ def dollars(amount: Decimal | float) -> str:
 @dataclass(frozen=True, slots=True)
 class ThresholdPolicy:
     """Accept a draft whose confidence is `threshold` or more, or `uncalibrated`, where it is given,
-    as a raw score. A signal is taken where it led to the other side of the threshold before."""
+    as a raw score. A signal is taken where it led to the other side of the threshold before.
+
+    Raises:
+        ConfigurationError: a threshold is not in [0, 1].
+    """
 
     threshold: float = DEFAULT_THRESHOLD
     uncalibrated: float | None = None
@@ -202,7 +206,11 @@ class ThresholdPolicy:
     @classmethod
     def at_rate(cls, confidences: Sequence[float], escalation_rate: float) -> ThresholdPolicy:
         """The threshold that escalates a share ρ: the ρ-quantile of the confidences of drafts like
-        those to come. Ties at it are accepted; raw scores have `DEFAULT_THRESHOLD`."""
+        those to come. Ties at it are accepted; raw scores have `DEFAULT_THRESHOLD`.
+
+        Raises:
+            ConfigurationError: no confidences, or a rate outside [0, 1].
+        """
         to_number("escalation_budget", escalation_rate, least=0, most=1)
         if not confidences:
             raise ConfigurationError("an escalation budget needs confidences of earlier drafts.")
@@ -232,6 +240,9 @@ class EconomicPolicy:
     Args:
         price_of_error: λ, dollars that a wrong answer costs you.
         p_large: p_L where nothing is known per question; 1 until it is measured.
+
+    Raises:
+        ConfigurationError: λ is not a positive number, or p_L no probability.
     """
 
     price_of_error: float

@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, repr=False)
 class CertifiedPolicy:
     """Accept what the certificate covers, and escalate the rest: also every uncalibrated score, as
-    after a change of model or prompt."""
+    after a change of model or prompt.
+
+    Raises:
+        ConfigurationError: the certificate has ended.
+    """
 
     certificate: Certificate
 
@@ -112,6 +116,9 @@ def certify(
             without one, which is never accepted. Equal ones are accepted together.
         correct: (n,) whether each was right: above 0.5, as for calibrators.
         max_harm, delta: α, and the chance δ that the promise does not hold.
+
+    Raises:
+        ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
     """
     import numpy as np  # noqa: PLC0415 - heavy
     from scipy.stats import beta  # noqa: PLC0415 - heavy

@@ -43,6 +43,9 @@ class Lessons(CascadeMiddleware):
     Args:
         store: of the lessons. Close it yourself.
         terms: what may be done with the answers of each model, by `provider:name` or `provider:*`.
+
+    Raises:
+        ConfigurationError: the store is none.
     """
 
     slot = Slot.PROMPTS

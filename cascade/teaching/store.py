@@ -69,7 +69,12 @@ class Deleted:
 def open_lessons(url: str, *, redact: Redact | None = None) -> LessonStore:
     """A store of lessons at `sqlite:///lessons.db`, `postgresql://…` or `memory://`, which may be
     the ledger's database; it connects with its first use. `redact` takes out of every text what
-    must not be stored; where it raises, nothing is."""
+    must not be stored; where it raises, nothing is.
+
+    Raises:
+        ConfigurationError: the address has none of these forms.
+        MissingDependencyError: SQLAlchemy or the driver is not installed.
+    """
     return LessonStore(url, redact)
 
 
@@ -137,7 +142,11 @@ class LessonStore:
         self, selection: LessonSelection = EVERYTHING, *, everything: bool = False
     ) -> Deleted:
         """Delete lessons with their verdicts for good, also from SQLite's own files; where all of a
-        user is meant, also the user's verdicts about answers to others."""
+        user is meant, also the user's verdicts about answers to others.
+
+        Raises:
+            ConfigurationError: neither a selection nor `everything` is said, or both are.
+        """
         if (selection == EVERYTHING) is not everything:
             raise ConfigurationError(
                 "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than), or "
