@@ -130,7 +130,7 @@ class Cascade:
             middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
         )
         if calibrator is not None:
-            from cascade.calibrated import Calibrated  # noqa: PLC0415 - numpy
+            from cascade.middleware.calibrated import Calibrated  # noqa: PLC0415 - numpy
 
             made = Calibrated(calibrator, self.tiers, self.settings)
             self.calibration, stack = made.calibration, (*stack, made)

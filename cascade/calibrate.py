@@ -23,7 +23,6 @@ import yaml
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
-from cascade.calibrated import task_hash
 from cascade.confidence import calibrating, shots_of, system_hash
 from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
@@ -47,6 +46,7 @@ from cascade.evaluation.verdict import FAIR_TEST, Evaluation, evaluate, to_docum
 from cascade.kernel import Kernel
 from cascade.ledger.prices import Price, Pricing, has_price
 from cascade.ledger.view import LedgerView
+from cascade.middleware.calibrated import task_hash
 from cascade.policies import Refusal, Situation, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime

@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Rooms of the package from top to bottom; imports run downwards only, never sideways."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "api": ("api", "result", "calibrate", "calibrated", "questions"),
+    "api": ("api", "result", "calibrate", "questions"),
     "kernel": ("kernel", "graph", "driving", "calling", "tracing"),
     "run": ("run", "tiers"),
     "records": ("errors", "state", "events", "_lazy", "_numbers", "_portal", "_version"),

@@ -105,7 +105,7 @@ def test_weights_that_change_later_leave_no_confidence_calibrated(
     async def changed(model: OllamaModel) -> str:
         return "sha256:of-tomorrow"
 
-    monkeypatch.setattr("cascade.calibrated.CHECK_EVERY_S", 0.0)
+    monkeypatch.setattr("cascade.middleware.calibrated.CHECK_EVERY_S", 0.0)
     with Cascade(*world.tiers(), calibrator=world.calibration) as cascade:
         before = cascade.invoke("Capital 7?")
         monkeypatch.setattr(OllamaModel, "digest", changed)
