@@ -2,13 +2,13 @@
 
 from cascade.jobs.engine import Done, made_with, run_job
 from cascade.jobs.files import Row, check_output, check_rows, read_rows, write_output
-from cascade.jobs.journal import Journal, Record
+from cascade.jobs.journal import Journal, RowRecord
 
 __all__ = [
     "Done",
     "Journal",
-    "Record",
     "Row",
+    "RowRecord",
     "check_output",
     "check_rows",
     "made_with",

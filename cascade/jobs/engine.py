@@ -14,7 +14,7 @@ from cascade._numbers import to_count
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
 from cascade.jobs.files import OF_RESULT, Row
-from cascade.jobs.journal import Journal, Record
+from cascade.jobs.journal import Journal, RowRecord
 from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
 from cascade.ledger.view import LedgerView
 from cascade.middleware.cache import identity
@@ -71,7 +71,7 @@ class Done:
         self.resumed += before.status == "ok"
         return True
 
-    def count(self, record: Record) -> None:
+    def count(self, record: RowRecord) -> None:
         """Add what became of a row."""
         self.spent_usd += record.counted_usd or Decimal(0)
         if record.status == "error":
@@ -87,7 +87,7 @@ class Done:
                 self.saved_usd = None if saved is None else self.saved_usd + saved
 
 
-Answer = Callable[[Row], Awaitable[Record]]
+Answer = Callable[[Row], Awaitable[RowRecord]]
 
 
 async def run_job(
@@ -223,10 +223,10 @@ class _Job:
         self.settled = asyncio.Event()
 
 
-async def ask(cascade: Cascade, row: Row) -> Record:
+async def ask(cascade: Cascade, row: Row) -> RowRecord:
     """Record of a row that is asked; its entries in the ledger have its number as the tag `row`."""
     if row.question is None:
-        return Record(row.number, row.key, "error", error=f"InputError: {row.problem}")
+        return RowRecord(row.number, row.key, "error", error=f"InputError: {row.problem}")
     try:
         result = await cascade.ainvoke(row.question, tags={"row": str(row.number)})
     except CascadeError as error:
@@ -253,10 +253,10 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     return total
 
 
-def failed(row: Row, error: CascadeError) -> Record:
+def failed(row: Row, error: CascadeError) -> RowRecord:
     """Record of a row whose run failed."""
     entries = error.run.entries if isinstance(error, PersonNeededError) else error.ledger or ()
-    return Record(
+    return RowRecord(
         row.number,
         row.key,
         "error",
@@ -266,12 +266,12 @@ def failed(row: Row, error: CascadeError) -> Record:
     )
 
 
-def record_of(row: Row, result: CascadeResult) -> Record:
+def record_of(row: Row, result: CascadeResult) -> RowRecord:
     """Record of a row that was answered."""
     ledger = result.ledger
     same: dict[str, Any] = {name: getattr(result, name) for name in (*OF_RESULT, "run_id")}
     same |= {"saved_usd": ledger.saved_usd, "saved_basis": ledger.saved_basis}
-    return Record(row.number, row.key, "ok", **same, **costs_of(ledger))
+    return RowRecord(row.number, row.key, "ok", **same, **costs_of(ledger))
 
 
 def costs_of(ledger: LedgerView) -> dict[str, Any]:

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, facts TEXT NOT NULL);
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RowRecord:
     """Fate of a row, as of `CascadeResult`; None where nothing is known.
 
     Attributes:
@@ -108,17 +108,17 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def find(self, number: int) -> Record | None:
+    def find(self, number: int) -> RowRecord | None:
         """The record of a row, None where there is none yet."""
         found = self._file.execute("SELECT record FROM rows WHERE number = ?", (number,)).fetchone()
-        return None if found is None else Record.from_json(found[0])
+        return None if found is None else RowRecord.from_json(found[0])
 
     def waiting(self) -> list[int]:
         """The rows that wait."""
         statement = "SELECT number FROM rows WHERE status = 'waiting' ORDER BY number"
         return [number for (number,) in self._file.execute(statement)]
 
-    def add(self, record: Record) -> None:
+    def add(self, record: RowRecord) -> None:
         """Write what became of a row."""
         before = "SELECT spent_usd, expected_usd FROM rows WHERE number = ?"
         found = self._file.execute(before, (record.number,)).fetchone() or ("0", "0")

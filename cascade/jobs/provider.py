@@ -28,7 +28,7 @@ from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.jobs import engine
 from cascade.jobs.engine import Done, run_job
 from cascade.jobs.files import Row
-from cascade.jobs.journal import Journal, Record
+from cascade.jobs.journal import Journal, RowRecord
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.view import LedgerView
@@ -183,7 +183,7 @@ class _BatchJob:
         """The large model, which `batched` has put in its place."""
         return cast("ByBatch", self.kernel.tiers[-1].model)
 
-    async def draft(self, row: Row) -> Record:
+    async def draft(self, row: Row) -> RowRecord:
         """Record of a row that is drafted and checked; it waits where it is to be escalated."""
         before = self.journal.find(row.number)
         if before is not None and before.key == row.key and before.run is not None:
@@ -205,7 +205,7 @@ class _BatchJob:
             expected = engine.guessed(row, self.kernel.tiers[-1:])
         kept: Any = {"run": run.to_json(), "question": row.question, "run_id": run.id}
         costs = engine.costs_of(LedgerView(run.entries))
-        return Record(row.number, row.key, "waiting", expected_usd=expected, **kept, **costs)
+        return RowRecord(row.number, row.key, "waiting", expected_usd=expected, **kept, **costs)
 
     async def collect(self, budget_usd: Decimal | None) -> None:
         """Send what waits, and take in what comes, until there is no batch left."""
@@ -296,7 +296,7 @@ class _BatchJob:
                 ids.append(_id_of(record))
         return ids
 
-    async def _line(self, record: Record) -> bytes:
+    async def _line(self, record: RowRecord) -> bytes:
         """The request of a row that waits; nothing where there is none to send."""
         run, tier = _run_of(record), self.kernel.tiers[-1]
         runtime = CascadeRuntime(self.kernel, show="final")
@@ -346,7 +346,7 @@ class _BatchJob:
         else:
             await self._resume(record, (body, batch))
 
-    async def _resume(self, before: Record, delivered: tuple[Any, Batch] | None = None) -> None:
+    async def _resume(self, before: RowRecord, delivered: tuple[Any, Batch] | None = None) -> None:
         """Go on with the run of a row that has waited."""
         row, run = Row(before.number, {}, before.question), _run_of(before)
         paid = engine.costs_of(LedgerView(run.entries))["counted_usd"]
@@ -365,12 +365,12 @@ class _BatchJob:
             self.model.delivered.pop(run.id, None)
         await self._end(replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid))
 
-    async def _fail(self, before: Record, why: str) -> None:
+    async def _fail(self, before: RowRecord, why: str) -> None:
         """End the wait of a row without an answer; its draft is kept for the next batch."""
         error = f"BatchError: {why}"
         await self._end(replace(before, status="error", counted_usd=None, error=error))
 
-    async def _end(self, record: Record) -> None:
+    async def _end(self, record: RowRecord) -> None:
         """Write down what became of a row, the ledger before the journal: killed between the two,
         the answer is taken in again, and has the same entries."""
         if self.kernel.ledger.store is not None:
@@ -396,10 +396,10 @@ def read_reply(line: bytes) -> tuple[str, Any, str | None]:
         return "", None, None
 
 
-def _id_of(record: Record) -> str:
+def _id_of(record: RowRecord) -> str:
     """Id of the request of a row that waits; a row that is asked anew has another one."""
     return f"{record.number}-{record.run_id}"
 
 
-def _run_of(record: Record) -> Run:
+def _run_of(record: RowRecord) -> Run:
     return Run.from_json(record.run or {}, to_messages(record.question))

@@ -30,7 +30,7 @@ from cascade.errors import (
 )
 from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with
 from cascade.jobs.files import Row
-from cascade.jobs.journal import Journal, Record
+from cascade.jobs.journal import Journal, RowRecord
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory of a cluster of its own for what is under way: questions and answers."""
@@ -134,7 +134,7 @@ class Replica:
     def __del__(self) -> None:
         self._opened.close()  # Ray tells of the end of a replica by nothing else
 
-    async def _ask_all(self, rows: Iterable[Row]) -> list[Record]:
+    async def _ask_all(self, rows: Iterable[Row]) -> list[RowRecord]:
         asked = (ask(self._cascade, row) for row in rows)
         records = await asyncio.gather(*asked)
         store = self._cascade.kernel.ledger.store
@@ -146,7 +146,7 @@ class Replica:
 
 def _answers(
     ray: Any, given: tuple[Any, ...], rows: list[Row], concurrency: int, replicas: int
-) -> Iterator[Record]:
+) -> Iterator[RowRecord]:
     """Records of rows, as they come back."""
     data: Any = import_module("ray.data")
     data.DataContext.get_current().enable_progress_bars = False
@@ -164,7 +164,7 @@ def _answers(
             problem = json.loads(found["said"]).get("problem")
             if problem is not None:
                 raise ConfigurationError(f"a replica cannot begin: {problem}")
-            yield Record.from_json(found["said"])
+            yield RowRecord.from_json(found["said"])
     except ray.exceptions.RayError as error:
         raise ModelUnavailableError(
             f"Ray has failed: {error}. Run the same command again to go on.", model="ray"

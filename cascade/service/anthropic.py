@@ -18,7 +18,7 @@ from typing_extensions import override
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Outcome, Served
+from cascade.service.gateway import Reply, Served
 from cascade.service.wire import content_of, sent_event
 from cascade.state import Usage
 
@@ -30,7 +30,7 @@ CHARACTERS_PER_TOKEN = 4
 Blocks = list[dict[str, Any]]
 
 
-class InputMessage(BaseModel):
+class AnthropicMessage(BaseModel):
     """Message of the conversation."""
 
     role: Literal["user", "assistant", "system"]
@@ -53,10 +53,10 @@ class OutputConfig(BaseModel):
     format: JSONOutputFormatParam | None = None
 
 
-class CountRequest(wire.Asked):
+class CountRequest(wire.AnyRequest):
     """Conversation whose tokens are counted."""
 
-    messages: list[InputMessage] = Field(min_length=1)
+    messages: list[AnthropicMessage] = Field(min_length=1)
     system: str | Blocks | None = None
     tools: list[InputTool] | None = None
     tool_choice: ToolChoiceParam | None = None
@@ -180,14 +180,14 @@ def _usage(usage: Usage) -> dict[str, Any]:
 _REASONS = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 
 
-def _stop_reason(outcome: Outcome) -> str:
-    return "refusal" if outcome.refusal else _REASONS.get(outcome.finish_reason, "end_turn")
+def _stop_reason(reply: Reply) -> str:
+    return "refusal" if reply.refusal else _REASONS.get(reply.finish_reason, "end_turn")
 
 
-def _calls(outcome: Outcome) -> list[dict[str, Any]]:
+def _calls(reply: Reply) -> list[dict[str, Any]]:
     return [
         {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
-        for call in outcome.completion.tool_calls
+        for call in reply.completion.tool_calls
     ]
 
 
@@ -201,13 +201,13 @@ class MessageWriter(wire.Writer):
         self._open = False
 
     @override
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
-        content = _calls(outcome)
-        if outcome.text:
-            content.insert(0, {"type": "text", "text": outcome.text, "citations": None})
-        reason, usage = _stop_reason(outcome), _usage(outcome.completion.usage)
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        content = _calls(reply)
+        if reply.text:
+            content.insert(0, {"type": "text", "text": reply.text, "citations": None})
+        reason, usage = _stop_reason(reply), _usage(reply.completion.usage)
         made = self._message(content=content, stop_reason=reason, usage=usage)
-        return made | {"cascade": outcome.way.facts()}
+        return made | {"cascade": reply.way.facts()}
 
     @override
     def begin(self) -> bytes:
@@ -223,19 +223,19 @@ class MessageWriter(wire.Writer):
         return opened + sent_event("content_block_delta", index=0, delta=delta)
 
     @override
-    def end(self, outcome: Outcome) -> Iterator[bytes]:
-        if outcome.refusal:
-            yield self.text(outcome.refusal)
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        if reply.refusal:
+            yield self.text(reply.refusal)
         if self._open:
             yield sent_event("content_block_stop", index=0)
-        for index, call in enumerate(_calls(outcome), int(self._open)):
+        for index, call in enumerate(_calls(reply), int(self._open)):
             delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
             block = {**call, "input": {}}
             yield sent_event("content_block_start", index=index, content_block=block)
             yield sent_event("content_block_delta", index=index, delta=delta)
             yield sent_event("content_block_stop", index=index)
-        ended = {"stop_reason": _stop_reason(outcome), "stop_sequence": None}
-        last = {"usage": _usage(outcome.completion.usage), "cascade": outcome.way.facts()}
+        ended = {"stop_reason": _stop_reason(reply), "stop_sequence": None}
+        last = {"usage": _usage(reply.completion.usage), "cascade": reply.way.facts()}
         yield sent_event("message_delta", delta=ended, **last)
         yield sent_event("message_stop")
 

@@ -158,7 +158,7 @@ class AuditConfig(Section):
     """A model that compares long answers."""
 
 
-class Turn(Section):
+class PromptTurn(Section):
     """One message."""
 
     role: Literal["system", "user", "assistant"]
@@ -188,7 +188,7 @@ class CascadeConfig(Section):
     """Stop a draft that cannot be accepted any more; or the share that may be lost by it."""
     sticky: bool = False
     """Keep a conversation with the tier that answered it while its prompt cache is worth more."""
-    prompt: tuple[Turn, ...] = ()
+    prompt: tuple[PromptTurn, ...] = ()
     """Messages before every conversation that has no system message of its own, as a calibration
     was made with them."""
     response_format: Mapping[str, Any] | None = None

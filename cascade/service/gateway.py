@@ -1,6 +1,6 @@
 """Gateway: cascades with keys, budgets and places, and the one way of a request through them.
 
-A protocol turns its request into messages and settings, and the `Outcome` back into its own form.
+A protocol turns its request into messages and settings, and the `Reply` back into its own form.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def header(value: str | float | Decimal) -> str:
 
 
 @dataclass(slots=True)
-class Outcome:
+class Reply:
     """A finished run: the answer, or the words for why there is none on purpose. Tokens are those
     of the answering completion: rejected drafts and checks have other prices, stand in the ledger,
     and are no part of the client's context."""
@@ -369,7 +369,7 @@ class Gateway:
 
     async def ask(
         self, served: Served, run: Run, size: int, key: Key | None, tell: Tell | None = None
-    ) -> Outcome:
+    ) -> Reply:
         """Take a run to its end, in a place of its own, with its money put aside: what so many
         characters may cost.
 
@@ -399,7 +399,7 @@ class Gateway:
                 usd = known_cost(run.entries, unknown_usd)
                 self.money.settle(reservation, usd).add_done_callback(counted)
 
-    async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Outcome:
+    async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Reply:
         way = Way(run.id, served.name, key.name if key else "")
         runtime = CascadeRuntime(served.cascade.kernel, show="final")
         if tell is not None:
@@ -426,8 +426,8 @@ class Gateway:
             way.seconds = time.perf_counter() - begun
             self._finished(way, LedgerView(run.entries))
         if result.abstained:
-            return Outcome(way, "", f"No answer: {way.reason}.", Completion("", ""))
-        return Outcome(way, result.answer, None, run.draft or Completion("", ""))
+            return Reply(way, "", f"No answer: {way.reason}.", Completion("", ""))
+        return Reply(way, result.answer, None, run.draft or Completion("", ""))
 
     def _finished(self, way: Way, ledger: LedgerView) -> None:
         """Tell the log and the page how a run ended, what it cost and what it saved."""

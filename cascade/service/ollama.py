@@ -21,7 +21,7 @@ from cascade._version import __version__
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Outcome, Served
+from cascade.service.gateway import Reply, Served
 
 router = APIRouter(tags=["Ollama"])
 
@@ -29,7 +29,7 @@ VERSION = "0.12.11"
 """Of Ollama's API that is spoken here; clients compare it with what they need."""
 
 
-class InputMessage(BaseModel):
+class OllamaMessage(BaseModel):
     """Message of the conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -40,7 +40,7 @@ class InputMessage(BaseModel):
     tool_call_id: str | None = None
 
 
-class Options(BaseModel, extra="allow"):
+class OllamaOptions(BaseModel, extra="allow"):
     """Options that are not the same for every provider; others go on as they are."""
 
     num_predict: StrictInt | None = None
@@ -49,18 +49,18 @@ class Options(BaseModel, extra="allow"):
     stop: str | list[str] | None = None
 
 
-class OllamaRequest(wire.Asked):
+class OllamaRequest(wire.AnyRequest):
     """Common part of chats and prompts."""
 
     stream: StrictBool | None = Field(default=True, description="By default true.")
-    options: Options | None = None
+    options: OllamaOptions | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
 
 
 class OllamaChatRequest(OllamaRequest):
     """Conversation to be answered."""
 
-    messages: list[InputMessage] = Field(default_factory=list)
+    messages: list[OllamaMessage] = Field(default_factory=list)
     tools: list[ChatCompletionFunctionTool] | None = None
 
 
@@ -104,14 +104,14 @@ def _read_prompt(body: OllamaGenerateRequest, served: Served) -> tuple[list[AnyM
     for name in ("suffix", "template", "context", "raw"):
         if extra.pop(name, None):
             raise wire.unsupported(name, "a cascade answers conversations: use /api/chat.")
-    given = [InputMessage(role="system", content=body.system)] if body.system else []
+    given = [OllamaMessage(role="system", content=body.system)] if body.system else []
     if body.prompt or body.images:
-        given.append(InputMessage(role="user", content=body.prompt, images=body.images))
+        given.append(OllamaMessage(role="user", content=body.prompt, images=body.images))
     return _messages(given), _settings(body, served)
 
 
 def _settings(body: OllamaRequest, served: Served, **more: Any) -> Settings:
-    given = body.options or Options()
+    given = body.options or OllamaOptions()
     form = {"type": "json_object"} if body.format == "json" else None
     if isinstance(body.format, dict):
         form = wire.schema_format(schema=body.format)
@@ -128,7 +128,7 @@ def _settings(body: OllamaRequest, served: Served, **more: Any) -> Settings:
     )
 
 
-def _messages(given: list[InputMessage]) -> list[AnyMessage]:
+def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
     """The conversation; calls without ids get some, and results find them: of their tool where it
     is named, else the next."""
     found, taken = list[AnyMessage](), set[str]()
@@ -158,7 +158,7 @@ def _messages(given: list[InputMessage]) -> list[AnyMessage]:
 _KINDS = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
 
 
-def _content(message: InputMessage) -> str | list[dict[str, Any]]:
+def _content(message: OllamaMessage) -> str | list[dict[str, Any]]:
     text = message.content or ""
     if not message.images:
         return text
@@ -185,20 +185,20 @@ class LineWriter(wire.Writer):
         return {**self._line("", done=True), "done_reason": "load"}
 
     @override
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
-        said = self._line(outcome.text, done=True, **_said(outcome))
-        return said | self._counts(outcome)
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        said = self._line(reply.text, done=True, **_said(reply))
+        return said | self._counts(reply)
 
     @override
     def text(self, text: str) -> bytes:
         return wire.json_bytes(self._line(text, done=False)) + b"\n"
 
     @override
-    def end(self, outcome: Outcome) -> Iterator[bytes]:
-        refusal, said = outcome.refusal or "", _said(outcome)
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        refusal, said = reply.refusal or "", _said(reply)
         if refusal or said:
             yield wire.json_bytes(self._line(refusal, done=False, **said)) + b"\n"
-        yield wire.json_bytes(self._line("", done=True) | self._counts(outcome)) + b"\n"
+        yield wire.json_bytes(self._line("", done=True) | self._counts(reply)) + b"\n"
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
@@ -211,20 +211,20 @@ class LineWriter(wire.Writer):
             said = {"message": {"role": "assistant", "content": text, **more}}
         return {"model": self._model, "created_at": at, **said, "done": done}
 
-    def _counts(self, outcome: Outcome) -> dict[str, Any]:
-        usage, counts = outcome.completion.usage, dict[str, Any]()
+    def _counts(self, reply: Reply) -> dict[str, Any]:
+        usage, counts = reply.completion.usage, dict[str, Any]()
         if usage.known:
             counts = {"prompt_eval_count": usage.input_tokens, "eval_count": usage.output_tokens}
         return counts | {
-            "done_reason": "length" if outcome.finish_reason == "length" else "stop",
+            "done_reason": "length" if reply.finish_reason == "length" else "stop",
             "total_duration": int((time.perf_counter() - self._begun) * 1e9),
-            "cascade": outcome.way.facts(),
+            "cascade": reply.way.facts(),
         }
 
 
-def _said(outcome: Outcome) -> dict[str, Any]:
+def _said(reply: Reply) -> dict[str, Any]:
     """Fields of an answer beside its text."""
-    done = outcome.completion
+    done = reply.completion
     calls = [{"function": {"name": c["name"], "arguments": c["args"]}} for c in done.tool_calls]
     said = {"thinking": done.thinking, "tool_calls": calls}
     return {name: value for name, value in said.items() if value}

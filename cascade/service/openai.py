@@ -25,7 +25,7 @@ from typing_extensions import override
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Outcome, Served
+from cascade.service.gateway import Reply, Served
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -96,9 +96,9 @@ def _message(message: Message, place: str) -> AnyMessage:
     return wire.message_of(message.role, content, calls, call_id=call_id, name=name)
 
 
-def _usage(outcome: Outcome, given: str, made: str, **details: Any) -> dict[str, Any] | None:
+def _usage(reply: Reply, given: str, made: str, **details: Any) -> dict[str, Any] | None:
     """Tokens under the names that a form of OpenAI has; None where they are unknown."""
-    usage = outcome.completion.usage
+    usage = reply.completion.usage
     if not usage.known:
         return None
     return {
@@ -110,11 +110,11 @@ def _usage(outcome: Outcome, given: str, made: str, **details: Any) -> dict[str,
     }
 
 
-def _functions(outcome: Outcome) -> list[tuple[str | None, dict[str, Any]]]:
+def _functions(reply: Reply) -> list[tuple[str | None, dict[str, Any]]]:
     """Calls of tools: their ids, and what is called in OpenAI's form."""
     return [
         (call["id"], {"name": call["name"], "arguments": json.dumps(call["args"])})
-        for call in outcome.completion.tool_calls
+        for call in reply.completion.tool_calls
     ]
 
 
@@ -130,13 +130,13 @@ class ChatWriter(wire.Writer):
         self._alternatives = body.top_logprobs or 0
 
     @override
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
-        calls = self._calls(outcome)
-        text = None if outcome.refusal or (calls and not outcome.answer) else outcome.answer
-        message = {"role": "assistant", "content": text, "refusal": outcome.refusal}
-        choice = self._choice(outcome, message=message | ({"tool_calls": calls} if calls else {}))
+    def whole(self, reply: Reply) -> dict[str, Any]:
+        calls = self._calls(reply)
+        text = None if reply.refusal or (calls and not reply.answer) else reply.answer
+        message = {"role": "assistant", "content": text, "refusal": reply.refusal}
+        choice = self._choice(reply, message=message | ({"tool_calls": calls} if calls else {}))
         made = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return made | {"usage": self._usage(outcome), "cascade": outcome.way.facts()}
+        return made | {"usage": self._usage(reply), "cascade": reply.way.facts()}
 
     @override
     def begin(self) -> bytes:
@@ -149,33 +149,33 @@ class ChatWriter(wire.Writer):
         return self._before + wire.json_bytes(text) + self._after
 
     @override
-    def end(self, outcome: Outcome) -> Iterator[bytes]:
-        if outcome.refusal:
-            yield self._chunk({"refusal": outcome.refusal})
-        for index, call in enumerate(self._calls(outcome)):
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        if reply.refusal:
+            yield self._chunk({"refusal": reply.refusal})
+        for index, call in enumerate(self._calls(reply)):
             yield self._chunk({"tool_calls": [{"index": index, **call}]})
-        yield self._event([self._choice(outcome, delta={})], cascade=outcome.way.facts())
+        yield self._event([self._choice(reply, delta={})], cascade=reply.way.facts())
         if self._wants_usage:
-            yield self._event([], usage=self._usage(outcome))
+            yield self._event([], usage=self._usage(reply))
         yield b"data: [DONE]\n\n"
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
         return b"data: " + wire.json_bytes(fault.body("openai")) + b"\n\n"
 
-    def _usage(self, outcome: Outcome) -> dict[str, Any] | None:
-        return _usage(outcome, "prompt_tokens", "completion_tokens")
+    def _usage(self, reply: Reply) -> dict[str, Any] | None:
+        return _usage(reply, "prompt_tokens", "completion_tokens")
 
-    def _calls(self, outcome: Outcome) -> list[dict[str, Any]]:
-        return [{"id": i, "type": "function", "function": f} for i, f in _functions(outcome)]
+    def _calls(self, reply: Reply) -> list[dict[str, Any]]:
+        return [{"id": i, "type": "function", "function": f} for i, f in _functions(reply)]
 
-    def _choice(self, outcome: Outcome, **said: Any) -> dict[str, Any]:
+    def _choice(self, reply: Reply, **said: Any) -> dict[str, Any]:
         """The one choice at its end, with log-probs where the tier gave some."""
-        found, logprobs = outcome.completion.logprobs, None
+        found, logprobs = reply.completion.logprobs, None
         if self._wants_logprobs and found is not None:
             content = [each.to_openai(self._alternatives) for each in found]
             logprobs = {"content": content, "refusal": None}
-        return {"index": 0, **said, "logprobs": logprobs, "finish_reason": outcome.finish_reason}
+        return {"index": 0, **said, "logprobs": logprobs, "finish_reason": reply.finish_reason}
 
     def _chunk(self, delta: dict[str, Any]) -> bytes:
         return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
@@ -311,23 +311,23 @@ class ResponseWriter(wire.Writer):
         self._number, self._open = -1, False
 
     @override
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
+    def whole(self, reply: Reply) -> dict[str, Any]:
         short = {"length": "max_output_tokens", "content_filter": "content_filter"}
-        reason = short.get(outcome.finish_reason)
-        status, usage = "incomplete" if reason else "completed", outcome.completion.usage
+        reason = short.get(reply.finish_reason)
+        status, usage = "incomplete" if reason else "completed", reply.completion.usage
         output = [
             {"id": f"fc_{n}_{i}", "type": "function_call", "call_id": i, **f, "status": "completed"}
-            for n, (i, f) in enumerate(_functions(outcome))
+            for n, (i, f) in enumerate(_functions(reply))
         ]
-        if outcome.text or not output:
-            output.insert(0, self._item(status, _part(outcome.answer, outcome.refusal)))
+        if reply.text or not output:
+            output.insert(0, self._item(status, _part(reply.answer, reply.refusal)))
         written = {"cache_write_tokens": usage.cache_write_tokens or 0}
         return self._response(
             status,
             incomplete_details={"reason": reason} if reason else None,
             output=output,
-            usage=_usage(outcome, "input_tokens", "output_tokens", **written),
-            cascade=outcome.way.facts(),
+            usage=_usage(reply, "input_tokens", "output_tokens", **written),
+            cascade=reply.way.facts(),
         )
 
     @override
@@ -342,15 +342,15 @@ class ResponseWriter(wire.Writer):
         )
 
     @override
-    def end(self, outcome: Outcome) -> Iterator[bytes]:
-        body = self.whole(outcome)
+    def end(self, reply: Reply) -> Iterator[bytes]:
+        body = self.whole(reply)
         for index, item in enumerate(body["output"]):
             if item["type"] == "message":
                 (part,) = item["content"]
                 kind, said = part["type"], {n: v for n, v in part.items() if n != "type"}
-                yield self._opened(_part("", outcome.refusal and ""))
-                if outcome.refusal:
-                    yield self._say_part("refusal.delta", delta=outcome.refusal)
+                yield self._opened(_part("", reply.refusal and ""))
+                if reply.refusal:
+                    yield self._say_part("refusal.delta", delta=reply.refusal)
                 yield self._say_part(f"{kind}.done", **said)
                 yield self._say_part("content_part.done", part=part)
             else:

@@ -26,13 +26,13 @@ from cascade.events import Event, Retracted, Token
 from cascade.models.wire import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
-from cascade.service.gateway import Gateway, Outcome, Served, Tell, Way, Wishes, header
+from cascade.service.gateway import Gateway, Reply, Served, Tell, Way, Wishes, header
 from cascade.service.keys import FILE_CHARACTERS
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[StrictInt, Field(ge=1)]
-Ask = Callable[[Tell], Awaitable[Outcome]]
+Ask = Callable[[Tell], Awaitable[Reply]]
 
 MOST_VALUES = 100_000
 """Values in the JSON of a body: to read more holds up all other requests for over 50 ms."""
@@ -155,7 +155,7 @@ def _size(body: Any) -> int:
 # --- requests
 
 
-class Asked(BaseModel, extra="allow", allow_inf_nan=False):
+class AnyRequest(BaseModel, extra="allow", allow_inf_nan=False):
     """Common part of the requests of all protocols."""
 
     model: str = Field(min_length=1, description="The name of a cascade; `/v1/models` lists them.")
@@ -163,7 +163,7 @@ class Asked(BaseModel, extra="allow", allow_inf_nan=False):
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
 
-class Sampled(Asked):
+class Sampled(AnyRequest):
     """Common part of the requests of OpenAI and Anthropic."""
 
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -375,7 +375,7 @@ class Writer(ABC):
         return None
 
     @abstractmethod
-    def whole(self, outcome: Outcome) -> dict[str, Any]:
+    def whole(self, reply: Reply) -> dict[str, Any]:
         """The answer in one piece."""
 
     def begin(self) -> bytes:
@@ -387,7 +387,7 @@ class Writer(ABC):
         """A piece of the answer's text."""
 
     @abstractmethod
-    def end(self, outcome: Outcome) -> Iterator[bytes]:
+    def end(self, reply: Reply) -> Iterator[bytes]:
         """The end of a stream, after all of the answer's text."""
 
     @abstractmethod
@@ -397,7 +397,7 @@ class Writer(ABC):
 
 async def converse(
     request: Request,
-    form: type[Asked],
+    form: type[AnyRequest],
     read: Callable[[Any, Served], tuple[list[AnyMessage], Settings]],
     make_writer: Callable[[Any], Writer],
 ) -> Response:
@@ -422,8 +422,8 @@ async def converse(
     unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
     headers = {"x-cascade-ignored": unused} if unused else {}
     if not body.stream:
-        outcome = await while_connected(request.receive, ask())
-        return json_response(writer.whole(outcome), headers | outcome.way.headers())
+        reply = await while_connected(request.receive, ask())
+        return json_response(writer.whole(reply), headers | reply.way.headers())
     stream = Streamed(ask, writer, headers)
     try:
         await while_connected(request.receive, stream.begun())
@@ -453,7 +453,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class Streamed(StreamingResponse):
-    """Stream of a run: its text in pieces, then the outcome or the error, from the task that works
+    """Stream of a run: its text in pieces, then the reply or the error, from the task that works
     on the question, which ends when the client goes away."""
 
     def __init__(self, ask: Ask, writer: Writer, headers: Mapping[str, str]) -> None:
@@ -462,7 +462,7 @@ class Streamed(StreamingResponse):
         super().__init__(pieces, headers={**quick, **headers}, media_type=writer.media_type)
         self._way: Way | None = None
         self._sent = 0  # characters of the answer
-        self._items: list[str | Outcome | ServiceError] = []
+        self._items: list[str | Reply | ServiceError] = []
         self._there = asyncio.Event()
         self._task = asyncio.create_task(self._work(ask))
 
@@ -483,7 +483,7 @@ class Streamed(StreamingResponse):
         elif isinstance(event, Retracted):
             self._items.clear()
 
-    def _put(self, item: str | Outcome | ServiceError) -> None:
+    def _put(self, item: str | Reply | ServiceError) -> None:
         self._items.append(item)
         self._there.set()
 

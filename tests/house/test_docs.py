@@ -23,7 +23,7 @@ import reference
 from cascade.cli.program import COMMANDS, app
 from cascade.models import Model, Request, open_model
 from cascade.service import read_config
-from cascade.service.config import Section, Turn
+from cascade.service.config import PromptTurn, Section
 from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 
@@ -161,7 +161,7 @@ def test_the_reference_is_what_the_code_says() -> None:
     stale = [name_of(p) for p, text in reference.pages().items() if p.read_text("utf-8") != text]
     assert stale == [], "stale: `make reference` (python scripts/reference.py) writes them"
     assert set(reference.GUIDES) == set(COMMANDS)
-    described = {*reference.PARTS.values(), Turn}
+    described = {*reference.PARTS.values(), PromptTurn}
     assert set(Section.__subclasses__()) <= described
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.jobs import Journal, Record, Row, check_rows, read_rows, write_output
+from cascade.jobs import Journal, Row, RowRecord, check_rows, read_rows, write_output
 
 
 def test_json_lines_csv_and_parquet_give_the_same_questions(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def done(journal: Journal, *columns: dict[str, Any]) -> list[Row]:
     given = [Row(n, row, f"question {n}") for n, row in enumerate(columns)]
     for n, row in enumerate(given):
-        journal.add(Record(n, row.key, "ok", answer=f"answer {n}", degraded=False))
+        journal.add(RowRecord(n, row.key, "ok", answer=f"answer {n}", degraded=False))
     return given
 
 
