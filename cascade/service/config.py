@@ -33,6 +33,7 @@ from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price
+from cascade.middleware.drift import Reaction
 from cascade.service.faults import place_in
 from cascade.tiers import Tier
 
@@ -45,7 +46,6 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
-Reaction = Literal["warn", "audit", "large_only"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts on which a service without keys may listen, and by which it may be asked."""

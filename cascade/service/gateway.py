@@ -37,6 +37,7 @@ from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
 from cascade.middleware.base import Decide
 from cascade.middleware.local_only import LocalOnly, looks_personal
+from cascade.models import Model
 from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
@@ -141,7 +142,7 @@ class Way:
 
     def decided(self, served: Served, decision: Decision, tier: str) -> None:
         """Note a decision, and the tier that answers by it."""
-        tiers = {each.name: each.model.name for each in served.cascade.tiers}
+        tiers = {each.name: name_of(each.model) for each in served.cascade.tiers}
         self.tier, self.model = tier, tiers.get(tier, "")
         self.escalated = tier != next(iter(tiers))
         self.action, self.reason = decision.action, plain_reason(decision.reason, ())
@@ -159,6 +160,12 @@ class Way:
 
 
 _PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
+
+
+def name_of(model: Model) -> str:
+    """The name of a model, as clients are told: of a file without its folder."""
+    path = Path(model.model)
+    return f"{model.provider}:{path.name}" if path.is_absolute() else model.name
 
 
 def header(value: str | float | Decimal) -> str:

@@ -21,7 +21,7 @@ from cascade._version import __version__
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Reply, Served
+from cascade.service.gateway import Reply, Served, name_of
 
 router = APIRouter(tags=["Ollama"])
 
@@ -249,7 +249,7 @@ async def show(request: Request) -> Response:
     key = await gateway.key_of(request)
     body, _ = await wire.read_body(request, ShowRequest)
     served = gateway.model(body.model or body.name, key)
-    tiers = [tier.model.name for tier in served.cascade.tiers]
+    tiers = [name_of(tier.model) for tier in served.cascade.tiers]
     info = {"general.architecture": "cascade", "cascade.tiers": tiers}
     more = {"model_info": info, "capabilities": ["completion", "tools"]}
     return wire.json_response(_card(served) | more)

@@ -68,6 +68,15 @@ async def test_an_answer_says_which_model_gave_it(served: Served, upstream: Upst
     assert "≥" in body["cascade"]["reason"]
 
 
+async def test_an_answer_names_no_folder_of_a_model(serve: Serve, upstream: Upstream) -> None:
+    access = {"base_url": upstream.openai_url, "api_key_env": "UPSTREAM_KEY"}
+    tiers = [{"model": f"openai:{name}", **access} for name in ("/srv/models/small.gguf", "large")]
+    async with serve(cascades={"support": {"tiers": tiers}}) as served:
+        answer, shown = await served.ask(), await served.post(("/api/show", {}))
+    assert answer.headers["x-cascade-model"] == "openai:small.gguf"
+    assert "/srv" not in shown.text
+
+
 async def test_a_stream_has_its_headers_once_decided(served: Served, upstream: Upstream) -> None:
     upstream.says("small", Answer("draft", p=0.3))
     answer = await served.ask(stream=True, stream_options={"include_usage": True})
