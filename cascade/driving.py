@@ -84,7 +84,7 @@ class Driver:
 
 @asynccontextmanager
 async def watched(
-    work: Callable[[], Coroutine[Any, Any, None]],
+    work: Callable[[], Coroutine[Any, Any, object]],
     runtime: CascadeRuntime,
     context: Context | None = None,
 ) -> AsyncIterator[asyncio.Queue[Event | None]]:
@@ -92,7 +92,7 @@ async def watched(
     events: asyncio.Queue[Event | None] = asyncio.Queue()
     runtime.emit, runtime.streams = events.put_nowait, True
 
-    def ended(task: asyncio.Task[None]) -> None:
+    def ended(task: asyncio.Task[object]) -> None:
         if not task.cancelled():
             task.exception()  # seen, also where the reader has gone
         events.put_nowait(None)

@@ -172,7 +172,7 @@ class LedgerError(CascadeError):
     """A ledger entry cannot be written or read."""
 
 
-def is_control_flow(error: Exception) -> bool:
+def is_control_flow(error: object) -> bool:
     """True if an exception is LangGraph's way to interrupt or redirect a graph, not a failure."""
     errors = sys.modules.get("langgraph.errors")  # never loaded for this: then it cannot be one
     return errors is not None and isinstance(error, errors.GraphBubbleUp)

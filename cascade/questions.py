@@ -65,7 +65,7 @@ def _check_text(text: str) -> None:
 
 def to_settings(
     *,
-    tools: Sequence[Any] = (),
+    tools: Sequence[Any] | None = None,
     response_format: ResponseFormat | None = None,
     **given: Any,
 ) -> Settings:
@@ -81,7 +81,7 @@ def to_settings(
         settings["schema"] = to_schema(response_format)
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable | None):
         raise ConfigurationError(f"tools={tools!r}: give a list of tools.")
-    if tools:
+    if tools is not None:
         from cascade.confidence.schemas import check_tools  # noqa: PLC0415 - seldom
 
         settings["tools"] = [_to_tool(tool) for tool in tools]

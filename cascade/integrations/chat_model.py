@@ -9,71 +9,41 @@ are counted once, and only tracers see the calls of the tiers below it.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
-from collections import Counter
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
-from functools import partial
-from operator import itemgetter
+from functools import partial, reduce
 from typing import Any, Literal, cast, get_args
 from uuid import UUID
 
 from langchain_core.caches import BaseCache
-from langchain_core.callbacks import (
-    AsyncCallbackManager,
-    AsyncCallbackManagerForLLMRun,
-    BaseCallbackHandler,
-    CallbackManagerForLLMRun,
-)
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseRunManager
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.output_parsers import JsonOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import (
-    Runnable,
-    RunnableConfig,
-    RunnableLambda,
-    RunnableMap,
-    RunnablePassthrough,
-)
+from langchain_core.runnables import Runnable
 from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
-from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, SkipValidation, TypeAdapter, field_validator
 from typing_extensions import is_typeddict
 
-from cascade._portal import iterate_sync, run_sync
+from cascade._portal import iterate_sync, synchronous
 from cascade.api import Cascade
 from cascade.driving import graph_around, watched
-from cascade.errors import (
-    ConfigurationError,
-    InputError,
-    PersonNeededError,
-    StreamInterruptedError,
-)
+from cascade.errors import ConfigurationError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext
-from cascade.questions import to_schema, to_settings
+from cascade.questions import to_messages, to_schema, to_settings
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings
-from cascade.state import LedgerEntry, Usage
-
-RunManager = AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun
+from cascade.state import LedgerEntry
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 """Ways to ask for a structured output."""
@@ -82,23 +52,19 @@ Method = Literal["json_schema", "function_calling", "json_mode"]
 class CascadeChatModel(BaseChatModel):
     """A cascade behind LangChain's chat-model interface; made by `cascade.as_chat_model()`.
 
-    Every answer's `response_metadata` says who gave it (`tier`), how sure the cascade was
-    (`confidence`, `calibrated`), why (`reason`), what it cost and saved, and the `run_id` of its
-    ledger entries. `usage_metadata` is the sum over all calls.
+    `response_metadata` says who answered (`tier`), how sure the cascade was, why, what it cost and
+    saved, and the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
 
-    A call may bring `stop`, `temperature`, `max_tokens`, `seed`, `timeout` (seconds per call of a
-    tier), `tools`, `tool_choice`, `response_format`, `logprobs`, `top_logprobs`, `deadline` and
-    `local_only`; what else there is goes to every provider as it is. In a graph, decisions go to
+    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words (`timeout` is for each
+    call of a tier); what else there is goes to every provider as it is. In a graph, decisions go to
     its `custom` stream, and verifiers and signals see its `context` and store.
 
     Streams show nothing before the decision: an accepted draft then comes word by word, the large
-    model's answer as it arrives. Should that stream break after a part was shown,
-    `StreamInterruptedError` is raised, since a chat model cannot take back what it has shown.
+    model's answer as it arrives. Where that breaks after a part was shown, which a chat model
+    cannot take back, `StreamInterruptedError` is raised.
 
     Args:
-        cascade: that answers.
         temperature, max_tokens, stop, timeout: for every call that has none of its own.
-        streaming: stream also where the whole answer is asked for.
         cache: none: LangChain's cannot know which answers the cascade stands for.
     """
 
@@ -109,7 +75,6 @@ class CascadeChatModel(BaseChatModel):
     max_tokens: int | None = None
     stop: list[str] | None = None
     timeout: float | None = None
-    streaming: bool = False
     cache: BaseCache | bool | None = False
 
     @field_validator("cache")
@@ -125,29 +90,19 @@ class CascadeChatModel(BaseChatModel):
         self,
         messages: list[BaseMessage],
         stop: list[str] | None = None,
-        run_manager: RunManager | None = None,
+        run_manager: BaseRunManager | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
-        result = await InCopiedContext(self._answer(run, runtime), context)
-        calls = list(result.message.tool_calls)
-        message = AIMessage(result.answer, tool_calls=calls, **_told(result, run))
+        run, runtime, context = self._prepared(messages, stop, run_manager, **kwargs)
+        result = await InCopiedContext(self.cascade.adrive(run, runtime), context)
+        message = AIMessage(**_message(result, run))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: RunManager | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
-        run, runtime, context = self._prepared(messages, stop, run_manager, kwargs)
-        results: list[CascadeResult] = []
-        shown, tell = "", runtime.emit
+    _generate = cast("Any", synchronous(_agenerate))
 
-        async def answer() -> None:
-            results.append(await self._answer(run, runtime))
-
+    async def _astream(self, *given: Any, **more: Any) -> AsyncGenerator[ChatGenerationChunk]:
+        run, runtime, context = self._prepared(*given, **more)
+        shown, tell, answer = "", runtime.emit, partial(self.cascade.adrive, run, runtime)
         async with watched(answer, runtime, context) as events:
             while (event := await events.get()) is not None:
                 tell(event)
@@ -162,48 +117,36 @@ class CascadeChatModel(BaseChatModel):
                         model="cascade",
                         billed=None,
                     )
-        yield ChatGenerationChunk(message=_last_chunk(results[0], run, shown))
+        last = _message(await answer(), run)  # it has ended: nothing is asked again
+        last["content"] = last["content"][len(shown) :]
+        yield ChatGenerationChunk(message=AIMessageChunk(**last, chunk_position="last"))
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
-        return run_sync(self._agenerate(messages, stop, run_manager, **kwargs))
-
-    def _stream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> Iterator[ChatGenerationChunk]:
-        chunks = self._astream(messages, stop, run_manager, **kwargs)
-        yield from iterate_sync(cast("AsyncGenerator[ChatGenerationChunk]", chunks))
+    def _stream(self, *given: Any, **more: Any) -> Iterator[ChatGenerationChunk]:
+        return iterate_sync(self._astream(*given, **more))
 
     def _prepared(
         self,
         messages: list[BaseMessage],
-        stop: list[str] | None,
-        run_manager: RunManager | None,
-        given: Mapping[str, Any],
+        stop: list[str] | None = None,
+        run_manager: BaseRunManager | None = None,
+        **given: Any,
     ) -> tuple[Run, CascadeRuntime, Context]:
-        if not messages:
-            raise InputError("the list of messages is empty: ask something.")
+        """The run, with the configuration and context around it, in which tracers look on alone:
+        whatever counts tokens or shows them would do so twice, also with rejected drafts."""
+        kernel, around, config = self.cascade.kernel, graph_around(), ensure_config()
+        caller = run_manager or BaseRunManager.get_noop_manager()
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
         own["stop"] = self.stop if stop is None else stop
-        brought = {name: value for name, value in given.items() if value is not None}
-        settings = read_settings({**own, **brought}, self.cascade.settings)
-        agent = run_manager.metadata.get("lc_agent_name") if run_manager else None
-        if agent:
-            settings["tags"] = {"agent": str(agent)}
-        kernel = self.cascade.kernel
-        run = kernel.begin(cast("list[Any]", messages), settings)
-        config, context = _surroundings(run_manager)
+        settings = read_settings({**own, **given}, self.cascade.settings.get("tools", ()))
+        above = None if run_manager is None else run_manager.run_id
+        config["callbacks"] = looking_on(caller.inheritable_handlers, above)
+        config["metadata"] |= caller.metadata
+        if agent := config["metadata"].get("lc_agent_name"):
+            settings["tags"] = {"agent": str(agent), **settings.get("tags", {})}
+        if thread := config["metadata"].get("thread_id"):  # no `configurable` comes this far
+            config["configurable"].setdefault("thread_id", thread)
         runtime = CascadeRuntime(kernel, config=config)
-        if (around := graph_around()) is not None:
+        if around is not None:
             runtime.context, runtime.store = around.context, around.store
 
             def emit(event: Event) -> None:
@@ -211,18 +154,13 @@ class CascadeChatModel(BaseChatModel):
                     around.stream_writer(event)
 
             runtime.emit = emit
-        return run, runtime, context
-
-    async def _answer(self, run: Run, runtime: CascadeRuntime) -> CascadeResult:
-        try:
-            return await self.cascade.adrive(run, runtime)
-        except PersonNeededError as error:
-            raise PersonNeededError(
-                "a person is asked, and a chat model cannot wait for one: use cascade.graph as a "
-                "node of a graph with a checkpointer, or let the app ask before it runs a tool "
-                "(LangChain's HumanInTheLoopMiddleware).",
-                error.run,
-            ) from None
+        with set_config_context(config) as entered:
+            context = entered.copy()
+        for variable, value in context.items():
+            # `get_usage_metadata_callback` and its like stand in variables of their own.
+            if isinstance(value, BaseCallbackHandler) and not _looks_on(value):
+                context.run(variable.set, None)
+        return kernel.begin(to_messages(messages), settings), runtime, context
 
     # --- tools and structured output
 
@@ -243,7 +181,7 @@ class CascadeChatModel(BaseChatModel):
         Raises:
             ConfigurationError: a tool cannot be read, or there is none to be chosen.
         """
-        read = to_settings(tools=tools).get("tools", [])
+        read = to_settings(tools=tools)["tools"]
         if strict is not None:
             read = [t | convert_to_openai_tool(t["function"], strict=strict) for t in read]
         if tool_choice is not None:
@@ -267,37 +205,33 @@ class CascadeChatModel(BaseChatModel):
         `{"raw": message, "parsed": …, "parsing_error": …}`.
 
         Raises:
-            ConfigurationError: the schema cannot be read, or the method is unknown.
+            ConfigurationError: the schema cannot be read, or the method does not fit it.
         """
-        if method not in get_args(Method):
-            raise ConfigurationError(f"method={method!r}: there are {', '.join(get_args(Method))}.")
-        function = _as_function(schema, strict=strict)
-        name, about = function["name"], {k: v for k, v in function.items() if k == "description"}
-        form = {"title": name, **about, **function["parameters"]}
+        form = _form_of(schema, strict)
+        methods = [m for m in get_args(Method) if m != "function_calling" or "properties" in form]
+        if method not in methods:
+            raise ConfigurationError(f"method={method!r}: this schema has {', '.join(methods)}.")
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
         options = {"ls_structured_output_format": traced, **kwargs}
         llm: Runnable[LanguageModelInput, AIMessage] = self.bind(response_format=form, **options)
         if method == "function_calling":
-            if form.get("type", "object") != "object":
-                raise ConfigurationError(
-                    f"method={method!r}: the arguments of a call are an object, and {name!r} is of "
-                    f"type {form['type']!r}; leave the method out."
-                )
-            tool = {"type": "function", "function": function}
-            llm = self.bind_tools([tool], tool_choice=name, **options)
-        parser = RunnableLambda(partial(_parsed, schema))
-        return _with_raw(llm, parser) if include_raw else llm | parser
+            llm = self.bind_tools([form], tool_choice=form["title"], strict=strict, **options)
 
-    # --- what others want to know about it
+        def structured(message: AIMessage) -> Any:
+            if not include_raw:
+                return _parsed(schema, message)
+            try:
+                return {"raw": message, "parsed": _parsed(schema, message), "parsing_error": None}
+            except OutputParserException as error:
+                return {"raw": message, "parsed": None, "parsing_error": error}
+
+        return llm | structured
+
+    # --- its names
 
     @property
     def _llm_type(self) -> str:
         return "cascade"
-
-    @property
-    def _identifying_params(self) -> Mapping[str, Any]:
-        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "stop")}
-        return {"cascade": repr(self.cascade), **own}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
@@ -308,154 +242,52 @@ class CascadeChatModel(BaseChatModel):
 
 # --- what a call brings along
 
-_FORCED = {"any": "required", "required": "required", "auto": "auto", "none": "none"}
-"""LangChain's and OpenAI's words for whether a tool is called → the cascade's."""
 
-_IGNORED = {"stream", "strict"}
-"""`stream` chose the method that is running; `strict` went into tools and schemas already."""
-
-
-def read_settings(given: Mapping[str, Any], before: Settings | None = None) -> Settings:
+def read_settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()) -> Settings:
     """Settings of a run, from a call in LangChain's and OpenAI's words; what is none of them goes
-    to every provider.
-
-    Args:
-        given: of the call.
-        before: of the cascade, to which `tool_choice` and `extra` may refer.
+    to every provider, but for `model`: a cascade asks its own. `tools` are the cascade's.
 
     Raises:
-        ConfigurationError: one of them cannot be read, or names a model.
+        ConfigurationError: one of them cannot be read.
     """
-    named = {name: v for name, v in given.items() if v is not None and name not in _IGNORED}
-    before = before or Settings()
-    if "model" in named:
-        raise ConfigurationError(
-            f"model={named['model']!r}: a cascade asks its own models; make another one for other "
-            "models."
-        )
-    read: dict[str, Any] = {}
-    if "tools" in named:  # also none, where the cascade has some
-        read["tools"] = to_settings(tools=named.pop("tools")).get("tools", [])
-    if "response_format" in named:
-        read["schema"] = _read_format(named.pop("response_format"))
-    if "tool_choice" in named:
-        there = read.get("tools", before.get("tools", []))
-        read["tool_choice"] = _read_choice(named.pop("tool_choice"), there)
+    done = ("stream", "strict")  # the method that is running; in tools and schemas already
+    named = {name: v for name, v in given.items() if v is not None and name not in done}
     if "timeout" in named:
         named["timeout_s"] = named.pop("timeout")
-    if isinstance(named.get("stop"), str):
-        named["stop"] = [named["stop"]]
-    wanted, n = named.pop("logprobs", None), named.get("top_logprobs", 0)
-    if wanted not in (None, True, False) or (n and wanted is False):
-        raise ConfigurationError(f"logprobs={wanted!r}, top_logprobs={n!r}: give True, a number.")
-    if wanted is not None:
-        named["top_logprobs"] = n if wanted else None
-    extra = {name: named.pop(name) for name in named.keys() - Settings.__annotations__.keys()}
-    settings: dict[str, Any] = {**to_settings(**named), **read}
+    if (wanted := named.pop("logprobs", None)) is not None:
+        named["top_logprobs"] = named.get("top_logprobs", 0) if wanted else None
+    match named.get("response_format"):
+        case {"type": "json_object"}:
+            named["response_format"] = {"type": "object"}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **described}}:
+            named["response_format"] = {"title": described.get("name", "answer"), **schema}
+    known = {"model", "tools", "response_format", *Settings.__annotations__}
+    extra = {name: named.pop(name) for name in named.keys() - known}
     if extra:
-        settings["extra"] = {**before.get("extra", {}), **settings.get("extra", {}), **extra}
-    return cast("Settings", settings)
+        named["extra"] = named.get("extra", {}) | extra
+    choice = named.pop("tool_choice", None)
+    settings = to_settings(**named)
+    if choice is not None:
+        settings["tool_choice"] = _read_choice(choice, settings.get("tools", tools))
+    return settings
 
 
 def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
+    """The cascade's word for whether a tool is called, or which."""
     names = [tool["function"]["name"] for tool in tools]
-    wanted = choice
-    if isinstance(choice, Mapping):
-        function = choice.get("function")
-        wanted = (function if isinstance(function, Mapping) else choice).get("name")
-        wanted = wanted or choice.get("type")
-    elif isinstance(choice, bool):
-        wanted = "required" if choice else "auto"
-    if wanted in names:
-        return str(wanted)
-    if wanted not in _FORCED or (_FORCED[wanted] == "required" and not names):
+    match choice:
+        case {"function": {"name": wanted}} | {"name": wanted}:
+            pass
+        case True | "any":
+            wanted = "required"
+        case _:
+            wanted = choice or "auto"
+    if wanted not in ["auto", "none", *names, *(["required"] if names else [])]:
         raise ConfigurationError(
             f"tool_choice={choice!r}: give 'any', 'auto', 'none' or the name of a tool; tools "
             f"there are: {', '.join(names) or 'none'}."
         )
-    return _FORCED[wanted]
-
-
-def _read_format(given: Any) -> dict[str, Any] | None:
-    match given:
-        case {"type": "text"}:
-            return None
-        case {"type": "json_object"}:
-            return {"type": "object"}
-        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **described}}:
-            return to_schema({"title": described.get("name") or "answer", **schema})
-        case {"type": "json_schema"}:
-            raise ConfigurationError(
-                f"response_format={dict(given)!r}: give {{'type': 'json_schema', 'json_schema': "
-                "{'name': …, 'schema': {…}}}."
-            )
-    return to_schema(given)
-
-
-def _as_function(schema: Any, *, strict: bool | None) -> dict[str, Any]:
-    """A form of an answer as a function in OpenAI's format."""
-    if dataclasses.is_dataclass(schema):
-        schema = to_schema(cast("type", schema))
-    parameters: dict[str, Any] = {"type": "object"}
-    if isinstance(schema, Mapping) and ("title" in schema or "type" in schema):
-        # LangChain keeps the parameters of an object with properties alone.
-        parameters = {k: v for k, v in schema.items() if k not in ("title", "description")}
-        schema = {"title": "answer", **schema}
-    try:
-        return {
-            "parameters": parameters,
-            **convert_to_openai_tool(schema, strict=strict)["function"],
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigurationError(
-            f"{schema!r} is no schema of an answer: give a pydantic model, a TypedDict, a "
-            f"dataclass or a JSON schema ({error})."
-        ) from error
-
-
-def _parsed(schema: Any, message: AIMessage) -> Any:
-    """Content of an answer, as JSON or as the arguments of a call."""
-    calls = message.tool_calls
-    facts = calls[0]["args"] if calls else JsonOutputParser().parse(str(message.text))
-    if isinstance(schema, Mapping) or is_typeddict(schema):
-        return facts
-    of_pydantic = getattr(schema, "model_validate", None) or getattr(schema, "parse_obj", None)
-    try:
-        return (of_pydantic or TypeAdapter(schema).validate_python)(facts)
-    except ValueError as error:
-        raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
-
-
-def _with_raw(llm: Runnable[Any, Any], parser: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    parsed = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
-    )
-    failed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
-
-
-# --- what is around a call
-
-
-def _surroundings(run_manager: RunManager | None) -> tuple[Mapping[str, Any], Context]:
-    """Configuration and context of the cascade's own run: those around it, in which tracers look
-    on alone. Whatever counts tokens or shows them would do so twice, also with rejected drafts."""
-    config: dict[str, Any] = dict(ensure_config())
-    config["callbacks"] = None
-    if run_manager is not None:
-        config["metadata"] = {**config["metadata"], **run_manager.metadata}
-        if thread := run_manager.metadata.get("thread_id"):  # no `configurable` comes this far
-            config["configurable"] = {"thread_id": thread, **config["configurable"]}
-        handlers, above = run_manager.inheritable_handlers, run_manager.run_id
-        if any(map(_looks_on, handlers)):
-            config["callbacks"] = looking_on(handlers, above)
-    with set_config_context(cast("RunnableConfig", config)) as entered:
-        context = entered.copy()
-    for variable, value in context.items():
-        # `get_usage_metadata_callback` and its like stand in variables of their own.
-        if isinstance(value, BaseCallbackHandler) and not _looks_on(value):
-            context.run(variable.set, None)
-    return config, context
+    return str(wanted)
 
 
 def looking_on(
@@ -471,56 +303,67 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
     return tracer and not isinstance(handler, LogStreamCallbackHandler)
 
 
+# --- the form of an answer
+
+
+def _form_of(schema: Any, strict: bool | None) -> dict[str, Any]:
+    """The JSON schema of an answer, with a title. LangChain reads the descriptions of a TypedDict,
+    models of pydantic 1, and functions in OpenAI's format."""
+    function = isinstance(schema, Mapping) and ("function" in schema or "parameters" in schema)
+    if not (function or is_typeddict(schema) or is_basemodel_subclass(schema)):
+        form = to_schema(schema)
+        schema = {"name": form.get("title", "answer"), "parameters": form}
+    return convert_to_json_schema(schema, strict=strict)
+
+
+def _parsed(schema: Any, message: AIMessage) -> Any:
+    """Content of an answer, as JSON or as the arguments of a call."""
+    calls = message.tool_calls
+    facts = calls[0]["args"] if calls else JsonOutputParser().parse(str(message.text))
+    if isinstance(schema, Mapping) or is_typeddict(schema):
+        return facts
+    of_pydantic = getattr(schema, "model_validate", None) or getattr(schema, "parse_obj", None)
+    try:
+        return (of_pydantic or TypeAdapter(schema).validate_python)(facts)
+    except ValueError as error:
+        raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
+
+
 # --- what an answer says
 
 
-def _last_chunk(result: CascadeResult, run: Run, shown: str) -> AIMessageChunk:
-    calls = []
-    for index, call in enumerate(result.message.tool_calls):
-        args = json.dumps(call["args"], ensure_ascii=False)
-        calls.append(tool_call_chunk(name=call["name"], args=args, id=call["id"], index=index))
-    return AIMessageChunk(
-        content=result.answer[len(shown) :],
-        tool_call_chunks=calls,
-        chunk_position="last",
-        **_told(result, run),
-    )
-
-
-_TOLD = ("tier", "escalated", "degraded", "abstained", "cached", "confidence", "calibrated")
-"""Of a result, what each answer says in its `response_metadata`."""
-
-
-def _told(result: CascadeResult, run: Run) -> dict[str, Any]:
-    """Tier, confidence and cost of an answer; plain JSON.
+def _message(result: CascadeResult, run: Run) -> dict[str, Any]:
+    """Fields of the answer as a message, with tier, confidence and cost in plain JSON.
 
     Dollars are floats, for reading; the exact ones are in the ledger under `run_id`.
     """
     ledger, answered = result.ledger, result.message.response_metadata
-    cost, saved = ledger.cost_usd, ledger.saved_usd
+    told = ("tier", "escalated", "degraded", "abstained", "cached", "confidence", "calibrated")
+    usd = {"cost_usd": ledger.cost_usd, "saved_usd": ledger.saved_usd}
     metadata = {
+        "model_name": result.tier,
         "finish_reason": None,
         **answered,  # with what middleware has stamped for the rest of the conversation
-        "model_name": answered.get("model_name") or result.tier,
-        **{name: getattr(result, name) for name in _TOLD},
+        **{name: getattr(result, name) for name in told},
         "action": result.decision.action,
         "reason": result.decision.reason,
-        "cost_usd": None if cost is None else float(cost),
+        **{name: None if amount is None else float(amount) for name, amount in usd.items()},
         "cost_basis": ledger.cost_basis,
-        "saved_usd": None if saved is None else float(saved),
         "saved_basis": ledger.saved_basis,
         "unknown_usage": sum(not entry.usage.known for entry in ledger if entry.model),
     }
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
         tokens = [token.to_openai() for token in run.draft.logprobs]
         metadata["logprobs"] = {"content": tokens}
-    return {"response_metadata": metadata, "usage_metadata": usage_of(ledger)}
+    return {
+        "content": result.answer,
+        "tool_calls": list(result.message.tool_calls),
+        "response_metadata": metadata,
+        "usage_metadata": usage_of(ledger),
+    }
 
 
 def usage_of(entries: Iterable[LedgerEntry]) -> UsageMetadata | None:
     """The tokens of all calls whose usage is known; None when it is of none."""
-    total = Counter[str]()
-    for entry in entries:
-        if entry.model and entry.usage.known:
-            total.update(entry.usage.model_dump(exclude_none=True))
-    return Usage(**total).metadata
+    known = [entry.usage.metadata for entry in entries if entry.model and entry.usage.known]
+    return reduce(add_usage, known) if known else None

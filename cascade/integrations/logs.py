@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from functools import partial
-from typing import Literal
-from weakref import WeakSet
+from typing import Literal, get_args
 
 from cascade.errors import is_control_flow
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run
-from cascade.state import Basis, LedgerEntry
+from cascade.state import Basis
 
 logger = logging.getLogger("cascade")
 
@@ -32,49 +30,38 @@ was asked, so that it may go on; an error; the caller gave up."""
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run in figures; None where there is nothing to say, or where nothing is known.
-
-    Attributes:
-        tier: that answered.
-        basis: the weakest of cost and saving.
-        latency_ms: since the run began, without the time in which it waited for a person.
-        error_type: class of the error that it failed with.
-    """
+    """One run in figures; None where there is nothing to say, or where nothing is known."""
 
     cascade: str
     run_id: str
     outcome: Outcome
-    tier: str | None
-    escalated: bool | None
+    tier: str | None  # that answered
     confidence: float | None
     calibrated: bool | None
     cost_usd: Decimal | None
     saved_usd: Decimal | None
-    basis: Basis
-    latency_ms: float
-    error_type: str | None
+    basis: Basis  # the weakest of cost and saving
+    latency_ms: float  # since the run began, without the time in which it waited for a person
+    error_type: str | None  # class of the error that it failed with
 
 
 def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> RunRecord:
     """The record of a run that has ended, waits for a person, or failed."""
-    over, outcome = error is None and run.step == "end", _outcome_of(run, error)
-    judged = (run.assessment or run.decision) if over else None
+    outcome, answered = _outcome_of(run, error), error is None and run.step == "end"
+    judged = (run.assessment or run.decision) if answered else None
     # A cancelled run takes its entries later: what it has spent is not known here.
-    ledger = LedgerView(run.entries) if error is None else getattr(error, "ledger", LedgerView())
-    told = outcome != "cancelled"
-    bases = {ledger.cost_basis, ledger.saved_basis}
-    order: tuple[Basis, ...] = ("unknown", "estimated", "measured")
+    ledger = LedgerView(run.entries) if error is None else getattr(error, "ledger", None)
+    bases: list[Basis] = ["unknown"] if ledger is None else [ledger.cost_basis, ledger.saved_basis]
     return RunRecord(
         cascade=kernel.parts.name,
         run_id=run.id,
         outcome=outcome,
-        tier=run.source if over and outcome != "abstained" else None,
-        escalated=run.tier > 0 if over else None,
+        tier=run.source if answered and outcome != "abstained" else None,
         confidence=None if judged is None else judged.confidence,
         calibrated=None if judged is None else judged.calibrated,
-        cost_usd=ledger.cost_usd if told else None,
-        saved_usd=ledger.saved_usd if told else None,
-        basis=next(basis for basis in order if basis in bases) if told else "unknown",
+        cost_usd=None if ledger is None else ledger.cost_usd,
+        saved_usd=None if ledger is None else ledger.saved_usd,
+        basis=max(bases, key=get_args(Basis).index),
         latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
         error_type=None if error is None else type(error).__name__,
     )
@@ -96,8 +83,7 @@ def _outcome_of(run: Run, error: BaseException | None) -> Outcome:
 
 
 class RunObserver(CascadeMiddleware):
-    """Base of middleware that looks on: override what you want to see. What it raises is logged,
-    and harms no run.
+    """Base of middleware that looks on at runs. What it raises is logged, and harms no run.
 
     A run that waits for a person and is resumed later is seen twice, with the same id; so is one
     that failed and is resumed from a checkpoint.
@@ -105,16 +91,8 @@ class RunObserver(CascadeMiddleware):
 
     slot = Slot.GUARDS  # next to the wire it sees each attempt, and only what is really sent
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-        self._heard: WeakSet[Kernel] = WeakSet()
-
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
-        """See each step, and how the run ends."""
-        kernel = runtime.kernel
-        if kernel not in self._heard:
-            self._heard.add(kernel)
-            kernel.ledger.listeners.append(partial(self.recorded, kernel.parts.name))
+        """See how the run ends."""
         failure: BaseException | None = None
         try:
             await handler(run, runtime)
@@ -122,17 +100,13 @@ class RunObserver(CascadeMiddleware):
             failure = error
             raise
         finally:
-            passes = isinstance(failure, Exception) and is_control_flow(failure)
             ended = failure is not None or run.step in ("person", "end")
-            if run.kind == "answer" and ended and not passes:
+            if run.kind == "answer" and ended and not is_control_flow(failure):
                 with harmless():
-                    self.ended(record_of(run, kernel, failure), run, failure)
+                    self.ended(record_of(run, runtime.kernel, failure), run, failure)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """A run has ended, waits for a person, or failed."""
-
-    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        """An entry is in the ledger of that cascade; also after the reply."""
 
 
 @contextmanager
@@ -154,8 +128,7 @@ class RunLog(RunObserver):
         log: where to; by default the logger `cascade.runs`.
     """
 
-    def __init__(self, log: logging.Logger | None = None, *, name: str = "run_log") -> None:
-        super().__init__(name)
+    def __init__(self, log: logging.Logger | None = None) -> None:
         self._log = log or logging.getLogger("cascade.runs")
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:

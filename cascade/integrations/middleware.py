@@ -14,8 +14,7 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 
 from cascade.api import Cascade
-from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.integrations.chat_model import CascadeChatModel
+from cascade.errors import MissingDependencyError
 from cascade.ledger.prices import Price
 from cascade.tiers import ModelLike, Tier
 
@@ -25,6 +24,9 @@ except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "CascadeMiddleware needs langchain: in a clone, pip install '.[langchain]'."
     ) from error
+
+Step = ModelRequest[Any]
+Answer = ModelResponse[Any]
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -48,42 +50,31 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> None:
         super().__init__()
         self._small, self._large_price, self._options = small, large_price, options
-        self._made: dict[int, tuple[BaseChatModel, CascadeChatModel]] = {}
+        self._made: dict[int, tuple[BaseChatModel, Cascade]] = {}
 
-    def chat_model(self, large: BaseChatModel) -> CascadeChatModel:
+    def cascade(self, large: BaseChatModel) -> Cascade:
         """The cascade that answers where the agent would ask this model; the same each time.
 
         Raises:
-            ConfigurationError: it cannot be made, or the model is a cascade itself.
+            ConfigurationError: it cannot be made.
         """
-        if isinstance(large, CascadeChatModel):
-            raise ConfigurationError(
-                "the agent's model is a cascade already: leave CascadeMiddleware out, or give the "
-                "agent its large model."
-            )
         if id(large) not in self._made:
             tier = Tier(large, price=self._large_price)
-            made = CascadeChatModel(cascade=Cascade(self._small, tier, **self._options))
+            made = Cascade(self._small, tier, **self._options)
             self._made.setdefault(id(large), (large, made))
         return self._made[id(large)][1]
 
-    def wrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
-    ) -> ModelResponse[Any]:
+    def wrap_model_call(self, request: Step, handler: Callable[[Step], Answer]) -> Answer:
         """Ask the cascade where the agent would ask its model."""
-        return handler(request.override(model=self.chat_model(request.model)))
+        return handler(request.override(model=self.cascade(request.model).as_chat_model()))
 
     async def awrap_model_call(
-        self,
-        request: ModelRequest[Any],
-        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
-    ) -> ModelResponse[Any]:
+        self, request: Step, handler: Callable[[Step], Awaitable[Answer]]
+    ) -> Answer:
         """`wrap_model_call` for agents that run asynchronously."""
-        return await handler(request.override(model=self.chat_model(request.model)))
+        return await handler(request.override(model=self.cascade(request.model).as_chat_model()))
 
     async def aclose(self) -> None:
         """Close the connections of the cascades that were made here."""
-        for _, made in self._made.values():
-            await made.cascade.aclose()
+        for _, cascade in self._made.values():
+            await cascade.aclose()

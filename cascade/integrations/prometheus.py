@@ -10,9 +10,14 @@ there is one counter of what was gained and one of what was lost.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+from weakref import WeakSet
+
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.integrations.logs import RunObserver, RunRecord
-from cascade.run import Run
+from cascade.middleware import Advance
+from cascade.run import CascadeRuntime, Kernel, Run
 from cascade.state import LedgerEntry
 
 try:
@@ -35,17 +40,6 @@ TOKENS = ("input", "output", "cached", "cache_write", "reasoning")
 class PrometheusMetrics(RunObserver):
     """Counters and histograms of what cascades do; one object serves any number of them.
 
-    - `cascade_requests_total{cascade,outcome,tier}` and `cascade_request_seconds{cascade,outcome}`
-    - `cascade_confidence{cascade,calibrated}`: of the last judged draft of each request
-    - `cascade_call_seconds{cascade,node,tier,outcome}`
-    - `cascade_entries_total{cascade,node,tier,outcome}`: ledger entries, so also cache hits
-      (node `cache`), audits, alarms of the watch for drift (`drift`)
-    - `cascade_tokens_total{cascade,tier,kind}`
-    - `cascade_cost_usd_total{cascade,node,tier,basis}`
-    - `cascade_gained_usd_total` and `cascade_lost_usd_total{cascade,node,tier,basis}`: the saving
-      is their difference
-    - `cascade_unknown_cost_entries_total{cascade,node,tier}`: entries that no sum contains
-
     Args:
         registry: where the metrics are registered; by default prometheus-client's own.
 
@@ -54,35 +48,41 @@ class PrometheusMetrics(RunObserver):
         MissingDependencyError: (on import) prometheus-client is not installed.
     """
 
-    def __init__(self, registry: CollectorRegistry = REGISTRY, *, name: str = "prometheus") -> None:
-        super().__init__(name)
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._heard: WeakSet[Kernel] = WeakSet()
 
-        def counter(name: str, about: str, *labels: str) -> Counter:
-            return Counter(f"cascade_{name}", about, ("cascade", *labels), registry=registry)
+        def make(kind: Any, name: str, labels: str, about: str, **more: Any) -> Any:
+            names = ("cascade", *labels.split())
+            return kind(f"cascade_{name}", about, names, registry=registry, **more)
 
-        def histogram(name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            names = ("cascade", *labels)
-            return Histogram(f"cascade_{name}", about, names, registry=registry, buckets=buckets)
-
-        money, call = ("node", "tier", "basis"), ("node", "tier", "outcome")
+        count, seconds = partial(make, Counter), partial(make, Histogram, buckets=SECONDS)
         try:
-            self._requests = counter("requests", "Requests by how they ended.", "outcome", "tier")
+            self._requests = count("requests", "outcome tier", "Requests by how they ended.")
         except ValueError as error:
             raise ConfigurationError(
                 "this registry has the metrics of a cascade already: give the same "
                 "PrometheusMetrics to all cascades; the label `cascade` tells them apart."
             ) from error
-        self._seconds = histogram("request_seconds", "Seconds per request.", SECONDS, "outcome")
-        about = "Confidence in the last judged draft."
-        self._confidence = histogram("confidence", about, SHARES, "calibrated")
-        self._call_seconds = histogram("call_seconds", "Seconds per model call.", SECONDS, *call)
-        self._entries = counter("entries", "Ledger entries.", *call)
-        self._tokens = counter("tokens", "Tokens as providers counted them.", "tier", "kind")
-        self._cost = counter("cost_usd", "US dollars spent.", *money)
-        self._gained = counter("gained_usd", "US dollars saved against large-only.", *money)
-        self._lost = counter("lost_usd", "US dollars lost against large-only.", *money)
-        about = "Ledger entries of unknown cost."
-        self._unknown = counter("unknown_cost_entries", about, "node", "tier")
+        self._seconds = seconds("request_seconds", "outcome", "Seconds per request.")
+        self._calls = seconds("call_seconds", "node tier outcome", "Seconds per model call.")
+        about = "Confidence in the last judged draft of a request."
+        self._confidence = make(Histogram, "confidence", "calibrated", about, buckets=SHARES)
+        about = "Ledger entries, also of cache hits, audits and alarms for drift."
+        self._entries = count("entries", "node tier outcome", about)
+        about = "Ledger entries of unknown cost, which no sum contains."
+        self._unknown = count("unknown_cost_entries", "node tier", about)
+        self._tokens = count("tokens", "tier kind", "Tokens as providers counted them.")
+        self._cost = count("cost_usd", "node tier basis", "US dollars spent.")
+        self._gained = count("gained_usd", "node tier basis", "US dollars saved.")
+        self._lost = count("lost_usd", "node tier basis", "US dollars lost.")
+
+    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
+        """Listen to the ledger, whose entries also come after the reply."""
+        kernel = runtime.kernel
+        if kernel not in self._heard:
+            self._heard.add(kernel)
+            kernel.ledger.listeners.append(partial(self._recorded, kernel.parts.name))
+        await super().wrap_step(run, runtime, handler)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """Count the request."""
@@ -93,22 +93,19 @@ class PrometheusMetrics(RunObserver):
             calibrated = str(record.calibrated).lower()
             self._confidence.labels(name, calibrated).observe(record.confidence)
 
-    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        """Count money, tokens and time of a ledger entry."""
+    def _recorded(self, cascade: str, entry: LedgerEntry) -> None:
         tier = entry.tier or ""
-        call = (cascade, entry.node, tier, entry.outcome)
-        self._entries.labels(*call).inc()
+        place = (cascade, entry.node, tier)
+        self._entries.labels(*place, entry.outcome).inc()
         if entry.model is not None:
-            self._call_seconds.labels(*call).observe(entry.latency_ms / 1000)
+            self._calls.labels(*place, entry.outcome).observe(entry.latency_ms / 1000)
         if entry.cost_usd is None:
-            self._unknown.labels(cascade, entry.node, tier).inc()
+            self._unknown.labels(*place).inc()
         elif entry.cost_usd:
-            labels = (cascade, entry.node, tier, entry.cost_basis)
-            self._cost.labels(*labels).inc(float(entry.cost_usd))
+            self._cost.labels(*place, entry.cost_basis).inc(float(entry.cost_usd))
         if entry.saved_usd:
             counter = self._gained if entry.saved_usd > 0 else self._lost
-            labels = (cascade, entry.node, tier, entry.basis)
-            counter.labels(*labels).inc(float(abs(entry.saved_usd)))
+            counter.labels(*place, entry.basis).inc(float(abs(entry.saved_usd)))
         for kind in TOKENS:
             if tokens := getattr(entry, f"{kind}_tokens"):
                 self._tokens.labels(cascade, tier, kind).inc(tokens)

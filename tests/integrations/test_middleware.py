@@ -9,8 +9,6 @@ import pytest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
-from cascade import Cascade
-from cascade.errors import ConfigurationError
 from cascade.integrations.middleware import CascadeMiddleware
 from cascade.testing import ScriptedModel, reply
 
@@ -25,14 +23,8 @@ def small(p: float) -> ScriptedModel:
 
 def test_one_model_has_one_cascade() -> None:
     middleware, model = CascadeMiddleware(small(0.9)), own()
-    assert middleware.chat_model(model) is middleware.chat_model(model)
-    assert middleware.chat_model(own()) is not middleware.chat_model(model)
-
-
-def test_an_agent_of_a_cascade_needs_no_other_one() -> None:
-    cascade = Cascade(small(0.95), ScriptedModel("large"))
-    with pytest.raises(ConfigurationError, match="is a cascade already"):
-        CascadeMiddleware(small(0.9)).chat_model(cascade.as_chat_model())
+    assert middleware.cascade(model) is middleware.cascade(model)
+    assert middleware.cascade(own()) is not middleware.cascade(model)
 
 
 LACKS = """

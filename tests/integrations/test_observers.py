@@ -74,7 +74,7 @@ def test_a_failed_run_has_a_record_with_what_it_has_spent(pair: Pair) -> None:
     (record,) = watching.records
     assert (record.outcome, record.error_type) == ("failed", "BadRequestError")
     assert record.cost_usd == Decimal("0.00001")
-    assert record.tier is record.confidence is record.escalated is None
+    assert record.tier is record.confidence is None
 
 
 async def test_a_cancelled_run_has_a_record_of_unknown_cost(pair: Pair) -> None:
@@ -168,9 +168,8 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
         )
     root = dict(traced.spans("invoke_agent")[0].attributes or {})
     assert (root["cascade.outcome"], root["cascade.tier"]) == ("accepted", "small")
-    assert (root["cascade.basis"], root["cascade.escalated"]) == ("estimated", False)
+    assert root["cascade.basis"] == "estimated"
     assert (root["gen_ai.conversation.id"], root["cascade.tag.team"]) == ("t", "a")
-    assert (root["gen_ai.usage.input_tokens"], root["gen_ai.usage.output_tokens"]) == (10, 1)
     verify = dict(traced.spans("verify")[0].attributes or {})
     assert (verify["cascade.action"], verify["cascade.calibrated"]) == ("accept", False)
     call = dict(traced.spans("chat")[0].attributes or {})
@@ -180,7 +179,8 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
     assert (call["gen_ai.operation.name"], used) == ("chat", [10, 1])
     assert call["gen_ai.provider.name"] == "scripted"
     assert call["gen_ai.response.finish_reasons"] == ("stop",)
-    assert call["cascade.cost_usd"] == pytest.approx(12e-6)
+    draft, *_ = traced.spans("draft")
+    assert dict(draft.attributes or {})["cascade.cost_usd"] == pytest.approx(12e-6)
 
 
 async def test_an_audit_is_a_trace_of_its_own_with_the_id_of_its_run(pair: Pair) -> None:
