@@ -10,11 +10,10 @@ ModelRouterMiddleware(choices={…}, instructions="…", classifier=classifier)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.decisions import (
-    Answer,
     BaseDecisionModel,
     Choice,
     ChoiceAnswer,
@@ -41,7 +40,7 @@ from cascade.models.failures import Caller
 from cascade.models.langchain import QUIET, sending_once
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
 from cascade.state import Completion, LedgerEntry, Usage
-from cascade.tiers import OpenTier, Tier, open_tier
+from cascade.tiers import Tier, open_tier
 
 CORRECT = Noul(instructions="Is the last answer in this conversation correct and complete?")
 
@@ -53,33 +52,35 @@ class AskedDecisionModel(Model):
     def __init__(self, decides: Any, question: Noul | Choice | Score, *, local: bool) -> None:
         package = type(decides).__module__.partition(".")[0]
         self.provider, self.model = package.removeprefix("langchain_"), decides.model
-        self.local, self._question = local, question
-        self._core = isinstance(decides, BaseDecisionModel)
+        self.local = local
+        core = isinstance(decides, BaseDecisionModel)
+        self._state, self._question = "state" if core else "input", _question(question, core=core)
         self._decides, self._sends_once = sending_once(decides)
 
     async def _complete(self, request: Request) -> Completion:
-        question = self._question if self._core else _openai_question(self._question)
-        state = "state" if self._core else "input"
-        asked: Any = {state: list(request.messages), "questions": {"answer": question}}
+        asked = {self._state: list(request.messages), "questions": {"answer": self._question}}
         with Caller(self.name, "its server").named(any_error=True):
             # Its clients have one home, as those of chat models.
             response = await on_portal(self._decides.ainvoke(asked, QUIET))
         told = dict(response.usage or ()) if self._sends_once else {}
-        tokens = {name: told.get(name) for name in ("input_tokens", "output_tokens")}
+        usage = Usage(**{name: told.get(name) for name in ("input_tokens", "output_tokens")})
         text = response.answers["answer"].model_dump_json()
-        return Completion(text, response.model, Usage(**tokens), finish_reason="stop")
+        return Completion(text, response.model, usage, finish_reason="stop")
 
 
-def _openai_question(question: Noul | Choice | Score) -> Any:
+def _question(question: Noul | Choice | Score, *, core: bool) -> Any:
+    """The question as the model takes it: langchain-openai has kinds of its own."""
+    if core:
+        return question
     from langchain_openai import decisions  # noqa: PLC0415 - whose model is asked
 
     told: Any = question.instructions
     told = told if isinstance(told, str) else json.dumps(told)
-    criteria: Any = getattr(question, "criteria", None)
-    if isinstance(question, Choice):
-        return decisions.Choice(instructions=told, choices=dict(criteria))
-    if isinstance(question, Score):
-        return decisions.Score(instructions=told, levels=list(criteria))
+    match question:
+        case Choice(criteria=criteria):
+            return decisions.Choice(instructions=told, choices=criteria)
+        case Score(criteria=criteria):
+            return decisions.Score(instructions=told, levels=criteria)
     return decisions.Predicate(instructions=told)
 
 
@@ -128,73 +129,51 @@ class DecisionSignal(Signal):
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
         """The probability under the signal's name."""
-        del asked
-        p = self.probability(replies[0])
-        return {} if p is None else {self.name: p}
-
-    def probability(self, reply: Completion) -> float | None:
-        """The probability in the JSON of an answer; None where the model refused to give one."""
-        answer = json.loads(reply.text)
-        match answer["type"]:
-            case "noul":
-                p = answer["noul"]
-            case "predicate":
-                p = answer["probability"]
-            case "choice":
-                p = answer["probabilities"][self._correct]
-            case "score":
-                p = answer["score"] / (len(answer["legend"]) - 1)
-            case _:
-                return None
-        return min(1.0, max(0.0, float(p)))
+        match json.loads(replies[0].text):
+            case {"noul": p} | {"probability": p}:
+                pass
+            case {"type": "choice", "probabilities": shares}:
+                p = shares[self._correct]
+            case {"score": score, "legend": levels}:
+                p = score / (len(levels) - 1)
+            case _:  # refused
+                return {}
+        return {self.name: min(1.0, max(0.0, float(p)))}
 
 
-class AskedVerifier:
-    """A model as the verifier of a cascade: the policy decides by the probability that it gives.
-    Where it cannot be had, or gives none, the question escalates.
+class SignalVerifier:
+    """A signal of one call, with a model of its own, as the verifier of a cascade: the policy
+    decides by the probability. Where that cannot be had, the question escalates."""
 
-    Args:
-        show: what the tier is asked about a draft.
-        read: P(the draft is correct) in what it says.
-    """
-
-    def __init__(
-        self,
-        tier: OpenTier,
-        show: Callable[[Run, Completion], Sequence[BaseMessage]],
-        read: Callable[[Completion], float | None],
-    ) -> None:
-        self._tier, self._show, self._read = tier, show, read
+    def __init__(self, signal: Signal) -> None:
+        self._signal, self._tier = signal, open_tier(signal.model, signal.name)
 
     async def __call__(
         self, question: str, answer: str, runtime: CascadeRuntime, *, run: Run
     ) -> Verdict:
         """Its verdict on the draft."""
-        del question, answer
         assert run.draft is not None
-        request = to_request(self._tier, self._show(run, run.draft), Settings())
+        asked = Asked(run.messages, run.draft, runtime, run.draft.trajectory)
+        (probe,) = self._signal.probes(asked, ())
+        request = to_request(self._tier, probe.messages, Settings())
         try:
             said = await runtime.kernel.ask(Call(run, runtime, "verify", self._tier, request))
         except ModelError as error:
             if not (error.circumstantial or isinstance(error, LocalOnlyError)):
                 raise
             return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
-        if (p := self._read(said)) is not None:
+        features: Any = self._signal.read(asked, [said])
+        if (p := self._signal.score(features)) is not None:
             return Verdict(confidence=p)
         why = f"the verifier gave no probability: {said.text[:80]!r}"
         return Verdict(accept=False, reason=why)
 
 
-class DecisionVerifier(AskedVerifier):
+class DecisionVerifier(SignalVerifier):
     """A decision model as the verifier of a cascade, with the arguments of `DecisionSignal`."""
 
     def __init__(self, model: Any, question: Any = CORRECT, **options: Any) -> None:
-        signal = DecisionSignal(model, question, **options)
-
-        def show(run: Run, draft: Completion) -> Sequence[BaseMessage]:
-            return (*run.messages, AIMessage(draft.transcript))
-
-        super().__init__(open_tier(signal.model, signal.name), show, signal.probability)
+        super().__init__(DecisionSignal(model, question, **options))
 
 
 class CascadeDecisionModel(BaseDecisionModel):
@@ -218,12 +197,11 @@ class CascadeDecisionModel(BaseDecisionModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Hear what the drafts cost."""
-        super().model_post_init(context)
-        self.cascade.kernel.ledger.listeners.append(self._hear)
 
-    def _hear(self, entry: LedgerEntry) -> None:
-        if (entries := self._entries.get(entry.run_id)) is not None:
-            entries.append(entry)
+        def hear(entry: LedgerEntry) -> None:
+            self._entries.get(entry.run_id, []).append(entry)
+
+        self.cascade.kernel.ledger.listeners.append(hear)
 
     @property
     def _provider(self) -> str:
@@ -257,11 +235,13 @@ class CascadeDecisionModel(BaseDecisionModel):
         if p is None:
             why = (seen and seen.missing) or decision.reason
             raise ModelError(f"there is no confidence in a draft: {why}", model=self.model)
-        larger = tiers.index(decision.tier) if decision.tier else 1
-        chosen = 0 if decision.action == "accept" else larger
-        answers: dict[str, Answer] = {n: _answer(q, p, chosen) for n, q in questions.items()}
-        usage = usage_of(entries)
-        return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
+        chosen = 0 if decision.action == "accept" else tiers.index(decision.tier or tiers[1])
+        return ClassifierResponse(
+            model=self.model,
+            answers={name: _answer(each, p, chosen) for name, each in questions.items()},
+            usage=usage_of(entries),
+            request_id=run.id,
+        )
 
 
 def _answer(question: Question, p: float, chosen: int) -> NoulAnswer | ChoiceAnswer:
