@@ -9,18 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from cascade.confidence import (
-    Asked,
-    Calibrator,
-    LogprobSignal,
-    Probe,
-    Signal,
-    combine,
-    objection,
-    repetition,
-    speaks_of_grading,
-    take,
-)
+from cascade.confidence.base import Asked, Calibrator, LogprobSignal, Probe, Signal, combine, take
+from cascade.confidence.validity import objection, repetition, speaks_of_grading
 from cascade.errors import CascadeError, DeadlineError, LocalOnlyError, ModelError, is_control_flow
 from cascade.run import Call, CascadeRuntime, Run, Settings, Step, to_request
 from cascade.state import Assessment, Completion
@@ -108,8 +98,7 @@ class SelfChecker:
         for signal in signals:
             tier = self.helpers.get(signal.name, runtime.kernel.tiers[run.tier])
 
-            async def ask(signal: Signal, probe: Probe, tier: OpenTier = tier) -> Completion:
-                del signal
+            async def ask(probe: Probe, tier: OpenTier = tier) -> Completion:
                 return await runtime.kernel.ask(_call(run, runtime, tier, probe))
 
             try:
@@ -183,7 +172,7 @@ class SelfChecker:
 
 
 def _question() -> Signal:
-    from cascade.confidence.signals import PTrueSignal  # noqa: PLC0415 - where log-probs are none
+    from cascade.confidence.checks import PTrueSignal  # noqa: PLC0415 - where log-probs are none
 
     return PTrueSignal()
 

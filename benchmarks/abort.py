@@ -4,7 +4,7 @@
 
 The embedded model answers the demo's questions in its own words, with at most 128 tokens. First,
 `Abort()` in whole cascades: what provably cannot be accepted. Then the bound of a calibration
-(`cascade.confidence.early`), on a random half of the drafts, tried on the other half, 200 times.
+(`cascade.confidence.signals`), on a random half of the drafts, tried on the other half, 200 times.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, Tier
 from cascade.confidence.base import worst_window
-from cascade.confidence.early import ROUNDING, drafts_needed, lowest_kept, tail_mean
+from cascade.confidence.signals import ROUNDING, drafts_needed, lowest_kept, tail_mean
 from cascade.demo import SMALL, questions
 from cascade.middleware import Abort
 from cascade.models import Request, open_model

@@ -140,7 +140,7 @@ class Cascade:
                 "holds": made.holds,
             }
         elif signals != ():
-            from cascade.confidence import to_signals  # noqa: PLC0415 - seldom
+            from cascade.confidence.signals import to_signals  # noqa: PLC0415 - seldom
 
             parts = {"signals": to_signals(signals)}
         self.policy = choose_policy(

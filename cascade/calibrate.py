@@ -23,7 +23,8 @@ import yaml
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 from pydantic import JsonValue
 
-from cascade.confidence import calibrating, shots_of, system_hash
+from cascade.confidence import calibrating
+from cascade.confidence.base import shots_of, system_hash
 from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.errors import CascadeError, ConfigurationError, InputError

@@ -33,7 +33,7 @@ from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
-from cascade.policies import Situation, tell_cost
+from cascade.policies.base import Situation, tell_cost
 from cascade.run import (
     Answer,
     Call,

@@ -21,17 +21,14 @@ from langchain_core.messages import BaseMessage
 
 from cascade.state import Completion, TokenLogprob
 
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 FEATURES: Mapping[str, frozenset[str]] = {
-    "logprobs": _names(
-        "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean token_count"
-    ),
-    "text": _names("answer_words answer_truncated answer_refuses answer_hedges"),
-    "prompt": _names("prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols"),
+    signal: frozenset(names.split())
+    for signal, names in {
+        "logprobs": "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean "
+        "token_count",
+        "text": "answer_words answer_truncated answer_refuses answer_hedges",
+        "prompt": "prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols",
+    }.items()
 }
 """Features of the built-in signals that are not called as their signal is."""
 
@@ -110,29 +107,25 @@ class Signal(ABC):
         return score_of(self.name, features)
 
 
-Ask = Callable[[Signal, Probe], Coroutine[Any, Any, Completion]]
+Ask = Callable[[Probe], Coroutine[Any, Any, Completion]]
 """Puts a signal's probe to a model and sees to the ledger."""
 
 
 async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
-    """All calls that a signal wants, then its features. Errors of calls and of the signal pass."""
+    """All calls that a signal wants, then its features. Errors of calls and of the signal pass; the
+    first call that fails cancels those beside it, which cost money."""
     replies: list[Completion] = []
     while probes := signal.probes(asked, replies):
-        replies += await _side_by_side([ask(signal, probe) for probe in probes])
+        tasks = [asyncio.ensure_future(ask(probe)) for probe in probes]
+        try:
+            replies += await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
     features = signal.read(asked, replies)
     return await features if inspect.isawaitable(features) else features
-
-
-async def _side_by_side(calls: Sequence[Coroutine[Any, Any, Completion]]) -> list[Completion]:
-    """Their results, in order; the first failure cancels the others, which cost money."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 def combine(scores: Features) -> float | None:

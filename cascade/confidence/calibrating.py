@@ -1,4 +1,4 @@
-"""Fit of a calibration to labelled drafts, and its quality on rows that it has not seen.
+"""Fit of a calibration to labelled drafts, its quality on rows that it has not seen, and metrics.
 
 All fits are logistic regressions with a normal prior whose mean is the raw score as it is: few
 labels change little. A step from few parameters to many is taken as far as cross-fitting shows that
@@ -8,19 +8,21 @@ it pays by more than its noise. Needs scipy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import compress, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from cascade._version import __version__
 from cascade.confidence.base import Features
 from cascade.confidence.calibration import (
     RAW,
+    Array,
     Calibration,
+    Code,
     FittedCalibrator,
     GainHead,
     Linear,
@@ -35,11 +37,8 @@ from cascade.confidence.calibration import (
     sigmoid,
     values_of,
 )
-from cascade.confidence.metrics import Array, auroc, auroc_error, brier, ece, ece_noise
 from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
-
-Rows = NDArray[np.intp]
 
 LEAST_LABELS = 20
 """Below, not even a slope and a shift can be told from noise."""
@@ -58,6 +57,8 @@ OUTLOOK_ROWS, EARLY_ROWS, QUANTILES = 300, 5_000, 101
 """Rows that a calibration keeps."""
 LABELS_PER_FEATURE = 10
 """Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
+BINS = 15
+"""Of the calibration error."""
 PRIOR_ROWS, GAIN_PRECISION, FLAT = 4.0, 25.0, 1e-3
 """Precisions of priors: of a calibrator, for the raw score as it is; of the weights of a gain head,
 expected within ± 0.2; of what may be anything."""
@@ -183,7 +184,7 @@ def _log_loss(probability: Array, correct: Array) -> Array:
 def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
     order = np.argsort(here, kind="stable")
     kept = order[np.linspace(0, len(order) - 1, min(OUTLOOK_ROWS, len(order))).astype(int)]
-    return tuple((float(here[i]), float(after[i])) for i in kept)
+    return tuple(zip(here[kept].tolist(), after[kept].tolist(), strict=True))
 
 
 def _fit_gain_head(
@@ -203,33 +204,34 @@ def _fit_gain_head(
 def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
     """Advice on the use of it, by its figures."""
     area, n, raw = quality.auroc, quality.n, auroc(last.raw, correct)
+    code: Code = "ok"
+    text = "the confidence is calibrated on these examples."
     if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct):
+        code = "score is reversed"
         text = (
             "do not use it: the higher the score, the more often the draft is wrong "
             f"(AUROC {raw:.2f}). Look whether it means the opposite."
         )
-        return Recommendation(code="score is reversed", text=text)
-    if float(np.quantile(last.seen, 0.95)) < 0.5:
+    elif float(np.quantile(last.seen, 0.95)) < 0.5:
+        code = "small model too weak"
         text = (
             f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
             "one is more likely right than wrong. Take another small model."
         )
-        return Recommendation(code="small model too weak", text=text)
-    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
+    elif area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
+        code = "no better than chance"
         text = (
             f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
             f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels."
         )
-        return Recommendation(code="no better than chance", text=text)
-    if last.stage.calibrated:
-        return Recommendation(code="ok", text="the confidence is calibrated on these examples.")
-    more = LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n
-    text = (
-        f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
-        f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, "
-        f"it takes about {more} more labels."
-    )
-    return Recommendation(code="not calibrated", text=text, more_labels=more)
+    elif not last.stage.calibrated:
+        code = "not calibrated"
+        text = (
+            f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
+            f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, "
+            f"it takes about {LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n} more labels."
+        )
+    return Recommendation(code=code, text=text)
 
 
 # --- fits
@@ -266,10 +268,15 @@ def cross_fitted(
     folds: int = 5,
 ) -> Array:
     """The prediction of each row by a fit that has not seen it, (n,), in folds that are alike in
-    their first labels, or in those of `by`."""
+    their first labels, or in those of `by` (scikit-learn's take classes, not shares)."""
+    strata = labels[0] if by is None else by
+    shuffled = np.random.default_rng(0).permutation(len(strata))
+    fold = np.empty(len(strata), dtype=np.int64)
+    fold[shuffled[np.argsort(strata[shuffled], kind="stable")]] = np.arange(len(strata)) % folds
     predicted = np.empty(len(table))
-    for rows, held in stratified_folds(labels[0] if by is None else by, folds):
-        found = fit(table[rows], *(each[rows] for each in labels))
+    for k in range(min(folds, len(table))):
+        held = fold == k
+        found = fit(table[~held], *(each[~held] for each in labels))
         predicted[held] = found.predict(table[held])
     return predicted
 
@@ -284,15 +291,6 @@ def step_share(before: Array, after: Array, actual: Array) -> float:
     share = float(step @ rest) / square
     error = float(np.sqrt((((rest - share * step) * step) ** 2).sum())) / square
     return min(1.0, max(0.0, share - error))
-
-
-def stratified_folds(labels: Array, folds: int) -> Iterator[tuple[Rows, Rows]]:
-    """(rows that fit, rows held out) of each fold; scikit-learn's take classes, not shares."""
-    shuffled = np.random.default_rng(0).permutation(len(labels))
-    fold = np.empty(len(labels), dtype=np.int64)
-    fold[shuffled[np.argsort(labels[shuffled], kind="stable")]] = np.arange(len(labels)) % folds
-    for k in range(min(folds, len(labels))):
-        yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
 
 
 def _scored(table: Array) -> bool:
@@ -378,3 +376,54 @@ def _minimise(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
         w = w - step
         best = loss(w)
     return np.asarray(w, dtype=np.float64)
+
+
+# --- metrics
+
+
+def ece(probability: Array, correct: Array) -> float:
+    """Expected calibration error over bins of equal mass (arXiv 1706.04599), cut by rank. Rows of
+    equal probability share the mean of their labels, so that their order does not count."""
+    order = np.argsort(probability, kind="stable")
+    ranked = probability[order]
+    _, inverse, counts = np.unique(ranked, return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, weights=correct[order]) / counts
+    parts = np.array_split(np.arange(len(order)), min(BINS, len(order)))
+    gaps = np.add.reduceat(ranked - means[inverse], [part[0] for part in parts])
+    return float(np.abs(gaps).sum() / len(order))
+
+
+def ece_noise(probability: Array, *, draws: int = 100) -> Array:
+    """The ECE that perfectly calibrated probabilities like these show on as many rows, (draws,)."""
+    rng = np.random.default_rng(0)
+    draw = [(rng.random(len(probability)) < probability).astype(np.float64) for _ in range(draws)]
+    return np.array([ece(probability, labels) for labels in draw])
+
+
+def brier(probability: Array, correct: Array) -> float:
+    """Mean squared error of the probability; labels may be shares."""
+    return float(np.mean((probability - correct) ** 2))
+
+
+def auroc(score: Array, label: Array) -> float:
+    """P(score of a positive > score of a negative), ties count half; NaN with one class only.
+
+    `sklearn.metrics.roc_auc_score` gives the same in ten times the time.
+    """
+    positive = label > 0.5
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        return math.nan
+    above = rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2.0
+    return float(above / (n_positive * n_negative))
+
+
+def auroc_error(area: float, label: Array) -> float:
+    """Standard error of an AUROC on these labels (Hanley and McNeil 1982, equation 2)."""
+    if math.isnan(area):
+        return math.nan
+    n_positive, n_negative = int((label > 0.5).sum()), int((label <= 0.5).sum())
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (n_positive - 1) * (q1 - area**2)
+    spread += (n_negative - 1) * (q2 - area**2)
+    return math.sqrt(max(0.0, spread) / (n_positive * n_negative))

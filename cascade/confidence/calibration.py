@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from langchain_core.messages import BaseMessage
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError
 
 from cascade.confidence.base import (
@@ -25,10 +26,11 @@ from cascade.confidence.base import (
     shots_of,
     system_hash,
 )
-from cascade.confidence.early import EarlyRow
-from cascade.confidence.metrics import Array
+from cascade.confidence.signals import EarlyRow
 from cascade.errors import CalibrationMismatchError, ConfigurationError
 from cascade.state import Certificate, Record
+
+Array = NDArray[np.float64]
 
 NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
@@ -240,15 +242,11 @@ Code = Literal[
 
 
 class Recommendation(Fitted):
-    """Advice on the use of a calibration: by code, and in a sentence with the way out.
-
-    One that is `not calibrated` is used as a raw score; `more_labels` is how many more it probably
-    takes to know better.
-    """
+    """Advice on the use of a calibration: by code, and in a sentence with the way out. One that is
+    `not calibrated` is used as a raw score."""
 
     code: Code
     text: str
-    more_labels: int | None = None
 
     @property
     def use(self) -> bool:

@@ -1,4 +1,5 @@
-"""Checks: the words in which a model is asked about a draft, and how its reply is read.
+"""Checks: the words in which a model is asked about a draft, how its reply is read, and the signals
+that do so.
 
 The question follows the draft in the same conversation, whose prompt cache serves the check as
 well. Drafts and documents may be written by somebody who wants a wrong answer accepted: they are
@@ -16,7 +17,10 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
-from cascade.state import Completion, TokenLogprob
+from cascade.confidence.base import Asked, Features, Probe, Signal
+from cascade.confidence.trajectory import narrated
+from cascade.confidence.validity import TURN, UNSEEN
+from cascade.state import Completion
 
 QUESTION = "Is the answer above correct?"
 REPLY = "Reply with one word, True if it is correct, False if it is not."
@@ -32,18 +36,8 @@ _VERDICTS: dict[str, bool] = {
     **dict.fromkeys(("false", "no", "incorrect", "wrong"), False),
 }
 _STRIP = " \t\r\n\"'`*_.,:;!()[]▁Ġ"
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
 
-UNSEEN = re.compile(
-    "[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
-)
-"""Soft hyphen, zero-width spaces, marks that turn writing around, and the plane of tags, in which
-a whole sentence can be hidden. The joiners that Persian, Hindi and emojis need are left."""
-
-TURN = r"""
-    <(?=[|\uff5c][^|\uff5c<>\s]{1,48}[|\uff5c]>)            # <|im_start|>, <｜User｜>
-    | <(?=(?:start|end)_of_turn>)
-    | \[(?=/?(?:INST|SYSTEM_PROMPT)\])
-"""
 _CONTROL = re.compile(
     TURN
     + r"""
@@ -68,18 +62,6 @@ def seal(*texts: str) -> str:
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def messages_as_data(messages: Sequence[BaseMessage]) -> tuple[BaseMessage, ...]:
-    """A conversation whose texts are data; messages that were data already are the same ones."""
-    plain = []
-    for message in messages:
-        update = {"content": _plain(message.content)}
-        if isinstance(message, AIMessage) and message.tool_calls:
-            update["tool_calls"] = _plain(message.tool_calls)
-        same = all(getattr(message, name) == value for name, value in update.items())
-        plain.append(message if same else message.model_copy(update=update))
-    return tuple(plain)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return as_data(value)
@@ -95,7 +77,11 @@ def check_messages(
     said = seal(*(str(message.text) for message in messages), draft)
     shown = SHOWN.format(seal=said, draft=as_data(draft))
     asked = TOLD.format(seal=said, question=question) + reply
-    return (*messages_as_data(messages), AIMessage(shown), HumanMessage(asked))
+    plain = []
+    for message in messages:
+        calls = {"tool_calls": _plain(message.tool_calls)} if isinstance(message, AIMessage) else {}
+        plain.append(message.model_copy(update={"content": _plain(message.content), **calls}))
+    return (*plain, AIMessage(shown), HumanMessage(asked))
 
 
 def p_true(check: Completion) -> float | None:
@@ -106,14 +92,11 @@ def p_true(check: Completion) -> float | None:
     A word that is not listed counts with the most it can have: what the least likely listed token
     has. Without log-probabilities the reply decides, where it is the one word and nothing else.
     """
-    if check.logprobs:
-        answering = (token for token in check.logprobs if token.token.strip(_STRIP))
-        return _mass(next(answering, check.logprobs[0]))
-    verdict = _verdict(check.text)
-    return None if verdict is None else float(verdict)
-
-
-def _mass(token: TokenLogprob) -> float | None:
+    if not check.logprobs:
+        verdict = _verdict(check.text)
+        return None if verdict is None else float(verdict)
+    answering = (token for token in check.logprobs if token.token.strip(_STRIP))
+    token = next(answering, check.logprobs[0])
     listed = [
         (_verdict(text), math.exp(logprob))
         for text, logprob in token.top or ((token.token, token.logprob),)
@@ -130,3 +113,48 @@ def _mass(token: TokenLogprob) -> float | None:
 
 def _verdict(text: str) -> bool | None:
     return _VERDICTS.get(text.strip(_STRIP).casefold())
+
+
+class _Check(Signal):
+    """One question, after the draft in the same conversation."""
+
+    calls = 1
+    question, reply = QUESTION, REPLY
+    max_tokens, top_logprobs = 4, 0
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The question; an agent's draft is shown with the run that led to it."""
+        if replies:
+            return ()
+        shown = narrated(asked.trajectory) if asked.trajectory else asked.draft.transcript
+        messages = check_messages(asked.messages, shown, self.question, self.reply)
+        return (Probe(messages, self.max_tokens, 0.0, self.top_logprobs),)
+
+
+class PTrueSignal(_Check):
+    """P(True): the mass over True against False (arXiv 2207.05221)."""
+
+    name = "p_true"
+    top_logprobs = 20  # a space or a line break may come before the word
+    wording = seal(SHOWN, TOLD, QUESTION, REPLY, str(LEAST_MASS))
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """`p_true`, absent when the reply says neither."""
+        probability = p_true(replies[0])
+        return {} if probability is None else {self.name: probability}
+
+
+class VerbalisedSignal(_Check):
+    """Verbalised confidence: the model names a percentage (arXiv 2305.14975)."""
+
+    name = "verbalised"
+    question = "How likely is it that the answer above is correct?"
+    reply = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
+    max_tokens = 8
+    wording = seal(SHOWN, TOLD, question, reply)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
+        """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""
+        found = _PERCENT.fullmatch(replies[0].text.strip())
+        share = math.inf if found is None else float(found[1]) / 100
+        return {self.name: share} if share <= 1 else {}

@@ -1,10 +1,12 @@
-"""Signals that ask a model or a function of the user's, and what `signals=[…]` takes."""
+"""Signals of texts, of further answers and of the user's functions, what `signals=[…]` takes, and
+the early stop of a draft by its log-probs."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from decimal import Context, Decimal
 from typing import Any
@@ -12,24 +14,17 @@ from typing import Any
 from cascade._numbers import to_count, to_number
 from cascade.confidence.base import (
     FEATURES,
+    WINDOW,
     Asked,
     Features,
     LogprobSignal,
     Probe,
     Signal,
     logprob_features,
+    worst_window,
 )
-from cascade.confidence.checks import (
-    LEAST_MASS,
-    QUESTION,
-    REPLY,
-    SHOWN,
-    TOLD,
-    check_messages,
-    p_true,
-    seal,
-)
-from cascade.confidence.trajectory import TrajectorySignal, narrated
+from cascade.confidence.checks import PTrueSignal, VerbalisedSignal
+from cascade.confidence.trajectory import TrajectorySignal
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 
@@ -83,55 +78,7 @@ class PromptSignal(Signal):
         }
 
 
-# --- checks
-
-
-class _Check(Signal):
-    """One question, after the draft in the same conversation."""
-
-    calls = 1
-    question, reply = QUESTION, REPLY
-    max_tokens, top_logprobs = 4, 0
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """The question; an agent's draft is shown with the run that led to it."""
-        if replies:
-            return ()
-        shown = narrated(asked.trajectory) if asked.trajectory else asked.draft.transcript
-        messages = check_messages(asked.messages, shown, self.question, self.reply)
-        return (Probe(messages, self.max_tokens, 0.0, self.top_logprobs),)
-
-
-class PTrueSignal(_Check):
-    """P(True): the mass over True against False (arXiv 2207.05221)."""
-
-    name = "p_true"
-    top_logprobs = 20  # a space or a line break may come before the word
-    wording = seal(SHOWN, TOLD, QUESTION, REPLY, str(LEAST_MASS))
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """`p_true`, absent when the reply says neither."""
-        probability = p_true(replies[0])
-        return {} if probability is None else {self.name: probability}
-
-
-class VerbalisedSignal(_Check):
-    """Verbalised confidence: the model names a percentage (arXiv 2305.14975)."""
-
-    name = "verbalised"
-    question = "How likely is it that the answer above is correct?"
-    reply = "Reply with one number from 0 (certainly wrong) to 100 (certainly right)."
-    max_tokens = 8
-    wording = seal(SHOWN, TOLD, question, reply)
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """`verbalised` in [0, 1], absent when the reply is not a number from 0 to 100 alone."""
-        found = _PERCENT.fullmatch(replies[0].text.strip())
-        share = math.inf if found is None else float(found[1]) / 100
-        return {self.name: share} if share <= 1 else {}
-
-
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
+# --- answers of models
 
 
 class _OtherModel(Signal):
@@ -169,8 +116,6 @@ class PrefillScore(_OtherModel):
         score = {self.name: math.exp(read["logprob_mean"])}
         return score | {f"{self.name}_{part}": value for part, value in parts.items()}
 
-
-# --- further answers to the same question
 
 _FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
 _NOISE = re.compile(r"[^\w\s.%+-]")
@@ -282,7 +227,19 @@ class UserSignal(Signal):
     def __init__(self, check: Check, name: str | None = None) -> None:
         self.check: Callable[..., Value | Awaitable[Value]] = check
         self.name = name or str(getattr(check, "__name__", type(check).__name__))
-        self.takes_runtime = _takes_runtime(check, self.name)
+        self.takes_runtime = False
+        try:
+            signature = inspect.signature(check)
+        except (TypeError, ValueError):  # some built-ins have none
+            return
+        self.takes_runtime = "runtime" in signature.parameters
+        try:
+            signature.bind("", "", **({"runtime": None} if self.takes_runtime else {}))
+        except TypeError:
+            raise ConfigurationError(
+                f"the signal {self.name!r} takes {signature}: write it as (question, answer) or "
+                "(question, answer, runtime)."
+            ) from None
 
     async def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """The function's value under its name."""
@@ -303,22 +260,6 @@ class UserSignal(Signal):
         """The value, where it is in [0, 1]."""
         value = features.get(self.name)
         return value if value is not None and 0.0 <= value <= 1.0 else None
-
-
-def _takes_runtime(check: Callable[..., Any], name: str) -> bool:
-    try:
-        signature = inspect.signature(check)
-    except (TypeError, ValueError):  # some built-ins have none
-        return False
-    named = {"runtime": None} if "runtime" in signature.parameters else {}
-    try:
-        signature.bind("", "", **named)
-    except TypeError:
-        raise ConfigurationError(
-            f"the signal {name!r} takes {signature}: write it as (question, answer) or "
-            "(question, answer, runtime)."
-        ) from None
-    return bool(named)
 
 
 # --- signals by name
@@ -344,7 +285,18 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     if isinstance(wanted, str | bytes) or not isinstance(wanted, Sequence):
         raise ConfigurationError(f"signals={wanted!r}: give a list, such as ['logprobs'].")
     signals: dict[str, Signal] = {}
-    for signal in map(_to_signal, wanted):
+    for item in wanted:
+        if isinstance(item, Signal):
+            signal = item
+        elif isinstance(item, str) and item in BUILT_IN:
+            signal = BUILT_IN[item]()
+        elif callable(item):
+            signal = UserSignal(item)
+        else:
+            raise ConfigurationError(
+                f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
+                "cascade.confidence, and your own functions (question, answer) → value."
+            )
         if isinstance(signal, UserSignal) and signal.name in _RESERVED:
             raise ConfigurationError(
                 f"a signal of yours is called {signal.name!r}, which is built in: "
@@ -362,14 +314,43 @@ def wordings(names: Iterable[str]) -> dict[str, str]:
     return {name: wording for name, wording in known.items() if wording}
 
 
-def _to_signal(item: SignalLike) -> Signal:
-    if isinstance(item, Signal):
-        return item
-    if isinstance(item, str) and item in BUILT_IN:
-        return BUILT_IN[item]()
-    if callable(item):
-        return UserSignal(item)
-    raise ConfigurationError(
-        f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
-        "cascade.confidence, and your own functions (question, answer) → value."
-    )
+# --- early stop of a draft that is still being written
+
+EarlyRow = tuple[float, float]
+"""Of a calibration draft: its confidence, and its `logprob_window_min`. The smallest mean over 16
+tokens only falls while an answer grows, so its final value bounds the running one (as in DeepConf,
+arXiv 2508.15260, with a conformal bound in place of its percentile)."""
+
+ROUNDING = 1e-9
+"""Sums of the same numbers in another order differ by less."""
+
+
+def ceiling(total: float, limit: int) -> float:
+    """The highest geometric mean probability that an answer of at most `limit` tokens can still
+    reach, `total` being the sum of its log-probabilities so far: the rest is certain at best."""
+    return min(1.0, math.exp(total / limit) + ROUNDING)
+
+
+def tail_mean(values: Sequence[float]) -> float | None:
+    """Mean of the last `WINDOW` log-probabilities; None before there are so many."""
+    return worst_window(values[-WINDOW:]) if len(values) >= WINDOW else None
+
+
+def drafts_needed(share: float) -> int:
+    """The fewest accepted calibration drafts that bound a share: 1/share − 1, rounded up."""
+    return math.ceil(1.0 / share) - 1
+
+
+def lowest_kept(
+    rows: Sequence[EarlyRow], accepts: Callable[[float], bool], share: float
+) -> float | None:
+    """The running window below which a draft is given up; None where too few drafts bound it.
+
+    With n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋. A further accepted
+    draft of the same kind falls below it with probability at most r/(n + 1) ≤ share (split
+    conformal prediction, arXiv 2107.07511, appendix D). `rows` are sorted, `accepts` is monotone.
+    """
+    first = bisect_left(rows, True, key=lambda row: accepts(row[0]))
+    lowest = sorted(window for _, window in rows[first:])
+    rank = math.floor(share * (len(lowest) + 1))
+    return lowest[rank - 1] if rank else None

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cascade.confidence.calibration import Fitted
-from cascade.confidence.metrics import Array
+from cascade.confidence.calibration import Array, Fitted
 
 PROMPTS_PER_DIMENSION = 20
 

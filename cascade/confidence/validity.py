@@ -10,9 +10,19 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from cascade.confidence.checks import TURN, UNSEEN
 from cascade.state import Completion
 
+UNSEEN = re.compile(
+    "[\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+"""Soft hyphen, zero-width spaces, marks that turn writing around, and the plane of tags, in which
+a whole sentence can be hidden. The joiners that Persian, Hindi and emojis need are left."""
+
+TURN = r"""
+    <(?=[|\uff5c][^|\uff5c<>\s]{1,48}[|\uff5c]>)            # <|im_start|>, <｜User｜>
+    | <(?=(?:start|end)_of_turn>)
+    | \[(?=/?(?:INST|SYSTEM_PROMPT)\])
+"""
 _GRADING = re.compile(
     TURN
     + r"""
@@ -42,25 +52,45 @@ def objection(
     Its text has to satisfy the JSON schema; a call has to name one of the tools (in OpenAI format)
     and satisfy its parameters; `tool_choice` is a tool's name, `required`, `none` or `auto`.
     """
-    if tool_choice is not None and tool_choice != "auto":
-        unwanted = _choice_problem(completion.called, tool_choice)
-        if unwanted is not None:
-            return unwanted
-    if completion.tool_calls:
-        problems = (_call_problem(c["name"], c["args"], tools) for c in completion.tool_calls)
-        return next(filter(None, problems), None)
+    problem = _choice_problem(completion.called, tool_choice) if tool_choice else None
+    for call in completion.tool_calls:
+        problem = problem or _call_problem(call["name"], call["args"], tools)
+    if problem is not None or completion.tool_calls:
+        return problem
     if not completion.text.strip():
         used_up = ": its tokens or steps were used up" * (completion.finish_reason == "length")
         return f"the answer is empty{used_up}"
     if schema is None:
         return None
-    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema
-
     try:
         value = json.loads(completion.text)
     except (ValueError, RecursionError) as error:
         return f"the answer is not JSON: {error}"
-    return mismatch("the answer", value, schema)
+    return _mismatch("the answer", value, schema)
+
+
+def _choice_problem(called: Sequence[str], choice: str) -> str | None:
+    if choice == "none":
+        return f"the answer calls {called[0]}, though it must call no tool" if called else None
+    if choice != "auto" and not called:
+        wanted = "a tool" if choice == "required" else f"the tool {choice}"
+        return f"the answer does not call {wanted}, though it has to"
+    if choice not in ("auto", "required", *called):
+        return f"the answer calls {called[0]}, though it has to call {choice}"
+    return None
+
+
+def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    schemas = [t["function"].get("parameters") for t in tools if t["function"]["name"] == name]
+    if not schemas:
+        return f"the answer calls a tool that does not exist: {name}"
+    return _mismatch(f"the call of {name}", args, schemas[0] or {})
+
+
+def _mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
+    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema
+
+    return mismatch(what, value, schema)
 
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
@@ -84,24 +114,3 @@ def speaks_of_grading(text: str) -> str | None:
     if found is None:
         return None
     return " ".join(found.string[found.start() : found.start() + 40].split())
-
-
-def _choice_problem(called: Sequence[str], choice: str) -> str | None:
-    if choice == "none":
-        return f"the answer calls {called[0]}, though it must call no tool" if called else None
-    if not called:
-        wanted = "a tool" if choice == "required" else f"the tool {choice}"
-        return f"the answer does not call {wanted}, though it has to"
-    if choice not in ("required", *called):
-        return f"the answer calls {called[0]}, though it has to call {choice}"
-    return None
-
-
-def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there are tools
-
-    for tool in tools:
-        if tool["function"]["name"] == name:
-            schema = tool["function"].get("parameters") or {}
-            return mismatch(f"the call of {name}", args, schema)
-    return f"the answer calls a tool that does not exist: {name}"

@@ -15,7 +15,7 @@ from pydantic import Field
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
-from cascade.confidence.metrics import auroc, brier, ece
+from cascade.confidence.calibrating import auroc, brier, ece
 from cascade.errors import ConfigurationError
 from cascade.evaluation import metrics
 from cascade.evaluation.audit import wilson

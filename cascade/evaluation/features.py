@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import JsonValue
 
-from cascade.confidence import combine, score_of
+from cascade.confidence.base import combine, score_of
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from cascade.confidence.calibrating import cross_fitted, fit_gain
 from cascade.confidence.calibration import Fitted, Linear, Share
-from cascade.confidence.early import lowest_kept
+from cascade.confidence.signals import lowest_kept
 from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, trajectory_features
 from cascade.errors import ConfigurationError

@@ -11,7 +11,7 @@ from functools import cache, partial
 
 from cascade._numbers import to_number
 from cascade.confidence.base import WINDOW
-from cascade.confidence.early import (
+from cascade.confidence.signals import (
     ROUNDING,
     EarlyRow,
     ceiling,
@@ -42,10 +42,10 @@ class Abort(CascadeMiddleware):
 
     Without a calibration a draft is stopped when the most certain rest could not lift its score to
     what is accepted; `max_tokens` has to be known. With one, when the mean of its last 16 tokens
-    falls below what all but a share of acceptable calibration drafts stay above
-    (`cascade.confidence.early`). The policy has to accept the more confident of two drafts at least
-    as readily. Drafts that may call tools are not stopped: their tokens are not all of the answer.
-    `loss`, which needs a calibration, is the share of acceptable drafts that may be lost.
+    falls below what all but a share of acceptable calibration drafts stay above (`lowest_kept`).
+    The policy has to accept the more confident of two drafts at least as readily. Drafts that may
+    call tools are not stopped: their tokens are not all of the answer. `loss`, which needs a
+    calibration, is the share of acceptable drafts that may be lost.
 
     Raises:
         ConfigurationError: the share has no meaning.

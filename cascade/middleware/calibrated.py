@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cascade.confidence import Signal, digest
+from cascade.confidence.base import Signal, digest
 from cascade.confidence.signals import SignalLike, to_signals, wordings
 from cascade.errors import (
     CalibrationMismatchError,

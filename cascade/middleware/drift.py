@@ -19,8 +19,7 @@ from cascade._numbers import to_count, to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, call_user, fingerprint, lot
 from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Decide, Slot, go_to
-from cascade.policies import promises
-from cascade.policies.base import Situation
+from cascade.policies.base import Situation, promises
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Decision, LedgerEntry, Record
 

@@ -12,8 +12,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 
 from cascade.errors import ConfigurationError, InputError, LocalOnlyError
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
-from cascade.policies import promises
-from cascade.policies.base import Situation
+from cascade.policies.base import Situation, promises
 from cascade.run import Answer, Call, CascadeRuntime, Run
 from cascade.state import Completion, Decision
 

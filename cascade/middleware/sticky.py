@@ -24,7 +24,7 @@ from cascade.ledger.prompt_cache import (
     in_steps,
 )
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot, go_to
-from cascade.policies import dollars
+from cascade.policies.base import dollars
 from cascade.run import Answer, Call, CascadeRuntime, Run, to_request
 from cascade.state import Completion, Usage
 from cascade.tiers import OpenTier

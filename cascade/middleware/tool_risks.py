@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from cascade.errors import ConfigurationError
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot
-from cascade.policies.base import Situation, can_change, with_observation
+from cascade.policies.base import Situation, with_observation
 from cascade.run import Run
 from cascade.state import Decision
 
@@ -95,7 +95,7 @@ class ToolRisks(CascadeMiddleware):
         reason = f"{decision.reason}; but {words}"
         update = {"action": "escalate", "once": False, "reason": reason, **demanded}
         refused = decision.model_copy(update=update)
-        return refused if sure else with_observation(refused, situation.next_signal, can_change)
+        return refused if sure else with_observation(refused, situation.next_signal)
 
     def _last(self, decision: Decision, tool: str, risk: Risk) -> Decision:
         """The last tier's call: a person approves of it, where that is wanted."""

@@ -11,9 +11,10 @@ no clock, no network, no chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 from cascade._numbers import to_number
@@ -133,11 +134,6 @@ def compare(assessment: Assessment, threshold: float) -> Decision:
     return decided(action, reason, assessment, threshold)
 
 
-def break_even(p_large: float, cost_per_error: float) -> float:
-    """The confidence from which on accepting is the cheaper side, at c_L/λ errors."""
-    return min(1.0, max(0.0, p_large - cost_per_error))
-
-
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:
     """Dollars that knowing a signal before deciding is worth: min(A, B) at the expected confidence
     minus E[min(A, B)] over the outlook, A − B = λ·(τ − p)."""
@@ -155,25 +151,15 @@ def observe(signal: NextSignal, decision: Decision, why: str) -> Decision:
     return decision.model_copy(update={"action": "observe", "reason": reason})
 
 
-Worth = Callable[[NextSignal, float, float], str | None]
-"""Says of a signal, at a confidence and a threshold, why to take it; None where it is not worth it.
-"""
-
-
-def with_observation(decision: Decision, signal: NextSignal | None, worth: Worth) -> Decision:
-    """`decision`, or one more observation where that is worth it."""
+def with_observation(decision: Decision, signal: NextSignal | None) -> Decision:
+    """`decision`, or one more observation where a signal led to the other side of the threshold on
+    calibration rows."""
     confidence, threshold = decision.confidence, decision.threshold
-    if signal is None or not signal.outlook or confidence is None or threshold is None:
+    if signal is None or confidence is None or threshold is None:
         return decision
-    why = worth(signal, confidence, threshold)
-    return decision if why is None else observe(signal, decision, why)
-
-
-def can_change(signal: NextSignal, confidence: float, threshold: float) -> str | None:
-    """The worth of a signal that led to the other side of the threshold on calibration rows."""
     accepted = confidence >= threshold
-    changed = any((value >= threshold) != accepted for value in signal.outlook)
-    return "may change that" if changed else None
+    changes = any((value >= threshold) != accepted for value in signal.outlook)
+    return observe(signal, decision, "may change that") if changes else decision
 
 
 def dollars(amount: Decimal | float) -> str:
@@ -227,7 +213,7 @@ class ThresholdPolicy:
         decision = settled(situation, threshold)
         if decision is not None:
             return decision
-        return with_observation(compare(assessment, threshold), situation.next_signal, can_change)
+        return with_observation(compare(assessment, threshold), situation.next_signal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,45 +241,103 @@ class EconomicPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """The action that is cheapest in expectation: accept, escalate or observe."""
-        assessment, best = situation.assessment, self._best(situation.above)
+        assessment, above = situation.assessment, situation.above
+        priced = [tier for tier in above if tier.cost_usd is not None]
+        best = min(priced, key=self._expected_usd, default=None)
         # A tier is named only where it is not the next one.
-        tier = best.tier if best is not None and best is not situation.above[0] else None
+        tier = best.tier if best is not None and best is not above[0] else None
         decision = settled(situation)
         if decision is not None:
             return decision.model_copy(update={"tier": tier}) if tier else decision
         if best is None or best.cost_usd is None:
             reason = "the cost of escalating is unknown: set a price on the next tier"
             return decided("escalate", reason, assessment)
-        cost = float(best.cost_usd) / self.price_of_error
-        decision = compare(assessment, break_even(self._p(best), cost))
-        wrong = 1 - Decimal(str(assessment.confidence))
-        decision = decision.model_copy(
-            update={
-                "tier": tier if decision.action == "escalate" else None,
-                "expected_cost_accept_usd": Decimal(str(self.price_of_error)) * wrong,
-                "expected_cost_escalate_usd": best.cost_usd + self._error_usd(best),
-            }
-        )
-        return with_observation(decision, situation.next_signal, self._worth)
+        threshold = self._p(best) - float(best.cost_usd) / self.price_of_error
+        threshold = min(1.0, max(0.0, threshold))
+        decision = compare(assessment, threshold)
+        update = {
+            "tier": tier if decision.action == "escalate" else None,
+            "expected_cost_accept_usd": self._error_usd(assessment.confidence),
+            "expected_cost_escalate_usd": self._expected_usd(best),
+        }
+        decision, signal = decision.model_copy(update=update), situation.next_signal
+        worth = value_of_information(signal, threshold, self.price_of_error) if signal else 0.0
+        if signal is None or worth <= float(signal.cost_usd or 0):
+            return decision
+        cost = "an unknown amount" if signal.cost_usd is None else dollars(signal.cost_usd)
+        return observe(signal, decision, f"is worth {dollars(worth)} and costs {cost}")
 
-    def _best(self, above: Sequence[TierOutlook]) -> TierOutlook | None:
-        """The larger tier that is expected to be cheapest, of those with a price."""
-        priced = [
-            (tier.cost_usd + self._error_usd(tier), at)
-            for at, tier in enumerate(above)
-            if tier.cost_usd is not None
-        ]
-        return above[min(priced)[1]] if priced else None
+    def _expected_usd(self, tier: TierOutlook) -> Decimal:
+        return (tier.cost_usd or Decimal(0)) + self._error_usd(self._p(tier))
 
-    def _error_usd(self, tier: TierOutlook) -> Decimal:
-        return Decimal(str(self.price_of_error)) * (1 - Decimal(str(self._p(tier))))
+    def _error_usd(self, p: float | None) -> Decimal:
+        return Decimal(str(self.price_of_error)) * (1 - Decimal(str(p)))
 
     def _p(self, tier: TierOutlook) -> float:
         return self.p_large if tier.p_correct is None else tier.p_correct
 
-    def _worth(self, signal: NextSignal, confidence: float, threshold: float) -> str | None:
-        worth = value_of_information(signal, threshold, self.price_of_error)
-        if worth <= float(signal.cost_usd or 0):
-            return None
-        cost = "an unknown amount" if signal.cost_usd is None else dollars(signal.cost_usd)
-        return f"is worth {dollars(worth)} and costs {cost}"
+
+@dataclass(frozen=True, slots=True)
+class AbstainPolicy:
+    """Give no answer where even the better side is expected to cost more than an unanswered
+    question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does."""
+
+    inner: Policy
+    price_of_abstaining: float
+
+    def __post_init__(self) -> None:
+        to_number("AbstainPolicy.price_of_abstaining", self.price_of_abstaining, least=0)
+
+    def decide(self, situation: Situation) -> Decision:
+        """The inner decision, or abstain when that is cheaper."""
+        decision = self.inner.decide(situation)
+        accept, escalate = decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd
+        if accept is None or escalate is None or min(accept, escalate) <= self.price_of_abstaining:
+            return decision
+        reason = (
+            f"{decision.reason}; the better side is expected to cost "
+            f"{dollars(min(accept, escalate))}, an unanswered question "
+            f"{dollars(self.price_of_abstaining)}"
+        )
+        return decision.model_copy(update={"action": "abstain", "tier": None, "reason": reason})
+
+
+class BudgetPolicy:
+    """Escalate by gain per dollar, at a shadow price that keeps the mean cost at a budget.
+
+    Escalate ⇔ p_L − p_S > λ_b·c_L. After each request (`paid`) the dual update
+    λ_b ← [λ_b + η·(c_t − B)]₊ makes escalation dearer while spending is above B (arXiv 2604.00136),
+    with η = 1/(100·B²). It learns, so each cascade has one of its own.
+
+    Args:
+        dollars: B, per request on average.
+        p_large: p_L where the calibration does not know it.
+        shadow_price: λ_b to begin with, in 1/dollars.
+    """
+
+    def __init__(self, dollars: float, *, p_large: float = 1.0, shadow_price: float = 0.0) -> None:
+        self.dollars = to_number("BudgetPolicy.dollars", dollars, above=0)
+        self.p_large = to_number("BudgetPolicy.p_large", p_large, least=0, most=1)
+        self.shadow_price = to_number("BudgetPolicy.shadow_price", shadow_price, least=0)
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"BudgetPolicy({self.dollars:g}, shadow_price={self.shadow_price:.4g})"
+
+    def paid(self, cost_usd: Decimal | float) -> None:
+        """Learn the cost of a finished request."""
+        over = float(cost_usd) - self.dollars
+        with self._lock:
+            self.shadow_price = max(0.0, self.shadow_price + over / (100.0 * self.dollars**2))
+
+    def decide(self, situation: Situation) -> Decision:
+        """Accept or escalate at the present shadow price."""
+        assessment, decision = situation.assessment, settled(situation)
+        if decision is not None:
+            return decision
+        cost = situation.above[0].cost_usd if situation.above else None
+        if cost is None:
+            reason = "the cost of escalating is unknown, and a budget has to be kept"
+            return decided("accept", reason, assessment)
+        p_large = self.p_large if assessment.p_large is None else assessment.p_large
+        return compare(assessment, min(1.0, max(0.0, p_large - self.shadow_price * float(cost))))

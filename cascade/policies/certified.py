@@ -17,10 +17,7 @@ from cascade.policies.base import Situation, compare, decided, observe, settled
 from cascade.state import Certificate, Decision, Record
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -46,8 +43,8 @@ class CertifiedPolicy:
 
     @property
     def _promise(self) -> str:
-        known = self.certificate
-        return f"harm ≤ {known.max_harm:.1%} with {1 - known.delta:.0%} confidence"
+        harm, delta = self.certificate.max_harm, self.certificate.delta
+        return f"harm ≤ {harm:.1%} with {1 - delta:.0%} confidence"
 
     def decide(self, situation: Situation) -> Decision:
         """Accept at the certified threshold and above."""
@@ -91,19 +88,19 @@ class Refusal(Record):
                 f"harm at {self.max_harm:.1%} is not certified: a raw score gets no certificate, "
                 "and these labels do not show that it is a probability"
             )
-        bring = f"bring {self.labels_needed} or more"
+        labels, proving = self.labels_needed, ""
         if self.halved:
-            bring = f"bring {2 * self.labels_needed} or more, half of which prove it"
+            labels, proving = 2 * labels, ", half of which prove it"
         return (
             f"no threshold keeps harm at {self.max_harm:.1%} with {1 - self.delta:.0%} confidence "
-            f"on {self.n} labels (without a single error they certify "
-            f"{self.zero_error_bound:.1%}): {bring}, or allow more harm"
+            f"on {self.n} labels (without a single error they certify {self.zero_error_bound:.1%})"
+            f": bring {labels} or more{proving}, or allow more harm"
         )
 
 
 def certify(
-    confidence: Array,
-    correct: Array,
+    confidence: ArrayLike,
+    correct: ArrayLike,
     *,
     max_harm: float,
     delta: float = 0.1,
@@ -123,22 +120,19 @@ def certify(
     import numpy as np  # noqa: PLC0415 - heavy
     from scipy.stats import beta  # noqa: PLC0415 - heavy
 
-    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
-    n = len(confidence)
+    said, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64) > 0.5
     max_harm = to_number("max_harm", max_harm, above=0, below=1)
     delta = to_number("delta", delta, above=0, below=1)
-    if n == 0 or len(correct) != n:
-        raise ConfigurationError(f"{n} confidences, {len(correct)} labels: give one for each.")
-    judged = np.flatnonzero(~np.isnan(confidence))
-    if ((confidence[judged] < 0.0) | (confidence[judged] > 1.0)).any():
+    n, known = len(said), ~np.isnan(said)
+    if n == 0 or len(right) != n:
+        raise ConfigurationError(f"{n} confidences, {len(right)} labels: give one for each.")
+    if ((said[known] < 0.0) | (said[known] > 1.0)).any():
         raise ConfigurationError("a confidence is between 0 and 1; here some are not.")
-    order = judged[np.argsort(-confidence[judged], kind="stable")]
-    ranked, wrong = confidence[order], np.cumsum(~(correct[order] > 0.5)).astype(np.float64)
-    ends = np.flatnonzero(np.diff(ranked, append=-1.0) < 0)
-    # Clopper–Pearson: BetaInv(1 − δ; k + 1, n − k), and 1 where every row is an error.
-    errors = wrong[ends]
-    bounds = beta.ppf(1.0 - delta, errors + 1.0, np.maximum(n - errors, 1e-9))
-    bounds = np.where(errors >= n, 1.0, bounds)
+    order = np.argsort(-said, kind="stable")[: known.sum()]
+    ranked, wrong = said[order], np.cumsum(~right[order])
+    ends = np.flatnonzero(np.diff(ranked, append=-1.0) < 0)  # the last of those that are equal
+    # Clopper–Pearson: BetaInv(1 − δ; k + 1, n − k); NaN, which passes nowhere, where all are wrong.
+    bounds = beta.ppf(1.0 - delta, wrong[ends] + 1.0, n - wrong[ends])
     passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
     if not len(passing):
         return Refusal(

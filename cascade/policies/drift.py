@@ -56,14 +56,10 @@ class SignalWatch:
             self._values.append(value)
         if len(self._values) < (self._window if self._usual else self._reference):
             return None
-        values, self._values = self._values, []
-        if self._usual:
-            return self._shift(values)
-        self._usual = values
-        return None
-
-    def _shift(self, recent: Sequence[float]) -> Shift | None:
-        usual = self._usual
+        usual, recent, self._values = self._usual, self._values, []
+        if not usual:
+            self._usual = recent
+            return None
         edges = np.unique(np.quantile(usual, np.linspace(0.1, 0.9, 9)))
         before, now = (
             np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1).tolist()
@@ -161,12 +157,9 @@ class HarmWatch:
             if not known and len(self._waiting) <= self._most:
                 return
             del self._waiting[run_id]
-            self._take(harm or 0.0, rate)
-
-    def _take(self, harm: float, rate: float) -> None:
-        self.n += 1
-        stake = math.log(0.5 / (self.n * (self.n + 1)) + (0.5 if self.n == 1 else 0.0))
-        # The largest bet is fixed by α alone, so that it is known before the request.
-        gain = (harm / rate - self.max_harm) / self.max_harm
-        self._logs = np.logaddexp(self._logs, stake) + np.log1p(_BETS * gain)
-        self.alarm = self.log_e >= -math.log(self.delta)
+            self.n += 1
+            stake = math.log(0.5 / (self.n * (self.n + 1)) + (0.5 if self.n == 1 else 0.0))
+            # The largest bet is fixed by α alone, so that it is known before the request.
+            gain = ((harm or 0.0) / rate - self.max_harm) / self.max_harm
+            self._logs = np.logaddexp(self._logs, stake) + np.log1p(_BETS * gain)
+            self.alarm = self.log_e >= -math.log(self.delta)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
-from cascade.confidence import shots_of
+from cascade.confidence.base import shots_of
 from cascade.confidence.calibration import NEIGHBOURS, Calibration
 from cascade.errors import ConfigurationError
 from tests.confidence.drafts import CERTIFICATE, NAMES, Draft, drafts, made, scored, usual

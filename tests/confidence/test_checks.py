@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade.confidence import as_data, check_messages, speaks_of_grading
-from cascade.confidence.checks import messages_as_data, p_true, seal
+from cascade.confidence.checks import p_true, seal
 from cascade.state import Completion, TokenLogprob
 from tests.confidence.drafts import token
 
@@ -107,8 +107,8 @@ def test_earlier_turns_and_their_calls_are_data_too() -> None:
     block = {"type": "text", "text": "a<|im_start|>system"}
     messages = [HumanMessage([block]), AIMessage("[INST] x", tool_calls=[call])]
     plain = [HumanMessage("Pipe |> it <b>x</b> [0] a<|b"), AIMessage("می‌خواهم 👩‍👩‍👧 naïve")]
-    assert all(a is b for a, b in zip(messages_as_data(plain), plain, strict=True))
-    first, second = messages_as_data(messages)
+    assert list(check_messages(plain, WRONG)[:2]) == plain
+    first, second, *_ = check_messages(messages, WRONG)
     assert first.content == [{"type": "text", "text": "a< |im_start|>system"}]
     assert isinstance(second, AIMessage)
     assert second.tool_calls[0]["args"] == {"q": ["< |im_end|>", 3]}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.confidence.base import WINDOW, logprob_features
-from cascade.confidence.early import ceiling, drafts_needed, lowest_kept, tail_mean
+from cascade.confidence.signals import ceiling, drafts_needed, lowest_kept, tail_mean
 from cascade.state import TokenLogprob
 from tests.confidence.drafts import drafts, made
 

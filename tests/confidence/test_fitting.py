@@ -15,8 +15,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cascade.confidence import calibration
-from cascade.confidence.calibrating import fit_calibrator, fit_gain, step_share
-from cascade.confidence.metrics import auroc, auroc_error, brier, ece
+from cascade.confidence.calibrating import (
+    auroc,
+    auroc_error,
+    brier,
+    ece,
+    fit_calibrator,
+    fit_gain,
+    step_share,
+)
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 
 Array = NDArray[np.float64]

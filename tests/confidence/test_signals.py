@@ -23,13 +23,10 @@ from cascade.confidence import (
     TrajectorySignal,
     UserSignal,
     VerbalisedSignal,
-    combine,
     normalise,
-    take,
-    to_signals,
 )
-from cascade.confidence.base import WINDOW, logprob_features
-from cascade.confidence.signals import BUILT_IN, SignalLike, wordings
+from cascade.confidence.base import WINDOW, combine, logprob_features, take
+from cascade.confidence.signals import BUILT_IN, SignalLike, to_signals, wordings
 from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.state import Completion, TokenLogprob
@@ -46,7 +43,7 @@ async def taken(
     """The features of a signal whose calls are answered one after the other."""
     probes: list[Probe] = []
 
-    async def ask(_: Signal, probe: Probe) -> Completion:
+    async def ask(probe: Probe) -> Completion:
         probes.append(probe)
         reply = replies[len(probes) - 1]
         return said(reply) if isinstance(reply, str) else reply
@@ -55,7 +52,7 @@ async def taken(
     return await take(signal, Asked(MESSAGES, draft), ask), probes
 
 
-async def unasked(signal: Signal, probe: Probe) -> Completion:
+async def unasked(probe: Probe) -> Completion:
     raise AssertionError(probe)
 
 
@@ -230,7 +227,7 @@ def test_a_signal_that_takes_something_else_is_refused(check: object) -> None:
 async def test_the_first_call_that_fails_ends_the_others() -> None:
     ended = []
 
-    async def ask(signal: Signal, probe: Probe) -> Completion:
+    async def ask(probe: Probe) -> Completion:
         if not ended:
             ended.append("failed")
             await asyncio.sleep(0)

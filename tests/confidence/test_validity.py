@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolCall, ToolMessage
 
-from cascade.confidence import objection, repetition, schemas
+from cascade.confidence import schemas
 from cascade.confidence.schemas import check_schema, check_tools
+from cascade.confidence.validity import objection, repetition
 from cascade.errors import ConfigurationError
 from cascade.state import Completion
 

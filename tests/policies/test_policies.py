@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError
 from cascade.policies import (
-    DEFAULT_THRESHOLD,
     AbstainPolicy,
     BudgetPolicy,
     CertifiedPolicy,
@@ -23,11 +22,14 @@ from cascade.policies import (
     Situation,
     ThresholdPolicy,
     TierOutlook,
+)
+from cascade.policies.base import (
+    DEFAULT_THRESHOLD,
     dollars,
     promises,
     tell_cost,
+    value_of_information,
 )
-from cascade.policies.base import value_of_information
 from cascade.state import Assessment
 from tests.confidence.drafts import CERTIFICATE
 
