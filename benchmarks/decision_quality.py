@@ -135,7 +135,8 @@ def with_mixture(row: Transcript, prompts: tuple[str, str]) -> Transcript:
         outcome = row.models[prompt]
         recorded = outcome.signals["votes"]
         votes += recorded[:VOTES_PER_PROMPT] if isinstance(recorded, list) else []
-        first, all_of_them = outcome.cost_usd_single or 0.0, outcome.cost_usd or 0.0
+        first = (outcome.model_extra or {}).get("cost_usd_single") or 0.0
+        all_of_them = outcome.cost_usd or 0.0
         others = max(float(str(outcome.signals["n_samples"])) - 1, 1)
         cost += first + (VOTES_PER_PROMPT - 1) * (all_of_them - first) / others
     answer = Counter(map(str, votes)).most_common(1)[0][0] if votes else None

@@ -339,7 +339,7 @@ class Cascade:
 
         parts = Parts(
             self.tiers,
-            making.AlwaysEscalate(),
+            ThresholdPolicy(),  # which is not asked
             signals=self.kernel.parts.signals or to_signals(making.SIGNALS),
             store=self.kernel.parts.store,
             settings=self.settings,

@@ -107,7 +107,7 @@ def evaluate(
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
     with busy(f"reading {path}"):
         rows = list(recordings.read_transcripts(path))
-        names = recordings.name_pair(rows, small, large)
+        names = str(small), str(large)
         fitted, tested = features.pair_of(rows, *names), None
         if test is not None:
             tested = features.pair_of(recordings.read_transcripts(test), *names)

@@ -15,7 +15,6 @@ import typer
 from cascade.calibrate import (
     GIVE_UP_AFTER,
     SIGNALS,
-    AlwaysEscalate,
     Collected,
     Fitted,
     calibrate,
@@ -27,7 +26,7 @@ from cascade.cli.console import INTERRUPTED, MOST_TOLD, busy, fail, give, say
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.evaluation.recordings import Example, read_transcripts
 from cascade.evaluation.render import to_text
-from cascade.evaluation.scorers import get_scorer
+from cascade.evaluation.scorers import as_scorer
 from cascade.evaluation.verdict import FAIR_TEST, Evaluation, to_document
 from cascade.middleware import Breaker
 
@@ -45,7 +44,7 @@ def open_both(opened: ExitStack, models: Models, signals: Sequence[str] | None) 
     # Every example is wanted: a server is asked until it is plain that it is gone.
     breaker = Breaker(GIVE_UP_AFTER)
     options: dict[str, Any] = {"signals": signals or list(SIGNALS), "middleware": [breaker]}
-    return models.open(opened, policy=AlwaysEscalate(), **options)
+    return models.open(opened, **options)
 
 
 def check(rows: Sequence[Example], needed: int, why: str, file: Path, path: Path) -> None:
@@ -70,7 +69,7 @@ def ask(
     agree_with_large: bool = False,
 ) -> Collected:
     """Record what both models answer, after asking the person where it costs money."""
-    scorer, kept = get_scorer(how.scorer), "nothing is recorded yet"
+    scorer, kept = as_scorer(how.scorer), "nothing is recorded yet"
     if not how.yes:
         _confirm(cascade, rows, path, how.yes_up_to)
 
@@ -146,7 +145,7 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
 def fit(cascade: Cascade, path: Path, rows: Sequence[Example], **options: Any) -> Fitted:
     """A calibration on what was recorded."""
     with busy("fitting"):
-        return asyncio.run(calibrate(cascade.kernel, path, rows, **options))
+        return asyncio.run(calibrate(cascade.kernel, path, **options))
 
 
 def told(fitted: Fitted, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:

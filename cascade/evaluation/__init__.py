@@ -9,18 +9,8 @@ from cascade.evaluation.recordings import (
     Example,
     Outcome,
     Transcript,
-    TranscriptWriter,
     read_examples,
     read_transcripts,
-    rows_of_pair,
 )
 
-__all__ = [
-    "Example",
-    "Outcome",
-    "Transcript",
-    "TranscriptWriter",
-    "read_examples",
-    "read_transcripts",
-    "rows_of_pair",
-]
+__all__ = ["Example", "Outcome", "Transcript", "read_examples", "read_transcripts"]

@@ -170,11 +170,10 @@ def recorded(
     """Figures for `plan`, from recorded answers or whole runs of agents. Where no accept rate
     is given, it is the share of drafts that `evaluate` keeps."""
     from cascade.evaluation.features import pair_of  # noqa: PLC0415 - scikit-learn
-    from cascade.evaluation.recordings import name_pair, read_transcripts  # noqa: PLC0415
+    from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
 
-    rows = list(read_transcripts(path))
-    pair = pair_of(rows, *name_pair(rows, small, large))
+    pair = pair_of(read_transcripts(path), str(small), str(large))
     if not pair.priced:
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
     if accept_rate is None:

@@ -10,25 +10,27 @@ import gzip
 import logging
 import math
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic.functional_validators import AfterValidator
 from pydantic_core import from_json
 
 from cascade.confidence import trajectory
 from cascade.errors import ConfigurationError, MissingDependencyError
 
-logger = logging.getLogger("cascade")
+T = TypeVar("T")
 
-_GZIP = b"\x1f\x8b"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+logger = logging.getLogger("cascade")
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -48,10 +50,7 @@ class Step(trajectory.Step):
 
     model_config = _OPEN
 
-    prompt_tokens: Count | None = None
-    completion_tokens: Count | None = None
     cost_usd: Amount | None = None
-    latency_ms: Amount | None = None
 
 
 class Outcome(BaseModel):
@@ -59,7 +58,6 @@ class Outcome(BaseModel):
 
     Attributes:
         pred: what was taken out of the `output`, None for nothing.
-        cost_usd_single: dollars of one sample, where `cost_usd` pays for several.
         check_cost_usd: dollars of the signals that asked a model; unset where there were none.
         confidence: P(correct) as it was said when recorded, or a raw score.
         signals: what the recording knows about the answer, as it was written: votes, log-probs.
@@ -74,7 +72,6 @@ class Outcome(BaseModel):
     cost_usd: Amount | None = None
     output: str | None = None
     pred: str | None = None
-    cost_usd_single: Amount | None = None
     check_cost_usd: Amount | None = None
     latency_ms: Amount | None = None
     confidence: Probability | None = None
@@ -101,29 +98,59 @@ class Transcript(BaseModel):
         return self.model_dump_json(exclude_unset=True) + "\n"
 
 
-# Transcripts ----------------------------------------------------------------------------------
+# Files ----------------------------------------------------------------------------------------
+
+QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
+"""Columns in which a question and its right answer are looked for, in this order."""
+
+_RECORD, _ROW = TypeAdapter(Transcript), TypeAdapter(dict[str, Any])
 
 
-def read_transcripts(path: str | Path) -> Iterator[Transcript]:
-    """The records of a JSONL file, plain or gzip, one by one. A last line that was cut off while it
-    was written is left out with a warning.
+@contextmanager
+def _reading(
+    path: Path, failures: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, csv.Error)
+) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path} is not UTF-8 (byte {error.start}): convert it first, "
+            f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
+        ) from error
+    except failures as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"{path} cannot be read ({reason}): mend it, or give another file."
+        ) from error
 
-    Raises:
-        ConfigurationError: a line is not a record, or two have the same id.
-    """
-    path, seen = Path(path), dict[str, int]()
-    for number, row in _json_lines(path, may_be_cut=True):
-        try:
-            record = Transcript.model_validate(row)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the line"
-            raise ConfigurationError(
-                f"{path}:{number}: {place}: {first['msg']}, not {first['input']!r:.60}. Mend or "
-                "delete the line; docs/transcripts.md has the fields."
-            ) from error
-        _check_once(seen, record.id, number, path, "line")
-        yield record
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines of a file, plain or gzip (its content tells), but for empty ones."""
+    with _reading(path), path.open("rb") as plain:
+        packed = plain.peek(2)[:2] == b"\x1f\x8b"
+        for number, line in enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, 1):
+            if line.strip():
+                yield number, line.removeprefix(BOM_UTF8)
+
+
+def _parse(kind: TypeAdapter[T], line: bytes, place: str) -> T:
+    try:
+        return kind.validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the line"
+        raise ConfigurationError(
+            f"{place}: {where}: {first['msg']}, not {first['input']!r:.60}. Mend or delete the "
+            "line; docs/transcripts.md has the fields of a transcript."
+        ) from error
+
+
+def _is_cut(line: bytes) -> bool:
+    try:
+        from_json(line)
+    except ValueError:
+        return True
+    return False
 
 
 def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: str) -> None:
@@ -135,72 +162,49 @@ def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: 
         )
 
 
-def _json_lines(path: Path, *, may_be_cut: bool = False) -> Iterator[tuple[int, Any]]:
-    """The values of a file of JSON lines, plain or gzip (the content tells), and their lines."""
-    try:
-        with path.open("rb") as plain:
-            packed = plain.peek(2)[:2] == _GZIP
-            for number, line in enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = from_json(line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line)
-                except ValueError as error:
-                    if may_be_cut and not line.endswith(b"\n"):
-                        logger.warning("%s:%d was cut off: left out", path, number)
-                        return
-                    shown = line[:80].decode(errors="replace").strip()
-                    raise ConfigurationError(
-                        f"{path}:{number}: not JSON ({error}): {shown!r}."
-                    ) from error
-                yield number, row
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(
-            f"{path} cannot be read ({reason}). Give a file of JSON lines, plain or gzip."
-        ) from error
+# Transcripts ----------------------------------------------------------------------------------
 
 
-class TranscriptWriter:
-    """Writer of records to a plain JSONL file, whose `ids` are known; a crash loses at most the
-    line being written, which the next writer removes.
+def read_transcripts(path: str | Path) -> Iterator[Transcript]:
+    """The records of a JSONL file, plain or gzip, one by one. A last line that was cut off while it
+    was written is left out with a warning.
+
+    Raises:
+        ConfigurationError: a line is not a record, or two have the same id.
+    """
+    path, seen = Path(path), dict[str, int]()
+    for number, line in _lines(path):
+        if not line.endswith(b"\n") and _is_cut(line):
+            logger.warning("%s:%d was cut off: left out", path, number)
+            return
+        record = _parse(_RECORD, line, f"{path}:{number}")
+        _check_once(seen, record.id, number, path, "line")
+        yield record
+
+
+def resume_transcripts(path: Path) -> dict[str, Transcript]:
+    """The records of a plain JSONL file to which more are to be added, by id: it is made where it
+    is not there, and a last line that was cut off is removed.
 
     Raises:
         ConfigurationError: it cannot be written, or what is there is not transcripts.
     """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        there = read_transcripts(self.path) if self.path.exists() else ()
-        self.ids = {record.id for record in there}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
-        except OSError as error:
-            folder = self.path.parent
-            why = f"{folder} is a file" if folder.is_file() else error.strerror
-            raise ConfigurationError(
-                f"{self.path} cannot be written ({why}): give a folder that can be made or written "
-                "to."
-            ) from error
-        written = self.path.read_bytes()
-        last = written[written.rfind(b"\n") + 1 :]
-        try:
-            self._file.write(b"\n" if last and from_json(last) else b"")
-        except ValueError:
-            self._file.truncate(len(written) - len(last))
-
-    def write(self, record: Transcript) -> None:
-        """Append one record; it is handed to the system before this returns."""
-        self._file.write(record.to_line().encode())
-        self._file.flush()
-        self.ids.add(record.id)
-
-    def __enter__(self) -> TranscriptWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    there = {row.id: row for row in read_transcripts(path)} if path.exists() else {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.seek(0)
+            written = file.read()
+            whole = written.rfind(b"\n") + 1
+            if _is_cut(written[whole:]):
+                file.truncate(whole)
+            else:
+                file.write(b"\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be written ({error}): give a folder that can be made or written to."
+        ) from error
+    return there
 
 
 def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[Transcript]:
@@ -208,35 +212,16 @@ def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[
     order in which answers were recorded. No such row is a `ConfigurationError`."""
     rows = list(records)
     found = [row for row in rows if small in row.models and large in row.models]
-    if not found:
+    if not found or small == large:
+        counts = Counter(name for row in rows for name in row.models).most_common()
         raise ConfigurationError(
-            f"no row has both {small!r} and {large!r}. Models with their number of rows: "
-            f"{_models_of(rows)}."
+            f"no row has both {small!r} and {large!r}: name two models, --small and --large. There "
+            f"are, with their number of rows: {', '.join(f'{name} ({n:,})' for name, n in counts)}."
         )
     return sorted(found, key=lambda record: record.id)
 
 
-def name_pair(
-    records: Iterable[Transcript], small: str | None, large: str | None
-) -> tuple[str, str]:
-    """The names of two models, or a `ConfigurationError` with those that there are."""
-    if small is None or large is None or small == large:
-        raise ConfigurationError(
-            f"which two models? Name small and large, with --small and --large. Models with their "
-            f"number of rows: {_models_of(records)}."
-        )
-    return small, large
-
-
-def _models_of(rows: Iterable[Transcript]) -> str:
-    counts = Counter(name for row in rows for name in row.models)
-    return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
-
-
 # Tables and labelled examples -----------------------------------------------------------------
-
-QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
-"""Columns in which a question and its right answer are looked for, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,38 +250,29 @@ def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, row in _json_lines(path):
-        if not isinstance(row, dict):
-            raise ConfigurationError(f"{path}:{number}: not a JSON object: {row!r:.60}.")
-        yield row
+    return (_parse(_ROW, line, f"{path}:{number}") for number, line in _lines(path))
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**30)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            # Spreadsheets of half of Europe write semicolons.
-            between = next((mark for mark in ",;\t" if mark in first), ",")
-            rows = csv.DictReader(file, delimiter=between, strict=True)
-            _check_names(path, rows.fieldnames or ())
-            for row in rows:
-                if None in row:  # what stands under no name
-                    raise ConfigurationError(
-                        f"{path}:{rows.line_num}: more fields than names. Put a field that has "
-                        f"{between!r} in it between quotes."
-                    )
-                yield row
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it first, "
-            f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
-        ) from error
-    except csv.Error as error:
-        raise ConfigurationError(f"{path} cannot be read as CSV: {error}.") from error
+    with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        # Spreadsheets of half of Europe write semicolons.
+        between = next((mark for mark in ",;\t" if mark in first), ",")
+        rows = csv.DictReader(file, delimiter=between, strict=True)
+        for name, count in Counter(rows.fieldnames).items():
+            if count > 1:
+                raise ConfigurationError(
+                    f"{path} has the column {name!r} more than once: give each a name of its own."
+                )
+        for row in rows:
+            if None in row:  # what stands under no name
+                raise ConfigurationError(
+                    f"{path}:{rows.line_num}: more fields than names. Put a field that has "
+                    f"{between!r} in it between quotes."
+                )
+            yield row
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -307,13 +283,9 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise MissingDependencyError(
             "Parquet needs pyarrow: install the extra `parquet`."
         ) from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            _check_names(path, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (OSError, arrow.ArrowException) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.") from error
+    with _reading(path, (OSError, arrow.ArrowException)), parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
 
 
 KINDS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
@@ -323,14 +295,6 @@ KINDS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     ".parquet": _parquet_rows,
 }
 """Reader of rows, by the ending of a file's name."""
-
-
-def _check_names(path: Path, names: Iterable[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ConfigurationError(
-            f"{path} has the column {twice[0]!r} more than once: give each a name of its own."
-        )
 
 
 def read_examples(
@@ -349,24 +313,25 @@ def read_examples(
     path = Path(path)
     rows = list(read_table(path))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    if not rows:
-        raise ConfigurationError(f"{path} has no examples in it.")
-    if missing := [name for name in (question, label) if name is not None and name not in names]:
-        raise ConfigurationError(f"{path} has no column {missing[0]!r}; it has {', '.join(names)}.")
-    asked = question or next((name for name in QUESTIONS if name in names), None)
-    known = label or next((name for name in LABELS if name in names), None)
-    if asked is None:
-        raise ConfigurationError(
-            f"{path} has no column of questions; it has {', '.join(names)}. Name the column, "
-            "or call it question."
-        )
+
+    def column(given: str | None, usual: tuple[str, ...]) -> str | None:
+        wanted = usual if given is None else (given,)
+        found = next((name for name in wanted if name in names), None)
+        if found is None and wanted is not LABELS:
+            raise ConfigurationError(
+                f"{path} has no column {' or '.join(wanted)}; it has "
+                f"{', '.join(names) or 'no examples'}. Name the columns, --question and --label."
+            )
+        return found
+
+    asked, known = column(question, QUESTIONS), column(label, LABELS)
     seen, examples = dict[str, int](), []
     for number, row in enumerate(rows, start=1):
-        given, said = row.get("id"), row.get(known) if known else None
+        given, said = row.get("id"), row.get(known or "")
         name = str(number if given is None or given == "" else given)
         _check_once(seen, name, number, path, "row")
         try:
-            messages, labels = _messages(row.get(asked), system), _labels(row.get("labels"))
+            messages, labels = _messages(row.get(asked or ""), system), _labels(row.get("labels"))
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise ConfigurationError(f"{path}, row {number}: {error}.") from error
         reference = None if isinstance(said, str) and not said.strip() else said

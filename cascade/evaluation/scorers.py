@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import math
@@ -19,7 +18,6 @@ from pydantic import JsonValue
 from cascade.confidence import normalise
 from cascade.errors import ConfigurationError, InputError
 from cascade.models import Model, Request, open_model
-from cascade.state import Completion
 
 Reference = JsonValue
 """The right answer, in the form that the scorer takes: mostly text, or a list of such texts."""
@@ -29,52 +27,40 @@ ScoreFunction = Callable[[str, Reference], float | Awaitable[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """Score of an answer, from 0 (wrong) to 1 (right), None where a judge gave no verdict; and the
-    call that it took."""
-
-    value: float | None
-    completion: Completion | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Scorer:
-    """Scorer of how right an answer is, with the `spec` that `get_scorer` takes, or the name of a
+    """Scorer of how right an answer is, with the `spec` that `as_scorer` takes, or the name of a
     user's function; one that only `computes` costs nothing to try."""
 
     spec: str
     judge: Callable[[str, Reference, str], Any]
     computes: bool = False
 
-    async def score(self, answer: str, reference: Reference, *, question: str = "") -> Score:
-        """Compare an answer, with all that it says around the result, with the right one; an
-        `InputError` where the reference is not in the form that this scorer takes."""
+    async def score(self, answer: str, reference: Reference, *, question: str = "") -> float | None:
+        """Compare an answer, with all that it says around the result, with the right one; None
+        where a model that judges gave no verdict.
+
+        Raises:
+            InputError: the reference is not in the form that this scorer takes.
+        """
         found = self.judge(answer, reference, question)
         if inspect.isawaitable(found):
             found = await found
-        if isinstance(found, Score):
-            return found
-        if not (isinstance(found, int | float) and 0 <= found <= 1):
+        if found is not None and not (isinstance(found, int | float) and 0 <= found <= 1):
             raise ConfigurationError(
                 f"the scorer {self.spec} returned {found!r}: a score is a number from 0 to 1."
             )
-        return Score(float(found))
+        return None if found is None else float(found)
 
 
 def _texts(reference: Reference, scorer: str) -> list[str]:
     """The accepted answers as text: one, or the items of a list."""
     given = reference if isinstance(reference, list) else [reference]
-    texts = [
-        f"{item:.0f}" if isinstance(item, float) and item.is_integer() else str(item)
-        for item in given
-        if isinstance(item, str | int | float)
-    ]
-    if not texts or len(texts) < len(given) or not all(text.strip() for text in texts):
+    if not given or not all(isinstance(x, str | int | float) and str(x).strip() for x in given):
         raise InputError(
             f"the reference {reference!r} is nothing that '{scorer}' can compare with: it takes a "
             "text or a list of texts that are all right."
         )
-    return texts
+    return [f"{x:.0f}" if isinstance(x, float) and x.is_integer() else str(x) for x in given]
 
 
 # Texts: (answer, accepted text, question) → whether they agree ---------------------------------
@@ -177,20 +163,16 @@ _NEAR = 24
 """Characters between "the answer is" and its number."""
 
 
-def numeric(
-    answer: str, text: str, question: str, *, tolerance: float = 1e-6, relative: bool = True
-) -> bool:
-    """True if the answer's number is that of the text, within a tolerance, which is a share of it
-    if `relative`.
+def numeric(answer: str, text: str, question: str) -> bool:
+    """True if the answer's number is that of the text, but for a millionth.
 
     The answer's number is what follows `####`, stands in `\\boxed{}` or after the last "answer
     is", else the last number of the text; 50 % is 50 and 0.5.
     """
-    wanted = _numbers(text)
+    wanted, said = _numbers(text), _numbers(answer)
     if not wanted:
         raise InputError(f"there is no number in the reference {text!r}: use another scorer.")
-    near = tolerance * (abs(wanted[0]) if relative else 1) * (1 + 1e-9) + 1e-12
-    return any(abs(one - other) <= near for one in _numbers(answer) for other in wanted)
+    return any(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12) for a in said for b in wanted)
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -226,10 +208,9 @@ def same_json(answer: str, reference: Reference, question: str = "") -> float:
         wanted = _json_in(reference) if isinstance(reference, str) else reference
     except ValueError as error:
         raise InputError(f"the reference {reference!r} is not JSON: use another scorer.") from error
-    try:
+    with suppress(ValueError):
         return float(_agrees(_json_in(answer), wanted))
-    except ValueError:
-        return 0.0
+    return 0.0
 
 
 def _json_in(text: str) -> JsonValue:
@@ -242,19 +223,16 @@ def _json_in(text: str) -> JsonValue:
     raise ValueError(f"no JSON in {text!r:.80}")
 
 
-def _agrees(given: JsonValue, wanted: JsonValue) -> bool:
+def _agrees(given: Any, wanted: Any) -> bool:
     if isinstance(wanted, dict) and isinstance(given, dict):
-        return all(k in given and _agrees(given[k], value) for k, value in wanted.items())
+        return all(name in given and _agrees(given[name], value) for name, value in wanted.items())
     if isinstance(wanted, list) and isinstance(given, list):
-        pairs = zip(given, wanted, strict=False)
-        return len(given) == len(wanted) and all(_agrees(one, other) for one, other in pairs)
+        return len(given) == len(wanted) and all(map(_agrees, given, wanted))
     if isinstance(wanted, str) and isinstance(given, str):
         return given.strip() == wanted.strip()
-    if isinstance(wanted, bool) or isinstance(given, bool):
-        return given is wanted
-    if isinstance(wanted, int | float) and isinstance(given, int | float):
-        return given == wanted or math.isclose(given, wanted, rel_tol=1e-9)
-    return given is wanted is None
+    if type(given) in (int, float) and type(wanted) in (int, float):
+        return math.isclose(given, wanted, rel_tol=1e-9)
+    return given is wanted  # a truth or null
 
 
 # A model as the judge -------------------------------------------------------------------------
@@ -273,82 +251,58 @@ _VERDICT = re.compile(
     r"((?:\bnot|n['’]t|\bpartly|\bpartially)\s+(?:\w+\s+)?correct|\bincorrect|\bwrong|\bcorrect)\b",
     re.IGNORECASE,
 )
-_JUDGE_TIMEOUT_S = 120.0
 
 
-async def ask_judge(model: Model, answer: str, reference: Reference, question: str = "") -> Score:
+async def ask_judge(
+    model: Model, answer: str, reference: Reference, question: str = ""
+) -> float | None:
     """A model's verdict, 1 or 0; it is told neither who answered nor what it cost."""
     wanted = "none given" if reference is None else " or ".join(_texts(reference, "judge"))
     task = HumanMessage(_TASK.format(question, wanted, answer))
-    completion = await model.complete(
-        Request(messages=(SystemMessage(_SYSTEM), task), timeout_s=_JUDGE_TIMEOUT_S)
-    )
-    found = list(_VERDICT.finditer(completion.text))
+    asked = Request(messages=(SystemMessage(_SYSTEM), task), timeout_s=120)
+    said = (await model.complete(asked)).text
+    found = list(_VERDICT.finditer(said))
     if not found:
-        return Score(None, completion)
+        return None
     # A reply that begins with a verdict has said it; of one that reasons first the last counts.
-    begins = not re.search(r"\w", completion.text[: found[0].start()])
-    return Score(float(found[0 if begins else -1][1].casefold() == "correct"), completion)
+    begins = not re.search(r"\w", said[: found[0].start()])
+    return float(found[0 if begins else -1][1].casefold() == "correct")
 
 
 # By name --------------------------------------------------------------------------------------
 
-COMPARED: Mapping[str, tuple[Callable[..., bool], str]] = {
+COMPARED: Mapping[str, tuple[Callable[[str, str, str], bool], str]] = {
     "exact": (exact, "the same answer, apart from case, punctuation and articles"),
-    "numeric": (numeric, "the same number; numeric:0.01 within 0.01, numeric:1% within 1 %"),
+    "numeric": (numeric, "the same number"),
     "choice": (choice, "the same letter of a multiple choice"),
     "contains": (contains, "the reference stands in the answer"),
 }
-SCORERS: Mapping[str, str] = {
-    **{name: what for name, (_, what) in COMPARED.items()},
-    "json": "the fields of the reference, with the same values",
-    "judge": "a model decides: judge:openai:gpt-5.1",
-}
-"""Name → what is right, for people."""
-
-
-def get_scorer(spec: str) -> Scorer:
-    """The scorer of a name, with what follows the colon as its setting."""
-    spec = spec.strip()
-    name, colon, setting = (part.strip() for part in spec.partition(":"))
-    name = name.casefold()
-    if name not in SCORERS:
-        near = difflib.get_close_matches(name, SCORERS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        listing = "\n".join(f"  {known:9}{what}" for known, what in SCORERS.items())
-        raise ConfigurationError(f"there is no scorer {spec!r}.{hint}\n{listing}")
-    if name == "judge":
-        if not setting:
-            raise ConfigurationError(f"the scorer {spec!r} needs a model: judge:openai:gpt-5.1.")
-        return Scorer(spec, partial(ask_judge, open_model(setting)))
-    options: dict[str, Any] = {}
-    if colon:
-        number = re.fullmatch(r"(\d*\.?\d+)\s*(%?)", setting)
-        if name != "numeric" or number is None or float(number[1]) == 0:
-            raise ConfigurationError(
-                f"the scorer {spec!r} cannot be set so. {name}: {SCORERS[name]}."
-            )
-        share = number[2] == "%"
-        options = {"tolerance": float(number[1]) / (100 if share else 1), "relative": share}
-    if name == "json":
-        return Scorer(spec, same_json, computes=True)
-    agree = partial(COMPARED[name][0], **options)
-
-    def judge(answer: str, reference: Reference, question: str) -> float:
-        return float(any(agree(answer, text, question) for text in _texts(reference, name)))
-
-    return Scorer(spec, judge, computes=True)
+"""Name → scorer of a text, and what is right, for people."""
 
 
 def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:
-    """A scorer from its spec, or from a function `(answer, reference) -> float`, sync or async."""
-    if isinstance(scorer, str):
-        return get_scorer(scorer)
+    """A scorer by its name, or of a function `(answer, reference) -> float`, sync or async."""
     if isinstance(scorer, Scorer):
         return scorer
     if callable(scorer):
         name = str(getattr(scorer, "__qualname__", type(scorer).__name__))
         return Scorer(name, lambda answer, reference, question: scorer(answer, reference))
-    raise ConfigurationError(
-        f"a scorer is a name or a function (answer, reference) -> float, not {scorer!r}."
-    )
+    if scorer == "json":
+        return Scorer(scorer, same_json, computes=True)
+    if str(scorer).startswith("judge:"):
+        return Scorer(scorer, partial(ask_judge, open_model(scorer.removeprefix("judge:"))))
+    if scorer not in COMPARED:
+        known = {name: what for name, (_, what) in COMPARED.items()}
+        known["json"] = "the fields of the reference, with the same values"
+        known["judge:MODEL"] = "a model decides, such as judge:openai:gpt-5.1"
+        listing = "\n".join(f"  {name:12}{what}" for name, what in known.items())
+        raise ConfigurationError(
+            f"there is no scorer {scorer!r}: give a function (answer, reference) -> float, or one "
+            f"of\n{listing}"
+        )
+    agree = COMPARED[scorer][0]
+
+    def judge(answer: str, reference: Reference, question: str) -> float:
+        return float(any(agree(answer, text, question) for text in _texts(reference, scorer)))
+
+    return Scorer(scorer, judge, computes=True)

@@ -312,7 +312,7 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "examples=None: give a list"),
+        (None, "example 0 is None"),
         ([("q", "a")] * 19, "19 examples, where 20 or more are needed"),
         ([("q", "a"), "q"], "example 1 is 'q'"),
         ([{"question": "q"}], "example 0 is"),

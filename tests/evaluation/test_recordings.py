@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 from cascade.errors import ConfigurationError, MissingDependencyError
-from cascade.evaluation import (
-    Outcome,
-    Transcript,
-    TranscriptWriter,
-    read_examples,
-    read_transcripts,
-    rows_of_pair,
-)
-from cascade.evaluation.recordings import Step, name_pair, read_table
+from cascade.evaluation import Outcome, Transcript, read_examples, read_transcripts
+from cascade.evaluation.recordings import Step, read_table, resume_transcripts, rows_of_pair
 
 RIGHT = Outcome(correct=1, cost_usd=0.5)
 
@@ -55,7 +48,7 @@ def test_what_is_written_is_read_again_with_keys_of_others(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{]\n", "not JSON"),
+        (b"{]\n", "Invalid JSON"),
         (b'{"dataset": "d"}\n', "id: Field required"),
         (b"[1]\n", "the line: "),
         (
@@ -76,35 +69,30 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, content: bytes, messa
 def test_a_recording_outlives_a_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = written(tmp_path / "t.jsonl", record("1"), record("2"))
     path.write_bytes(path.read_bytes()[:-9])
-    with caplog.at_level(logging.WARNING, "cascade"), TranscriptWriter(path) as writer:
-        assert writer.ids == {"1"}
-        writer.write(record("2"))
+    with caplog.at_level(logging.WARNING, "cascade"):
+        assert resume_transcripts(path).keys() == {"1"}
     assert "cut off" in caplog.text
-    assert ids(path) == ["1", "2"]
+    assert path.read_text() == record("1").to_line()
     path.write_text(record("1").to_line().rstrip("\n"))  # a whole line without its end
-    with TranscriptWriter(path) as writer:
-        writer.write(record("2"))
-    assert ids(path) == ["1", "2"]
+    assert resume_transcripts(path).keys() == {"1"}
+    assert path.read_text() == record("1").to_line()
 
 
 def test_a_place_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
         ids(tmp_path / "none.jsonl")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"cannot be written \(.*file is a file\): give"):
-        TranscriptWriter(tmp_path / "file" / "t.jsonl")
+    with pytest.raises(ConfigurationError, match=r"cannot be written \(.*file'\): give a folder"):
+        resume_transcripts(tmp_path / "file" / "t.jsonl")
 
 
 def test_two_models_are_named_and_their_rows_in_the_order_of_their_ids() -> None:
     rows = [record("b", s=RIGHT, l=RIGHT), record("a", s=RIGHT, l=RIGHT), record("c", s=RIGHT)]
     assert [row.id for row in rows_of_pair(rows, "s", "l")] == ["a", "b"]
-    with pytest.raises(ConfigurationError, match=r"no row has both 's' and 'x'.*s \(3\), l \(2\)"):
-        rows_of_pair(rows, "s", "x")
-    rows = [record("1", a=RIGHT, b=RIGHT)]
-    assert name_pair(rows, "a", "b") == ("a", "b")
-    for small, large in ((None, "b"), ("a", None), ("a", "a")):
-        with pytest.raises(ConfigurationError, match=r"Name small and large.* a \(1\), b \(1\)"):
-            name_pair(rows, small, large)
+    for large in ("x", "s"):
+        message = rf"no row has both 's' and '{large}': name two .*s \(3\), l \(2\)"
+        with pytest.raises(ConfigurationError, match=message):
+            rows_of_pair(rows, "s", large)
 
 
 ROWS: list[dict[str, Any]] = [
@@ -153,16 +141,16 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
         ("r.csv", "a,a\n1,2\n", {}, "has the column 'a' more than once"),
         ("r.csv", "question\n1,2\n", {}, r"r\.csv:2: more fields than names"),
         ("r.csv", 'question\n"no end\nlost\n', {}, "unexpected end of data"),
-        ("r.csv", "", {}, "has no examples"),
-        ("r.csv", "text\nhello\n", {}, "no column of questions; it has text"),
-        ("r.csv", "question\nhello\n", {"label": "x"}, "no column 'x'; it has question"),
+        ("r.csv", "", {}, "it has no examples"),
+        ("r.csv", "text\nhello\n", {}, "no column messages or question or prompt; it has text"),
+        ("r.csv", "question\nhello\n", {"label": "x"}, "no column x; it has question"),
         ("r.csv", "id,question\n1,a\n1,b\n", {}, "the id '1' is in row 1 already"),
         ("r.csv", b"question\n\xfcmlaut\n", {}, "is not UTF-8 .byte .*`iconv -f latin1"),
         ("r.jsonl", '{"question": " "}', {}, "row 1: the question is empty"),
         ("r.jsonl", '{"messages": [{"x": 1}]}', {}, "row 1"),
         ("r.jsonl", '{"question": "q", "labels": {"a": 1}}', {}, "row 1: labels maps"),
-        ("r.jsonl", "[1]", {}, r"r\.jsonl:1: not a JSON object"),
-        ("r.jsonl", "{", {}, r"r\.jsonl:1: not JSON"),
+        ("r.jsonl", "[1]", {}, r"r\.jsonl:1: the line: Input should be an object"),
+        ("r.jsonl", "{", {}, r"r\.jsonl:1: the line: Invalid JSON"),
         ("r.txt", "", {}, "ends with"),
         ("r.parquet", "", {}, "cannot be read"),
     ],

@@ -1,21 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.errors import ConfigurationError, InputError
-from cascade.evaluation.scorers import Reference, Scorer, as_scorer, ask_judge, get_scorer
+from cascade.evaluation.scorers import Reference, Scorer, as_scorer, ask_judge
 from cascade.testing import ScriptedModel
 
 QUESTION = "Example\nA. red\nB. blue\n\nA dog?\nA. plant\nB. living animal\nC. animal\nD. 12 km"
 
 
 def score(spec: str, answer: str, reference: Reference, question: str = "") -> float | None:
-    found = get_scorer(spec).score(answer, reference, question=question)
-    return asyncio.run(found).value
+    return asyncio.run(as_scorer(spec).score(answer, reference, question=question))
 
 
 RIGHT: list[tuple[str, str, Reference]] = [
@@ -33,8 +33,6 @@ RIGHT: list[tuple[str, str, Reference]] = [
     ("numeric", "0.5", "50 %"),
     ("numeric", "1.2 × 10^3", "1200"),
     ("numeric", "6.02e23", "6.02 * 10^{23}"),
-    ("numeric:0.1", "0.3", "0.2"),
-    ("numeric:1%", "101", "100"),
     ("numeric", "**7**", [6, 7]),
     ("choice", "B", "B"),
     ("choice", "(B)", "b"),
@@ -61,7 +59,7 @@ WRONG: list[tuple[str, str, Reference]] = [
     ("numeric", "no number here", "7"),
     ("numeric", "1e999999", "7"),
     ("numeric", "5", "0.5"),
-    ("numeric:0.1", "0.31", "0.2"),
+    ("numeric", "0.2001", "0.2"),
     ("choice", "I do not know", "B"),
     ("choice", "a plant or an animal", "C"),
     ("contains", "Parisian", "Paris"),
@@ -114,22 +112,10 @@ def test_a_number_is_itself_however_it_is_written(value: float) -> None:
     assert score("numeric", f"#### {value:.4f}", f"{value:.4f}") == 1.0
 
 
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("numerical", r"(?s)Did you mean 'numeric'\?.*judge"),
-        ("", "there is no scorer ''"),
-        ("exact:1", "cannot be set so. exact: the same answer"),
-        ("numeric:", "cannot be set so"),
-        ("numeric:x", "cannot be set so"),
-        ("numeric:0", "cannot be set so"),
-        ("judge", "needs a model"),
-        ("judge:gpt", "gpt"),
-    ],
-)
-def test_a_wrong_spec_says_what_there_is(spec: str, message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        get_scorer(spec)
+@pytest.mark.parametrize("spec", ["numerical", "", "exact:1", "judge", "judge:gpt", 3])
+def test_a_wrong_spec_says_what_there_is(spec: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"no scorer .*numeric.*judge|gpt"):
+        as_scorer(spec)
 
 
 def sync_length(answer: str, reference: Reference) -> float:
@@ -140,18 +126,16 @@ async def async_length(answer: str, reference: Reference) -> float:
     return sync_length(answer, reference)
 
 
-@pytest.mark.parametrize("given_as", ["exact", get_scorer("exact"), sync_length, async_length])
-async def test_every_scorer_is_awaited_the_same_way(given_as: object) -> None:
-    scorer = as_scorer(given_as)  # type: ignore[arg-type]
-    assert (await scorer.score("Paris", "Paris" if scorer.computes else 5)).value == 1.0
+@pytest.mark.parametrize("given_as", ["exact", as_scorer("exact"), sync_length, async_length])
+async def test_every_scorer_is_awaited_the_same_way(given_as: Any) -> None:
+    scorer = as_scorer(given_as)
+    assert await scorer.score("Paris", "Paris" if scorer.computes else 5) == 1.0
     assert scorer.spec in ("exact", "sync_length", "async_length")
 
 
 async def test_a_function_that_leaves_the_range_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"returned 3: a score is a number from 0 to 1"):
         await as_scorer(lambda answer, reference: 3).score("x", "y")
-    with pytest.raises(ConfigurationError, match="not 3"):
-        as_scorer(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -167,14 +151,12 @@ async def test_a_function_that_leaves_the_range_is_an_error() -> None:
         ("I cannot say", None),
     ],
 )
-async def test_a_judge_sees_all_and_its_call_returns(reply: str, value: float | None) -> None:
+async def test_a_judge_sees_all(reply: str, value: float | None) -> None:
     model = ScriptedModel(reply)
-    found = await ask_judge(model, "{reference}", ["a", "b"], "Where?")
-    assert found.value == value
-    assert found.completion is not None
+    assert await ask_judge(model, "{reference}", ["a", "b"], "Where?") == value
     asked = model.requests[0].messages[-1].text
     for tag, said in (("question", "Where?"), ("reference", "a or b"), ("answer", "{reference}")):
         assert f"<{tag}>\n{said}\n</{tag}>" in asked
     judge = Scorer("judge", lambda *given: ask_judge(model, *given))
-    assert (await judge.score("a", None)).value == value
+    assert await judge.score("a", None) == value
     assert "none given" in model.requests[1].messages[-1].text
