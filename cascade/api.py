@@ -389,7 +389,7 @@ class Cascade:
 
     def as_chat_model(self, **settings: Any) -> Any:
         """The cascade as a LangChain chat model, with settings of
-        `cascade.integrations.CascadeChatModel` such as `temperature`."""
+        `cascade.integrations.chat_model.CascadeChatModel` such as `temperature`."""
         above = import_module("cascade.integrations.chat_model")  # by name: it imports this module
         return above.CascadeChatModel(cascade=self, **settings)
 

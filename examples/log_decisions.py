@@ -2,7 +2,7 @@
 
     python examples/log_decisions.py
 
-For logs in production there is `cascade.integrations.RunLog`.
+For logs in production there is `cascade.integrations.logs.RunLog`.
 """
 
 import json

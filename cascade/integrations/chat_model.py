@@ -55,17 +55,14 @@ class CascadeChatModel(BaseChatModel):
     `response_metadata` says who answered (`tier`), how sure the cascade was, why, what it cost and
     saved, and the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
 
-    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words (`timeout` is for each
-    call of a tier); what else there is goes to every provider as it is. In a graph, decisions go to
-    its `custom` stream, and verifiers and signals see its `context` and store.
+    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words, where it has not its own
+    `temperature`, `max_tokens`, `stop` and `timeout` (seconds for each call of a tier); what else
+    there is goes to every provider as it is. In a graph, decisions go to its `custom` stream, and
+    verifiers and signals see its `context` and store.
 
     Streams show nothing before the decision: an accepted draft then comes word by word, the large
     model's answer as it arrives. Where that breaks after a part was shown, which a chat model
     cannot take back, `StreamInterruptedError` is raised.
-
-    Args:
-        temperature, max_tokens, stop, timeout: for every call that has none of its own.
-        cache: none: LangChain's cannot know which answers the cascade stands for.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -81,7 +78,7 @@ class CascadeChatModel(BaseChatModel):
     @classmethod
     def _without_a_cache(cls, given: object) -> bool:
         if given:
-            raise ValueError("a cascade has Cache(…) among its middleware instead")
+            raise ValueError("use Cache(…), a middleware: LangChain's knows no cascades")
         return False
 
     # --- asking
@@ -95,8 +92,7 @@ class CascadeChatModel(BaseChatModel):
     ) -> ChatResult:
         run, runtime, context = self._prepared(messages, stop, run_manager, **kwargs)
         result = await InCopiedContext(self.cascade.adrive(run, runtime), context)
-        message = AIMessage(**_message(result, run))
-        return ChatResult(generations=[ChatGeneration(message=message)])
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(**_message(result, run)))])
 
     _generate = cast("Any", synchronous(_agenerate))
 
@@ -133,11 +129,12 @@ class CascadeChatModel(BaseChatModel):
     ) -> tuple[Run, CascadeRuntime, Context]:
         """The run, with the configuration and context around it, in which tracers look on alone:
         whatever counts tokens or shows them would do so twice, also with rejected drafts."""
-        kernel, around, config = self.cascade.kernel, graph_around(), ensure_config()
+        kernel, around = self.cascade.kernel, graph_around()
+        config: Any = ensure_config()
         caller = run_manager or BaseRunManager.get_noop_manager()
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
         own["stop"] = self.stop if stop is None else stop
-        settings = read_settings({**own, **given}, self.cascade.settings.get("tools", ()))
+        settings = _settings({**own, **given}, self.cascade.settings.get("tools", ()))
         above = None if run_manager is None else run_manager.run_id
         config["callbacks"] = looking_on(caller.inheritable_handlers, above)
         config["metadata"] |= caller.metadata
@@ -181,7 +178,7 @@ class CascadeChatModel(BaseChatModel):
         Raises:
             ConfigurationError: a tool cannot be read, or there is none to be chosen.
         """
-        read = to_settings(tools=tools)["tools"]
+        read = to_settings(tools=tools).get("tools", [])
         if strict is not None:
             read = [t | convert_to_openai_tool(t["function"], strict=strict) for t in read]
         if tool_choice is not None:
@@ -227,8 +224,6 @@ class CascadeChatModel(BaseChatModel):
 
         return llm | structured
 
-    # --- its names
-
     @property
     def _llm_type(self) -> str:
         return "cascade"
@@ -243,13 +238,9 @@ class CascadeChatModel(BaseChatModel):
 # --- what a call brings along
 
 
-def read_settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()) -> Settings:
+def _settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()) -> Settings:
     """Settings of a run, from a call in LangChain's and OpenAI's words; what is none of them goes
-    to every provider, but for `model`: a cascade asks its own. `tools` are the cascade's.
-
-    Raises:
-        ConfigurationError: one of them cannot be read.
-    """
+    to every provider, but for `model`: a cascade asks its own. `tools` are the cascade's."""
     done = ("stream", "strict")  # the method that is running; in tools and schemas already
     named = {name: v for name, v in given.items() if v is not None and name not in done}
     if "timeout" in named:
@@ -303,14 +294,14 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
     return tracer and not isinstance(handler, LogStreamCallbackHandler)
 
 
-# --- the form of an answer
+# --- what an answer says
 
 
 def _form_of(schema: Any, strict: bool | None) -> dict[str, Any]:
     """The JSON schema of an answer, with a title. LangChain reads the descriptions of a TypedDict,
     models of pydantic 1, and functions in OpenAI's format."""
-    function = isinstance(schema, Mapping) and ("function" in schema or "parameters" in schema)
-    if not (function or is_typeddict(schema) or is_basemodel_subclass(schema)):
+    described = is_typeddict(schema) or is_basemodel_subclass(schema)
+    if not (described or (isinstance(schema, dict) and schema.keys() & {"function", "parameters"})):
         form = to_schema(schema)
         schema = {"name": form.get("title", "answer"), "parameters": form}
     return convert_to_json_schema(schema, strict=strict)
@@ -329,14 +320,8 @@ def _parsed(schema: Any, message: AIMessage) -> Any:
         raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
 
 
-# --- what an answer says
-
-
 def _message(result: CascadeResult, run: Run) -> dict[str, Any]:
-    """Fields of the answer as a message, with tier, confidence and cost in plain JSON.
-
-    Dollars are floats, for reading; the exact ones are in the ledger under `run_id`.
-    """
+    """Fields of the answer as a message, in JSON: dollars are floats, exact in the ledger alone."""
     ledger, answered = result.ledger, result.message.response_metadata
     told = ("tier", "escalated", "degraded", "abstained", "cached", "confidence", "calibrated")
     usd = {"cost_usd": ledger.cost_usd, "saved_usd": ledger.saved_usd}
@@ -353,8 +338,7 @@ def _message(result: CascadeResult, run: Run) -> dict[str, Any]:
         "unknown_usage": sum(not entry.usage.known for entry in ledger if entry.model),
     }
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
-        tokens = [token.to_openai() for token in run.draft.logprobs]
-        metadata["logprobs"] = {"content": tokens}
+        metadata["logprobs"] = {"content": [token.to_openai() for token in run.draft.logprobs]}
     return {
         "content": result.answer,
         "tool_calls": list(result.message.tool_calls),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from typing import Literal, get_args
+from typing import get_args
 
 from cascade.errors import is_control_flow
 from cascade.ledger.view import LedgerView
@@ -21,12 +21,6 @@ from cascade.state import Basis
 
 logger = logging.getLogger("cascade")
 
-Outcome = Literal["accepted", "escalated", "degraded", "abstained", "cached", "interrupted",
-                  "failed", "cancelled"]  # fmt: skip
-"""End of a run: the first tier's answer stood, or a larger one's; the draft was returned as the
-large model could not be had; no answer on purpose; the answer of an earlier run was taken; a person
-was asked, so that it may go on; an error; the caller gave up."""
-
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
@@ -34,7 +28,7 @@ class RunRecord:
 
     cascade: str
     run_id: str
-    outcome: Outcome
+    outcome: str
     tier: str | None  # that answered
     confidence: float | None
     calibrated: bool | None
@@ -67,17 +61,17 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
     )
 
 
-def _outcome_of(run: Run, error: BaseException | None) -> Outcome:
+def _outcome_of(run: Run, error: BaseException | None) -> str:
     if error is not None:
         gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
         return "cancelled" if gone else "failed"
     if run.step != "end":
-        return "interrupted"
-    if run.decision is not None and run.decision.action == "abstain":
+        return "interrupted"  # a person is asked, so that it may go on
+    if run.answer is None:
         return "abstained"
     if run.degraded:
         return "degraded"
-    if run.draft is not None and run.draft.cached:
+    if run.answer.cached:
         return "cached"
     return "escalated" if run.tier > 0 else "accepted"
 
@@ -119,13 +113,11 @@ def harmless() -> Iterator[None]:
 
 
 class RunLog(RunObserver):
-    """Log of runs: a line of JSON when one ends, INFO, or WARNING where it failed or was degraded.
+    """Log of runs (by default the logger `cascade.runs`): a line of JSON when one ends, INFO, or
+    WARNING where it failed or was degraded.
 
     The fields are those of `RunRecord` and `tags`, also as attributes of the log record. No
     question, answer or error message is among them. In the line, dollars are texts.
-
-    Args:
-        log: where to; by default the logger `cascade.runs`.
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:

@@ -1,9 +1,7 @@
 """A cascade inside an agent of `langchain.agents.create_agent`, as middleware of the agent.
 
-    cascade = CascadeMiddleware("ollama:qwen2.5:3b")
-    agent = create_agent("openai:gpt-5.1", tools, middleware=[cascade])
-
-Each step of the agent is drafted by the small model; what is doubtful goes to the agent's own.
+cascade = CascadeMiddleware("ollama:qwen2.5:3b")
+agent = create_agent("openai:gpt-5.1", tools, middleware=[cascade])
 """
 
 from __future__ import annotations
@@ -52,27 +50,24 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self._small, self._large_price, self._options = small, large_price, options
         self._made: dict[int, tuple[BaseChatModel, Cascade]] = {}
 
-    def cascade(self, large: BaseChatModel) -> Cascade:
-        """The cascade that answers where the agent would ask this model; the same each time.
-
-        Raises:
-            ConfigurationError: it cannot be made.
-        """
-        if id(large) not in self._made:
-            tier = Tier(large, price=self._large_price)
-            made = Cascade(self._small, tier, **self._options)
-            self._made.setdefault(id(large), (large, made))
-        return self._made[id(large)][1]
-
     def wrap_model_call(self, request: Step, handler: Callable[[Step], Answer]) -> Answer:
-        """Ask the cascade where the agent would ask its model."""
-        return handler(request.override(model=self.cascade(request.model).as_chat_model()))
+        """Ask a cascade where the agent would ask its model."""
+        return handler(self._to_cascade(request))
 
     async def awrap_model_call(
         self, request: Step, handler: Callable[[Step], Awaitable[Answer]]
     ) -> Answer:
         """`wrap_model_call` for agents that run asynchronously."""
-        return await handler(request.override(model=self.cascade(request.model).as_chat_model()))
+        return await handler(self._to_cascade(request))
+
+    def _to_cascade(self, request: Step) -> Step:
+        large = request.model
+        if id(large) not in self._made:
+            tier = Tier(large, price=self._large_price)
+            made = Cascade(self._small, tier, **self._options)
+            self._made.setdefault(id(large), (large, made))
+        _, cascade = self._made[id(large)]
+        return request.override(model=cascade.as_chat_model())
 
     async def aclose(self) -> None:
         """Close the connections of the cascades that were made here."""

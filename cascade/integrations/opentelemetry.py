@@ -11,8 +11,7 @@
        └─ chat gpt-5.1
 
 Names follow the semantic conventions for generative AI, version 1.41 (spans, agent spans,
-metrics), https://opentelemetry.io/docs/specs/semconv/gen-ai/. Only the API is needed here; which
-SDK and exporter receive the data is the application's choice.
+metrics), https://opentelemetry.io/docs/specs/semconv/gen-ai/.
 """
 
 from __future__ import annotations
@@ -44,9 +43,6 @@ except ModuleNotFoundError as error:
         "Telemetry needs opentelemetry-api: in a clone, pip install '.[otel]'."
     ) from error
 
-MOST_OPEN = 10_000
-"""Spans of runs that are open at once: a graph may be left between two nodes."""
-
 _PROVIDERS = {
     "azure_openai": "azure.ai.openai",
     "bedrock": "aws.bedrock",
@@ -62,13 +58,13 @@ _PROVIDERS = {
 class Telemetry(RunObserver):
     """Spans of runs, steps and model calls, and metrics of calls.
 
-    Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, and `cascade.requests`
-    by `cascade.outcome`. Dollars spent and saved are on the spans of runs and steps. Unknown
-    figures are left out, never written as zero. Work after the reply (audits) is a trace of its
-    own, with the `cascade.run_id` of its run; its dollars are in the ledger alone.
+    Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, `cascade.requests`.
+    Dollars spent and saved are on the spans of runs and steps. Unknown figures are left out, never
+    written as zero. Work after the reply (audits) is a trace of its own, with the `cascade.run_id`
+    of its run; its dollars are in the ledger alone.
 
     Args:
-        tracer_provider, meter_provider: by default the global ones.
+        tracer_provider, meter_provider: of the application; by default the global ones.
         capture_content: also record what models are asked and answer (`gen_ai.input.messages`,
             `gen_ai.output.messages`), and the words of errors, which may quote it.
 
@@ -133,7 +129,7 @@ class Telemetry(RunObserver):
             }
             known = _known(attributes)
             self._open[run.id] = self._tracer.start_span(f"invoke_agent {name}", attributes=known)
-            if len(self._open) > MOST_OPEN:
+            if len(self._open) > 10_000:  # a graph may be left between two nodes
                 self._open.pop(next(iter(self._open))).end()
         return self._open[run.id]
 
@@ -239,8 +235,8 @@ def _decided(run: Run) -> dict[str, Any]:
         run.assessment or decision,
         plain_reason(decision.reason, failures(run.entries)),
     )
-    told = {"action": decision.action, "reason": reason, "confidence": judged.confidence}
-    return told | ({} if judged.confidence is None else {"calibrated": judged.calibrated})
+    sure = {"confidence": judged.confidence, "calibrated": judged.calibrated}
+    return {"action": decision.action, "reason": reason, **sure}
 
 
 def _in_parts(message: BaseMessage) -> dict[str, Any]:

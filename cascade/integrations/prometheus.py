@@ -4,8 +4,7 @@
     cascade = Cascade(…, name="support", middleware=[metrics])
 
 All label values come from the set-up (names of cascades, tiers, nodes) or from short fixed lists,
-so the number of time series is bounded. A saving can be negative, and a counter must not fall:
-there is one counter of what was gained and one of what was lost.
+so the number of time series is bounded. A saving is the difference of what was gained and lost.
 """
 
 from __future__ import annotations
@@ -32,9 +31,6 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)
 """Buckets of confidence, finer at the end where thresholds are."""
-
-TOKENS = ("input", "output", "cached", "cache_write", "reasoning")
-"""Kinds of tokens; those cached and written to a cache are input, those of reasoning output."""
 
 
 class PrometheusMetrics(RunObserver):
@@ -71,7 +67,8 @@ class PrometheusMetrics(RunObserver):
         self._entries = count("entries", "node tier outcome", about)
         about = "Ledger entries of unknown cost, which no sum contains."
         self._unknown = count("unknown_cost_entries", "node tier", about)
-        self._tokens = count("tokens", "tier kind", "Tokens as providers counted them.")
+        about = "Tokens; cached and cache_write are part of input, reasoning of output."
+        self._tokens = count("tokens", "tier kind", about)
         self._cost = count("cost_usd", "node tier basis", "US dollars spent.")
         self._gained = count("gained_usd", "node tier basis", "US dollars saved.")
         self._lost = count("lost_usd", "node tier basis", "US dollars lost.")
@@ -90,12 +87,11 @@ class PrometheusMetrics(RunObserver):
         self._requests.labels(name, outcome, record.tier or "").inc()
         self._seconds.labels(name, outcome).observe(record.latency_ms / 1000)
         if record.confidence is not None:
-            calibrated = str(record.calibrated).lower()
-            self._confidence.labels(name, calibrated).observe(record.confidence)
+            sure = self._confidence.labels(name, str(record.calibrated).lower())
+            sure.observe(record.confidence)
 
     def _recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        tier = entry.tier or ""
-        place = (cascade, entry.node, tier)
+        place = (cascade, entry.node, entry.tier or "")
         self._entries.labels(*place, entry.outcome).inc()
         if entry.model is not None:
             self._calls.labels(*place, entry.outcome).observe(entry.latency_ms / 1000)
@@ -106,6 +102,6 @@ class PrometheusMetrics(RunObserver):
         if entry.saved_usd:
             counter = self._gained if entry.saved_usd > 0 else self._lost
             counter.labels(*place, entry.basis).inc(float(abs(entry.saved_usd)))
-        for kind in TOKENS:
+        for kind in ("input", "output", "cached", "cache_write", "reasoning"):
             if tokens := getattr(entry, f"{kind}_tokens"):
-                self._tokens.labels(cascade, tier, kind).inc(tokens)
+                self._tokens.labels(cascade, entry.tier or "", kind).inc(tokens)

@@ -37,7 +37,7 @@ from cascade.errors import (
     RealRequestForbiddenError,
     UnsupportedContentError,
 )
-from cascade.integrations import AgentTier, AgentVerifier
+from cascade.integrations.agent_tier import AgentTier, AgentVerifier
 from cascade.middleware import Fallback, Retries, Shadow
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cascade import Cascade, MemoryLedger, tagged
 from cascade.errors import ConfigurationError, InputError, PersonNeededError
-from cascade.integrations.chat_model import CascadeChatModel, read_settings
+from cascade.integrations.chat_model import CascadeChatModel, _settings
 from cascade.middleware import Shadow, ToolRisks
 from cascade.models.base import Request, guard
 from cascade.testing import ScriptedModel, reply
@@ -109,7 +109,7 @@ CHOICES = [
 
 @pytest.mark.parametrize(("choice", "read"), CHOICES)
 def test_a_choice_of_tools_is_read(choice: Any, read: str) -> None:
-    assert read_settings({"tools": [population], "tool_choice": choice})["tool_choice"] == read
+    assert _settings({"tools": [population], "tool_choice": choice})["tool_choice"] == read
 
 
 FORMATS = [
@@ -124,7 +124,7 @@ FORMATS = [
 
 @pytest.mark.parametrize(("form", "schema"), FORMATS)
 def test_a_response_format_is_read(form: Any, schema: Any) -> None:
-    assert read_settings({"response_format": form})["schema"] == schema
+    assert _settings({"response_format": form})["schema"] == schema
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -141,7 +141,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("given", "said"), WRONG)
 def test_a_setting_that_cannot_be_read_is_named(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        read_settings(given)
+        _settings(given)
 
 
 def test_no_tools_means_none_also_where_the_cascade_has_some(pair: Pair) -> None:

@@ -18,7 +18,7 @@ from langchain_core.tools import tool
 from cascade import Cascade, MemoryLedger, Price, Tier
 from cascade.errors import ModelNotFoundError
 from cascade.events import Token
-from cascade.integrations import AgentTier
+from cascade.integrations.agent_tier import AgentTier
 from cascade.models.base import guard
 from cascade.models.llamacpp import find_weights
 

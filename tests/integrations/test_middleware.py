@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+from langchain.agents.middleware import ModelRequest
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
@@ -23,8 +25,13 @@ def small(p: float) -> ScriptedModel:
 
 def test_one_model_has_one_cascade() -> None:
     middleware, model = CascadeMiddleware(small(0.9)), own()
-    assert middleware.cascade(model) is middleware.cascade(model)
-    assert middleware.cascade(own()) is not middleware.cascade(model)
+
+    def asked(large: Any) -> Any:
+        request = ModelRequest(model=large, messages=[])
+        return middleware.wrap_model_call(request, lambda given: given.model.cascade)
+
+    assert asked(model) is asked(model)
+    assert asked(own()) is not asked(model)
 
 
 LACKS = """
