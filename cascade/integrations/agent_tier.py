@@ -45,7 +45,6 @@ from cascade.errors import (
     ModelError,
     RealRequestForbiddenError,
     UnsupportedContentError,
-    is_control_flow,
 )
 from cascade.integrations.chat_model import looking_on
 from cascade.integrations.decisions import SignalVerifier
@@ -105,8 +104,8 @@ class AgentTier(CompositeModel):
         irreversible: names of irreversible tools, beside those that are marked.
         takes_over: what it sees of the run of the tier before it.
         stop: is asked before each model call of a draft whether to give it up.
-        prices: by model string (`provider:name`), where list prices do not know a model. A price of
-            the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls instead.
+        prices: by model string (`provider:name`), where list prices do not know a model. A price or
+            table of the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls instead.
         local: whether all its models are on this machine.
 
     Raises:
@@ -200,8 +199,6 @@ class AgentTier(CompositeModel):
         except _Stopped as stopped:
             messages, reason = run.trajectory, str(stopped)
         except Exception as error:
-            if is_control_flow(error):
-                raise
             failed = self._failed(error, call.request)
             passes_on = isinstance(failed, ModelError) and failed.circumstantial
             if call.node != "draft" or not passes_on or failed.retryable:
@@ -425,15 +422,13 @@ class _AgentRun(BaseCallbackHandler):
 
     def _tier_of(self, metadata: Mapping[str, Any]) -> OpenTier:
         """The tier of a call, with the model that really answers and its price."""
-        tier = self._call.tier
-        provider, name = (
-            metadata.get(f"ls_{it}") or "unknown" for it in ("provider", "model_name")
-        )
-        model: Any = SimpleNamespace(name=f"{provider}:{name}", local=tier.local, server=None)
-        if tier.settings.price is not None:
-            return replace(tier, model=model)
-        listed = find_pricing(provider, name, local=tier.local)
-        return replace(tier, model=model, pricing=self._tier.prices.get(model.name) or listed)
+        tier, provider = self._call.tier, str(metadata.get("ls_provider") or "unknown")
+        model = str(metadata.get("ls_model_name") or "unknown")
+        name, price = f"{provider}:{model}", tier.settings.price or self._tier.prices
+        own = price.get(name) if isinstance(price, Mapping) else price
+        pricing = own or find_pricing(provider, model, local=tier.local)
+        asked: Any = SimpleNamespace(name=name, local=tier.local, server=None)
+        return replace(tier, model=asked, pricing=pricing)
 
     async def _end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         if run_id not in self._open:  # closed meanwhile

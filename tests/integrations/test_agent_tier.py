@@ -215,6 +215,8 @@ async def test_calls_that_nothing_reports_are_one_entry_and_unknown_is_not_free(
 
 
 async def test_a_price_of_the_tier_holds_for_all_calls_and_foresees_the_baseline() -> None:
+    table = Tier(agent(prices={}), price=PRICES)
+    assert (await pair(table).ainvoke(Q)).ledger.cost_usd == Decimal("0.00004")
     dear = Tier(agent(looks_up(model="dear")), price=Price(input=100, output=100))
     result = await pair(agent(), dear).ainvoke(Q)
     assert result.ledger.saved_usd is not None
