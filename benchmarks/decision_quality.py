@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from cascade.confidence.calibration import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
-from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
+from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on, ranking
 from cascade.evaluation.features import Pair, comparable, pair_of
-from cascade.evaluation.ladder import Ladder, fit_head, fit_ladder, fit_shapes
-from cascade.evaluation.metrics import Array, nauc
+from cascade.evaluation.ladder import fit_head, fit_ladder, fit_shapes
 from cascade.policies import Refusal, certify
 
 GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"
@@ -176,7 +176,7 @@ def known_pair(rows: list[Transcript], case: Case) -> Pair:
     """A pair whose columns have been read, so that its parts share them."""
     pair = pair_of(rows, case.small, case.large)
     for source in ("draft", "prompt", *(f"view:{name}" for name in pair.candidates)):
-        pair.block(source)
+        pair.table(source)
     return pair
 
 
@@ -214,7 +214,7 @@ class Threshold:
             doubt = pair.characters
         elif plain.startswith("agree:"):
             helper = plain.removeprefix("agree:")
-            doubt = -pair.block(f"view:{helper}").select(["same"])[:, 0]
+            doubt = -pair.table(f"view:{helper}")["same"]
             kept = before = kept + pair.cost(helper)
         gain = pair.large_correct - pair.small_correct
         return cls(doubt, kept, before + pair.large_cost, gain, float(pair.large_cost.sum()))
@@ -294,17 +294,15 @@ def covered(own: Any, sheet: Any, at: int, which: int) -> bool:
 def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """nAUC on unseen rows: the raw signal, heads without and with a helper."""
     right, rows = (test.small_correct, test.large_correct), np.arange(len(fit))
-    found = {"raw": nauc(Threshold.of(test, case.plain).doubt, *right)}
-    for name, gain in fit_ladder(fit, rows).gains(test).items():
-        found[name] = nauc(gain, *right)
+    scores = play_on(fit_ladder(fit, rows), test).gains
+    scores = {"raw": Threshold.of(test, case.plain).doubt, **scores}
+    found = {name: ranking(score, *right)["nAUC"] for name, score in scores.items()}
     found["helper"] = found.get("gain", found["router"])
     for helper in fit.helpers(rows)[:1]:
-        own = ["raw"] * bool(np.isfinite(fit.raw).any()) + ["draft"] * bool(
-            fit.block("draft").names
-        )
+        own = ["draft"] * bool(fit.table("draft"))
         head = fit_head(fit, rows, [*own, "prompt", "topics", f"view:{helper}"])
         small, large = head(test)
-        found["helper"] = nauc(large - small, *right)
+        found["helper"] = ranking(large - small, *right)["nAUC"]
     return found
 
 
@@ -314,7 +312,7 @@ def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Fig
     for seed in range(resamples):
         rows = np.random.default_rng(3000 + seed).permutation(len(pair))[:n]
         first = next(fit_shapes(pair, np.sort(rows[: n // 2])))  # its confidence is the ladder's
-        confidence = Ladder((first,), first).confidence(pair)
+        confidence = first.plan(pair).stages[0].kept
         proof = rows[n // 2 :]
         got = certify(confidence[proof], correct[proof], max_harm=alpha, delta=DELTA)
         cut = np.inf if isinstance(got, Refusal) else got.threshold

@@ -28,9 +28,8 @@ from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
-from cascade.evaluation.features import Pair, pair_of
+from cascade.evaluation.features import Pair, Rows, pair_of
 from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration
-from cascade.evaluation.metrics import Rows
 from cascade.evaluation.page import to_page
 from cascade.evaluation.recordings import (
     Example,

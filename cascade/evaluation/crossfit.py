@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -16,12 +17,11 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
 from cascade.confidence.calibrating import auroc, brier, ece
+from cascade.confidence.calibration import Array
 from cascade.errors import ConfigurationError
-from cascade.evaluation import metrics
 from cascade.evaluation.audit import wilson
-from cascade.evaluation.features import Pair
+from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_ladder
-from cascade.evaluation.metrics import Array, Interval, Rows
 from cascade.state import Record
 
 LEAST_ROWS = 40
@@ -46,10 +46,22 @@ of all rows (Rubin 1987: between and within variances add up; here its parts sha
 
 MISTAKES = 5
 
-Figures = Mapping[str, Interval]
+TINY = 1e-12
+"""Differences below are noise of the arithmetic."""
 
 Choice = Callable[[Pair, Rows], Ladder]
 """Fits shapes to some rows of a pair and says which of them the labels pay for."""
+
+
+class Interval(NamedTuple):
+    """A figure with the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+Figures = Mapping[str, Interval]
 
 
 class Options(Record):
@@ -117,16 +129,21 @@ class Mistake(Record):
 
 
 @dataclass(frozen=True)
-class CrossFit:
-    """Replay of the policies of all `PRICES` on rows that had no part in their choice, with the
-    gain of escalating that each shape expects, and P(the draft is right). `choices` are cost share
-    and loss of each ladder that was fitted, on all rows alike, (2, ladders, prices)."""
+class Sheet:
+    """Replay of the policies of all `PRICES` on rows that had no part in their choice.
+
+    Attributes:
+        gains: (n,) of escalating, as each shape without a helper expects them.
+        confidence: P(the draft is right); NaN where no shape looks at drafts.
+        choices: cost share and loss of each ladder that was fitted, on all rows alike, (2, ladders,
+            prices); None for rows that chose nothing.
+    """
 
     pair: Pair
     played: Replay
-    choices: Array
     gains: Mapping[str, Array]
     confidence: Array
+    choices: Array | None = None
 
     @cached_property
     def share(self) -> Array:
@@ -134,62 +151,66 @@ class CrossFit:
         return np.asarray(self.played.cost.sum(axis=1) / self.pair.large_cost.sum())
 
     @cached_property
-    def errors(self) -> tuple[Array, Array]:
-        """Standard errors of cost share and loss, (prices,) each: within the rows, where one of n
-        more or less is possible, and between the ladders that other rows would have chosen."""
-        n, unit = len(self.pair), self.pair.large_cost.mean()
-        spent = self.played.cost - self.share[:, None] * self.pair.large_cost
-        lost = self.pair.large_correct - self.played.right
-        between = np.zeros((2, len(self.share)))
-        if self.choices.shape[1] > 1:
-            between = CHOICE * self.choices.var(axis=1, ddof=1)
-        within = spent.var(axis=1) / unit**2, lost.var(axis=1)
-        both = zip(within, between, strict=True)
-        cost, loss = (np.sqrt(np.maximum(w, 1 / n) / n + b) for w, b in both)
-        return cost, loss
+    def lost(self) -> Array:
+        """(prices, n) right answers of the large model's that are lost."""
+        return np.asarray(self.pair.large_correct - self.played.right)
+
+    @cached_property
+    def errors(self) -> Array:
+        """(2, prices) standard errors of cost share and loss: within the rows, where one of n more
+        or less is possible, and between the ladders that other rows would have chosen."""
+        n, spent = len(self.pair), self.played.cost - self.share[:, None] * self.pair.large_cost
+        unit = self.pair.large_cost.mean()
+        within = np.array([spent.var(axis=1) / unit**2, self.lost.var(axis=1)])
+        between = 0.0 if self.choices is None else CHOICE * self.choices.var(axis=1, ddof=1)
+        return np.asarray(np.sqrt(np.maximum(within, 1 / n) / n + between))
 
     @cached_property
     def loss(self) -> Array:
         """(prices,) expected loss of right answers against the large model: what was seen and what
         the heads expect, by their precision, and a part of the standard error for having chosen; on
         rows that chose nothing, what was seen. The less an error costs, the more is lost."""
-        seen = (self.pair.large_correct - self.played.right).mean(axis=1)
-        if not self.choices.shape[1]:
-            return np.asarray(seen)
+        seen = np.asarray(self.lost.mean(axis=1))
+        if self.choices is None:
+            return seen
         error, expected = self.errors[1], self.played.expected_loss.mean(axis=1)
         share = HEADS_ERROR**2 / (HEADS_ERROR**2 + error**2)
         loss = share * seen + (1 - share) * expected + OPTIMISM * error
         return np.asarray(isotonic_regression(loss).x)
 
 
-def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> CrossFit:
+def play_on(ladder: Ladder, pair: Pair) -> Sheet:
+    """Outcome of a ladder; on rows that fitted it, its heads are leave-one-out."""
+    gains, confidence = dict[str, Array](), np.full(len(pair), np.nan)
+    for shape in ladder.shapes:
+        if shape.helper is None:
+            first = shape.plan(pair).stages[0]
+            gains[shape.name] = first.large - first.kept
+            confidence = confidence if shape.name == "router" else first.kept
+    played = ladder.shape.play(ladder.shape.plan(pair), PRICES)
+    return Sheet(pair, played, gains, confidence)
+
+
+def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Sheet:
     """Choose on all folds but one and play on that one, for each fold; again with other folds."""
     n = len(pair)
     folds = FOLDS if n < 2000 else 3
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
     rng = np.random.default_rng(0)
-    played = Replay(*(np.zeros((len(PRICES), n)) for _ in Replay._fields))
-    choices, confidence, gains = [], np.zeros(n), dict[str, Array]()
+    played, choices = Replay(*np.zeros((4, len(PRICES), n))), []
+    gains, confidence = dict[str, Array](), np.zeros(n)
     for fold in (rng.permutation(n) % folds for _ in range(repeats)):
         for k in range(folds):
             held = np.flatnonzero(fold == k)
-            ladder = choose(pair, np.flatnonzero(fold != k))
-            part = ladder.play(pair)
-            for total, seen in zip(played, part, strict=True):
+            part = play_on(choose(pair, np.flatnonzero(fold != k)), pair)
+            for total, seen in zip(played, part.played, strict=True):
                 total[:, held] += seen[:, held] / repeats
-            share = part.cost.sum(axis=1) / pair.large_cost.sum()
-            choices.append((share, (pair.large_correct - part.right).mean(axis=1)))
-            for name, gain in ladder.gains(pair).items():
+            for name, gain in part.gains.items():
                 gains.setdefault(name, np.zeros(n))[held] += gain[held] / repeats
-            confidence[held] += ladder.confidence(pair)[held] / repeats
+            confidence[held] += part.confidence[held] / repeats
+            choices.append((part.share, part.lost.mean(axis=1)))
     whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
-    return CrossFit(pair, played, np.array(choices).swapaxes(0, 1), whole, confidence)
-
-
-def play_on(ladder: Ladder, test: Pair) -> CrossFit:
-    """Outcome of a ladder that is fitted already, on other rows."""
-    nothing = np.zeros((2, 0, len(PRICES)))
-    return CrossFit(test, ladder.play(test), nothing, ladder.gains(test), ladder.confidence(test))
+    return Sheet(pair, played, whole, confidence, np.array(choices).swapaxes(0, 1))
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -212,7 +233,7 @@ def check(pair: Pair, options: Options) -> None:
         )
 
 
-def cheapest_within(sheet: CrossFit, within: float, options: Options) -> int | None:
+def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
     """The cheapest policy that loses no more than allowed; None where it saves less than a
     standard error."""
     lost = isotonic_regression(sheet.loss + options.caution * sheet.errors[1]).x
@@ -223,7 +244,7 @@ def cheapest_within(sheet: CrossFit, within: float, options: Options) -> int | N
     return at if sheet.share[at] + sheet.errors[0][at] < 1 else None
 
 
-def recommend(sheet: CrossFit, options: Options) -> int | None:
+def recommend(sheet: Sheet, options: Options) -> int | None:
     """The point that is recommended: at the price of an error, or the cheapest within the loss."""
     if options.price_of_error is None:
         return cheapest_within(sheet, options.within, options)
@@ -234,107 +255,201 @@ def recommend(sheet: CrossFit, options: Options) -> int | None:
     return at if pays else None
 
 
-def point_of(sheet: CrossFit, at: int | None, within: float | None, options: Options) -> Point:
+def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
     pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
-    right, asked = float(pair.large_correct.mean()), 1.0
-    (cost, spread), (loss, error), price = (1.0, 0.0), (0.0, 0.0), 0.0
+    cost, loss, above, price = Interval(1, 1, 1), Interval(0, 0, 0), 0.0, None
+    right, asked = pair.large_correct, np.ones(1)
     if at is not None:
-        right = float(sheet.played.right[at].mean())
-        asked = float(sheet.played.escalated[at].mean())
-        cost, spread = float(sheet.share[at]), 1.96 * float(sheet.errors[0][at])
-        loss, error = float(sheet.loss[at]), float(sheet.errors[1][at])
-        price = float(PRICES[at])
-    dollars = cost * unit if pair.priced else None
-    weighed = unit / price if pair.priced and price > 0 else None
-    if at is not None and within is None:
-        weighed = options.price_of_error  # the user's own, not the nearest that was played
-    goal = options.within if within is None else within
+        share, lost, (spread, error) = sheet.share[at], sheet.loss[at], sheet.errors[:, at]
+        ends = 1.96 * spread, 1.96 * error
+        cost = Interval(share, max(share - ends[0], 0.0), share + ends[0])
+        loss = Interval(lost, max(lost - ends[1], -1.0), min(lost + ends[1], 1.0))
+        goal = options.within if within is None else within
+        above = float(norm.sf((goal - lost) / error))
+        right, asked = sheet.played.right[at], sheet.played.escalated[at]
+        price = unit / PRICES[at] if pair.priced and PRICES[at] > 0 else None
+        if within is None:  # the user's own, not the nearest that was played
+            price = options.price_of_error
+    usd = cost.value * unit if pair.priced else None
     return Point(
         within=within,
-        cost=Interval(cost, max(cost - spread, 0.0), cost + spread),
-        loss=Interval(loss, max(loss - 1.96 * error, -1.0), min(loss + 1.96 * error, 1.0)),
-        escalated=asked,
-        cost_usd=dollars,
-        per_right_usd=dollars / right if dollars is not None and right > 0 else None,
-        price_of_error_usd=weighed,
-        chance_above=float(norm.sf((goal - loss) / error)) if error else 0.0,
+        cost=cost,
+        loss=loss,
+        escalated=float(asked.mean()),
+        cost_usd=usd,
+        per_right_usd=_per_right(usd, right),
+        price_of_error_usd=price,
+        chance_above=above,
         off=at is None,
     )
+
+
+def _per_right(usd: float | None, right: Array) -> float | None:
+    return usd / float(right.mean()) if usd is not None and right.any() else None
 
 
 def baselines(pair: Pair) -> tuple[Alone, ...]:
     """Small model, large model and oracle."""
     small, large = pair.small_correct, pair.large_correct
     cheap, dear = pair.small_cost, pair.large_cost
+    best, cheapest = np.maximum(small, large), np.where(large > small, dear, cheap)
+    oracle = "an oracle that asks only where it helps", best, cheapest
     found = []
-    for name, rights, costs in (
-        (pair.small, small, cheap),
-        (pair.large, large, dear),
-        (
-            "an oracle that asks only where it helps",
-            np.maximum(small, large),
-            np.where(large > small, dear, cheap),
-        ),
-    ):
-        usd, right = float(costs.mean()) if pair.priced else None, float(rights.mean())
+    for name, right, cost in ((pair.small, small, cheap), (pair.large, large, dear), oracle):
+        quality, usd = float(right.mean()), float(cost.mean()) if pair.priced else None
         found.append(
             Alone(
                 name=name,
-                quality=Interval(right, *wilson(right, len(pair))),
-                cost=float(costs.sum() / dear.sum()),
+                quality=Interval(quality, *wilson(quality, len(pair))),
+                cost=float(cost.sum() / dear.sum()),
                 cost_usd=usd,
-                per_right_usd=usd / right if usd is not None and right else None,
+                per_right_usd=_per_right(usd, right),
             )
         )
     return tuple(found)
 
 
-def rankings_of(sheet: CrossFit) -> dict[str, Figures]:
+# Quality of scores ----------------------------------------------------------------------------
+
+
+def curve_of(
+    score: Array,
+    small: Array,
+    large: Array,
+    kept_cost: Array | float = 0.0,
+    escalated_cost: Array | float = 0.0,
+) -> tuple[Array, Array, Array]:
+    """Share of the rows that is escalated, mean correctness and cost of all, from all-small to
+    all-large, by falling score; rows of equal score, in whatever order they come, are one step.
+    Costs are of a row whose draft is kept, and of one that is escalated, with a draft that is paid.
+    """
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order]) < 0), len(order) - 1) + 1
+    kept = np.zeros(len(small)) + kept_cost
+
+    def steps(first: float, values: Array) -> Array:
+        return np.append(first, first + np.cumsum(values[order])[ends - 1])
+
+    quality = steps(float(small.sum()), large - small) / len(small)
+    cost = steps(float(kept.sum()), escalated_cost - kept)
+    return np.append(0, ends) / len(small), quality, cost
+
+
+def ranking(
+    score: Array,
+    small: Array,
+    large: Array,
+    kept_cost: Array | float = 0.0,
+    escalated_cost: Array | float = 1.0,
+) -> dict[str, float]:
+    """Figures of how well a score finds the rows to escalate; NaN where there is nothing to gain.
+
+    `AUDC`: area under quality over the escalated share. `nAUC`: this area above that of a random
+    mix, 1 for an oracle. `APGR`: mean share of the gap between the models that is recovered
+    (2406.18665); `CPT 50`: the least share of large calls that recovers half of it. `AIQ`: mean
+    height of the non-decreasing upper hull over cost (2403.12031). `ΔIBC`: what a dollar gains
+    over one of the large model's, less 1, the mean of ten equal steps of cost (2310.12963).
+    """
+    share, quality, cost = curve_of(score, small, large, kept_cost, escalated_cost)
+    oracle_share, oracle, _ = curve_of(large - small, small, large)
+    area, mix = np.trapezoid(quality, share), 0.5 * (small.mean() + large.mean())
+    room = np.trapezoid(oracle, oracle_share) - mix
+    found = dict.fromkeys(("nAUC", "AUDC", "APGR", "CPT 50", "CPT 80", "AIQ", "ΔIBC"), np.nan)
+    found |= {"AUDC": float(area), "AIQ": _hull_height(quality, cost)}
+    if room > TINY:
+        found["nAUC"] = float((area - mix) / room)
+    gap, dearer = quality[-1] - quality[0], cost[-1] - cost[0]
+    if gap > TINY:
+        recovered = (quality - quality[0]) / gap
+        found["APGR"] = float((area - quality[0]) / gap)
+        for name, least in (("CPT 50", 0.5), ("CPT 80", 0.8)):
+            at = max(int(np.argmax(recovered >= least - TINY)), 1)
+            around = slice(at - 1, at + 1)
+            found[name] = float(np.interp(least, recovered[around], share[around]))
+        if dearer > TINY:
+            steps = np.linspace(0.1, 1, 10)
+            better = np.interp(steps, (cost - cost[0]) / dearer, recovered) / steps
+            found["ΔIBC"] = float(better.mean() - 1)
+    won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
+    return {**found, "AUROC of gain": auroc(score, won)}
+
+
+def _hull_height(quality: Array, cost: Array) -> float:
+    """Mean height of the least concave curve above these points, whose slopes are those between
+    the points, made to fall."""
+    order = np.lexsort((-quality, cost))
+    x, first = np.unique(cost[order], return_index=True)
+    y = np.maximum.accumulate(quality[order])[first]
+    if len(x) == 1:
+        return float(y[0])
+    width = np.diff(x)
+    slopes = isotonic_regression(np.diff(y) / width, weights=width, increasing=False).x
+    hull = y[0] + np.append(0.0, np.cumsum(slopes * width))
+    return float(np.trapezoid(hull, x) / (x[-1] - x[0]))
+
+
+def aurc(confidence: Array, correct: Array) -> float:
+    """Mean over all coverages of the error among the accepted; lower is better."""
+    share, risk, _ = curve_of(confidence, np.zeros(len(correct)), 1.0 - correct)
+    coverage = np.arange(1, len(correct) + 1) / len(correct)
+    return float(np.mean(np.interp(coverage, share, risk) / coverage))
+
+
+def bootstrap(
+    statistics: Callable[[Rows], Mapping[str, float]], n: int, *, draws: int = 100
+) -> dict[str, Interval]:
+    """95 % intervals of figures over resampled rows: the spread of the draws around the figure
+    itself, since resampling moves some to one side (the ECE grows). Shares have ends that are."""
+    rng = np.random.default_rng(0)
+    value = statistics(np.arange(n))
+    drawn = [statistics(rng.integers(0, n, n)) for _ in range(draws)]
+    found = {}
+    for name, figure in value.items():
+        known = np.array([draw[name] for draw in drawn if np.isfinite(draw[name])])
+        low = high = np.nan
+        if len(known):
+            low, high = figure + np.quantile(known - known.mean(), [0.025, 0.975])
+            if min(figure, known.min()) >= 0 and max(figure, known.max()) <= 1:
+                low, high = max(low, 0.0), min(high, 1.0)
+        found[name] = Interval(float(figure), float(low), float(high))
+    return found
+
+
+def rankings_of(sheet: Sheet) -> dict[str, Figures]:
     """Ranking of the rows to escalate by the gain that each shape expects."""
     pair = sheet.pair
 
-    def ranking(name: str, at: Rows) -> dict[str, float]:
-        score, small, large = sheet.gains[name][at], pair.small_correct[at], pair.large_correct[at]
-        drafted = 0.0 if name == "router" else pair.small_cost[at]
-        dear = pair.large_cost[at] + drafted
-        curve = metrics.deferral_curve(score, small, large, pair.small_cost[at], dear)
-        won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
-        return {
-            "nAUC": metrics.nauc(score, small, large),
-            "AUDC": metrics.audc(curve),
-            "APGR": metrics.apgr(curve),
-            "CPT 50": metrics.cpt(curve, 0.5),
-            "CPT 80": metrics.cpt(curve, 0.8),
-            "AIQ": metrics.aiq(curve),
-            "ΔIBC": metrics.delta_ibc(curve),
-            "AUROC of gain": auroc(score, won),
-        }
+    def figures(name: str, at: Rows) -> dict[str, float]:
+        small, large = pair.small_correct[at], pair.large_correct[at]
+        kept, dear = pair.small_cost[at], pair.large_cost[at]
+        drafted = 0.0 if name == "router" else kept
+        return ranking(sheet.gains[name][at], small, large, kept, dear + drafted)
 
-    return {name: metrics.bootstrap(partial(ranking, name), len(pair)) for name in sheet.gains}
+    return {name: bootstrap(partial(figures, name), len(pair)) for name in sheet.gains}
 
 
-def confidences_of(sheet: CrossFit) -> dict[str, Figures]:
+def confidences_of(sheet: Sheet) -> dict[str, Figures]:
     """Quality of the confidence, on rows that had no part in its fit, and the raw score; empty
     where drafts have none."""
     raw, right = sheet.pair.raw, sheet.pair.small_correct
     if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
         return {}
-    measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": metrics.aurc}
+    measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": aurc}
 
     def figures(score: Array, at: Rows) -> dict[str, float]:
         return {title: of(score[at], right[at]) for title, of in measures.items()}
 
     scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(raw)}
-    return {n: metrics.bootstrap(partial(figures, s), len(right)) for n, s in scores.items()}
+    return {n: bootstrap(partial(figures, s), len(right)) for n, s in scores.items()}
 
 
-def worst_mistakes(sheet: CrossFit, at: int | None) -> tuple[Mistake, ...]:
+def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
     """The answers that were kept most surely though the large model was right."""
     if at is None:
         return ()
     pair, sure, found = sheet.pair, np.nan_to_num(sheet.confidence), []
-    lost = (pair.large_correct - sheet.played.right[at]) * (1 - sheet.played.escalated[at])
+    lost = sheet.lost[at] * (1 - sheet.played.escalated[at])
     for i in np.lexsort((-sure, -lost))[:MISTAKES]:
         row = pair.rows[i]
         draft, reference = row.models[pair.small], row.reference

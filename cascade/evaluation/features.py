@@ -9,20 +9,25 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from cascade.confidence.base import combine, score_of
+from cascade.confidence.calibration import Array
 from cascade.confidence.text import TextEncoder, fit_text_encoder
 from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError
-from cascade.evaluation.metrics import Array, Rows
 from cascade.evaluation.recordings import Outcome, Transcript, rows_of_pair
+
+Rows = NDArray[np.intp]
+
+Table = Mapping[str, Array]
+"""Columns by name, (n,) each, NaN where a value is missing; none that is missing everywhere."""
 
 LONGEST_PROMPT = 6000
 """Characters from the end: of prompts with worked examples the question is what counts."""
@@ -32,34 +37,6 @@ CHEAP = 0.15
 
 MOST_HELPERS = 3
 """Helpers that are tried: the most accurate cheap ones. More would be a choice among noise."""
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Named columns, (n, d), NaN where a value is missing."""
-
-    names: tuple[str, ...]
-    values: Array
-
-    @classmethod
-    def of(cls, rows: Sequence[Mapping[str, float]]) -> Block:
-        """Columns in the order of first appearance."""
-        names = tuple(dict.fromkeys(name for row in rows for name in row))
-        values = np.array([[row.get(name, np.nan) for name in names] for row in rows], np.float64)
-        return cls(names, values.reshape(len(rows), len(names)))
-
-    def __getitem__(self, rows: Rows) -> Block:
-        return Block(self.names, self.values[rows])
-
-    def select(self, names: Sequence[str]) -> Array:
-        """Columns by name; NaN for those that are not here."""
-        missing = np.full(len(self.values), np.nan)
-        known = dict(zip(self.names, self.values.T, strict=True))
-        columns = [known.get(name, missing) for name in names]
-        return np.array(columns).reshape(len(names), len(self.values)).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,29 +58,21 @@ class Pair:
     priced: bool
     left_out: int
     candidates: tuple[str, ...]
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _tables: dict[tuple[str, Pair | None], Table] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """What has been made of the rows is made once."""
-        if key not in self._known:
-            self._known[key] = make()
-        found: T = self._known[key]
-        return found
-
     def take(self, rows: Rows) -> Pair:
-        """Some of the rows, with what has been made of them."""
+        """Some of the rows, with the tables that have been made of all."""
         return replace(
             self,
             rows=[self.rows[i] for i in rows],
             small_cost=self.small_cost[rows],
             large_cost=self.large_cost[rows],
-            _known={
-                key: made[rows]
-                for key, made in self._known.items()
-                if isinstance(made, Block | np.ndarray)
+            _tables={
+                key: {name: column[rows] for name, column in table.items()}
+                for key, table in self._tables.items()
             },
         )
 
@@ -111,24 +80,13 @@ class Pair:
         """Outcomes of a model that every row has."""
         return [row.models[model] for row in self.rows]
 
-    def _array(self, name: str, model: str, read: Callable[[Outcome], float | None]) -> Array:
-        return self._once(
-            (name, model),
-            lambda: np.array([read(each) for each in self.outcomes(model)], dtype=np.float64),
-        )
-
     def correct(self, model: str) -> Array:
         """(n,) from 0 to 1, of a model that every row has."""
-        return self._array("correct", model, lambda outcome: outcome.correct)
+        return self.table(f"answers:{model}")["correct"]
 
     def cost(self, model: str) -> Array:
-        """(n,) dollars of a model that every row has; NaN where unknown."""
-        return self._array("cost", model, lambda outcome: outcome.cost_usd)
-
-    @property
-    def raw(self) -> Array:
-        """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
-        return self._array("raw", self.small, raw_score)
+        """(n,) dollars of a helper."""
+        return self.table(f"answers:{model}")["cost_usd"]
 
     @property
     def small_correct(self) -> Array:
@@ -139,6 +97,11 @@ class Pair:
     def large_correct(self) -> Array:
         """(n,) from 0 to 1."""
         return self.correct(self.large)
+
+    @property
+    def raw(self) -> Array:
+        """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
+        return self.table("draft").get("raw", np.full(len(self), np.nan))
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -160,33 +123,38 @@ class Pair:
         """The small agent's steps; none where models answer."""
         return [outcome.steps for outcome in self.outcomes(self.small)]
 
-    def topics(self, encoder: TextEncoder) -> Block:
-        """The questions in the space of an encoder, which may be that of other questions."""
+    def table(self, source: str, space: Pair | None = None) -> Table:
+        """Columns of a source: `draft`, its raw score and what comes with it; `run`, how an agent
+        went about it; `prompt`, marks of difficulty; `topics` (of agents `tasks`), in the space of
+        other questions; `view:NAME`, whether another model says the same, and how sure it is of
+        both; `answers:NAME`, how right they are, and how dear."""
+        key = source, space if source in ("topics", "tasks") else None
+        if key not in self._tables:
+            self._tables[key] = self._made(*key)
+        return self._tables[key]
 
-        def place() -> tuple[TextEncoder, Block]:
-            values = encoder.transform(self.prompts)
-            return encoder, Block(tuple(f"topic{i}" for i in range(values.shape[1])), values)
-
-        # With the encoder itself, so that its id is given to no other one meanwhile.
-        return self._once(("topics", id(encoder)), place)[1]
-
-    def block(self, source: str) -> Block:
-        """Columns of a source: `draft`, what comes with it besides the raw score; `run`, how an
-        agent went about it; `prompt`, marks of difficulty; `view:NAME`, whether another model
-        says the same, and how sure it is of both."""
-        return self._once(source, lambda: Block.of(self._features(source)))
-
-    def _features(self, source: str) -> list[dict[str, float]]:
-        drafts = self.outcomes(self.small)
-        match source:
-            case "prompt":
-                return [prompt_marks(prompt) for prompt in self.prompts]
-            case "run":
-                return [run_features(run) for run in self.runs]
+    def _made(self, source: str, space: Pair | None) -> Table:
+        kind, _, other = source.partition(":")
+        rows: list[dict[str, float]]
+        match kind:
+            case "topics" | "tasks":
+                places = (space or self).encoder.transform(self.prompts)
+                return {f"topic{i}": column for i, column in enumerate(places.T)}
             case "draft":
-                return [draft_features(draft) for draft in drafts]
-        others = self.outcomes(source.removeprefix("view:"))
-        return [_view(draft, other) for draft, other in zip(drafts, others, strict=True)]
+                rows = [draft_features(draft) for draft in self.outcomes(self.small)]
+            case "run":
+                rows = [run_features(run) for run in self.runs]
+            case "prompt":
+                rows = [prompt_marks(prompt) for prompt in self.prompts]
+            case "view":
+                rows = list(map(_view, self.outcomes(self.small), self.outcomes(other)))
+            case _:
+                rows = [o.model_dump(include={"correct", "cost_usd"}) for o in self.outcomes(other)]
+        columns = {
+            name: np.array([row.get(name) for row in rows], dtype=np.float64)
+            for name in dict.fromkeys(name for row in rows for name in row)
+        }
+        return {name: column for name, column in columns.items() if not np.isnan(column).all()}
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
@@ -208,7 +176,7 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
     everything = list(transcripts)
     both = rows_of_pair(everything, small, large)
     costs = [(_draft_cost(row.models[small]), row.models[large].cost_usd) for row in both]
-    priced = [i for i, (cheap, dear) in enumerate(costs) if cheap is not None and dear is not None]
+    priced = [i for i, dollars in enumerate(costs) if None not in dollars]
     rows = [both[i] for i in priced] or both
     known = np.array([costs[i] for i in priced] or [(0, 1)] * len(rows), dtype=np.float64)
     if known[:, 1].sum() <= 0:
@@ -246,45 +214,39 @@ def _answered(row: Transcript, model: str) -> bool:
 
 # Columns --------------------------------------------------------------------------------------
 
-_SCORES = ("logprobs", "p_true", "verbalised", "self_consistency", "prompt_votes", "agreement")
-
-
-def raw_score(outcome: Outcome) -> float | None:
-    """The draft's score of itself: the recorded confidence, else the most doubtful of its signals.
-
-    Of options it is the probability of the likeliest, of votes their share for the answer.
-    """
-    signals = outcome.signals
-    if outcome.confidence is not None:
-        return outcome.confidence
-    if "option_logprobs" in signals:
-        return float(_option_shares(signals["option_logprobs"]).max())
-    if "votes" in signals:
-        counts, total, own = _votes(outcome)
-        return counts.get(own, 0) / total if own else 0.0
-    scores = {name: score_of(name, outcome.features) for name in _SCORES}
-    return combine({name: score for name, score in scores.items() if score is not None})
+_SCORES = ("logprobs", "p_true", "verbalised", "self_consistency", "agreement")
 
 
 def draft_features(outcome: Outcome) -> dict[str, float]:
-    """Features of an answer besides its raw score: collected ones, else recorded signals."""
-    if outcome.features:
-        return dict(outcome.features)
-    signals = outcome.signals
-    found: dict[str, float] = {}
+    """`raw`, the score that an answer gives itself, NaN where it has none, and its other features:
+    those that were collected, else what recorded signals say.
+
+    The score is the recorded confidence, the probability of the likeliest option, the share of
+    votes for the answer, or the lowest of the collected scores.
+    """
+    signals, scores, found = outcome.signals, [outcome.confidence], {"raw": math.nan}
     if "option_logprobs" in signals:
-        found |= _option_features(_option_shares(signals["option_logprobs"]))
-    if "votes" in signals:
-        counts, total, _ = _votes(outcome)
-        shares = np.array(sorted(counts.values(), reverse=True) or [0]) / total
-        found["margin"] = float(shares[0] - (shares[1] if len(shares) > 1 else 0.0))
+        shares = _option_shares(signals["option_logprobs"])
+        scores.append(shares.max())
+        found |= _option_features(shares)
+    if isinstance(votes := signals.get("votes"), list):
+        counts, samples = Counter(map(comparable, votes)), signals.get("n_samples")
+        # Samples without an answer count too.
+        total = max(int(samples) if isinstance(samples, int | float) else 0, len(votes), 1)
+        own, shares = answer_of(outcome), np.array(sorted(counts.values(), reverse=True)) / total
+        scores.append(counts[own] / total if own else 0.0)
+        found["margin"] = shares[:1].sum() - shares[1:2].sum()
         found["entropy"] = _entropy(shares)
         found["distinct"] = len(counts) / total
-        found["voted"] = sum(counts.values()) / total
+        found["voted"] = len(votes) / total
     if outcome.output_tokens is not None and outcome.output_tokens > 1:
-        found["length"] = float(outcome.output_tokens)
-    if "answer_extracted" in signals:
-        found["answered"] = number(signals["answer_extracted"])
+        found["length"] = outcome.output_tokens
+    if isinstance(extracted := signals.get("answer_extracted"), int):
+        found["answered"] = extracted
+    if collected := outcome.features:
+        found = {"raw": math.nan, **collected}
+    scores.append(combine({n: s for n in _SCORES if (s := score_of(n, collected)) is not None}))
+    found["raw"] = next((score for score in scores if score is not None), math.nan)
     return found
 
 
@@ -300,34 +262,25 @@ def run_features(run: Sequence[Step]) -> dict[str, float]:
 
 
 def _option_shares(logprobs: JsonValue) -> Array:
-    values = [number(v) for v in logprobs] if isinstance(logprobs, list) else [0.0]
-    shares = [math.exp(v) if -100 <= v <= 0 else 1e-40 for v in values]
+    values = logprobs if isinstance(logprobs, list) else [0.0]
+    known = [v if isinstance(v, int | float) and -100 <= v <= 0 else None for v in values]
+    shares = [1e-40 if v is None else math.exp(v) for v in known]
     return np.array(shares, dtype=np.float64) / sum(shares)
 
 
 def _option_features(shares: Array) -> dict[str, float]:
-    best, ranked = int(np.argmax(shares)), np.sort(shares)[::-1]
-    second = float(ranked[1]) if len(ranked) > 1 else 0.0
+    ranked = np.append(np.sort(shares)[::-1], 0.0)
     found = {
-        "margin": float(np.log(ranked[0]) - np.log(second + 1e-9)),
+        "margin": np.log(ranked[0]) - np.log(ranked[1] + 1e-9),
         "entropy": _entropy(shares),
     }
-    found |= {f"rank{i}": float(np.log(ranked[i] + 1e-6)) for i in range(1, len(ranked))}
-    found |= {f"mass{i}": float(np.log(shares[i] + 1e-6)) for i in range(4, len(shares))}
-    return found | {f"is{i}": float(best == i) for i in range(min(4, len(shares)))}
+    found |= {f"rank{i}": np.log(ranked[i] + 1e-6) for i in range(1, len(shares))}
+    found |= {f"mass{i}": np.log(shares[i] + 1e-6) for i in range(4, len(shares))}
+    return found | {f"is{i}": float(np.argmax(shares) == i) for i in range(min(4, len(shares)))}
 
 
 def _entropy(shares: Array) -> float:
     return float(-(shares * np.log(shares + 1e-12)).sum())
-
-
-def _votes(outcome: Outcome) -> tuple[Counter[str], int, str]:
-    """Counts, samples (also those without an answer), and the answer that was given."""
-    votes = outcome.signals["votes"]
-    votes = votes if isinstance(votes, list) else []
-    samples = outcome.signals.get("n_samples", 0)
-    total = max(int(samples) if isinstance(samples, int | float) else 0, len(votes), 1)
-    return Counter(comparable(vote) for vote in votes), total, answer_of(outcome)
 
 
 def answer_of(outcome: Outcome) -> str:
@@ -353,10 +306,10 @@ def _view(draft: Outcome, other: Outcome) -> dict[str, float]:
     mine, shares = draft.signals.get("option_logprobs"), other.signals.get("option_logprobs")
     if mine and shares:
         others = _option_shares(shares)
-        found["p_draft"] = float(np.log(others[int(np.argmax(_option_shares(mine)))] + 1e-6))
-        found["p_top"] = float(np.log(others.max()))
+        found["p_draft"] = np.log(others[np.argmax(_option_shares(mine))] + 1e-6)
+        found["p_top"] = np.log(others.max())
         found["entropy"] = _entropy(others)
-    elif (score := raw_score(other)) is not None:
+    elif not math.isnan(score := draft_features(other)["raw"]):
         found["score"] = score
         found["score_of_other"] = (1.0 - found["same"]) * score
     return found
@@ -389,8 +342,3 @@ def prompt_marks(prompt: str) -> dict[str, float]:
         "word_length": sum(map(len, words)) / len(words),
         "capitals": sum(word[:1].isupper() for word in words) / len(words),
     }
-
-
-def number(value: JsonValue) -> float:
-    """A number of a recording; NaN where it is none."""
-    return float(value) if isinstance(value, int | float) else math.nan

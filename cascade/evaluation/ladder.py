@@ -13,18 +13,17 @@ that fitted them are leave-one-out, by the usual approximation from one fit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 
-from cascade.confidence.calibration import Calibration
+from cascade.confidence.calibration import Array, Calibration
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Block, Pair
-from cascade.evaluation.metrics import Array, Rows
+from cascade.evaluation.features import Pair, Rows
 
 ShapeName = Literal["off", "gain", "router", "known", "calibration"]
 
@@ -63,31 +62,53 @@ Head = Callable[[Pair], Estimates]
 """Estimates for any recording of the same models; of the rows that fitted it leave-one-out."""
 
 
-def _columns(pair: Pair, fit: Rows, source: str) -> tuple[Sequence[str], Callable[[Pair], Array]]:
-    """Names of the columns of a source, and what gives them of any rows, standardised on those
-    that fit: shares as logits, counts as logarithms, the raw score by its rank."""
-    if source == "raw":
-        known = np.sort(pair.raw[fit][np.isfinite(pair.raw[fit])])
-        return ["raw"], lambda other: _normal_scores(other.raw, known)[:, None]
-    encoder = pair.encoder if source in ("topics", "tasks") else None
+def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
+    """Logistic regressions of who is right on the columns of these sources (`Pair.table`), of a
+    helper too. They are standardised on the rows that fit, shares as logits, counts as logarithms,
+    and the raw score by its rank."""
+    columns = [(source, name) for source in sources for name in pair.table(source, pair)]
+    usual = [name if name in ("raw", "same") else s.partition(":")[0] for s, name in columns]
+    priors = np.array([((0.0, 30.0), (0.0, 30.0)), *(PRIORS[name] for name in usual)])
 
-    def block(of: Pair) -> Block:
-        return of.block(source) if encoder is None else of.topics(encoder)
+    def values(of: Pair) -> Array:
+        unknown = np.full(len(of), np.nan)
+        found = [of.table(source, pair).get(name, unknown) for source, name in columns]
+        return np.array(found).reshape(len(columns), len(of))
 
-    names, given = block(pair).names, block(pair).values[fit]
-    kinds = [_kind(column) for column in given.T]
-    values = _read(given, kinds)
-    seen = np.asarray(np.isfinite(values).any(axis=0))
-    mean, deviation = np.zeros(values.shape[1]), np.full(values.shape[1], np.inf)
-    mean[seen] = np.nanmean(values[:, seen], axis=0)
-    spread = np.nanstd(values[:, seen], axis=0)
-    deviation[seen] = np.where(spread > 1e-9, spread, np.inf)
+    given = np.take(values(pair), fit, axis=1)
+    kinds = np.array([_kind(column) for column in given], dtype=str)[:, None]
+    scaled = _read(given, kinds)
+    known = np.isfinite(scaled)
+    count = np.maximum(1, known.sum(axis=1, keepdims=True))
+    mean = np.where(known, scaled, 0.0).sum(axis=1, keepdims=True) / count
+    square = np.where(known, scaled - mean, 0.0) ** 2
+    deviation = np.sqrt(square.sum(axis=1, keepdims=True) / count)
+    deviation[deviation <= 1e-9] = np.inf
+    ranked = {at: np.sort(given[at][known[at]]) for at, name in enumerate(usual) if name == "raw"}
 
-    def scaled(other: Pair) -> Array:
-        table = _read(block(other).select(names), kinds)
-        return np.asarray(np.nan_to_num((table - mean) / deviation))
+    def table(of: Pair) -> Array:
+        found = values(of)
+        x = np.nan_to_num((_read(found, kinds) - mean) / deviation)
+        for at, scores in ranked.items():
+            x[at] = _normal_scores(found[at], scores)
+        return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
 
-    return names, scaled
+    x, weights, own = table(pair), [], []
+    for model, of in ((pair.small, 0), (pair.large, 1), (helper, 1)):
+        if model is not None:
+            prior, spread = priors[:, of].T
+            w, left_out = _fit_logistic(x[fit], pair.correct(model)[fit], prior, spread**-2)
+            weights.append(w)
+            own.append(expit(x @ w))
+            own[-1][fit] = left_out
+
+    def head(other: Pair) -> Estimates:
+        if other is pair:
+            return tuple(own)
+        rows = table(other)
+        return tuple(expit(rows @ w) for w in weights)
+
+    return head
 
 
 def _kind(column: Array) -> str:
@@ -97,11 +118,10 @@ def _kind(column: Array) -> str:
     return "share" if known.max() <= 1 else "count"
 
 
-def _read(values: Array, kinds: Sequence[str]) -> Array:
-    kind, share = np.array(kinds, dtype=str), np.clip(values, 1e-3, 1 - 1e-3)
+def _read(values: Array, kinds: Any) -> Array:
+    share = np.clip(values, 1e-3, 1 - 1e-3)
     logit, logarithm = np.log(share / (1 - share)), np.log1p(np.maximum(values, 0))
-    read = np.where(kind == "share", logit, np.where(kind == "count", logarithm, values))
-    return np.ascontiguousarray(read)  # the order of sums, to the last digit
+    return np.where(kinds == "share", logit, np.where(kinds == "count", logarithm, values))
 
 
 def _normal_scores(raw: Array, known: Array) -> Array:
@@ -110,39 +130,6 @@ def _normal_scores(raw: Array, known: Array) -> Array:
     below = np.searchsorted(known, raw, "left") + np.searchsorted(known, raw, "right")
     rank = np.clip((below + 1) / (2 * (n + 1)), 0.5 / (n + 1), 1 - 0.5 / (n + 1))
     return np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
-
-
-def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
-    """Logistic regressions of who is right, on `raw` and other sources of columns (`Pair.block`).
-    Of a helper the own correctness is estimated too."""
-    columns, priors = [], [((0.0, 30.0), (0.0, 30.0))]
-    for source in sources:
-        names, scaled = _columns(pair, fit, source)
-        usual = PRIORS[source.partition(":")[0]]
-        priors += [PRIORS["same"] if name == "same" else usual for name in names]
-        columns.append(scaled)
-
-    def table(of: Pair) -> Array:
-        return np.hstack([np.ones((len(of), 1)), *(scaled(of) for scaled in columns)])
-
-    x, (small, large) = table(pair), np.array(priors).swapaxes(0, 1)
-    targets = [(pair.small_correct, small), (pair.large_correct, large)]
-    if helper is not None:
-        targets.append((pair.correct(helper), large))
-    weights, own = [], []
-    for correct, prior in targets:
-        w, left_out = _fit_logistic(x[fit], correct[fit], prior[:, 0], prior[:, 1] ** -2)
-        weights.append(w)
-        own.append(expit(x @ w))
-        own[-1][fit] = left_out
-
-    def head(other: Pair) -> Estimates:
-        if other is pair:
-            return tuple(own)
-        rows = table(other)
-        return tuple(expit(rows @ w) for w in weights)
-
-    return head
 
 
 def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[Array, Array]:
@@ -179,8 +166,7 @@ class Stage(NamedTuple):
         kept: P(the answer that is kept here is right).
         large: P(the large model is right), as known here.
         right: whether the answer kept here is right.
-        paid: dollars to get here from the point before.
-        expected: the same, as known beforehand.
+        paid: dollars to get here from the point before; `expected`, as known beforehand.
         on_keeping: dollars that are paid only if the answer is kept: a draft that was not needed
             to decide.
     """
@@ -216,18 +202,6 @@ class Replay(NamedTuple):
     expected_loss: Array
 
 
-def _stage(after: str, head: Head, dollars: Callable[[Pair], Array], pair: Pair) -> Stage:
-    """The point of decision after the `question`, the `draft` or a helper's answer, with the
-    dollars of what it asks as known beforehand."""
-    p, free = head(pair), np.zeros(len(pair))
-    if after == "question":  # what is drafted is kept
-        return Stage(p[0], p[1], pair.small_correct, free, free, pair.small_cost)
-    if after == "draft":
-        return Stage(p[0], p[1], pair.small_correct, pair.small_cost, dollars(pair), free)
-    right = np.where(p[2] > p[0], pair.correct(after), pair.small_correct)
-    return Stage(np.maximum(p[0], p[2]), p[1], right, pair.cost(after), dollars(pair), free)
-
-
 @dataclass(frozen=True)
 class Shape:
     """A policy for every price of a large answer, fitted on some rows of a recording; `points` are
@@ -237,16 +211,13 @@ class Shape:
     name: ShapeName
     pair: Pair
     fit: Rows
-    points: tuple[Callable[[Pair], Stage], ...]
+    points: tuple[Callable[[Pair], Stage], ...] = ()
     helper: str | None = None
-    _plans: dict[Pair, Plan] = field(default_factory=dict, repr=False)
 
     def plan(self, pair: Pair) -> Plan:
         """The points of decision on these rows; leave-one-out on those that fitted it."""
-        if pair not in self._plans:
-            stages, dear = tuple(point(pair) for point in self.points), self._dear(pair)
-            self._plans[pair] = Plan(stages, pair.large_correct, pair.large_cost, dear)
-        return self._plans[pair]
+        stages = tuple(point(pair) for point in self.points)
+        return Plan(stages, pair.large_correct, pair.large_cost, self._dear(pair))
 
     @cached_property
     def learned(self) -> Plan:
@@ -331,20 +302,36 @@ def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
 
 def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
-    own = ["raw"] * bool(np.isfinite(pair.raw[fit]).any())
-    own += ["draft"] * bool(pair.block("draft").names)
-    text, line = ["prompt", "topics"], _line(pair, fit, pair.small_cost)
+    own, text = ["draft"] * bool(pair.table("draft")), ["prompt", "topics"]
     if any(pair.runs):  # of which much is known, also by what their tasks are about
         own, text = ["run"], ["tasks"]
-    drafted = partial(_stage, "draft", fit_head(pair, fit, [*own, *text]), line)
+    drafted = partial(_at_draft, fit_head(pair, fit, [*own, *text]))
     if own:
         yield Shape("gain", pair, fit, (drafted,))
-    asked = partial(_stage, "question", fit_head(pair, fit, text), line)
-    yield Shape("router", pair, fit, (asked,))
+    yield Shape("router", pair, fit, (partial(_at_question, fit_head(pair, fit, text)),))
     for name in pair.helpers(fit):
         head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
-        helped = partial(_stage, name, head, _line(pair, fit, pair.cost(name)))
+        helped = partial(_at_helper, head, name, _line(pair, fit, pair.cost(name)))
         yield Shape("known", pair, fit, (drafted, helped), name)
+
+
+def _at_question(head: Head, pair: Pair) -> Stage:
+    (own, large), free = head(pair), np.zeros(len(pair))  # only what is kept is drafted
+    return Stage(own, large, pair.small_correct, free, free, pair.small_cost)
+
+
+def _at_draft(head: Head, pair: Pair) -> Stage:
+    (own, large), free = head(pair), np.zeros(len(pair))
+    return Stage(own, large, pair.small_correct, pair.small_cost, free, free)
+
+
+def _at_helper(head: Head, name: str, dollars: Callable[[Pair], Array], pair: Pair) -> Stage:
+    """Its answer is given where it is likelier to be right."""
+    own, large, its = head(pair)
+    right = np.where(its > own, pair.correct(name), pair.small_correct)
+    return Stage(
+        np.maximum(own, its), large, right, pair.cost(name), dollars(pair), np.zeros(len(pair))
+    )
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
@@ -353,6 +340,7 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
     rows = np.arange(len(pair)) if fit is None else fit
     large = float(pair.large_correct[rows].mean())
 
+    @cache
     def head(other: Pair) -> Estimates:
         drafts = other.outcomes(other.small)
         found = [calibration.estimate(draft.features, calibration.signals) for draft in drafts]
@@ -364,36 +352,18 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
-    drafted = partial(_stage, "draft", head, _line(pair, rows, pair.small_cost))
-    return Shape("calibration", pair, rows, (drafted,))
+    return Shape("calibration", pair, rows, (partial(_at_draft, head),))
 
 
 # The ladder -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(NamedTuple):
     """The shapes that were tried, from the simplest up, and the highest to which a step paid:
     `off` where the large model alone is worth more, at any price of an error."""
 
-    shapes: tuple[Shape, ...]
+    shapes: Sequence[Shape]
     shape: Shape
-
-    def play(self, pair: Pair) -> Replay:
-        """Outcome of the shape at all `PRICES`."""
-        return self.shape.play(self.shape.plan(pair), PRICES)
-
-    def gains(self, pair: Pair) -> dict[str, Array]:
-        """Expected gain of escalating on these rows, of each shape without a helper."""
-        first = {s.name: s.plan(pair).stages[0] for s in self.shapes if s.helper is None}
-        return {name: stage.large - stage.kept for name, stage in first.items()}
-
-    def confidence(self, pair: Pair) -> Array:
-        """P(the draft is right) on these rows; NaN where no shape looks at drafts."""
-        for shape in self.shapes:
-            if shape.name in ("gain", "calibration"):
-                return shape.plan(pair).stages[0].kept
-        return np.full(len(pair), np.nan)
 
 
 def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
@@ -403,7 +373,7 @@ def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
 
 def climb(shapes: Sequence[Shape]) -> Ladder:
     """Step up only where leave-one-out rows show that it pays by more than its noise."""
-    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit, ()), np.zeros(1), 0.0
+    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit), np.zeros(1), 0.0
     for shape in shapes:
         worth = shape.value(shape.learned)
         # At prices at which it does not pay, it is switched off.
@@ -411,4 +381,4 @@ def climb(shapes: Sequence[Shape]) -> Ladder:
         better = worth - below
         if better.mean() > noise * better.std() / np.sqrt(len(better)):
             best, below, noise = shape, worth, NOISE
-    return Ladder(tuple(shapes), best)
+    return Ladder(shapes, best)

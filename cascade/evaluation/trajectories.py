@@ -17,14 +17,13 @@ from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
 
 from cascade.confidence.calibrating import cross_fitted, fit_gain
-from cascade.confidence.calibration import Fitted, Linear, Share
+from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import lowest_kept
 from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, trajectory_features
 from cascade.errors import ConfigurationError
-from cascade.evaluation.crossfit import FOLDS, Options, check
-from cascade.evaluation.features import READ, Block, Pair, pair_of, run_features
-from cascade.evaluation.metrics import Array, Interval, Rows, bootstrap
+from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
+from cascade.evaluation.features import Pair, Rows, pair_of, run_features
 from cascade.evaluation.recordings import Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import percent
 from cascade.state import Record
@@ -57,7 +56,7 @@ def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
     """Columns that heads read: no raw score, the features of runs, the topics of their tasks."""
-    read = Block.of([run_features(run) for run in runs]).select(READ)
+    read = np.array([[*run_features(run).values()] for run in runs])
     return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
 
 
@@ -130,7 +129,8 @@ def fit_early_stop(
     """
     fit = np.arange(len(pair)) if fit is None else fit
     runs, right = pair.runs, pair.small_correct
-    topics, length = pair.topics(pair.encoder).values, np.array([len(run) for run in runs])
+    topics = np.array([*pair.table("topics", pair).values()]).reshape(-1, len(pair)).T
+    length = np.array([len(run) for run in runs])
     chances, points = np.full((len(POINTS), len(pair)), np.inf), []
     for number, after in enumerate(POINTS):
         at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5

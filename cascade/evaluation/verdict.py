@@ -13,10 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation import crossfit
-from cascade.evaluation.crossfit import Alone, Choice, CrossFit, Figures, Mistake, Options, Point
-from cascade.evaluation.features import Pair
+from cascade.evaluation.crossfit import Alone, Choice, Figures, Mistake, Options, Point, Sheet
+from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
-from cascade.evaluation.metrics import Rows
 from cascade.evaluation.render import (
     Axis,
     Cell,
@@ -165,7 +164,7 @@ def evaluate(
     return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
 
 
-def _verdict(own: CrossFit, point: Point, shape: str, options: Options, to_tell: int) -> Verdict:
+def _verdict(own: Sheet, point: Point, shape: str, options: Options, to_tell: int) -> Verdict:
     weighed, n = options.price_of_error is not None, len(own.pair)
     if not own.pair.priced:
         return "unpriced"
@@ -181,14 +180,14 @@ def _verdict(own: CrossFit, point: Point, shape: str, options: Options, to_tell:
     return "router" if shape == "router" else "cascade"
 
 
-def _hidden_by_noise(own: CrossFit, options: Options) -> Rows:
+def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
     """Policies that save and possibly lose no more than allowed, for all that so few rows tell."""
     cost, loss = own.errors
     saves = own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
     return np.flatnonzero(saves & (own.loss - POSSIBLE * loss <= options.within))
 
 
-def _rows_to_tell(own: CrossFit, at: int | None, options: Options) -> int:
+def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
     """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
     that of the cost ends below the large model's; without a point, those that would tell whether
     the policy that may pay loses too much."""

@@ -9,7 +9,7 @@ import pytest
 from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
-from cascade.evaluation.features import Pair, draft_features, raw_score
+from cascade.evaluation.features import Pair, draft_features
 from cascade.evaluation.ladder import (
     PRICES,
     Shape,
@@ -48,7 +48,8 @@ def test_rows_without_a_cost_are_left_out_where_others_have_theirs() -> None:
 
 def test_a_part_of_a_pair_is_the_pair_of_these_rows() -> None:
     def read(of: Pair) -> list[Any]:
-        columns = of.raw, of.large_cost, of.cost("helper"), of.block("view:helper").values
+        view = of.table("view:helper")
+        columns = of.raw, of.large_cost, of.cost("helper"), *view.values()
         return [of.prompts, *(column.tolist() for column in columns)]
 
     rows = recording(20, helper="oracle")
@@ -77,15 +78,16 @@ def test_a_check_is_paid_with_the_draft_and_not_with_the_large_answer() -> None:
         (Outcome(correct=1, pred="7", signals={"votes": ["7", "7.0", "8"], "n_samples": 4}), 0.5),
         (Outcome(correct=1, signals={"votes": ["7"]}), 0.0),
         (Outcome(correct=1, features={"p_true": 0.6, "logprob_mean": -0.1}), 0.6),
-        (Outcome(correct=1), None),
+        (Outcome(correct=1), np.nan),
     ],
 )
-def test_a_raw_score_is_what_a_draft_says_of_itself(outcome: Outcome, score: float | None) -> None:
-    assert raw_score(outcome) == (None if score is None else pytest.approx(score))
+def test_a_raw_score_is_what_a_draft_says_of_itself(outcome: Outcome, score: float) -> None:
+    assert draft_features(outcome)["raw"] == pytest.approx(score, nan_ok=True)
 
 
 def test_features_are_collected_ones_or_what_the_recording_knows() -> None:
-    assert draft_features(Outcome(correct=1, features={"a": 2.0})) == {"a": 2.0}
+    collected = draft_features(Outcome(correct=1, confidence=0.5, features={"a": 2.0}))
+    assert collected == {"raw": 0.5, "a": 2.0}
     options = draft_features(Outcome(correct=1, signals={"option_logprobs": [-0.1, -3.0, 5.0]}))
     assert options["is0"] == 1.0
     assert options["rank1"] > options["rank2"]
@@ -114,24 +116,26 @@ def test_another_model_says_the_same_and_how_sure_it_is_of_both() -> None:
     small, large = options(0.9, 0.1, answer="A"), Outcome(correct=1, cost_usd=1)
     models = {"small": small, "large": large, "o": options(0.3, 0.7, answer="B"), "s": scored}
     found = pair([Transcript(dataset="d", id="1", prompt="?", models=models)])
-    likely, sure = (found.block(f"view:{name}") for name in "os")
-    assert dict(zip(likely.names, np.exp(likely.values[0]), strict=True)) == pytest.approx(
-        {"same": 1.0, "p_draft": 0.3, "p_top": 0.7, "entropy": np.exp(0.6109)}, rel=1e-3
-    )
-    selected = sure.select(["same", "score_of_other", "none"])[0]
-    assert selected == pytest.approx([0, 0.8, np.nan], nan_ok=True)
+    likely, sure = (found.table(f"view:{name}") for name in "os")
+    shares = {"same": 1.0, "p_draft": 0.3, "p_top": 0.7, "entropy": np.exp(0.6109)}
+    assert {n: np.exp(column[0]) for n, column in likely.items()} == pytest.approx(shares, rel=1e-3)
+    assert {n: column[0] for n, column in sure.items()} == {
+        "same": 0,
+        "score": 0.8,
+        "score_of_other": 0.8,
+    }
 
 
 def test_with_few_labels_a_head_is_the_raw_score() -> None:
     found = pair()
-    small, _ = fit_head(found, np.arange(12), ["raw", "draft", "prompt", "topics"])(found)
+    small, _ = fit_head(found, np.arange(12), ["draft", "prompt", "topics"])(found)
     assert np.corrcoef(small[12:], found.raw[12:])[0, 1] > 0.9
 
 
 def test_estimates_of_fitting_rows_are_as_if_they_had_been_left_out() -> None:
     found, out = pair(recording(60)), 7
-    left_out = fit_head(found, np.arange(60), ["raw"])(found)
-    head = fit_head(found, np.delete(np.arange(60), out), ["raw"])
+    left_out = fit_head(found, np.arange(60), ["draft"])(found)
+    head = fit_head(found, np.delete(np.arange(60), out), ["draft"])
     assert left_out[0][out] == pytest.approx(head(found)[0][out], abs=0.02)
 
 
@@ -141,7 +145,7 @@ def test_a_column_that_never_varies_or_is_unknown_does_no_harm() -> None:
         return small.model_copy(update={"features": features})
 
     found = pair(with_small(recording(60), odd))
-    head = fit_head(found, np.arange(60), ["raw", "draft"])
+    head = fit_head(found, np.arange(60), ["draft"])
     assert np.isfinite(head(found)[0]).all()
     assert np.isfinite(head(pair(recording(5)))[0]).all()  # which lacks these columns
 

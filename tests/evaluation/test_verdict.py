@@ -10,9 +10,8 @@ from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
-from cascade.evaluation.features import Pair
+from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import Ladder, fit_ladder
-from cascade.evaluation.metrics import Rows
 from cascade.evaluation.render import to_text
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording
