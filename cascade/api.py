@@ -305,10 +305,10 @@ class Cascade:
             InputError: it says nothing, or something that has no meaning.
             ConfigurationError: there is no place for it.
         """
-        from cascade.ledger.feedback import keep_feedback, to_feedback  # noqa: PLC0415 - seldom
+        from cascade.ledger.feedback import keep_feedback  # noqa: PLC0415 - seldom
 
-        feedback = to_feedback({**said, "run_id": run_id})
-        return await keep_feedback(feedback, self.kernel.ledger.store, self.kernel.middleware)
+        said["run_id"] = run_id
+        return await keep_feedback(said, self.kernel.ledger.store, self.kernel.middleware)
 
     feedback = synchronous(afeedback)
 

@@ -514,6 +514,7 @@ def _tier(tier: OpenTier) -> dict[str, Any]:
     price, server = None, tier.model.server
     if isinstance(tier.pricing, Price):
         price = tier.pricing.model_dump(mode="json", exclude_none=True, exclude={"source"})
+        price |= price.pop("per_million", {})
     # The server that was asked, so that the one that is served is no other; one with a password in
     # its address stays in the variable that has it.
     if tier.model.provider not in ("openai", "ollama") or "@" in (server or ""):

@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade.errors import ExtensionError, MalformedResponseError
 from cascade.ledger.ledger import Attempt, Ledger
-from cascade.ledger.prompt_cache import characters
+from cascade.ledger.outlook import characters
 from cascade.middleware.base import Ask, CascadeMiddleware
 from cascade.models.base import Chunk, Model
 from cascade.run import Call, Parts

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from cascade._numbers import to_count, to_number
 from cascade.errors import ConfigurationError, LocalOnlyError
+from cascade.ledger.outlook import Tier as PricedTier
 from cascade.ledger.prices import Price, Pricing, find_pricing
 from cascade.models import Model, Request, open_model
 
@@ -87,20 +88,13 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTier:
-    """A tier that is ready to be asked.
+class OpenTier(PricedTier):
+    """A tier that is ready to be asked; `local` says whether questions that have to stay on this
+    machine may go to it."""
 
-    Attributes:
-        local: whether questions that have to stay on this machine may go to it.
-        max_tokens: limit of output tokens per answer.
-    """
-
-    name: str
     model: Model
-    pricing: Pricing
     settings: Tier
     local: bool
-    max_tokens: int | None
 
 
 class WithheldModel(Model):
@@ -134,7 +128,7 @@ def open_tier(given: ModelLike, default_name: str | None = None) -> OpenTier:
     )
     local = model.local if tier.local is None else tier.local
     name = tier.name or default_name or model.name
-    return OpenTier(name, model, pricing, tier, local, tier.max_tokens)
+    return OpenTier(name, model, pricing, tier.max_tokens, tier, local)
 
 
 def open_tiers(

@@ -95,7 +95,7 @@ class Models:
         """The cascade of both models, or of the small one alone where nothing may leave this
         machine; it is closed with `opened`, and so is the ledger at that address."""
         from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
-        from cascade.ledger.price_files import load_prices  # noqa: PLC0415
+        from cascade.ledger.prices import load_prices  # noqa: PLC0415
         from cascade.tiers import Tier  # noqa: PLC0415
 
         models = {"small": self.small}

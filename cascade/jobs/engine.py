@@ -15,7 +15,7 @@ from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
 from cascade.jobs.files import OF_RESULT, Row
 from cascade.jobs.journal import Journal, RowRecord
-from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, characters
 from cascade.ledger.view import LedgerView
 from cascade.middleware.cache import identity
 from cascade.questions import to_messages

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from cascade.ledger.base import Selection as Selection
     from cascade.ledger.base import tagged as tagged
     from cascade.ledger.feedback import Feedback as Feedback
-    from cascade.ledger.price_files import load_prices as load_prices
     from cascade.ledger.prices import Price as Price
+    from cascade.ledger.prices import load_prices as load_prices
     from cascade.ledger.shared import Budgets as Budgets
     from cascade.ledger.store import SqlLedger as SqlLedger
     from cascade.ledger.store import open_store as open_store
@@ -28,8 +28,7 @@ __getattr__ = lazily(
     {
         "base": "Amounts LedgerStore MemoryLedger Selection tagged",
         "feedback": "Feedback",
-        "price_files": "load_prices",
-        "prices": "Price",
+        "prices": "Price load_prices",
         "shared": "Budgets",
         "store": "SqlLedger open_store",
         "view": "LedgerView",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol, Self, runtime_checkable
@@ -31,35 +31,24 @@ class Feedback(Record):
     Attributes:
         key: what is judged; `correct` is the whole answer.
         correct: whether the answer is right.
-        score: how good it is; of the key `correct` from 0, the worst, to 1.
+        score: how good it is, from 0, the worst, to 1.
         value: anything else that was chosen, such as a category.
         correction: what the answer should have been.
         by: who judges, such as a user's name.
 
     Raises:
-        ValueError: it says nothing, or has a score of the key `correct` beyond 0 to 1.
+        ValueError: it says nothing, or a field has no meaning.
     """
 
     run_id: str = Field(min_length=1, max_length=256)
     key: str = Field(default=CORRECT, min_length=1, max_length=128)
     correct: bool | None = None
-    score: float | None = Field(default=None, allow_inf_nan=False)
+    score: float | None = Field(default=None, ge=0, le=1)
     value: JsonValue = None
     comment: str | None = Field(default=None, max_length=20_000)
     correction: JsonValue = None
     by: str = Field(default="user", min_length=1, max_length=256)
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        said = (self.correct, self.score, self.value, self.comment, self.correction)
-        if all(part is None for part in said):
-            raise ValueError("it says nothing: give correct, score, value, comment or correction")
-        if self.key == CORRECT and self.score is not None and not 0 <= self.score <= 1:
-            raise ValueError(
-                f"score={self.score}: from 0, wrong, to 1, right; another scale needs another key"
-            )
-        return self
 
     @property
     def wrong(self) -> bool | None:
@@ -71,25 +60,12 @@ class Feedback(Record):
             return not self.correct
         return None if self.score is None else self.score < 0.5
 
-    def entry(self, of_run: Iterable[LedgerEntry]) -> LedgerEntry | None:
-        """The ledger entry of the verdict, after those of its run, oldest first; None where the
-        ledger has the same already. A verdict that replaces another is one more entry."""
-        judge = hashlib.sha256(repr((self.key, self.by)).encode()).hexdigest()[:16]
-        begins = f"{FEEDBACK}-{judge}-"
-        earlier = [e for e in of_run if e.node == FEEDBACK and e.id.startswith(begins)]
-        loss = None if self.wrong is None else float(self.wrong)
-        last = earlier[-1].loss if earlier else None
-        if loss == last or (earlier and self.at < earlier[-1].at):
-            return None
-        return LedgerEntry(
-            run_id=self.run_id,
-            node=FEEDBACK,
-            cost_usd=Decimal(0),
-            saved_usd=Decimal(0),
-            loss=loss,
-            at=self.at,
-            id=f"{begins}{self.run_id}-{len(earlier)}",
-        )
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        said = (self.correct, self.score, self.value, self.comment, self.correction)
+        if all(part is None for part in said):
+            raise ValueError("it says nothing: give correct, score, value, comment or correction")
+        return self
 
 
 @runtime_checkable
@@ -100,41 +76,31 @@ class FeedbackKeeper(Protocol):
         """Keep a verdict; whether anything changed, None where it does not know the run."""
 
 
-def to_feedback(given: Mapping[str, Any]) -> Feedback:
-    """A verdict from its fields.
+async def keep_feedback(
+    said: Mapping[str, Any], store: LedgerStore | None, middleware: Sequence[object]
+) -> bool:
+    """Keep all of a verdict, by its fields, with its keepers, its figures in the ledger; whether
+    anything changed. A verdict that replaces another is one more entry.
 
     Raises:
         InputError: it says nothing, or a field has a value that has no meaning.
-    """
-    try:
-        return Feedback.model_validate(dict(given))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = "".join(f"{part}: " for part in first["loc"])
-        words = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"feedback: {place}{words}") from None
-
-
-async def keep_feedback(
-    feedback: Feedback, store: LedgerStore | None, middleware: Sequence[object]
-) -> bool:
-    """Keep all of a verdict with its keepers, its figures in the ledger; whether anything changed.
-
-    Raises:
         UnknownRunError: neither the ledger nor a keeper knows such a run.
         ConfigurationError: there is no place for it.
     """
+    try:
+        feedback = Feedback.model_validate(dict(said))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        given = f"({first['loc'][0]}={first['input']!r})" if first["loc"] else ""
+        raise InputError(f"feedback{given}: {first['msg'].removeprefix('Value error, ')}") from None
     keepers = [one for one in middleware if isinstance(one, FeedbackKeeper)]
-    if store is None and not keepers:
-        raise ConfigurationError(
-            "feedback has no place to be kept: give Cascade(ledger=open_store(…)), or the "
-            "middleware cascade.teaching.Lessons."
-        )
     words = (feedback.comment, feedback.correction, feedback.value)
-    if not keepers and (feedback.key != CORRECT or any(word is not None for word in words)):
+    more = feedback.key != CORRECT or any(part is not None for part in words)
+    if not keepers and (store is None or more):
         raise ConfigurationError(
-            f"feedback about {feedback.key!r}: the ledger keeps whether an answer is correct, and "
-            "no words and no other aspects: the middleware cascade.teaching.Lessons does."
+            f"feedback about {feedback.key!r} has no place: Cascade(ledger=open_store(…)) keeps "
+            "whether an answer is correct, the middleware cascade.teaching.Lessons its words and "
+            "other aspects."
         )
     of_run = [] if store is None else await store.of_run(feedback.run_id)
     changed = [await one.keep_feedback(feedback) for one in keepers]
@@ -143,7 +109,13 @@ async def keep_feedback(
             f"there is no run {feedback.run_id!r} in the ledger or among the lessons: give the "
             "run_id of a result, and ask where its cascade keeps its ledger."
         )
-    entry = feedback.entry(of_run) if of_run else None
-    if entry is not None and store is not None:
+    judge = f"{FEEDBACK}-{hashlib.sha256(feedback.by.encode()).hexdigest()[:16]}-"
+    earlier = [entry for entry in of_run if entry.id.startswith(judge)]
+    loss = None if feedback.wrong is None else float(feedback.wrong)
+    is_new = feedback.key == CORRECT and loss != (earlier[-1].loss if earlier else None)
+    if store is not None and of_run and is_new:
+        free: dict[str, Any] = {"cost_usd": Decimal(0), "saved_usd": Decimal(0)}
+        number = f"{judge}{feedback.run_id}-{len(earlier)}"
+        entry = LedgerEntry(run_id=feedback.run_id, node=FEEDBACK, loss=loss, id=number, **free)
         await asyncio.to_thread(store.append, [entry])
-    return entry is not None or any(changed)
+    return bool(of_run and is_new) or any(changed)

@@ -26,8 +26,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
-from cascade.ledger.outlook import Outlook, Tier
-from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, Tier, characters
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 
 logger = logging.getLogger("cascade")

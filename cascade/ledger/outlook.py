@@ -1,75 +1,66 @@
 """Expected costs: of larger tiers for a drafted question, and of the large model alone.
 
-Everything here is pure Python: it runs with every request.
+A conversation that goes to one model finds its earlier turns in its provider's prompt cache, at a
+fraction of the price. In a cascade the large model sees only some of the turns, so its real cache
+is often cold: a baseline that left that out would claim savings that are none. Everything here is
+pure Python, since it runs with every request.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import re
+import sys
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import accumulate
 from statistics import fmean
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from langchain_core.messages import BaseMessage
 
 from cascade.ledger.prices import Pricing
-from cascade.ledger.prompt_cache import (
-    MINIMUM,
-    PromptCache,
-    can_be_cached,
-    in_steps,
-    prefixes_of,
-)
 from cascade.state import Completion, Usage
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly; for guesses where nothing was counted."""
+
+OTHER_BLOCK = 4_000
+"""Characters that an image or a file counts for: about a thousand tokens."""
+
+TTL_S, MINIMUM, STEP = 300.0, 1024, 128
+"""OpenAI's rules: exact prefixes of 1,024 tokens and more, in steps of 128, kept for 5 to 10
+minutes after their last use. Anthropic's ask for as much, and keep it for 5."""
+
+WHEN_ASKED = re.compile("claude|anthropic", re.IGNORECASE)
+"""Models whose provider caches only what the prompt marks for it."""
+
+BEGINNINGS = 50_000
+"""Beginnings of prompts that are remembered of a cache."""
 
 KEPT, REFIT_EVERY = 2_000, 100
 """Audits from whose lengths is learned, and those between two fits, which come after 1, 2, 4, 8, …
 of them at first."""
 
-LEAST_AUDITS = 39
-"""Fewer audits give no two-sided 95 % interval per request: 2/(n + 1) > 0.05."""
-
 WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
-"""Until so many are there the large model writes at most so many times the expected or the draft's
+"""Until enough is known the large model writes at most so many times the expected or the draft's
 visible tokens and so many more: at least 98 % of the answers of ten recorded pairs of models."""
 
-REACHED = 0.975 - 1e-12
 
-PRIOR = 2.0
-"""Answers that the prior (as long as the draft) counts for in the slope."""
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A tier as the ledger sees it: a model (with `name` and `server`), the price of its calls, and
+    the limit of output tokens per answer."""
 
-QUESTIONS = 10_000
-"""Questions whose share in the prompt cache is remembered, for audits that come later."""
-
-
-class Tier(Protocol):
-    """A tier as the ledger sees it: `cascade.tiers.OpenTier`."""
-
-    @property
-    def name(self) -> str:
-        """Name in results and in the ledger."""
-        ...
-
-    @property
-    def model(self) -> Any:
-        """The model that is asked, with `name` and `server`."""
-        ...
-
-    @property
-    def pricing(self) -> Pricing:
-        """Price of its calls."""
-        ...
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Limit of output tokens per answer."""
-        ...
+    name: str
+    model: Any
+    pricing: Pricing
+    max_tokens: int | None
 
 
 class Baseline(NamedTuple):
@@ -81,80 +72,12 @@ class Baseline(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """Tokens of one audited answer, for learning: visible ones of the draft, those of the large
-    model's answer; and 1/P(this draft was audited)."""
+    """Visible tokens of an audited draft, those of the large model's answer, and 1/P(the draft was
+    audited)."""
 
     draft: int
     large: int
     weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Lengths of the large model's answers: log(large) = start + slope · log(draft).
-
-    Attributes:
-        smear: mean of exp(residual), which turns the mean log into a mean (Duan 1983).
-        factors: 2.5 % and 97.5 % of the true length ÷ the predicted one; None before enough is
-            learned.
-        audits: that it was fitted on.
-    """
-
-    start: float = 0.0
-    slope: float = 1.0
-    smear: float = 1.0
-    factors: tuple[float, float] | None = None
-    audits: int = 0
-
-    def predict(self, draft: int, cap: int | None = None) -> tuple[float, float, float]:
-        """Expected output tokens, with the ends of their 95 % range."""
-        expected = _exp(self.start + self.slope * math.log(max(1, draft))) * self.smear
-        low, high = 0.0, WORDY_FACTOR * max(expected, draft) + WORDY_TOKENS
-        if self.factors is not None:
-            low, high = expected * self.factors[0], expected * self.factors[1]
-        most = math.inf if cap is None else cap
-        return min(most, expected), min(most, low), min(most, high)
-
-
-def fit_lengths(answers: Sequence[Audited]) -> Lengths:
-    """Weighted ridge regression of the log length. From 39 audits on, the range is weighted
-    split-conformal prediction (arXiv 1904.06019) on their leave-one-out residuals."""
-    n, total = len(answers), math.fsum(answer.weight for answer in answers)
-    if not answers:
-        return Lengths()
-    weights = [answer.weight / total for answer in answers]
-    drafts = [math.log(max(1, answer.draft)) for answer in answers]
-    # The prior is an answer as long as the draft: what is fitted is how it differs.
-    more = [math.log(max(1, a.large)) - x for a, x in zip(answers, drafts, strict=True)]
-    draft, rest = fmean(drafts, weights), fmean(more, weights)
-    apart = [(w, x - draft, y - rest) for w, x, y in zip(weights, drafts, more, strict=True)]
-    spread = PRIOR + n * math.fsum(w * x * x for w, x, _ in apart)
-    slope = n * math.fsum(w * x * y for w, x, y in apart) / spread
-    # Leave-one-out: each residual over 1 less its leverage.
-    residuals = [
-        ((y - slope * x) / max(0.05, 1 - w - n * w * x * x / spread), w) for w, x, y in apart
-    ]
-    smear = math.fsum(w * _exp(residual) for residual, w in residuals)
-    factors = None
-    if n >= LEAST_AUDITS:
-        residuals.sort()
-        low, high = _reached(residuals[::-1]), _reached(residuals)
-        factors = None if low is None or high is None else (low / smear, high / smear)
-    return Lengths(rest - slope * draft, 1.0 + slope, smear, factors, n)
-
-
-def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
-    """The ratio at which 97.5 % of the mass is reached, which is 1 and that of the new draft: the
-    largest seen."""
-    whole = 1.0 + max(weight for _, weight in ranked)
-    masses = accumulate(weight for _, weight in ranked)
-    reached = (r for (r, _), mass in zip(ranked, masses, strict=True) if mass / whole >= REACHED)
-    found = next(reached, None)
-    return None if found is None else _exp(found)
-
-
-def _exp(log: float) -> float:
-    return math.exp(min(20.0, log))
 
 
 class Outlook:
@@ -163,11 +86,9 @@ class Outlook:
     def __init__(self, tiers: Sequence[Tier], clock: Callable[[], float] = time.monotonic) -> None:
         self.tiers = tuple(tiers)
         self.lengths = Lengths()
-        self._alone, self._really = PromptCache(clock=clock), PromptCache(clock=clock)
-        self._found: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._alone, self._really = PromptCache(clock), PromptCache(clock)
         self._answers: deque[Audited] = deque(maxlen=KEPT)
-        self._learned = 0
-        self._lock = Lock()
+        self._learned, self._lock = 0, Lock()
 
     def cost(
         self, tier: Tier, completion: Completion, messages: Sequence[BaseMessage] = ()
@@ -175,32 +96,19 @@ class Outlook:
         """Dollars that a tier would probably cost after a draft; None where usage or price is
         unknown. What the large model was sent of the conversation before is read from its cache,
         the rest written to it."""
-        usage, draft = completion.usage, visible(completion.usage)
-        tokens, cached, written = usage.input_tokens, 0, 0
-        if tokens is None or draft is None:
-            return None
-        large = tier.name == self.tiers[-1].name
-        if tokens >= MINIMUM and can_be_cached(tier.model.name, messages, tokens):
-            if large:
-                cached = in_steps(self._really.share(prefixes_of(messages)), tokens)
+        usage, large = completion.usage, tier.name == self.tiers[-1].name
+        tokens, cached, written = usage.input_tokens or 0, 0, 0
+        if prefixes := prefixes_of(tier.model.name, messages, tokens):
+            cached = in_steps(self._really.share(prefixes), tokens) if large else 0
             written = in_steps(1.0, tokens) - cached
-        lengths = self.lengths if large else Lengths()
-        output = round(lengths.predict(draft, tier.max_tokens)[0])
-        return tier.pricing.cost(_usage(tokens, output, cached, written))
+        return next(_costs(tier, self.lengths if large else Lengths(), usage, cached, written))
 
     def baseline(self, completion: Completion, messages: Sequence[BaseMessage]) -> Baseline | None:
-        """Cost of the large model alone for a drafted question, with a range; None
-        where the draft's usage or the price is unknown. What middleware added to the prompt does
-        not count."""
+        """Cost of the large model alone for a drafted question, with a range; None where the
+        draft's usage or the price is unknown. What middleware added to it does not count."""
         large, usage = self.tiers[-1], completion.asked_usage
-        tokens, draft = usage.input_tokens, visible(usage)
-        if tokens is None or draft is None:
-            return None
-        cached = in_steps(self._alone_share(messages, tokens), tokens)
-        expected, low, high = self.lengths.predict(draft, large.max_tokens)
-        # exp(log(100)) is a little more than 100
-        outputs = round(expected), math.floor(low + 1e-9), math.ceil(high - 1e-9)
-        usd, least, most = (large.pricing.cost(_usage(tokens, n, cached)) for n in outputs)
+        cached = in_steps(self._found(usage, messages)[0], usage.input_tokens or 0)
+        usd, least, most = _costs(large, self.lengths, usage, cached)
         if usd is None or least is None or most is None:
             return None
         return Baseline(usd, min(usd, least), max(usd, most))
@@ -215,7 +123,7 @@ class Outlook:
             return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
         return {
             "baseline_usd": baseline.usd,
-            "baseline_range": (baseline.low_usd, baseline.high_usd),
+            "baseline_range": baseline[1:],
             "saved_usd": None if cost_usd is None else baseline.usd - cost_usd,
             "basis": "unknown" if cost_usd is None else "estimated",
         }
@@ -226,42 +134,44 @@ class Outlook:
         """Dollars that the large model alone costs for a request that it was really asked: its real
         usage, but with as much of the prompt cached as there would have been, had it answered the
         turns too that it was not asked."""
-        large, tokens = self.tiers[-1], usage.input_tokens or 0
-        if tokens >= MINIMUM and can_be_cached(large.model.name, messages, tokens):
-            share, prefixes = self._alone_share(messages, tokens), prefixes_of(messages)
-            # Where it was sent as long a beginning, its usage says what the provider found.
-            cached = in_steps(share, tokens) if share > self._really.share(prefixes) else 0
-            self._really.keep(prefixes)
-            if cached > (usage.cached_tokens or 0):
-                usage = usage.model_copy(update={"cached_tokens": cached})
-        return large.pricing.cost(usage, busy_ms)
+        alone, prefixes = self._found(usage, messages)
+        # Where it was sent as long a beginning, its usage says what the provider found.
+        if prefixes and alone > self._really.share(prefixes, keep=True):
+            cached = max(in_steps(alone, usage.input_tokens or 0), usage.cached_tokens or 0)
+            usage = usage.model_copy(update={"cached_tokens": cached})
+        return self.tiers[-1].pricing.cost(usage, busy_ms)
 
     def learn(self, answer: Audited) -> None:
         """Learn from an audit how long the large model's answers are."""
         with self._lock:
             self._answers.append(answer)
-            self._learned += 1
-            n = self._learned
-            if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n & (n - 1) == 0):
+            self._learned = n = self._learned + 1
+            if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n.bit_count() == 1):
                 self.lengths = fit_lengths(self._answers)
 
-    def _alone_share(self, messages: Sequence[BaseMessage], tokens: int) -> float:
-        """Share of a prompt that the large model alone would have found in its cache; the same for
-        a run and for its audit, which ask about the same message."""
-        if not can_be_cached(self.tiers[-1].model.name, messages, tokens):
-            return 0.0
-        prefixes = prefixes_of(messages)
-        question = (messages[-1].id or "", prefixes[-1][0])
-        with self._lock:
-            share = self._found.get(question)
-            if share is None:
-                share = self._alone.share(prefixes)
-                self._alone.keep(prefixes)
-                if question[0]:
-                    self._found[question] = share
-                    if len(self._found) > QUESTIONS:
-                        self._found.popitem(last=False)
-        return share
+    def _found(self, usage: Usage, messages: Sequence[BaseMessage]) -> tuple[float, Prefixes]:
+        """Share of a prompt that the large model alone would have found in its cache, the same for
+        a run and for its audit, which ask about the same message; and the prompt's beginnings."""
+        prefixes = prefixes_of(self.tiers[-1].model.name, messages, usage.input_tokens or 0)
+        if not prefixes:
+            return 0.0, ()
+        question = messages[-1].id or ""
+        return self._alone.share(prefixes, question=question, keep=True), prefixes
+
+
+def _costs(
+    tier: Tier, lengths: Lengths, usage: Usage, cached: int, written: int = 0
+) -> Iterator[Decimal | None]:
+    """Dollars of a tier's answer to a prompt that was drafted, and the ends of their range."""
+    draft = visible(usage)
+    for output in (None,) * 3 if draft is None else lengths.predict(draft, tier.max_tokens):
+        expected = Usage(
+            input_tokens=usage.input_tokens,
+            cached_tokens=cached,
+            cache_write_tokens=written,
+            output_tokens=output,
+        )
+        yield tier.pricing.cost(expected)
 
 
 def visible(usage: Usage) -> int | None:
@@ -271,10 +181,145 @@ def visible(usage: Usage) -> int | None:
     return max(0, usage.output_tokens - (usage.reasoning_tokens or 0))
 
 
-def _usage(tokens: int, output: int, cached: int, written: int = 0) -> Usage:
-    return Usage(
-        input_tokens=tokens,
-        cached_tokens=cached,
-        cache_write_tokens=written,
-        output_tokens=output,
+# --- lengths of the large model's answers
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Lengths of the large model's answers: log(large) = start + slope · log(draft).
+
+    Attributes:
+        smear: mean of exp(residual), which turns the mean log into a mean (Duan 1983).
+        factors: 2.5 % and 97.5 % of the true length ÷ the predicted one; None before enough is
+            learned.
+    """
+
+    start: float = 0.0
+    slope: float = 1.0
+    smear: float = 1.0
+    factors: tuple[float, float] | None = None
+
+    def predict(self, draft: int, cap: int | None = None) -> tuple[int, int, int]:
+        """Expected output tokens, with the ends of their 95 % range."""
+        expected = _exp(self.start + self.slope * math.log(max(1, draft))) * self.smear
+        low, high = 0.0, WORDY_FACTOR * max(expected, draft) + WORDY_TOKENS
+        if self.factors is not None:
+            low, high = expected * self.factors[0], expected * self.factors[1]
+        most = sys.maxsize if cap is None else cap
+        # exp(log(100)) is a little more than 100.
+        ends = math.floor(low + 1e-9), math.ceil(high - 1e-9)
+        return min(most, round(expected)), min(most, ends[0]), min(most, ends[1])
+
+
+def fit_lengths(answers: Sequence[Audited]) -> Lengths:
+    """Weighted ridge regression of the log length. From 39 audits on, the range is weighted
+    split-conformal prediction (arXiv 1904.06019) on their leave-one-out residuals."""
+    if not answers:
+        return Lengths()
+    n, total = len(answers), math.fsum(answer.weight for answer in answers)
+    weights = [answer.weight / total for answer in answers]
+    drafts = [math.log(max(1, answer.draft)) for answer in answers]
+    # The prior, which counts for two, is an answer as long as the draft: how it differs is fitted.
+    more = [math.log(max(1, a.large)) - x for a, x in zip(answers, drafts, strict=True)]
+    draft, rest = fmean(drafts, weights), fmean(more, weights)
+    apart = [(w, x - draft, y - rest) for w, x, y in zip(weights, drafts, more, strict=True)]
+    spread = 2.0 + n * math.fsum(w * x * x for w, x, _ in apart)
+    slope = n * math.fsum(w * x * y for w, x, y in apart) / spread
+    # Leave-one-out: each residual over 1 less its leverage.
+    residuals = sorted(
+        ((y - slope * x) / max(0.05, 1 - w - n * w * x * x / spread), w) for w, x, y in apart
     )
+    smear = math.fsum(w * _exp(residual) for residual, w in residuals)
+    low, high = _reached(residuals[::-1]), _reached(residuals)
+    factors = None if low is None or high is None else (low / smear, high / smear)
+    return Lengths(rest - slope * draft, 1.0 + slope, smear, factors)
+
+
+def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
+    """The ratio at which 97.5 % of the mass is reached, which is 1 and that of the new draft: the
+    largest seen."""
+    whole, mass = 1.0 + max(weight for _, weight in ranked), 0.0
+    for residual, weight in ranked:
+        mass += weight
+        if mass / whole >= 0.975 - 1e-12:
+            return _exp(residual)
+    return None
+
+
+def _exp(log: float) -> float:
+    return math.exp(min(20.0, log))
+
+
+# --- prompt caches of providers, as far as they can be known from what was sent
+
+Prefixes = Sequence[tuple[bytes, int]]
+"""(hash, characters) of each beginning of a prompt, the whole prompt last."""
+
+
+class PromptCache:
+    """The beginnings of prompts that a model was sent lately, and the questions that left them
+    there. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._lock = clock, Lock()
+        self._kept: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+
+    def share(self, prefixes: Prefixes, *, question: str = "", keep: bool = False) -> float:
+        """Share of a prompt whose beginning is kept, but for what its question (by id) has left
+        itself, which may be looked up twice; `keep` it, since it is sent now."""
+        warm = 0
+        with self._lock:
+            now = self._clock()
+            for key, size in prefixes:
+                at, by = self._kept.get(key, (-math.inf, ""))
+                alive = at > now - TTL_S
+                if alive and not (by and by == question):
+                    warm = size
+                if keep:
+                    self._kept[key] = now, by if alive else question
+                    self._kept.move_to_end(key)
+            while len(self._kept) > BEGINNINGS:
+                self._kept.popitem(last=False)
+        return warm / prefixes[-1][1]
+
+
+def prefixes_of(model: str, messages: Sequence[BaseMessage], tokens: int) -> Prefixes:
+    """The beginnings of a prompt of so many tokens, where a provider keeps any of it. Ids and
+    metadata of messages make no difference."""
+    # A token is a character at least, as good as always.
+    if tokens < MINIMUM or characters(messages) < MINIMUM:
+        return ()
+    blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
+    marked = any(isinstance(block, Mapping) and "cache_control" in block for block in blocks)
+    if WHEN_ASKED.search(model) is not None and not marked:
+        return ()
+    found, key, size = [], b"", 0
+    for message in messages:
+        plain = [message.type, message.name, message.content, _calls(message)]
+        text = json.dumps(plain, sort_keys=True, default=repr)
+        key = hashlib.sha256(key + text.encode()).digest()[:16]
+        size += characters([message])
+        found.append((key, size))
+    return found
+
+
+def in_steps(share: float, tokens: int) -> int:
+    """Tokens of a share of a prompt that a provider caches."""
+    found = int(share * tokens) // STEP * STEP
+    return found if found >= MINIMUM else 0
+
+
+def characters(messages: Sequence[BaseMessage]) -> int:
+    """Length of a prompt: its text, its tool calls, and a lump for each other block."""
+    size = 0
+    for message in messages:
+        content = message.content
+        blocks = [content] if isinstance(content, str) else content
+        texts = [block.get("text") if isinstance(block, Mapping) else block for block in blocks]
+        size += sum(len(text) if isinstance(text, str) else OTHER_BLOCK for text in texts)
+        size += sum(len(n) + len(json.dumps(args, default=str)) for n, args in _calls(message))
+    return size
+
+
+def _calls(message: BaseMessage) -> list[tuple[str, Any]]:
+    return [(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]

@@ -6,52 +6,38 @@ would turn every figure of the ledger into flattery.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any, Self
+from operator import mul
+from pathlib import Path
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from typing_extensions import override
 
+from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
 from cascade.state import Record, Usage
-
-FINEST = Decimal("1e-15")
-"""Fraction of a dollar to which costs are kept, so that adding many of them rounds nothing."""
-
-MILLION = Decimal(1_000_000)
-MS_PER_HOUR = Decimal(3_600_000)
 
 Dollars = Decimal | float | int | str
 """An amount in US dollars; floats are read by their decimal digits."""
 
 
-def _refuse_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("an amount is a number")
-    return value
-
-
-# No price is above 1e12; beyond 1e999999 nothing can be added up.
-Amount = Annotated[
-    Decimal, BeforeValidator(_refuse_bool), Field(ge=0, le=Decimal("1e12"), allow_inf_nan=False)
-]
-Share = Annotated[Decimal, BeforeValidator(_refuse_bool), Field(gt=0, le=1)]
-
-
 class Pricing(Record):
-    """Price of the calls of one model: unknown, but in the classes below.
+    """Price of the calls of one model, in dollars; it is unknown without a rate.
 
     Attributes:
         source: where it comes from; of an unknown one, why it is, and how to set one.
-        per_hour: dollars per hour of a machine of your own.
+        per_million: tokens, by the parameters of `Price`.
+        per_hour: of a machine of your own.
+        batch_share: share of it that a call by the provider's batch API costs.
     """
 
     source: str
-    per_hour: Amount | None = None
+    per_million: Mapping[str, Decimal] | None = None
+    per_hour: Decimal | None = None
+    batch_share: Decimal | None = None
 
     def by_batch(self) -> Pricing:
         """The price of calls by the provider's batch API.
@@ -59,7 +45,19 @@ class Pricing(Record):
         Raises:
             ConfigurationError: it is not known.
         """
-        return self
+        tokens, hour, share = self.per_million, self.per_hour, self.batch_share
+        if not has_price(self, busy_ms=1.0):
+            return self
+        if share is None:
+            raise ConfigurationError(
+                f"what a call by batch costs is not known ({self.source}): give the tier "
+                "Price(input=…, output=…, batch_share=…), 0.5 where it is half."
+            )
+        parts: dict[str, Any] = {
+            "per_million": tokens and {name: usd * share for name, usd in tokens.items()},
+            "per_hour": hour and hour * share,
+        }
+        return self.model_copy(update={**parts, "source": f"{self.source}, by batch × {share}"})
 
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
@@ -69,10 +67,22 @@ class Pricing(Record):
         Args:
             usage: tokens of the call.
             busy_ms: time of the machine, for a price per hour.
-            at: when it was sent, for a price with dates; default now.
+            at: when it was sent, for a list price, which has dates; default now.
         """
-        del usage, busy_ms, at
-        return None
+        del at
+        total, counts, usd = Decimal(0), _counts(usage), self.per_million
+        if usd is not None:
+            if counts is None:
+                return None
+            plain, write = usd["input"], usd.get("cache_write", usd["input"])
+            read, write_1h = usd.get("cached_input", plain), usd.get("cache_write_1h", write)
+            rates = plain, read, write, write_1h, usd["output"]
+            total = sum(map(mul, rates, counts), total) / 1_000_000
+        if self.per_hour is not None:
+            if busy_ms is None:
+                return None
+            total += _to_finest(self.per_hour * Decimal(str(busy_ms)) / 3_600_000)
+        return None if self.per_million is None and self.per_hour is None else total
 
 
 class Price(Pricing):
@@ -92,14 +102,6 @@ class Price(Pricing):
         ConfigurationError: an amount is out of its range, or nothing is priced.
     """
 
-    source: str = "set by you"
-    input: Amount | None = None
-    output: Amount | None = None
-    cached_input: Amount | None = None
-    cache_write: Amount | None = None
-    cache_write_1h: Amount | None = None
-    batch_share: Share | None = None
-
     def __init__(
         self,
         *,
@@ -112,17 +114,20 @@ class Price(Pricing):
         batch_share: Dollars | None = None,
         source: str = "set by you",
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in Price.model_fields}
-        with _told_as("Price", given):
-            super().__init__(**given)
-
-    @model_validator(mode="after")
-    def _prices_something(self) -> Self:
-        if (self.input is None) != (self.output is None):
-            raise ValueError("input and output go together; 0 is one that is really free")
-        if self.input is None and self.per_hour is None:
-            raise ValueError("it prices nothing: give input and output, or per_hour")
-        return self
+        tokens = {"input": input, "output": output, "cached_input": cached_input}
+        tokens |= {"cache_write": cache_write, "cache_write_1h": cache_write_1h}
+        usd = {name: _amount(f"Price.{name}", v) for name, v in tokens.items() if v is not None}
+        if (usd or per_hour is None) and (input is None or output is None):
+            raise ConfigurationError(
+                f"Price(input={input!r}, output={output!r}, per_hour={per_hour!r}): give input and "
+                "output, where 0 is one that is really free, or per_hour of a machine."
+            )
+        fields: dict[str, Any] = {"source": source, "per_million": usd or None}
+        if per_hour is not None:
+            fields["per_hour"] = _amount("Price.per_hour", per_hour)
+        if batch_share is not None:
+            fields["batch_share"] = _amount("Price.batch_share", batch_share, above=0, most=1)
+        super().__init__(**fields)
 
     @classmethod
     def local(
@@ -145,91 +150,16 @@ class Price(Pricing):
             ConfigurationError: an amount is out of its range, kw is without kwh, or nothing is
                 priced.
         """
-        given = {name: value for name, value in locals().items() if name in OwnMachine.model_fields}
-        with _told_as("Price.local", given):
-            return cls(per_hour=OwnMachine.model_validate(given).per_hour)
-
-    @override
-    def by_batch(self) -> Price:
-        share = self.batch_share
-        if share is None:
+        hardware = _amount("Price.local.hardware_per_hour", hardware_per_hour)
+        share = _amount("Price.local.utilisation", utilisation, above=0, most=1)
+        drawn, power = _amount("Price.local.kw", kw), _amount("Price.local.kwh", kwh)
+        per_hour = hardware / share + drawn * power
+        if not per_hour or (drawn and not power):
             raise ConfigurationError(
-                f"the price ({self.source}) does not say what a call by batch costs: give "
-                "batch_share, such as 0.5 where it is half."
+                f"Price.local(hardware_per_hour={hardware}, kw={drawn}, kwh={power}): no machine "
+                "and no power is free: give hardware_per_hour, or kw and kwh."
             )
-        amounts = self.model_dump(exclude={"batch_share", "source"}, exclude_none=True)
-        parts = {name: usd * share for name, usd in amounts.items()}
-        return Price(**parts, source=f"{self.source}, by batch × {share}")
-
-    @override
-    def cost(
-        self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
-    ) -> Decimal | None:
-        total = Decimal(0)
-        if self.input is not None and self.output is not None:
-            if usage.input_tokens is None or usage.output_tokens is None:
-                return None
-            plain, read, short, long = _parts(usage, usage.input_tokens)
-            reading = self.input if self.cached_input is None else self.cached_input
-            write = self.input if self.cache_write is None else self.cache_write
-            write_1h = write if self.cache_write_1h is None else self.cache_write_1h
-            total += self.input * plain + reading * read + write * short + write_1h * long
-            total = (total + self.output * usage.output_tokens) / MILLION
-        if self.per_hour is not None:
-            if busy_ms is None:
-                return None
-            total += _to_finest(self.per_hour * Decimal(str(busy_ms)) / MS_PER_HOUR)
-        return total
-
-
-class OwnMachine(Record):
-    """Cost of a machine of one's own."""
-
-    hardware_per_hour: Amount
-    utilisation: Share
-    kw: Amount
-    kwh: Amount
-
-    @property
-    def per_hour(self) -> Decimal:
-        """Dollars per busy hour."""
-        return self.hardware_per_hour / self.utilisation + self.kw * self.kwh
-
-    @model_validator(mode="after")
-    def _costs_something(self) -> Self:
-        if self.kw and not self.kwh:
-            raise ValueError("kw has no price of power: give kwh")
-        if not self.per_hour:
-            raise ValueError("no machine is free: give hardware_per_hour, or kw and kwh")
-        return self
-
-
-@contextmanager
-def _told_as(owner: str, given: Mapping[str, Any]) -> Generator[None]:
-    """A value that is refused, as an error that names it; of a rule, all that is set."""
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        named = first["loc"][:1] or [name for name, value in given.items() if value]
-        values = ", ".join(f"{name}={given[str(name)]!r}" for name in named if name != "source")
-        raise ConfigurationError(
-            f"{owner}({values}): {first['msg'].removeprefix('Value error, ')}. Prices are US "
-            "dollars per 1M tokens or per hour of a machine, as Decimal, int, float or text."
-        ) from error
-
-
-def _to_finest(amount: Decimal) -> Decimal:
-    exponent = amount.as_tuple().exponent
-    return amount.quantize(FINEST) if isinstance(exponent, int) and exponent < -15 else amount
-
-
-def _parts(usage: Usage, input_tokens: int) -> tuple[int, int, int, int]:
-    """Input tokens: plain, read from the cache, written for 5 minutes, written for an hour."""
-    read = min(usage.cached_tokens or 0, input_tokens)
-    written = min(usage.cache_write_tokens or 0, input_tokens - read)
-    long = min(usage.cache_write_1h_tokens or 0, written)
-    return input_tokens - read - written, read, written - long, long
+        return cls(per_hour=per_hour)
 
 
 class ListPrice(Pricing):
@@ -241,31 +171,27 @@ class ListPrice(Pricing):
     batch: bool = False
 
     @override
-    def by_batch(self) -> ListPrice:
+    def by_batch(self) -> Pricing:
         probe = Usage(input_tokens=1_000, output_tokens=1_000)
         batch = self.model_copy(update={"batch": True, "source": f"{self.source}, by batch"})
-        if batch.cost(probe) == self.cost(probe):
-            raise ConfigurationError(
-                f"the list price of {self.provider}:{self.model} by batch is not known: give the "
-                "tier Price(input=…, output=…, batch_share=…)."
-            )
-        return batch
+        return super().by_batch() if batch.cost(probe) == self.cost(probe) else batch
 
     @override
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
     ) -> Decimal | None:
-        if usage.input_tokens is None or usage.output_tokens is None:
+        counts = _counts(usage)
+        if counts is None:
             return None
         import genai_prices  # noqa: PLC0415 - heavy, and only here
 
-        _, read, short, long = _parts(usage, usage.input_tokens)
+        _, read, write, write_1h, written = counts
         counted = genai_prices.Usage(
             input_tokens=usage.input_tokens,
             cache_read_tokens=read,
-            cache_write_tokens=short + long,
-            cache_write_1h_tokens=long,
-            output_tokens=usage.output_tokens,
+            cache_write_tokens=write + write_1h,
+            cache_write_1h_tokens=write_1h,
+            output_tokens=written,
         )
         found = genai_prices.calc_price(
             counted,
@@ -283,6 +209,29 @@ def has_price(pricing: Pricing, busy_ms: float | None = None) -> bool:
     return pricing.cost(Usage(input_tokens=1, output_tokens=1), busy_ms) is not None
 
 
+def _amount(name: str, value: Dollars, **bounds: float) -> Decimal:
+    # No price is above 1e12; with 1e999999 nothing could be added up.
+    to_number(name, value, **(bounds or {"least": 0, "most": 1e12}))
+    return Decimal(str(value))
+
+
+def _to_finest(amount: Decimal) -> Decimal:
+    """The amount to 1e-15 dollars, so that adding many of them rounds nothing."""
+    short = round(amount, 15)
+    return amount if amount == short else short
+
+
+def _counts(usage: Usage) -> tuple[int, int, int, int, int] | None:
+    """Tokens of plain input, read from the provider's cache, written to it for 5 minutes and for an
+    hour, and of output; None where they are unknown."""
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    read = min(usage.cached_tokens or 0, usage.input_tokens)
+    written = min(usage.cache_write_tokens or 0, usage.input_tokens - read)
+    long = min(usage.cache_write_1h_tokens or 0, written)
+    return usage.input_tokens - read - written, read, written - long, long, usage.output_tokens
+
+
 _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistralai": "mistral"}
 """LangChain's provider names where genai-prices uses another."""
 
@@ -291,34 +240,57 @@ _PROVIDER_IDS = {"google_genai": "google", "google_vertexai": "google", "mistral
 def find_pricing(
     provider: str, model: str, *, local: bool = False, base_url: str | None = None
 ) -> Pricing:
-    """The list price of a model, or an unknown one that says why there is none.
+    """The list price of a model, or an unknown one that says why there is none: it runs on this
+    machine, or is asked at an address that is no provider's."""
+    why = "price not set"
+    if not local and provider not in ("ollama", "llamacpp"):
+        import genai_prices  # noqa: PLC0415 - heavy, and only here
 
-    Args:
-        provider: prefix of the model string.
-        model: name of the model at the provider.
-        local: whether the model runs on this machine.
-        base_url: address that the client asks; None for the provider's own. At an address that is
-            not a provider's, no list price holds.
+        place: dict[str, Any] = {"provider_api_url": base_url}
+        if base_url is None:
+            place = {"provider_id": _PROVIDER_IDS.get(provider, provider)}
+        try:
+            found = genai_prices.calc_price(genai_prices.Usage(), model, **place)
+        except LookupError:
+            why = f"no list price of {provider}:{model}{' at that address' * bool(base_url)}"
+        else:
+            from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
+
+            source = f"list price, genai-prices {version('genai-prices')}"
+            return ListPrice(source=source, provider=found.provider.id, model=model)
+    how = "with input and output, or Price.local(…) for a machine of your own"
+    return Pricing(source=f"{why}: give the tier a `price` (on the command line: --prices) {how}")
+
+
+def to_price(given: object) -> Price:
+    """A price from a table with the parameters of `Price`, or with those of `Price.local`.
+
+    Raises:
+        ConfigurationError: it is none.
     """
-    how = "give the tier a `price` with input and output"
-    by_file = "(on the command line: --prices)"
-    if provider in ("ollama", "llamacpp"):
-        return Pricing(source=f"price not set: give the tier a `price` with per_hour {by_file}")
-    if local:
-        hour = "where its server bills tokens, or Price.local(…) for a machine of your own"
-        return Pricing(source=f"price not set: {how} {hour} {by_file}")
-    import genai_prices  # noqa: PLC0415 - heavy, and only here
-
-    place: dict[str, Any] = {"provider_api_url": base_url}
-    if base_url is None:
-        place = {"provider_id": _PROVIDER_IDS.get(provider, provider)}
-    probe = genai_prices.Usage(input_tokens=1, output_tokens=1)
+    if not isinstance(given, Mapping) or not given:
+        raise ConfigurationError(f"{given!r} is no price: give input and output.")
     try:
-        found = genai_prices.calc_price(probe, model, **place)
-    except LookupError:
-        at = "" if base_url is None else " at that address"
-        return Pricing(source=f"no list price of {provider}:{model}{at}: {how} {by_file}")
-    from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
+        return (Price.local if given.keys() & {"hardware_per_hour", "kw"} else Price)(**given)
+    except TypeError as error:  # a name that is none
+        raise ConfigurationError(f"{error}: give those of Price or of Price.local.") from error
 
-    source = f"list price, genai-prices {version('genai-prices')}"
-    return ListPrice(source=source, provider=found.provider.id, model=model)
+
+def load_prices(path: str | Path) -> dict[str, Price]:
+    """Prices of many models from a TOML file: a table for each, with the parameters of `Price` or
+    of `Price.local`, named by its model string, such as ["openai:gpt-5.1"].
+
+    Raises:
+        ConfigurationError: the file cannot be read, or names what has no price here; the message
+            names file and model.
+    """
+    import tomllib  # noqa: PLC0415 - seldom
+
+    path, prices, told = Path(path), dict[str, Price](), f"{path}, a TOML file of prices"
+    try:
+        for model, table in tomllib.loads(path.read_text("utf-8"), parse_float=Decimal).items():
+            told = f"{path}, {model!r}"
+            prices[model] = to_price(table).model_copy(update={"source": path.name})
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{told}: {error}") from error
+    return prices

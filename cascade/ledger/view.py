@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import cached_property
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any
 
 from cascade.ledger.base import Amounts
-from cascade.state import Basis, LedgerEntry
+from cascade.state import Basis, LedgerEntry, Record
 
 
-class LedgerView(BaseModel):
+class LedgerView(Record):
     """Read-only view of ledger entries with their totals.
 
     Sums are exact, and additive: the sum over nodes is the sum over entries. A total with an
@@ -20,12 +19,11 @@ class LedgerView(BaseModel):
     apart by their basis.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     entries: tuple[LedgerEntry, ...] = ()
 
     def __init__(self, entries: Iterable[LedgerEntry] = ()) -> None:
-        super().__init__(entries=tuple(entries))
+        fields: dict[str, Any] = {"entries": tuple(entries)}
+        super().__init__(**fields)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -50,8 +48,9 @@ class LedgerView(BaseModel):
     def baseline(self) -> Amounts:
         """Cost of the large model alone on the same requests, by basis."""
         # The entry's own basis is that of its weakest figure, which then is another one.
-        weak: dict[Basis, Basis] = {"unknown": "estimated"}
-        return Amounts.of((e.baseline_usd, weak.get(e.basis, e.basis)) for e in self.entries)
+        return Amounts.of(
+            (e.baseline_usd, "estimated" if e.basis == "unknown" else e.basis) for e in self.entries
+        )
 
     @property
     def cost_usd(self) -> Decimal | None:
@@ -78,16 +77,6 @@ class LedgerView(BaseModel):
         """Cost of the large model alone, or None where a part is unknown."""
         return self.baseline.total
 
-    @property
-    def known_cost_usd(self) -> Decimal:
-        """Dollars spent by the calls whose cost is known."""
-        return self.cost.known
-
-    @property
-    def latency_ms(self) -> float:
-        """Wall time of the calls, added up."""
-        return sum(entry.latency_ms for entry in self.entries)
-
     def by_node(self) -> dict[str, LedgerView]:
         """The entries of each node, in the order in which the nodes first appear."""
         nodes = dict.fromkeys(entry.node for entry in self.entries)
@@ -100,32 +89,34 @@ class LedgerView(BaseModel):
         rows = [head, *(_row(node, view) for node, view in self.by_node().items())]
         rows.append(_row("run" if runs == 1 else f"{runs:,} runs", self))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        form = "  ".join(["{:<%d}", *["{:>%d}"] * (len(widths) - 1)]) % tuple(widths)
-        lines = [form.format(*row) for row in rows]
-        rule = "  ".join("─" * width for width in widths)
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._footnotes()])
+        rule = tuple("─" * width for width in widths)
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in (head, rule, *rows[1:-1], rule, rows[-1])
+        ]
+        return "\n".join([*lines, *self._footnotes()])
 
-    def _footnotes(self) -> list[str]:
-        notes = []
+    def _footnotes(self) -> Iterator[str]:
         if self.cost.estimated:
-            notes.append("≈ cost: not all of what it rests on was told by the servers")
+            yield "≈ cost: not all of what it rests on was told by the servers"
         if self.baseline.estimated:
             part = _plain(self.saved.estimated)
-            notes.append(f"≈ saved: {part} rests on estimates of what the large model costs")
-        unknown = [entry for entry in self.entries if entry.cost_usd is None]
-        if unknown:
-            assumed = Amounts.of((e.assumed_usd, "estimated") for e in unknown)
-            notes.append(
-                f"? the cost of {len(unknown):,} of {len(self):,} entries is unknown; budgets "
-                f"count {_plain(assumed.known)} for it"
-            )
+            yield f"≈ saved: {part} rests on estimates of what the large model costs"
+        if unknown := [entry for entry in self.entries if entry.cost_usd is None]:
+            assumed = Amounts.of((entry.assumed_usd, "estimated") for entry in unknown).known
+            of = f"{len(unknown):,} of {len(self):,} entries"
+            yield f"? the cost of {of} is unknown; budgets count {_plain(assumed)} for it"
         if any(e.saved_usd is None and e.cost_usd is not None for e in self.entries):
-            notes.append(
-                "? saved: what the large model would have cost is unknown; "
-                "a price by tokens lets it be estimated, audits measure it"
-            )
-        reasons = sorted({entry.note for entry in unknown if entry.note})
-        return notes + [f"? unknown: {reason}" for reason in reasons]
+            yield "? saved: the large model's cost is unknown; a price by tokens or audits tell it"
+        yield from (f"? unknown: {note}" for note in sorted({e.note for e in unknown if e.note}))
+
+
+def _row(name: str, view: LedgerView) -> tuple[str, ...]:
+    calls = [entry for entry in view.entries if entry.model is not None]
+    tokens = ([e.input_tokens for e in calls], [e.output_tokens for e in calls])
+    seconds = sum(entry.latency_ms for entry in view.entries) / 1000
+    money = _dollars(view.cost), _dollars(view.saved)
+    return name, f"{len(view):,}", *map(_count, tokens), f"{seconds:.2f}", *money
 
 
 def _count(counts: list[int | None]) -> str:
@@ -135,22 +126,14 @@ def _count(counts: list[int | None]) -> str:
     return f"{sum(filter(None, counts)):,}" + ("+?" if None in counts else "")
 
 
-def _plain(amount: Decimal) -> str:
-    sign = "−" if amount < 0 else ""
-    # Amounts below a hundred-thousandth keep two digits: little is not nothing.
-    places = min(12, max(6, 1 - amount.adjusted())) if amount else 6
-    return f"{sign}${abs(amount):.{places}f}"
-
-
 def _dollars(amounts: Amounts) -> str:
     if amounts.total is None:
         return "?"
     return ("≈ " if amounts.basis == "estimated" else "") + _plain(amounts.total)
 
 
-def _row(name: str, view: LedgerView) -> tuple[str, ...]:
-    calls = [entry for entry in view.entries if entry.model is not None]
-    tokens = ([e.input_tokens for e in calls], [e.output_tokens for e in calls])
-    seconds = f"{view.latency_ms / 1000:.2f}"
-    money = _dollars(view.cost), _dollars(view.saved)
-    return (name, f"{len(view):,}", *map(_count, tokens), seconds, *money)
+def _plain(amount: Decimal) -> str:
+    sign = "−" if amount < 0 else ""
+    # Amounts below a hundred-thousandth keep two digits: little is not nothing.
+    places = min(12, max(6, 1 - amount.adjusted())) if amount else 6
+    return f"{sign}${abs(amount):.{places}f}"

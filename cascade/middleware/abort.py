@@ -20,7 +20,7 @@ from cascade.confidence.signals import (
     tail_mean,
 )
 from cascade.errors import ConfigurationError
-from cascade.ledger.prompt_cache import CHARACTERS_PER_TOKEN, characters
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, characters
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
 from cascade.models.base import Chunk
 from cascade.policies.base import Situation, TierOutlook

@@ -16,12 +16,12 @@ from langchain_core.messages import BaseMessage
 
 from cascade._numbers import to_number
 from cascade.errors import ModelError
-from cascade.ledger.prompt_cache import (
+from cascade.ledger.outlook import (
     CHARACTERS_PER_TOKEN,
     TTL_S,
-    can_be_cached,
     characters,
     in_steps,
+    prefixes_of,
 )
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot, go_to
 from cascade.policies.base import dollars
@@ -143,7 +143,7 @@ class Sticky(CascadeMiddleware):
         turn = next((turn for turn in reversed(turns) if tier.name in turn.asked), None)
         if turn is None or time.time() - turn.at > self.ttl_s:
             return 0
-        kept = can_be_cached(tier.model.name, run.messages, turn.tokens[0])
+        kept = prefixes_of(tier.model.name, run.messages, turn.tokens[0])
         return in_steps(1.0, turn.tokens[0]) if kept else 0
 
     def _chance(self, turns: Sequence[Turn], first: OpenTier) -> float:

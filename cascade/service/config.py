@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     IPvAnyNetwork,
@@ -32,7 +33,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.prices import Price
+from cascade.ledger.prices import Price, to_price
 from cascade.middleware.drift import Reaction
 from cascade.service.faults import place_in
 from cascade.tiers import Tier
@@ -84,10 +85,10 @@ class TierConfig(Section):
     a changed one needs a restart."""
     name: Name | None = None
     """How answers and the ledger call it; by default `small` and `large`, else the model."""
-    price: Price | None = None
+    price: Annotated[Price, BeforeValidator(to_price)] | None = None
     """Instead of the list price, in dollars: `input`, `output`, `cached_input`, `cache_write` and
-    `cache_write_1h` per million tokens, `per_hour` of a local model, which has none until it is
-    set."""
+    `cache_write_1h` per million tokens, or of a local model, which has none until it is set,
+    `per_hour`, or `hardware_per_hour`, `utilisation`, `kw` and `kwh`."""
     base_url: str | None = Field(default=None, repr=False)
     """Address of an OpenAI-compatible or Ollama server."""
     api_key_env: str | None = None

@@ -14,7 +14,6 @@ from cascade.evaluation.page import to_page
 from cascade.evaluation.render import to_json, words
 from cascade.evaluation.report import make_report, report_of
 from cascade.ledger.base import Selection
-from cascade.ledger.feedback import Feedback
 from cascade.ledger.store import open_store
 from tests.evaluation.ledgers import (
     CENT,
@@ -314,7 +313,7 @@ def test_events_verdicts_of_people_and_calls_under_way_are_no_requests() -> None
         entry("watch", "drift", note="escalations rose", tier=None),
         Story().draft().accept(),
         entry("watch", "drift", at=NOON + HOUR, tier=None),
-        *filter(None, [Feedback(run_id="r", correct=False).entry([])]),
+        entry("said", "feedback", Decimal(0), loss=1.0, tier=None),
         entry("begun", "draft", None, outcome="begun"),
     ]
     report = reported(told, Selection(since=NOON))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from cascade.errors import InputError
 from cascade.ledger.base import MemoryLedger
-from cascade.ledger.feedback import Feedback, keep_feedback, to_feedback
+from cascade.ledger.feedback import Feedback, keep_feedback
 from tests.ledger.samples import entry
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+class Keeper:
+    """Middleware that keeps verdicts."""
+
+    async def keep_feedback(self, feedback: Feedback) -> bool | None:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -27,31 +31,33 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
         ({"key": "tone", "correct": False}, None),
     ],
 )
-def test_a_verdict_is_free_and_holds_no_words(fields: dict[str, Any], loss: float | None) -> None:
-    said = Feedback(run_id="r", by="ann@example.com", **{"comment": "you fool", **fields})
-    found = said.entry([])
-    if loss is None:
-        assert found is None
-        return
-    assert (found.node, found.loss, found.cost_usd, found.saved_usd) == ("feedback", loss, 0, 0)
-    assert "ann" not in found.model_dump_json()
-    assert "fool" not in found.model_dump_json()
+async def test_a_verdict_is_free_and_holds_no_words(
+    fields: dict[str, Any], loss: float | None
+) -> None:
+    store = MemoryLedger()
+    store.append([entry("r")])
+    said = {"run_id": "r", "by": "ann@example.com", "comment": "you fool", **fields}
+    assert await keep_feedback(said, store, [Keeper()]) is (loss is not None)
+    for found in store.entries[1:]:
+        assert (found.node, found.loss, found.cost_usd, found.saved_usd) == ("feedback", loss, 0, 0)
+        assert "ann" not in found.model_dump_json()
+        assert "fool" not in found.model_dump_json()
 
 
 async def test_another_verdict_of_the_same_person_replaces_the_first() -> None:
     store = MemoryLedger()
     store.append([entry("r")])
 
-    async def say(minute: int, **fields: Any) -> bool:
-        given = {"run_id": "r", "at": NOON + timedelta(minutes=minute), **fields}
-        return await keep_feedback(to_feedback(given), store, [])
+    async def say(**fields: Any) -> bool:
+        return await keep_feedback({"run_id": "r", **fields}, store, [Keeper()])
 
-    assert await say(1, correct=False)
-    assert not await say(2, correct=False)
-    assert not await say(0, correct=True), "it is older"
-    assert await say(3, correct=True)
-    assert await say(3, correct=False, by="bob")
-    assert [e.loss for e in store.entries] == [None, 1.0, 0.0, 1.0]
+    assert await say(correct=False)
+    assert not await say(correct=False)
+    assert not await say(key="tone", correct=True)
+    assert await say(correct=True)
+    assert await say(comment="I cannot tell any more")
+    assert await say(correct=False, by="bob")
+    assert [e.loss for e in store.entries] == [None, 1.0, 0.0, None, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,6 @@ async def test_another_verdict_of_the_same_person_replaces_the_first() -> None:
         ({"run_id": "", "correct": True}, "run_id"),
     ],
 )
-def test_a_verdict_without_meaning_is_refused(said: dict[str, Any], why: str) -> None:
+async def test_a_verdict_without_meaning_is_refused(said: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
-        to_feedback(said)
+        await keep_feedback(said, MemoryLedger(), [])

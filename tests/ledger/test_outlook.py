@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 
-from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, fit_lengths
+from cascade.ledger.outlook import Audited, Baseline, Lengths, Outlook, Tier, fit_lengths
 from cascade.ledger.prices import Price, Pricing
 from cascade.state import Completion, Usage
 from tests.ledger.samples import Clock
@@ -25,17 +25,9 @@ class FakeModel:
     name: str = "openai:large"
 
 
-@dataclass(frozen=True)
-class FakeTier:
-    name: str
-    pricing: Pricing
-    model: FakeModel = FakeModel()
-    max_tokens: int | None = None
-
-
 def outlook(clock: Clock | None = None, **large: Any) -> Outlook:
-    tiers = FakeTier("small", SMALL), FakeTier(**{"name": "large", "pricing": LARGE, **large})
-    return Outlook(tiers, clock or Clock())
+    given = {"name": "large", "model": FakeModel(), "pricing": LARGE, "max_tokens": None, **large}
+    return Outlook([Tier("small", FakeModel(), SMALL, None), Tier(**given)], clock or Clock())
 
 
 def draft(prompt: int | None = 1_000, output: int | None = 100, **more: Any) -> Completion:
@@ -71,9 +63,10 @@ def test_twelve_audits_teach_how_long_the_large_models_answers_are() -> None:
     found = baseline(taught, draft(output=10), question())
     assert Decimal("0.0020") < found.usd < Decimal("0.00235")
     assert found.low_usd < Decimal("0.0022") < found.high_usd
+    before = taught.lengths
     for _ in range(288):
         taught.learn(Audited(1, 1))
-    assert taught.lengths.audits == 300
+    assert taught.lengths.predict(1)[0] < before.predict(1)[0]
 
 
 def test_a_range_from_audits_covers_what_it_says() -> None:
