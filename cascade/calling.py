@@ -30,8 +30,8 @@ class CompositeModel(Model):
         """Refuse a cascade in which it must not stand."""
 
     @abstractmethod
-    async def answer(self, call: Call, ledger: Ledger) -> Completion:
-        """The answer to a call, whose inner calls are made within `ledger.attempt`."""
+    async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
+        """The answer to a call; what it asks in turn is made within `ledger.attempt`."""
 
 
 def overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:
@@ -65,8 +65,6 @@ async def send(call: Call, ledger: Ledger) -> Completion:
         ModelError: the call failed.
         LedgerError: the attempt cannot be written down, so nothing was sent.
     """
-    if isinstance(call.tier.model, CompositeModel):
-        return replace(await call.tier.model.answer(call, ledger), tier=call.tier.name)
     attempt = Attempt(
         call.run.id,
         call.node if call.run.kind != "shadow" else "shadow",
@@ -75,6 +73,8 @@ async def send(call: Call, ledger: Ledger) -> Completion:
         call.request.max_tokens,
         call.run.settings.get("tags") or {},
     )
+    if isinstance(call.tier.model, CompositeModel):
+        return replace(await call.tier.model.answer(call, attempt, ledger), tier=call.tier.name)
     async with ledger.attempt(attempt):
         callbacks = (call.runtime.config or {}).get("callbacks")
         if getattr(callbacks, "handlers", callbacks):

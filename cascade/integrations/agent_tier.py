@@ -182,7 +182,7 @@ class AgentTier(CompositeModel):
                 f"of their own (signal.model = …) or be free (signals=['trajectory']); or {_WAYS}."
             )
 
-    async def answer(self, call: Call, ledger: Ledger) -> Completion:
+    async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
         """Run the agent. Of a draft that fails and is not to be repeated, what was done is kept for
         the next tier.
 
@@ -192,8 +192,7 @@ class AgentTier(CompositeModel):
             ModelError: it failed.
         """
         self._refuse(call)
-        run, reason = _AgentRun(self, call, ledger), ""
-        whole = run.attempt(call.tier, call.request.messages)
+        run, reason = _AgentRun(self, call, attempt, ledger), ""
         try:
             messages = await run.messages()
         except _Stopped as stopped:
@@ -209,8 +208,8 @@ class AgentTier(CompositeModel):
         call.run.stopped = reason or call.run.stopped
         completion = self._completion(call, messages, stopped=bool(reason))
         if not run.booked:  # models that report nothing to callbacks
-            async with ledger.attempt(whole):
-                whole.completion = completion
+            async with ledger.attempt(attempt):
+                attempt.completion = completion
         return completion
 
     async def _complete(self, request: Request) -> Completion:
@@ -309,9 +308,9 @@ class _AgentRun(BaseCallbackHandler):
     on_llm_end: Any = property(lambda self: _edge(self._end))
     on_llm_error: Any = property(lambda self: _edge(self._fail))
 
-    def __init__(self, tier: AgentTier, call: Call, ledger: Ledger) -> None:
+    def __init__(self, tier: AgentTier, call: Call, whole: Attempt, ledger: Ledger) -> None:
         self.booked, self.trajectory = False, list[Any]()
-        self._tier, self._call, self._ledger = tier, call, ledger
+        self._tier, self._call, self._whole, self._ledger = tier, call, whole, ledger
         self._irreversible = set(tier.irreversible)
         self._open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
         self._task = [  # known from those which the agent adds, and the same ones after a crash
@@ -377,7 +376,7 @@ class _AgentRun(BaseCallbackHandler):
             # A thread of its own, also where something stands around a graph with a checkpointer.
             config["configurable"] = {"thread_id": str(uuid4())}
             checkpointed = isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver)
-            if not checkpointed or self._node not in ("draft", "expert"):
+            if not checkpointed or self._whole.node not in ("draft", "expert"):
                 return await agent.ainvoke(asked, config)
             config["configurable"] = {"thread_id": f"{self._call.run.id}-{self._call.tier.name}"}
             kept = await agent.aget_state(config)
@@ -392,15 +391,6 @@ class _AgentRun(BaseCallbackHandler):
 
     # --- booking
 
-    @property
-    def _node(self) -> str:
-        return "shadow" if self._call.run.kind == "shadow" else self._call.node
-
-    def attempt(self, tier: OpenTier, messages: Sequence[BaseMessage]) -> Attempt:
-        """A call to be booked."""
-        run = self._call.run
-        return Attempt(run.id, self._node, tier, messages, tags=run.settings.get("tags") or {})
-
     async def _begin(
         self, serialized: Any, batch: Sequence[Any], *, run_id: UUID, metadata: Any = None, **_: Any
     ) -> None:
@@ -414,7 +404,8 @@ class _AgentRun(BaseCallbackHandler):
         stop = self._tier.stop if self._call.node == "draft" and self.trajectory else None
         if stop is not None and (reason := stop(self._task, self.trajectory)) is not None:
             raise _Stopped(reason)
-        attempt = self.attempt(self._tier_of(metadata or {}), sent)
+        whole, tier = self._whole, self._tier_of(metadata or {})
+        attempt = Attempt(whole.run_id, whole.node, tier, sent, tags=whole.tags)
         attempt.continued = len(self._task) > len(self._call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()

@@ -76,7 +76,7 @@ class ByBatch(CompositeModel):
         self.returns_logprobs, self.server = live.returns_logprobs, live.server
         self.delivered: dict[str, tuple[Any, Batch]] = {}
 
-    async def answer(self, call: Call, ledger: Ledger) -> Completion:
+    async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
         """The answer that has come for a run, else a `NotDeliveredError`; its entry has the same id
         each time."""
         if call.run.id not in self.delivered:
@@ -84,16 +84,9 @@ class ByBatch(CompositeModel):
         body, batch = self.delivered[call.run.id]
         ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at or 0
         waited_s = max(0, ended_at - batch.created_at)
-        attempt = Attempt(
-            call.run.id,
-            call.node,
-            call.tier,
-            call.request.messages,
-            call.request.max_tokens,
-            {**(call.run.settings.get("tags") or {}), "batch": batch.id},
-            id=f"{call.run.id}-{batch.id}",
-            at=datetime.fromtimestamp(batch.created_at, UTC),
-        )
+        attempt.id = f"{call.run.id}-{batch.id}"
+        attempt.at = datetime.fromtimestamp(batch.created_at, UTC)
+        attempt.tags = {**attempt.tags, "batch": batch.id}
         async with ledger.attempt(attempt):
             try:
                 completion = self.live.read(body)
