@@ -87,25 +87,21 @@ class AgentTier(CompositeModel):
     """An agent as the model of a tier.
 
     Each of its model calls is an entry of the ledger under the tier's node, priced by its model;
-    calls that LangChain's callbacks do not report are one entry of unknown cost. Give its models
-    `max_retries=0`, since what a client sends again by itself is not reported. An answer of more
-    than `max_tokens` counts as cut off. A run with a checkpointer goes on after a crash.
-
-    An agent whose tools write is never simply repeated: it is made afresh for each attempt, or the
-    next tier takes over. A call of an irreversible tool is not carried out: it ends the run and is
-    the draft; the answer that is accepted has it among its `tool_calls`, for the app to carry out.
+    calls that LangChain's callbacks do not report are one entry. An agent whose tools write is
+    never simply repeated: it is made afresh for each attempt, or the next tier takes over. A call
+    of an irreversible tool is not carried out: it ends the run, and the answer that is accepted has
+    it among its `tool_calls`, for the app to carry out.
 
     Args:
-        agent: a graph, an agent, a Runnable or a coroutine function of messages; with `fresh`, a
-            function that makes one for each attempt, or an asynchronous context manager of one.
+        agent: a graph, an agent, a Runnable or a coroutine function of messages, whose models have
+            `max_retries=0`, since what a client sends again by itself is not reported; with
+            `fresh`, a function that makes one, or an asynchronous context manager of one.
         name: of the model; a calibration is bound to it, so change it with the agent.
-        writes: whether its tools change anything; None: as its tools are marked (`risk` in their
-            `metadata` or `extras`, see `ToolRisks`).
+        writes: whether its tools change anything; None: as they are marked (see `ToolRisks`).
         irreversible: names of irreversible tools, beside those that are marked.
         takes_over: what it sees of the run of the tier before it.
         stop: is asked before each model call of a draft whether to give it up.
-        prices: by model string (`provider:name`), where list prices do not know a model. A price or
-            table of the tier, `Tier(AgentTier(…), price=…)`, holds for all of its calls instead.
+        prices: by model string, where list prices do not know a model and the tier has no price.
         local: whether all its models are on this machine.
 
     Raises:
@@ -213,17 +209,17 @@ class AgentTier(CompositeModel):
         return completion
 
     async def _complete(self, request: Request) -> Completion:
-        raise self.unable("is an agent: it is asked through a cascade, which books its calls")
+        raise self.error("is an agent: it is asked through a cascade, which books its calls")
 
     def _refuse(self, call: Call) -> None:
         if call.request.tools:
-            raise self.unable("has tools of its own: give those of the question to the agent")
+            raise self.error("has tools of its own: give those of the question to the agent")
         # Those of a self-check are the cascade's, and no promise to a user.
         for option in () if call.node == "self_check" else ("temperature", "seed", "stop"):
             if (value := getattr(call.request, option)) not in (None, ()):
-                raise self.unable(_unheard(option, value))
+                raise self.error(_unheard(option, value))
         if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
-            raise self.unable(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
+            raise self.error(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
 
     def _completion(self, call: Call, messages: Sequence[Any], *, stopped: bool) -> Completion:
         last = AIMessage("") if stopped or not messages else messages[-1]
@@ -244,13 +240,9 @@ class AgentTier(CompositeModel):
             trajectory=tuple(map(_plain, messages)),
         )
 
-    def unable(self, why: str) -> UnsupportedContentError:
-        """The error for what an agent cannot do in a tier."""
-        return UnsupportedContentError(f"{self.name} {why}.", model=self.name)
-
-    def unread(self, why: str) -> MalformedResponseError:
-        """The error for a run without an answer."""
-        return MalformedResponseError(f"{self.name} {why}.", model=self.name, billed=None)
+    def error(self, why: str, kind: type[ModelError] = UnsupportedContentError) -> ModelError:
+        """The error for what the agent cannot do."""
+        return kind(f"{self.name} {why}.", model=self.name, billed=None)
 
     def _failed(self, error: Exception, request: Request) -> Any:
         """The error under its name; one that may have written something is not to be retried."""
@@ -259,7 +251,7 @@ class AgentTier(CompositeModel):
         if not isinstance(failed, CascadeError):
             did = "has used up its steps" if used_up else f"failed with {type(error).__name__}"
             named = Caller(self.name, self.model).failed(failed)
-            failed = named or self.unread(f"{did}: {str(error).rstrip('.')}")
+            failed = named or self.error(f"{did}: {error}".rstrip("."), MalformedResponseError)
         if isinstance(failed, ModelError) and (used_up or not self.repeatable):
             failed.retryable = False
         return failed
@@ -342,7 +334,7 @@ class _AgentRun(BaseCallbackHandler):
         with set_config_context(config) as apart:
             said = await InCopiedContext(on_portal(self._asked(config)), apart)
         if isinstance(said, Mapping) and said.get("__interrupt__"):
-            raise self._tier.unable(
+            raise self._tier.error(
                 "waits for a person in the midst of its run: interrupts belong into the graph "
                 "around the cascade"
             )
@@ -355,9 +347,10 @@ class _AgentRun(BaseCallbackHandler):
         if added := self._added(messages):
             return added
         what = f"keys {sorted(said)}" if isinstance(said, Mapping) else type(said).__name__
-        raise self._tier.unread(
+        raise self._tier.error(
             f"returned no message of its own, but {what}: return messages, a text, or "
-            "{'messages': [...]}"
+            "{'messages': [...]}",
+            MalformedResponseError,
         )
 
     async def _asked(self, config: RunnableConfig) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.decisions import (
     BaseDecisionModel,
@@ -28,7 +28,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
-from cascade._portal import on_portal, run_sync
+from cascade._portal import on_portal, synchronous
 from cascade.agents import Verdict
 from cascade.api import Cascade
 from cascade.confidence import Asked, Probe, Signal
@@ -207,9 +207,6 @@ class CascadeDecisionModel(BaseDecisionModel):
     def _provider(self) -> str:
         return "cascade"
 
-    def _classify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
-        return run_sync(self._aclassify(state, questions))
-
     async def _aclassify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
         kernel = self.cascade.kernel
         tiers = [tier.name for tier in kernel.tiers]
@@ -242,6 +239,8 @@ class CascadeDecisionModel(BaseDecisionModel):
             usage=usage_of(entries),
             request_id=run.id,
         )
+
+    _classify = cast("Any", synchronous(_aclassify))
 
 
 def _answer(question: Question, p: float, chosen: int) -> NoulAnswer | ChoiceAnswer:
