@@ -208,7 +208,8 @@ def interval_of(cell: Cell) -> str:
 
 
 def _known(value: Number | None) -> Decimal | None:
-    exact = None if value is None else Decimal(str(value))
+    # Thirteen digits: the others are the rounding of floats.
+    exact = None if value is None else Decimal(f"{value:.13g}")
     if exact is None or not exact.is_finite():
         return None
     return exact if abs(exact) >= _NOISE else Decimal(0)

@@ -3,8 +3,8 @@
 report = await make_report(open_store("sqlite:///ledger.db"))
 print(to_text(report.document))
 
-The ledger is read once. Every figure is a sum over entries, except what accepted drafts would have
-cost with the large model: that is estimated from random audits.
+Every figure is a sum over entries, except what accepted drafts would have cost with the large
+model: that is estimated from random audits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ import numpy as np
 from cascade.errors import ConfigurationError
 from cascade.evaluation import audit
 from cascade.evaluation.audit import Choice, Quality, SavingReport
-from cascade.evaluation.books import Books, Key, Outcome, Sums, read
+from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, read
 from cascade.evaluation.render import (
     Axis,
     Cell,
@@ -130,10 +129,9 @@ async def make_report(
 
 def report_of(books: Books, earlier: Report | None = None) -> Report:
     """The report of books that were read already."""
-    runs, total = books.columns(), books.total
-    spent, unpriced = float(total.spent), total.unpriced > 0
-    found = audit.account(runs, spent, unpriced=unpriced)
-    known = len(runs) > 0 and not unpriced and not found.unknown
+    runs, total = books.runs, books.total()
+    found = audit.account(runs, total.spent, unpriced=total.unpriced > 0)
+    known = len(runs) > 0 and not total.unpriced and not found.unknown
     claimed = known and (found.saving.n or found.saving.basis == "measured")
     quality = audit.quality_of(runs)
     made = Report(
@@ -143,41 +141,26 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         saving=found,
         quality=quality,
         escalation=audit.escalation(runs),
-        right_usd=Figure(None) if unpriced else audit.right(runs, spent, quality),
-        what_if=audit.choices_of(runs, spent, found.baseline),
+        right_usd=Figure(None) if total.unpriced else audit.right(runs, total.spent, quality),
+        what_if=audit.choices_of(runs, total.spent, found.baseline),
     )
-    verdict, reason, advice = _verdict(made, books)
+    audits = books.total(books.entries["node"] == "audit").spent
+    verdict, reason, advice = _verdict(made, audits, unpriced=total.unpriced > 0)
     made = replace(made, verdict=verdict, reason=reason, advice=advice)
-    return replace(made, document=_document(made, books, runs, earlier))
+    return replace(made, document=_document(made, books, total, earlier))
 
 
 # Verdict --------------------------------------------------------------------------------------
 
 
-def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
-    """The verdict, its reason, and what to do next."""
+def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, str, str]:
+    """The verdict, its reason, and what to do next; `audits` cost so much."""
     saved, share, quality = made.saving.saving, made.saving.share, made.quality
+    of_bill = " of what the large model alone would have cost"
     _, low, high = saved.numbers
-    audits = books.summed(lambda key: key.node == "audit").get(True, Sums())
-    paid, of_bill = float(audits.spent), " of what the large model alone would have cost"
-    unsure: Verdict = "cannot tell yet"
-    if not made.requests:
-        return (
-            unsure,
-            "there are no requests in this period",
-            "Look whether period and tags are what you mean, and whether the cascade writes into "
-            "this ledger: Cascade(…, ledger=open_store(URL)).",
-        )
     loses = high <= 0 and not low >= 0  # an unknown end is no comfort
-    if loses and high + paid <= 0 and set(made.outcomes) != {"shadow"}:
-        part = "" if share.high is None else f", {percent(-share.high)}{of_bill}"
-        return (
-            "loses",
-            f"at best it has lost {dollars(-high)}{part}",
-            "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
-            "lower threshold may turn it; `cascade evaluate` tells on recorded answers.",
-        )
-    advice, unknown = "", books.total.unpriced or made.saving.unknown
+    shadow, unknown = set(made.outcomes) == {"shadow"}, unpriced or made.saving.unknown
+    advice = ""
     if unknown:
         advice = (
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
@@ -185,37 +168,50 @@ def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
         )
     elif quality is None:
         advice = "Audit some drafts: Cascade(…, audit_rate=0.05)."
-    if set(made.outcomes) == {"shadow"}:
-        return unsure, _going_live(made), advice
-    if loses:
-        reason = (
-            f"its audits cost {dollars(paid)}, without which it would have saved up to "
-            f"{dollars(high + paid)}: audit a smaller share"
+    if not made.requests:
+        reason = "there are no requests in this period"
+        advice = (
+            "Look whether period and tags are what you mean, and whether the cascade writes into "
+            "this ledger: Cascade(…, ledger=open_store(URL))."
         )
-        return unsure, reason, advice
-    if made.verified_usd is not None and low > 0:
+    elif shadow:
+        reason = "the large model answered everything: a shadow start saves nothing yet"
+        reason += "".join(map(_live, made.what_if))
+    elif loses and high + audits <= 0:
+        part = "" if share.high is None else f", {percent(-share.high)}{of_bill}"
+        advice = (
+            "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
+            "lower threshold may turn it; `cascade evaluate` tells on recorded answers."
+        )
+        return "loses", f"at best it has lost {dollars(-high)}{part}", advice
+    elif loses:
+        reason = (
+            f"its audits cost {dollars(audits)}, without which it would have saved up to "
+            f"{dollars(high + audits)}: audit a smaller share"
+        )
+    elif made.verified_usd is not None and low > 0:
         reason = f"a verified net saving of at least {dollars(low)}, {percent(share.low)}{of_bill}"
-        if quality is not None and (lost := quality.loss.low):
-            reason += f"; but it lost at least {percent(lost)} of quality per request" * (lost > 0)
+        if quality is not None and (lost := quality.loss.numbers[1]) > 0:
+            reason += f"; but it lost at least {percent(lost)} of quality per request"
         return "saves", reason, advice
-    between = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
-    if unknown:
-        between = "there are calls or baselines without a price"
-    elif made.verified_usd is None:
-        between = f"no audit knows the large model's cost; by assumption, {between}"
-    return unsure, between, advice
+    elif unknown:
+        reason = "there are calls or baselines without a price"
+    else:
+        reason = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
+        if made.verified_usd is None:
+            reason = f"no audit knows the large model's cost; by assumption, {reason}"
+    return "cannot tell yet", reason, advice
 
 
-def _going_live(made: Report) -> str:
-    reason = "the large model answered everything: a shadow start saves nothing yet"
-    for live in made.what_if:
-        if live.in_force:
-            reason += (
-                f"; live at {live.threshold:.3f} it would have saved "
-                f"{dollars(live.saving.value)}, with {percent(live.worse.value)} of the requests "
-                f"accepted and worse, at most {percent(live.worse.high)}"
-            )
-    return reason
+def _live(choice: Choice) -> str:
+    """What would have been if the threshold in force had decided."""
+    if not choice.in_force:
+        return ""
+    return (
+        f"; live at {choice.threshold:.3f} it would have saved {dollars(choice.saving.value)}, "
+        f"with {percent(choice.worse.value)} of the requests accepted and worse, at most "
+        f"{percent(choice.worse.high)}"
+    )
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
@@ -242,56 +238,59 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
         )
 
 
-def _alarms(books: Books) -> tuple[str, ...]:
-    found = [
-        f"The last {calls.failing:,} calls of {tier or 'a tier'} failed, since "
-        f"{_minute(calls.first_failure.at)} UTC: {calls.first_failure.note}"
-        for tier, calls in books.calls.items()
-        if calls.first_failure is not None and calls.failing >= OUTAGE
-    ]
+def _alarms(books: Books) -> Iterable[str]:
+    entries = books.entries
+    for tier, calls in _calls_by_tier(books):
+        ends = entries["outcome"][calls]
+        since = max(np.flatnonzero(ends == "ok"), default=-1) + 1
+        failed = calls[since:][ends[since:] != "cancelled"]
+        if len(failed) >= OUTAGE:
+            last = f"The last {len(failed):,} calls of {tier or 'a tier'} failed"
+            at, why = _minute(entries["at"][failed[0]]), entries["note"][failed[0]]
+            yield f"{last}, since {at} UTC: {why}"
     if books.unfinished:
-        found.append(
+        yield (
             f"Calls of unknown outcome: {books.unfinished:,}. Their process ended before they "
             "did; if they were paid for, that is not in these figures."
         )
-    return tuple(found)
 
 
 # Document -------------------------------------------------------------------------------------
 
 
-def _document(made: Report, books: Books, runs: Any, earlier: Report | None) -> Document:
-    days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
+def _document(made: Report, books: Books, total: Sums, earlier: Report | None) -> Document:
+    days = [date.fromordinal(day) for day in books.runs.day.astype(int).tolist()]
     first, until = books.period.since or min(days, default=None), books.period.until
     last = until and until - timedelta(microseconds=1)
     period = f", {first:%Y-%m-%d} to {last or max(days):%Y-%m-%d}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     sentence = f"{made.verdict[0].upper()}{made.verdict[1:]}: {made.reason}."
-    if made.quality is not None and made.quality.checked:
-        sentence = f"{sentence} {made.quality.sentence}"
-    lost = made.verdict == "saves" and made.quality is not None and (made.quality.loss.low or 0) > 0
-    facts = _facts(made, books, runs)
-    notes = (made.advice, *_remarks(made, books.total, runs))
+    tone = _TONES[made.verdict]
+    if made.quality is not None:
+        if made.quality.checked:
+            sentence = f"{sentence} {made.quality.sentence}"
+        if made.verdict == "saves" and made.quality.loss.numbers[1] > 0:
+            tone = "open"
+    some = len(books.entries["node"]) > 0
+    facts = _facts(made, books, total) if some else (Fact("requests", Figure(0, "count")),)
     return Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
         sentence=sentence,
         facts=facts,
-        notes=tuple(filter(None, notes)),
-        tables=tuple(_tables(made, books, facts, earlier)) if books.groups else (),
-        pictures=tuple(_pictures(books, runs)),
-        tone=_TONES[made.verdict] if not lost else "open",
-        alarms=_alarms(books),
+        notes=tuple(filter(None, (made.advice, *_remarks(made, total, books.runs)))),
+        tables=tuple(_tables(made, books, facts, earlier)) if some else (),
+        pictures=tuple(_pictures(books)),
+        tone=tone,
+        alarms=tuple(_alarms(books)),
     )
 
 
-def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
+def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
-    total, quality, found = books.total, made.quality, made.saving
-    if not books.groups:
-        return (Fact("requests", Figure(0, "count")),)
-    ends = sum((calls.ends for calls in books.calls.values()), Counter[str]())
+    quality, found, took = made.quality, made.saving, books.runs.latency_s
+    ends = Counter(books.entries["outcome"][books.entries["called"]].tolist())
     calls = ends["failed"] + ends["ok"]
-    half, most = _took(runs.latency_s[runs.latency_s > 0], (0.5, 0.95))
+    half, most = _took(took[took > 0], (0.5, 0.95))
     parts, paid = [f"measured {dollars(found.measured_usd)}"], "audits included"
     if found.estimated_usd:
         estimate = Figure(found.estimated_usd, "usd", basis="estimated")
@@ -327,93 +326,89 @@ def _facts(made: Report, books: Books, runs: Any) -> tuple[Fact, ...]:
 def _tables(
     made: Report, books: Books, facts: Sequence[Fact], earlier: Report | None
 ) -> Iterable[Table]:
-    """All tables that have rows, each under a title with its columns."""
+    """All tables that have rows."""
+    entries, rows = books.entries, list[tuple[Cell, ...]]()
     if earlier is not None and earlier.requests:
         before = {fact.label: fact.figure for fact in earlier.document.facts}
-        pairs = tuple((fact.label, fact.figure, before.get(fact.label, "")) for fact in facts)
-        yield Table("Compared with the period before", ("", "this period", "before"), pairs)
+        rows = [(fact.label, fact.figure, before.get(fact.label, "")) for fact in facts]
+    tables = [Table("Compared with the period before", ("", "this period", "before"), tuple(rows))]
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
-    total = float(books.total.estimated)
-    scale = made.saving.estimated_usd / total if total else None
-    for by in (*books.tags, *TABLES):
-        yield from _breakdown(books, by, scale)
-    tokens = ("input, uncached", "cached", "cache writes", "output", "cached share")
-    took = ("answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
-    why = ("node", "model", "why", "entries", "assumed")
-    yield from _table("Tokens by tier", ("tier", "calls", *tokens), _tokens(books))
-    yield from _table("Calls by tier", ("tier", *took), _calls(books))
-    yield from _choices(made.what_if)
-    yield from _table("Unknown costs", why, _unknown(books))
-    events = ((_minute(row.at), row.node, row.note) for row in books.events)
-    yield from _table("Events", ("at, UTC", "what", "told"), events, folded=True)
+    estimated = books.total().estimated
+    scale = made.saving.estimated_usd / estimated if estimated else None
+    tables += [_breakdown(books, by, scale) for by in (*books.tags, *TABLES)]
+    tables += [_tokens(books), _calls(books), _choices(made.what_if), _unknown(books)]
+    told = np.flatnonzero((entries["node"] == EVENTS) & (entries["note"] != ""))
+    events = [(_minute(entries["at"][i]), EVENTS, entries["note"][i]) for i in told]
+    tables.append(Table("Events", ("at, UTC", "what", "told"), tuple(events), folded=True))
+    return (table for table in tables if table.rows)
 
 
-Rows = Iterable[tuple[Cell, ...]]
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Rows, **more: Any) -> Iterable[Table]:
-    if found := tuple(rows):
-        yield Table(title, columns, found, **more)
-
-
-def _breakdown(books: Books, by: str, scale: float | None) -> Iterable[Table]:
+def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     """One line per group, of which every column adds up to the headline: days in order, other
-    groups by what they cost. No table where no entry has such a tag."""
-    days, tag = by == "day", books.tags.index(by) if by in books.tags else None
-    counts = days or tag is not None  # elsewhere a run has entries in several groups
-
-    def name_of(key: Key) -> Any:
-        return getattr(key, by) if tag is None else key.tags[tag]
-
-    groups = books.summed(name_of)
+    groups by what they cost. No lines where no entry has such a tag."""
+    days, tagged = by == "day", by in books.tags
+    labels = books.entries[f"tags.{by}" if tagged else by].tolist()
+    groups = books.summed(labels) if any(labels) else {}
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
-    if names == [""]:
-        return
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
-        names = [*names[:MOST_LINES], rest]
-        renamed = dict.fromkeys(others, rest)
-        groups = books.summed(lambda key: renamed.get(name_of(key), name_of(key)))
-    rows: list[tuple[Cell, ...]] = []
+        names[MOST_LINES:] = [rest]
+        groups[rest] = Sums(*map(sum, zip(*map(groups.pop, others), strict=True)))
     lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
-    for name, sums in (*lines, ("total", books.total)):
+    rows: list[tuple[Cell, ...]] = []
+    for name, sums in (*lines, ("total", books.total())) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
-        guess = float(sums.estimated) * scale if scale is not None else None
-        unknown = sums.no_baseline > 0
+        guess, unknown = sums.estimated * (scale or 0.0), sums.no_baseline > 0
         basis: Basis = "estimated" if guess else "measured"
-        cells = (
-            *((Figure(sums.requests, "count"),) if counts else ()),
+        cells: tuple[Figure, ...] = (
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
             Figure(sums.saved, "usd", partial=sums.unpriced > 0),
             Figure(guess or (None if unknown else 0), "usd", basis=basis, partial=unknown),
         )
+        if days or tagged:  # elsewhere a run has entries in several groups
+            cells = (Figure(sums.requests, "count"), *cells)
         if name or any(cell.value != 0 for cell in cells):
             rows.append((label, *cells))
-    heads = (*(("requests",) if counts else ()), "calls", "cost", "saved, measured")
-    yield Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
+    heads = (*(("requests",) if days or tagged else ()), "calls", "cost", "saved, measured")
+    return Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
 
 
-def _dollars(known: Decimal, unpriced: int) -> Figure:
+def _dollars(known: float, unpriced: int) -> Figure:
     """A sum of which so many parts are unknown."""
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
 
 
-def _tokens(books: Books) -> Rows:
-    for tier, sums in books.summed(lambda key: key.tier).items():
-        if sums.calls:
-            fresh = sums.input - sums.cached - sums.cache_writes
-            tokens = (fresh, sums.cached, sums.cache_writes, sums.output)
-            cells = (Figure(n, "count", partial=sums.no_tokens > 0) for n in tokens)
-            share = Figure(sums.cached / sums.input if sums.input else None, "share")
-            yield (tier, Figure(sums.calls, "count"), *cells, share)
+def _calls_by_tier(books: Books) -> Iterable[tuple[str, Any]]:
+    """Places of the calls of each tier."""
+    tiers, called = books.entries["tier"], books.entries["called"]
+    for tier in dict.fromkeys(tiers[called]):
+        yield tier, np.flatnonzero(called & (tiers == tier))
 
 
-def _calls(books: Books) -> Rows:
-    for tier, calls in books.calls.items():
-        counts = [calls.ends[end] for end in ("ok", "failed", "not_sent", "cancelled")]
-        figures = (Figure(n, "count") for n in counts)
-        yield (tier, *figures, *_took(calls.seconds, (0.5, 0.95, 0.99)))
+def _tokens(books: Books) -> Table:
+    kinds = [books.entries[f"{of}_tokens"] for of in ("input", "output", "cached", "cache_write")]
+    rows: list[tuple[Cell, ...]] = []
+    for tier, calls in _calls_by_tier(books):
+        read, written, cached, kept = (int(np.nansum(tokens[calls])) for tokens in kinds)
+        untold = np.isnan(kinds[0] + kinds[1]) & (books.entries["outcome"] == "ok")
+        counts = (read - cached - kept, cached, kept, written)
+        cells = (Figure(n, "count", partial=bool(untold[calls].any())) for n in counts)
+        share = Figure(cached / read if read else None, "share")
+        rows.append((tier, Figure(len(calls), "count"), *cells, share))
+    heads = ("input, uncached", "cached", "cache writes", "output", "cached share")
+    return Table("Tokens by tier", ("tier", "calls", *heads), tuple(rows))
+
+
+def _calls(books: Books) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    for tier, calls in _calls_by_tier(books):
+        outcome, took = books.entries["outcome"][calls], books.entries["latency_ms"][calls] / 1000
+        ends = Counter(outcome.tolist())
+        counts = (Figure(ends[end], "count") for end in ("ok", "failed", "not_sent", "cancelled"))
+        rows.append((tier, *counts, *_took(took[outcome == "ok"], (0.5, 0.95, 0.99))))
+    heads = ("answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
+    return Table("Calls by tier", ("tier", *heads), tuple(rows))
 
 
 def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
@@ -422,7 +417,7 @@ def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
     return [Figure(time, "seconds") for time in found]
 
 
-def _choices(found: Sequence[Choice]) -> Iterable[Table]:
+def _choices(found: Sequence[Choice]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     notes, strong = ["On the decided requests, in the order of their confidence."], None
     for i, choice in enumerate(found):
@@ -432,31 +427,32 @@ def _choices(found: Sequence[Choice]) -> Iterable[Table]:
             notes.append(f"The threshold in force is {choice.threshold:.3f}.")
             strong = i
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    return _table("Other thresholds", heads, rows, notes=tuple(notes), strong=strong)
+    return Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
 
 
-def _unknown(books: Books) -> Rows:
-    groups = books.summed(lambda key: (key.node, key.model))
-    for (node, model), note in books.reasons.items():
-        sums = groups[node, model]
+def _unknown(books: Books) -> Table:
+    rows: list[tuple[Cell, ...]] = []
+    node, model, note, usd = (books.entries[of] for of in ("node", "model", "note", "cost_usd"))
+    for label in dict.fromkeys(zip(node[np.isnan(usd)], model[np.isnan(usd)], strict=True)):
+        its = np.isnan(usd) & (node == label[0]) & (model == label[1])
+        sums, why = books.total(its), note[its][-1] or "no reason given"
         assumed = _dollars(sums.assumed, sums.unpriced)
-        yield node, model, note or "no reason given", Figure(sums.unknown, "count"), assumed
+        rows.append((*label, why, Figure(sums.unknown, "count"), assumed))
+    return Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
 
 
 def _minute(at: datetime) -> str:
     return f"{at:%Y-%m-%d %H:%M}"
 
 
-# Pictures -------------------------------------------------------------------------------------
-
-
-def _pictures(books: Books, runs: Any) -> Iterable[Picture]:
+def _pictures(books: Books) -> Iterable[Picture]:
     """Saving and escalation of each day (UTC), by the beginning of runs; and whether the confidence
     is what it says."""
-    sums, saved, escalated = books.summed(lambda key: key.day), [], []
+    runs, saved, escalated = books.runs, [], []
+    sums = books.summed(books.entries["day"].tolist())
     for day in np.unique(runs.day).astype(int).tolist():
         part, paid = runs[runs.day == day], sums[day]
-        found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
+        found = audit.account(part, paid.spent, unpriced=paid.unpriced > 0)
         saved.append((day, found.saving))
         if (rate := audit.escalation(part)).n:
             escalated.append((day, rate))

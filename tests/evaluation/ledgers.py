@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from cascade.evaluation.books import COLUMNS, Books, Row
 from cascade.evaluation.render import Table, to_text, words
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import EVERYTHING, Selection
@@ -128,28 +127,6 @@ def mixed(n: int) -> list[Story]:
                 story.audit(MORE, float(i % 15 == 0))
         stories.append(story)
     return stories
-
-
-def books_of(told: Iterable[Story]) -> Books:
-    """The books of these runs, without a database between."""
-    books = Books()
-    books.read(_row(made) for story in told for made in story.entries)
-    books.settle()
-    return books
-
-
-def _row(made: LedgerEntry) -> Row:
-    low, high = made.baseline_range or (None, None)
-    known = {"baseline_low_usd": low, "baseline_high_usd": high}
-    values = [
-        known[name]
-        if name in known
-        else getattr(made.decision, name.removeprefix("decision."), None)
-        if name.startswith("decision.")
-        else getattr(made, name)
-        for name in COLUMNS
-    ]
-    return Row(*values, ())
 
 
 def fill(store: SqlLedger, told: Iterable[Story | LedgerEntry]) -> None:
