@@ -23,7 +23,9 @@ LAST_WORDS_S = 2.0
 close a connection and to book what was spent; a process that ends at once would do neither."""
 
 
-class _Portal:
+class Portal:
+    """Background thread with an event loop, for one process; begun by its first use."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop
@@ -64,7 +66,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             continue
 
 
-_portal = _Portal()
+_portal = Portal()
 
 
 def portal_loop() -> asyncio.AbstractEventLoop:

@@ -1,6 +1,6 @@
 """Databases reached through SQLAlchemy Core: SQLite files and PostgreSQL servers.
 
-The ledger, budgets, keys and lessons may share one database, each with a schema of its own.
+The ledger, budgets, keys and lessons may share one database, each with tables of its own.
 """
 
 from __future__ import annotations
@@ -10,31 +10,28 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError
+import pydantic_core
 from typing_extensions import override
 
+from cascade._portal import Portal
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
 from cascade.ledger.base import UnavailableError
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy import event
     from sqlalchemy.dialects.postgresql import JSONB
-    from sqlalchemy.engine import Dialect
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
+    from sqlalchemy.exc import ArgumentError, StatementError
     from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-    from sqlalchemy.pool import StaticPool
-    from sqlalchemy.types import TypeDecorator
+    from sqlalchemy.util import greenlet_spawn
 except ImportError as error:
     raise MissingDependencyError(
         'a database needs SQLAlchemy: in a clone, pip install ".[store]", or [postgres].'
@@ -43,13 +40,13 @@ except ImportError as error:
 T = TypeVar("T")
 
 LOCK = 0x6361736361646500
-"""Key of PostgreSQL's advisory lock under which schemas are made."""
+"""Key of PostgreSQL's advisory lock under which tables are made."""
 
-BUSY_S = 0.9
-"""Longest wait for a lock of SQLite."""
+BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
+"""Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
 
-CONNECT_S, ANSWER_S = 5.0, 60.0
-"""Longest wait for a server: to connect, and for one statement."""
+_servers = Portal()
+"""Thread with the event loop of all connections to PostgreSQL."""
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -63,81 +60,61 @@ def clean(words: str) -> str:
 
 def to_json(value: Any) -> str:
     """JSON text that every database takes, also of a record."""
-    if isinstance(value, BaseModel):
-        try:
-            written = value.model_dump_json(exclude_none=True)
-        except PydanticSerializationError:  # half of a surrogate pair
-            return to_json(value.model_dump(mode="json", exclude_none=True))
-    else:
-        written = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return clean(_ESCAPED_NUL.sub(r"\1\\ufffd", written) if "\\u0000" in written else written)
+    try:
+        written = pydantic_core.to_json(value, exclude_none=True).decode()
+    except pydantic_core.PydanticSerializationError:  # half of a surrogate pair
+        plain = pydantic_core.to_jsonable_python(value, exclude_none=True)
+        written = clean(json.dumps(plain, ensure_ascii=False))
+    return _ESCAPED_NUL.sub(r"\1\\ufffd", written) if "\\u0000" in written else written
 
 
-class Words(TypeDecorator[str]):
+class Words(sa.TypeDecorator[str]):
     """Text, cleaned."""
 
     impl = sa.Text
     cache_ok = True
 
     @override
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         return None if value is None else clean(value)
 
 
-class Money(TypeDecorator[Decimal]):
+class Money(sa.TypeDecorator[Decimal]):
     """Dollars to the last digit: NUMERIC where it is exact, else text."""
 
     impl = sa.Text().with_variant(sa.Numeric(), "postgresql")
     cache_ok = True
 
     @override
-    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> Any:
         return value if value is None or dialect.name == "postgresql" else str(value)
 
     @override
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Decimal | None:
         return None if value is None else Decimal(value)
 
 
-class UtcTime(TypeDecorator[datetime]):
+class UtcTime(sa.TypeDecorator[datetime]):
     """A time in UTC to the microsecond; as text it sorts as it should."""
 
     impl = sa.Text().with_variant(sa.DateTime(timezone=True), "postgresql")
     cache_ok = True
 
     @override
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
         if value is None:
             return None
-        if value.tzinfo is not UTC:  # a time without a zone is taken for UTC
-            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        # A time without a zone is taken for UTC.
+        value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
         return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
 
     @override
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 json_type = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 """Type of JSON within a row."""
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """Tables that belong together, from which a new database is made.
-
-    Attributes:
-        name: for messages, and of the table that holds the version: `<name>_version`.
-        version: of the tables, the newest revision of the migrations: "1", "2", …
-        migrations: folder of alembic's scripts, which bring an older database up to date.
-    """
-
-    name: str
-    metadata: sa.MetaData
-    version: str
-    migrations: Path | None = None
 
 
 def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], sa.URL]:
@@ -155,7 +132,7 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
                 'PostgreSQL needs asyncpg: in a clone, pip install ".[postgres]".'
             )
         return "postgresql", given.set(drivername="postgresql+asyncpg")
-    if kind == "sqlite" and given.database not in (None, "", ":memory:"):
+    if kind == "sqlite" and given.database not in (None, "", ":memory:") and not given.query:
         return "sqlite", given
     scheme, separator, _ = str(url).partition("://")
     shown = f"{scheme}://…" if separator else repr(url)  # it may hold a password
@@ -166,221 +143,201 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
 
 
 class Database:
-    """A database with one schema in it; it connects when it is first used.
-
-    One in PostgreSQL belongs to one event loop. A file of SQLite is made with mode 0600.
+    """A database for one part of this package, in any thread and event loop. It connects, and
+    makes or migrates its tables, when it is first used. A file of SQLite is made with mode 0600.
 
     Args:
         url: see `database_url`, which may refuse it.
-        schema: what is to be in it.
+        name: of the part, for messages and for the table of its version, `<name>_version`.
+        metadata: its tables.
+        migrations: lead from version 1 to 2, 2 to 3, …, by `alembic.operations.Operations`.
         read_only: nothing is written, made or migrated.
-        own_thread: whether it is used in the event loop of a thread of its own: writes to SQLite
-            hold that up, as it has to write at exit, too, when there are no other threads any more.
     """
 
     def __init__(
-        self, url: str, schema: Schema, *, read_only: bool = False, own_thread: bool = False
+        self,
+        url: str,
+        name: str,
+        metadata: sa.MetaData,
+        migrations: Sequence[Callable[[Any], object]] = (),
+        *,
+        read_only: bool = False,
     ) -> None:
-        self.kind, self._url = database_url(url)
-        self.path = Path(self._url.database or "") if self.kind == "sqlite" else None
+        self.kind, address = database_url(url)
+        self.path = Path(address.database or "") if self.kind == "sqlite" else None
+        self.place = f"{name} in {self.path or 'its database'}"
         self.read_only = read_only
-        self.place = f"{schema.name} in {self.path or 'its database'}"
-        self._schema, self._own_thread = schema, own_thread
-        self._engine: Any = None
+        version = sa.Column("version_num", sa.Integer, primary_key=True)
+        self._version = sa.Table(f"{name}_version", metadata, version, keep_existing=True)
+        self._migrations = migrations
         self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
-        self._opening = asyncio.Lock()
+        options: dict[str, Any] = {"creator": lambda: self._connect(BUSY_S)}
+        if self.kind == "postgresql":
+            times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
+            options = {"connect_args": times, "pool_size": 3, "pool_pre_ping": True}
+        elif self.kind == "memory":  # one connection, which one thread has at a time
+            options |= {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
+        common: Any = {"hide_parameters": True, "json_serializer": to_json}
+        self._engine = sa.create_engine(address, **options, **common)
+        if self.kind != "postgresql":
+            sa.event.listen(self._engine, "begin", _begin)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Result of work in a transaction that reads; `UnavailableError` without a database."""
-        await self.open()
-        return await self._transact(self._engine, work, reads=True)
+        """Result of work in a transaction that reads; see `write`."""
+        return await self.write(work, reads=True)
 
-    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+    async def write(self, work: Callable[[sa.Connection], T], *, reads: bool = False) -> T:
         """Result of work in a transaction, which keeps all of it or nothing.
 
         Raises:
             UnavailableError: the database cannot be reached, is full or locked.
-            LedgerError: it is open for reading only.
+            LedgerError: there is none to read, it is open for reading only, or of a newer version
+                of this package.
         """
-        if self.read_only:
-            raise LedgerError(f"{self.place} is open for reading only.")
-        await self.open()
-        if self._opened != _identity(self.path):
-            raise UnavailableError(
-                f"{self.place} was deleted or replaced while it was open, and what is written to "
-                "it would be lost: put the file back, or close the ledger and open it anew."
-            )
-        return await self._transact(self._engine, work, reads=False)
+        if self.kind == "postgresql":
+            return await asyncio.wrap_future(self._there(self._transact, work, reads))
+        return await asyncio.to_thread(self._transact, work, reads)
+
+    def write_here(self, work: Callable[[sa.Connection], object]) -> None:
+        """`write` for a thread without an event loop, also at exit, when there are no others."""
+        if self.kind == "postgresql":
+            self._there(self._transact, work, False).result()
+        else:
+            self._transact(work, False)
 
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
         """True if work in a transaction was done by the thread that asks, without a wait for a lock
         or a disk. Where it was not, `write` tells what is wrong."""
-        if self.path is None or self.read_only or self._engine is None:
-            return False
-        if self._opened != _identity(self.path):  # `write` tells
+        if self.path is None or self._opened is None or self._opened != self._identity():
             return False
         with suppress(Exception):
             if self._file is None:
-                self._file = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
-                _set_up(self._file)
-                # To move the journal takes a while: `write` does it, and `move_journal`.
-                self._file.execute("PRAGMA wal_autocheckpoint = 0").close()
+                self._file = self._connect(wait_s=0)
+                self._file.execute("PRAGMA wal_autocheckpoint = 0")  # see `move_journal`
             with self._file:
-                self._file.execute("BEGIN IMMEDIATE").close()
+                self._file.execute("BEGIN IMMEDIATE")
                 work(self._file)
             return True
         return False
 
-    async def open(self) -> None:
-        """Connect, and make or migrate the schema.
-
-        Raises:
-            UnavailableError: the database cannot be reached.
-            LedgerError: there is none to read, or it is of a newer version of this package.
-        """
-        async with self._opening:
-            if self._engine is not None:
-                return
-            engine = self._connect()
-            try:
-                await self._transact(engine, self._bring_up_to_date, reads=self.read_only)
-            except BaseException:
-                await _dispose(engine)
-                raise
-            self._engine, self._opened = engine, _identity(self.path)
-
-    async def aclose(self) -> None:
-        """Close the connections; it may be used again, also in another event loop."""
-        self._opening = asyncio.Lock()
-        engine, self._engine = self._engine, None
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-        if engine is not None:
-            await _dispose(engine)
-
-    def move_journal(self) -> None:
-        """Move SQLite's journal into the database, beside callers that write."""
-        if self._engine is None:
-            return
-        with suppress(sqlite3.Error, SQLAlchemyError), closing(self._engine.raw_connection()) as it:
-            it.driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+    def move_journal(self, wait_s: float = 0.0) -> bool:
+        """True if SQLite's journal was moved into the database, which takes a while beside those
+        who write, and emptied: it has pages as they were before a deletion. PostgreSQL cleans its
+        files by itself."""
+        if self.path is None:
+            return self.kind == "memory"
+        with suppress(sqlite3.Error), closing(self._connect(wait_s)) as file:
+            for mode in ("PASSIVE", "TRUNCATE"):  # the second has little left to do
+                busy, *_ = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            return not busy
+        return False
 
     async def scrub(self) -> bool:
-        """True if SQLite's journal was emptied, which has pages as they were before a deletion;
-        PostgreSQL cleans its files by itself."""
-        path = self.path
-        if path is None:
-            return self.kind == "memory"
+        """True if nothing that was deleted is left in SQLite's files."""
+        return await asyncio.to_thread(self.move_journal, BUSY_S)
 
-        def emptied() -> bool:
-            with closing(sqlite3.connect(path, timeout=BUSY_S)) as file, suppress(sqlite3.Error):
-                busy, *_ = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return not busy
-            return False
-
-        return await asyncio.to_thread(emptied)
-
-    async def _transact(self, engine: Any, work: Callable[[sa.Connection], T], *, reads: bool) -> T:
-        def transaction() -> T:
-            with engine.execution_options(reads=reads).begin() as connection:
-                return work(connection)
-
-        with _told_apart(self.place):
-            if self.kind == "postgresql":
-                async with engine.begin() as connection:
-                    return cast("T", await connection.run_sync(work))
-            if self.kind == "memory" or (self._own_thread and not reads):
-                return transaction()
-            return await asyncio.to_thread(transaction)
-
-    def _connect(self) -> Any:
-        common: dict[str, Any] = {"hide_parameters": True, "json_serializer": to_json}
+    def close(self) -> None:
+        """Close the connections; it may be used again, but for `memory://`."""
+        self._opened = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         if self.kind == "postgresql":
-            from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - greenlet
-
-            times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
-            more = {"connect_args": times, "isolation_level": "READ COMMITTED", **common}
-            return create_async_engine(self._url, pool_size=3, pool_pre_ping=True, **more)
-        url = self._url
-        if self.path is None:
-            common["poolclass"] = StaticPool
-        elif self.read_only:
-            if not self.path.exists():
-                raise LedgerError(f"there is no {self.place}.")
-            url = sa.make_url(f"sqlite:///{self.path.absolute().as_uri()}?mode=ro&uri=true")
+            self._there(self._engine.dispose).result()
         else:
-            # SQLite makes the files beside it with the same mode. A file that is there is not
-            # opened: to close it would drop the locks that this process holds on it for its other
-            # databases, and the next process that leaves would delete the journal under them.
-            with _told_apart(self.place), suppress(FileExistsError):
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        arguments = {"timeout": BUSY_S, "check_same_thread": False}
-        engine = sa.create_engine(url, connect_args=arguments, **common)
+            self._engine.dispose()
 
-        def set_up(connection: sqlite3.Connection, record: object) -> None:
-            del record
-            _set_up(connection)
-            if not self.read_only:
-                connection.execute("PRAGMA journal_mode = WAL").close()
+    async def aclose(self) -> None:
+        """`close` in another thread."""
+        await asyncio.to_thread(self.close)
 
-        event.listen(engine, "connect", set_up)
-        event.listen(engine, "begin", _begin)
-        return engine
+    def _there(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Begin something that asks a server."""
+        work: Any = greenlet_spawn(function, *arguments)
+        return asyncio.run_coroutine_threadsafe(work, _servers.loop(waits=False))
+
+    def _transact(self, work: Callable[[sa.Connection], T], reads: bool) -> T:
+        first = self._opened is None
+        if self.read_only and not reads:
+            raise LedgerError(f"{self.place} is open for reading only.")
+        if not (reads or first) and self._opened != self._identity():
+            raise UnavailableError(
+                f"{self.place} was deleted or replaced while it was open, and what is written to "
+                "it would be lost: put the file back, or close the ledger and open it anew."
+            )
+        try:
+            reads = self.read_only or (reads and not first)
+            with self._engine.execution_options(reads=reads).begin() as connection:
+                if first:
+                    self._bring_up_to_date(connection)
+                done = work(connection)
+        except (OSError, PoolTimeoutError, sqlite3.Error, StatementError) as error:
+            # All but what is refused for its values may pass.
+            cause = getattr(error, "orig", None) or error
+            if _refuses_values(cause):
+                raise
+            raise UnavailableError(f"{self.place}: {str(cause) or 'no answer in time'}") from cause
+        self._opened = self._opened or self._identity()
+        return done
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and number of the file, where there is to be one; None where it is gone."""
+        with suppress(OSError):
+            found = None if self.path is None else self.path.stat()
+            return (0, 0) if found is None else (found.st_dev, found.st_ino)
+        return None
+
+    def _connect(self, wait_s: float) -> sqlite3.Connection:
+        """A connection to SQLite, whose transactions begin where it is said."""
+        place = ":memory:"
+        if self.path is not None:
+            if self.read_only and self._opened is None and not self.path.exists():
+                raise LedgerError(f"there is no {self.place}.")
+            if not self.read_only and self._opened is None:
+                # SQLite makes the files beside it with the same mode. A file that is there is not
+                # opened: to close it would drop the locks that this process holds on it for its
+                # other databases, and the next process that leaves would delete the journal.
+                with suppress(FileExistsError):
+                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            place = f"{self.path.absolute().as_uri()}?mode={'ro' if self.read_only else 'rw'}"
+        connection = sqlite3.connect(
+            place, timeout=wait_s, uri=True, check_same_thread=False, isolation_level=None
+        )
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA secure_delete = ON")  # texts are not only unlinked
+        if not self.read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+        return connection
 
     def _bring_up_to_date(self, connection: sa.Connection) -> None:
         """Make the tables where there are none, and migrate older ones."""
-        newest, table = self._schema.version, f"{self._schema.name}_version"
         if self.kind == "postgresql" and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        version = None
-        if sa.inspect(connection).has_table(table):
-            version = connection.execute(sa.text(f"SELECT version_num FROM {table}")).scalar_one()  # noqa: S608
-        if version == newest:
+        table, found, newest = self._version, None, 1 + len(self._migrations)
+        if sa.inspect(connection).has_table(table.name):
+            found = connection.execute(sa.select(table)).scalar_one()
+        if found == newest:
             return
-        if version is None and self.read_only:
+        if found is None and self.read_only:
             raise LedgerError(f"there is no {self.place}.")
-        if version is not None and (self.read_only or int(version) > int(newest)):
+        if found is None:
+            table.metadata.create_all(connection)
+            connection.execute(table.insert(), {"version_num": newest})
+            return
+        if found > newest or self.read_only:
             raise LedgerError(
-                f"{self.place} has version {version}, and this agent-cascade knows {newest}: use "
+                f"{self.place} has version {found}, and this agent-cascade knows {newest}: use "
                 "the version that wrote it, or open an older one once with read_only=False."
             )
-        if version is not None:
-            _migrate(connection, self._schema, table)
-            return
-        self._schema.metadata.create_all(connection)
-        connection.execute(sa.text(f"CREATE TABLE {table} (version_num VARCHAR(32) PRIMARY KEY)"))
-        connection.execute(sa.text(f"INSERT INTO {table} VALUES (:v)"), {"v": newest})  # noqa: S608
+        from alembic.migration import MigrationContext  # noqa: PLC0415 - seldom
+        from alembic.operations import Operations  # noqa: PLC0415
 
-
-def _migrate(connection: sa.Connection, schema: Schema, table: str) -> None:
-    from alembic import command  # noqa: PLC0415 - only where a database is older
-    from alembic.config import Config  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", str(schema.migrations).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes.update(connection=connection, version_table=table)
-    command.upgrade(config, "head")
-
-
-# --- SQLite's connections, and errors
-
-
-def _identity(path: Path | None) -> tuple[int, int] | None:
-    """Device and number of a file; None where there is none."""
-    with suppress(OSError):
-        found = None if path is None else path.stat()
-        return None if found is None else (found.st_dev, found.st_ino)
-    return None
-
-
-def _set_up(connection: sqlite3.Connection) -> None:
-    connection.isolation_level = None  # transactions begin where it is said
-    connection.execute("PRAGMA synchronous = NORMAL").close()
-    connection.execute("PRAGMA secure_delete = ON").close()  # texts are not only unlinked
+        with Operations.context(MigrationContext.configure(connection)) as operations:
+            for migrate in self._migrations[found - 1 :]:
+                migrate(operations)
+        connection.execute(table.update(), {"version_num": newest})
 
 
 def _begin(connection: sa.Connection) -> None:
@@ -389,34 +346,9 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-async def _dispose(engine: Any) -> None:
-    if (disposed := engine.dispose()) is not None:
-        await disposed
-
-
-@contextmanager
-def _told_apart(place: str) -> Iterator[None]:
-    """Errors that may pass, as `UnavailableError`: all but what is refused for its values."""
-    try:
-        yield
-    except (OSError, PoolTimeoutError) as error:
-        raise UnavailableError(f"{place}: {error or 'no answer in time'}") from error
-    except (sqlite3.Error, StatementError) as error:
-        cause = error.orig if isinstance(error, StatementError) and error.orig else error
-        if _refuses_values(cause):
-            raise
-        raise UnavailableError(f"{place}: {cause}") from cause
-
-
 def _refuses_values(error: BaseException) -> bool:
-    if isinstance(error, sqlite3.Error):
-        return isinstance(error, sqlite3.DataError | sqlite3.IntegrityError)
-    # asyncpg calls a value that it cannot send an error of the interface, and of ValueError. Of
-    # SQLSTATE these classes are about values: cardinality, data, integrity, size.
+    """True if the same would be refused again. Of SQLSTATE these classes are about values (data,
+    integrity, size); one that asyncpg cannot send is a `ValueError`."""
     state = str(getattr(error, "sqlstate", None) or "")[:2]
-    wrong = ValueError | TypeError
-    return (
-        state in ("21", "22", "23", "54")
-        or isinstance(error, wrong)
-        or isinstance(error.__cause__, wrong)
-    )
+    values = sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError
+    return state in ("22", "23", "54") or isinstance(error.__cause__ or error, values)

@@ -8,28 +8,25 @@ and machines spends more than is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cascade.ledger.base import EXACT, UnavailableError
-from cascade.ledger.database import Database
-from cascade.ledger.tables import LEDGER, accounts, insert_into, reservations
+from cascade.ledger.database import Database, Money, UtcTime, Words
 from cascade.state import new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
+from sqlalchemy.dialects import postgresql  # isort: skip
 
 T = TypeVar("T")
 
 Window = Literal["day", "month"]
 """Span of a budget, in UTC."""
-
-MOST_AT_ONCE = 200
-"""Changes of one transaction; they came while another was under way."""
 
 LINGER_S, PAUSE_S = 0.005, 0.1
 """Time that settlements wait for the next reservation, to be written in its transaction, and time
@@ -38,7 +35,7 @@ between two tries to write."""
 ZERO = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Account:
     """Account of a key: money spent, and money put aside for its requests under way."""
 
@@ -51,18 +48,11 @@ class Account:
         """Dollars spent in this window."""
         return self.day_usd if window == "day" else self.month_usd
 
-    def plus(self, spent: Decimal, put_aside: Decimal = ZERO) -> Account:
-        """With so much more spent and put aside."""
-        add = EXACT.add
-        day_usd, month_usd = add(self.day_usd, spent), add(self.month_usd, spent)
-        return Account(self.day, day_usd, month_usd, add(self.put_aside_usd, put_aside))
-
-    def on(self, day: date) -> Account:
-        """The account on a later day; a clock that is set back makes none begin anew."""
-        if day <= self.day:
-            return self
-        same_month = (day.year, day.month) == (self.day.year, self.day.month)
-        return Account(day, ZERO, self.month_usd if same_month else ZERO, self.put_aside_usd)
+    def add(self, spent: Decimal, put_aside: Decimal = ZERO) -> None:
+        """Count so much more as spent and put aside."""
+        self.day_usd = EXACT.add(self.day_usd, spent)
+        self.month_usd = EXACT.add(self.month_usd, spent)
+        self.put_aside_usd = EXACT.add(self.put_aside_usd, put_aside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +62,7 @@ class Reservation:
     id: str
     key: str
     usd: Decimal
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +79,73 @@ class Refusal:
     @property
     def renews_at(self) -> datetime:
         """Beginning of the next window."""
-        day = self.account.day
-        midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
-        if self.window == "day":
-            return midnight + timedelta(days=1)
-        return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+        begins = self.account.day + timedelta(days=1)
+        if self.window == "month":
+            begins = (self.account.day.replace(day=1) + timedelta(days=32)).replace(day=1)
+        return datetime.combine(begins, time(), UTC)
 
 
-class _Change(NamedTuple):
-    """A change of an account, in a transaction with those that come with it."""
+# --- in the database
 
-    key: str
-    make: Callable[[_Books], Any]
-    done: asyncio.Future[Any]
+_metadata = sa.MetaData()
+_accounts = sa.Table(
+    "budget_accounts",
+    _metadata,
+    sa.Column("key", Words, primary_key=True),
+    sa.Column("day", sa.Date, nullable=False),
+    sa.Column("day_usd", Money, nullable=False),
+    sa.Column("month_usd", Money, nullable=False),
+    sa.Column("put_aside_usd", Money, nullable=False),
+)
+_reservations = sa.Table(
+    "budget_reservations",
+    _metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("key", Words, nullable=False, index=True),
+    sa.Column("usd", Money, nullable=False),
+    sa.Column("until", UtcTime, nullable=False),
+)
+
+# Made once: to make a statement anew takes longer than to execute it.
+_FIELDS = tuple(Account.__dataclass_fields__)
+_MINE = _accounts.c.key == sa.bindparam("mine")
+_ACCOUNT = sa.select(*(_accounts.c[name] for name in _FIELDS)).where(_MINE).with_for_update()
+_NEW = postgresql.insert(_accounts).on_conflict_do_nothing()  # SQLite's dialect compiles it as well
+_CHANGE = _accounts.update().where(_MINE).values({name: sa.bindparam(name) for name in _FIELDS})
+_PUT_ASIDE = _reservations.insert()
+_RELEASE = _reservations.delete().where(_reservations.c.id == sa.bindparam("settled"))
+_LAPSED = (
+    _reservations.c.key.in_(sa.bindparam("keys", expanding=True)),
+    _reservations.c.until <= sa.bindparam("now"),
+)
+_LAPSE = _reservations.delete().where(*_LAPSED).returning(_reservations.c.key, _reservations.c.usd)
+
+_Change = Callable[[sa.Connection, Account], T]
+
+
+def _account(connection: sa.Connection, key: str, day: date) -> Account:
+    """The account of a key on a day, locked until the end of the transaction."""
+    found = connection.execute(_ACCOUNT, {"mine": key}).first()
+    if found is None:
+        connection.execute(_NEW, {"key": key, **asdict(Account(day))})
+        found = connection.execute(_ACCOUNT, {"mine": key}).one()
+    account = Account(*found)
+    if day > account.day:  # a clock that is set back makes none begin anew
+        if (day.year, day.month) != (account.day.year, account.day.month):
+            account.month_usd = ZERO
+        account.day, account.day_usd = day, ZERO
+    return account
+
+
+# --- budgets
+
+
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Changes of accounts that are made in one transaction, and the task that does so."""
+
+    changes: list[tuple[str, _Change[Any]]] = field(default_factory=list)
+    made: asyncio.Task[list[Any]] | None = None
 
 
 class Budgets:
@@ -118,10 +163,10 @@ class Budgets:
         lease_s: float = 900.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._database = Database(url, LEDGER)
+        self._database = Database(url, "budgets", _metadata)
         self._lease = timedelta(seconds=lease_s)
         self._clock = clock
-        self._asked: list[_Change] = []
+        self._batch = _Batch()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()
         self._closing = False
@@ -134,29 +179,44 @@ class Budgets:
         Raises:
             UnavailableError: the database cannot be reached; then nothing may be spent.
         """
-        wanted = Reservation(new_id(), key, usd)
+        wanted = Reservation(new_id(), key, usd, self._clock() + self._lease)
+
+        def reserve(connection: sa.Connection, account: Account) -> Reservation | Refusal:
+            for window, limit in limits.items():
+                spent = EXACT.add(account.spent_usd(window), usd)
+                if EXACT.add(spent, account.put_aside_usd) > limit:
+                    why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
+                    return Refusal(window, limit, replace(account), usd, why)
+            connection.execute(_PUT_ASIDE, asdict(wanted))
+            account.add(ZERO, usd)
+            return wanted
+
         try:
-            refusal = await self._change(key, lambda books: books.reserve(wanted, limits))
+            return await self._change(key, reserve)
         except asyncio.CancelledError:
             # It may have been put aside in the same moment, or is about to be.
             self.settle(wanted, ZERO)
             raise
-        return wanted if refusal is None else refusal
 
     def settle(self, reservation: Reservation, usd: Decimal) -> asyncio.Future[None]:
         """Count what a request has cost, and release the rest. Settling twice counts once. It is
         tried again while the database is away, also where nothing waits for it."""
-        settle = partial(_Books.settle, reservation=reservation, usd=usd)
+
+        def settle(connection: sa.Connection, account: Account) -> None:
+            # It may have been settled before, or lapsed.
+            if connection.execute(_RELEASE, {"settled": reservation.id}).rowcount:
+                account.add(usd, -reservation.usd)
+
         return self._change(reservation.key, settle, patient=True)
 
     def charge(self, key: str, usd: Decimal) -> asyncio.Future[None]:
         """Count dollars that were spent without a reservation, such as an audit's, like
         `settle`."""
-        return self._change(key, partial(_Books.add, usd=usd), patient=True)
+        return self._change(key, lambda _, account: account.add(usd), patient=True)
 
     async def account(self, key: str) -> Account:
         """Account of a key, of today and this month."""
-        return await self._change(key, lambda books: books.account)
+        return await self._change(key, lambda _, account: replace(account))
 
     async def aclose(self) -> None:
         """Finish what is under way, and disconnect; it may be used again. What cannot be settled,
@@ -167,9 +227,7 @@ class Budgets:
         self._closing = False
         await self._database.aclose()
 
-    def _change(
-        self, key: str, make: Callable[[_Books], T], *, patient: bool = False
-    ) -> asyncio.Future[T]:
+    def _change(self, key: str, make: _Change[T], *, patient: bool = False) -> asyncio.Future[T]:
         task = asyncio.create_task(self._ask(key, make, patient=patient))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -178,93 +236,36 @@ class Budgets:
         shielded.add_done_callback(lambda one: one.cancelled() or one.exception())
         return shielded
 
-    async def _ask(self, key: str, make: Callable[[_Books], T], *, patient: bool) -> T:
+    async def _ask(self, key: str, make: _Change[T], *, patient: bool) -> T:
         while True:
-            done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-            self._asked.append(_Change(key, make, done))
+            batch, at = self._batch, len(self._batch.changes)
+            batch.changes.append((key, make))
             if patient and not self._closing:
                 await asyncio.sleep(LINGER_S)
-            async with self._turn:  # whose turn it is makes all that were asked for
-                while not done.done():
-                    await self._transact()
+            batch.made = batch.made or asyncio.create_task(self._write(batch))
             try:
-                return done.result()
+                made: T = (await batch.made)[at]
             except UnavailableError:
                 if not patient or self._closing:
                     raise
+            else:
+                return made
             await asyncio.sleep(PAUSE_S)
 
-    async def _transact(self) -> None:
-        some, self._asked = self._asked[:MOST_AT_ONCE], self._asked[MOST_AT_ONCE:]
-        try:
-            made = await self._database.write(partial(self._make, changes=some))
-        except Exception as error:  # noqa: BLE001 - each is told
-            for change in some:
-                change.done.set_exception(error)
-        else:
-            for change, result in zip(some, made, strict=True):
-                change.done.set_result(result)
-        finally:
-            for change in some:
-                change.done.cancel()  # without effect where it is done
+    async def _write(self, batch: _Batch) -> list[Any]:
+        async with self._turn:
+            self._batch = _Batch()  # for what is asked from now on
+            return await self._database.write(partial(self._make, changes=batch.changes))
 
-    def _make(self, connection: sa.Connection, changes: Sequence[_Change]) -> list[Any]:
+    def _make(
+        self, connection: sa.Connection, changes: list[tuple[str, _Change[Any]]]
+    ) -> list[Any]:
         # In the order of their keys, so that no two processes wait for one another.
-        keys, now = sorted({change.key for change in changes}), self._clock()
-        books = {key: _Books(connection, key, now.date(), now + self._lease) for key in keys}
+        keys, now = sorted({key for key, _ in changes}), self._clock()
+        accounts = {key: _account(connection, key, now.date()) for key in keys}
         for key, usd in connection.execute(_LAPSE, {"keys": keys, "now": now}).all():
-            books[key].account = books[key].account.plus(usd, -usd)
-        made = [change.make(books[change.key]) for change in changes]
-        rows = [{"mine": key, **asdict(each.account)} for key, each in books.items()]
+            accounts[key].add(usd, -usd)
+        made = [make(connection, accounts[key]) for key, make in changes]
+        rows = [{"mine": key, **asdict(account)} for key, account in accounts.items()]
         connection.execute(_CHANGE, rows)
         return made
-
-
-# Made once: to make a statement anew takes longer than to execute it.
-_FIELDS = tuple(Account.__dataclass_fields__)
-_MINE = accounts.c.key == sa.bindparam("mine")
-_ACCOUNT = sa.select(*(accounts.c[name] for name in _FIELDS)).where(_MINE).with_for_update()
-_CHANGE = accounts.update().where(_MINE).values({name: sa.bindparam(name) for name in _FIELDS})
-_PUT_ASIDE = reservations.insert()
-_SETTLED = reservations.c.id == sa.bindparam("settled")
-_RELEASE = reservations.delete().where(_SETTLED).returning(reservations.c.usd)
-_LAPSED = (
-    reservations.c.key.in_(sa.bindparam("keys", expanding=True)),
-    reservations.c.until <= sa.bindparam("now"),
-)
-_LAPSE = reservations.delete().where(*_LAPSED).returning(reservations.c.key, reservations.c.usd)
-
-
-class _Books:
-    """The account of one key, locked until the end of a transaction; reservations that are made
-    now lapse at `until`."""
-
-    def __init__(self, connection: sa.Connection, key: str, day: date, until: datetime) -> None:
-        self._connection, self._key, self._until = connection, key, until
-        mine = {"mine": key}
-        found = connection.execute(_ACCOUNT, mine).first()
-        if found is None:
-            insert = insert_into(accounts, connection.dialect.name).on_conflict_do_nothing()
-            connection.execute(insert, {"key": key, **asdict(Account(day))})
-            found = connection.execute(_ACCOUNT, mine).one()
-        self.account = Account(*found).on(day)
-
-    def reserve(self, wanted: Reservation, limits: Mapping[Window, Decimal]) -> Refusal | None:
-        """Put dollars aside; None where that is done."""
-        for window, limit in limits.items():
-            spent = EXACT.add(self.account.spent_usd(window), wanted.usd)
-            if EXACT.add(spent, self.account.put_aside_usd) > limit:
-                why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
-                return Refusal(window, limit, self.account, wanted.usd, why)
-        self._connection.execute(_PUT_ASIDE, {**asdict(wanted), "until": self._until})
-        self.account = self.account.plus(ZERO, wanted.usd)
-        return None
-
-    def settle(self, reservation: Reservation, usd: Decimal) -> None:
-        """Count what it cost, and release the rest; it may have been settled before, or lapsed."""
-        if self._connection.execute(_RELEASE, {"settled": reservation.id}).first() is not None:
-            self.account = self.account.plus(usd, -reservation.usd)
-
-    def add(self, usd: Decimal) -> None:
-        """Count dollars as spent."""
-        self.account = self.account.plus(usd)

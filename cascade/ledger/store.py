@@ -12,54 +12,152 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from typing_extensions import override
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection
-from cascade.ledger.database import Database, Money
+from cascade.ledger.database import Database, Money, UtcTime, Words, json_type, to_json
 from cascade.ledger.export import Tagged, open_export
-from cascade.ledger.tables import COLUMNS, IS_BEGUN, LEDGER, Change, entries, entry_of, write
 from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
+from sqlalchemy.dialects import postgresql, sqlite  # isort: skip
 
 logger = logging.getLogger("cascade")
 
 T = TypeVar("T")
 
-QUEUE = 10_000
-"""Changes that may wait to be written; when there is no room, `append` waits for a second."""
+QUEUE, BATCH = 10_000, 200
+"""Entries that may wait to be written, and changes of one transaction."""
 
-BATCH, MOST_AT_ONCE = 1_000, 128
-"""Changes of one transaction, at most: of the thread, and of an event loop that begins a call."""
+JOURNAL = 4_000
+"""Changes by event loops, some 40 MB, after which the thread moves SQLite's journal."""
 
-MOVED_EVERY, JOURNAL = 1_000, 4_000
-"""Changes by event loops after which the thread moves SQLite's journal into the database beside
-them, and after which, some 40 MB, it writes the next ones, so that all of it is moved once."""
-
-LINGER_S = 0.05
-"""Time that entries wait for others, unless a caller waits for them."""
+LINGER_S, PAUSE_S = 0.05, 0.1
+"""Time that entries wait for others, unless a caller waits for them, and between two tries."""
 
 PATIENCE_S, SLOW_S = 0.9, 5.0
-"""Longest wait for a database that cannot be written, and for one transaction of a slow one."""
+"""Longest wait for a database that cannot be written, and for a slow one."""
 
-PAUSE_S = 0.1
-"""Time between two tries to write."""
+# --- the table
 
-PROBE = sa.text("UPDATE ledger_version SET version_num = version_num")
+_COLUMNS: dict[Any, str] = {
+    Words: "id run_id node tier model cost_basis basis price outcome note",
+    sa.BigInteger: "input_tokens output_tokens cached_tokens reasoning_tokens cache_write_tokens",
+    Money: "cost_usd saved_usd baseline_usd baseline_low_usd baseline_high_usd assumed_usd",
+    sa.Double: "latency_ms loss",
+    UtcTime: "at",
+    json_type: "decision tags",
+}
+entries = sa.Table(
+    "ledger_entries",
+    sa.MetaData(),
+    *(
+        sa.Column(name, kind, primary_key=name == "id", index=name == "run_id")
+        for kind, names in _COLUMNS.items()
+        for name in names.split()
+    ),
+    # A call waits until all indexes have its row; completed, it changes none of them.
+    sa.Index("ledger_entries_at", "at", "id"),
+)
+COLUMNS = tuple(column.name for column in entries.columns)
+
+IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
+"""A call under way, or one whose process died."""
+
+
+class Change(NamedTuple):
+    """A call that begins, an entry, a begun call to forget, or a mark in the queue of a store; and
+    the future of a caller who waits until all is written up to here."""
+
+    kind: Literal["begin", "entry", "withdraw", "mark"]
+    id: str = ""
+    entry: LedgerEntry | None = None
+    tags: Mapping[str, str] = NO_TAGS
+    done: Future[None] | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Its values, by column."""
+        if self.entry is None:
+            return {"gone": self.id}
+        row = {**self.entry.__dict__, "tags": dict(self.tags) or None}
+        low, high = row.pop("baseline_range") or (None, None)
+        return {**row, "baseline_low_usd": low, "baseline_high_usd": high}
+
+    def __str__(self) -> str:
+        # For the log, without free texts.
+        if self.entry is None:
+            return f"{self.kind} {self.id}"
+        said = self.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
+        return f"{said} with tags {dict(self.tags)}"
+
+
+def entry_of(row: Any) -> Tagged:
+    """The entry in a row of all columns, with its tags."""
+    fields = dict(zip(COLUMNS, row, strict=True))
+    tags = fields.pop("tags") or NO_TAGS
+    low, high = fields.pop("baseline_low_usd"), fields.pop("baseline_high_usd")
+    fields["baseline_range"] = None if low is None else (low, high)
+    return LedgerEntry.model_validate(fields), tags
+
+
+_INSERT = postgresql.insert(entries)  # SQLite's dialect compiles it as well
+_TOLD = {n: _INSERT.excluded[n] for n in COLUMNS if n not in ("id", "run_id", "node", "at")}
+_STATEMENTS: dict[str, Any] = {  # in the order in which the changes of one call come
+    "begin": _INSERT.on_conflict_do_nothing(),
+    "entry": _INSERT.on_conflict_do_update(index_elements=["id"], set_=_TOLD, where=IS_BEGUN),
+    "withdraw": sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGUN),
+}
+
+
+@lru_cache
+def _for_sqlite(kind: str) -> tuple[str, list[tuple[str, Any]]]:
+    """A statement as text with the names of its values, and what gives each its form: to execute it
+    by SQLAlchemy takes longer than SQLite itself."""
+    dialect = sqlite.dialect(json_serializer=to_json)
+    compiled = _STATEMENTS[kind].compile(dialect=dialect)
+    types = {name: bound.type.dialect_impl(dialect) for name, bound in compiled.binds.items()}
+    return str(compiled), [(n, types[n].bind_processor(dialect)) for n in compiled.positiontup]
+
+
+def write(connection: sa.Connection | sqlite3.Connection, changes: Sequence[Change]) -> None:
+    """Make changes of the ledger; they may be made twice."""
+    file: Any = connection
+    if isinstance(connection, sa.Connection):
+        file = connection.connection.driver_connection
+    for kind, statement in _STATEMENTS.items():
+        rows = [change.row() for change in changes if change.kind == kind]
+        if rows and isinstance(file, sqlite3.Connection):
+            text, forms = _for_sqlite(kind)
+            file.executemany(
+                text,
+                (
+                    [
+                        row[n] if form is None or row[n] is None else form(row[n])
+                        for n, form in forms
+                    ]
+                    for row in rows
+                ),
+            )
+        elif rows and isinstance(connection, sa.Connection):
+            connection.execute(statement, rows)
+
+
+# --- the store
 
 
 class SqlLedger(LedgerStore):
@@ -80,20 +178,21 @@ class SqlLedger(LedgerStore):
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self._database = Database(url, LEDGER, read_only=read_only, own_thread=True)
+        self._database = Database(url, "ledger", entries.metadata, read_only=read_only)
         self._queue: deque[Change] = deque()
-        self._writing: Sequence[Change] = ()  # by the thread, now
-        self._busy_since: float | None = None  # the thread, so that callers must not write
-        self._in_journal = 0  # changes that callers have written since the thread did
-        self._room = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closing, self._stopping = threading.Lock(), False
+        self._writing: Sequence[Change] = ()  # by the thread, now: callers must not write
         self._problem: str | None = None
+        self._in_journal = 0  # changes that callers have written since it was moved
+        self._room = threading.Condition()
+        self._some, self._urgent = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._ending = False
 
     @property
-    def waiting(self) -> int:
+    def waiting(self) -> list[Change]:
         """Entries that were handed over and are not written yet."""
-        return len(self._unwritten())
+        with self._room:
+            return [each for each in (*self._writing, *self._queue) if each.kind == "entry"]
 
     # --- what is written
 
@@ -106,14 +205,13 @@ class SqlLedger(LedgerStore):
         change = Change("begin", entry.id, entry, tags, Future())
         if self._write_now(change):
             return
-        self._put(change)
         try:
-            await self._done(change, "nothing was sent")
+            await self._written(change)
         except BaseException:
             with self._room:
                 if change in self._queue:
                     self._queue.remove(change)
-                elif self._thread is not None:  # it may have been written
+                else:  # it may have been written
                     self._put(Change("withdraw", entry.id))
             raise
 
@@ -123,7 +221,7 @@ class SqlLedger(LedgerStore):
 
     async def delete(
         self,
-        selection: Selection | None = None,
+        selection: Selection = EVERYTHING,
         *,
         older_than: timedelta | None = None,
         everything: bool = False,
@@ -133,22 +231,21 @@ class SqlLedger(LedgerStore):
         Raises:
             ConfigurationError: it is not said what to delete, or in two ways.
         """
-        given = selection not in (None, EVERYTHING), older_than is not None, everything
-        if sum(given) != 1:
+        if (selection != EVERYTHING) + (older_than is not None) + everything != 1:
             raise ConfigurationError(
                 "say what to delete: a selection, older_than=timedelta(…), or everything=True for "
                 "the whole ledger."
             )
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
-        chosen = sa.delete(entries).where(*_where(selection or EVERYTHING))
+        chosen = sa.delete(entries).where(*_where(selection))
 
         def change(connection: sa.Connection) -> int:
             connection.execute(chosen.where(IS_BEGUN))
             return connection.execute(chosen).rowcount
 
         await self.flush()
-        deleted = await self._call(partial(self._database.write, change))
+        deleted = await self._database.write(change)
         await self._database.scrub()
         return deleted
 
@@ -158,26 +255,23 @@ class SqlLedger(LedgerStore):
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
         return await self.entries(Selection(run_id=run_id))
 
-    async def entries(
-        self, selection: Selection = EVERYTHING, *, limit: int | None = None
-    ) -> list[LedgerEntry]:
-        """Entries ordered by time, then id; the oldest `limit` of them. Calls that were begun and
-        not completed are not among them, see `unfinished`."""
-        found = _chosen(sa.select(entries), selection, ~IS_BEGUN).limit(limit)
-        return await self._read(found, lambda row: entry_of(row)[0])
+    async def entries(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
+        """Entries ordered by time, then id. Calls that were begun and not completed are not among
+        them, see `unfinished`."""
+        return await self._read(_chosen(selection), lambda row: entry_of(row)[0])
 
     async def pages(
         self, selection: Selection = EVERYTHING, *, size: int = 1_000
     ) -> AsyncGenerator[list[Tagged]]:
         """Entries with their tags, so many at a time: a million of them with flat memory."""
-        place = sa.tuple_(entries.c.at, entries.c.id)
-        found = _chosen(sa.select(entries), selection, ~IS_BEGUN).limit(size)
+        at, id_ = entries.c.at, entries.c.id
+        found = _chosen(selection).limit(size)
         page = await self._read(found, entry_of)
         while page:
             yield page
             last, _ = page[-1]
-            reached = sa.literal(last.at, entries.c.at.type), sa.literal(last.id, entries.c.id.type)
-            page = await self._read(found.where(place > sa.tuple_(*reached)), entry_of)
+            reached = sa.tuple_(sa.literal(last.at, at.type), sa.literal(last.id, id_.type))
+            page = await self._read(found.where(sa.tuple_(at, id_) > reached), entry_of)
 
     async def rows(
         self,
@@ -195,7 +289,7 @@ class SqlLedger(LedgerStore):
         Raises:
             ConfigurationError: there is no such column.
         """
-        found = _chosen(sa.select(*map(_column, columns)), selection, ~IS_BEGUN)
+        found = _chosen(selection).with_only_columns(*map(_column, columns))
         return await self._read(found.limit(limit), tuple)
 
     async def unfinished(
@@ -204,7 +298,7 @@ class SqlLedger(LedgerStore):
         """Calls that were begun and never completed: their process was killed or, where
         `older_than` is no longer than a call takes, is still at it."""
         old = entries.c.at <= datetime.now(UTC) - older_than
-        found = _chosen(sa.select(entries), selection, IS_BEGUN, old)
+        found = _chosen(selection, IS_BEGUN, old)
         return await self._read(found, lambda row: entry_of(row)[0])
 
     @override
@@ -237,10 +331,10 @@ class SqlLedger(LedgerStore):
 
     @override
     async def ready(self) -> str | None:
+        probe = sa.text("UPDATE ledger_version SET version_num = version_num")
         try:
             async with asyncio.timeout(PATIENCE_S):
-                probe = partial(self._database.write, lambda c: c.execute(PROBE).rowcount)
-                await self._call(probe)
+                await self._database.write(lambda connection: connection.execute(probe).rowcount)
         except TimeoutError:
             return f"{self._database.place} has not answered for {PATIENCE_S} s."
         except LedgerError as error:
@@ -249,34 +343,33 @@ class SqlLedger(LedgerStore):
 
     async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
         await self.flush()
-        read = partial(self._database.read, lambda c: [made(row) for row in c.execute(statement)])
-        return await self._call(read)
+        return await self._database.read(lambda c: [made(row) for row in c.execute(statement)])
 
     # --- the queue
 
     @override
     async def flush(self) -> None:
         if not self._database.read_only:
-            mark = Change("mark", done=Future())
-            self._put(mark)
-            await self._done(mark, f"{self.waiting:,} changes wait for it")
+            await self._written(Change("mark", done=Future()))
 
     @override
     def close(self) -> None:
-        with self._closing:
+        with self._room:
             thread = self._thread
-            if thread is None or not thread.is_alive():
-                return
-            if self.waiting:  # else the database need not be within reach
-                asyncio.run_coroutine_threadsafe(self.flush(), self._loop).result()
-            with self._room:
-                self._stopping = True
-                self._wake(urgent=True)
+            if thread is not None and not thread.is_alive():
+                return  # it belongs to the process before a fork
+            self._urgent.set()
+            self._room.wait_for(lambda: not self.waiting, PATIENCE_S if self._problem else SLOW_S)
+            if self.waiting:
+                raise self._unwritable()
+            self._ending = True
+            self._some.set()
+        if thread is not None:
             thread.join()
-            with self._room:
-                self._thread, self._stopping = None, False
-                self._room.notify_all()
-            atexit.unregister(self._at_exit)
+        with self._room:
+            if self._thread is None:  # else it is in use again
+                self._database.close()
+                atexit.unregister(self._at_exit)
 
     @override
     async def aclose(self) -> None:
@@ -288,12 +381,16 @@ class SqlLedger(LedgerStore):
         with self._room:
             self._run()
             for change in changes:
-                if change.kind == "entry" and len(self._queue) >= QUEUE:
-                    self._room.wait_for(lambda: len(self._queue) < QUEUE or self._problem, 1.0)
-                    if len(self._queue) >= QUEUE:
-                        raise self._unwritable(f"{QUEUE:,} changes wait for it")
+                patience_s = 0 if self._problem else PATIENCE_S
+                has_room = change.kind != "entry" or self._room.wait_for(
+                    lambda: len(self._queue) < QUEUE, patience_s
+                )
+                if not has_room:
+                    raise self._unwritable()
                 self._queue.append(change)
-                self._wake(urgent=change.done is not None or len(self._queue) >= BATCH)
+                self._some.set()
+                if change.done is not None or len(self._queue) >= BATCH:
+                    self._urgent.set()
 
     def _write_now(self, change: Change) -> bool:
         """True if the thread that asks has written a call, with what waits: to hand it over takes
@@ -301,60 +398,42 @@ class SqlLedger(LedgerStore):
         with self._room:
             self._run()
             changes = [*self._queue, change]
-            if (
-                self._busy_since is not None
-                or self._problem is not None
-                or len(changes) > MOST_AT_ONCE
-                or self._in_journal >= JOURNAL
-                or not self._database.write_now(partial(write, changes=changes))
-            ):
+            if self._writing or self._problem or len(changes) > BATCH:
+                return False
+            if self._in_journal >= 2 * JOURNAL:  # the thread has not come to it
+                return False
+            if not self._database.write_now(partial(write, changes=changes)):
                 return False
             self._queue.clear()
-            moved, self._in_journal = self._in_journal, self._in_journal + len(changes)
-            if self._in_journal // MOVED_EVERY > moved // MOVED_EVERY:
-                self._loop.call_soon_threadsafe(self._database.move_journal)
+            self._in_journal += len(changes)
+            if self._in_journal >= JOURNAL:
+                self._some.set()
             self._room.notify_all()
         _tell(changes)
         return True
 
-    async def _done(self, change: Change, else_: str) -> None:
-        """Wait until it is written, or until it is plain that nothing can be written now."""
+    async def _written(self, change: Change) -> None:
         assert change.done is not None, "that a caller waits for"
-        waiting = asyncio.wrap_future(change.done)
+        self._put(change)
         try:
-            while not (await asyncio.wait([waiting], timeout=PATIENCE_S))[0]:
-                began = self._busy_since
-                hangs = began is not None and time.monotonic() - began > SLOW_S
-                if self._problem is not None or hangs:
-                    raise self._unwritable(else_)
-        finally:
-            waiting.cancel()  # without effect where it is done
-        waiting.result()
+            async with asyncio.timeout(SLOW_S):
+                await asyncio.wrap_future(change.done)
+        except TimeoutError:
+            raise self._unwritable() from None
 
-    def _unwritable(self, else_: str) -> LedgerError:
-        place, problem = self._database.place, (self._problem or "").rstrip(".")
-        why = f": {problem.removeprefix(f'{place}: ')}" if problem else " now"
-        return LedgerError(f"{place} cannot be written{why}; {else_}.")
-
-    def _unwritten(self) -> list[Change]:
-        with self._room:
-            return [each for each in (*self._writing, *self._queue) if each.kind == "entry"]
+    def _unwritable(self) -> LedgerError:
+        place, problem = self._database.place, self._problem or f"no answer for {SLOW_S} s"
+        why = problem.removeprefix(f"{place}: ").rstrip(".")
+        n = len(self.waiting)
+        return LedgerError(
+            f"{place} cannot be written: {why}; {n:,} entries wait, no call is sent."
+        )
 
     # --- the thread that empties the queue
 
-    async def _call(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run something of the database's in the thread's event loop."""
-        with self._room:
-            self._run()
-            future = asyncio.run_coroutine_threadsafe(ask(), self._loop)
-        return await asyncio.wrap_future(future)
-
     def _run(self) -> None:
-        # What comes while the thread ends would be lost with it: it is for the next one.
-        self._room.wait_for(lambda: not self._stopping)
         if self._thread is None:
-            self._signalled = 0
-            self._loop, self._due = asyncio.new_event_loop(), asyncio.Event()
+            self._ending = False
             self._thread = threading.Thread(target=self._live, name="cascade-ledger", daemon=True)
             self._thread.start()
             atexit.register(self._at_exit)
@@ -369,71 +448,56 @@ class SqlLedger(LedgerStore):
             self.close()
         except LedgerError as error:
             logger.error("the ledger could not be closed at exit: %s", error)
-            for each in self._unwritten():
-                logger.error("the process ends before an entry was written: %s", _said(each))
-
-    def _wake(self, *, urgent: bool) -> None:
-        # Waking the other thread costs a system call: only where it may be asleep.
-        level = 2 if urgent else 1
-        if level > self._signalled:
-            self._signalled = level
-            delay_s = 0.0 if urgent else LINGER_S
-            self._loop.call_soon_threadsafe(self._loop.call_later, delay_s, self._due.set)
+            for each in self.waiting:
+                logger.error("the process ends before an entry was written: %s", each)
 
     def _live(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        while self._queue or not self._stopping:
-            await self._due.wait()
+        while True:
+            self._some.wait()
+            self._urgent.wait(LINGER_S)
             with self._room:
                 changes = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-                self._writing, self._busy_since = changes, time.monotonic()
-                if not self._queue:
-                    self._signalled = 0
-                    self._due.clear()
+                if self._ending and not changes:
+                    self._thread = None
+                    return
+                if not self._queue and not self._ending:
+                    self._some.clear()
+                    self._urgent.clear()
+                self._writing = changes
+            self._write([each for each in changes if each.kind != "mark"])
+            with self._room:
+                self._writing = ()
                 self._room.notify_all()
-            try:
-                await self._write([each for each in changes if each.kind != "mark"])
-            except LedgerError:  # it is closed, and no entry waits
-                continue
-            finally:
-                self._writing, self._busy_since = (), None
             _tell(changes)
-        await asyncio.sleep(0)  # what was asked a moment ago is a task after that
-        reads = asyncio.all_tasks() - {asyncio.current_task()}
-        if reads:
-            await asyncio.wait(reads, timeout=30)
-        await self._database.aclose()
+            if self._in_journal >= JOURNAL:
+                self._database.move_journal()
+                self._in_journal = 0
 
-    async def _write(self, changes: Sequence[Change]) -> None:
-        """Write changes, as often as it takes; those that can never be kept are refused.
-
-        Raises:
-            LedgerError: they cannot be written, and the store is closed.
-        """
+    def _write(self, changes: Sequence[Change]) -> None:
+        """Write changes, as often as it takes; those that can never be kept are refused."""
         while changes:
             try:
-                await self._database.write(partial(write, changes=changes))
+                self._database.write_here(partial(write, changes=changes))
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
                 self._problem = str(error)
-                if self._stopping:
-                    raise
-                await asyncio.sleep(PAUSE_S)
+                with self._room:
+                    _tell([*changes, *self._queue], self._unwritable())
+                changes = [each for each in changes if each.done is None]
+                if self._ending:  # no entry waits
+                    return
+                time.sleep(PAUSE_S)
             except Exception as error:  # noqa: BLE001 - the caller is told, or the log
                 if len(changes) > 1:
                     for each in changes:
-                        await self._write([each])
+                        self._write([each])
                     return
-                told = f"the ledger's database refused an entry: {_said(changes[0])} ({error})"
+                told = f"the ledger's database refused an entry: {changes[0]} ({error})"
                 logger.error("%s", told)
                 _tell(changes, LedgerError(told))
                 return
             else:
-                self._in_journal = 0  # the database's own connections move it
                 if self._problem is not None:
                     logger.warning("the ledger is written again")
                     self._problem = None
@@ -455,17 +519,9 @@ def _tell(changes: Sequence[Change], refused: LedgerError | None = None) -> None
             done.set_exception(refused)
 
 
-def _said(change: Change) -> str:
-    """A change for the log, without free texts."""
-    if change.entry is None:
-        return f"{change.kind} {change.id}"
-    said = change.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
-    return f"{said} with tags {dict(change.tags)}"
-
-
-def _chosen(statement: Any, selection: Selection, *more: sa.ColumnElement[bool]) -> Any:
-    """Rows of a selection in their order."""
-    chosen = statement.where(*_where(selection), *more)
+def _chosen(selection: Selection, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """Rows of a selection in their order, without begun calls unless `more` says otherwise."""
+    chosen = sa.select(entries).where(*_where(selection), *(more or (~IS_BEGUN,)))
     return chosen.order_by(entries.c.at, entries.c.id)
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.base import checked_tags
-from cascade.ledger.database import Database, Money, Schema, UtcTime, Words, json_type
+from cascade.ledger.database import Database, Money, UtcTime, Words, json_type
 from cascade.ledger.shared import Budgets, Refusal, Reservation, Window
 from cascade.service.faults import ServiceError
 from cascade.state import Usage
@@ -135,7 +135,6 @@ _TABLE = Table(
     Column("made_at", UtcTime, nullable=False),
     Column("revoked_at", UtcTime),
 )
-_SCHEMA = Schema("service", _TABLE.metadata, "1")
 
 
 class Keys:
@@ -147,7 +146,7 @@ class Keys:
     """
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url, _SCHEMA)
+        self._database = Database(url, "service", _TABLE.metadata)
         self._known: dict[str, tuple[Key | None, float]] = {}
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from cascade._portal import on_portal
 from cascade.errors import ConfigurationError, InputError
-from cascade.ledger.database import LOCK, Database, Schema, UtcTime, Words, json_type, to_json
+from cascade.ledger.database import LOCK, Database, UtcTime, Words, json_type, to_json
 from cascade.ledger.feedback import Feedback
 from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms
 
@@ -54,8 +54,6 @@ terms_table = sa.Table(
     sa.Column("stated", Words, nullable=False),
 )
 
-TEACHING = Schema("teaching", metadata, "1")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deleted:
@@ -95,7 +93,7 @@ class LessonStore:
     """
 
     def __init__(self, url: str, redact: Redact | None) -> None:
-        self._redact, self._database = redact, Database(url, TEACHING)
+        self._redact, self._database = redact, Database(url, "teaching", metadata)
 
     async def put(self, lesson: Lesson) -> bool:
         """Keep a lesson; whether it is new: a run's first lesson stays."""

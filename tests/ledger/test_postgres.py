@@ -40,7 +40,7 @@ async def url(server: postgres.Server) -> str:
 async def test_a_server_that_is_not_there_is_told_within_a_second() -> None:
     store = open_store("postgresql://nobody@127.0.0.1:9/x")
     began = time.monotonic()
-    with pytest.raises(LedgerError, match="nothing was sent"):
+    with pytest.raises(LedgerError, match="no call is sent"):
         await store.begin(call())
     assert time.monotonic() - began < 10
     assert await store.ready() is not None
@@ -85,9 +85,9 @@ async def test_a_server_that_stands_holds_up_no_call(server: postgres.Server, ur
         await store.begin(call("before"))
         with server.held():
             began = time.monotonic()
-            with pytest.raises(LedgerError, match="nothing was sent"):
+            with pytest.raises(LedgerError, match="no call is sent"):
                 await store.begin(call("a"))
-            with pytest.raises(LedgerError, match="nothing was sent"):
+            with pytest.raises(LedgerError, match="no call is sent"):
                 await store.begin(call("b"))
             assert "has not answered" in (await store.ready() or "")
             assert time.monotonic() - began < 15
