@@ -129,8 +129,7 @@ class CascadeChatModel(BaseChatModel):
     ) -> tuple[Run, CascadeRuntime, Context]:
         """The run, with the configuration and context around it, in which tracers look on alone:
         whatever counts tokens or shows them would do so twice, also with rejected drafts."""
-        kernel, around = self.cascade.kernel, graph_around()
-        config: Any = ensure_config()
+        kernel, config = self.cascade.kernel, cast("Any", ensure_config())
         caller = run_manager or BaseRunManager.get_noop_manager()
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
         own["stop"] = self.stop if stop is None else stop
@@ -143,7 +142,7 @@ class CascadeChatModel(BaseChatModel):
         if thread := config["metadata"].get("thread_id"):  # no `configurable` comes this far
             config["configurable"].setdefault("thread_id", thread)
         runtime = CascadeRuntime(kernel, config=config)
-        if around is not None:
+        if (around := graph_around()) is not None:
             runtime.context, runtime.store = around.context, around.store
 
             def emit(event: Event) -> None:

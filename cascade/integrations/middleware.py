@@ -30,8 +30,7 @@ Answer = ModelResponse[Any]
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     """Cascade around the agent's own model: a small model drafts what that one is asked.
 
-    What a step brings along goes to both. Answers say in their `response_metadata` who gave them
-    and what they cost, as those of `CascadeChatModel` do.
+    Answers say who gave them and what they cost, as those of `CascadeChatModel` do.
 
     Args:
         small: the model that drafts; the agent's own model is the large one.

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -28,7 +29,6 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from cascade.errors import MissingDependencyError, is_control_flow
 from cascade.integrations.logs import RunObserver, RunRecord, harmless
 from cascade.ledger.export import failures, plain_reason
-from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, Ask
 from cascade.middleware.background import tags_of
 from cascade.run import Call, CascadeRuntime, Run
@@ -45,8 +45,7 @@ except ModuleNotFoundError as error:
 
 _PROVIDERS = {
     "azure_openai": "azure.ai.openai",
-    "bedrock": "aws.bedrock",
-    "bedrock_converse": "aws.bedrock",
+    **dict.fromkeys(("bedrock", "bedrock_converse"), "aws.bedrock"),
     "google_genai": "gcp.gemini",
     "google_vertexai": "gcp.vertex_ai",
     "mistralai": "mistral_ai",
@@ -59,9 +58,8 @@ class Telemetry(RunObserver):
     """Spans of runs, steps and model calls, and metrics of calls.
 
     Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, `cascade.requests`.
-    Dollars spent and saved are on the spans of runs and steps. Unknown figures are left out, never
-    written as zero. Work after the reply (audits) is a trace of its own, with the `cascade.run_id`
-    of its run; its dollars are in the ledger alone.
+    Dollars are on the spans of runs and steps; unknown figures are left out, never zero. Work after
+    the reply (audits) is a trace of its own, with the `cascade.run_id` of its run, without dollars.
 
     Args:
         tracer_provider, meter_provider: of the application; by default the global ones.
@@ -99,39 +97,41 @@ class Telemetry(RunObserver):
 
         async def within(run: Run, runtime: CascadeRuntime) -> None:
             step, before = "router" if run.step == "begin" else run.step, len(run.entries)
-            attributes, parent = {"cascade.run_id": run.id, "cascade.node": step}, Context()
-            with harmless():
-                if run.kind == "answer":
-                    parent = trace.set_span_in_context(self._span_of(run, runtime))
-            with self._in_span(step, attributes, context=parent) as span:
+            with self._in_span(partial(self._step, step, run, runtime)) as span:
                 try:
                     await handler(run, runtime)
                 finally:
                     with harmless():
                         told = _decided(run) if step == "verify" else {}
-                        if entries := run.entries[before:]:
-                            ledger = LedgerView(entries)
-                            told |= {"cost_usd": ledger.cost_usd, "saved_usd": ledger.saved_usd}
+                        for name in ("cost_usd", "saved_usd"):
+                            usd = [getattr(entry, name) for entry in run.entries[before:]]
+                            told[name] = sum(usd) if usd and None not in usd else None
                         span.set_attributes(_known(told, "cascade."))
 
         await super().wrap_step(run, runtime, within)
 
-    def _span_of(self, run: Run, runtime: CascadeRuntime) -> Span:
-        if run.id not in self._open:
-            name, config = runtime.kernel.parts.name, runtime.config or {}
-            attributes = {
-                "gen_ai.operation.name": "invoke_agent",
-                "gen_ai.provider.name": "agent-cascade",
-                "gen_ai.agent.name": name,
-                "gen_ai.conversation.id": (config.get("configurable") or {}).get("thread_id"),
-                "cascade.run_id": run.id,
-                **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
-            }
-            known = _known(attributes)
-            self._open[run.id] = self._tracer.start_span(f"invoke_agent {name}", attributes=known)
-            if len(self._open) > 10_000:  # a graph may be left between two nodes
-                self._open.pop(next(iter(self._open))).end()
-        return self._open[run.id]
+    def _step(self, step: str, run: Run, runtime: CascadeRuntime) -> Span:
+        attributes, parent = {"cascade.run_id": run.id, "cascade.node": step}, Context()
+        if run.kind == "answer":
+            if run.id not in self._open:
+                self._begin(run, runtime)
+            parent = trace.set_span_in_context(self._open[run.id])
+        return self._tracer.start_span(step, parent, attributes=attributes)
+
+    def _begin(self, run: Run, runtime: CascadeRuntime) -> None:
+        name, config = runtime.kernel.parts.name, runtime.config or {}
+        told = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.provider.name": "agent-cascade",
+            "gen_ai.agent.name": name,
+            "gen_ai.conversation.id": (config.get("configurable") or {}).get("thread_id"),
+            "cascade.run_id": run.id,
+            **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
+        }
+        known = _known(told)
+        self._open[run.id] = self._tracer.start_span(f"invoke_agent {name}", attributes=known)
+        if len(self._open) > 10_000:  # a graph may be left between two nodes
+            self._open.pop(next(iter(self._open))).end()
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """End the run's span, and count the run."""
@@ -162,7 +162,8 @@ class Telemetry(RunObserver):
             "cascade.tier": call.tier.name,
             **self._quoted("input", request.messages),
         }
-        with self._in_span(f"chat {model.model}", attributes, kind=SpanKind.CLIENT) as span:
+        how: Any = {"kind": SpanKind.CLIENT, "attributes": _known(attributes)}
+        with self._in_span(lambda: self._tracer.start_span(f"chat {model.model}", **how)) as span:
             try:
                 completion = await handler(call)
                 with harmless():
@@ -187,7 +188,8 @@ class Telemetry(RunObserver):
             "usage.cache_creation.input_tokens": usage.cache_write_tokens,
             "usage.reasoning.output_tokens": usage.reasoning_tokens,
         }
-        answer = self._quoted("output", [said.to_message("")], finish_reason=reason or "stop")
+        messages = [said.to_message("")] if self._capture_content else []
+        answer = self._quoted("output", messages, finish_reason=reason or "stop")
         span.set_attributes(_known(told, "gen_ai.") | answer)
         for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
             if tokens is not None:
@@ -196,11 +198,11 @@ class Telemetry(RunObserver):
     # --- spans
 
     @contextmanager
-    def _in_span(self, name: str, attributes: dict[str, Any], **how: Any) -> Iterator[Span]:
+    def _in_span(self, start: Callable[[], Span]) -> Iterator[Span]:
         """A span that is the current one; one that goes nowhere where it cannot be started."""
         span: Span = INVALID_SPAN
         with harmless():
-            span = self._tracer.start_span(name, attributes=_known(attributes), **how)
+            span = start()
         with trace.use_span(span, True, record_exception=False, set_status_on_exception=False):
             try:
                 yield span

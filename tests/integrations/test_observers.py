@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
@@ -191,6 +192,21 @@ async def test_an_audit_is_a_trace_of_its_own_with_the_id_of_its_run(pair: Pair)
     (audit,) = traced.spans("audit")
     assert (audit.parent, dict(audit.attributes or {})["cascade.run_id"]) == (None, result.run_id)
     assert traced.tree()["chat large"] == "audit"
+
+
+def test_texts_are_in_the_form_of_the_conventions(pair: Pair) -> None:
+    traced = Traced(capture_content=True)
+    asked = [
+        HumanMessage(Q),
+        AIMessage("", tool_calls=[CALL]),
+        ToolMessage("gone", tool_call_id="1"),
+    ]
+    pair(SURE, middleware=[traced.observer]).invoke(asked)
+    told = dict(traced.spans("chat")[0].attributes or {})
+    parts = [(m["role"], m["parts"][0]["type"]) for m in json.loads(told["gen_ai.input.messages"])]
+    assert parts == [("user", "text"), ("assistant", "tool_call"), ("tool", "tool_call_response")]
+    (answer,) = json.loads(told["gen_ai.output.messages"])
+    assert (answer["parts"][0]["content"], answer["finish_reason"]) == ("Canberra", "stop")
 
 
 # --- Prometheus
