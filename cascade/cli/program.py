@@ -16,25 +16,18 @@ PAIR = "--small ollama:qwen2.5:3b --large openai:gpt-5.1"
 
 COMMANDS = {
     "ask": ("ask", f"'What is the capital of Australia?' {PAIR} --price-of-error 0.05"),
-    "batch": (
-        "batch",
-        f"questions.csv --output answers.csv {PAIR} --prices prices.toml --budget-usd 5",
-    ),
-    "calibrate": (
-        "judge",
-        f"examples.jsonl {PAIR} --scorer exact --max-harm 0.05 --out calibration.json",
-    ),
+    "batch": ("batch", f"in.csv --output out.csv {PAIR} --prices prices.toml --budget-usd 5"),
+    "calibrate": ("judge", f"examples.jsonl {PAIR} --max-harm 0.05 --out calibration.json"),
     "demo": ("judge", "--n 40"),
     "doctor": ("doctor", "--model openai:gpt-5.1 --model ollama:qwen2.5:3b"),
     "evaluate": ("judge", f"answers.jsonl {PAIR} --price-of-error 0.05 --html report.html"),
     "keys": ("serve", "create cascade.yaml search-team --day-usd 5 --per-minute 120"),
     "lessons": ("teach", "delete sqlite:///lessons.db --user ada"),
     "plan": (
-        "plan",
-        "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1 "
-        "--accept 0.6",
+        "money",
+        "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1",
     ),
-    "report": ("report", "sqlite:///ledger.db --since 7d --tag team=search --html report.html"),
+    "report": ("money", "sqlite:///ledger.db --since 7d --tag team=search --html report.html"),
     "serve": ("serve", "cascade.yaml --check"),
     "teach": ("teach", "export sqlite:///lessons.db --output train.jsonl"),
     "try": ("judge", f"tickets.csv --question text --label category {PAIR} --prices prices.toml"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Amount, Count, Number, Texts, need, spread, to_tags
+from cascade.cli.options import Amount, Count, Number, Texts, spread, to_tags, using
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ def serve(
     port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
-    need("service")
     from cascade.service import describe, read_config  # noqa: PLC0415 - heavy
     from cascade.service import serve as run  # noqa: PLC0415
 
@@ -108,13 +106,7 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
         from cascade.service.config import read_config  # noqa: PLC0415 - heavy
 
         url = read_config(where).config.ledger
-    if url is None:
-        raise ConfigurationError(f"{where} has no ledger: keys are kept beside it.")
-    if url.startswith("memory:"):
-        raise ConfigurationError(f"{where}: keys in memory are gone at once: give a database.")
+    if url is None or url.startswith("memory:"):
+        raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
 
-    async def run() -> T:
-        async with aclosing(Keys(url)) as kept:
-            return await work(kept)
-
-    return asyncio.run(run())
+    return using(aclosing(Keys(url)), work)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Count, Text, must_be_file, spread
+from cascade.cli.options import Count, Text, must_be_file, spread, using
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -145,8 +144,4 @@ def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
     if kind == "memory" or (kind == "sqlite" and not path.is_file()):
         raise ConfigurationError(f"{where}: there is no such database; nothing was made.")
 
-    async def run() -> T:
-        async with open_lessons(where) as store:
-            return await work(store)
-
-    return asyncio.run(run())
+    return using(open_lessons(where), work)

@@ -27,9 +27,6 @@ CHECK_QUESTION_TOKENS = 30
 CHECK_ANSWER_TOKENS = 4
 """Room for its one word."""
 
-READS_FASTER = 5
-"""A machine reads a prompt so many times faster than it writes, where nothing else is said."""
-
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
 
@@ -155,7 +152,7 @@ def call_usd(
     if cost is None:
         raise ConfigurationError(
             "the small model is priced per busy hour: give --busy-s, the seconds that it computes "
-            "for a draft, or --tokens-per-s."
+            "for a draft."
         )
     return cost
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,6 @@ import httpx
 import pytest
 import typer
 
-from cascade.cli import doctor as doctor_module
 from cascade.cli.batch import _report
 from cascade.cli.console import AS_JSON
 from cascade.jobs import Done
@@ -115,11 +114,11 @@ def found(*arguments: object, code: int = 0, **env: str) -> dict[str, Any]:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What makes packages missing."""
-    there = doctor_module.find_spec
+    there = importlib.util.find_spec
 
     def hide(*names: str) -> None:
         monkeypatch.setattr(
-            doctor_module, "find_spec", lambda name: None if name in names else there(name)
+            importlib.util, "find_spec", lambda name: None if name in names else there(name)
         )
 
     hide("xllamacpp")
@@ -148,7 +147,7 @@ def test_doctor_fails_for_a_model_that_is_named_and_cannot_be(host: Upstream, wi
 @pytest.mark.parametrize(
     ("replies", "status", "said"),
     [
-        (ConnectionError("refused"), "missing", "no Ollama answers at 127.0.0.1:1"),
+        (ConnectionError("refused"), "missing", "no Ollama answers at http://127.0.0.1:1"),
         ({"text": "hello\nworld"}, "missing", "no Ollama answers at"),
         ({"json": {"models": []}}, "warning", "no models at"),
     ],
@@ -170,10 +169,9 @@ def test_doctor_says_why_ollama_is_not_within_reach(
 
 
 def test_doctor_names_an_address_of_ollama_that_is_none(
-    without: Any, monkeypatch: pytest.MonkeyPatch
+    without: Any,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "ollama", raising=False)  # its import reads the address
-    assert "OLLAMA_HOST=:::bad is no address" in found(OLLAMA_HOST=":::bad")["ollama"]["found"]
+    assert ":::bad" in found(OLLAMA_HOST=":::bad")["ollama"]["found"]
 
 
 def test_doctor_finds_keys_and_never_shows_them(host: Upstream, without: Any) -> None:
@@ -215,7 +213,7 @@ def test_a_report_has_a_breakdown_and_a_page_that_can_be_written(ledger: str) ->
     assert "team" in commands.cascade("report", ledger, "--by", "team").out
     assert "a tag 'user'" in commands.cascade("report", ledger, "--by", "user", code=2).err
     nowhere = commands.cascade("report", ledger, "--html", "/nosuch/r.html", code=2)
-    assert "/nosuch/r.html cannot be written" in nowhere.err
+    assert "--html /nosuch/r.html: a file in a folder that exists" in nowhere.err
 
 
 @pytest.mark.parametrize(
@@ -308,8 +306,8 @@ def test_keys_are_made_listed_and_revoked(config: Path) -> None:
     ("ledger", "said"),
     [
         ('"${LEDGER}"', "the environment variable LEDGER is not set"),
-        ("memory://", "keys in memory are gone at once"),
-        (None, "has no ledger"),
+        ("memory://", "has no ledger in a database"),
+        (None, "has no ledger in a database"),
     ],
 )
 def test_a_configuration_without_keys_says_so(config: Path, ledger: str | None, said: str) -> None:

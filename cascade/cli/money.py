@@ -1,21 +1,35 @@
-"""`cascade plan`: from which accept rate a cascade saves money, from prices or recorded costs."""
+"""Money before and after: `cascade plan` (from which accept rate a cascade saves, from prices or
+recorded costs) and `cascade report` (what a ledger says was spent and saved)."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.options import Amount, Count, File, Text, need, spread
+from cascade.cli.options import (
+    Amount,
+    Count,
+    File,
+    Page,
+    Text,
+    Texts,
+    spread,
+    to_tags,
+    using,
+    write_page,
+)
 from cascade.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prices:
-    """Prices."""
+class Request:
+    """A request: its prices, tokens and seconds."""
 
     small: Annotated[
         Text, Option(envvar="CASCADE_SMALL", help="Model string with a list price, or recorded.")
@@ -29,17 +43,10 @@ class Prices:
     utilisation: Annotated[Decimal, Option(help="Share in which it computes.")] = Decimal(1)
     kw: Annotated[Amount, Option(help="Kilowatts that it draws while it computes.")] = None
     kwh_price: Annotated[Amount, Option(help="Dollars per kWh.")] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Tokens and speed."""
-
     input_tokens: Annotated[Count, Option(min=0, help="Of a request.")] = None
     output_tokens: Annotated[Count, Option(min=0, help="Of the small model's answer.")] = None
     large_output_tokens: Annotated[Count, Option(min=1, help="Of the large one's.")] = None
-    tokens_per_s: Annotated[Amount, Option(min=0.001, help="It writes so many a second.")] = None
-    busy_s: Annotated[Amount, Option(min=0, help="Or: it computes so long for a draft.")] = None
+    busy_s: Annotated[Amount, Option(min=0, help="It computes so long for a draft.")] = None
     check_calls: Annotated[int, Option(min=0, help="Of a self-check without log-probs.")] = 0
 
 
@@ -63,70 +70,57 @@ def plan(
         File, Argument(help="Recorded answers or runs of agents: the costs are theirs.")
     ] = None,
     *,
-    prices: Prices,
-    speed: Speed,
+    request: Request,
     expected: Expected,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
-    need("calibrate")
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.evaluation.render import to_text  # noqa: PLC0415
 
     if expected.accept_n and expected.accept_rate is None:
         raise ConfigurationError("--accept-n says nothing alone: give --accept too.")
-    if prices.kwh_price and prices.kw is None:
+    if request.kwh_price and request.kw is None:
         raise ConfigurationError("--kwh-price says nothing alone: give --kw too.")
     known = dict(vars(expected))
     if recorded is not None:
         with busy(f"reading {recorded}"):
             seen = expected.accept_rate, expected.accept_n
-            known |= work.recorded(recorded, prices.small, prices.large, *seen)
-        notes = [f"The costs are those of {recorded}."]
+            known |= work.recorded(recorded, request.small, request.large, *seen)
+        note = f"The costs are those of {recorded}."
     else:
-        costs, notes = _costs(prices, speed)
+        costs, note = _costs(request)
         known |= costs
     found = work.plan(**known)
     headline = {"summary": found.sentence, "break_even_accept_rate": found.cost_ratio}
     told = {**asdict(found), "verdict": found.verdict, "sentence": found.sentence}
-    give({**headline, **told}, to_text(work.to_document(found, notes)))
+    give({**headline, **told}, to_text(work.to_document(found, [note])))
 
 
-def _costs(prices: Prices, speed: Speed) -> tuple[dict[str, Decimal], list[str]]:
+def _costs(request: Request) -> tuple[dict[str, Decimal], str]:
     """Dollars of a draft, its check and a large answer, and what they rest on."""
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.ledger.prices import Price  # noqa: PLC0415
 
-    read, written, rate = speed.input_tokens, speed.output_tokens, speed.tokens_per_s
+    read, written = request.input_tokens, request.output_tokens
     if read is None or written is None:
         raise ConfigurationError(
             "give --input-tokens and --output-tokens of a request, or a file of recorded answers."
         )
-    if speed.busy_s is not None and rate is not None:
-        raise ConfigurationError("--busy-s and --tokens-per-s say the same twice: give one.")
     by_hour = None
-    if prices.hourly is not None or prices.kw is not None:
-        power = {"kw": prices.kw or 0, "kwh": prices.kwh_price or 0}
-        hardware = {"hardware_per_hour": prices.hourly or 0, "utilisation": prices.utilisation}
+    if request.hourly is not None or request.kw is not None:
+        power = {"kw": request.kw or 0, "kwh": request.kwh_price or 0}
+        hardware = {"hardware_per_hour": request.hourly or 0, "utilisation": request.utilisation}
         by_hour = Price.local(**hardware, **power).per_hour
-    small = _price("small", prices.small, prices.small_price, by_hour)
-    large = _price("large", prices.large, prices.large_price, None)
-    notes = [f"Prices: {small.source} (small); {large.source} (large)."]
-    if rate is not None:
-        notes.append(
-            f"Assumed: the small model reads {work.READS_FASTER} times faster than it writes; "
-            "--busy-s takes seconds that were measured."
-        )
-
-    def call(read: int, written: int) -> Decimal:
-        seconds = speed.busy_s
-        if rate is not None:
-            seconds = written / rate + read / (work.READS_FASTER * rate)
-        return work.call_usd(small, read, written, seconds)
-
-    check = call(read + written + work.CHECK_QUESTION_TOKENS, work.CHECK_ANSWER_TOKENS)
-    costs = {"draft_usd": call(read, written), "check_usd": speed.check_calls * check}
-    costs["large_usd"] = work.call_usd(large, read, speed.large_output_tokens or written)
-    return costs, notes
+    small = _price("small", request.small, request.small_price, by_hour)
+    large = _price("large", request.large, request.large_price, None)
+    asked = read + written + work.CHECK_QUESTION_TOKENS
+    check = work.call_usd(small, asked, work.CHECK_ANSWER_TOKENS, request.busy_s)
+    costs = {
+        "draft_usd": work.call_usd(small, read, written, request.busy_s),
+        "check_usd": request.check_calls * check,
+        "large_usd": work.call_usd(large, read, request.large_output_tokens or written),
+    }
+    return costs, f"Prices: {small.source} (small); {large.source} (large)."
 
 
 def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:
@@ -160,3 +154,51 @@ def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:
         f"there is no price of {model or f'the {which} model'}: give --{which} with a list price, "
         f"such as openai:gpt-5.1, --{which}-price IN,OUT{machine}."
     )
+
+
+@spread
+def report(
+    ledger: Annotated[str, Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
+    *,
+    since: Annotated[Text, Option(help="From then on: a date, or so long ago: 24h, 7d.")] = None,
+    until: Annotated[Text, Option(help="Before then.")] = None,
+    tag: Annotated[Texts, Option(help="Only runs with this tag, name=value.")] = None,
+    by: Annotated[Text, Option(help="Break down by this tag as well.")] = None,
+    compare: Annotated[
+        bool, Option(help="Compare with the period of the same length before.")
+    ] = False,
+    html: Page = None,
+) -> None:
+    """Say what was spent, what was saved for certain, and what that cost in quality."""
+    from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
+    from cascade.evaluation.report import make_report  # noqa: PLC0415
+    from cascade.ledger import Selection, open_store  # noqa: PLC0415
+
+    selection = Selection(since=_time(since), until=_time(until), tags=to_tags(tag))
+
+    with busy("reading the ledger"):
+        made = partial(make_report, selection=selection, tag=by, compare=compare)
+        found = using(open_store(ledger, read_only=True), made)
+    write_page(html, found.document)
+    give(found, to_text(found.document))
+
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def _time(given: str | None) -> datetime | None:
+    if given is None:
+        return None
+    unit, count = _UNITS.get(given[-1:]), given[:-1]
+    try:
+        if unit is not None and count.isdigit():
+            found = datetime.now(UTC) - timedelta(**{unit: float(count)})
+        else:
+            found = datetime.fromisoformat(given)
+        if not 1900 <= found.year < 2500:  # it is compared with the period before
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise ConfigurationError(
+            f"{given!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
