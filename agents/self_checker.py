@@ -7,14 +7,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cascade.confidence.base import Asked, Calibrator, LogprobSignal, Probe, Signal, combine, take
+from cascade.confidence.base import Asked, LogprobSignal, Probe, Signal, combine, take
 from cascade.confidence.validity import objection, repetition, speaks_of_grading
 from cascade.errors import CascadeError, DeadlineError, LocalOnlyError, ModelError, is_control_flow
 from cascade.run import Call, CascadeRuntime, Run, Settings, Step, to_request
 from cascade.state import Assessment, Completion
 from cascade.tiers import OpenTier
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration
 
 logger = logging.getLogger("cascade")
 
@@ -40,7 +43,7 @@ class SelfChecker:
 
     signals: Sequence[Signal] = ()
     helpers: Mapping[str, OpenTier] = field(default_factory=dict)
-    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    calibrators: Mapping[str, Calibration] = field(default_factory=dict)
     judged: bool = False
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
@@ -93,7 +96,7 @@ class SelfChecker:
         """The features, and why there are not all of them. A check that cannot be made leaves the
         draft without a confidence, and loses no draft that is paid for."""
         assert run.draft is not None
-        asked = Asked(run.messages, run.draft, runtime, run.draft.trajectory)
+        asked = Asked(run.messages, run.draft, runtime)
         features = dict(before)
         for signal in signals:
             tier = self.helpers.get(signal.name, runtime.kernel.tiers[run.tier])
@@ -244,14 +247,14 @@ def _raw(assessment: Assessment, signals: Sequence[Signal], draft: Completion) -
     why += [f"{wide} is outside [0, 1], a score only once it is calibrated"] if wide else []
     return replace(
         assessment,
-        confidence=None if absent else combine(given),
+        confidence=None if absent else combine(given.values()),
         missing="; ".join(why) or None,
     )
 
 
 def _unseen(draft: Completion, signals: Sequence[Signal]) -> str:
     """Reason why log-probs are missing of a draft that calls tools."""
-    if draft.call_logprobs or not draft.tool_calls or not any(s.needs_logprobs for s in signals):
+    if draft.call_logprobs or not draft.tool_calls or all(s.name != "logprobs" for s in signals):
         return ""
     called = " and ".join(dict.fromkeys(call["name"] for call in draft.tool_calls))
     return f": the call of {called} could not be found among the log-probs that were sent"

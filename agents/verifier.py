@@ -9,16 +9,19 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cascade.confidence import Calibrator, Signal
+from cascade.confidence import Signal
 from cascade.errors import CascadeError, ConfigurationError, is_control_flow
 from cascade.events import Decided, Reader
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook
 from cascade.run import CascadeRuntime, Run, Step
 from cascade.state import Decision, Record
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration
 
 logger = logging.getLogger("cascade")
 
@@ -57,7 +60,7 @@ class Verifier:
     policy: Policy
     judge: Judge | None = None
     signals: Sequence[Signal] = ()
-    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    calibrators: Mapping[str, Calibration] = field(default_factory=dict)
 
     _takes: frozenset[str] = field(default=frozenset(), init=False, repr=False)
     """Of `run` and `runtime`, those that the judge is called with."""

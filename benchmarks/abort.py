@@ -20,8 +20,8 @@ from typing import Any
 from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, Tier
-from cascade.confidence.base import worst_window
-from cascade.confidence.signals import ROUNDING, drafts_needed, lowest_kept, tail_mean
+from cascade.confidence.base import WINDOW, worst_window
+from cascade.confidence.signals import ROUNDING, drafts_needed, lowest_kept
 from cascade.demo import SMALL, questions
 from cascade.middleware import Abort
 from cascade.models import Request, open_model
@@ -83,7 +83,10 @@ def _seen(draft: Completion) -> dict[str, Any]:
     """The score of a draft, its worst window, and its tail window after each token."""
     assert draft.logprobs is not None
     values = [token.logprob for token in draft.logprobs]
-    tails = [tail_mean(values[: n + 1]) for n in range(len(values))]
+    tails = [
+        worst_window(values[n - WINDOW : n]) if n >= WINDOW else None
+        for n in range(1, len(values) + 1)
+    ]
     return {
         "score": math.exp(statistics.fmean(values)),
         "worst": worst_window(values),

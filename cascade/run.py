@@ -13,14 +13,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_json
 from typing_extensions import TypedDict  # of typing's own, pydantic makes no schema in 3.11
 
-from cascade.confidence import Calibrator, Signal
+from cascade.confidence import Signal
 from cascade.errors import ConfigurationError, ExtensionError
 from cascade.events import Event
 from cascade.ledger.base import LedgerStore
@@ -31,6 +31,9 @@ from cascade.models.base import Chunk, Request
 from cascade.policies.base import Policy, Situation
 from cascade.state import Assessment, Completion, Decision, LedgerEntry
 from cascade.tiers import OpenTier
+
+if TYPE_CHECKING:
+    from cascade.confidence.calibration import Calibration
 
 Kind = Literal["answer", "audit", "shadow"]
 """Purpose of a run. Background runs (`audit`, `shadow`) earn no baseline and keep no deadline."""
@@ -300,7 +303,7 @@ class Parts:
     tiers: tuple[OpenTier, ...]
     policy: Policy
     signals: Sequence[Signal] = ()
-    calibrators: Mapping[str, Calibrator] | None = None
+    calibrators: Mapping[str, Calibration] | None = None
     judge: Callable[..., Any] | None = None
     route: Callable[..., Any] | None = None
     middleware: Sequence[Any] = ()

@@ -1,4 +1,4 @@
-"""Signals about a draft, and calibrators that make one confidence of them; loaded on first use.
+"""Signals about a draft, and calibrations that make one confidence of them; loaded on first use.
 
 Calibrations and their fitting need numpy and are imported from their modules:
 `cascade.confidence.calibration`, `cascade.confidence.calibrating`.
@@ -12,8 +12,6 @@ from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.confidence.base import Asked as Asked
-    from cascade.confidence.base import Calibrator as Calibrator
-    from cascade.confidence.base import Estimate as Estimate
     from cascade.confidence.base import LogprobSignal as LogprobSignal
     from cascade.confidence.base import Probe as Probe
     from cascade.confidence.base import Signal as Signal
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 __getattr__ = lazily(
     __name__,
     {
-        "base": "Asked Calibrator Estimate LogprobSignal Probe Signal",
+        "base": "Asked LogprobSignal Probe Signal",
         "checks": "PTrueSignal VerbalisedSignal as_data check_messages",
         "signals": "Agreement PrefillScore SelfConsistency UserSignal normalise",
         "trajectory": "TrajectorySignal",

@@ -1,4 +1,4 @@
-"""Signals and calibrators: their interfaces, and the signals that cost nothing.
+"""Signals: their interface, the one that costs nothing, and hashes that bind a calibration.
 
 A signal has no I/O of its own: it says what it wants to ask (`probes`), the self-checker asks, and
 the signal reads the replies. So the same signal runs online, in calibration and over recordings,
@@ -13,9 +13,9 @@ import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
@@ -38,17 +38,12 @@ Features = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A conversation, its question last, and the draft that answers it.
-
-    Attributes:
-        runtime: the `CascadeRuntime` of the run, for signals of the user's; None over recordings.
-        trajectory: messages of the run of a tier that is an agent.
-    """
+    """A conversation, its question last, and the draft that answers it; with the `CascadeRuntime`
+    of the run, for signals of the user's."""
 
     messages: Sequence[BaseMessage]
     draft: Completion
     runtime: Any = None
-    trajectory: Sequence[BaseMessage] = ()
 
     @property
     def question(self) -> str:
@@ -82,7 +77,6 @@ class Signal(ABC):
         name: in results, calibrations and `signals=[…]`.
         calls: that it makes at most; 0 is free.
         is_score: whether it gives a confidence by itself, without which a draft is not judged.
-        needs_logprobs: whether it is missing without the draft's log-probabilities.
         model: that its probes ask, as `Cascade` takes models; None asks the drafting tier.
         wording: digest of the words of a check: a calibration is bound to it.
     """
@@ -90,7 +84,6 @@ class Signal(ABC):
     name: str
     calls: int = 0
     is_score: bool = True
-    needs_logprobs: bool = False
     model: Any = None
     wording: str = ""
 
@@ -115,7 +108,7 @@ async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
     """All calls that a signal wants, then its features. Errors of calls and of the signal pass; the
     first call that fails cancels those beside it, which cost money."""
     replies: list[Completion] = []
-    while probes := signal.probes(asked, replies):
+    while len(replies) < signal.calls and (probes := signal.probes(asked, replies)):
         tasks = [asyncio.ensure_future(ask(probe)) for probe in probes]
         try:
             replies += await asyncio.gather(*tasks)
@@ -128,9 +121,9 @@ async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
     return await features if inspect.isawaitable(features) else features
 
 
-def combine(scores: Features) -> float | None:
+def combine(scores: Iterable[float | None]) -> float | None:
     """One raw score from several: the most doubtful, since they have no common scale."""
-    known = [score for score in scores.values() if not math.isnan(score)]
+    known = [score for score in scores if score is not None and not math.isnan(score)]
     return min(1.0, max(0.0, min(known))) if known else None
 
 
@@ -188,40 +181,13 @@ class LogprobSignal(Signal):
     calls it is taken on names and argument values: the JSON around them is all but certain."""
 
     name = "logprobs"
-    needs_logprobs = True
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """Features of the draft's own tokens; none where the provider does not show them."""
         return logprob_features(asked.draft.decisive_logprobs)
 
 
-# --- calibrators
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """P(draft is correct), and P(large model is correct) where known; a raw score unless
-    `calibrated`."""
-
-    confidence: float
-    p_large: float | None = None
-    calibrated: bool = True
-
-
-class Calibrator(Protocol):
-    """Calibrator: from the features of a draft to a probability."""
-
-    def mismatch(self, messages: Sequence[BaseMessage]) -> str | None:
-        """Reason why this conversation is not of the kind it was fitted on, or None."""
-        ...
-
-    def estimate(self, features: Features, taken: Sequence[str]) -> Estimate | None:
-        """The confidence from the signals taken so far; None when too many are missing."""
-        ...
-
-    def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
-        """Confidences to which the next signal led from one like this; empty when unknown."""
-        ...
+# --- what a calibration is bound to
 
 
 def system_hash(messages: Sequence[BaseMessage]) -> str:

@@ -1,17 +1,21 @@
-"""Fit of a calibration to labelled drafts, its quality on rows that it has not seen, and metrics.
+"""Fits: of a calibration to labelled drafts, with its quality on rows that it has not seen, and of
+the topics of prompts.
 
 All fits are logistic regressions with a normal prior whose mean is the raw score as it is: few
 labels change little. A step from few parameters to many is taken as far as cross-fitting shows that
-it pays by more than its noise. Needs scipy.
+it pays by more than its noise. Needs scipy and scikit-learn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import compress, pairwise
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -23,6 +27,7 @@ from cascade.confidence.calibration import (
     Array,
     Calibration,
     Code,
+    Fitted,
     FittedCalibrator,
     GainHead,
     Linear,
@@ -36,6 +41,7 @@ from cascade.confidence.calibration import (
     owner,
     sigmoid,
     values_of,
+    with_raw,
 )
 from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
@@ -49,16 +55,12 @@ STANDARD_ERRORS = 1.5
 TOLERATED_ECE, ECE_SLACK = 0.05, 1.2
 """A confidence counts as calibrated up to this calibration error, or up to the largest that perfect
 ones show on so few rows (99 % quantile), with a slack for the noise that cross-fitting adds."""
-CERTAIN = 0.005
-"""Probabilities nearer to 0 and 1 count as this far, so that one wrong draft does not decide."""
 CHANCE_Z, CHANCE_AREA = 1.64, 0.05
 """The AUROC has to be above one half by more than its noise (lower 95 % bound), and by so much."""
 OUTLOOK_ROWS, EARLY_ROWS, QUANTILES = 300, 5_000, 101
 """Rows that a calibration keeps."""
 LABELS_PER_FEATURE = 10
 """Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
-BINS = 15
-"""Of the calibration error."""
 PRIOR_ROWS, GAIN_PRECISION, FLAT = 4.0, 25.0, 1e-3
 """Precisions of priors: of a calibrator, for the raw score as it is; of the weights of a gain head,
 expected within ± 0.2; of what may be anything."""
@@ -81,7 +83,7 @@ def calibrate(
         ConfigurationError: too few drafts with signals.
     """
     names = [name for name, _ in signals]
-    known = np.isfinite(values_of(rows, RAW, names))
+    known = np.array([RAW in with_raw(row, names) for row in rows], dtype=bool)
     if known.sum() < LEAST_LABELS:
         raise ConfigurationError(
             f"{known.sum()} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
@@ -131,8 +133,7 @@ def calibrate(
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """A stage, its matrix, raw scores, and the confidence of each row by a fit that has not seen
-    it."""
+    """A stage, its matrix, raw scores, and confidences by fits that have not `seen` the row."""
 
     stage: Stage
     table: Array
@@ -143,9 +144,10 @@ class _Fit:
 def _fit_stage(
     given: Sequence[Features], correct: Array, taken: tuple[str, ...], names: Sequence[str]
 ) -> _Fit:
-    rows = [{n: value for n, value in row.items() if owner(n, names) in taken} for row in given]
-    raw, columns = values_of(rows, RAW, taken), columns_of(rows, taken)
-    table = matrix(rows, columns, taken)
+    own = [{n: value for n, value in row.items() if owner(n, names) in taken} for row in given]
+    rows = [with_raw(row, taken) for row in own]
+    raw, columns = values_of(rows, RAW), columns_of(rows, taken)
+    table = matrix(rows, columns)
     seen = cross_fitted(fit_calibrator, table, correct)
     stage = Stage(
         signals=taken,
@@ -177,7 +179,7 @@ def _looks_calibrated(probability: Array, correct: Array) -> bool:
 
 
 def _log_loss(probability: Array, correct: Array) -> Array:
-    p = np.clip(probability, CERTAIN, 1.0 - CERTAIN)
+    p = np.clip(probability, 0.005, 0.995)  # lest one wrong draft decide
     return -correct * np.log(p) - (1.0 - correct) * np.log1p(-p)
 
 
@@ -382,13 +384,13 @@ def _minimise(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
 
 
 def ece(probability: Array, correct: Array) -> float:
-    """Expected calibration error over bins of equal mass (arXiv 1706.04599), cut by rank. Rows of
-    equal probability share the mean of their labels, so that their order does not count."""
+    """Expected calibration error over 15 bins of equal mass (arXiv 1706.04599), cut by rank. Rows
+    of equal probability share the mean of their labels, so that their order does not count."""
     order = np.argsort(probability, kind="stable")
     ranked = probability[order]
     _, inverse, counts = np.unique(ranked, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, weights=correct[order]) / counts
-    parts = np.array_split(np.arange(len(order)), min(BINS, len(order)))
+    parts = np.array_split(np.arange(len(order)), min(15, len(order)))
     gaps = np.add.reduceat(ranked - means[inverse], [part[0] for part in parts])
     return float(np.abs(gaps).sum() / len(order))
 
@@ -427,3 +429,60 @@ def auroc_error(area: float, label: Array) -> float:
     spread = area * (1 - area) + (n_positive - 1) * (q1 - area**2)
     spread += (n_negative - 1) * (q2 - area**2)
     return math.sqrt(max(0.0, spread) / (n_positive * n_negative))
+
+
+# --- the topics of prompts, learned without labels (latent semantic analysis)
+
+_WORD = re.compile(r"\b\w\w+\b")
+
+
+class TextEncoder(Fitted):
+    """Encoder of prompts as points in a latent space: TF-IDF over words, then a truncated SVD.
+
+    Attributes:
+        words: of each its inverse document frequency, then its coordinates.
+        dimensions: of the space; 0 where the prompts that it was learned from share no words.
+    """
+
+    words: Mapping[str, tuple[float, ...]] = {}
+    dimensions: int = 0
+
+    def transform(self, prompts: Sequence[str]) -> Array:
+        """One row per prompt; zeros for a prompt without a known word."""
+        found = [
+            Counter(word for word in _WORD.findall(prompt.lower()) if word in self.words)
+            for prompt in prompts
+        ]
+        places = {word: at for at, word in enumerate({word for counts in found for word in counts})}
+        table = np.array([self.words[word] for word in places])
+        rows = np.zeros((len(prompts), self.dimensions))
+        for row, counts in zip(rows, found, strict=True):
+            if counts:
+                known = table[[places[word] for word in counts]]
+                tf_idf = (1 + np.log(list(counts.values()))) * known[:, 0]
+                row[:] = (tf_idf / np.linalg.norm(tf_idf)) @ known[:, 1:]
+        return rows
+
+
+def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEncoder:
+    """Learn the space, of at most one dimension per 20 prompts."""
+    from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415 - heavy
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - heavy
+
+    vectoriser = TfidfVectorizer(
+        sublinear_tf=True,
+        min_df=3 if len(prompts) >= 1000 else 2,
+        stop_words="english",
+        max_features=8000,
+    )
+    try:
+        table = vectoriser.fit_transform(prompts)
+    except ValueError:  # no word is left
+        return TextEncoder()
+    size = min(dimensions, len(prompts) // 20, table.shape[1] - 1)
+    if size < 1:
+        return TextEncoder()
+    svd: Any = TruncatedSVD(size, random_state=0).fit(table)
+    rows = np.column_stack([vectoriser.idf_, svd.components_.T]).tolist()
+    words = {word: tuple(rows[at]) for word, at in vectoriser.vocabulary_.items()}
+    return TextEncoder(words=words, dimensions=size)

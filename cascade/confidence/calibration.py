@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from langchain_core.messages import BaseMessage
@@ -19,7 +19,6 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, Validatio
 
 from cascade.confidence.base import (
     FEATURES,
-    Estimate,
     Features,
     combine,
     score_of,
@@ -85,11 +84,23 @@ class Column(Fitted):
         return math.log(p / (1.0 - p))
 
 
+def with_raw(features: Features, signals: Sequence[str]) -> Features:
+    """The features that are finite, and as `RAW` the most doubtful score that the signals give."""
+    known = {name: value for name, value in features.items() if math.isfinite(value)}
+    raw = combine(score_of(name, features) for name in signals)
+    return known if raw is None else {**known, RAW: raw}
+
+
+def values_of(rows: Sequence[Features], name: str) -> Array:
+    """A feature of each row, (n,); NaN where it is missing."""
+    return np.array([row.get(name, math.nan) for row in rows])
+
+
 def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column, ...]:
-    """The columns for the rows that fit: the raw score, then features in the order of trust. Scores
-    come first: a calibrator takes only as many columns as there are labels for."""
-    found = list(dict.fromkeys(name for row in rows for name in row))
-    values = {name: values_of(rows, name, signals) for name in (RAW, *found)}
+    """The columns for the rows that fit, `with_raw`: the raw score, then features in the order of
+    trust, of which a calibrator takes as many as there are labels for."""
+    found = list(dict.fromkeys(name for row in rows for name in row if name != RAW))
+    values = {name: values_of(rows, name) for name in (RAW, *found)}
     values = {name: given[~np.isnan(given)] for name, given in values.items()}
     # The only score is the raw score already, but for what of it is clipped.
     found = [n for n in found if n not in signals or not np.array_equal(values[n], values[RAW])]
@@ -99,9 +110,9 @@ def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column
     return tuple(Column.of(name, values[name]) for name in (RAW, *scores, *draft, *text))
 
 
-def matrix(rows: Sequence[Features], columns: Sequence[Column], signals: Sequence[str]) -> Array:
+def matrix(rows: Sequence[Features], columns: Sequence[Column]) -> Array:
     """(n, d) with NaN where a feature is missing."""
-    table = [[c.scaled(_value(row, c.name, signals)) for c in columns] for row in rows]
+    table = [[c.scaled(row.get(c.name, math.nan)) for c in columns] for row in rows]
     return np.array(table, dtype=np.float64).reshape(len(rows), len(columns))
 
 
@@ -116,12 +127,6 @@ def owner(feature: str, signals: Collection[str]) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def raw_score(features: Features, signals: Sequence[str]) -> float | None:
-    """The most doubtful of the scores that the signals give."""
-    scores = {name: score_of(name, features) for name in signals}
-    return combine({name: score for name, score in scores.items() if score is not None})
-
-
 def margin_of(scores: Array) -> float:
     """Distance at which scores are kept from 0 and 1 before the logit: half of their least
     distance. A fixed margin that suits votes would tie the log-probs of a sure model."""
@@ -129,16 +134,6 @@ def margin_of(scores: Array) -> float:
     if not len(inside):
         return MOST_MARGIN
     return float(np.clip(np.minimum(inside, 1.0 - inside).min() / 2, LEAST_MARGIN, MOST_MARGIN))
-
-
-def values_of(rows: Sequence[Features], name: str, signals: Sequence[str]) -> Array:
-    """The raw score or a feature of each row, (n,); NaN where it is missing or infinite."""
-    return np.array([_value(row, name, signals) for row in rows])
-
-
-def _value(row: Features, name: str, signals: Sequence[str]) -> float:
-    value = raw_score(row, signals) if name == RAW else row.get(name)
-    return math.nan if value is None or not math.isfinite(value) else value
 
 
 # --- fitted maps from a matrix to probabilities
@@ -219,6 +214,14 @@ class Stage(Fitted):
     scored: bool = True
 
 
+class Estimate(NamedTuple):
+    """P(draft is correct), and P(large model is correct); a raw score unless `calibrated`."""
+
+    confidence: float
+    p_large: float | None = None
+    calibrated: bool = True
+
+
 class Quality(Fitted):
     """Quality of the confidence on rows that did not fit it, raw scores beside it; None where it
     cannot be told. `ece_noise` is what perfect probabilities would show on so few rows, and
@@ -260,11 +263,13 @@ class ModelIdentity(Record):
     name: str
     digest: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name} (weights {(self.digest or '?')[:12]})"
+
 
 class MadeFor(Record):
-    """Bonds of a calibration: hashes of the task (tools, schema and the small tier's settings),
-    of the system message, and of the messages between that and the question (`shots_of`), which are
-    None when the examples had several."""
+    """Bonds of a calibration: hashes of the task (tools, schema, the small tier's settings), of the
+    system message and of the `shots_of` the question; None where examples had several."""
 
     small: ModelIdentity
     large: ModelIdentity
@@ -329,17 +334,14 @@ class Calibration(Fitted, MadeFor):
         """
         try:
             return cls.model_validate_json(Path(path).read_bytes())
-        except OSError as error:
+        except (OSError, ValidationError) as error:
+            why = getattr(error, "strerror", None)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                why = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
             raise ConfigurationError(
-                f"calibration {str(path)!r} cannot be read: {error.strerror}. "
+                f"{path} is no calibration of this version ({why}). "
                 "`cascade calibrate … --out FILE` makes one."
-            ) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise ConfigurationError(
-                f"{path} is no calibration of this version: {place}: {first['msg']}. "
-                "Make it again with `cascade calibrate`."
             ) from error
 
     def check(self, small: ModelIdentity, large: ModelIdentity, task_hash: str) -> None:
@@ -351,11 +353,8 @@ class Calibration(Fitted, MadeFor):
         for what, known, found in (("small", self.small, small), ("large", self.large, large)):
             digests = {known.digest, found.digest} - {None}
             if known.name != found.name or len(digests) > 1:
-                told = [
-                    f"{one.name} (weights {(one.digest or '?')[:12]})" for one in (known, found)
-                ]
                 raise CalibrationMismatchError(
-                    f"the calibration was made for the {what} model {told[0]}, not for {told[1]}: "
+                    f"the calibration was made for the {what} model {known}, not for {found}: "
                     "calibrate again."
                 )
         if self.task_hash != task_hash:
@@ -376,9 +375,10 @@ class Calibration(Fitted, MadeFor):
     def estimate(self, features: Features, taken: Sequence[str]) -> Estimate | None:
         """P(correct) from the signals taken so far; None when no score came back."""
         stage = self._stage(taken)
-        if stage is None or (stage.scored and raw_score(features, stage.signals) is None):
+        known = {} if stage is None else with_raw(features, stage.signals)
+        if stage is None or (stage.scored and RAW not in known):
             return None
-        row = matrix([features], stage.columns, stage.signals)
+        row = matrix([known], stage.columns)
         confidence = float(stage.calibrator.predict(row)[0])
         p_large = self.p_large
         if self.gain is not None and stage is self.stages[-1]:
@@ -399,5 +399,5 @@ class Calibration(Fitted, MadeFor):
         return tuple(after[first : first + NEIGHBOURS].tolist())
 
     def _stage(self, taken: Sequence[str]) -> Stage | None:
-        fitting = [stage for stage in self.stages if set(stage.signals) <= set(taken)]
-        return fitting[-1] if fitting else None
+        known = (stage for stage in reversed(self.stages) if set(stage.signals) <= set(taken))
+        return next(known, None)

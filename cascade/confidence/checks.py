@@ -124,9 +124,7 @@ class _Check(Signal):
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The question; an agent's draft is shown with the run that led to it."""
-        if replies:
-            return ()
-        shown = narrated(asked.trajectory) if asked.trajectory else asked.draft.transcript
+        shown = narrated(asked.draft.trajectory) or asked.draft.transcript
         messages = check_messages(asked.messages, shown, self.question, self.reply)
         return (Probe(messages, self.max_tokens, 0.0, self.top_logprobs),)
 

@@ -7,11 +7,11 @@ exponential time for `^(a+)+$`), and a check ends with its time.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cache, lru_cache
+from itertools import accumulate
 from typing import Any
 
 import jsonschema
@@ -36,16 +36,13 @@ SHOWN = 300
 
 def check_tools(tools: Sequence[Mapping[str, Any]]) -> None:
     """Refuse tools in OpenAI format whose calls cannot be checked."""
-    if len(tools) > MOST_TOOLS:
-        raise ConfigurationError(f"{len(tools)} tools: a request may have {MOST_TOOLS} at most.")
-    size = 0
-    for tool in tools:
-        function = tool["function"]
-        size += check_schema(function.get("parameters") or {}, f"the tool {function['name']}")
-        if size > LARGEST_TOOLS:
-            raise ConfigurationError(
-                f"the schemas of the tools have more than {LARGEST_TOOLS:,} characters together."
-            )
+    functions = [tool["function"] for tool in tools]
+    sizes = (check_schema(f.get("parameters") or {}, f"the tool {f['name']}") for f in functions)
+    if len(tools) > MOST_TOOLS or any(size > LARGEST_TOOLS for size in accumulate(sizes)):
+        raise ConfigurationError(
+            f"{len(tools)} tools: a request may have {MOST_TOOLS}, whose schemas have "
+            f"{LARGEST_TOOLS:,} characters together."
+        )
 
 
 def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> int:
@@ -62,7 +59,9 @@ def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> in
 def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
     """Reason why a value does not keep to its schema, None where it does."""
     try:
-        error = _first_error(_read(_text_of(schema)), value, LONGEST_CHECK_S)
+        validator = _read(_text_of(schema))
+        _begin(LONGEST_CHECK_S)
+        error: Any = best_match(validator.iter_errors(value))
     except (_SchemaProblemError, _TooLongError, RecursionError) as unchecked:
         why = "it is too deep" if isinstance(unchecked, RecursionError) else unchecked
         return f"{what} is not checked against its schema: {why}"
@@ -72,7 +71,7 @@ def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
     if error.validator != "required":
         broken = {error.validator: error.validator_value} if error.validator else False
         rule = json.dumps(broken, ensure_ascii=False)
-    rule = rule if len(rule) <= SHOWN else f"{rule[:SHOWN]} …"
+    rule = rule[:SHOWN] + " …" * (len(rule) > SHOWN)
     return f"{what} does not match its schema at {error.json_path}: {rule}"
 
 
@@ -87,21 +86,16 @@ class _TooLongError(Exception):
     """A schema was not read, or a value not checked, to its end."""
 
 
-_until: ContextVar[float] = ContextVar("_until")
-"""The CPU time of this thread at which reading or checking is given up."""
+_clock = threading.local()
+"""The CPU time of this thread `until` which it reads or checks."""
 
 
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    token = _until.set(time.thread_time() + seconds)
-    try:
-        yield
-    finally:
-        _until.reset(token)
+def _begin(seconds: float) -> None:
+    _clock.until = time.thread_time() + seconds
 
 
 def _tick() -> None:
-    if time.thread_time() > _until.get():
+    if time.thread_time() > _clock.until:
         raise _TooLongError("that takes too long")
 
 
@@ -125,12 +119,13 @@ def _read(text: str) -> Validator:
         )
     schema = json.loads(text)
     try:
-        with _within(LONGEST_CHECK_S):
-            references = _check_form(schema)
+        _begin(LONGEST_CHECK_S)
+        references = _check_form(schema)
         # With a registry of its own it never goes to an address that a schema names.
         validator = _bounded(validator_for(schema))(schema, registry=EMPTY_REGISTRY)
         if references:  # they may lead in a circle, or each to two others
-            _first_error(validator, None, LONGEST_TRIAL_S)
+            _begin(LONGEST_TRIAL_S)
+            best_match(validator.iter_errors(None))
     except (_TooLongError, RecursionError):
         raise _SchemaProblemError("it refers to itself, or takes too long to read") from None
     return validator
@@ -138,12 +133,11 @@ def _read(text: str) -> Validator:
 
 def _check_form(schema: Any) -> set[str]:
     """The references of a schema, whose targets have the form of schemas as well."""
-    top = schema
+    top, followed = schema, set[str]()
     if isinstance(schema, dict):
         named = [word for word in ("$id", "$schema") if isinstance(schema.get(word), str)]
         top = {word: value for word, value in schema.items() if word not in named}
     left: list[tuple[str, Any]] = [("$", top)]
-    followed = set[str]()
     while left:
         _tick()
         place, part = left.pop()
@@ -173,7 +167,6 @@ def _target(reference: str, schema: Any) -> Any:
 
 
 _TAGS = ("(one)", "(list)")
-_KINDS = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
 @cache
@@ -185,19 +178,19 @@ def _form() -> SchemaValidator:
     )
     named, subs = cs.dict_schema(values_schema=sub), cs.list_schema(sub)
     text, texts = cs.str_schema(), cs.list_schema(cs.str_schema())
-    kinds = cs.literal_schema(list(_KINDS))
+    kinds = cs.literal_schema(["array", "boolean", "integer", "null", "number", "object", "string"])
     pattern = cs.no_info_after_validator_function(_linear, text)
     reference = cs.with_info_after_validator_function(_reference, text)
     forms: dict[str, cs.CoreSchema] = {
-        **_each("$defs definitions dependentSchemas properties", named),
-        **_each("allOf anyOf oneOf prefixItems", subs),
-        **_each("additionalItems additionalProperties contains contentSchema else if", sub),
-        **_each("not propertyNames then unevaluatedItems unevaluatedProperties", sub),
-        **_each("exclusiveMaximum exclusiveMinimum maximum minimum", cs.float_schema()),
-        **_each("maxContains maxItems maxLength maxProperties", cs.float_schema()),
-        **_each("minContains minItems minLength minProperties", cs.float_schema()),
-        **_each("$ref $dynamicRef $recursiveRef", reference),
-        **_each("$id $schema", cs.no_info_plain_validator_function(_below_the_top)),
+        "$defs definitions dependentSchemas properties": named,
+        "allOf anyOf oneOf prefixItems": subs,
+        "additionalItems additionalProperties contains contentSchema else if not": sub,
+        "propertyNames then unevaluatedItems unevaluatedProperties": sub,
+        "exclusiveMaximum exclusiveMinimum maximum minimum": cs.float_schema(),
+        "maxContains maxItems maxLength maxProperties": cs.float_schema(),
+        "minContains minItems minLength minProperties": cs.float_schema(),
+        "$ref $dynamicRef $recursiveRef": reference,
+        "$id $schema": cs.no_info_plain_validator_function(_below_the_top),
         "dependencies": cs.dict_schema(values_schema=_one_or_list(sub, texts)),
         "dependentRequired": cs.dict_schema(values_schema=texts),
         "enum": cs.list_schema(),
@@ -209,12 +202,12 @@ def _form() -> SchemaValidator:
         "type": _one_or_list(kinds, cs.list_schema(kinds, min_length=1)),
         "uniqueItems": cs.bool_schema(),
     }
-    fields = {word: cs.typed_dict_field(form, required=False) for word, form in forms.items()}
+    fields = {
+        word: cs.typed_dict_field(form, required=False)
+        for words, form in forms.items()
+        for word in words.split()
+    }
     return SchemaValidator(cs.definitions_schema(sub, [cs.typed_dict_schema(fields, ref="part")]))
-
-
-def _each(words: str, form: cs.CoreSchema) -> dict[str, cs.CoreSchema]:
-    return dict.fromkeys(words.split(), form)
 
 
 def _one_or_list(one: cs.CoreSchema, several: cs.CoreSchema) -> cs.CoreSchema:
@@ -251,19 +244,10 @@ def _below_the_top(value: object) -> object:
 # --- checking a value
 
 
-def _first_error(validator: Validator, value: Any, seconds: float) -> Any:
-    """The most telling error of a value, None where it keeps to the schema."""
-    with _within(seconds):
-        return best_match(validator.iter_errors(value))
-
-
-_Keyword = Callable[[Any, Any, Any, Any], Iterator[Any] | None]
-
-
 @cache
 def _bounded(kind: type[Validator]) -> type[Validator]:
     """A kind of validator that matches patterns in linear time, and looks at the clock."""
-    own: dict[str, _Keyword] = {
+    own = {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
@@ -274,8 +258,8 @@ def _bounded(kind: type[Validator]) -> type[Validator]:
     return bounded
 
 
-def _timed(check: _Keyword) -> _Keyword:
-    def timed(*given: Any) -> Iterator[Any] | None:
+def _timed(check: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(*given: Any) -> Any:
         _tick()
         return check(*given)
 

@@ -14,14 +14,12 @@ from typing import Any
 from cascade._numbers import to_count, to_number
 from cascade.confidence.base import (
     FEATURES,
-    WINDOW,
     Asked,
     Features,
     LogprobSignal,
     Probe,
     Signal,
     logprob_features,
-    worst_window,
 )
 from cascade.confidence.checks import PTrueSignal, VerbalisedSignal
 from cascade.confidence.trajectory import TrajectorySignal
@@ -99,9 +97,8 @@ class PrefillScore(_OtherModel):
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The draft after the question, to be read."""
-        if replies or not asked.draft.transcript:
-            return ()
-        return (Probe(tuple(asked.messages), answer=asked.draft.transcript),)
+        draft = asked.draft.transcript
+        return (Probe(tuple(asked.messages), answer=draft),) if draft else ()
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """The geometric mean probability of the draft's tokens; minimum, 10 % quantile and worst
@@ -143,14 +140,13 @@ def _tidy(words: str) -> str:
 
 
 class SelfConsistency(Signal):
-    """Share of the samples that agree with the draft, weighted by their own confidence.
-
-    CISC (arXiv 2502.06233): weight ∝ exp(c) with c the geometric mean token probability of a
-    sample; samples without log-probs weigh the same. Two are asked side by side, until the
-    remaining ones cannot change on which side of one half the draft stands.
+    """Share of `k` samples, at most, that agree with the draft, weighted by exp(c), c the geometric
+    mean token probability of a sample (CISC, arXiv 2502.06233); without log-probs they weigh the
+    same. Two are asked side by side, until the remaining ones cannot change on which side of one
+    half the draft stands.
 
     Raises:
-        ConfigurationError: k, the samples at most, or the temperature is not positive.
+        ConfigurationError: k or the temperature is not positive.
     """
 
     name = "self_consistency"
@@ -194,7 +190,7 @@ class Agreement(_OtherModel):
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The same question to the other model."""
-        return () if replies else (Probe(tuple(asked.messages), as_draft=True),)
+        return (Probe(tuple(asked.messages), as_draft=True),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """1.0 or 0.0 under the signal's name."""
@@ -204,14 +200,9 @@ class Agreement(_OtherModel):
 
 # --- functions of the user's
 
-Value = float | bool | None
-"""Value of a user's signal; None and NaN are missing."""
-
-Check = (
-    Callable[[str, str], Value | Awaitable[Value]]
-    | Callable[[str, str, Any], Value | Awaitable[Value]]
-)
-"""A user's own signal, sync or async: `(question, answer)` or `(question, answer, runtime)`."""
+Check = Callable[..., float | Awaitable[float | None] | None]
+"""A user's own signal, sync or async: `(question, answer)` or `(question, answer, runtime)`. None
+and NaN are missing."""
 
 
 class UserSignal(Signal):
@@ -225,7 +216,7 @@ class UserSignal(Signal):
     """
 
     def __init__(self, check: Check, name: str | None = None) -> None:
-        self.check: Callable[..., Value | Awaitable[Value]] = check
+        self.check = check
         self.name = name or str(getattr(check, "__name__", type(check).__name__))
         self.takes_runtime = False
         try:
@@ -267,13 +258,11 @@ class UserSignal(Signal):
 SignalLike = str | Signal | Check
 """A name, a signal, or a function `(question, answer) → value`."""
 
-_FREE: list[type[Signal]] = [LogprobSignal, TextSignal, PromptSignal, TrajectorySignal]
-_PAID: list[type[Signal]] = [PTrueSignal, VerbalisedSignal, SelfConsistency]
-BUILT_IN = {kind.name: kind for kind in [*_FREE, *_PAID]}
+_KINDS: list[type[Signal]] = [LogprobSignal, TextSignal, PromptSignal, TrajectorySignal]
+_KINDS += [PTrueSignal, VerbalisedSignal, SelfConsistency]
+BUILT_IN = {kind.name: kind for kind in _KINDS}
 """Signals that need no arguments, by name."""
-
-_RESERVED = {"raw", *BUILT_IN, *(feature for names in FEATURES.values() for feature in names)}
-"""Names that mean something else in results and calibrations."""
+_RESERVED = frozenset({"raw", *BUILT_IN}).union(*FEATURES.values())
 
 
 def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
@@ -329,11 +318,6 @@ def ceiling(total: float, limit: int) -> float:
     """The highest geometric mean probability that an answer of at most `limit` tokens can still
     reach, `total` being the sum of its log-probabilities so far: the rest is certain at best."""
     return min(1.0, math.exp(total / limit) + ROUNDING)
-
-
-def tail_mean(values: Sequence[float]) -> float | None:
-    """Mean of the last `WINDOW` log-probabilities; None before there are so many."""
-    return worst_window(values[-WINDOW:]) if len(values) >= WINDOW else None
 
 
 def drafts_needed(share: float) -> int:

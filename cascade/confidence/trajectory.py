@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
@@ -41,10 +41,10 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
         for call in message.tool_calls:
             arguments = json.dumps(call["args"], sort_keys=True, default=str)
             result = results.get(call["id"] or "")
-            seen: dict[str, Any] = {}
-            if result is not None:
-                seen = {"observation": str(result.text), "is_error": result.status == "error"}
-            steps.append(Step(action=f"{call['name']}({arguments})", **seen))
+            seen = None if result is None else str(result.text)
+            failed = result is not None and result.status == "error"
+            step = Step(action=f"{call['name']}({arguments})", observation=seen, is_error=failed)
+            steps.append(step)
         steps += [
             Step(action=f"{call['name']}({call['args']})", is_error=True, kind="invalid")
             for call in message.invalid_tool_calls
@@ -60,7 +60,7 @@ def narrated(messages: Sequence[BaseMessage]) -> str:
     return "\n".join(f"{did} → {seen}" if seen else did for did, seen in lines)
 
 
-def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> dict[str, float]:
+def trajectory_features(steps: Sequence[Step]) -> dict[str, float]:
     """Features of the steps so far, none without a step.
 
     Among them actions and observations that were there before (`repeats`, `same`), an error of the
@@ -72,43 +72,37 @@ def trajectory_features(steps: Sequence[Step], *, limit: int | None = None) -> d
     errors = sum(step.is_error for step in steps)
     seen = Counter(step.observation for step in steps if step.observation)
     written = [len(step.action.split()) for step in steps]
+    repeats = len(steps) - len({step.action for step in steps})
+    answered = any(step.kind == "submit" for step in steps)
     features = {
-        "steps": float(len(steps)),
-        "errors": float(errors),
+        "steps": len(steps),
+        "errors": errors,
         "error_share": errors / len(steps),
-        "repeats": float(len(steps) - len({step.action for step in steps})),
-        "same": float(seen.total() - len(seen)),
-        "failing": float(steps[-1].is_error),
-        "answered": float(any(step.kind == "submit" for step in steps)),
-        "words": float(sum(written)),
-        "last": float(written[-1]),
-        "read": float(sum(len((step.observation or "").split()) for step in steps)),
+        "repeats": repeats,
+        "same": seen.total() - len(seen),
+        "failing": steps[-1].is_error,
+        "answered": answered,
+        "words": sum(written),
+        "last": written[-1],
+        "read": sum(len((step.observation or "").split()) for step in steps),
     }
-    if limit is not None:
-        features["limit"] = float(len(steps) >= limit)
-    smooth = (1.0 - features["error_share"]) * (1.0 - features["repeats"] / len(steps))
-    return {
-        "trajectory": features["answered"] * smooth,
-        **{f"trajectory_{name}": value for name, value in features.items()},
-    }
+    smooth = (1.0 - errors / len(steps)) * (1.0 - repeats / len(steps))
+    named = {f"trajectory_{name}": float(value) for name, value in features.items()}
+    return {"trajectory": answered * smooth, **named}
 
 
 class TrajectorySignal(Signal):
-    """The features of an agent's run, whose steps may have a `limit`; no score by themselves, and
-    missing where a model drafts."""
+    """The features of an agent's run; no score by themselves, and missing where a model drafts."""
 
     name = "trajectory"
     is_score = False
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
 
     def score(self, features: Features) -> None:
         """None: how smoothly a run went tells little until it is calibrated."""
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
         """`trajectory_features`, and the mean log-prob of names and arguments of all calls."""
-        features = trajectory_features(message_steps(asked.trajectory), limit=self.limit)
+        features = trajectory_features(message_steps(asked.draft.trajectory))
         tokens = asked.draft.call_logprobs
         if features and tokens:
             features["trajectory_call_logprob"] = fmean(token.logprob for token in tokens)

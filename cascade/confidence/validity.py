@@ -66,7 +66,9 @@ def objection(
         value = json.loads(completion.text)
     except (ValueError, RecursionError) as error:
         return f"the answer is not JSON: {error}"
-    return _mismatch("the answer", value, schema)
+    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema
+
+    return mismatch("the answer", value, schema)
 
 
 def _choice_problem(called: Sequence[str], choice: str) -> str | None:
@@ -84,13 +86,9 @@ def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> s
     schemas = [t["function"].get("parameters") for t in tools if t["function"]["name"] == name]
     if not schemas:
         return f"the answer calls a tool that does not exist: {name}"
-    return _mismatch(f"the call of {name}", args, schemas[0] or {})
+    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there are tools
 
-
-def _mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
-    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema
-
-    return mismatch(what, value, schema)
+    return mismatch(f"the call of {name}", args, schemas[0] or {})
 
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:

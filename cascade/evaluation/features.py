@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from cascade.confidence.base import combine, score_of
+from cascade.confidence.calibrating import TextEncoder, fit_text_encoder
 from cascade.confidence.calibration import Array
-from cascade.confidence.text import TextEncoder, fit_text_encoder
 from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import Outcome, Transcript, rows_of_pair
@@ -245,7 +245,7 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
         found["answered"] = extracted
     if collected := outcome.features:
         found = {"raw": math.nan, **collected}
-    scores.append(combine({n: s for n in _SCORES if (s := score_of(n, collected)) is not None}))
+    scores.append(combine(score_of(name, collected) for name in _SCORES))
     found["raw"] = next((score for score in scores if score is not None), math.nan)
     return found
 

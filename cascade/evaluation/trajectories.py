@@ -16,10 +16,9 @@ import numpy as np
 from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
 
-from cascade.confidence.calibrating import cross_fitted, fit_gain
+from cascade.confidence.calibrating import TextEncoder, cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import lowest_kept
-from cascade.confidence.text import TextEncoder
 from cascade.confidence.trajectory import Step, message_steps, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check

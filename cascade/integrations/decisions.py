@@ -125,7 +125,7 @@ class DecisionSignal(Signal):
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The conversation with the draft."""
-        return () if replies else (Probe((*asked.messages, AIMessage(asked.draft.transcript))),)
+        return (Probe((*asked.messages, AIMessage(asked.draft.transcript))),)
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
         """The probability under the signal's name."""
@@ -153,7 +153,7 @@ class SignalVerifier:
     ) -> Verdict:
         """Its verdict on the draft."""
         assert run.draft is not None
-        asked = Asked(run.messages, run.draft, runtime, run.draft.trajectory)
+        asked = Asked(run.messages, run.draft, runtime)
         (probe,) = self._signal.probes(asked, ())
         request = to_request(self._tier, probe.messages, Settings())
         try:

@@ -10,15 +10,8 @@ from dataclasses import replace
 from functools import cache, partial
 
 from cascade._numbers import to_number
-from cascade.confidence.base import WINDOW
-from cascade.confidence.signals import (
-    ROUNDING,
-    EarlyRow,
-    ceiling,
-    drafts_needed,
-    lowest_kept,
-    tail_mean,
-)
+from cascade.confidence.base import WINDOW, worst_window
+from cascade.confidence.signals import ROUNDING, EarlyRow, ceiling, drafts_needed, lowest_kept
 from cascade.errors import ConfigurationError
 from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, characters
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
@@ -162,10 +155,11 @@ def unlikely(rows: Sequence[EarlyRow], accepts: Callable[[float], bool], loss: f
 
     def rule(values: Sequence[float], total: float) -> str | None:
         del total
-        window = tail_mean(values)
-        lowest = None if window is None else lowest_of()
+        if len(values) < WINDOW or (lowest := lowest_of()) is None:
+            return None
+        window = worst_window(values[-WINDOW:])
         # Where everything is accepted (time is short), another draft would not be any better.
-        if window is None or lowest is None or window >= lowest - ROUNDING or accepts(0.0):
+        if window >= lowest - ROUNDING or accepts(0.0):
             return None
         return (
             f"the last {WINDOW} have a mean log-prob of {window:.2f}; below {lowest:.2f} are at "

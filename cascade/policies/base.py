@@ -46,14 +46,9 @@ class TierOutlook:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """Everything that a decision may depend on.
-
-    Attributes:
-        above: the larger tiers, the next one first.
-        next_signal: the cheapest signal not taken yet.
-        called: names of the tools that the draft calls.
-        last: whether the draft is the answer of the last tier.
-    """
+    """Everything that a decision may depend on: the larger tiers `above`, the next one first, the
+    cheapest signal that is not taken yet, the names of tools that the draft calls, and whether it
+    is the answer of the last tier."""
 
     assessment: Assessment
     above: tuple[TierOutlook, ...] = ()
@@ -68,7 +63,6 @@ class Policy(Protocol):
 
     def decide(self, situation: Situation) -> Decision:
         """Accept the draft, escalate, observe one more signal, abstain, or ask a person."""
-        ...
 
 
 def layers(policy: Any) -> Iterator[Any]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation, compare, decided, observe, settled
 from cascade.state import Certificate, Decision, Record
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -117,7 +116,6 @@ def certify(
     Raises:
         ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
     """
-    import numpy as np  # noqa: PLC0415 - heavy
     from scipy.stats import beta  # noqa: PLC0415 - heavy
 
     said, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64) > 0.5

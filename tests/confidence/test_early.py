@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascade.confidence.base import WINDOW, logprob_features
-from cascade.confidence.signals import ceiling, drafts_needed, lowest_kept, tail_mean
+from cascade.confidence.base import WINDOW, logprob_features, worst_window
+from cascade.confidence.signals import ceiling, drafts_needed, lowest_kept
 from cascade.state import TokenLogprob
 from tests.confidence.drafts import drafts, made
 
@@ -30,11 +30,9 @@ def test_no_answer_rises_above_its_ceiling(begun: list[float], rest: list[float]
 
 @given(LOGPROBS)
 def test_the_running_window_falls_to_the_feature_of_the_whole_answer(values: list[float]) -> None:
-    running = [tail_mean(values[:n]) for n in range(1, len(values) + 1)]
-    assert running[: WINDOW - 1] == [None] * min(len(values), WINDOW - 1)
-    known = [mean for mean in running if mean is not None]
-    if known:
-        assert min(known) == pytest.approx(features(values)["logprob_window_min"], abs=1e-9)
+    running = [worst_window(values[n - WINDOW : n]) for n in range(WINDOW, len(values) + 1)]
+    if running:
+        assert min(running) == pytest.approx(features(values)["logprob_window_min"], abs=1e-9)
 
 
 @given(st.lists(st.integers(-30, 0), min_size=2, max_size=150), SHARES)

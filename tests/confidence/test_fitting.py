@@ -16,15 +16,16 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cascade.confidence import calibration
 from cascade.confidence.calibrating import (
+    TextEncoder,
     auroc,
     auroc_error,
     brier,
     ece,
     fit_calibrator,
     fit_gain,
+    fit_text_encoder,
     step_share,
 )
-from cascade.confidence.text import TextEncoder, fit_text_encoder
 
 Array = NDArray[np.float64]
 
@@ -64,14 +65,11 @@ def test_calibration_error_does_not_depend_on_the_order_of_ties() -> None:
     assert ece(np.full(10, 0.3), np.ones(10)) == pytest.approx(0.7)
 
 
-def table_of(
-    rows: list[dict[str, float]], *signals: str, of: list[dict[str, float]] | None = None
-) -> dict[str, Array]:
-    """The columns of these rows, by name, made for others where some are given."""
-    columns = calibration.columns_of(rows if of is None else of, signals)
-    return dict(
-        zip([c.name for c in columns], calibration.matrix(rows, columns, signals).T, strict=True)
-    )
+def table_of(rows: list[dict[str, float]], *signals: str) -> dict[str, Array]:
+    """The columns of these rows, by name."""
+    seen = [calibration.with_raw(row, signals) for row in rows]
+    columns = calibration.columns_of(seen, signals)
+    return dict(zip([c.name for c in columns], calibration.matrix(seen, columns).T, strict=True))
 
 
 def test_sure_scores_are_not_tied_and_votes_are_no_certainties() -> None:

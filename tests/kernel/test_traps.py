@@ -15,7 +15,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import RetryPolicy
 
 from cascade import CascadeMiddleware, Decision, LedgerEntry, LedgerStore, MemoryLedger, Situation
-from cascade.confidence import Estimate, Probe, Signal
+from cascade.confidence import Probe, Signal
+from cascade.confidence.calibration import Estimate
 from cascade.driving import Driver
 from cascade.errors import (
     AuthenticationError,
