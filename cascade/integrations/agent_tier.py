@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import reduce
 from itertools import chain
 from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 from uuid import UUID, uuid4
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -146,7 +146,8 @@ class AgentTier(CompositeModel):
         self.repeatable = fresh or not self.writes
         self.model, self.local, self.takes_over = name, local, takes_over
         self.irreversible, self.prices = frozenset(irreversible), dict(prices or {})
-        self.stop, self.agent, self.fresh = stop, agent, fresh
+        self.stop, self.fresh = stop, fresh
+        self.agent: Any = agent
 
     def check(self, parts: Parts) -> None:
         """Refuse a temperature that the agent would not follow, and a cascade that would run it on
@@ -174,8 +175,9 @@ class AgentTier(CompositeModel):
         if again and not self.repeatable:
             raise ConfigurationError(
                 f"the tools of {self.name} write, and {' and '.join(again)} would run the task "
-                "again. Larger tiers may take over (takes_over='hand_over'), signals have a model "
-                f"of their own (signal.model = …) or be free (signals=['trajectory']); or {_WAYS}."
+                "again: leave that out, let larger tiers take over (takes_over='hand_over'), take "
+                "signals that are free (signals=['trajectory']) or have a model of their own "
+                f"(signal.model = …), or {_WAYS}."
             )
 
     async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
@@ -354,17 +356,17 @@ class _AgentRun(BaseCallbackHandler):
         )
 
     async def _asked(self, config: RunnableConfig) -> Any:
-        made = self._tier.agent() if self._tier.fresh else self._tier.agent
+        made: Any = self._tier.agent() if self._tier.fresh else self._tier.agent
         enters = isinstance(made, AbstractAsyncContextManager)
         limit_s = self._call.request.timeout_s
         async with asyncio.timeout(limit_s), made if enters else nullcontext(made) as given:
-            agent: Any = given if isinstance(given, Runnable) else RunnableLambda(given)
+            agent = cast("Any", given if isinstance(given, Runnable) else RunnableLambda(given))
             marks = risks_of(agent)
             self._irreversible |= {name for name, risk in marks if risk == "irreversible"}
             kinds = getattr(agent.InputType, "__mro__", ())
             state = any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds)
             # A graph, or what stands around one, takes its state.
-            state = state or isinstance(agent, PregelProtocol)
+            state = state or isinstance(given, PregelProtocol)
             asked: Any = {"messages": self._task} if state else self._task
             # A thread of its own, also where something stands around a graph with a checkpointer.
             config["configurable"] = {"thread_id": str(uuid4())}

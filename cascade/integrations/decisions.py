@@ -76,11 +76,11 @@ def _question(question: Noul | Choice | Score, *, core: bool) -> Any:
 
     told: Any = question.instructions
     told = told if isinstance(told, str) else json.dumps(told)
-    match question:
-        case Choice(criteria=criteria):
-            return decisions.Choice(instructions=told, choices=criteria)
-        case Score(criteria=criteria):
-            return decisions.Score(instructions=told, levels=criteria)
+    criteria: Any = question.criteria
+    if isinstance(question, Choice):
+        return decisions.Choice(instructions=told, choices=criteria)
+    if isinstance(question, Score):
+        return decisions.Score(instructions=told, levels=criteria)
     return decisions.Predicate(instructions=told)
 
 
