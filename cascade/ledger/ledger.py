@@ -27,6 +27,7 @@ from langchain_core.messages import BaseMessage
 from cascade.errors import CascadeError, ConfigurationError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
 from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, Tier, characters
+from cascade.ledger.prices import has_price
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 
 logger = logging.getLogger("cascade")
@@ -56,22 +57,20 @@ class Machine:
         self._crowded = 0.0  # grows by dt while n > 1
 
     def begin(self) -> Callable[[float | None], tuple[float, Basis]]:
-        """Begin a call, right before it is sent, which is ended by what is returned.
+        """Begin a call, right before it is sent, which is ended by what is returned, once.
 
         That takes the milliseconds in which the model computed, where the server says them, and
         returns those that the call is charged, with their basis: alone on the machine the server's,
         beside others its share of each moment, and else its own time.
         """
-        began, calls = self._advance(1), 1
+        shares, crowded = self._advance(1)
 
         def end(busy_ms: float | None) -> tuple[float, Basis]:
-            nonlocal calls
-            shares, crowded = self._advance(-calls)
-            calls = 0  # ended twice, it is still one call
-            share_ms = 1000 * (shares - began[0])
+            now_shares, now_crowded = self._advance(-1)
+            share_ms = 1000 * (now_shares - shares)
             if busy_ms is None:
                 return share_ms, "estimated"
-            return (share_ms if crowded > began[1] else min(busy_ms, share_ms)), "measured"
+            return (share_ms if now_crowded > crowded else min(busy_ms, share_ms)), "measured"
 
         return end
 
@@ -80,10 +79,11 @@ class Machine:
         with self._lock:
             now = self._clock()
             passed = max(0.0, now - self._last)
-            self._shares += passed / self._calls if self._calls else 0.0
-            self._crowded += passed if self._calls > 1 else 0.0
-            self._last = now
-            self._calls += calls
+            if self._calls:
+                self._shares += passed / self._calls
+            if self._calls > 1:
+                self._crowded += passed
+            self._last, self._calls = now, self._calls + calls
             return self._shares, self._crowded
 
 
@@ -103,7 +103,6 @@ class Attempt:
         completion: the answer, once it is there.
         heard: characters of the answer that have arrived.
         note: why the answer was stopped, if it was.
-        end: ends the use of a machine that is paid by the hour.
         continued: whether it goes on from another tier's work, and costs more or less than alone.
     """
 
@@ -116,7 +115,6 @@ class Attempt:
     completion: Completion | None = None
     heard: int = 0
     note: str = ""
-    end: Callable[[float | None], tuple[float, Basis]] | None = None
     continued: bool = False
     id: str = field(default_factory=new_id)
     at: datetime = field(default_factory=partial(datetime.now, UTC))
@@ -159,25 +157,25 @@ class Ledger:
         Raises:
             LedgerError: the store cannot write the attempt down, so that it must not be sent.
         """
-        attempt.tags = tags = {**current_tags(), **attempt.tags} if attempt.tags else current_tags()
+        attempt.tags = tags = {**current_tags(), **attempt.tags}
         if self._crash_safe:
             await self._begin(attempt, tags)
-        if attempt.tier.pricing.per_hour is not None:
-            attempt.end = machine_of(attempt.tier.model.server or "this machine").begin()
+        hourly, server = attempt.tier.pricing.per_hour is not None, attempt.tier.model.server
+        end = machine_of(server or "this machine").begin() if hourly else None
         try:
             yield attempt
         except BaseException as error:
+            if end is not None:
+                end(None)
             asked = isinstance(error, ModelError) or not isinstance(error, CascadeError)
             if asked and not isinstance(error, NotSentError):
                 self.record(self._failed(attempt, error), tags)
             elif self._crash_safe and self.store is not None:
                 self.store.withdraw(attempt.id)  # requests are forbidden, a recording has none
             raise
-        else:
-            self.record(self._answered(attempt), tags)
-        finally:
-            if attempt.end is not None:
-                attempt.end(None)
+        assert attempt.completion is not None, "an attempt that raised nothing has an answer"
+        busy = (None, "measured") if end is None else end(attempt.completion.busy_ms)
+        self.record(self._answered(attempt, attempt.completion, *busy), tags)
 
     def book(
         self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
@@ -232,24 +230,21 @@ class Ledger:
 
     # --- the figures of an entry
 
-    def _answered(self, attempt: Attempt) -> LedgerEntry:
-        completion, tier, note = attempt.completion, attempt.tier, attempt.note
-        assert completion is not None, "an attempt that raised nothing has an answer"
+    def _answered(
+        self, attempt: Attempt, completion: Completion, busy_ms: float | None, basis: Basis
+    ) -> LedgerEntry:
+        tier, usage = attempt.tier, completion.usage
         if completion.cached:
             # The large model alone, behind the same cache, would have found its answer there too.
             note = "taken from the cache of its chat model"
             return _entry(attempt, NO_TOKENS, NOTHING, "measured", note=note)
-        usage, stopped = completion.usage, completion.finish_reason == "stopped"
-        busy_ms: float | None = None
-        basis: Basis = "measured"
-        if attempt.end is not None:
-            busy_ms, basis = attempt.end(completion.busy_ms)
+        stopped = completion.finish_reason == "stopped"
+        more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok", "note": attempt.note}
         cost = tier.pricing.cost(usage, busy_ms, attempt.at)
-        more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok", "note": note}
         if cost is None and completion.cost_usd is not None:
             cost, more["price"] = completion.cost_usd, "as its own ledger says"
         if cost is None:
-            more["note"] = "; ".join(filter(None, [note, _why_unknown(tier, usage)]))
+            more["note"] = "; ".join(filter(None, [attempt.note, _why_unknown(tier, usage)]))
             more["assumed_usd"] = self._assumed(attempt, usage)
         else:
             n, tokens, dollars = self._usual.get(tier.name, (0, 0.0, 0.0))
@@ -264,25 +259,22 @@ class Ledger:
     ) -> dict[str, Any]:
         """Baseline and saving of an answer of the large model, which is its own baseline, or of
         another in its place, which earns an estimate that is never above its own cost."""
-        own = {"baseline_usd": cost, "saved_usd": None if cost is None else NOTHING}
-        if attempt.tier.name != self.outlook.tiers[-1].name:
-            found = self.outlook.baseline(completion, attempt.messages)
-            if found is None or cost is None:
-                return {"baseline_usd": None, "basis": "unknown"}
-            earned = min(found.usd, cost)
-            return {"baseline_usd": earned, "saved_usd": earned - cost, "basis": "estimated"}
-        if cost is None:
-            return own
-        if attempt.continued:
-            return {**own, "basis": "estimated"}
-        alone = cost
-        if attempt.end is None:
-            alone = self.outlook.measured(completion.usage, attempt.messages) or cost
-        if alone == cost:
-            return own
-        note = "the large model alone would have found more of the prompt in its cache"
-        saved = {"baseline_usd": alone, "saved_usd": alone - cost}
-        return {**saved, "basis": "estimated", "note": note}
+        is_large = attempt.tier.name == self.outlook.tiers[-1].name
+        found = None if is_large else self.outlook.baseline(completion, attempt.messages)
+        if cost is None or not (is_large or found):
+            return {"baseline_usd": None, "basis": "unknown"}
+        baseline, more = cost, dict[str, str]()
+        if found is not None:
+            baseline, more = min(found.usd, cost), {"basis": "estimated"}
+        elif attempt.continued:
+            more = {"basis": "estimated"}
+        elif attempt.tier.pricing.per_hour is None:
+            baseline = self.outlook.measured(completion.usage, attempt.messages) or cost
+            if baseline != cost:
+                note = "the large model alone would have found more of the prompt in its cache"
+                more = {"basis": "estimated", "note": note}
+        saved = NOTHING if baseline == cost else baseline - cost
+        return {"baseline_usd": baseline, "saved_usd": saved, **more}
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
@@ -337,7 +329,7 @@ def _entry(
 
 def _why_unknown(tier: Tier, usage: Usage) -> str:
     """Reason why the cost of an answer is unknown: its price, or what the provider left out."""
-    if tier.pricing.cost(NO_TOKENS, 0.0) is None:
+    if not has_price(tier.pricing, 0.0):
         return f"{tier.model.name}: {tier.pricing.source}"
     missing = "its usage" if not usage.known else "how long it was busy"
     return f"{tier.model.name} did not report {missing}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -75,14 +75,6 @@ class Refusal:
     account: Account
     usd: Decimal
     why: Literal["spent", "put_aside"]
-
-    @property
-    def renews_at(self) -> datetime:
-        """Beginning of the next window."""
-        begins = self.account.day + timedelta(days=1)
-        if self.window == "month":
-            begins = (self.account.day.replace(day=1) + timedelta(days=32)).replace(day=1)
-        return datetime.combine(begins, time(), UTC)
 
 
 # --- in the database

@@ -278,8 +278,9 @@ def _refused(refusal: Refusal) -> ServiceError:
     if refusal.why == "put_aside":
         told = f"the budget of this key is put aside: {said}. Try again in a moment."
         return ServiceError(429, told, "budget_put_aside", retry_after=1)
-    told = f"the budget of this key does not cover the request: {said}. The next {window} begins at"
-    return ServiceError(402, f"{told} {refusal.renews_at:%Y-%m-%d} 00:00 UTC.", "budget_exhausted")
+    told = f"the budget of this key does not cover the request: {said}. "
+    told += f"The next {window} begins at 00:00 UTC."
+    return ServiceError(402, told, "budget_exhausted")
 
 
 def counted(done: asyncio.Future[None]) -> None:

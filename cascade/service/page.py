@@ -252,7 +252,7 @@ async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for key in keys:
         if key.limits and key.revoked_at is None:
-            account = (await gateway.money.account(key.id)).on(datetime.now(UTC).date())
+            account = await gateway.money.account(key.id)
             for window, limit in key.limits.items():
                 spent = account.spent_usd(window)
                 usd = [Figure(each, "usd") for each in (limit, spent, account.put_aside_usd)]
