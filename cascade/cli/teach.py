@@ -106,12 +106,12 @@ def export(
     validation: Annotated[float, Option(help="Share that a second file gets.")] = 0.1,
 ) -> None:
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
-    from cascade.teaching import LessonSelection, exporting  # noqa: PLC0415 - heavy
+    from cascade.teaching import exporting  # noqa: PLC0415 - heavy
 
     must_be_file("--output", output)
     asked = exporting.evaluation_questions(evaluation or ())
-    how: dict[str, Any] = {"form": form, "validation": validation, "evaluation": asked}
-    how["selection"] = LessonSelection(task=task)
+    how: dict[str, Any] = {"form": form, "validation": validation, "task": task}
+    how["evaluation"] = asked
     done = _with_lessons(where, lambda store: exporting.export(store, output, **how))
     remarks = [f"left out: {n:,}, {why}" for why, n in done.removed.most_common()]
     if not asked:

@@ -6,20 +6,10 @@
 Nothing is kept unless this is asked for. Export is `cascade.teaching.exporting`.
 """
 
-from cascade.teaching.keeping import Lessons
-from cascade.teaching.lessons import UNSTATED, Lesson, LessonSelection, Terms, terms_of
-from cascade.teaching.memory import Memory
-from cascade.teaching.store import Deleted, LessonStore, open_lessons
-
-__all__ = [
-    "UNSTATED",
-    "Deleted",
-    "Lesson",
-    "LessonSelection",
-    "LessonStore",
-    "Lessons",
-    "Memory",
-    "Terms",
-    "open_lessons",
-    "terms_of",
-]
+from cascade.teaching.keeping import Lessons as Lessons
+from cascade.teaching.lessons import Lesson as Lesson
+from cascade.teaching.lessons import LessonSelection as LessonSelection
+from cascade.teaching.lessons import LessonStore as LessonStore
+from cascade.teaching.lessons import Terms as Terms
+from cascade.teaching.lessons import open_lessons as open_lessons
+from cascade.teaching.memory import Memory as Memory

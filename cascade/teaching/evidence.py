@@ -69,7 +69,7 @@ class Evidence:
     def put(self, pair: Pair) -> bool:
         """Take in a pair; whether the group went live, or was dropped."""
         self.pairs.append(pair)
-        if not (self._lost() if self.live else self._won()):
+        if not self._refuted():
             return False
         self.live = not self.live
         self.pairs.clear()  # what shows that it helps is not what shows that it still does
@@ -82,29 +82,18 @@ class Evidence:
         rare = not self.live and len(self.pairs) >= TRIED_FIRST and hopeless
         return RARELY if rare else 1.0
 
-    def _won(self) -> bool:
-        """True if a mean gain of 0 or less is refuted."""
-        logs = [sum(math.log1p(bet * z) for z in self._stakes()) for bet in BETS]
-        return _mixture(logs) >= -math.log(self.alpha)
-
-    def _lost(self) -> bool:
-        """True if a mean gain of 0 or more is refuted, from some request on."""
-        logs = []
+    def _refuted(self) -> bool:
+        """True if a mean gain of 0 or less is refuted; while live, one of 0 or more, from some
+        request on."""
+        least = min(pair.rate for pair in self.pairs)  # the largest stake there may be is 1
+        stakes = [pair.gain / pair.rate * least for pair in self.pairs]
+        sign, logs = -1 if self.live else 1, list[float]()
         for bet in BETS:
-            wealth = list(accumulate(math.log1p(-bet * z) for z in self._stakes()))
-            logs.append(wealth[-1] - min([0.0, *wealth[:-1]]))
-        return _mixture(logs) >= -math.log(DOUBT)
-
-    def _stakes(self) -> list[float]:
-        """Gains ÷ rates, as shares of the largest that there may be: 1 over the lowest rate."""
-        least = min(pair.rate for pair in self.pairs)
-        return [pair.gain / pair.rate * least for pair in self.pairs]
-
-
-def _mixture(logs: list[float]) -> float:
-    """Logarithm of the mean wealth."""
-    top = max(logs)
-    return top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
+            wealth = list(accumulate(math.log1p(sign * bet * stake) for stake in stakes))
+            logs.append(wealth[-1] - (min([0.0, *wealth[:-1]]) if self.live else 0.0))
+        top = max(logs)
+        mean = top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
+        return mean >= -math.log(DOUBT if self.live else self.alpha)
 
 
 @dataclass(slots=True)

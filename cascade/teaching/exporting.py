@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +21,9 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import read_examples, read_transcripts
 from cascade.middleware.background import lot
 from cascade.middleware.local_only import KEYS
-from cascade.teaching.lessons import EVERYTHING, Lesson, LessonSelection, Terms, terms_of
-from cascade.teaching.store import LessonStore
+from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, Terms, terms_of
 
 Form = Literal["messages", "prompt_completion", "preference"]
-"""Columns of a training file."""
 
 LEAST_WORDS = 4
 """Of a question that is looked for within a text: a shorter one stands in many by chance."""
@@ -62,7 +60,7 @@ async def export(
     *,
     form: Form = "messages",
     validation: float = 0.1,
-    selection: LessonSelection = EVERYTHING,
+    task: str | None = None,
     evaluation: Sequence[str] = (),
 ) -> Exported:
     """Write lessons whose terms permit it to a training file, without duplicates and without what
@@ -70,7 +68,6 @@ async def export(
 
     Args:
         path: of the training file; that of validation has `.validation` before its ending.
-        form: columns of the file.
         validation: share of the lessons for the validation file, drawn by their questions; 0 for
             no such file.
         evaluation: questions that no row may hold, word for word.
@@ -80,31 +77,34 @@ async def export(
             be written.
     """
     to_number("validation", validation, least=0, below=1)
-    done, chosen = Exported(), dict[str, Lesson]()
-    stated, is_asked = await store.terms(), _in_evaluation(evaluation)
-    async for lesson in store.lessons(selection):
+    stated, asked, done, fit = (
+        await store.terms(),
+        _by_start(evaluation),
+        Exported(),
+        list[Lesson](),
+    )
+    async for lesson in store.lessons(LessonSelection(task=task)):
         done.lessons += 1
-        why = _unfit(lesson, form, stated) or ("in the evaluation" if is_asked(lesson) else None)
-        if why is not None:
+        if (why := _unfit(lesson, form, stated, asked)) is None:
+            fit.append(lesson)
+        else:
             done.removed[why] += 1
-            continue
-        earlier = chosen.get(lesson.digest)
-        if earlier is not None:
-            done.removed["duplicate"] += 1
-        if earlier is None or earlier.answer_is_wrong is not False:  # the newest, else the best
-            chosen[lesson.digest] = lesson
-    drawn = {digest for digest in chosen if lot(digest, "validation") < validation}
-    training = [lesson for digest, lesson in chosen.items() if digest not in drawn]
-    if not training:
+    # Of duplicates the last is kept: one that people call right, else the newest.
+    fit.sort(key=lambda lesson: lesson.answer_is_wrong is False)
+    chosen = {_conversation(lesson): lesson for lesson in fit}
+    done.removed += Counter({"duplicate": len(fit) - len(chosen)})
+    parts: tuple[list[Lesson], list[Lesson]] = ([], [])
+    for key, lesson in chosen.items():
+        parts[lot(key, "validation") < validation].append(lesson)
+    if not parts[0]:
         why = "; ".join(f"{reason}: {n:,}" for reason, n in done.removed.most_common())
         raise ConfigurationError(
             f"of {done.lessons:,} lessons none is left to train on ({why or 'there are none'}). "
-            "Where terms are missing, state them: store.state_terms(model, Terms(may_train=True, "
-            "source=…)), or `cascade lessons terms`."
+            "Where terms are missing, state them: `cascade lessons terms`, or store.state_terms(…)."
         )
     place = Path(path)
     held_out = place.with_name(f"{place.stem}.validation{place.suffix}")
-    for file, lessons in ((place, training), (held_out, [chosen[digest] for digest in drawn])):
+    for file, lessons in zip((place, held_out), parts, strict=True):
         _write(file, [row_of(lesson, form) for lesson in lessons])
         if lessons:
             done.rows[file] = len(lessons)
@@ -114,80 +114,83 @@ async def export(
 def row_of(lesson: Lesson, form: Form) -> dict[str, Any]:
     """A lesson as a row of a file, with secrets masked and control tokens spelled out."""
     asked = [{**message, "content": message.get("content") or ""} for message in lesson.messages]
-    good: dict[str, Any] = {"role": "assistant", "content": lesson.answer}
-    if lesson.tool_calls:
-        good["tool_calls"] = list(lesson.tool_calls)
+    calls = {"tool_calls": list(lesson.tool_calls)} if lesson.tool_calls else {}
+    good: dict[str, Any] = {"role": "assistant", "content": lesson.answer, **calls}
     bad = {"role": "assistant", "content": lesson.draft or ""}
     if (lesson.loss or 0) < 0:
         good, bad = bad, good
-    row: dict[str, Any] = {"prompt": asked, "chosen": [good], "rejected": [bad]}
-    if form == "messages":
-        row = {"messages": [*asked, good]}
-    elif form == "prompt_completion":
-        row = {"prompt": asked, "completion": [good]}
-    cleaned: dict[str, Any] = _cleaned(row)
-    return cleaned
+    rows: dict[Form, dict[str, Any]] = {
+        "messages": {"messages": [*asked, good]},
+        "prompt_completion": {"prompt": asked, "completion": [good]},
+        "preference": {"prompt": asked, "chosen": [good], "rejected": [bad]},
+    }
+    return {column: _cleaned(value) for column, value in rows[form].items()}
 
 
 def _cleaned(value: Any, key: str = "") -> Any:
     if isinstance(value, str):
-        is_text = key in ("content", "arguments")
-        return KEYS.sub(MASK, as_data(value)) if is_text else value
+        return KEYS.sub(MASK, as_data(value)) if key in ("content", "arguments") else value
     if isinstance(value, Mapping):
         return {name: _cleaned(v, name) for name, v in value.items() if v is not None}
     return [_cleaned(each, key) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _unfit(lesson: Lesson, form: Form, stated: Mapping[str, Terms]) -> str | None:
+def _unfit(
+    lesson: Lesson, form: Form, stated: Mapping[str, Terms], asked: Mapping[str, list[str]]
+) -> str | None:
     """Reason why a lesson must not be trained on; None where it may."""
-    preference, draft = form == "preference", lesson.draft or ""
-    may = lesson.may_train(stated)
-    of_draft = not preference or terms_of(lesson.draft_model, stated).may_train
-    texts = [str(message.get("content") or "") for message in lesson.messages]
-    trained = [lesson.answer, *map(str, lesson.tool_calls), *([draft] if preference else [])]
-    alike = not lesson.tool_calls and normalise(draft) == normalise(lesson.answer)
-    unknown = lesson.loss is None and lesson.origin == "audited"
+    draft, calls, may = lesson.draft or "", lesson.tool_calls, lesson.may_train(stated)
+    trained = [lesson.answer, *map(str, calls), *([draft] if form == "preference" else [])]
     spoken = any(message.get("role") == "assistant" for message in lesson.messages)
     reasons = {
         "terms forbid training": may is False,
         "terms of training are not stated": may is None,
-        "terms of the draft's model do not permit training": not of_draft,
         "people say that the answer is wrong": bool(lesson.answer_is_wrong),
-        "an audit found the draft better": not preference and (lesson.loss or 0) < 0,
-        "the answer is empty": not lesson.answer.strip() and not lesson.tool_calls,
+        "the answer is empty": not lesson.answer.strip() and not calls,
         # They would be trained on, too.
         "earlier answers of unknown origin": form == "messages" and spoken,
-        "it speaks to a grader": any(map(speaks_of_grading, [*texts, *trained])),
+        "it speaks to a grader": any(map(speaks_of_grading, [*lesson.texts, *trained])),
         "the answer holds a secret": any(MASK in t or KEYS.search(t) for t in trained),
-        "there is no draft": preference and not draft.strip(),
-        "draft and answer are as good": preference and (alike or lesson.loss == 0),
-        "it is not known which is better": preference and unknown,
+        "in the evaluation": _holds(lesson, asked),
     }
+    if form == "preference":
+        own = terms_of(lesson.draft_model, stated)
+        alike = not calls and normalise(draft) == normalise(lesson.answer)
+        reasons |= {
+            "terms of the draft's model do not permit training": not own.may_train,
+            "there is no draft": not draft.strip(),
+            "draft and answer are as good": alike or lesson.loss == 0,
+            "it is not known which is better": lesson.loss is None and lesson.origin == "audited",
+        }
+    else:
+        reasons["an audit found the draft better"] = (lesson.loss or 0) < 0
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _in_evaluation(questions: Iterable[str]) -> Callable[[Lesson], bool]:
-    """What tells whether a lesson holds a question of an evaluation: as its own question, or
-    anywhere in its texts, in the same words."""
-    asked = {_words(question) for question in questions} - {""}
-    by_start = defaultdict[tuple[str, ...], list[str]](list)
-    for question in asked:
-        for start in list(_starts(question))[:1]:
-            by_start[start].append(question)
-
-    def is_asked(lesson: Lesson) -> bool:
-        texts = [str(message.get("content") or "") for message in lesson.messages]
-        said = _words("\n".join([*texts, lesson.answer, lesson.draft or ""]))
-        near = (question for start in _starts(said) for question in by_start.get(start, ()))
-        return _words(lesson.question) in asked or any(question in said for question in near)
-
-    return is_asked
+def _conversation(lesson: Lesson) -> str:
+    """Text that equal conversations share, without spacing and capitals."""
+    parts = zip(lesson.texts, lesson.messages, strict=True)
+    said = [(" ".join(t.split()).casefold(), m.get("role"), m.get("tool_calls")) for t, m in parts]
+    return json.dumps(said, sort_keys=True, default=str)
 
 
-def _starts(words: str) -> Iterator[tuple[str, ...]]:
-    """Each `LEAST_WORDS` words in a row: a question may begin with them."""
-    found = words.split()
-    return zip(*(found[n:] for n in range(LEAST_WORDS)), strict=False)
+def _by_start(questions: Iterable[str]) -> Mapping[str, list[str]]:
+    """Questions by their first words."""
+    found = defaultdict[str, list[str]](list)
+    for question in filter(None, map(_words, questions)):
+        found[" ".join(question.split()[:LEAST_WORDS])].append(question)
+    return found
+
+
+def _holds(lesson: Lesson, asked: Mapping[str, list[str]]) -> bool:
+    """True if a question is that of a lesson, or stands in its texts, in the same words."""
+    own = _words(lesson.question)
+    said = _words("\n".join([*lesson.texts, lesson.answer, lesson.draft or ""]))
+    words = said.split()
+    starts = {" ".join(words[n : n + LEAST_WORDS]) for n in range(len(words))}
+    starts.add(" ".join(own.split()[:LEAST_WORDS]))
+    near = [question for start in starts for question in asked.get(start, ())]
+    return any(q == own or (len(q.split()) >= LEAST_WORDS and q in said) for q in near)
 
 
 def _words(text: str) -> str:
@@ -199,16 +202,15 @@ def _words(text: str) -> str:
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write all of a file or nothing; without rows there is none, also of an earlier export."""
     temporary = path.with_name(f".{path.name}.part")
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
     try:
-        if not rows:
-            path.unlink(missing_ok=True)
-            return
-        text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+        if not rows:
+            path.unlink()
     except OSError as error:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}.") from error
 
 
@@ -225,13 +227,10 @@ class Status:
 
 async def status_of(store: LessonStore) -> Status:
     """The status of a store."""
-    stated, judged = await store.terms(), Counter[bool | None]()
-    models = defaultdict[str, Counter[str]](Counter)
+    stated, judged, models = await store.terms(), Counter[Any](), dict[str, Counter[str]]()
     async for lesson in store.lessons():
+        may = lesson.may_train(stated)
+        counts = {"lessons": 1, "may_train": int(may is True), "not_stated": int(may is None)}
+        models.setdefault(lesson.answer_model, Counter()).update(counts)
         judged[lesson.answer_is_wrong] += 1
-        may, counts = lesson.may_train(stated), models[lesson.answer_model]
-        counts["lessons"] += 1
-        counts["may_train"] += may is True
-        counts["not_stated"] += may is None
-    counted = {model: dict(counts) for model, counts in models.items()}
-    return Status(judged.total(), judged[False], judged[True], counted)
+    return Status(judged.total(), judged[False], judged[True], models)

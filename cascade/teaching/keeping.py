@@ -5,24 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from threading import Lock
-from types import MappingProxyType
 from typing import Any
-from weakref import WeakSet
 
 from langchain_core.messages import BaseMessage
 
 from cascade.ledger.base import UnavailableError
 from cascade.ledger.feedback import Feedback
-from cascade.ledger.ledger import Ledger
 from cascade.middleware.background import Background, tags_of
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.middleware.shadow import Shadow
 from cascade.models.wire import sendable
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import LedgerEntry
-from cascade.teaching.lessons import Lesson, Terms, place_of, terms_of
-from cascade.teaching.store import LessonStore, the_store
+from cascade.teaching.lessons import Lesson, LessonStore, Terms, place_of, terms_of, the_store
 
 logger = logging.getLogger("cascade")
 
@@ -51,17 +46,11 @@ class Lessons(CascadeMiddleware):
     slot = Slot.PROMPTS
 
     def __init__(
-        self,
-        store: LessonStore,
-        *,
-        terms: Mapping[str, Terms] = MappingProxyType({}),
-        name: str = "lessons",
+        self, store: LessonStore, *, terms: Mapping[str, Terms] | None = None, name: str = "lessons"
     ) -> None:
-        self.name, self.store, self.terms = name, the_store(store, "Lessons"), dict(terms)
+        self.name, self.store, self.terms = name, the_store(store, "Lessons"), dict(terms or {})
         self._background = Background()
         self._waiting: dict[str, Lesson] = {}
-        self._heard: WeakSet[Ledger] = WeakSet()
-        self._lock = Lock()
 
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
         """Note the first tier's draft: the large model's answer takes its place."""
@@ -72,7 +61,8 @@ class Lessons(CascadeMiddleware):
         await handler(run, runtime)
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
-        """Make a lesson of an answer; that of an audit waits for the comparison."""
+        """Make a lesson of an answer; that of an audit waits for the comparison, which is booked
+        afterwards."""
         kernel, audited = runtime.kernel, run.kind == "audit"
         if run.kind == "shadow" or (not audited and answer.source == kernel.tiers[0].name):
             return  # an accepted draft: an audit may make a lesson of it
@@ -80,7 +70,9 @@ class Lessons(CascadeMiddleware):
         if isinstance(lesson, str):
             logger.debug("run %s makes no lesson: %s", run.id, lesson)
         elif audited:
-            self._wait_for(lesson, kernel.ledger)
+            self._waiting[run.id] = lesson
+            if self._hear not in kernel.ledger.listeners:
+                kernel.ledger.listeners.append(self._hear)
         else:
             self._start(lesson)
 
@@ -96,32 +88,26 @@ class Lessons(CascadeMiddleware):
         """Return once all lessons are written, or lost."""
         await self._background.finish()
 
-    # --- what makes a lesson
-
     def _lesson(self, run: Run, answer: Answer, kernel: Kernel) -> Lesson | str:
         """The lesson, or why there is none."""
-        tags = tags_of(run)
-        completion = answer.completion
+        tags, completion = tags_of(run), answer.completion
         tier = next((tier for tier in kernel.tiers if tier.name == answer.source), None)
         if completion is None or tier is None:
             return "no larger model of the cascade answered"
+        shadows = [one for one in kernel.parts.middleware if isinstance(one, Shadow)]
+        asked, answered = plain(run.messages), plain([completion.to_message(tier.name)])
         why = {
-            "it has to stay on this machine": bool(run.settings.get("local_only")),
+            "it has to stay on this machine": run.settings.get("local_only"),
             "it is tagged so": tags.get("lessons") == "no",
-            "it ran in the shadow": any(
-                isinstance(one, Shadow) and run.notes.get(one.name) is True
-                for one in kernel.parts.middleware
-            ),
+            "it ran in the shadow": any(run.notes.get(one.name) is True for one in shadows),
             "the answer is degraded": answer.degraded,
             "it came from a cache": completion.cached,
             "it was cut off": completion.finish_reason in CUT_OFF,
+            "it is not all text": not asked or not answered,
+            "it is too long": sum(len(str(m)) for m in (*asked, *answered)) > MOST_CHARACTERS,
         }
-        reason = next((reason for reason, holds in why.items() if holds), None)
-        asked, answered = plain(run.messages), plain([completion.to_message(tier.name)])
-        if reason is not None or not asked or not answered:
-            return reason or "it is not all text"
-        if sum(len(str(message)) for message in (*asked, *answered)) > MOST_CHARACTERS:
-            return "it is too long"
+        if reason := next((reason for reason, holds in why.items() if holds), None):
+            return reason
         task, tenant = place_of(tags, kernel.parts.name)
         noted: Any = run.notes.get(self.name) or {}
         return Lesson(
@@ -138,23 +124,12 @@ class Lessons(CascadeMiddleware):
             **noted,
         )
 
-    # --- audits: their answer comes first, what it says of the draft is booked afterwards
-
-    def _wait_for(self, lesson: Lesson, ledger: Ledger) -> None:
-        with self._lock:
-            if ledger not in self._heard:
-                self._heard.add(ledger)
-                ledger.listeners.append(self._hear)
-        self._waiting[lesson.run_id] = lesson
-
     def _hear(self, entry: LedgerEntry) -> None:
-        if entry.node != "audit" or entry.model is not None:
-            return
-        lesson = self._waiting.pop(entry.run_id, None)
-        if lesson is not None and entry.outcome == "ok":
-            self._start(lesson.model_copy(update={"loss": entry.loss}))
-
-    # --- writing
+        """The loss that an audit has found, for the lesson that waits for it."""
+        if entry.node == "audit" and entry.model is None:
+            lesson = self._waiting.pop(entry.run_id, None)
+            if lesson is not None and entry.outcome == "ok":
+                self._start(lesson.model_copy(update={"loss": entry.loss}))
 
     def _start(self, lesson: Lesson) -> None:
         if not self._background.start(partial(self._write, lesson)):
@@ -167,15 +142,14 @@ class Lessons(CascadeMiddleware):
             logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
 
 
-def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]] | None:
-    """Messages in OpenAI's form; None where they hold more than text, into which no redaction can
+def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form; none where they hold more than text, into which no redaction can
     look."""
     sent = sendable(messages)
     for message in sent:
-        content = message.get("content")
-        if isinstance(content, list):
-            if any(not isinstance(p, str) and p.get("type") != "text" for p in content):
-                return None
-            texts = (part if isinstance(part, str) else part["text"] for part in content)
+        if isinstance(parts := message.get("content"), list):
+            texts = [part if isinstance(part, str) else part.get("text") for part in parts]
+            if None in texts:
+                return []
             message["content"] = "\n".join(texts)
     return sent

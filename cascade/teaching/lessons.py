@@ -1,52 +1,57 @@
-"""Lesson: a question that the small model could not do, with the large model's answer."""
+"""Lessons: questions that the small model could not do, with the large model's answers; their store
+is SQLite or PostgreSQL through SQLAlchemy Core, with deletion for good."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
+from cascade._portal import on_portal
+from cascade.errors import ConfigurationError, InputError
+from cascade.ledger.database import LOCK, Database, UtcTime, Words, json_type, to_json
 from cascade.ledger.feedback import Feedback
 from cascade.state import Record
 
-Origin = Literal["escalated", "audited"]
-"""Reason why the large model answered: the draft was not accepted, or was accepted and audited."""
+# Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
+import sqlalchemy as sa  # isort: skip
 
-ChatMessage = Mapping[str, Any]
-"""A message in OpenAI's form: `role`, `content`, `tool_calls` and the like."""
+logger = logging.getLogger("cascade")
+
+T = TypeVar("T")
+R = TypeVar("R", "Lesson", Feedback)
+
+PAGE = 500
+"""Lessons that are read at once."""
+
+MOST_SAID = 100
+"""Verdicts about one run that are kept."""
+
+NO_TEXTS = frozenset({"role", "type", "id", "tool_call_id", "name"})
+"""Parts of a message that are not redacted."""
 
 
 class Terms(Record):
-    """Terms of use or licence of a model, as users state them: they differ by contract.
-
-    Attributes:
-        may_train: whether another model may be trained on the answers; None is not stated.
-        source: where it is written, as a rule an address; `as_of`, when it was read there.
-    """
+    """Terms of use or licence of a model, as users state them: they differ by contract. Where it is
+    not stated whether other models may be trained on its answers (None), these are not exported;
+    `source` is where it is written, as a rule an address, and `as_of` when it was read there."""
 
     may_train: bool | None = None
     source: str = ""
     as_of: date | None = None
 
 
-UNSTATED = Terms()
-"""Terms of a model of which nothing was stated: its answers are not exported for training."""
-
-
 def terms_of(model: str | None, stated: Mapping[str, Terms]) -> Terms:
     """The terms of a model by its name (`openai:gpt-5.1`), else by the longest prefix of it that
-    ends in `*` (`openai:*`); `UNSTATED` where there are none."""
-    if model is None:
-        return UNSTATED
-    if model in stated:
-        return stated[model]
-    fitting = [name for name in stated if name.endswith("*") and model.startswith(name[:-1])]
-    return stated[max(fitting, key=len)] if fitting else UNSTATED
+    ends in `*` (`openai:*`); unstated where there are none."""
+    name = model or ""
+    fitting = [each for each in stated if each.endswith("*") and name.startswith(each[:-1])]
+    return stated.get(name) or stated.get(max(fitting, key=len, default="")) or Terms()
 
 
 class Lesson(Record):
@@ -55,6 +60,7 @@ class Lesson(Record):
     Attributes:
         run_id: of the run in the ledger; a run has one lesson at most.
         at: when the large model had answered.
+        origin: why it did: the draft was not accepted, or was accepted and audited.
         task, tenant, user: tags of the run; else the cascade's name, the tag `key`, and None.
         messages: the conversation up to the question, in OpenAI's form, text alone.
         draft, draft_model: of the small model; None where it gave no whole one.
@@ -68,35 +74,29 @@ class Lesson(Record):
 
     run_id: str
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    origin: Origin = "escalated"
+    origin: Literal["escalated", "audited"] = "escalated"
     task: str = "cascade"
     tenant: str | None = None
     user: str | None = None
-    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    messages: tuple[Mapping[str, Any], ...] = Field(min_length=1)
     draft: str | None = None
     draft_model: str | None = None
     answer: str
-    tool_calls: tuple[ChatMessage, ...] = ()
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
     answer_model: str
     loss: float | None = Field(default=None, ge=-1, le=1)
     verdicts: tuple[Feedback, ...] = ()
-    terms: Terms = UNSTATED
+    terms: Terms = Terms()
+
+    @property
+    def texts(self) -> list[str]:
+        """Texts of the messages."""
+        return [str(message.get("content") or "") for message in self.messages]
 
     @property
     def question(self) -> str:
         """Text of the last message."""
-        content = self.messages[-1].get("content")
-        return content if isinstance(content, str) else ""
-
-    @property
-    def digest(self) -> str:
-        """Digest that equal conversations share: SHA-256 of roles and contents, without spacing
-        and capitals."""
-        parts = [
-            [m.get("role"), _folded(m.get("content")), m.get("tool_calls")] for m in self.messages
-        ]
-        text = json.dumps(parts, ensure_ascii=False, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+        return self.texts[-1]
 
     @property
     def answer_is_wrong(self) -> bool | None:
@@ -124,8 +124,25 @@ class LessonSelection:
     since: datetime | None = None
     until: datetime | None = None
 
+    @property
+    def where(self) -> list[sa.ColumnElement[bool]]:
+        """The conditions in SQL."""
+        names, columns = ("run_id", "user", "tenant", "task"), lessons_table.c
+        found = [columns[n] == getattr(self, n) for n in names if getattr(self, n) is not None]
+        found += [] if self.since is None else [columns.at >= self.since]
+        return found + ([] if self.until is None else [columns.at < self.until])
+
 
 EVERYTHING = LessonSelection()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """Number of lessons deleted, and whether SQLite's own files hold nothing of them any more:
+    not where another process kept the journal open; PostgreSQL cleans its files by a vacuum."""
+
+    lessons: int
+    scrubbed: bool = True
 
 
 def place_of(tags: Mapping[str, str], cascade: str) -> tuple[str, str | None]:
@@ -133,5 +150,200 @@ def place_of(tags: Mapping[str, str], cascade: str) -> tuple[str, str | None]:
     return tags.get("task", cascade), tags.get("tenant", tags.get("key"))
 
 
-def _folded(content: object) -> object:
-    return " ".join(content.split()).casefold() if isinstance(content, str) else content
+metadata = sa.MetaData()
+
+lessons_table = sa.Table(
+    "teaching_lessons",
+    metadata,
+    sa.Column("run_id", Words, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False, index=True),
+    sa.Column("task", Words, nullable=False),
+    sa.Column("tenant", Words),
+    sa.Column("user_name", Words, key="user", index=True),
+    sa.Column("lesson", Words, nullable=False),
+    sa.Column("verdicts", json_type),
+)
+terms_table = sa.Table(
+    "teaching_terms",
+    metadata,
+    sa.Column("model", Words, primary_key=True),
+    sa.Column("stated", Words, nullable=False),
+)
+
+
+def open_lessons(url: str, *, redact: Callable[[str], str] | None = None) -> LessonStore:
+    """A store of lessons at `sqlite:///lessons.db`, `postgresql://…` or `memory://`, which may be
+    the ledger's database; it connects with its first use. `redact` takes out of every text what
+    must not be stored; where it raises, nothing is.
+
+    Raises:
+        ConfigurationError: the address has none of these forms.
+        MissingDependencyError: SQLAlchemy or the driver is not installed.
+    """
+    return LessonStore(url, redact)
+
+
+def the_store(store: object, of: str) -> LessonStore:
+    """The store that a middleware was given; refused where it is none."""
+    if isinstance(store, LessonStore):
+        return store
+    raise ConfigurationError(
+        f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
+    )
+
+
+class LessonStore:
+    """Lessons with the verdicts of people about them, and terms of models, made by `open_lessons`.
+
+    Methods may be called in any event loop and thread; where the database cannot be reached they
+    raise `cascade.ledger.base.UnavailableError`.
+    """
+
+    def __init__(self, url: str, redact: Callable[[str], str] | None) -> None:
+        self._redact, self._database = redact, Database(url, "teaching", metadata)
+
+    async def put(self, lesson: Lesson) -> bool:
+        """Keep a lesson; whether it is new: a run's first lesson stays."""
+        kept = self._redacted(lesson, "messages", "draft", "answer", "tool_calls")
+        if kept is None:
+            return False
+        row = {name: getattr(kept, name) for name in ("run_id", "at", "task", "tenant", "user")}
+        row["lesson"] = to_json(kept.model_dump(mode="json", exclude={"verdicts"}))
+
+        def work(connection: sa.Connection) -> bool:
+            there = sa.select(lessons_table.c.run_id).where(lessons_table.c.run_id == kept.run_id)
+            if connection.execute(there).first() is not None:
+                return False
+            connection.execute(sa.insert(lessons_table), row)
+            return True
+
+        return await self._write(work)
+
+    async def get(self, run_id: str) -> Lesson | None:
+        """The lesson of a run."""
+        return await anext(self.lessons(LessonSelection(run_id=run_id)), None)
+
+    async def lessons(self, selection: LessonSelection = EVERYTHING) -> AsyncGenerator[Lesson]:
+        """Lessons with their verdicts, oldest first."""
+        table, place = lessons_table, sa.tuple_(lessons_table.c.at, lessons_table.c.run_id)
+        statement = sa.select(table.c.lesson, table.c.verdicts).where(*selection.where)
+        statement = statement.order_by(table.c.at, table.c.run_id).limit(PAGE)
+        page = await self._read(statement, _lesson)
+        while page:
+            for lesson in page:
+                yield lesson
+            last = sa.literal(page[-1].at, table.c.at.type), sa.literal(page[-1].run_id)
+            page = await self._read(statement.where(place > sa.tuple_(*last)), _lesson)
+
+    async def judge(self, feedback: Feedback) -> bool | None:
+        """Keep a verdict in place of an earlier one of the same key and person; whether anything
+        changed, None where the run has no lesson. `MOST_SAID` verdicts are an `InputError`."""
+        kept = self._redacted(feedback, "comment", "value", "correction")
+        return kept is not None and await self._write(lambda c: _judge(c, kept))
+
+    async def delete(
+        self, selection: LessonSelection = EVERYTHING, *, everything: bool = False
+    ) -> Deleted:
+        """Delete lessons with their verdicts for good, also from SQLite's own files; where all of a
+        user is meant, also the user's verdicts about answers to others.
+
+        Raises:
+            ConfigurationError: neither a selection nor `everything` is said, or both are.
+        """
+        if (selection == EVERYTHING) is not everything:
+            raise ConfigurationError(
+                "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than), or "
+                "everything=True (--all) alone."
+            )
+        number = await self._write(lambda c: _delete(c, selection))
+        return Deleted(lessons=number, scrubbed=await on_portal(self._database.scrub()))
+
+    async def state_terms(self, model: str, terms: Terms) -> None:
+        """State the terms of a model, `provider:name` or `provider:*`, from today on."""
+
+        stating = sa.insert(terms_table).values(model=model, stated=terms.model_dump_json())
+        steps = sa.delete(terms_table).where(terms_table.c.model == model), stating
+        await self._write(lambda c: [c.execute(step) for step in steps])
+
+    async def terms(self) -> dict[str, Terms]:
+        """The terms as they are stated today, by model."""
+        statement = sa.select(terms_table).order_by(terms_table.c.model)
+        found = await self._read(statement, lambda row: (row[0], Terms.model_validate_json(row[1])))
+        return dict(found)
+
+    async def aclose(self) -> None:
+        """Close the connections; the store may be used again, but for `memory://`."""
+        await on_portal(self._database.aclose())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _redacted(self, record: R, *texts: str) -> R | None:
+        """The record as it may be stored; None where the redaction fails."""
+        if self._redact is None:
+            return record
+        try:
+            left = {name: _redacted_part(getattr(record, name), self._redact) for name in texts}
+        except Exception:
+            logger.exception("redaction failed: a %s is not stored", type(record).__name__)
+            return None
+        return record.model_copy(update=left)
+
+    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
+        return await on_portal(
+            self._database.read(lambda c: [made(row) for row in c.execute(statement)])
+        )
+
+    async def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        def alone(connection: sa.Connection) -> T:
+            if self._database.kind == "postgresql":  # as in SQLite: nothing changes meanwhile
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK + 2})
+            return work(connection)
+
+        return await on_portal(self._database.write(alone))
+
+
+# --- within one transaction
+
+
+def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
+    column, this = lessons_table.c.verdicts, lessons_table.c.run_id == feedback.run_id
+    row = connection.execute(sa.select(column).where(this)).first()
+    if row is None:
+        return None
+    said = [Feedback.model_validate(each) for each in row[0] or ()]
+    others = [v for v in said if (v.key, v.by) != (feedback.key, feedback.by)]
+    if [v.model_copy(update={"at": feedback.at}) for v in said if v not in others] == [feedback]:
+        return False
+    if len(others) >= MOST_SAID:
+        raise InputError(f"feedback: run {feedback.run_id!r} has been judged {MOST_SAID} times.")
+    kept = [verdict.model_dump(mode="json") for verdict in (*others, feedback)]
+    connection.execute(sa.update(lessons_table).where(this).values(verdicts=kept))
+    return True
+
+
+def _delete(connection: sa.Connection, selection: LessonSelection) -> int:
+    by, table, there = selection.user, lessons_table, LessonSelection(tenant=selection.tenant)
+    if by is not None and selection == replace(there, user=by):
+        judged = sa.select(table.c.run_id, table.c.verdicts).where(*there.where)
+        for one, said in connection.execute(judged.where(table.c.verdicts.is_not(None))).all():
+            left = [verdict for verdict in said if verdict["by"] != by]
+            if len(left) < len(said):
+                values = {"verdicts": left or None}
+                connection.execute(sa.update(table).where(table.c.run_id == one).values(values))
+    return connection.execute(sa.delete(table).where(*selection.where)).rowcount
+
+
+def _lesson(row: Any) -> Lesson:
+    return Lesson.model_validate({**json.loads(row.lesson), "verdicts": row.verdicts or ()})
+
+
+def _redacted_part(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, Mapping):
+        return {k: v if k in NO_TEXTS else _redacted_part(v, redact) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_redacted_part(item, redact) for item in value)
+    return redact(value) if isinstance(value, str) else value

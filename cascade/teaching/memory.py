@@ -21,19 +21,15 @@ from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
 from cascade.teaching.evidence import Group, Groups, Pair
-from cascade.teaching.lessons import Lesson, LessonSelection, place_of
-from cascade.teaching.store import LessonStore, the_store
+from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, place_of, the_store
 
 logger = logging.getLogger("cascade")
 
 TRIAL = "trial"
 """Node of the calls that try whether examples help."""
 
-NEAR = 12
-"""Lessons that are looked at for one question."""
-
-MOST_CHARACTERS = 2_000
-"""Of all examples for one question."""
+NEAR, MOST_CHARACTERS = 12, 2_000
+"""Lessons that are looked at for one question, and characters of all examples."""
 
 MOST_ASKED = 5_000
 """Requests whose examples are remembered until their right answer is known."""
@@ -41,11 +37,9 @@ MOST_ASKED = 5_000
 UNTRIED = 3
 """First lessons of a group, without a trial: what hardly repeats is not tried at all."""
 
-AWAY_S = 5.0
-"""Seconds in which no request waits for the lessons, after one has waited in vain."""
-
-READ_EVERY_S = 1.0
-"""Seconds between two looks for new lessons."""
+AWAY_S, READ_EVERY_S = 5.0, 1.0
+"""Seconds in which no request waits for the lessons, after one has waited in vain, and those
+between two looks for new lessons."""
 
 LATE = timedelta(minutes=1)
 """Time by which a lesson may be written later than another that is newer."""
@@ -67,12 +61,10 @@ class _Asked:
 class Memory(Examples):
     """Memory of similar questions with the large model's answers, shown to the small model.
 
-    Lessons are grouped by their questions; nothing of a new group is shown. Where the right answer
-    to a request becomes known by an escalation or an audit, the small model is asked the other way
-    round as well, after the reply: with examples where its draft had none, and without where it
-    had. These trials (node `trial` in the ledger) decide whether the group goes live, see
-    `Evidence`. It needs audits: else nothing shows whether accepted drafts with examples are right.
-    What trials have shown is known to this process alone, until it ends.
+    Where the right answer to a request becomes known by an escalation or an audit, the small model
+    is asked the other way round as well, after the reply: with examples where its draft had none,
+    and without where it had. These trials (node `trial` in the ledger) decide whether its group of
+    alike questions goes live, see `Evidence`. Audits alone show whether accepted drafts are right.
 
     A lesson is never shown to another tenant or for another task than its own; nor where it was
     deleted, people say that it is wrong, or it speaks to a grader.
@@ -122,10 +114,8 @@ class Memory(Examples):
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Note the chance with which the right answer to an accepted draft becomes known."""
         decision, asked = answer.decision, self._asked.get(run.id)
-        if run.kind != "answer" or asked is None or decision is None:
-            return
-        if decision.action == "accept" and decision.audit_rate:
-            asked.rate = decision.audit_rate
+        if run.kind == "answer" and asked is not None and decision and decision.action == "accept":
+            asked.rate = decision.audit_rate or asked.rate
 
     async def finish(self) -> None:
         """Return once all lessons that are there are read, and all trials are done."""
@@ -138,8 +128,8 @@ class Memory(Examples):
 
     async def _choose(self, call: Call) -> Sequence[BaseMessage]:
         run = call.run
-        spoken = [message for message in run.messages if message.type != "system"]
-        if len(spoken) != 1 or spoken[0].type != "human":
+        spoken = [message.type for message in run.messages if message.type != "system"]
+        if spoken != ["human"]:
             return ()  # a later turn is no question by itself
         if time.monotonic() >= self._read_again:
             await self._read()
@@ -210,20 +200,20 @@ class Memory(Examples):
         trial.draft = tried
         foreseen = await kernel.rehearse(trial, call.runtime)
         accepts = foreseen is None or foreseen.action == "accept"
-        right = lesson.loss <= 0 if lesson.loss is not None else _same(draft, lesson.answer)
-        gain = self._worth(_same(tried.text, lesson.answer), accepts)
+        said = normalise(lesson.answer)
+        right = lesson.loss <= 0 if lesson.loss is not None else normalise(draft) == said
+        gain = self._worth(normalise(tried.text) == said, accepts)
         gain -= self._worth(right, lesson.origin == "audited")
         with self._lock:
             evidence = asked.group.evidence
             if evidence.put(Pair(-gain if asked.shown else gain, asked.rate)):
-                said = "shown" if evidence.live else "shown no more"
-                logger.info("%s: the lessons of a group are %s", self.name, said)
+                change = "shown" if evidence.live else "shown no more"
+                logger.info("%s: the lessons of a group are %s", self.name, change)
 
     def _worth(self, right: bool, accepted: bool) -> float:
         """Of an answer, in units in which gains are within [−1, 1]."""
-        if not accepted:
-            return 0.0
-        return (1.0 if right else -self.price_of_error) / (1.0 + self.price_of_error)
+        worth = 1.0 if right else -self.price_of_error
+        return worth / (1.0 + self.price_of_error) if accepted else 0.0
 
 
 def _may_be_shown(lesson: Lesson) -> bool:
@@ -233,7 +223,3 @@ def _may_be_shown(lesson: Lesson) -> bool:
     plain = len(spoken) == 1 and not lesson.tool_calls and bool(lesson.answer.strip())
     speaks = speaks_of_grading(f"{lesson.question}\n{lesson.answer}")
     return plain and not lesson.answer_is_wrong and not speaks
-
-
-def _same(one: str, other: str) -> bool:
-    return normalise(one) == normalise(other)

@@ -186,7 +186,7 @@ async def test_without_rows_no_file_is_written(store: LessonStore, tmp_path: Pat
     with pytest.raises(ConfigurationError, match="there are none"):
         await export(store, tmp_path / "a.jsonl")
     await store.put(lesson(terms=Terms()))
-    with pytest.raises(ConfigurationError, match=r"not stated: 1.*may_train=True"):
+    with pytest.raises(ConfigurationError, match=r"not stated: 1.*state_terms"):
         await export(store, tmp_path / "a.jsonl")
     assert [file.name for file in tmp_path.iterdir()] == ["db"]  # noqa: ASYNC240 - a few files
 
