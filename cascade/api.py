@@ -346,7 +346,7 @@ class Cascade:
         )
         for name, share in [*(("max_harm", harm) for harm in max_harms), ("delta", delta)]:
             to_number(name, share, above=0, below=1)
-        rows = making.to_examples(examples, halves=len(max_harms) > 0)
+        rows = making.to_examples(examples)
         options: Any = {"max_harms": max_harms, "delta": delta}
         made = await making.calibrate_examples(Kernel(parts), rows, as_scorer(scorer), **options)
         return made.calibration

@@ -64,13 +64,9 @@ MADE_WITH = "made_with"
 # Examples -------------------------------------------------------------------------------------
 
 
-def to_examples(given: Sequence[Any], *, halves: bool = False) -> list[Example]:
+def to_examples(given: Sequence[Any]) -> list[Example]:
     """Examples as users write them: `(question, reference)` pairs, or dicts with `question` and
-    `reference`; with `halves`, enough for one to fit and one to prove.
-
-    Raises:
-        ConfigurationError: one is neither, or there are too few.
-    """
+    `reference`; a `ConfigurationError` where one is neither."""
     examples: list[Example] = []
     for number, item in enumerate(given if isinstance(given, Iterable) else [given]):
         match item:
@@ -80,11 +76,6 @@ def to_examples(given: Sequence[Any], *, halves: bool = False) -> list[Example]:
                 raise ConfigurationError(
                     f"example {number} is {item!r}: give (question, reference) pairs."
                 )
-    if len(examples) < (needed := LEAST_LABELS * (1 + halves)):
-        raise ConfigurationError(
-            f"{len(examples)} examples, where {needed} or more are needed; 100 to 300 are usual. "
-            "Nothing was asked."
-        )
     return examples
 
 
@@ -165,70 +156,16 @@ class Collected:
         return f"{done}, {self.seconds * each:.0f} s{more} left"
 
 
-async def record(
-    kernel: Kernel,
-    examples: Sequence[Example],
-    path: Path,
-    scorer: Scorer,
-    *,
-    agree_with_large: bool = False,
-    concurrency: int = 8,
-    progress: Callable[[Collected], None] = lambda done: None,
-) -> Collected:
-    """Answer examples with the first and the last model, and write their transcripts, but those
-    that are there. With `agree_with_large` the last model's answer counts as right: there are no
-    references.
+class Recorder:
+    """Recorder of what the first and the last model answer to examples, as transcripts in a file.
+    Where they `agree`, the last model's answer counts as right: there are no references.
 
     Raises:
-        ConfigurationError: the models are one, a reference cannot be read, or the file holds
-            answers to other questions, or of other models or settings.
-        CascadeError: `GIVE_UP_AFTER` examples in a row failed.
+        ConfigurationError: the models are one, or no draft would have a confidence.
     """
-    recorder, there = _Recorder(kernel, scorer, agree_with_large), resume_transcripts(path)
-    for example in examples:
-        await recorder.check(example, there.get(example.id), path)
-    queue, began = [example for example in examples if example.id not in there], time.monotonic()
-    done = Collected(len(examples), skipped=len(examples) - len(queue))
 
-    async def work() -> None:
-        while queue:
-            example = queue.pop(0)
-            try:
-                row, spent = await recorder.answer(example, path.stem)
-            except CascadeError as error:
-                done.failures[example.id] = str(error)
-                done.in_a_row += 1
-            else:
-                done.in_a_row = 0
-                done.unlabelled += row is None
-                if row is not None:
-                    with path.open("ab") as file:
-                        file.write(row.to_line().encode())
-                    done.written += 1
-                    if done.spent_usd is not None:
-                        done.spent_usd = None if spent is None else done.spent_usd + spent
-            done.seconds = time.monotonic() - began
-            progress(done)
-            if done.in_a_row >= GIVE_UP_AFTER:
-                raise CascadeError(
-                    f"{done.in_a_row} examples in a row failed, and no more are asked; what was "
-                    f"recorded is kept. The last one: {list(done.failures.values())[-1]}"
-                )
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(concurrency, len(queue))):
-                group.create_task(work())
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return done
-
-
-class _Recorder:
-    """Collector that asks both models about examples, and judges the answers."""
-
-    def __init__(self, kernel: Kernel, scorer: Scorer, agree: bool) -> None:
-        self.kernel, self.scorer, self.agree = kernel, scorer, agree
+    def __init__(self, kernel: Kernel, path: Path, scorer: Scorer, *, agree: bool = False) -> None:
+        self.kernel, self.path, self.scorer, self.agree = kernel, path, scorer, agree
         tiers, parts = {"small": kernel.tiers[0], "large": kernel.tiers[-1]}, kernel.parts
         self.models = [tier.model.name for tier in tiers.values()]
         if len(set(self.models)) == 1:
@@ -248,12 +185,62 @@ class _Recorder:
             "scorer": f"{scorer.spec}{', agreement with large' * agree}",
         }
 
-    def settings_of(self, example: Example) -> dict[str, Any]:
-        """What the transcript of an example is made with."""
+    async def record(
+        self,
+        examples: Sequence[Example],
+        *,
+        least: int = 0,
+        concurrency: int = 8,
+        progress: Callable[[Collected], None] = lambda done: None,
+    ) -> Collected:
+        """Ask about those of the examples, `least` or more, that are not in the file.
+
+        Raises:
+            ConfigurationError: too few examples, a reference cannot be read, or the file holds
+                answers to other questions, or of other models or settings.
+            CascadeError: `GIVE_UP_AFTER` examples in a row failed.
+        """
+        if len(examples) < least:
+            raise ConfigurationError(
+                f"{len(examples)} examples, where {least} or more are needed; 100 to 300 are "
+                "usual. Nothing was asked."
+            )
+        there = resume_transcripts(self.path)
+        for example in examples:
+            await self._check(example, there.get(example.id))
+        queue = [example for example in examples if example.id not in there]
+        done, began = Collected(len(examples), len(examples) - len(queue)), time.monotonic()
+
+        async def work() -> None:
+            while queue:
+                example = queue.pop(0)
+                try:
+                    await self._answer(example, done)
+                    done.in_a_row = 0
+                except CascadeError as error:
+                    done.failures[example.id] = str(error)
+                    done.in_a_row += 1
+                done.seconds = time.monotonic() - began
+                progress(done)
+                if done.in_a_row >= GIVE_UP_AFTER:
+                    raise CascadeError(
+                        f"{done.in_a_row} examples in a row failed, and no more are asked; what "
+                        f"was recorded is kept. The last one: {done.failures[example.id]}"
+                    )
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(concurrency, len(queue))):
+                    group.create_task(work())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return done
+
+    def _settings_of(self, example: Example) -> dict[str, Any]:
         asked = example.messages
         return {**self.made_with, "system": system_hash(asked), "shots": [*shots_of(asked)]}
 
-    async def check(self, example: Example, row: Transcript | None, path: Path) -> None:
+    async def _check(self, example: Example, row: Transcript | None) -> None:
         """Refuse, before anything is paid, a reference that the scorer cannot read, and a
         transcript with other models, another question or settings."""
         try:
@@ -263,24 +250,23 @@ class _Recorder:
             raise ConfigurationError(f"example {example.id!r}: {error}") from error
         if row is None:
             return
-        wanted = self.settings_of(example)
+        wanted = self._settings_of(example)
         made = (row.model_extra or {}).get(MADE_WITH, wanted)
         other = [name for name in wanted if made.get(name, wanted[name]) != wanted[name]]
         other += ["question"] * (row.prompt != example.question)
         other += ["models"] * (not row.models.keys() >= {*self.models})
         if other:
             raise ConfigurationError(
-                f"{path} cannot be continued: in its example {row.id!r}, {row.prompt!r:.60}, "
+                f"{self.path} cannot be continued: in its example {row.id!r}, {row.prompt!r:.60}, "
                 f"answered by {' and '.join(row.models)}, something else was asked "
                 f"({', '.join(other)}). Delete it, or record to another file."
             )
 
-    async def answer(
-        self, example: Example, dataset: str
-    ) -> tuple[Transcript | None, Decimal | None]:
-        """The transcript, none where nothing says whether an answer is right, and dollars."""
+    async def _answer(self, example: Example, done: Collected) -> None:
+        """Ask both models, and write the transcript if something says whether they are right."""
         if not self.agree and not example.labels and example.reference is None:
-            return None, None
+            done.unlabelled += 1
+            return
         kernel, run = self.kernel, self.kernel.begin(list(example.messages))
         runtime = CascadeRuntime(kernel, show="final")
         while run.step not in ("verify", "expert", "end"):
@@ -290,7 +276,7 @@ class _Recorder:
             run.step = "expert"  # whatever would be decided: both are recorded
             await kernel.advance(run, runtime)
         if draft is None or run.draft is None or run.degraded:
-            why = "a middleware did" if run.decision is None else run.decision.reason
+            why = run.decision and run.decision.reason
             raise ConfigurationError(f"not both models have answered: {why}")
         reference = run.draft.text if self.agree else example.reference
         ledger, models = LedgerView(run.entries), dict[str, Outcome]()
@@ -298,9 +284,10 @@ class _Recorder:
         more["check_cost_usd"] = costs.get("self_check", 0.0)
         asked = zip(self.models, ("draft", "expert"), (draft, run.draft), (more, {}), strict=True)
         for name, node, answer, known in asked:
-            correct = await self.score(example, answer.text, reference)
+            correct = await self._score(example, answer.text, reference)
             if correct is None:
-                return None, None
+                done.unlabelled += 1
+                return
             models[name] = Outcome(
                 correct=correct,
                 input_tokens=answer.usage.input_tokens,
@@ -311,17 +298,21 @@ class _Recorder:
                 **known,
             )
         row = Transcript(
-            dataset=dataset,
+            dataset=self.path.stem,
             id=example.id,
             prompt=example.question,
             reference=reference,
             models=models,
-            **{MADE_WITH: self.settings_of(example)},
+            **{MADE_WITH: self._settings_of(example)},
         )
-        return row, ledger.cost_usd if self.scorer.computes else None
+        with self.path.open("ab") as file:
+            file.write(row.to_line().encode())
+        done.written += 1
+        if done.spent_usd is not None:  # a judge's cost is not known
+            spent = ledger.cost_usd if self.scorer.computes else None
+            done.spent_usd = None if spent is None else done.spent_usd + spent
 
-    async def score(self, example: Example, answer: str, reference: Any) -> float | None:
-        """How right an answer is, by what people said of it, else by the scorer."""
+    async def _score(self, example: Example, answer: str, reference: Any) -> float | None:
         if (judged := example.labels.get(answer.strip())) is not None:
             return float(judged)
         if reference is None or (self.agree and not str(reference).strip()):
@@ -442,7 +433,8 @@ async def calibrate_examples(
     """Ask both models about examples, and calibrate on the answers; nothing is kept on disk."""
     with TemporaryDirectory(prefix="cascade-") as folder:
         path = Path(folder) / "examples.jsonl"
-        await record(kernel, examples, path, scorer)
+        halves = 2 if options.get("max_harms") else 1
+        await Recorder(kernel, path, scorer).record(examples, least=LEAST_LABELS * halves)
         return await calibrate(kernel, path, **options)
 
 
@@ -464,12 +456,11 @@ def write_artefacts(
             f"what a cascade is worth: {LEAST_ROWS} or more are needed, and {FAIR_TEST} for a fair "
             "test."
         )
-    names = {
-        "calibration": "calibration.json",
-        "page": "verdict.html",
-        "configuration": "cascade.yaml",
+    files = {
+        "calibration": folder / "calibration.json",
+        "page": folder / "verdict.html",
+        "configuration": folder / "cascade.yaml",
     }
-    files = {what: folder / name for what, name in names.items()}
     fitted.calibration.save(files["calibration"])
     files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
     files["configuration"].write_text(_configuration(tiers, found, examples), encoding="utf-8")

@@ -75,10 +75,15 @@ class Examples:
     yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
     yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
 
-    def read(self, path: Path) -> list[Example]:
-        """The examples of a file."""
+    def read(self, path: Path, answers: Path) -> list[Example]:
+        """The examples of a file that is not the one with their answers."""
         from cascade.evaluation import read_examples  # noqa: PLC0415 - heavy
 
+        if answers.resolve() == path.resolve():
+            raise ConfigurationError(
+                f"--out: the answers would be recorded into {path}, which has your examples: give "
+                "another name."
+            )
         return read_examples(path, question=self.question, label=self.label, system=self.system)
 
 
@@ -162,10 +167,9 @@ def calibrate(
     with ExitStack() as opened:
         cascade = _open(opened, models, examples)
         if not recorded:
-            path, rows = to.with_suffix(".jsonl"), examples.read(file)
-            halves = " (with --max-harm one half fits, the other proves)" if max_harm else ""
-            _check(rows, LEAST_LABELS * (2 if max_harm else 1), halves, file, path)
-            done = _record(cascade, rows, path, examples, agree_with_large)
+            path, least = to.with_suffix(".jsonl"), LEAST_LABELS * (2 if max_harm else 1)
+            rows = examples.read(file, path)
+            done = _record(cascade, rows, path, examples, least, agree_with_large)
         fitted = _fit(cascade, path, **given)
         rule = rule_of(fitted.evaluation, cascade.tiers)
     made = fitted.calibration
@@ -204,10 +208,9 @@ def try_(
     Interrupted, the same command goes on where it was.
     """
     from cascade.calibrate import labels_of, with_shots  # noqa: PLC0415 - heavy
-    from cascade.evaluation.crossfit import LEAST_ROWS, Options  # noqa: PLC0415
-    from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415
+    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
 
-    choices = labels_of(examples.read(file))
+    choices = labels_of(examples.read(file, to / ANSWERS))
     # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
     compares_words = not examples.scorer.startswith(("numeric", "json", "judge"))
     if choices and compares_words and examples.system is None:
@@ -216,8 +219,7 @@ def try_(
         say(f"system message, unless you give --system: {told}")
     if choices and models.temperature is None:
         models = replace(models, temperature=0.0)
-    rows = with_shots(examples.read(file), shots)
-    _check(rows, LEAST_ROWS, f", and {FAIR_TEST} for a fair test", file, to / ANSWERS)
+    rows = with_shots(examples.read(file, to / ANSWERS), shots)
     given: dict[str, Any] = {"max_harms": max_harm or (), "options": Options(**vars(goal))}
     with ExitStack() as opened:
         _judge(_open(opened, models, examples), rows, to, examples, **given)
@@ -258,34 +260,26 @@ def _open(opened: ExitStack, models: Models, how: Examples) -> Cascade:
     return models.open(opened, signals=how.signals or SIGNALS, middleware=breaker)
 
 
-def _check(rows: Sequence[Example], needed: int, why: str, file: Path, path: Path) -> None:
-    """Refuse, before anything is paid, what cannot be recorded or fitted."""
-    if path.resolve() == file.resolve():
-        raise ConfigurationError(
-            f"--out: the answers would be recorded into {file}, which has your examples: give "
-            "another name."
-        )
-    if len(rows) < needed:
-        raise ConfigurationError(
-            f"{len(rows)} examples, where {needed} or more are needed{why}. Nothing was asked."
-        )
-
-
 def _record(
-    cascade: Cascade, rows: Sequence[Example], path: Path, how: Examples, agree: bool = False
+    cascade: Cascade,
+    rows: Sequence[Example],
+    path: Path,
+    how: Examples,
+    least: int,
+    agree: bool = False,
 ) -> Collected:
     """Record what both models answer, after asking the person where it costs money."""
-    from cascade.calibrate import record  # noqa: PLC0415 - heavy
+    from cascade.calibrate import Recorder  # noqa: PLC0415 - heavy
     from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
 
-    options: dict[str, Any] = {"agree_with_large": agree}
-    options |= {"scorer": as_scorer(how.scorer), "concurrency": how.concurrency or at_once(cascade)}
+    recorder = Recorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
+    workers = how.concurrency or at_once(cascade)
     if not how.yes:
         _confirm(cascade, rows, path, how.yes_up_to)
     try:
         with busy("getting ready") as tell:
-            options["progress"] = lambda done: tell(str(done))
-            done = asyncio.run(record(cascade.kernel, rows, path, **options))
+            options: Any = {"concurrency": workers, "progress": lambda done: tell(str(done))}
+            done = asyncio.run(recorder.record(rows, least=least, **options))
     except KeyboardInterrupt:
         kept = f"{len(_known(path)):,} of {len(rows):,} are in {path}"
         fail(f"interrupted: {kept}; the same command goes on", INTERRUPTED, kind="Interrupted")
@@ -380,8 +374,9 @@ def _judge(
 ) -> None:
     """Record, fit, and write everything; a verdict, and what to do next."""
     from cascade.calibrate import write_artefacts  # noqa: PLC0415 - heavy
+    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
 
-    collected = _record(cascade, rows, to / ANSWERS, how)
+    collected = _record(cascade, rows, to / ANSWERS, how, LEAST_ROWS)
     fitted = _fit(cascade, to / ANSWERS, **options)
     files = write_artefacts(to, fitted, cascade.tiers, rows)
     found: Any = fitted.evaluation

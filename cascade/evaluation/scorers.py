@@ -89,15 +89,13 @@ def _plain(text: str) -> str:
 
 # Multiple choice ------------------------------------------------------------------------------
 
-_STATED = re.compile(
-    r"(?:answer|option|choice)\b\s*(?:is|:|=|would be)?\s*(?:option|choice)?\s*"
-    r"(?:\*\*|[(\[\"'`])*\s*([A-Za-z])(?![A-Za-z'’])(?!(?-i:(?<=[aAI]) +[a-z]))",
-    re.IGNORECASE,
-)
-"""Not "the answer is a dog"."""
 _SETTLED = (
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-Za-z])\)?\}"),
-    _STATED,
+    re.compile(  # not "the answer is a dog"
+        r"(?:answer|option|choice)\b\s*(?:is|:|=|would be)?\s*(?:option|choice)?\s*"
+        r"(?:\*\*|[(\[\"'`])*\s*([A-Za-z])(?![A-Za-z'’])(?!(?-i:(?<=[aAI]) +[a-z]))",
+        re.IGNORECASE,
+    ),
     re.compile(r"^\s*(?:\*\*)?\(?\[?([A-Za-z])(?:[.):\]]|\*\*|\s*$|\s*\n)"),
     re.compile(r"\(([A-Z])\)|\*\*([A-Z])\*\*|(?:^|\n)\s*([A-Z])[.)]"),
 )
@@ -271,13 +269,8 @@ async def ask_judge(
 
 # By name --------------------------------------------------------------------------------------
 
-COMPARED: Mapping[str, tuple[Callable[[str, str, str], bool], str]] = {
-    "exact": (exact, "the same answer, apart from case, punctuation and articles"),
-    "numeric": (numeric, "the same number"),
-    "choice": (choice, "the same letter of a multiple choice"),
-    "contains": (contains, "the reference stands in the answer"),
-}
-"""Name → scorer of a text, and what is right, for people."""
+COMPARED = {"exact": exact, "numeric": numeric, "choice": choice, "contains": contains}
+"""Comparisons with a text, by name."""
 
 
 def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:
@@ -291,16 +284,11 @@ def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:
         return Scorer(scorer, same_json, computes=True)
     if str(scorer).startswith("judge:"):
         return Scorer(scorer, partial(ask_judge, open_model(scorer.removeprefix("judge:"))))
-    if scorer not in COMPARED:
-        known = {name: what for name, (_, what) in COMPARED.items()}
-        known["json"] = "the fields of the reference, with the same values"
-        known["judge:MODEL"] = "a model decides, such as judge:openai:gpt-5.1"
-        listing = "\n".join(f"  {name:12}{what}" for name, what in known.items())
+    if (agree := COMPARED.get(scorer)) is None:
         raise ConfigurationError(
-            f"there is no scorer {scorer!r}: give a function (answer, reference) -> float, or one "
-            f"of\n{listing}"
+            f"there is no scorer {scorer!r}: give {', '.join(COMPARED)}, json, judge:MODEL, or in "
+            "Python a function (answer, reference) -> float."
         )
-    agree = COMPARED[scorer][0]
 
     def judge(answer: str, reference: Reference, question: str) -> float:
         return float(any(agree(answer, text, question) for text in _texts(reference, scorer)))

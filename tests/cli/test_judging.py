@@ -63,7 +63,7 @@ def play(host: Upstream) -> None:
         ("calibrate", ("--max-harm", "0.1"), "30 examples, where 40 or more are needed"),
         ("calibrate", ("--scorer", "vibes"), "vibes"),
         ("calibrate", ("--signals", "mood"), "mood"),
-        ("try", (), "30 examples, where 40 or more are needed, and"),
+        ("try", (), "30 examples, where 40 or more are needed"),
         ("try", ("--shots", "90"), "shots=90"),
         ("try", ("--concurrency", "0"), "'--concurrency'"),
         ("try", ("--caution", "nan"), "'--caution'"),
@@ -173,7 +173,7 @@ def test_a_person_is_asked(host: Upstream, tmp_path: Path, monkeypatch: pytest.M
 def test_what_may_be_spent_unasked_is_the_sum_of_both_models(tmp_path: Path) -> None:
     rows = labelled(tmp_path / "rows.csv", 40)
     given = ("calibrate", rows, *NAMED, "--small", "openai:gpt-5-nano", "--large", "openai:gpt-5.1")
-    given += ("--out", str(tmp_path / "c.json"), "--yes-up-to")
+    given += ("--signals", "p_true", "--out", str(tmp_path / "c.json"), "--yes-up-to")
     refused = commands.cascade(*given, "0", code=2, OPENAI_API_KEY="k").err
     dearest = max(re.findall(r"about \$([\d.]+)", refused))
     assert "say --yes" in commands.cascade(*given, dearest, code=2, OPENAI_API_KEY="k").err
@@ -313,7 +313,6 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     ("given", "said"),
     [
         (None, "example 0 is None"),
-        ([("q", "a")] * 19, "19 examples, where 20 or more are needed"),
         ([("q", "a"), "q"], "example 1 is 'q'"),
         ([{"question": "q"}], "example 0 is"),
     ],

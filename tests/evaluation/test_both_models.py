@@ -49,14 +49,14 @@ async def recorded(
     price: Price | None = DOLLAR,
     limit: int | None = None,
     signals: tuple[str, ...] = ("logprobs",),
-    **more: Any,
 ) -> calibrate.Collected:
     tiers = (
         Tier(small or model("small"), name="small", price=DOLLAR, max_tokens=limit),
         Tier(large or model("large"), name="large", price=price),
     )
     async with Cascade(*tiers, signals=signals) as cascade:
-        return await calibrate.record(cascade.kernel, examples, path, as_scorer(scorer), **more)
+        recorder = calibrate.Recorder(cascade.kernel, path, as_scorer(scorer))
+        return await recorder.record(examples)
 
 
 async def test_both_answers_are_recorded_with_what_they_cost_and_are_worth(tmp_path: Path) -> None:
@@ -77,7 +77,8 @@ async def test_both_answers_are_recorded_with_what_they_cost_and_are_worth(tmp_p
 async def test_of_more_tiers_the_first_and_the_last_are_recorded(tmp_path: Path) -> None:
     path, tiers = tmp_path / "t.jsonl", [model(name, name) for name in ("small", "medium", "large")]
     async with Cascade(tiers=tiers, signals=["logprobs"]) as cascade:
-        await calibrate.record(cascade.kernel, [example("a")], path, as_scorer("exact"))
+        recorder = calibrate.Recorder(cascade.kernel, path, as_scorer("exact"))
+        await recorder.record([example("a")])
     (row,) = read_transcripts(path)
     said = {name: outcome.output for name, outcome in row.models.items()}
     assert said == {"scripted:small": "small", "scripted:large": "large"}
