@@ -7,20 +7,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError
 
 from cascade.errors import ConfigurationError, InputError, UnknownRunError
 from cascade.ledger.base import LedgerStore
 from cascade.state import LedgerEntry, Record
 
 FEEDBACK = "feedback"
-"""Node of the entry of a verdict; its `loss` is 1 where the answer is wrong, 0 where it is right,
-None where an earlier verdict is taken back. No words are kept, and not who judged."""
-
-CORRECT = "correct"
-"""Key of a verdict about an answer as a whole."""
+"""Node of the entry of a verdict, whose `loss` is 1 where the answer is wrong, 0 where it is right,
+None where an earlier verdict is taken back. Neither words are kept nor who judged."""
 
 
 class Feedback(Record):
@@ -30,18 +27,14 @@ class Feedback(Record):
 
     Attributes:
         key: what is judged; `correct` is the whole answer.
-        correct: whether the answer is right.
         score: how good it is, from 0, the worst, to 1.
         value: anything else that was chosen, such as a category.
         correction: what the answer should have been.
         by: who judges, such as a user's name.
-
-    Raises:
-        ValueError: it says nothing, or a field has no meaning.
     """
 
     run_id: str = Field(min_length=1, max_length=256)
-    key: str = Field(default=CORRECT, min_length=1, max_length=128)
+    key: str = Field(default="correct", min_length=1, max_length=128)
     correct: bool | None = None
     score: float | None = Field(default=None, ge=0, le=1)
     value: JsonValue = None
@@ -54,33 +47,18 @@ class Feedback(Record):
     def wrong(self) -> bool | None:
         """True if the answer is judged wrong: by `correct`, else by a score below a half; None
         where neither says so, or another aspect than the whole answer is judged."""
-        if self.key != CORRECT:
+        if self.key != "correct":
             return None
         if self.correct is not None:
             return not self.correct
         return None if self.score is None else self.score < 0.5
 
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        said = (self.correct, self.score, self.value, self.comment, self.correction)
-        if all(part is None for part in said):
-            raise ValueError("it says nothing: give correct, score, value, comment or correction")
-        return self
-
-
-@runtime_checkable
-class FeedbackKeeper(Protocol):
-    """Middleware that keeps verdicts with their words, such as `cascade.teaching.Lessons`."""
-
-    async def keep_feedback(self, feedback: Feedback) -> bool | None:
-        """Keep a verdict; whether anything changed, None where it does not know the run."""
-
 
 async def keep_feedback(
-    said: Mapping[str, Any], store: LedgerStore | None, middleware: Sequence[object]
+    said: Mapping[str, Any], store: LedgerStore | None, middleware: Sequence[Any]
 ) -> bool:
-    """Keep all of a verdict, by its fields, with its keepers, its figures in the ledger; whether
-    anything changed. A verdict that replaces another is one more entry.
+    """Keep all of a verdict, by its fields, with middleware that has a method `keep_feedback`, its
+    figures in the ledger; whether anything changed. One that replaces another is one more entry.
 
     Raises:
         InputError: it says nothing, or a field has a value that has no meaning.
@@ -91,19 +69,20 @@ async def keep_feedback(
         feedback = Feedback.model_validate(dict(said))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        given = f"({first['loc'][0]}={first['input']!r})" if first["loc"] else ""
-        raise InputError(f"feedback{given}: {first['msg'].removeprefix('Value error, ')}") from None
-    keepers = [one for one in middleware if isinstance(one, FeedbackKeeper)]
+        given = f"{first['loc'][0]}={first['input']!r}"
+        raise InputError(f"feedback({given}): {first['msg']}.") from None
+    keepers = [one.keep_feedback for one in middleware if hasattr(one, "keep_feedback")]
     words = (feedback.comment, feedback.correction, feedback.value)
-    more = feedback.key != CORRECT or any(part is not None for part in words)
+    if all(part is None for part in (feedback.correct, feedback.score, *words)):
+        raise InputError("feedback is empty: give correct, score, value, comment or correction.")
+    more = feedback.key != "correct" or any(part is not None for part in words)
     if not keepers and (store is None or more):
         raise ConfigurationError(
-            f"feedback about {feedback.key!r} has no place: Cascade(ledger=open_store(…)) keeps "
-            "whether an answer is correct, the middleware cascade.teaching.Lessons its words and "
-            "other aspects."
+            f"feedback about {feedback.key!r} has no place: Cascade(ledger=…) keeps whether an "
+            "answer is correct, the middleware cascade.teaching.Lessons words and other aspects."
         )
     of_run = [] if store is None else await store.of_run(feedback.run_id)
-    changed = [await one.keep_feedback(feedback) for one in keepers]
+    changed: list[bool | None] = [await keep(feedback) for keep in keepers]
     if not of_run and all(known is None for known in changed):
         raise UnknownRunError(
             f"there is no run {feedback.run_id!r} in the ledger or among the lessons: give the "
@@ -112,7 +91,7 @@ async def keep_feedback(
     judge = f"{FEEDBACK}-{hashlib.sha256(feedback.by.encode()).hexdigest()[:16]}-"
     earlier = [entry for entry in of_run if entry.id.startswith(judge)]
     loss = None if feedback.wrong is None else float(feedback.wrong)
-    is_new = feedback.key == CORRECT and loss != (earlier[-1].loss if earlier else None)
+    is_new = feedback.key == "correct" and loss != (earlier[-1].loss if earlier else None)
     if store is not None and of_run and is_new:
         free: dict[str, Any] = {"cost_usd": Decimal(0), "saved_usd": Decimal(0)}
         number = f"{judge}{feedback.run_id}-{len(earlier)}"

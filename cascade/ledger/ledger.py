@@ -260,12 +260,13 @@ class Ledger:
         """Baseline and saving of an answer of the large model, which is its own baseline, or of
         another in its place, which earns an estimate that is never above its own cost."""
         is_large = attempt.tier.name == self.outlook.tiers[-1].name
-        found = None if is_large else self.outlook.baseline(completion, attempt.messages)
-        if cost is None or not (is_large or found):
+        earned = {} if is_large else self.outlook.earned(completion, cost, attempt.messages)
+        found = earned.get("baseline_usd")
+        if cost is None or (found is None and not is_large):
             return {"baseline_usd": None, "basis": "unknown"}
         baseline, more = cost, dict[str, str]()
         if found is not None:
-            baseline, more = min(found.usd, cost), {"basis": "estimated"}
+            baseline, more = min(found, cost), {"basis": "estimated"}
         elif attempt.continued:
             more = {"basis": "estimated"}
         elif attempt.tier.pricing.per_hour is None:

@@ -1,9 +1,8 @@
 """Expected costs: of larger tiers for a drafted question, and of the large model alone.
 
-A conversation that goes to one model finds its earlier turns in its provider's prompt cache, at a
-fraction of the price. In a cascade the large model sees only some of the turns, so its real cache
-is often cold: a baseline that left that out would claim savings that are none. Everything here is
-pure Python, since it runs with every request.
+The large model alone would find earlier turns of a conversation in its provider's prompt cache, at
+a fraction of the price; in a cascade it sees only some of them, so that its cache is often cold.
+All is pure Python, since it runs with every request.
 """
 
 from __future__ import annotations
@@ -20,32 +19,23 @@ from dataclasses import dataclass
 from decimal import Decimal
 from statistics import fmean
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
 from cascade.ledger.prices import Pricing
 from cascade.state import Completion, Usage
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; for guesses where nothing was counted."""
-
-OTHER_BLOCK = 4_000
-"""Characters that an image or a file counts for: about a thousand tokens."""
+CHARACTERS_PER_TOKEN, OTHER_BLOCK = 4, 4_000
+"""Of English text, roughly; characters that an image or a file counts for, a thousand tokens."""
 
 TTL_S, MINIMUM, STEP = 300.0, 1024, 128
 """OpenAI's rules: exact prefixes of 1,024 tokens and more, in steps of 128, kept for 5 to 10
 minutes after their last use. Anthropic's ask for as much, and keep it for 5."""
 
-WHEN_ASKED = re.compile("claude|anthropic", re.IGNORECASE)
-"""Models whose provider caches only what the prompt marks for it."""
-
-BEGINNINGS = 50_000
-"""Beginnings of prompts that are remembered of a cache."""
-
-KEPT, REFIT_EVERY = 2_000, 100
-"""Audits from whose lengths is learned, and those between two fits, which come after 1, 2, 4, 8, …
-of them at first."""
+KEPT, REFIT_EVERY, BEGINNINGS = 2_000, 100, 50_000
+"""Audits from whose lengths is learned; those between two fits, which come after 1, 2, 4, 8, … of
+them at first; and beginnings of prompts that are remembered of a cache."""
 
 WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
 """Until enough is known the large model writes at most so many times the expected or the draft's
@@ -54,30 +44,12 @@ visible tokens and so many more: at least 98 % of the answers of ten recorded pa
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A tier as the ledger sees it: a model (with `name` and `server`), the price of its calls, and
-    the limit of output tokens per answer."""
+    """A tier as the ledger sees it; its `model` has a `name` and a `server`."""
 
     name: str
     model: Any
     pricing: Pricing
     max_tokens: int | None
-
-
-class Baseline(NamedTuple):
-    """Dollars of the large model alone for one question, with a 95 % range of this question."""
-
-    usd: Decimal
-    low_usd: Decimal
-    high_usd: Decimal
-
-
-class Audited(NamedTuple):
-    """Visible tokens of an audited draft, those of the large model's answer, and 1/P(the draft was
-    audited)."""
-
-    draft: int
-    large: int
-    weight: float = 1.0
 
 
 class Outlook:
@@ -87,7 +59,7 @@ class Outlook:
         self.tiers = tuple(tiers)
         self.lengths = Lengths()
         self._alone, self._really = PromptCache(clock), PromptCache(clock)
-        self._answers: deque[Audited] = deque(maxlen=KEPT)
+        self._answers: deque[tuple[int, int, float]] = deque(maxlen=KEPT)
         self._learned, self._lock = 0, Lock()
 
     def cost(
@@ -103,28 +75,21 @@ class Outlook:
             written = in_steps(1.0, tokens) - cached
         return next(_costs(tier, self.lengths if large else Lengths(), usage, cached, written))
 
-    def baseline(self, completion: Completion, messages: Sequence[BaseMessage]) -> Baseline | None:
-        """Cost of the large model alone for a drafted question, with a range; None where the
-        draft's usage or the price is unknown. What middleware added to it does not count."""
-        large, usage = self.tiers[-1], completion.asked_usage
-        cached = in_steps(self._found(usage, messages)[0], usage.input_tokens or 0)
-        usd, least, most = _costs(large, self.lengths, usage, cached)
-        if usd is None or least is None or most is None:
-            return None
-        return Baseline(usd, min(usd, least), max(usd, most))
-
     def earned(
         self, completion: Completion, cost_usd: Decimal | None, messages: Sequence[BaseMessage]
     ) -> dict[str, Any]:
-        """Fields of the entry of a node that cost so much and accepted a draft. The large model's
-        cost is spared; it is an estimate, since that model was not asked."""
-        baseline = self.baseline(completion, messages)
-        if baseline is None:
+        """Fields of the entry of a node that cost so much and accepted a draft: what the large
+        model alone would have cost, with a 95 % range of this question. It is an estimate, since
+        that model was not asked; what middleware added to the prompt does not count."""
+        usage = completion.asked_usage
+        cached = in_steps(self._found(usage, messages)[0], usage.input_tokens or 0)
+        usd, least, most = _costs(self.tiers[-1], self.lengths, usage, cached)
+        if usd is None or least is None or most is None:
             return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
         return {
-            "baseline_usd": baseline.usd,
-            "baseline_range": baseline[1:],
-            "saved_usd": None if cost_usd is None else baseline.usd - cost_usd,
+            "baseline_usd": usd,
+            "baseline_range": (min(usd, least), max(usd, most)),
+            "saved_usd": None if cost_usd is None else usd - cost_usd,
             "basis": "unknown" if cost_usd is None else "estimated",
         }
 
@@ -141,10 +106,11 @@ class Outlook:
             usage = usage.model_copy(update={"cached_tokens": cached})
         return self.tiers[-1].pricing.cost(usage, busy_ms)
 
-    def learn(self, answer: Audited) -> None:
-        """Learn from an audit how long the large model's answers are."""
+    def learn(self, draft: int, large: int, weight: float) -> None:
+        """Learn how long the large model's answers are, from an audit: visible tokens of the draft,
+        those of the large answer, and 1/P(the draft was audited)."""
         with self._lock:
-            self._answers.append(answer)
+            self._answers.append((draft, large, weight))
             self._learned = n = self._learned + 1
             if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n.bit_count() == 1):
                 self.lengths = fit_lengths(self._answers)
@@ -176,9 +142,8 @@ def _costs(
 
 def visible(usage: Usage) -> int | None:
     """Output tokens without reasoning: what a reader sees of an answer."""
-    if usage.output_tokens is None:
-        return None
-    return max(0, usage.output_tokens - (usage.reasoning_tokens or 0))
+    written, hidden = usage.output_tokens, usage.reasoning_tokens or 0
+    return None if written is None else max(0, written - hidden)
 
 
 # --- lengths of the large model's answers
@@ -188,10 +153,8 @@ def visible(usage: Usage) -> int | None:
 class Lengths:
     """Lengths of the large model's answers: log(large) = start + slope · log(draft).
 
-    Attributes:
-        smear: mean of exp(residual), which turns the mean log into a mean (Duan 1983).
-        factors: 2.5 % and 97.5 % of the true length ÷ the predicted one; None before enough is
-            learned.
+    `smear` is the mean of exp(residual), which makes the mean log a mean (Duan 1983); `factors` are
+    the 2.5 and 97.5 % of true ÷ predicted lengths, None before enough is learned.
     """
 
     start: float = 0.0
@@ -211,16 +174,16 @@ class Lengths:
         return min(most, round(expected)), min(most, ends[0]), min(most, ends[1])
 
 
-def fit_lengths(answers: Sequence[Audited]) -> Lengths:
+def fit_lengths(audits: Sequence[tuple[int, int, float]]) -> Lengths:
     """Weighted ridge regression of the log length. From 39 audits on, the range is weighted
     split-conformal prediction (arXiv 1904.06019) on their leave-one-out residuals."""
-    if not answers:
+    if not audits:
         return Lengths()
-    n, total = len(answers), math.fsum(answer.weight for answer in answers)
-    weights = [answer.weight / total for answer in answers]
-    drafts = [math.log(max(1, answer.draft)) for answer in answers]
+    n, total = len(audits), math.fsum(weight for *_, weight in audits)
+    weights = [weight / total for *_, weight in audits]
+    drafts = [math.log(max(1, draft)) for draft, *_ in audits]
     # The prior, which counts for two, is an answer as long as the draft: how it differs is fitted.
-    more = [math.log(max(1, a.large)) - x for a, x in zip(answers, drafts, strict=True)]
+    more = [math.log(max(1, audit[1])) - x for audit, x in zip(audits, drafts, strict=True)]
     draft, rest = fmean(drafts, weights), fmean(more, weights)
     apart = [(w, x - draft, y - rest) for w, x, y in zip(weights, drafts, more, strict=True)]
     spread = 2.0 + n * math.fsum(w * x * x for w, x, _ in apart)
@@ -291,8 +254,8 @@ def prefixes_of(model: str, messages: Sequence[BaseMessage], tokens: int) -> Pre
         return ()
     blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
     marked = any(isinstance(block, Mapping) and "cache_control" in block for block in blocks)
-    if WHEN_ASKED.search(model) is not None and not marked:
-        return ()
+    if re.search("claude|anthropic", model.lower()) and not marked:
+        return ()  # what their provider is asked to cache is marked
     found, key, size = [], b"", 0
     for message in messages:
         plain = [message.type, message.name, message.content, _calls(message)]

@@ -25,14 +25,9 @@ Dollars = Decimal | float | int | str
 
 
 class Pricing(Record):
-    """Price of the calls of one model, in dollars; it is unknown without a rate.
-
-    Attributes:
-        source: where it comes from; of an unknown one, why it is, and how to set one.
-        per_million: tokens, by the parameters of `Price`.
-        per_hour: of a machine of your own.
-        batch_share: share of it that a call by the provider's batch API costs.
-    """
+    """Price of the calls of one model, in dollars: `per_million` tokens, by the parameters of
+    `Price`, or `per_hour` of a machine; unknown without both. `source` says where it comes from, or
+    why it is unknown and how to set it."""
 
     source: str
     per_million: Mapping[str, Decimal] | None = None
@@ -62,13 +57,8 @@ class Pricing(Record):
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
     ) -> Decimal | None:
-        """Dollars of one call; None where price or usage are unknown.
-
-        Args:
-            usage: tokens of the call.
-            busy_ms: time of the machine, for a price per hour.
-            at: when it was sent, for a list price, which has dates; default now.
-        """
+        """Dollars of one call; None where price or usage are unknown. A price per hour needs the
+        time in which the machine was `busy_ms`, a list price, which has dates, that of the call."""
         del at
         total, counts, usd = Decimal(0), _counts(usage), self.per_million
         if usd is not None:
@@ -88,15 +78,11 @@ class Pricing(Record):
 class Price(Pricing):
     """A price in US dollars, set by the user.
 
-    Args:
-        input: per 1M input tokens.
-        output: per 1M output tokens, reasoning tokens included.
-        cached_input: per 1M input tokens read from the provider's cache; default `input`.
-        cache_write: per 1M input tokens written to it, for 5 minutes; default `input`.
-        cache_write_1h: per 1M input tokens written to it for an hour; default `cache_write`.
-        per_hour: per hour of a machine of your own; `Price.local` computes it.
-        batch_share: share of it that a call by the provider's batch API costs, in (0, 1].
-        source: where the price comes from, for ledger entries.
+    Per 1M tokens: of `input`; of `output`, reasoning included; of input that was read from the
+    provider's cache (`cached_input`, by default as `input`), written to it for 5 minutes
+    (`cache_write`, as `input`) and for an hour (`cache_write_1h`, as `cache_write`). Or `per_hour`
+    of a machine of your own, which `Price.local` computes. `batch_share` is the share of it that a
+    call by the provider's batch API costs, in (0, 1]; `source` is for ledger entries.
 
     Raises:
         ConfigurationError: an amount is out of its range, or nothing is priced.
@@ -140,11 +126,8 @@ class Price(Pricing):
     ) -> Price:
         """The price of a machine of your own per busy hour: hardware ÷ utilisation + kW × $/kWh.
 
-        Args:
-            hardware_per_hour: rent per hour, or purchase ÷ hours of its life.
-            utilisation: share of the paid hours in which it computes, in (0, 1].
-            kw: what it draws while it computes.
-            kwh: price of a kilowatt hour.
+        Hardware is rent per hour, or purchase ÷ hours of its life; `utilisation` the share of the
+        paid hours in which it computes, in (0, 1]; `kw` what it draws while it does.
 
         Raises:
             ConfigurationError: an amount is out of its range, kw is without kwh, or nothing is
@@ -281,8 +264,7 @@ def load_prices(path: str | Path) -> dict[str, Price]:
     of `Price.local`, named by its model string, such as ["openai:gpt-5.1"].
 
     Raises:
-        ConfigurationError: the file cannot be read, or names what has no price here; the message
-            names file and model.
+        ConfigurationError: the file cannot be read, or a table is no price.
     """
     import tomllib  # noqa: PLC0415 - seldom
 

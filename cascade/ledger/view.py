@@ -25,14 +25,11 @@ class LedgerView(Record):
         fields: dict[str, Any] = {"entries": tuple(entries)}
         super().__init__(**fields)
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def __iter__(self) -> Iterator[LedgerEntry]:  # type: ignore[override]
         return iter(self.entries)
 
     def __repr__(self) -> str:
-        return f"LedgerView({len(self)} entries, cost {_dollars(self.cost)})"
+        return f"LedgerView({len(self.entries)} entries, cost {_dollars(self.cost)})"
 
     @cached_property
     def cost(self) -> Amounts:
@@ -104,26 +101,24 @@ class LedgerView(Record):
             yield f"≈ saved: {part} rests on estimates of what the large model costs"
         if unknown := [entry for entry in self.entries if entry.cost_usd is None]:
             assumed = Amounts.of((entry.assumed_usd, "estimated") for entry in unknown).known
-            of = f"{len(unknown):,} of {len(self):,} entries"
+            of = f"{len(unknown):,} of {len(self.entries):,} entries"
             yield f"? the cost of {of} is unknown; budgets count {_plain(assumed)} for it"
+            yield from sorted({f"? unknown: {entry.note}" for entry in unknown if entry.note})
         if any(e.saved_usd is None and e.cost_usd is not None for e in self.entries):
             yield "? saved: the large model's cost is unknown; a price by tokens or audits tell it"
-        yield from (f"? unknown: {note}" for note in sorted({e.note for e in unknown if e.note}))
 
 
 def _row(name: str, view: LedgerView) -> tuple[str, ...]:
     calls = [entry for entry in view.entries if entry.model is not None]
-    tokens = ([e.input_tokens for e in calls], [e.output_tokens for e in calls])
+    read, written = [e.input_tokens for e in calls], [e.output_tokens for e in calls]
     seconds = sum(entry.latency_ms for entry in view.entries) / 1000
-    money = _dollars(view.cost), _dollars(view.saved)
-    return name, f"{len(view):,}", *map(_count, tokens), f"{seconds:.2f}", *money
+    found = f"{len(view.entries):,}", _count(read), _count(written), f"{seconds:.2f}"
+    return name, *found, _dollars(view.cost), _dollars(view.saved)
 
 
 def _count(counts: list[int | None]) -> str:
     """The sum of token counts; a part that is unknown is a question mark."""
-    if not counts:
-        return "–"
-    return f"{sum(filter(None, counts)):,}" + ("+?" if None in counts else "")
+    return f"{sum(filter(None, counts)):,}{'+?' * (None in counts)}" if counts else "–"
 
 
 def _dollars(amounts: Amounts) -> str:

@@ -15,7 +15,7 @@ from threading import Lock
 from cascade._numbers import to_number
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
-from cascade.ledger.outlook import Audited, visible
+from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars, has_price
 from cascade.middleware.background import lot
 from cascade.middleware.base import PATIENCE_S, Decide, Slot
@@ -160,7 +160,7 @@ class Audits(AfterReply):
         )
         seen, written = visible(draft.usage), large.usage.output_tokens
         if seen is not None and written is not None:
-            kernel.outlook.learn(Audited(seen, written, 1 / rate))
+            kernel.outlook.learn(seen, written, 1 / rate)
 
 
 class DailyBudget:

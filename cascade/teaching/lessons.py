@@ -12,7 +12,6 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
-from cascade._portal import on_portal
 from cascade.errors import ConfigurationError, InputError
 from cascade.ledger.database import LOCK, Database, UtcTime, Words, json_type, to_json
 from cascade.ledger.feedback import Feedback
@@ -256,7 +255,7 @@ class LessonStore:
                 "everything=True (--all) alone."
             )
         number = await self._write(lambda c: _delete(c, selection))
-        return Deleted(lessons=number, scrubbed=await on_portal(self._database.scrub()))
+        return Deleted(lessons=number, scrubbed=await self._database.scrub())
 
     async def state_terms(self, model: str, terms: Terms) -> None:
         """State the terms of a model, `provider:name` or `provider:*`, from today on."""
@@ -273,7 +272,7 @@ class LessonStore:
 
     async def aclose(self) -> None:
         """Close the connections; the store may be used again, but for `memory://`."""
-        await on_portal(self._database.aclose())
+        await self._database.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -293,9 +292,7 @@ class LessonStore:
         return record.model_copy(update=left)
 
     async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
-        return await on_portal(
-            self._database.read(lambda c: [made(row) for row in c.execute(statement)])
-        )
+        return await self._database.read(lambda c: [made(row) for row in c.execute(statement)])
 
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
         def alone(connection: sa.Connection) -> T:
@@ -303,7 +300,7 @@ class LessonStore:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK + 2})
             return work(connection)
 
-        return await on_portal(self._database.write(alone))
+        return await self._database.write(alone)
 
 
 # --- within one transaction

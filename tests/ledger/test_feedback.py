@@ -63,7 +63,7 @@ async def test_another_verdict_of_the_same_person_replaces_the_first() -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"run_id": "r"}, "it says nothing"),
+        ({"run_id": "r"}, "is empty"),
         ({"run_id": "r", "score": 7}, "score=7"),
         ({"run_id": "r", "score": float("nan")}, "score"),
         ({"run_id": "", "correct": True}, "run_id"),
