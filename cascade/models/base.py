@@ -84,9 +84,9 @@ guard = SimpleNamespace(forbidden=False)
 """Process-wide switch of `cascade.testing.forbid_real_requests`."""
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered as long as the file is not written."""
-    return _sha256(path, path.stat().st_mtime)
+def file_sha256(path: Path | None) -> str | None:
+    """SHA-256 of a file, remembered as long as it is not written; None without one."""
+    return None if path is None else _sha256(path, path.stat().st_mtime)
 
 
 @lru_cache(maxsize=16)
@@ -188,7 +188,7 @@ class Model(ABC):
         Raises:
             ModelError: the server that knows cannot be asked.
         """
-        return None if self.weights_path is None else file_sha256(self.weights_path)
+        return file_sha256(self.weights_path)
 
     async def warm(self) -> None:  # noqa: B027 - most adapters have nothing to make ready
         """Have the weights loaded. No question is asked and nothing is spent.

@@ -81,9 +81,7 @@ class Caller:
     def __init__(
         self, name: str, address: str, *, start: str = "", advice: Mapping[Any, str] | None = None
     ) -> None:
-        self.name = name
-        self.address = address
-        self._start = start
+        self.name, self.address, self._start = name, address, start
         self._advice = {**_ADVICE, **(advice or {})}
 
     def refused(self, status: int, reason: str, *, retry_after: float | None = None) -> ModelError:
@@ -97,51 +95,45 @@ class Caller:
         kind = kind or (ModelUnavailableError if status >= 500 else BadRequestError)
         broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != 409
         did = "failed" if status >= 500 else "refused the request"
-        said = f"{did} ({status}): {shorten(reason)}"
-        error = self._error(kind, said, None if broken else False, status)
-        error.retry_after = retry_after
+        error = self._error(kind, f"{did} ({status})", reason, None if broken else False)
+        error.status, error.retry_after = status, retry_after
         return error
 
     def interrupted(self, reason: str) -> ModelError:
         """A stream that ended too early."""
-        return self._error(StreamInterruptedError, f"broke the stream off ({shorten(reason)})")
+        return self._error(StreamInterruptedError, "broke the stream off", reason)
 
     def malformed(self, reason: str) -> ModelError:
         """An answer that cannot be read; it was computed, so it may be billed."""
-        said = f"sent something that cannot be read ({shorten(reason)})"
-        return self._error(MalformedResponseError, said)
+        return self._error(MalformedResponseError, "sent something that cannot be read", reason)
 
-    def failed(  # noqa: PLR0911 - one kind after the other
-        self, error: Exception, *, begun: bool = False
-    ) -> ModelError | None:
+    def failed(self, error: Exception, *, begun: bool = False) -> ModelError | None:
         """The named error for an exception of an HTTP client or a provider's SDK, where a part of
         the answer had `begun` to arrive or not; None where it is a bug, here or in the SDK."""
         reason = str(error) or type(error).__name__
         names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-        if names & _NEVER_CONNECTED:
-            said = f"does not answer: no server listens there ({shorten(reason)})"
-            return self._error(ModelUnavailableError, said, False, way_out=self._start)
-        if "NotImplementedError" in names:
-            return self._error(
-                UnsupportedContentError, f"cannot do that ({shorten(reason)})", False
-            )
         # What is no HTTP at all has a status of 400 in aiohttp.
         status = None if "ClientError" in names else _status(error)
-        late = any("Timeout" in name for name in names)
-        if begun and (status or late or names & _BROKE_OFF):
-            return self.interrupted(reason)
-        if status is not None:
+        late, named = any("Timeout" in name for name in names), None
+        if names & _NEVER_CONNECTED:
+            did = "does not answer: no server listens there"
+            named = self._error(ModelUnavailableError, did, reason, False, self._start)
+        elif "NotImplementedError" in names:
+            named = self._error(UnsupportedContentError, "cannot do that", reason, False)
+        elif begun and (status or late or names & _BROKE_OFF):
+            named = self.interrupted(reason)
+        elif status is not None:
             headers = getattr(getattr(error, "response", None), "headers", None)
             wait = retry_after_seconds(headers) if isinstance(headers, Mapping) else None
-            return self.refused(status, reason, retry_after=wait)
-        if names & _UNREADABLE:
-            return self.malformed(reason)
-        if late:
-            return self._error(ModelTimeoutError, f"gave no answer in time ({shorten(reason)})")
-        if names & _BROKE_OFF:
-            said = f"lost the connection before an answer came ({shorten(reason)})"
-            return self._error(ModelUnavailableError, said)
-        return None
+            named = self.refused(status, reason, retry_after=wait)
+        elif names & _UNREADABLE:
+            named = self.malformed(reason)
+        elif late:
+            named = self._error(ModelTimeoutError, "gave no answer in time", reason)
+        elif names & _BROKE_OFF:
+            did = "lost the connection before an answer came"
+            named = self._error(ModelUnavailableError, did, reason)
+        return named
 
     @contextmanager
     def named(
@@ -156,30 +148,37 @@ class Caller:
         except Exception as error:
             named = self.failed(error, begun=begun())
             if named is None and any_error:
-                said = f"failed with {type(error).__name__} ({shorten(str(error))})"
-                named = self._error(ModelError, said, way_out="")
+                did = f"failed with {type(error).__name__}"
+                named = self._error(ModelError, did, str(error) or "it says no more", way_out="")
             if named is None:
                 raise
             raise named from error
 
+    @contextmanager
+    def readable(self) -> Iterator[None]:
+        """Raise as `malformed` what is raised where a reply is not as it should be."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise self.malformed(f"{type(error).__name__}: {error}") from error
+
     def _error(
         self,
         kind: type[ModelError],
-        said: str,
+        did: str,
+        reason: str,
         billed: bool | None = None,
-        status: int | None = None,
         way_out: str | None = None,
     ) -> ModelError:
         way_out = self._advice[kind] if way_out is None else way_out
-        message = f"{self.name} at {self.address} {said}. {way_out}".strip()
-        return kind(message, model=self.name, billed=billed, status=status)
+        said = f"{self.name} at {self.address} {did}: {shorten(reason)}. {way_out}".strip()
+        return kind(said, model=self.name, billed=billed)
 
 
 def _status(error: Exception) -> int | None:
     """The HTTP status of an exception, by the attributes that SDKs use."""
-    response = getattr(error, "response", None)
-    places = ((error, "status_code"), (error, "code"), (response, "status_code"))
-    codes = [getattr(place, name, None) for place, name in places]
+    answered = getattr(getattr(error, "response", None), "status_code", None)
+    codes = (getattr(error, "status_code", None), getattr(error, "code", None), answered)
     return next((code for code in codes if isinstance(code, int) and 400 <= code < 600), None)
 
 

@@ -11,10 +11,10 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from importlib.util import find_spec
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -22,9 +22,6 @@ from pydantic_core import from_json, to_json
 
 from cascade.errors import ConfigurationError, InputError, ModelError
 from cascade.models.failures import Caller, retry_after_seconds, without_secrets
-
-if TYPE_CHECKING:
-    import ssl
 
 LARGEST_REPLY = 64 * 2**20
 """Bytes of a reply after decompression: far more than 100,000 tokens with alternatives."""
@@ -86,8 +83,9 @@ class Connection:
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON of the reply to JSON, or to nothing; a `ModelError` where the server refused,
         the connection failed, or the reply cannot be read."""
-        async with self._reply(path, body) as parts:
-            return read_json(b"".join([part async for part in parts]))
+        raw = b"".join([part async for part in self._parts(path, body)])
+        with self._caller.readable():
+            return read_json(raw)
 
     async def lines(
         self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
@@ -95,7 +93,7 @@ class Connection:
         """The lines of a streamed reply; leaving early closes the connection. Errors are those of
         `request`, `StreamInterruptedError` where an answer had `begun`."""
         held = bytearray()
-        async with self._reply(path, body, begun) as parts:
+        async with aclosing(self._parts(path, body, begun)) as parts:
             async for part in parts:
                 first, *others = part.split(b"\n")
                 held += first
@@ -129,34 +127,27 @@ class Connection:
             self._pools[loop] = client, guard
         return self._pools[loop][0]
 
-    @asynccontextmanager
-    async def _reply(
+    async def _parts(
         self,
         path: str,
         body: Mapping[str, Any] | None,
         begun: Callable[[], bool] = lambda: False,
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AsyncGenerator[bytes]:
         """The parts of a reply that is no refusal."""
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
         method, data = ("GET", b"") if body is None else ("POST", _json(body))
-        client = await self._client()
+        client, left = await self._client(), LARGEST_REPLY
         with self._caller.named(begun):
             async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
                 status, headers = await anext(parts)
                 if status >= 300:
                     raise await self._refusal(status, headers, parts)
-                try:
-                    yield self._bounded(parts)
-                except (ValueError, RecursionError) as error:
-                    raise self._caller.malformed(str(error)) from error
-
-    async def _bounded(self, parts: AsyncGenerator[Any]) -> AsyncIterator[bytes]:
-        left = LARGEST_REPLY
-        async for part in parts:
-            left -= len(part)
-            if left < 0:
-                raise self._caller.malformed(f"more than {LARGEST_REPLY >> 20} MiB in one reply")
-            yield part
+                async for part in parts:
+                    left -= len(part)
+                    if left < 0:
+                        large = f"more than {LARGEST_REPLY >> 20} MiB in one reply"
+                        raise self._caller.malformed(large)
+                    yield part
 
     async def _refusal(
         self, status: int, headers: Headers, parts: AsyncIterator[Any]
@@ -196,7 +187,7 @@ class _Aiohttp:
             def __del__(self, *_: Any) -> None:
                 """Silence where the process ends before the loop could close it."""
 
-        certificates: ssl.SSLContext | bool = True
+        certificates: Any = True
         if encrypted:
             import httpx2  # noqa: PLC0415 - for its certificates: Python may have none
 

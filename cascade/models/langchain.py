@@ -27,8 +27,7 @@ from cascade.models.failures import Caller
 from cascade.models.http import stays_here
 from cascade.models.logprobs import answer_logprobs, call_logprobs
 from cascade.models.ollama import server_address
-from cascade.models.openai import reasons
-from cascade.models.wire import count, finish_reason, read_counts, response_format
+from cascade.models.openai import count, finish_reason, read_counts, reasons, response_format
 from cascade.state import Completion, Usage
 
 logger = logging.getLogger("cascade")

@@ -39,8 +39,8 @@ from cascade.errors import (
 from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
 from cascade.models.http import Connection
-from cascade.models.logprobs import written_call_logprobs
-from cascade.models.wire import ServedModel, read_tool_call
+from cascade.models.logprobs import call_logprobs
+from cascade.models.openai import ServedModel, read_tool_call
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
@@ -114,30 +114,24 @@ class LlamaCppModel(ServedModel):
             raise ConfigurationError(
                 f"{self.name}: option {first['loc'][0]}={first['input']!r}: {first['msg']}"
             ) from error
-        self._defaults = given
+        self._options = given
         self._engine: Engine | None = None
         self._reached: Connection | None = None
         self._knows_tools: bool | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
         self._caller = Caller(self.name, str(self.weights_path), advice=advice)
 
-    @property
-    def engine(self) -> Engine:
-        """The weights in memory, shared by all models of the same file and options."""
-        if self._engine is None:
-            self._engine = Engine.shared(self._loading)
-        return self._engine
-
     async def _connected(self) -> Connection:
         if self._reached is None:
-            address, self.secrets = await self.engine.load(), (self.engine.key,)
+            engine = self._engine = await asyncio.to_thread(shared_engine, self._loading)
+            self.secrets = (engine.key,)
             # llama.cpp's server closes connections that it has kept; a request may cross that.
-            headers = {"authorization": f"Bearer {self.engine.key}", "connection": "close"}
-            self._reached = Connection(address, headers, self._caller)
+            headers = {"authorization": f"Bearer {engine.key}", "connection": "close"}
+            self._reached = Connection(engine.address, headers, self._caller)
         return self._reached
 
     async def _payload(self, request: Request) -> dict[str, Any]:
-        payload = {**self._defaults, **self.payload(request)}
+        payload = {**self._options, **self.payload(request)}
         if request.tools or any(message.type == "tool" for message in request.messages):
             connection = await self._connected()
             if self._knows_tools is None:
@@ -151,7 +145,18 @@ class LlamaCppModel(ServedModel):
         return payload
 
     async def _complete(self, request: Request) -> Completion:
-        return _with_calls(await super()._complete(request), request)
+        completion = await super()._complete(request)
+        calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
+        if completion.tool_calls or not calls:
+            return completion
+        return replace(
+            completion,
+            text="",
+            tool_calls=calls,
+            finish_reason="tool_calls",
+            logprobs=None,
+            call_logprobs=call_logprobs(completion.logprobs, calls),
+        )
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         # In one piece where a call may be written as text, which is known at its end; and llama.cpp
@@ -248,21 +253,6 @@ def read_calls(text: str, tools: Tools) -> tuple[ToolCall, ...]:
     return tuple(found)
 
 
-def _with_calls(completion: Completion, request: Request) -> Completion:
-    """The completion with the calls that it consists of, where it may call."""
-    calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
-    if completion.tool_calls or not calls:
-        return completion
-    return replace(
-        completion,
-        text="",
-        tool_calls=calls,
-        finish_reason="tool_calls",
-        logprobs=None,
-        call_logprobs=written_call_logprobs(completion.logprobs, calls),
-    )
-
-
 def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
@@ -295,44 +285,14 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-_engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
-
-
 class Engine:
     """A model in memory, which listens on a loopback port that demands a key: other users of this
-    machine get 401."""
+    machine get 401. It is given back when nobody refers to it any more."""
 
     def __init__(self, options: Loading) -> None:
-        self.key = secrets.token_hex(32)
-        self._options = options
-        self._loading = threading.Lock()
-        self._loaded: list[Any] = []
-        weakref.finalize(self, _release, self._loaded).atexit = False
-
-    @classmethod
-    def shared(cls, options: Loading) -> Engine:
-        """The engine for these options; it lives as long as it is used."""
-        with _lock:
-            engine = _engines.get(options)
-            if engine is None:
-                engine = _engines[options] = cls(options)
-            return engine
-
-    async def load(self) -> str:
-        """Load the weights, and tell the address."""
-        return await asyncio.to_thread(self._load)
-
-    def _load(self) -> str:
-        with self._loading:
-            if not self._loaded:
-                self._loaded.append(self._server())
-            return str(self._loaded[0].listening_address)
-
-    def _server(self) -> Any:
         # Not at the top: 20 MB of native code that most users never load.
         xllamacpp: Any = importlib.import_module("xllamacpp")
-        options, params = self._options, xllamacpp.CommonParams()
+        self.key, params = secrets.token_hex(32), xllamacpp.CommonParams()
         params.model.path = os.fspath(options.path)
         params.n_parallel = options.n_parallel
         params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
@@ -345,7 +305,7 @@ class Engine:
         params.api_keys = [self.key]
         params.ui = params.endpoint_slots = params.endpoint_props = False
         try:
-            return xllamacpp.Server(params)
+            loaded = [xllamacpp.Server(params)]
         except RuntimeError as error:
             raise ModelError(
                 f"llama.cpp cannot load {options.path} ({error}) Perhaps this version does not "
@@ -354,6 +314,8 @@ class Engine:
                 "n_ctx).",
                 model=f"llamacpp:{options.path}",
             ) from error
+        self.address = str(loaded[0].listening_address)
+        weakref.finalize(self, _release, loaded).atexit = False
 
 
 def _release(loaded: list[Any]) -> None:
@@ -362,3 +324,16 @@ def _release(loaded: list[Any]) -> None:
     timer = threading.Timer(2.0, loaded.clear)
     timer.daemon = True
     timer.start()
+
+
+_engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def shared_engine(options: Loading) -> Engine:
+    """The engine for these options, loaded where no model has it yet."""
+    with _lock:
+        engine = _engines.get(options)
+        if engine is None:
+            engine = _engines[options] = Engine(options)
+        return engine

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 
 from langchain_core.messages import ToolCall
@@ -30,8 +30,8 @@ MOST_AHEAD = 256
 MOST_TEXT, MOST_TRIES = 1_000_000, 100
 """Bytes of a text with calls, and braces in it, that are looked at, lest it hold up the loop."""
 
-Token = Mapping[str, object]
-"""Record of a provider about a token: `{token, logprob, bytes?, top_logprobs?}`."""
+Token = Mapping[str, object] | TokenLogprob
+"""Record of a provider about a token, `{token, logprob, bytes?, top_logprobs?}`, or a read one."""
 
 Logprobs = tuple[TokenLogprob, ...]
 
@@ -47,6 +47,8 @@ def read_logprob(value: object) -> float | None:
 
 
 def _read(token: Token) -> TokenLogprob | None:
+    if isinstance(token, TokenLogprob):
+        return token
     value, others = read_logprob(token.get("logprob")), token.get("top_logprobs")
     if value is None:
         return None
@@ -58,20 +60,22 @@ def _read(token: Token) -> TokenLogprob | None:
     return TokenLogprob(str(token.get("token", "")), value, tuple(top))
 
 
-def _all(tokens: Iterable[Token]) -> Logprobs | None:
+def _all(tokens: Sequence[Token]) -> Logprobs | None:
     """All of them; None for none, or where one has no value: the rest is another answer's."""
     read = tuple(token for token in map(_read, tokens) if token is not None)
-    return read if read and len(read) == len(list(tokens)) else None
+    return read if read and len(read) == len(tokens) else None
 
 
 def _listed(items: object) -> list[Token]:
     if not isinstance(items, list | tuple):
         return []
-    return [item for item in items if isinstance(item, dict)]
+    return [item for item in items if isinstance(item, dict | TokenLogprob)]
 
 
 def _spelling(token: Token) -> bytes:
-    """The bytes of a token; `token` itself cannot spell a part of a character."""
+    """The bytes of a token; its text cannot spell a part of a character."""
+    if isinstance(token, TokenLogprob):
+        return token.token.encode(errors="replace")
     given = token.get("bytes")
     if isinstance(given, list) and given:
         try:
@@ -81,11 +85,21 @@ def _spelling(token: Token) -> bytes:
     return str(token.get("token", "")).encode(errors="replace")
 
 
-def _end_of(thinking: str | None, joined: bytes) -> int | None:
-    """Where the thinking ends in what the tokens spell; None where they do not spell it."""
-    thought = (thinking or "").encode(errors="replace").strip()
-    place = joined.find(thought)
-    return None if place < 0 else place + len(thought)
+class _Spelled:
+    """Tokens, the bytes that they spell, and where among these the thinking ends, which is None
+    where they do not spell it."""
+
+    def __init__(self, items: object, thinking: str | None) -> None:
+        self.tokens = _listed(items)
+        self.spellings = [_spelling(token) for token in self.tokens]
+        self.joined, self._ends = b"".join(self.spellings), [*accumulate(map(len, self.spellings))]
+        thought = (thinking or "").encode(errors="replace").strip()
+        place = self.joined.find(thought)
+        self.begin = None if place < 0 else place + len(thought)
+
+    def touched(self, begin: int, end: int) -> range:
+        """The tokens that have a part between two bytes."""
+        return range(bisect_right(self._ends, begin), bisect_left(self._ends, end) + 1)
 
 
 def answer_logprobs(
@@ -94,10 +108,8 @@ def answer_logprobs(
     """The log-probabilities of the answer's tokens among the `items` that a provider sent, where
     `thinking` may stand before them and `tool_calls` around; None when there are none, when they
     cannot be told from other tokens, or when one has no value."""
-    tokens = _listed(items)
-    spellings = [_spelling(token) for token in tokens]
-    joined, answer = b"".join(spellings), text.encode(errors="replace").strip()
-    begin = _end_of(thinking, joined)
+    spelled, answer = _Spelled(items, thinking), text.encode(errors="replace").strip()
+    joined, begin = spelled.joined, spelled.begin
     if not answer or begin is None:
         return None
     # After the thinking and at the end, or at the only place.
@@ -106,15 +118,9 @@ def answer_logprobs(
         place = joined.find(answer, begin)
         if place < 0 or joined.find(answer, place + 1) >= 0:
             return None
-    ends = list(accumulate(map(len, spellings)))
-    found = _touched(ends, place, place + len(answer))
-    spelled = b"".join(spellings[found.start : found.stop])
-    return _all([tokens[n] for n in found]) if spelled.strip() == answer else None
-
-
-def _touched(ends: Sequence[int], begin: int, end: int) -> range:
-    """The tokens, by where each ends, that have a part between two bytes."""
-    return range(bisect_right(ends, begin), bisect_left(ends, end) + 1)
+    found = spelled.touched(place, place + len(answer))
+    own = b"".join(spelled.spellings[found.start : found.stop])
+    return _all(spelled.tokens[found.start : found.stop]) if own.strip() == answer else None
 
 
 class Growing:
@@ -163,36 +169,17 @@ _Span = tuple[int, int]
 def call_logprobs(
     items: object, calls: Sequence[ToolCall], thinking: str | None = None
 ) -> Logprobs | None:
-    """The log-probabilities of the calls' names and argument values, as in `answer_logprobs`; of
-    tokens that spell a part of them, also where they spell a brace besides (`7}`)."""
-    if not calls:
-        return None
-    tokens = _listed(items)
-    spellings = [_spelling(token) for token in tokens]
-    return _all([tokens[place] for place in _called(spellings, calls, thinking)])
-
-
-def written_call_logprobs(tokens: Logprobs | None, calls: Sequence[ToolCall]) -> Logprobs | None:
-    """`call_logprobs` of calls that a model wrote as the text of its answer, by its tokens."""
-    given = tokens or ()
-    spellings = [token.token.encode(errors="replace") for token in given]
-    return tuple(given[place] for place in _called(spellings, calls, None)) or None
-
-
-def _called(
-    spellings: Sequence[bytes], calls: Sequence[ToolCall], thinking: str | None
-) -> list[int]:
-    """The tokens that spell names and values of the calls, by their places."""
-    joined = b"".join(spellings)
-    begin = _end_of(thinking, joined)
-    ends = list(accumulate(map(len, spellings)))
-    places: set[int] = set()
+    """The log-probabilities of the calls' names and argument values, as in `answer_logprobs`, of
+    which the tokens may be read already; of tokens that spell a part of them, also where they spell
+    a brace besides (`7}`)."""
+    spelled, places = _Spelled(items if calls else (), thinking), set[int]()
+    begin = spelled.begin
     for call in calls:
-        if begin is None or len(joined) > MOST_TEXT:
-            return []
-        spans, begin = _site(joined, begin, call["name"], call["args"])
-        places.update(place for span in spans for place in _touched(ends, *span))
-    return sorted(places) if begin is not None else []
+        if begin is None or len(spelled.joined) > MOST_TEXT:
+            return None
+        spans, begin = _site(spelled.joined, begin, call["name"], call["args"])
+        places.update(place for span in spans for place in spelled.touched(*span))
+    return None if begin is None else _all([spelled.tokens[place] for place in sorted(places)])
 
 
 def _site(joined: bytes, begin: int, name: str, args: object) -> tuple[Sequence[_Span], int | None]:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from cascade.errors import ModelNotFoundError, UnsupportedContentError
 from cascade.models.base import Request
-from cascade.models.failures import Caller, without_secrets
-from cascade.models.http import check_address, stays_here
-from cascade.models.wire import ServedModel
+from cascade.models.failures import without_secrets
+from cascade.models.http import check_address
+from cascade.models.openai import ServedModel
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
@@ -55,7 +55,7 @@ class OllamaModel(ServedModel):
 
     provider = "ollama"
     path = "/api/chat"
-    streaming: ClassVar[Mapping[str, Any]] = {"stream": True}
+    streaming: ClassVar[Any] = {"stream": True}
     ends_with_reason = True
     returns_logprobs = True
     streams_logprobs = True
@@ -69,14 +69,10 @@ class OllamaModel(ServedModel):
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model = model
-        self.base_url = self.server = server_address(base_url)
-        self.local = stays_here(self.base_url, model)
-        self._options = dict(options or {})
         start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
         advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
-        caller = Caller(self.name, without_secrets(self.base_url), start=start, advice=advice)
-        super().__init__(caller, self.base_url, (api_key or "").strip())
+        url, key = server_address(base_url), (api_key or "").strip()
+        super().__init__(model, url, key, options, start=start, advice=advice)
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""

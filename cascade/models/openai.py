@@ -1,25 +1,384 @@
-"""`openai:` models: OpenAI itself and, with `base_url`, every server that speaks its API."""
+"""OpenAI's chat completions, and `openai:` models: OpenAI itself and, with `base_url`, every server
+that speaks its API.
+
+It is the wire of all model servers: replies of Ollama are put into this form. Counts and times that
+cannot be true are unknown: a wrong one would become a wrong figure of money.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
-from cascade.errors import ConfigurationError
-from cascade.models.base import Request
+from langchain_core.messages import BaseMessage, ToolCall, convert_to_openai_messages
+
+from cascade.errors import ConfigurationError, InputError, ModelError
+from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller, without_secrets
-from cascade.models.http import check_address, is_loopback, stays_here
-from cascade.models.logprobs import answer_logprobs
-from cascade.models.wire import ServedModel
-from cascade.state import Completion
+from cascade.models.http import (
+    Connection,
+    check_address,
+    is_loopback,
+    read_error,
+    read_json,
+    stays_here,
+)
+from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
+from cascade.state import Completion, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     import openai
 
 OPENAI_URL = "https://api.openai.com/v1"
+
+FINISH_REASONS = {
+    **dict.fromkeys(("end_turn", "eos", "stop_sequence"), "stop"),
+    **dict.fromkeys(("max_tokens", "model_length"), "length"),
+    **dict.fromkeys(("tool_use", "function_call"), "tool_calls"),
+    **dict.fromkeys(("safety", "refusal"), "content_filter"),
+}
+"""Other providers' words for why a model stopped → the words of `Completion`."""
+
+_CLOCKS = {
+    **dict.fromkeys(("prompt_ms", "predicted_ms"), 1.0),
+    **dict.fromkeys(("prompt_eval_duration", "eval_duration"), 1e-6),
+}
+"""Times that llama.cpp and Ollama tell → milliseconds of their units."""
+
+MOST_TOKENS = 20_000_000
+"""Of one call: twice the longest context there is."""
+
+DRAIN_S = 0.1
+"""Seconds to wait for the end of a reply whose answer is complete: only then its connection
+serves again."""
+
+
+def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form, of whole characters; an `InputError` where it has no place
+    for something in them."""
+    try:
+        sent: list[dict[str, Any]] = whole(convert_to_openai_messages(list(messages)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"the conversation has a part that no model can be sent: {error}. Give text, "
+            "images, audio and files as LangChain's content blocks, tool calls in answers alone."
+        ) from error
+    return sent
+
+
+def whole(value: Any) -> Any:
+    """The same JSON with halves of surrogate pairs (of an emoji that a model cut in two) put
+    together, and U+FFFD for lone ones: they have no place in UTF-8."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return value
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The `response_format` that holds the answer to a schema."""
+    name = re.sub(r"[^\w-]", "_", str(schema.get("title") or "answer"))[:64]
+    described: dict[str, Any] = {"name": name, "schema": dict(schema)}
+    if _is_strict(schema):
+        described["strict"] = True
+    return {"type": "json_schema", "json_schema": described}
+
+
+def _is_strict(schema: object) -> bool:
+    """True if OpenAI's strict mode takes a schema: it refuses open and optional properties."""
+    if isinstance(schema, Mapping):
+        closed = schema.get("additionalProperties") is False
+        optional = set(schema.get("properties") or ()) != set(schema.get("required") or ())
+        if schema.get("type") == "object" and (not closed or optional):
+            return False
+        return all(_is_strict(part) for part in schema.values())
+    return not isinstance(schema, list) or all(_is_strict(part) for part in schema)
+
+
+def finish_reason(word: object) -> str | None:
+    """The reason in the words of `Completion`, or the provider's own."""
+    if not isinstance(word, str) or not word:
+        return None
+    return FINISH_REASONS.get(word.lower(), word.lower())
+
+
+def count(value: object) -> int | None:
+    """A number of tokens; None for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+        return None
+    return value
+
+
+def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = None) -> Usage:
+    """The usage of a call, by the names of `Usage`, where its counts can be true together.
+
+    Some servers send zeros where they have not counted, or count cached input beside the input.
+    Reasoning that stands beside the output (xAI, Gemini) shows in the total of all tokens.
+    """
+    read = {name: count(value) for name, value in counts.items()}
+    given, made = read.get("input_tokens") or None, read.get("output_tokens")
+    thought = read.get("reasoning_tokens") or 0
+    if (read.get("cached_tokens") or 0) + (read.get("cache_write_tokens") or 0) > (given or 0):
+        given = None
+    if made is not None and thought and count(total) == (given or 0) + made + thought:
+        made += thought
+    if made is not None and (thought > made or (made == 0 and wrote)):
+        made = None
+    return Usage(**{**read, "input_tokens": given, "output_tokens": made})
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _read_usage(usage: Mapping[str, Any], *, wrote: bool) -> Usage:
+    prompt = _mapping(usage.get("prompt_tokens_details"))
+    answer = _mapping(usage.get("completion_tokens_details"))
+    counts = {
+        "input_tokens": usage.get("prompt_tokens"),
+        "output_tokens": usage.get("completion_tokens"),
+        "cached_tokens": prompt.get("cached_tokens"),
+        # OpenAI and OpenRouter; LiteLLM
+        "cache_write_tokens": prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens")),
+        "reasoning_tokens": answer.get("reasoning_tokens"),
+    }
+    return read_counts(counts, wrote=wrote, total=usage.get("total_tokens"))
+
+
+def _busy_ms(timings: Mapping[str, Any]) -> float | None:
+    """Time of reading and writing by the server's clock; None where it tells none that is true."""
+    told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
+    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in told):
+        return None
+    busy = float(sum(time * unit for time, unit in told))
+    return busy if 0 < busy < float("inf") else None
+
+
+def read_tool_call(name: object, arguments: object, call_id: object = None) -> ToolCall:
+    """One tool call, with arguments as an object or as JSON text; a ValueError where they are no
+    JSON object, or there is no name."""
+    try:
+        decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+        json.dumps(decoded, allow_nan=False)  # a tool, and the next request, are sent JSON
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON") from error
+    if not isinstance(decoded, Mapping) or not isinstance(name, str) or not name:
+        raise ValueError(f"not a tool call: {name!r} with arguments {arguments!r}")
+    call_id = str(call_id or f"call_{uuid4().hex}")
+    return ToolCall(name=name, args=dict(decoded), id=call_id, type="tool_call")
+
+
+class Answer:
+    """An answer that grows by stream chunks; a whole reply is one large chunk.
+
+    Where it `grows`, `tokens` are the log-probabilities that the last chunk completed. What is not
+    as the format says raises ValueError, TypeError, KeyError or AttributeError.
+    """
+
+    def __init__(self, *, grows: bool = True) -> None:
+        self.finish_reason: str | None = None
+        self.tokens: tuple[TokenLogprob, ...] = ()
+        self._growing = Growing() if grows else None
+        self._told: dict[str, Any] = {}
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._logprobs: list[object] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._answered = False
+
+    @property
+    def begun(self) -> bool:
+        """True if a part of the answer has arrived."""
+        return bool(self._text or self._calls)
+
+    def add(self, reply: Any) -> str:
+        """Take a chunk (or a whole reply) in, and return its piece of text."""
+        told = {name: reply.get(name) for name in ("model", "usage", "timings")}
+        self._told |= {name: value for name, value in told.items() if value}
+        self.tokens = ()
+        if "usage" in reply and reply.get("choices") is None:
+            return ""
+        # One answer was asked for, the first: pieces of another one beside it are not its own.
+        own = (c for c in reply["choices"] if c.get("index") in (0, None) or "message" in c)
+        if (choice := next(own, None)) is None:
+            return ""
+        self._answered = True
+        part = choice.get("message") or choice.get("delta") or {}
+        self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
+        text = part.get("content") or part.get("refusal") or ""
+        if not isinstance(text, str):
+            raise TypeError(f"not text: {str(text)[:80]!r}")
+        self._text += [text] if text else []
+        thinking = part.get("reasoning_content") or part.get("reasoning")
+        self._thinking += [thinking] if isinstance(thinking, str) else []
+        items = _mapping(choice.get("logprobs")).get("content")
+        self._logprobs += items if isinstance(items, list) else []
+        calls = part.get("tool_calls") or []
+        for call in calls:
+            function, index = call["function"], call.get("index", len(self._calls))
+            known = self._calls.setdefault(index, {"id": None, "name": None, "arguments": ""})
+            known["id"] = call.get("id") or known["id"]
+            known["name"] = function.get("name") or known["name"]
+            if isinstance(arguments := function.get("arguments"), str):
+                known["arguments"] += arguments
+            elif arguments is not None:
+                known["arguments"] = arguments
+        if self._growing is not None:
+            plain = not (calls or thinking or part.get("refusal"))
+            self.tokens = self._growing.add(items, text, plain=plain)
+        return text
+
+    def completion(self, *, asked_for: str) -> Completion:
+        """The whole answer; `asked_for` names the model where the reply does not."""
+        if not self._answered:
+            raise ValueError("no choices in the reply")
+        text, thinking = "".join(self._text), "".join(self._thinking) or None
+        given, model = self._calls.values(), self._told.get("model")
+        calls = tuple(read_tool_call(c["name"], c["arguments"], c["id"]) for c in given)
+        reason = self.finish_reason
+        return Completion(
+            text=text,
+            model=model if isinstance(model, str) else asked_for,
+            usage=_read_usage(_mapping(self._told.get("usage")), wrote=bool(text or calls)),
+            logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
+            call_logprobs=call_logprobs(self._logprobs, calls, thinking),
+            tool_calls=calls,
+            finish_reason="tool_calls" if calls and reason == "stop" else reason,
+            thinking=thinking,
+            busy_ms=_busy_ms(_mapping(self._told.get("timings"))),
+        )
+
+
+class ServedModel(Model):
+    """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
+    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`)."""
+
+    path: ClassVar[str] = "/chat/completions"
+    streaming: ClassVar[Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    ends_with_reason: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: str,
+        url: str,
+        key: str,
+        options: Mapping[str, Any] | None,
+        *,
+        start: str,
+        advice: Mapping[Any, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.model, self.base_url = model, url
+        self.server, self.local = url, stays_here(url, model)
+        self.secrets, self._options = (key,), dict(options or {})
+        self._caller = Caller(self.name, without_secrets(url), start=start, advice=advice)
+        # A user in the address stands for a key; no request has both.
+        bearer = {"authorization": f"Bearer {key}"} if key and "@" not in url else {}
+        self._connection = Connection(url, {**bearer, **(headers or {})}, self._caller)
+
+    async def _connected(self) -> Connection:
+        return self._connection
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        """The JSON body of a request; errors are those of `sendable`."""
+        choice = request.tool_choice
+        if choice not in (None, "auto", "none", "required"):
+            choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
+        payload: dict[str, Any] = {
+            "messages": sendable(request.messages),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "stop": list(request.stop) or None,
+            "seed": request.seed,
+            "tools": list(request.tools) or None,
+            "tool_choice": choice,
+            "response_format": response_format(request.schema) if request.schema else None,
+            "logprobs": request.logprobs or None,
+            "top_logprobs": request.top_logprobs or None if request.logprobs else None,
+            **request.extra,
+        }
+        return {name: value for name, value in payload.items() if value is not None}
+
+    async def _payload(self, request: Request) -> dict[str, Any]:
+        return self.payload(request)
+
+    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
+        lines of JSON: Ollama's, errors, and replies of servers that cannot stream."""
+        data: list[bytes] = []
+        async for line in lines:
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif line.startswith(b"{"):
+                yield line
+            elif not line and data:
+                if data[0].startswith(b"[DONE]"):
+                    return
+                yield b"\n".join(data)
+                data = []
+
+    def _chunk(self, part: Any) -> Any:
+        """A part of a reply in OpenAI's form."""
+        return part
+
+    async def _complete(self, request: Request) -> Completion:
+        connection = await self._connected()
+        return self.read(await connection.request(self.path, await self._payload(request)))
+
+    def read(self, reply: object) -> Completion:
+        """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
+        answer = Answer(grows=False)
+        with self._caller.readable():
+            self._add(reply, answer)
+            return answer.completion(asked_for=self.model)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+        connection = await self._connected()
+        payload = {**await self._payload(request), **self.streaming}
+        answer = Answer()
+        lines = connection.lines(self.path, payload, lambda: answer.begun)
+        try:
+            with self._caller.readable():
+                async with aclosing(lines):
+                    async for data in self._frames(lines):
+                        if piece := self._add(read_json(data), answer):
+                            yield Chunk(piece, logprobs=answer.tokens)
+                        if self.ends_with_reason and answer.finish_reason is not None:
+                            break
+                    with suppress(TimeoutError, ModelError):
+                        async with asyncio.timeout(DRAIN_S):
+                            async for _ in lines:
+                                pass
+        except ModelError:
+            # What breaks after the reason why the answer ends is no failure: all is there, but for
+            # the counts perhaps.
+            if answer.finish_reason is None:
+                raise
+        if answer.finish_reason is None:
+            raise self._caller.interrupted("it ended without a finish reason")
+        with self._caller.readable():
+            completion = answer.completion(asked_for=self.model)
+        yield Chunk(completion=completion)
+
+    def _add(self, reply: Any, answer: Answer) -> str:
+        if isinstance(reply, Mapping) and (error := reply.get("error")):
+            status, reason = read_error(error)
+            interrupted = self._caller.interrupted(reason)
+            raise interrupted if answer.begun else self._caller.refused(status, reason)
+        return answer.add(self._chunk(reply))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._connection.aclose()
 
 
 def reasons(model: str) -> bool:
@@ -51,28 +410,24 @@ class OpenAIModel(ServedModel):
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model = model
-        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
-        check_address(self.base_url, "http://localhost:8000/v1")
-        self.server = self.base_url
-        self.local = stays_here(self.base_url, model)
-        self.returns_logprobs = self.streams_logprobs = not reasons(model)
-        self.scores = not self.base_url.startswith("https://api.openai.com/")
-        self._defaults = dict(options or {})
-        self._key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        address = without_secrets(self.base_url)
-        if not self._key and not is_loopback(self.base_url) and "@" not in self.base_url:
-            raise ConfigurationError(
-                f"{self.name} at {address} needs an API key: set OPENAI_API_KEY or give api_key."
-            )
+        url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        check_address(url, "http://localhost:8000/v1")
+        key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
         names = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
         headers = {to: os.environ[name] for to, name in names.items() if os.environ.get(name)}
-        caller = Caller(self.name, address, start="Is the server running? Check base_url.")
-        super().__init__(caller, self.base_url, self._key, headers)
+        start = "Is the server running? Check base_url."
+        super().__init__(model, url, key, options, start=start, headers=headers)
+        self.returns_logprobs = self.streams_logprobs = not reasons(model)
+        self.scores = not url.startswith("https://api.openai.com/")
+        if not key and not is_loopback(url) and "@" not in url:
+            raise ConfigurationError(
+                f"{self.name} at {without_secrets(url)} needs an API key: set OPENAI_API_KEY or "
+                "give api_key."
+            )
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        payload = {"model": self.model, **self._defaults, **super().payload(request)}
+        payload = {"model": self.model, **self._options, **super().payload(request)}
         if reasons(self.model) and "max_tokens" in payload:
             payload["max_completion_tokens"] = payload.pop("max_tokens")
         return payload
@@ -94,7 +449,7 @@ class OpenAIModel(ServedModel):
         }
         reply = await (await self._connected()).request(self.path, asked)
         completion = self.read(reply)
-        with self._readable():
+        with self._caller.readable():
             places = [list(place.values()) for place in reply.get("prompt_logprobs") or () if place]
             tokens = [
                 {"token": token.get("decoded_token"), "logprob": token.get("logprob")}
@@ -111,13 +466,13 @@ class OpenAIModel(ServedModel):
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415 - heavy
 
         self._check_allowed()
-        here = is_loopback(self.base_url)
-        http_client = DefaultAsyncHttpxClient(trust_env=not here, follow_redirects=False)
         return AsyncOpenAI(
             base_url=self.base_url,
-            api_key=self._key or "none",
+            api_key=self.secrets[0] or "none",
             max_retries=0,
-            http_client=http_client,
+            http_client=DefaultAsyncHttpxClient(
+                trust_env=not is_loopback(self.base_url), follow_redirects=False
+            ),
         )
 
     def named_errors(self) -> AbstractContextManager[None]:

@@ -19,7 +19,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from cascade.errors import ConfigurationError, RecordingMissError
 from cascade.models.base import Chunk, Model, Request, file_sha256
-from cascade.models.wire import sendable, whole
+from cascade.models.openai import sendable, whole
 from cascade.state import Completion, Record
 
 
@@ -56,17 +56,10 @@ def request_key(request: Request) -> str:
             call["id"] = numbers.setdefault(call.get("id"), len(numbers))
         if "tool_call_id" in message:
             message["tool_call_id"] = numbers.get(message["tool_call_id"])
-    decisive = {
-        "messages": messages,
-        "max_tokens": request.max_tokens,
-        "temperature": None if request.temperature is None else float(request.temperature),
-        "stop": list(request.stop),
-        "seed": request.seed,
-        "tools": [dict(tool) for tool in request.tools],
-        "tool_choice": request.tool_choice,
-        "schema": dict(request.schema) if request.schema else None,
-        "extra": dict(request.extra),
-    }
+    names = ("max_tokens", "stop", "seed", "tools", "tool_choice", "extra")
+    decisive = {name: getattr(request, name) for name in names}
+    decisive |= {"messages": messages, "schema": request.schema or None}
+    decisive["temperature"] = None if request.temperature is None else float(request.temperature)
     if request.answer is not None:
         decisive["answer"] = request.answer
     text = json.dumps(
@@ -163,7 +156,7 @@ class Recorder(Model):
             setattr(self, name, getattr(model, name))
         self._path = Path(path).expanduser()
         self._lock = threading.Lock()
-        sha256 = file_sha256(model.weights_path) if model.weights_path else None
+        sha256 = file_sha256(model.weights_path)
         header = Header(model=model.name, weights_sha256=sha256)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists() or not self._path.stat().st_size:

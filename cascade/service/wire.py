@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from cascade.confidence.schemas import check_schema, check_tools
 from cascade.events import Event, Retracted, Token
-from cascade.models.wire import read_tool_call
+from cascade.models.openai import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Reply, Served, Tell, Way, Wishes, header

@@ -14,7 +14,7 @@ from cascade.ledger.feedback import Feedback
 from cascade.middleware.background import Background, tags_of
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.middleware.shadow import Shadow
-from cascade.models.wire import sendable
+from cascade.models.openai import sendable
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import LedgerEntry
 from cascade.teaching.lessons import Lesson, LessonStore, Terms, place_of, terms_of, the_store

@@ -86,7 +86,9 @@ async def test_what_cannot_be_scored_has_no_score(embedded: LlamaCppModel) -> No
 
 
 async def test_the_loopback_listener_demands_the_key(embedded: LlamaCppModel) -> None:
-    address = await embedded.engine.load()
+    await embedded.warm()
+    assert embedded._engine is not None
+    address = embedded._engine.address
 
     def status(path: str, data: bytes | None = None) -> int:
         try:
@@ -140,7 +142,9 @@ def test_an_engine_that_is_not_used_gives_its_memory_back() -> None:
 async def test_the_digest_is_that_of_the_weights_which_are_shared(embedded: LlamaCppModel) -> None:
     sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
     assert await embedded.digest() == sha256
-    assert LlamaCppModel(str(WEIGHTS), options={"n_parallel": 2}).engine is embedded.engine
+    other = LlamaCppModel(str(WEIGHTS), options={"n_parallel": 2})
+    await other.warm()
+    assert other._engine is embedded._engine is not None
 
 
 def test_a_file_that_llamacpp_cannot_load(tmp_path: Path) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from cascade.errors import ConfigurationError, MissingDependencyError, ModelNotFoundError
-from cascade.models import Request
-from cascade.models.llamacpp import Engine, LlamaCppModel, read_calls
+from cascade.models import Request, llamacpp
+from cascade.models.llamacpp import LlamaCppModel, read_calls
 from cascade.state import Usage
 from tests.acceptance.upstream import Upstream
 from tests.models.asking import ASKING, ask, ask_in_pieces, tokens
@@ -34,10 +34,11 @@ class LlamaServer(Upstream):
     async def _props(self, _: web.Request) -> web.Response:
         return web.json_response({"chat_template_caps": {"supports_tools": self.knows_tools}})
 
-    async def load(self) -> str:
-        return self.url
-
     key = "the-key"
+
+    @property
+    def address(self) -> str:
+        return self.url
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,11 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def model(weights: Path, server: Upstream) -> AsyncIterator[LlamaCppModel]:
+async def model(
+    weights: Path, server: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LlamaCppModel]:
+    monkeypatch.setattr(llamacpp, "shared_engine", lambda loading: server)
     one = LlamaCppModel(str(weights), options={"top_k": 1})
-    one._engine = cast("Engine", server)
     yield one
     await one.aclose()
 
