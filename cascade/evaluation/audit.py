@@ -2,14 +2,13 @@
 
 The population is fixed: N accepted drafts with a value each, and draft i is audited with a known
 probability π_i, independently of the others (Poisson sampling). Only that draw is random, so no
-interval supposes that requests come from any distribution. The functions are pure; `runs` are a
-numpy record array of `cascade.evaluation.books.RUNS`.
+interval supposes that requests come from any distribution. `runs` are a numpy record array of
+`cascade.evaluation.books.RUNS`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from cascade.evaluation.render import Figure, Unit, percent
+from cascade.evaluation.render import Figure, percent
 from cascade.state import Basis
 
 Array = NDArray[np.float64]
@@ -29,15 +28,10 @@ COST_LEVEL = 0.96
 """Costs have long tails, of which Student's interval covers 94 % where it says 95 %
 (`benchmarks/audit_coverage.py`); this one covers 95 %."""
 
-FEW = 5
-"""Below so many audits the interval of a bounded value is all that is possible."""
-
-MANY = 100
-"""From so many audits their own spread is trusted without a floor."""
-
-TUNED = 50
-"""From so many audits the weight κ of a proxy for quality is estimated; it is 0 before. For costs
-it is 1 throughout, the difference estimator."""
+FEW, TUNED, MANY = 5, 50, 100
+"""Below so many audits the interval of a bounded value is all that is possible; from so many, the
+weight κ of a proxy for quality is estimated (it is 0 before; for costs it is 1 throughout, the
+difference estimator); from so many, the spread of costs is trusted without a floor."""
 
 NO_AUDITS = "no audits yet: assumed limits"
 
@@ -48,7 +42,6 @@ ENOUGH_ESCALATED = 10
 """From so many escalated requests they say how much the large model's cost varies; before that,
 the ranges of the predictions do."""
 
-_GROUP, _MOST_GROUPS, _STEPS = 20, 10, 8
 _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 
 
@@ -114,97 +107,65 @@ class Choice:
     worse: Figure
 
 
-# Samples and their intervals ------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
-    """Audits of accepted drafts: with which probability π_i in (0, 1] each was to be `audited`, and
-    which were. `n` audits of `size` (Kish's effective number, (Σw)²/Σw²) weigh 1/π each."""
+    """The audits that came of `total` drafts, each to be drawn with its rate π in (0, 1] and
+    weighing 1/π, with what they found, NaN for the others. `size` is Kish's effective number of
+    them, (Σw)²/Σw².
 
-    rates: Array
-    audited: NDArray[np.bool_]
+    Where fewer came than were due, they are taken for a random part of those, which cancels in
+    Hájek's means and only widens intervals.
+    """
 
-    @classmethod
-    def of(cls, rates: Array, found: Array) -> Sample:
-        """The audits that came, which found numbers. Where fewer came than were due, they are taken
-        for a random part of those, which cancels in Hájek's means and only widens intervals."""
-        came, drawn = ~np.isnan(found), float(rates.sum())
-        n = int(came.sum())
-        return cls(rates * (n / drawn if 0 < n < drawn else 1.0), came)
-
-    def __len__(self) -> int:
-        return len(self.rates)
-
-    @property
-    def n(self) -> int:
-        """Number of audits."""
-        return int(self.audited.sum())
-
-    @property
-    def weights(self) -> Array:
-        """1/π of the audited."""
-        return np.asarray(1.0 / self.rates[self.audited])
-
-    @property
-    def size(self) -> float:
-        """Effective number of audits."""
-        return float(self.weights.sum() ** 2 / np.sum(self.weights**2))
+    def __init__(self, rates: Array, found: Array) -> None:
+        self.audited = ~np.isnan(found)
+        self.found = found[self.audited]
+        self.n, self.total = len(self.found), len(found)
+        self.weights: Array = max(1.0, rates.sum() / max(1, self.n)) / rates[self.audited]
+        self.size = float(self.weights.sum() ** 2 / np.sum(self.weights**2)) if self.n else 0.0
 
     @property
     def complete(self) -> bool:
         """True if every draft was audited: the figures are then measured."""
-        return 0 < self.n == len(self)
+        return 0 < self.n == self.total
 
     def mean(self, values: Array) -> float:
         """Σ y/π ÷ Σ 1/π over the values of the audited (Hájek 1971)."""
         return float(np.average(values, weights=self.weights))
 
-    def figure(
-        self,
-        numbers: Sequence[float],
-        method: str,
-        unit: Unit = "share",
-        *,
-        guessed: bool = False,
-    ) -> Figure:
-        """An estimate with the ends of its interval."""
-        value, low, high = numbers
-        # A bound never lies on the wrong side of what was measured.
-        low, high = min(low, value), max(high, value)
-        basis: Basis = "estimated" if guessed or self.n < len(self) else "measured"
-        return Figure(value, unit, low, high, basis, n=self.n, method=method)
+    def figure(self, value: float, ends: Range, method: str) -> Figure:
+        """A share with its interval; no bound lies on the wrong side of what was measured."""
+        low, high = min(ends[0], value), max(ends[1], value)
+        basis: Basis = "estimated" if self.n < self.total else "measured"
+        return Figure(value, "share", low, high, basis, n=self.n, method=method)
 
 
 def bounded_mean(values: Array, sample: Sample, limits: Range = (0.0, 1.0)) -> Figure:
     """Mean over all drafts of what is known of the audited, within limits."""
     if not sample.n:
-        return sample.figure((0.0, *limits), NO_AUDITS)
-    if sample.complete:
-        return sample.figure([float(values.mean())] * 3, "exact")
+        return sample.figure(0.0, limits, NO_AUDITS)
     middle = sample.mean(values)
+    if sample.complete:
+        return sample.figure(middle, (middle, middle), "exact")
     if sample.n < FEW:
-        method = f"only {sample.n} audits: all that is possible"
-        return sample.figure((middle, *limits), method)
-    return sample.figure((middle, *adjusted(values, sample, limits)), "adjusted t")
+        return sample.figure(middle, limits, f"only {sample.n} audits: all that is possible")
+    return sample.figure(middle, adjusted(values, sample, limits), "adjusted t")
 
 
-def student(values: Array, sample: Sample, *, spread: float = 0.0) -> Range:
-    """Hájek mean ± Student's t; for values with a mass at one point it is too narrow.
+def student(values: Array, sample: Sample, *, spread: float = 0.0) -> tuple[float, float, float]:
+    """Hájek mean with Student's interval; for values with a mass at one point it is too narrow.
 
     The standard error is that under Poisson sampling, finite population included. `spread` is a
     standard deviation known from elsewhere, a floor for that of a few audits; with one audit it is
     all there is.
     """
-    w, n = sample.weights, sample.n
-    middle = sample.mean(values)
+    w, n, middle = sample.weights, sample.n, sample.mean(values)
     open_ = (1.0 - 1.0 / w) * w**2
     variance = spread**2 * np.sum(open_)
     if n > 1:
         variance = max(variance, np.sum(open_ * (values - middle) ** 2) * n / (n - 1))
     error = float(np.sqrt(variance)) / w.sum()
     half = float(special.stdtrit(max(1.0, sample.size - 1.0), 0.5 + COST_LEVEL / 2)) * error
-    return middle - half, middle + half
+    return middle, middle - half, middle + half
 
 
 def adjusted(values: Array, sample: Sample, limits: Range) -> Range:
@@ -220,7 +181,7 @@ def adjusted(values: Array, sample: Sample, limits: Range) -> Range:
     middle = float(np.average(y, weights=weight))
     variance = np.sum((1.0 - 1.0 / weight) * (weight * (y - middle)) ** 2) / weight.sum() ** 2
     half = float(special.stdtrit(degrees + 2, 0.5 + LEVEL / 2) * np.sqrt(variance))
-    half += (b - a) / (2 * len(sample))
+    half += (b - a) / (2 * sample.total)
     low, high = max(a, middle - half), min(b, middle + half)
     if np.ptp(values) > 0:
         return low, high
@@ -234,9 +195,8 @@ def wilson(share: float, n: float) -> Range:
     """Wilson's (1927) score interval of a share that was seen on n examples, an effective number
     perhaps: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
     z = float(special.ndtri((1.0 + LEVEL) / 2))
-    middle = share + z * z / (2 * n)
+    middle, scale = share + z * z / (2 * n), 1 + z * z / n
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
     low, high = (middle - spread) / scale, (middle + spread) / scale
     return max(0.0, min(share, low)), min(1.0, max(share, high))
 
@@ -247,11 +207,8 @@ def power(values: Array, proxy: Array, sample: Sample) -> float:
     f, w = proxy[sample.audited], sample.weights
     if len(f) < 2 or np.ptp(f) == 0:
         return 0.0
-    f_off, y_off = f - np.average(f, weights=w), values - np.average(values, weights=w)
+    f_off, y_off = f - sample.mean(f), values - sample.mean(values)
     return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
-
-
-# Money ----------------------------------------------------------------------------------------
 
 
 def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
@@ -265,49 +222,45 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
     accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
     rated = runs[accepted & (runs.rate > 0)]
     blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]
-    seen = runs[accepted & ~(runs.rate > 0) & audited]
-    sample = Sample.of(rated.rate, rated.large)
-    cost = rated.large[sample.audited]
-    known = float(cost.sum()) + float(runs.measured.sum() + seen.large.sum())
-    rest, method = (0.0, 0.0, 0.0), "exact"
+    sample = Sample(rated.rate, rated.large)
+    known = float(runs.measured.sum() + runs.large[accepted & audited].sum())
+    rest, method = np.zeros(3), "exact"
     if not sample.n and len(rated):
         rest, method = _limits(rated), NO_AUDITS
     elif not sample.complete and len(rated):
         predicted = np.nan_to_num(rated.predicted)
-        errors = cost - predicted[sample.audited]
-        everything = float(predicted.sum()) - float(cost.sum())
-        ends = student(errors, sample, spread=_spread(runs, rated) if sample.n < MANY else 0.0)
-        means = (sample.mean(errors), *ends)
-        value, low, high = (max(0.0, everything + len(sample) * mean) for mean in means)
-        rest, method = (value, low, high), f"difference estimator, t, {sample.n} audits"
+        errors = sample.found - predicted[sample.audited]
+        spread = _spread(runs, rated) if sample.n < MANY else 0.0
+        means = np.array(student(errors, sample, spread=spread))
+        rest = predicted.sum() - sample.found.sum() + sample.total * means
+        rest, method = np.maximum(0.0, rest), f"difference estimator, t, {sample.n} audits"
     assumed = _limits(blind)
-    if any(assumed):
+    if assumed.any():
         method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
-    numbers = [known + (part + more) for part, more in zip(rest, assumed, strict=True)]
-    baseline = sample.figure(numbers, method, "usd", guessed=any(assumed))
-    saving = baseline.map(lambda bill: bill - spent)
-    share = baseline.map(lambda bill: 1.0 - spent / bill if bill > 0 else None, "share")
+    value, *ends = (known + rest + assumed).tolist()
+    baseline = replace(sample.figure(value, (ends[0], ends[1]), method), unit="usd")
+    if assumed.any():
+        baseline = replace(baseline, basis="estimated")
     unknown = int(np.isnan(blind.predicted).sum())
     unknown += 0 if sample.n else int(np.isnan(rated.predicted).sum())
     gaps: dict[str, Any] = {"value": None, "high": None} if unknown else {}
-    baseline = replace(baseline, **gaps)
-    gaps |= {"value": None, "low": None} if unpriced else {}
+    more = gaps | ({"value": None, "low": None} if unpriced else {})
+    share = baseline.map(lambda bill: 1.0 - spent / bill if bill > 0 else None, "share")
     return SavingReport(
         measured_usd=known - spent,
-        estimated_usd=rest[0] + assumed[0],
-        assumed_usd=assumed[0],
+        estimated_usd=float(rest[0] + assumed[0]),
+        assumed_usd=float(assumed[0]),
         unknown=unknown,
-        saving=replace(saving, **gaps),
-        share=replace(share, **gaps),
-        baseline=baseline,
+        saving=replace(baseline.map(lambda bill: bill - spent), **more),
+        share=replace(share, **more),
+        baseline=replace(baseline, **gaps),
     )
 
 
-def _limits(drafts: Any) -> tuple[float, float, float]:
+def _limits(drafts: Any) -> Array:
     """Baseline of drafts by the ledger, an unknown one for nothing: predicted, least, most."""
-    predicted = np.nan_to_num(drafts.predicted)
-    most = np.where(np.isnan(drafts.high), WORDY * predicted, drafts.high)
-    return float(predicted.sum()), float(np.nan_to_num(drafts.low).sum()), float(most.sum())
+    most = np.where(np.isnan(drafts.high), WORDY * drafts.predicted, drafts.high)
+    return np.array([np.nansum(each) for each in (drafts.predicted, drafts.low, most)])
 
 
 def _spread(runs: Any, rated: Any) -> float:
@@ -318,9 +271,6 @@ def _spread(runs: Any, rated: Any) -> float:
         return float(np.std(costs, ddof=1))
     widths = (rated.high - rated.low)[~np.isnan(rated.high - rated.low)]
     return float(np.sqrt(np.mean(widths**2))) / (2 * 1.96) if len(widths) else 0.0
-
-
-# Quality --------------------------------------------------------------------------------------
 
 
 def quality_of(runs: Any) -> Quality | None:
@@ -334,21 +284,21 @@ def quality_of(runs: Any) -> Quality | None:
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
         return None
-    sample = Sample.of(rated.rate, rated.loss)
-    loss, proxy = rated.loss[sample.audited], 1.0 - rated.confidence
+    sample, proxy = Sample(rated.rate, rated.loss), 1.0 - rated.confidence
     tuned = sample.n >= TUNED and not np.isnan(proxy).any()
-    kappa = power(loss, proxy, sample) if tuned else 0.0
-    fitted = kappa * proxy if tuned else np.zeros(len(sample))
-    found = bounded_mean(loss - fitted[sample.audited], sample, (-1.0 - kappa, 1.0 + kappa))
-    shift = float(fitted.mean()) if len(fitted) else 0.0
-    share = len(sample) / max(1, _large_answers(runs) + len(rated))
+    kappa = power(sample.found, proxy, sample) if tuned else 0.0
+    fitted = kappa * proxy if tuned else np.zeros(sample.total)
+    limits = (-1.0 - kappa, 1.0 + kappa)
+    found = bounded_mean(sample.found - fitted[sample.audited], sample, limits)
+    shift = float(fitted.mean()) if sample.total else 0.0
+    share = sample.total / max(1, _large_answers(runs) + sample.total)
     lost = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
     if kappa:
         lost = replace(lost, method=f"PPI++ κ={kappa:.2f}, {found.method}")
-    wrong = bounded_mean(np.maximum(loss, 0.0), sample)
+    wrong = bounded_mean(np.maximum(sample.found, 0.0), sample)
     if not len(drafts):
         lost = wrong = Figure(0.0, "share", 0.0, 0.0)
-    return Quality(len(loss), int((loss > 0).sum()), lost, wrong, float(rated.rate.sum()))
+    return Quality(sample.n, int((sample.found > 0).sum()), lost, wrong, float(rated.rate.sum()))
 
 
 def _large_answers(runs: Any) -> int:
@@ -382,31 +332,28 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
     judged = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
     judged = judged[~np.isnan(judged.loss + judged.confidence)]
     judged = judged[np.argsort(judged.confidence, kind="stable")]
-    count, groups = min(_MOST_GROUPS, max(1, len(judged) // _GROUP)), []
-    for places in np.array_split(np.arange(len(judged)), count) if len(judged) else ():
-        part = judged[places]
-        sample = Sample(part.rate, np.ones(len(part), dtype=bool))
-        correct = sample.mean(1.0 - np.maximum(part.loss, 0.0))
-        sure = sample.mean(part.confidence)
-        groups.append((sure, _share(correct, sample.size, len(part))))
+    groups = []
+    for places in np.array_split(np.arange(len(judged)), min(10, max(1, len(judged) // 20))):
+        if len(places):
+            part = judged[places]
+            sample = Sample(part.rate, part.loss)
+            correct = sample.mean(1.0 - np.maximum(part.loss, 0.0))
+            groups.append((sample.mean(part.confidence), _share(correct, sample.size, sample.n)))
     return groups
-
-
-# Thresholds -----------------------------------------------------------------------------------
 
 
 def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
     """Outcomes of other thresholds on the same requests, by rising threshold; none where no draft
     was decided about. `bill` is that of the large model alone."""
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]
-    was = decided.outcome == "accepted"
+    was, n = decided.outcome == "accepted", len(decided)
     measured = np.where(decided.measured > 0, decided.measured, np.nan)
     known = np.where(np.isnan(decided.large), decided.predicted, decided.large)
     large = np.where(was, known, measured)
     movable = ~np.isnan(decided.confidence + large)
     if not movable.any():
         return ()
-    ends = np.quantile(decided.confidence[movable], np.linspace(0, 1, _STEPS), method="lower")
+    ends = np.quantile(decided.confidence[movable], np.linspace(0, 1, 8), method="lower")
     given = decided.threshold[movable & ~np.isnan(decided.threshold)][-1:].tolist()
     choices = []
     for cut in sorted({0.0, 1.0, *np.clip([*ends, *given], 0.0, 1.0).tolist()}):
@@ -415,9 +362,14 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
         called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
         cost = spent + float(large[called].sum() - large[saved].sum())
         rated = taken & (decided.rate > 0)
-        sample = Sample.of(decided.rate[rated], decided.loss[rated])
-        errors = bounded_mean(np.maximum(decided.loss[rated][sample.audited], 0.0), sample)
+        sample = Sample(decided.rate[rated], decided.loss[rated])
+        errors = bounded_mean(np.maximum(sample.found, 0.0), sample)
+        # Audits stand for the drafts with a rate; those without are blind.
         blind = decided[taken & ~rated] if sample.n else decided[taken]
+        judged = int(taken.sum()) - len(blind)
+        value, low, high = (end * judged / n for end in errors.numbers)
+        guess = float((1.0 - blind.confidence).sum()) / n
+        worse = value + guess if (blind.calibrated > 0).all() else None
         choices.append(
             Choice(
                 threshold=cut,
@@ -425,14 +377,7 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
                 escalated=1.0 - float(taken.mean()),
                 cost_usd=cost,
                 saving=bill.map((-cost).__add__),
-                worse=_worse(errors, int(taken.sum()) - len(blind), blind, len(decided)),
+                worse=Figure(worse, "share", low, high + len(blind) / n),
             )
         )
     return tuple(choices)
-
-
-def _worse(errors: Figure, judged: int, blind: Any, n: int) -> Figure:
-    """P(accepted and worse) of n requests: so many for which audits stand, and the blind ones."""
-    value, low, high = (end * judged / n for end in errors.numbers)
-    guess, known = float((1.0 - blind.confidence).sum()) / n, (blind.calibrated > 0).all()
-    return Figure(value + guess if known else None, "share", low, high + len(blind) / n)

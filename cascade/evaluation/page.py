@@ -60,9 +60,7 @@ def style_sheet() -> str:
 
 def body(document: Document) -> str:
     """A document as HTML."""
-    alarm = ""
-    if document.alarms is not None:
-        alarm = '<p class="sentence good">No alarm now.</p>'
+    alarm = "" if document.alarms is None else '<p class="sentence good">No alarm now.</p>'
     if document.alarms:
         listed = bullets(document.alarms)
         alarm = f'<section class="sentence bad" role="alert"><h2>Wrong now</h2>{listed}</section>'
@@ -101,27 +99,24 @@ def table(given: Table, more: str = "", *, opened: bool = False) -> str:
     """A table under its title; a folded one may be `opened`. `more` is HTML between the two."""
     title, left = escape(given.title), left_columns(given)
     sides = [' class="left"' if i in left else "" for i in range(len(given.columns))]
-    heads = "".join(
-        f'<th scope="col"{side}>{escape(head)}</th>'
-        for head, side in zip(given.columns, sides, strict=True)
+    heads = (
+        f'<th scope="col"{sides[i]}>{escape(head)}</th>' for i, head in enumerate(given.columns)
     )
     rows = ""
     for i, (name, *cells) in enumerate(given.rows):
-        rows += '<tr class="strong">' if i == given.strong else "<tr>"
-        rows += f'<th scope="row">{escape(words(name))}</th>'
-        rows += "".join(
-            f"<td{side}>{_cell(cell)}</td>" for cell, side in zip(cells, sides[1:], strict=True)
+        shown = (
+            f"<td{side}>{_cell(cell)}</td>" for side, cell in zip(sides[1:], cells, strict=True)
         )
-        rows += "</tr>"
+        strong = ' class="strong"' if i == given.strong else ""
+        rows += f'<tr{strong}><th scope="row">{escape(words(name))}</th>{"".join(shown)}</tr>'
     grid = (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">'
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}"><table><thead><tr>'
+        f"{''.join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     notes = "".join(f'<p class="soft">{marked(note)}</p>' for note in given.notes)
     inner = f"{more}{grid if rows else ''}{notes}"
     if given.folded:
-        state = " open" if opened else ""
-        return f"<details{state}><summary>{title}</summary>{inner}</details>"
+        return f"<details{' open' * opened}><summary>{title}</summary>{inner}</details>"
     return f"<section><h2>{title}</h2>{inner}</section>"
 
 
@@ -141,8 +136,7 @@ def to_figure(picture: Picture) -> str:
     for series in picture.series:
         across += [x for x, _ in series.points]
         up += [*(y for _, y in series.points), *chain.from_iterable(series.ranges)]
-    left, right = span(across, picture.x.unit)
-    bottom, top = span(up, picture.y.unit)
+    (left, right), (bottom, top) = span(across, picture.x.unit), span(up, picture.y.unit)
 
     def x(value: float) -> float:
         return _LEFT + (value - left) / (right - left) * (_RIGHT - _LEFT)
@@ -150,18 +144,17 @@ def to_figure(picture: Picture) -> str:
     def y(value: float) -> float:
         return _BOTTOM + (value - bottom) / (top - bottom) * (_TOP - _BOTTOM)
 
-    drawn = []
-    for value in ticks(bottom, top, picture.y.unit):
-        drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
-        drawn.append(_text(_LEFT - 7, y(value) + 4, tick(value, picture.y.unit), "end"))
-    drawn += [
-        _text(x(value), _BOTTOM + 18, tick(value, picture.x.unit), "middle")
-        for value in ticks(left, right, picture.x.unit)
+    drawn = [
+        _text(_RIGHT, HEIGHT - 8, picture.x.title),
+        _text(4, _TOP - 15, picture.y.title, "start"),
     ]
-    zero = 0.0 if bottom < 0 < top else bottom
-    drawn.append(f'<path class="base" d="M{_LEFT} {y(zero):.1f}H{_RIGHT}"/>')
-    drawn.append(_text(_RIGHT, HEIGHT - 8, picture.x.title, "end"))
-    drawn.append(_text(4, _TOP - 15, picture.y.title, "start"))
+    for value, said in ticks(bottom, top, picture.y.unit):
+        drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
+        drawn.append(_text(_LEFT - 7, y(value) + 4, said))
+    for value, said in ticks(left, right, picture.x.unit):
+        drawn.append(_text(x(value), _BOTTOM + 18, said, "middle"))
+    zero = y(0.0 if bottom < 0 < top else bottom)
+    drawn.append(f'<path class="base" d="M{_LEFT} {zero:.1f}H{_RIGHT}"/>')
     legend = ""
     for series in picture.series:
         for (at, _), (low, high) in zip(series.points, series.ranges, strict=False):
@@ -187,23 +180,20 @@ def span(values: Iterable[float], unit: AxisUnit) -> tuple[float, float]:
     return first, min(1.02, high + air) if high <= 1 and unit == "share" else high + air
 
 
-def ticks(low: float, high: float, unit: AxisUnit) -> list[float]:
-    """Round numbers between two values, seven at most; whole days."""
+def ticks(low: float, high: float, unit: AxisUnit) -> Iterable[tuple[float, str]]:
+    """Round numbers between two values, seven at most, or days, with how they are written: shorter
+    than in words."""
     rough = (high - low) / 6
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
     step = max(step, 1.0) if unit == "days" else step
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)]
-
-
-def tick(value: float, unit: AxisUnit) -> str:
-    """A value as it is written at an axis: shorter than in words."""
-    if unit == "days":
-        return f"{date.fromordinal(round(value)):%b %-d}"
-    if unit == "share":
-        return f"{100 * value:.4g} %".replace("-", "−")
-    return written(value, unit).removesuffix(".00")
+    for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
+        if unit == "days":
+            yield i * step, f"{date.fromordinal(round(i * step)):%b %-d}"
+        elif unit == "share":
+            yield i * step, f"{100 * i * step:.4g} %".replace("-", "−")
+        else:
+            yield i * step, written(i * step, unit).removesuffix(".00")
 
 
 def _stroke(series: Series, points: Iterable[tuple[float, float]]) -> str:
@@ -215,5 +205,5 @@ def _stroke(series: Series, points: Iterable[tuple[float, float]]) -> str:
     return f'<path class="line {series.role}" d="M{way}"/>' if places else ""
 
 
-def _text(x: float, y: float, said: str, anchor: str) -> str:
+def _text(x: float, y: float, said: str, anchor: str = "end") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'

@@ -29,12 +29,17 @@ Unit = Literal["usd", "share", "points", "seconds", "count", "number"]
 """Form of a number: dollars; a share of 1 as percent; a share of 1 as signed percentage
 points; seconds; a whole number; any other number."""
 
+AxisUnit = Unit | Literal["days"]
+"""`days` are ordinals of dates."""
+
 Tone = Literal["good", "bad", "open"]
 """Whether the sentence of a document is good news, bad news, or neither."""
 
 Role = Literal["cascade", "small", "large", "other"]
 """Meaning of a line or dot; it has the same colour in every picture, and a line of others is
 dashed."""
+
+UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +101,6 @@ class Table:
     folded: bool = False
 
 
-AxisUnit = Unit | Literal["days"]
-"""`days` are ordinals of dates."""
-
-
 @dataclass(frozen=True, slots=True)
 class Axis:
     """Title and unit of an axis."""
@@ -149,10 +150,6 @@ class Document:
 
 # Numbers in words -----------------------------------------------------------------------------
 
-UNKNOWN = "?"
-_NOISE = Decimal("1e-12")
-"""Less than this is the rounding of floats."""
-
 
 def dollars(amount: Number | None) -> str:
     """`$1,234`, `$12.30`, `$0.0123`, `$0.0000071`; `?` where unknown.
@@ -164,10 +161,9 @@ def dollars(amount: Number | None) -> str:
 
 def percent(share: Number | None, digits: int | None = None) -> str:
     """`73.8 %`; two decimals below 1 %, unless `digits` says otherwise; `?` where unknown."""
-    known = _known(share)
-    if digits is None or known is None:
+    if digits is None or share is None:
         return written(share, "share")
-    return f"{_signed(100 * known, digits)} %"
+    return f"{100 * share:.{digits}f} %".replace("-", "−")
 
 
 def counted(n: int, what: str) -> str:
@@ -176,9 +172,17 @@ def counted(n: int, what: str) -> str:
 
 
 def written(value: Number | None, unit: Unit) -> str:
-    """A number as people read it, such as `−1.2` points, `1.4 s`, `1,234`; `?` where unknown."""
-    known = _known(value)
-    return UNKNOWN if known is None else _WRITERS[unit](known)
+    """A number as people read it, such as `−1.2` points, `1.4 s`, `<0.01 %`; `?` where unknown."""
+    if value is None or not math.isfinite(value):
+        return UNKNOWN
+    # More than thirteen digits, or less than 1e-12, are the rounding of floats.
+    known = Decimal(f"{value:.13g}") if abs(value) >= 1e-12 else Decimal(0)
+    size, least = abs(known), _LEAST.get(unit, Decimal(0))
+    sign = "−" if known < 0 else "+" if unit == "points" else ""
+    if 0 < size < least:
+        sign, size = "−" if known < 0 else "<", least
+    said = _WRITERS[unit](size)
+    return f"{sign}{said}" if re.search("[1-9]", said) else said
 
 
 def words(cell: Cell, *, interval: bool = True) -> str:
@@ -197,85 +201,56 @@ def interval_of(cell: Cell) -> str:
     """The interval of a figure as people read it; "" where it has none, or it says nothing."""
     if not isinstance(cell, Figure):
         return ""
-    value, low, high = map(_known, (cell.value, cell.low, cell.high))
-    at_least_nothing = value is None and low == 0 and high is None
-    if at_least_nothing or low == high is None or low == high == value:
-        return ""
+    value, low, high = cell.numbers
     ends = [written(end, cell.unit) for end in (low, high)]
+    if ends == [UNKNOWN] * 2 or low == high == value:
+        return ""
+    if low == 0 and math.isnan(value) and math.isnan(high):  # at least nothing
+        return ""
     if all(end.endswith(" %") for end in ends):
         ends = [end.removesuffix(" %") for end in ends]
     return " to ".join(ends)
 
 
-def _known(value: Number | None) -> Decimal | None:
-    # Thirteen digits: the others are the rounding of floats.
-    exact = None if value is None else Decimal(f"{value:.13g}")
-    if exact is None or not exact.is_finite():
-        return None
-    return exact if abs(exact) >= _NOISE else Decimal(0)
-
-
-def _dollars(value: Decimal) -> str:
-    size, sign = abs(value), "−" if value < 0 else ""
-    if 0 < size < Decimal("1e-8"):
-        return "−$0.00" if sign else "<$0.00000001"
+def _dollars(size: Decimal) -> str:
     if size >= 1000:
-        return f"{sign}${size:,.0f}"
+        return f"${size:,.0f}"
     digits = 2 if size >= Decimal("1e-4") else 1
     places = max(2, min(8, digits - size.adjusted())) if size else 2
     whole, _, cents = f"{size:,.{places}f}".partition(".")
-    return f"{sign}${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
+    return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
 
 
-def _percent(value: Decimal) -> str:
-    if 0 < abs(value) < Decimal("1e-4"):
-        return "<0.01 %" if value > 0 else "−0.01 %"
-    return f"{_signed(100 * value, 2 if 0 < abs(value) < Decimal('0.01') else 1)} %"
+def _seconds(size: Decimal) -> str:
+    if size >= Decimal("0.9995"):
+        return f"{size:,.{int(size < Decimal('9.95'))}f} s"
+    ms = float(size) * 1000
+    return f"{ms:.0f} ms" if ms >= 10 or not ms else f"{ms:.2g} ms"
 
 
-def _points(value: Decimal) -> str:
-    said = _signed(100 * value, 1)
-    return f"+{said}" if value > 0 and said.strip("0.") else said
-
-
-def _seconds(value: Decimal) -> str:
-    size, sign = abs(float(value)), "−" if value < 0 else ""
-    if 0 < size < 1e-5:
-        return "<0.01 ms"
-    if size < 0.9995:
-        ms = size * 1000
-        return f"{sign}{ms:.0f} ms" if ms >= 10 or not ms else f"{sign}{ms:.2g} ms"
-    return f"{sign}{size:,.{int(size < 9.95)}f} s"
-
-
-def _number(value: Decimal) -> str:
+def _number(size: Decimal) -> str:
     """Three significant digits without a power of ten."""
-    said = _signed(value, max(0, min(6, 2 - value.adjusted())) if value else 0)
+    said = f"{size:,.{max(0, min(6, 2 - size.adjusted())) if size else 0}f}"
     return said.rstrip("0").rstrip(".") if "." in said else said
 
 
-def _signed(value: Decimal, places: int) -> str:
-    said = f"{abs(value):,.{places}f}"
-    return f"−{said}" if value < 0 and said.strip("0.") else said
-
+_LEAST = {"usd": Decimal("1e-8"), "share": Decimal("1e-4"), "seconds": Decimal("1e-5")}
+"""What is less than that, and not nothing, is written as less."""
 
 _WRITERS: Mapping[str, Callable[[Decimal], str]] = {
     "usd": _dollars,
-    "share": _percent,
-    "points": _points,
+    "share": lambda size: f"{100 * size:,.{2 if 0 < size < Decimal('0.01') else 1}f} %",
+    "points": lambda size: f"{100 * size:,.1f}",
     "seconds": _seconds,
-    "count": lambda value: _signed(value, 0),
+    "count": lambda size: f"{size:,.0f}",
     "number": _number,
 }
 
 
 # Text -----------------------------------------------------------------------------------------
 
-WIDTH = 100
-"""Columns of a terminal that text is wrapped to."""
-
-_LONGEST = 44
-"""Letters of a cell, from which on it is wrapped."""
+WIDTH, _LONGEST = 100, 44
+"""Columns of a terminal that text is wrapped to, and letters from which on a cell is."""
 
 _ACTING = re.compile(r"[\0-\t\v-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff]")
 """Characters that act on a terminal, or turn what follows around."""
@@ -330,21 +305,17 @@ def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
     return "\n".join(line.rstrip() for line in shown.get().splitlines())
 
 
-# JSON -----------------------------------------------------------------------------------------
-
-
 def to_json(value: object, *, indent: int | None = 2) -> str:
     """A document, or any record, as JSON.
 
     Records become objects; a `Decimal` becomes a string, so that no digit is lost; a number that
     is not finite becomes null; dates are ISO 8601.
     """
-    return pydantic_core.to_json(
-        value, indent=indent, inf_nan_mode="null", fallback=_of_numpy
-    ).decode()
 
+    def of_numpy(value: Any) -> Any:
+        if not hasattr(value, "tolist"):
+            raise TypeError(f"a {type(value).__name__} has no form in JSON")
+        return value.tolist()
 
-def _of_numpy(value: Any) -> Any:
-    if not hasattr(value, "tolist"):
-        raise TypeError(f"a {type(value).__name__} has no form in JSON")
-    return value.tolist()
+    made = pydantic_core.to_json(value, indent=indent, inf_nan_mode="null", fallback=of_numpy)
+    return made.decode()

@@ -26,8 +26,8 @@ def runs(audited: Any, **columns: Any) -> Any:
 
 
 def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
-    s = audit.Sample(np.array([0.5, 0.25, 0.5]), np.array([True, True, False]))
-    assert s.mean(np.array([3.0, 0.0])) == pytest.approx(1.0)  # (2·3 + 4·0)/6
+    s = audit.Sample(np.array([0.5, 0.25, 0.5]), np.array([3.0, 0.0, np.nan]))
+    assert s.mean(s.found) == pytest.approx(1.0)  # (2·3 + 4·0)/6
     assert (s.n, s.complete) == (2, False)
     assert s.size == pytest.approx(36 / 20)
     assert audit.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
@@ -35,7 +35,7 @@ def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
 
 
 def test_the_weight_of_a_proxy_by_hand() -> None:
-    s = audit.Sample(np.full(4, 0.5), np.array([True, True, False, False]))
+    s = audit.Sample(np.full(4, 0.5), np.array([0, 0, np.nan, np.nan]))
     proxy = np.array([1.0, 0.0, 1.0, 0.0])
     assert audit.power(np.array([1.0, 1.0]), proxy, s) == 0.0
     assert audit.power(np.array([1.0, 0.0]), proxy, s) == 1.0
@@ -65,7 +65,7 @@ def test_few_audits_and_agreement_of_all_prove_nothing() -> None:
     nothing = audit.quality_of(shown).loss
     assert (nothing.low, nothing.high, nothing.method) == (-0.5, 0.5, audit.NO_AUDITS)
     # (1 − 0.1)^K = 0.025: 35 losses among the 100 could have stayed unseen.
-    s = audit.Sample(np.full(100, 0.1), np.arange(100) < 10)
+    s = audit.Sample(np.full(100, 0.1), np.where(np.arange(100) < 10, 0.0, np.nan))
     assert audit.adjusted(np.zeros(10), s, (-1.0, 1.0))[1] == pytest.approx(0.35, abs=0.011)
 
 
