@@ -9,26 +9,36 @@ that is r + (1 − a) with r = (c_S + c_V)/c_L: a cascade saves only if a > r, a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
-from cascade.evaluation.render import Cell, Document, Fact, Figure, Table, dollars, percent, words
+from cascade.evaluation.render import (
+    Cell,
+    Document,
+    Fact,
+    Figure,
+    Table,
+    Tone,
+    dollars,
+    percent,
+    words,
+)
 from cascade.ledger.prices import ListPrice, Price
 from cascade.state import Usage
 
-CHECK_QUESTION_TOKENS = 30
-"""Tokens of a self-check beyond the question and the draft."""
-
-CHECK_ANSWER_TOKENS = 4
-"""Room for its one word."""
+CHECK_QUESTION_TOKENS, CHECK_ANSWER_TOKENS = 30, 4
+"""Tokens of a self-check beyond the question and the draft, and room for its one word."""
 
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
+
+_TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +71,8 @@ class Plan:
     def verdict(self) -> Verdict:
         """The verdict in one word; fixed cost counts where the requests are given."""
         saved, requests = self.saved_per_1000_usd, self.requests
-        if self.cost_ratio >= 1:
-            return "never"
-        if saved is None:
-            return "open"
+        if self.cost_ratio >= 1 or saved is None:
+            return "never" if self.cost_ratio >= 1 else "open"
         if requests is not None:
             saved = saved.map(lambda usd: usd * requests / 1000 - self.fixed_usd)
         value, low, high = saved.numbers
@@ -76,21 +84,19 @@ class Plan:
     def sentence(self) -> str:
         """The verdict for people."""
         ratio, accept = percent(self.cost_ratio), words(self.accept_rate)
-        saved = words(self.saved_per_1000_usd)
-        loses = f"an accept rate of {accept} is not above the {ratio} from which it saves. Switch "
-        loses += "it off"
+        saved = f"{words(self.saved_per_1000_usd)} per 1,000 requests"
+        why = f"an accept rate of {accept} is not above the {ratio} from which it saves"
         if self.from_requests is not None:
-            loses = f"{saved} saved per 1,000 requests do not pay for the fixed cost"
+            why = f"{saved} do not pay for the fixed cost"
         sentence = {
             "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses "
             "money at every accept rate. Use the large model alone, or a cheaper small one.",
             "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
-            "saves": f"It saves {saved} per 1,000 requests: an accept rate of {accept} is above "
-            f"the {ratio} that draft and check cost of a large answer.",
-            "loses": f"It loses money: {loses}.",
-            "uncertain": f"It cannot be told yet: {saved} per 1,000 requests, and the interval, "
-            "all costs counted, holds both a saving and a loss. Measure the accept rate on more "
-            "examples.",
+            "saves": f"It saves {saved}: an accept rate of {accept} is above the {ratio} that "
+            "draft and check cost of a large answer.",
+            "loses": f"It loses money: {why}. Switch it off.",
+            "uncertain": f"It cannot be told yet: {saved}, and the interval, all costs counted, "
+            "holds both a saving and a loss. Measure the accept rate on more examples.",
         }[self.verdict]
         if not self.fixed_usd or self.accept_rate is None:
             return sentence
@@ -116,28 +122,23 @@ def plan(
         raise ConfigurationError(
             "the large model costs $0 per request: there is nothing to save. Set its price."
         )
-    each = draft_usd + check_usd
-    ratio, accept, cost, saved, starts, spent = each / large_usd, None, None, None, None, None
+    each, accept, gained, spent = draft_usd + check_usd, None, Decimal(0), None
     if accept_rate is not None:
-        accept = Figure(accept_rate, "share")
+        accept, gained = Figure(accept_rate, "share"), accept_rate * large_usd - each
         if accept_n is not None:
             low, high = (Decimal(str(end)) for end in wilson(float(accept_rate), accept_n))
             accept = replace(accept, low=low, high=high, n=accept_n)
-        gained = accept_rate * large_usd - each
-        cost = accept.map(lambda a: ratio + 1 - a)
-        saved = accept.map(lambda a: 1000 * (a * large_usd - each), "usd")
-        starts = math.ceil(fixed_usd / gained) if gained > 0 else None
         spent = requests and requests * (large_usd - gained) + fixed_usd
     return Plan(
         draft_usd,
         check_usd,
         large_usd,
-        cost_ratio=ratio,
+        cost_ratio=each / large_usd,
         accept_rate=accept,
-        relative_cost=cost,
-        saved_per_1000_usd=saved,
+        relative_cost=accept and accept.map(lambda a: each / large_usd + 1 - a),
+        saved_per_1000_usd=accept and accept.map(lambda a: 1000 * (a * large_usd - each), "usd"),
         fixed_usd=fixed_usd,
-        from_requests=starts,
+        from_requests=math.ceil(fixed_usd / gained) if gained > 0 else None,
         requests=requests,
         monthly_usd=None if requests is None else (requests * large_usd, spent),
     )
@@ -186,11 +187,11 @@ def recorded(
 
 def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
     """The plan with its figures and what they rest on, which `notes` say."""
-    ratio = Figure(found.cost_ratio, "share")
+    usd, ratio = partial(Figure, unit="usd"), Figure(found.cost_ratio, "share")
     rows: list[tuple[Cell, ...]] = [
-        ("draft, c_S", Figure(found.draft_usd, "usd"), ""),
-        ("self-check, c_V", Figure(found.check_usd, "usd"), "per draft"),
-        ("large model, c_L", Figure(found.large_usd, "usd"), ""),
+        ("draft, c_S", usd(found.draft_usd), ""),
+        ("self-check, c_V", usd(found.check_usd), "per draft"),
+        ("large model, c_L", usd(found.large_usd), ""),
         ("cost ratio r = (c_S + c_V) / c_L", ratio, "saves above"),
     ]
     if found.accept_rate is not None:
@@ -200,23 +201,16 @@ def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
             ("saved per 1,000 requests", found.saved_per_1000_usd, ""),
         ]
     if found.fixed_usd:
-        rows.append(("fixed cost", Figure(found.fixed_usd, "usd"), "a month"))
+        rows.append(("fixed cost", usd(found.fixed_usd), "a month"))
     if found.monthly_usd is not None:
         alone, spent = found.monthly_usd
-        rows += [
-            (
-                "large model alone",
-                Figure(alone, "usd"),
-                f"a month for {found.requests:,f} requests",
-            ),
-            ("cascade, all costs", Figure(spent, "usd"), "a month"),
-        ]
-    bad = found.verdict in ("loses", "never")
+        month = f"a month for {found.requests:,f} requests"
+        rows += [("large model alone", usd(alone), month), ("cascade, all costs", usd(spent), "")]
     return Document(
         title="Whether a cascade can pay",
         sentence=found.sentence,
         tables=(Table("Per request", ("", "", ""), tuple(rows)),),
         facts=(Fact("saves from an accept rate of", ratio),),
         notes=tuple(notes),
-        tone="good" if found.verdict == "saves" else "bad" if bad else "open",
+        tone=_TONES.get(found.verdict, "open"),
     )
