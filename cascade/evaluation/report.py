@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -44,19 +44,13 @@ if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger
 
 Verdict = Literal["saves", "loses", "cannot tell yet"]
-_TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "cannot tell yet": "open"}
 
-TAGS = ("team", "key", "cascade", "agent")
-"""Tags by which tables are made where entries have them."""
+TAGS, TABLES = ("team", "key", "cascade", "agent"), ("model", "tier", "day", "node")
+"""Tags by which tables are made where entries have them, and other columns."""
 
-TABLES = ("model", "tier", "day", "node")
-"""Other columns by which tables are made."""
-
-OUTAGE = 3
-"""So many calls of a tier that fail one after the other are an outage."""
-
-MOST_LINES = 30
-"""Lines of a table; the others are summed up in one."""
+OUTAGE, MOST_LINES = 3, 30
+"""So many calls of a tier that fail one after the other are an outage; a table has so many lines,
+and the others are summed up in one."""
 
 NO_DOCUMENT = Document("", "")
 
@@ -109,7 +103,7 @@ async def make_report(
         ConfigurationError: the selection is of parts of runs, or entries have no such tag.
         LedgerError: the ledger cannot be read.
     """
-    tags = [*TAGS, *([tag] if tag and tag not in (*TAGS, *TABLES) else ())]
+    tags = [*TAGS] if tag in (None, *TAGS, *TABLES) else [*TAGS, str(tag)]
     books = await read(store, selection, tags)
     earlier, since = None, books.period.since
     if compare and since is not None:
@@ -146,11 +140,27 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
     )
     audits = books.total(books.entries["node"] == "audit").spent
     verdict, reason, advice = _verdict(made, audits, unpriced=total.unpriced > 0)
-    made = replace(made, verdict=verdict, reason=reason, advice=advice)
-    return replace(made, document=_document(made, books, total, earlier))
-
-
-# Verdict --------------------------------------------------------------------------------------
+    sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
+    tone: Tone = "good" if verdict == "saves" else "bad" if verdict == "loses" else "open"
+    if quality is not None and quality.checked:
+        sentence = f"{sentence} {quality.sentence}"
+        tone = "open" if verdict == "saves" and quality.loss.numbers[1] > 0 else tone
+    days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
+    period = f", {min(days)} to {max(days)}" if days else ""
+    tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
+    some = len(books.entries["node"]) > 0
+    facts = _facts(made, books, total) if some else (Fact("requests", Figure(0, "count")),)
+    document = Document(
+        title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
+        sentence=sentence,
+        facts=facts,
+        notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
+        tables=tuple(_tables(made, books, facts, earlier)) if some else (),
+        pictures=tuple(_pictures(books)),
+        tone=tone,
+        alarms=tuple(_alarms(books)),
+    )
+    return replace(made, verdict=verdict, reason=reason, advice=advice, document=document)
 
 
 def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, str, str]:
@@ -159,8 +169,7 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
     of_bill = " of what the large model alone would have cost"
     _, low, high = saved.numbers
     loses = high <= 0 and not low >= 0  # an unknown end is no comfort
-    shadow, unknown = set(made.outcomes) == {"shadow"}, unpriced or made.saving.unknown
-    advice = ""
+    unknown, advice = unpriced or made.saving.unknown, ""
     if unknown:
         advice = (
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
@@ -168,50 +177,45 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
         )
     elif quality is None:
         advice = "Audit some drafts: Cascade(…, audit_rate=0.05)."
+    verdict: Verdict = "cannot tell yet"
     if not made.requests:
         reason = "there are no requests in this period"
         advice = (
             "Look whether period and tags are what you mean, and whether the cascade writes into "
             "this ledger: Cascade(…, ledger=open_store(URL))."
         )
-    elif shadow:
+    elif set(made.outcomes) == {"shadow"}:
         reason = "the large model answered everything: a shadow start saves nothing yet"
-        reason += "".join(map(_live, made.what_if))
+        for live in filter(lambda choice: choice.in_force, made.what_if):
+            reason += (
+                f"; live at {live.threshold:.3f} it would have saved {dollars(live.saving.value)}, "
+                f"with {percent(live.worse.value)} of the requests accepted and worse, at most "
+                f"{percent(live.worse.high)}"
+            )
     elif loses and high + audits <= 0:
-        part = "" if share.high is None else f", {percent(-share.high)}{of_bill}"
+        verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
+        reason += "" if share.high is None else f", {percent(-share.high)}{of_bill}"
         advice = (
             "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
             "lower threshold may turn it; `cascade evaluate` tells on recorded answers."
         )
-        return "loses", f"at best it has lost {dollars(-high)}{part}", advice
     elif loses:
         reason = (
             f"its audits cost {dollars(audits)}, without which it would have saved up to "
             f"{dollars(high + audits)}: audit a smaller share"
         )
     elif made.verified_usd is not None and low > 0:
-        reason = f"a verified net saving of at least {dollars(low)}, {percent(share.low)}{of_bill}"
+        verdict, sure = "saves", f"{dollars(low)}, {percent(share.low)}{of_bill}"
+        reason = f"a verified net saving of at least {sure}"
         if quality is not None and (lost := quality.loss.numbers[1]) > 0:
             reason += f"; but it lost at least {percent(lost)} of quality per request"
-        return "saves", reason, advice
     elif unknown:
         reason = "there are calls or baselines without a price"
     else:
         reason = f"the saving is between {dollars(saved.low)} and {dollars(saved.high)}"
         if made.verified_usd is None:
             reason = f"no audit knows the large model's cost; by assumption, {reason}"
-    return "cannot tell yet", reason, advice
-
-
-def _live(choice: Choice) -> str:
-    """What would have been if the threshold in force had decided."""
-    if not choice.in_force:
-        return ""
-    return (
-        f"; live at {choice.threshold:.3f} it would have saved {dollars(choice.saving.value)}, "
-        f"with {percent(choice.worse.value)} of the requests accepted and worse, at most "
-        f"{percent(choice.worse.high)}"
-    )
+    return verdict, reason, advice
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
@@ -255,69 +259,36 @@ def _alarms(books: Books) -> Iterable[str]:
         )
 
 
-# Document -------------------------------------------------------------------------------------
-
-
-def _document(made: Report, books: Books, total: Sums, earlier: Report | None) -> Document:
-    days = [date.fromordinal(day) for day in books.runs.day.astype(int).tolist()]
-    first, until = books.period.since or min(days, default=None), books.period.until
-    last = until and until - timedelta(microseconds=1)
-    period = f", {first:%Y-%m-%d} to {last or max(days):%Y-%m-%d}" if days else ""
-    tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
-    sentence = f"{made.verdict[0].upper()}{made.verdict[1:]}: {made.reason}."
-    tone = _TONES[made.verdict]
-    if made.quality is not None:
-        if made.quality.checked:
-            sentence = f"{sentence} {made.quality.sentence}"
-        if made.verdict == "saves" and made.quality.loss.numbers[1] > 0:
-            tone = "open"
-    some = len(books.entries["node"]) > 0
-    facts = _facts(made, books, total) if some else (Fact("requests", Figure(0, "count")),)
-    return Document(
-        title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
-        sentence=sentence,
-        facts=facts,
-        notes=tuple(filter(None, (made.advice, *_remarks(made, total, books.runs)))),
-        tables=tuple(_tables(made, books, facts, earlier)) if some else (),
-        pictures=tuple(_pictures(books)),
-        tone=tone,
-        alarms=tuple(_alarms(books)),
-    )
-
-
 def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
     quality, found, took = made.quality, made.saving, books.runs.latency_s
     ends = Counter(books.entries["outcome"][books.entries["called"]].tolist())
     calls = ends["failed"] + ends["ok"]
     half, most = _took(took[took > 0], (0.5, 0.95))
-    parts, paid = [f"measured {dollars(found.measured_usd)}"], "audits included"
-    if found.estimated_usd:
-        estimate = Figure(found.estimated_usd, "usd", basis="estimated")
-        parts.append(f"estimated {words(estimate)}")
+    estimate = Figure(found.estimated_usd, "usd", basis="estimated")
+    parts = f"measured {dollars(found.measured_usd)}"
+    parts += f", estimated {words(estimate)}" if found.estimated_usd else ""
     if made.verified_usd is not None and found.saving.basis == "estimated":
-        parts.append("the lower end may be claimed")
+        parts += ", the lower end may be claimed"
+    paid = "audits included"
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
     worse, bound = "?", "no accepted draft was checked"
     if quality is not None and quality.checked:
-        worse = f"{quality.worse:,} of {quality.checked:,}"
-        bound = f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
-        bound = "all were checked" if quality.error_rate.basis == "measured" else bound
-    alone = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
+        worse, bound = f"{quality.worse:,} of {quality.checked:,}", "all were checked"
+        if quality.error_rate.basis == "estimated":
+            bound = f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
+    each = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
+    alone = f"large alone {dollars(each.value)}"
     return (
         Fact("requests", Figure(made.requests, "count")),
         Fact("spent", _dollars(total.spent, total.unpriced), paid),
         Fact("large model alone", found.baseline, "with every request"),
-        Fact("saved", found.saving, ", ".join(parts)),
+        Fact("saved", found.saving, parts),
         Fact("of the large-only bill", found.share, found.saving.method),
         Fact("checked drafts that were worse", worse, bound),
         Fact("escalated", made.escalation),
-        Fact(
-            "cost per answer as good as the large model's",
-            made.right_usd,
-            f"large alone {dollars(alone.value)}",
-        ),
+        Fact("cost per answer as good as the large model's", made.right_usd, alone),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
         Fact("calls that failed", Figure(ends["failed"] / calls if calls else None, "share")),
     )
@@ -418,16 +389,21 @@ def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
 
 
 def _choices(found: Sequence[Choice]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    notes, strong = ["On the decided requests, in the order of their confidence."], None
-    for i, choice in enumerate(found):
-        cost, asked = Figure(choice.cost_usd, "usd"), Figure(choice.escalated, "share")
-        rows.append((f"{choice.threshold:.3f}", asked, cost, choice.saving, choice.worse))
-        if choice.in_force:
-            notes.append(f"The threshold in force is {choice.threshold:.3f}.")
-            strong = i
+    rows = tuple(
+        (
+            f"{choice.threshold:.3f}",
+            Figure(choice.escalated, "share"),
+            Figure(choice.cost_usd, "usd"),
+            choice.saving,
+            choice.worse,
+        )
+        for choice in found
+    )
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    return Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
+    given = [i for i, choice in enumerate(found) if choice.in_force]
+    notes = ["On the decided requests, in the order of their confidence."]
+    notes += [f"The threshold in force is {rows[i][0]}." for i in given]
+    return Table("Other thresholds", heads, rows, tuple(notes), *given)
 
 
 def _unknown(books: Books) -> Table:
