@@ -20,7 +20,7 @@ import numpy as np
 
 from cascade.evaluation.audit import WORDY, Array, account, quality_of, wilson
 from cascade.evaluation.books import NUMBERS, RUNS
-from cascade.evaluation.render import Figure, Table, percent, table_text, to_json
+from cascade.evaluation.render import Figure, Table, table_text, to_json
 
 RATES = (0.01, 0.05, 0.1, 0.5, 0.95)
 
@@ -131,7 +131,8 @@ def table(results: list[dict[str, Any]], runs: int) -> Table:
     """The results for people."""
     rows = []
     for r in results:
-        cells: list[Figure | str] = [r["pair"], percent(r["rate"], 0), Figure(r["audits"], "count")]
+        drawn = Figure(r["rate"], "share"), Figure(r["audits"], "count")
+        cells: list[Figure | str] = [r["pair"], *drawn]
         for name in ("saving", "loss", "error rate"):
             held = r[f"{name} covered"]
             cells += [Figure(held, "share", *wilson(held, runs)), Figure(r[f"{name} ±"], "share")]

@@ -77,8 +77,7 @@ async def fill(url: str, entries: int) -> None:
 async def measure(url: str) -> dict[str, float]:
     """Make the report of a ledger, and its page."""
     began = time.perf_counter()
-    from cascade.evaluation.page import to_page  # noqa: PLC0415 - timed
-    from cascade.evaluation.render import to_text  # noqa: PLC0415
+    from cascade.evaluation.render import to_page, to_text  # noqa: PLC0415 - timed
     from cascade.evaluation.report import make_report  # noqa: PLC0415
 
     loading = time.perf_counter() - began

@@ -30,7 +30,6 @@ from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
 from cascade.evaluation.features import Pair, Rows, pair_of
 from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration
-from cascade.evaluation.page import to_page
 from cascade.evaluation.recordings import (
     Example,
     Outcome,
@@ -38,6 +37,7 @@ from cascade.evaluation.recordings import (
     read_transcripts,
     resume_transcripts,
 )
+from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer
 from cascade.evaluation.trajectories import with_features
 from cascade.evaluation.verdict import FAIR_TEST, Evaluation, evaluate, to_document

@@ -137,7 +137,7 @@ class Policy:
 def write_page(path: File, document: Any) -> None:
     """Write a document as a page, where that is wanted."""
     if path is not None:
-        from cascade.evaluation.page import to_page  # noqa: PLC0415 - heavy
+        from cascade.evaluation.render import to_page  # noqa: PLC0415 - heavy
 
         must_be_file("--html", path)
         path.write_text(to_page(document), encoding="utf-8")

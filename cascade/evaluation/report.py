@@ -403,7 +403,7 @@ def _choices(found: Sequence[Choice]) -> Table:
     given = [i for i, choice in enumerate(found) if choice.in_force]
     notes = ["On the decided requests, in the order of their confidence."]
     notes += [f"The threshold in force is {rows[i][0]}." for i in given]
-    return Table("Other thresholds", heads, rows, tuple(notes), *given)
+    return Table("Other thresholds", heads, rows, tuple(notes), given[0] if given else None)
 
 
 def _unknown(books: Books) -> Table:

@@ -273,7 +273,7 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
     if found.verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""
         yield f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated."
-        chance = f"The chance that it loses more than {within} is {percent(point.chance_above, 0)}"
+        chance = f"The chance that it loses more than {within} is {100 * point.chance_above:.0f} %"
         if (more := found.rows_to_tell - found.rows) > 0:
             chance += f"; {_rounded(more)} more rows would tell the loss to within {within}"
         yield f"{chance}."

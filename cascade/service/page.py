@@ -28,7 +28,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from typing_extensions import override
 
 from cascade.errors import CascadeError
-from cascade.evaluation import page as html
+from cascade.evaluation import render
 from cascade.evaluation.render import Cell, Document, Figure, Table
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
@@ -96,8 +96,8 @@ class Guarded(APIRoute):
                 fault = fault_of(error, request.url.path)
                 if fault.status == 401 or fault.code == "admin_key_needed":
                     fault = LOG_IN
-                said = f"<h1>cascade</h1><p>{html.marked(fault.message)}</p>"
-                told = html.framed("cascade", said, STYLE)
+                said = f"<h1>cascade</h1><p>{render.marked(fault.message)}</p>"
+                told = render.framed("cascade", said, STYLE)
                 response = HTMLResponse(told, fault.status, fault.headers)
             response.headers.update(HEADERS)
             return response
@@ -161,13 +161,13 @@ async def show(request: Request) -> Response:
         told = (await _report(request.app.state.reports, gateway.store, view.selection())).document
         if (why := await gateway.store.ready()) is not None:
             alarms.append(f"The ledger cannot be written: {why}")
-    said = html.body(replace(told, alarms=(*alarms, *(told.alarms or ()))))
+    said = render.body(replace(told, alarms=(*alarms, *(told.alarms or ()))))
     for key_id, name in names.items():
         said = said.replace(key_id, escape(name))
     budgets = await _budgets(gateway, keys)
-    parts = [_header(view, gateway, names), said, html.table(budgets) if budgets.rows else ""]
-    parts.append(_requests(view, gateway))
-    return HTMLResponse(html.framed("cascade", "\n".join(filter(None, parts)), STYLE))
+    money = render.table_html(budgets) if budgets.rows else ""
+    parts = [_header(view, gateway, names), said, money, _requests(view, gateway)]
+    return HTMLResponse(render.framed("cascade", "\n".join(filter(None, parts)), STYLE))
 
 
 async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
@@ -204,7 +204,7 @@ async def export(request: Request, name: str) -> Response:
 async def static() -> Response:
     """The style sheet."""
     own = files("cascade.service").joinpath("static/page.css").read_text(encoding="utf-8")
-    return Response(html.style_sheet() + own, media_type="text/css")
+    return Response(render.style_sheet() + own, media_type="text/css")
 
 
 # --- HTML
@@ -289,5 +289,5 @@ def _requests(view: View, gateway: Gateway) -> str:
     )
     title = f"Requests of this process: {len(ways)} of the last {len(gateway.ways)}"
     table = Table(title, (*columns, "cost", "saved", "time", "run"), rows, folded=True)
-    listed = html.table(table, search, opened=bool(view.search or view.only))
+    listed = render.table_html(table, search, opened=bool(view.search or view.only))
     return f'<div id="requests">{listed}</div>'

@@ -11,8 +11,18 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cascade.evaluation.page import body, to_figure, to_page
-from cascade.evaluation.render import Axis, Document, Fact, Figure, Picture, Series, Table
+from cascade.evaluation.render import (
+    Axis,
+    Document,
+    Fact,
+    Figure,
+    Picture,
+    Series,
+    Table,
+    body,
+    to_figure,
+    to_page,
+)
 
 DAY = float(date(2026, 3, 1).toordinal())
 

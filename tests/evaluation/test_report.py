@@ -12,8 +12,7 @@ import pytest
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation import books
-from cascade.evaluation.page import to_page
-from cascade.evaluation.render import dollars, to_json, words
+from cascade.evaluation.render import dollars, to_json, to_page, words
 from cascade.evaluation.report import make_report
 from cascade.ledger.base import Selection
 from cascade.ledger.store import open_store
