@@ -293,16 +293,17 @@ def covered(own: Any, sheet: Any, at: int, which: int) -> bool:
 
 def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """nAUC on unseen rows: the raw signal, heads without and with a helper."""
-    right, rows = (test.small_correct, test.large_correct), np.arange(len(fit))
+    rows = np.arange(len(fit))
+    given = (test.small_correct, test.large_correct), (test.small_cost, test.large_cost)
     scores = play_on(fit_ladder(fit, rows), test).gains
     scores = {"raw": Threshold.of(test, case.plain).doubt, **scores}
-    found = {name: ranking(score, *right)["nAUC"] for name, score in scores.items()}
+    found = {name: ranking(score, *given)["nAUC"] for name, score in scores.items()}
     found["helper"] = found.get("gain", found["router"])
     for helper in fit.helpers(rows)[:1]:
         own = ["draft"] * bool(fit.table("draft"))
         head = fit_head(fit, rows, [*own, "prompt", "topics", f"view:{helper}"])
         small, large = head(test)
-        found["helper"] = ranking(large - small, *right)["nAUC"]
+        found["helper"] = ranking(large - small, *given)["nAUC"]
     return found
 
 
@@ -312,7 +313,7 @@ def certificate_figures(pair: Pair, alpha: float, n: int, resamples: int) -> Fig
     for seed in range(resamples):
         rows = np.random.default_rng(3000 + seed).permutation(len(pair))[:n]
         first = next(fit_shapes(pair, np.sort(rows[: n // 2])))  # its confidence is the ladder's
-        confidence = first.plan(pair).stages[0].kept
+        confidence = first.stages(pair)[0].kept
         proof = rows[n // 2 :]
         got = certify(confidence[proof], correct[proof], max_harm=alpha, delta=DELTA)
         cut = np.inf if isinstance(got, Refusal) else got.threshold
@@ -357,7 +358,7 @@ def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
             shape = fit_ladder(fit, np.arange(len(fit))).shape
         finally:
             ladders.PRIORS, ladders.NOISE = usual, noise
-        found[name] = float(shape.value(shape.plan(test)).mean())
+        found[name] = float(shape.value(shape.stages(test)).mean())
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_ladder
+from cascade.evaluation.render import dollars
 from cascade.state import Record
 
 LEAST_ROWS = 40
@@ -81,38 +82,31 @@ class Options(Record):
 
 
 class Point(Record):
-    """A policy of the frontier; dollars are None where unknown.
+    """A policy of the frontier, or a model alone; dollars are None where unknown.
 
     Attributes:
-        within: the loss that was allowed; None for a point at a price of an error.
+        within: the loss that was allowed; None for a point at a price of an error, and alone.
+        quality: share of the questions that it answers right.
         cost: of the large model's alone, as a share; its interval covers the choice.
         loss: expected loss of right answers against the large model, as a share of the questions.
         escalated: share of questions that the large model answers.
         cost_usd, per_right_usd: dollars per question, and per right answer.
         price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
-        chance_above: that the true loss is above `within`.
+        chance_above: that the true loss is above what may be lost.
         off: whether this is the large model alone.
     """
 
-    within: float | None
+    name: str
+    within: float | None = None
+    quality: Interval
     cost: Interval
     loss: Interval
     escalated: float
     cost_usd: float | None
     per_right_usd: float | None
-    price_of_error_usd: float | None
-    chance_above: float
+    price_of_error_usd: float | None = None
+    chance_above: float = 0.0
     off: bool = False
-
-
-class Alone(Record):
-    """A model that answers everything, or the oracle that knows where the large one helps."""
-
-    name: str
-    quality: Interval
-    cost: float
-    cost_usd: float | None
-    per_right_usd: float | None
 
 
 class Mistake(Record):
@@ -184,10 +178,10 @@ def play_on(ladder: Ladder, pair: Pair) -> Sheet:
     gains, confidence = dict[str, Array](), np.full(len(pair), np.nan)
     for shape in ladder.shapes:
         if shape.helper is None:
-            first = shape.plan(pair).stages[0]
+            first = shape.stages(pair)[0]
             gains[shape.name] = first.large - first.kept
             confidence = confidence if shape.name == "router" else first.kept
-    played = ladder.shape.play(ladder.shape.plan(pair), PRICES)
+    played = ladder.shape.play(ladder.shape.stages(pair), PRICES)
     return Sheet(pair, played, gains, confidence)
 
 
@@ -257,93 +251,71 @@ def recommend(sheet: Sheet, options: Options) -> int | None:
 
 def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
-    pair, unit = sheet.pair, float(sheet.pair.large_cost.mean())
-    cost, loss, above, price = Interval(1, 1, 1), Interval(0, 0, 0), 0.0, None
-    right, asked = pair.large_correct, np.ones(1)
-    if at is not None:
-        share, lost, (spread, error) = sheet.share[at], sheet.loss[at], sheet.errors[:, at]
-        ends = 1.96 * spread, 1.96 * error
-        cost = Interval(share, max(share - ends[0], 0.0), share + ends[0])
-        loss = Interval(lost, max(lost - ends[1], -1.0), min(lost + ends[1], 1.0))
-        goal = options.within if within is None else within
-        above = float(norm.sf((goal - lost) / error))
-        right, asked = sheet.played.right[at], sheet.played.escalated[at]
-        price = unit / PRICES[at] if pair.priced and PRICES[at] > 0 else None
-        if within is None:  # the user's own, not the nearest that was played
-            price = options.price_of_error
-    usd = cost.value * unit if pair.priced else None
+    name = f"at {dollars(options.price_of_error)} an error"
+    if within is not None:
+        name = f"lose {points(within) if within else 'nothing'}"
+    if at is None:
+        return alone(sheet.pair)[1].model_copy(update={"name": name, "within": within, "off": True})
+    price = options.price_of_error  # the user's own, not the nearest that was played
+    if within is not None:
+        known = sheet.pair.priced and PRICES[at] > 0
+        price = float(sheet.pair.large_cost.mean() / PRICES[at]) if known else None
+    goal = options.within if within is None else within
+    above = float(norm.sf((goal - sheet.loss[at]) / sheet.errors[1][at]))
+    return _point(sheet, at, name, within=within, price_of_error_usd=price, chance_above=above)
+
+
+def alone(pair: Pair) -> tuple[Point, ...]:
+    """Small model, large model, and an oracle that knows where that one helps."""
+    helps = pair.large_correct > pair.small_correct
+    asked = np.array([np.zeros(len(pair)), np.ones(len(pair)), helps])
+    right = np.where(asked, pair.large_correct, pair.small_correct)
+    cost = np.where(asked, pair.large_cost, pair.small_cost)
+    sheet = Sheet(pair, Replay(asked, right, cost, 0 * cost), {}, np.zeros(0))
+    names = pair.small, pair.large, "an oracle that asks only where it helps"
+    small, large, oracle = (_point(sheet, at, name) for at, name in enumerate(names))
+    sure = {"cost": Interval(1, 1, 1), "loss": Interval(0, 0, 0)}
+    return small, large.model_copy(update=sure), oracle
+
+
+def _point(sheet: Sheet, at: int, name: str, **known: Any) -> Point:
+    right, n = float(sheet.played.right[at].mean()), len(sheet.pair)
+    share, lost, (spread, error) = sheet.share[at], sheet.loss[at], 1.96 * sheet.errors[:, at]
+    usd = float(share * sheet.pair.large_cost.mean()) if sheet.pair.priced else None
     return Point(
-        within=within,
-        cost=cost,
-        loss=loss,
-        escalated=float(asked.mean()),
+        name=name,
+        quality=Interval(right, *wilson(right, n)),
+        cost=Interval(share, max(share - spread, 0.0), share + spread),
+        loss=Interval(lost, max(lost - error, -1.0), min(lost + error, 1.0)),
+        escalated=float(sheet.played.escalated[at].mean()),
         cost_usd=usd,
-        per_right_usd=_per_right(usd, right),
-        price_of_error_usd=price,
-        chance_above=above,
-        off=at is None,
+        per_right_usd=usd / right if usd is not None and right else None,
+        **known,
     )
 
 
-def _per_right(usd: float | None, right: Array) -> float | None:
-    return usd / float(right.mean()) if usd is not None and right.any() else None
-
-
-def baselines(pair: Pair) -> tuple[Alone, ...]:
-    """Small model, large model and oracle."""
-    small, large = pair.small_correct, pair.large_correct
-    cheap, dear = pair.small_cost, pair.large_cost
-    best, cheapest = np.maximum(small, large), np.where(large > small, dear, cheap)
-    oracle = "an oracle that asks only where it helps", best, cheapest
-    found = []
-    for name, right, cost in ((pair.small, small, cheap), (pair.large, large, dear), oracle):
-        quality, usd = float(right.mean()), float(cost.mean()) if pair.priced else None
-        found.append(
-            Alone(
-                name=name,
-                quality=Interval(quality, *wilson(quality, len(pair))),
-                cost=float(cost.sum() / dear.sum()),
-                cost_usd=usd,
-                per_right_usd=_per_right(usd, right),
-            )
-        )
-    return tuple(found)
+def points(share: float) -> str:
+    """A share in words, as percentage points."""
+    return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
 
 
 # Quality of scores ----------------------------------------------------------------------------
 
 
-def curve_of(
-    score: Array,
-    small: Array,
-    large: Array,
-    kept_cost: Array | float = 0.0,
-    escalated_cost: Array | float = 0.0,
-) -> tuple[Array, Array, Array]:
-    """Share of the rows that is escalated, mean correctness and cost of all, from all-small to
-    all-large, by falling score; rows of equal score, in whatever order they come, are one step.
-    Costs are of a row whose draft is kept, and of one that is escalated, with a draft that is paid.
-    """
+def curve_of(score: Array, first: Array, last: Array) -> tuple[Array, Array]:
+    """Share of the rows that is escalated, by falling score, and the mean of what rows go from, and
+    to once they are; rows of equal score are one step, so that their order does not count."""
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order]) < 0), len(order) - 1) + 1
-    kept = np.zeros(len(small)) + kept_cost
-
-    def steps(first: float, values: Array) -> Array:
-        return np.append(first, first + np.cumsum(values[order])[ends - 1])
-
-    quality = steps(float(small.sum()), large - small) / len(small)
-    cost = steps(float(kept.sum()), escalated_cost - kept)
-    return np.append(0, ends) / len(small), quality, cost
+    total = first.sum() + np.cumsum((last - first)[order])[ends - 1]
+    return np.append(0, ends) / len(order), np.append(first.sum(), total) / len(order)
 
 
 def ranking(
-    score: Array,
-    small: Array,
-    large: Array,
-    kept_cost: Array | float = 0.0,
-    escalated_cost: Array | float = 1.0,
+    score: Array, right: tuple[Array, Array], cost: tuple[Array, Array]
 ) -> dict[str, float]:
     """Figures of how well a score finds the rows to escalate; NaN where there is nothing to gain.
+    Correctness and cost are of rows that are kept, and that are escalated.
 
     `AUDC`: area under quality over the escalated share. `nAUC`: this area above that of a random
     mix, 1 for an oracle. `APGR`: mean share of the gap between the models that is recovered
@@ -351,15 +323,16 @@ def ranking(
     height of the non-decreasing upper hull over cost (2403.12031). `ΔIBC`: what a dollar gains
     over one of the large model's, less 1, the mean of ten equal steps of cost (2310.12963).
     """
-    share, quality, cost = curve_of(score, small, large, kept_cost, escalated_cost)
-    oracle_share, oracle, _ = curve_of(large - small, small, large)
+    (small, large), (_, dollars) = right, curve_of(score, *cost)
+    share, quality = curve_of(score, small, large)
+    oracle_share, oracle = curve_of(large - small, small, large)
     area, mix = np.trapezoid(quality, share), 0.5 * (small.mean() + large.mean())
     room = np.trapezoid(oracle, oracle_share) - mix
     found = dict.fromkeys(("nAUC", "AUDC", "APGR", "CPT 50", "CPT 80", "AIQ", "ΔIBC"), np.nan)
-    found |= {"AUDC": float(area), "AIQ": _hull_height(quality, cost)}
+    found |= {"AUDC": float(area), "AIQ": _hull_height(quality, dollars)}
     if room > TINY:
         found["nAUC"] = float((area - mix) / room)
-    gap, dearer = quality[-1] - quality[0], cost[-1] - cost[0]
+    gap, dearer = quality[-1] - quality[0], dollars[-1] - dollars[0]
     if gap > TINY:
         recovered = (quality - quality[0]) / gap
         found["APGR"] = float((area - quality[0]) / gap)
@@ -369,7 +342,7 @@ def ranking(
             found[name] = float(np.interp(least, recovered[around], share[around]))
         if dearer > TINY:
             steps = np.linspace(0.1, 1, 10)
-            better = np.interp(steps, (cost - cost[0]) / dearer, recovered) / steps
+            better = np.interp(steps, (dollars - dollars[0]) / dearer, recovered) / steps
             found["ΔIBC"] = float(better.mean() - 1)
     won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
     return {**found, "AUROC of gain": auroc(score, won)}
@@ -391,7 +364,7 @@ def _hull_height(quality: Array, cost: Array) -> float:
 
 def aurc(confidence: Array, correct: Array) -> float:
     """Mean over all coverages of the error among the accepted; lower is better."""
-    share, risk, _ = curve_of(confidence, np.zeros(len(correct)), 1.0 - correct)
+    share, risk = curve_of(confidence, np.zeros(len(correct)), 1.0 - correct)
     coverage = np.arange(1, len(correct) + 1) / len(correct)
     return float(np.mean(np.interp(coverage, share, risk) / coverage))
 
@@ -421,10 +394,9 @@ def rankings_of(sheet: Sheet) -> dict[str, Figures]:
     pair = sheet.pair
 
     def figures(name: str, at: Rows) -> dict[str, float]:
-        small, large = pair.small_correct[at], pair.large_correct[at]
-        kept, dear = pair.small_cost[at], pair.large_cost[at]
-        drafted = 0.0 if name == "router" else kept
-        return ranking(sheet.gains[name][at], small, large, kept, dear + drafted)
+        right, kept = (pair.small_correct[at], pair.large_correct[at]), pair.small_cost[at]
+        dear = pair.large_cost[at] + (0.0 if name == "router" else kept)
+        return ranking(sheet.gains[name][at], right, (kept, dear))
 
     return {name: bootstrap(partial(figures, name), len(pair)) for name in sheet.gains}
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,8 @@ Table = Mapping[str, Array]
 
 LONGEST_PROMPT = 6000
 """Characters from the end: of prompts with worked examples the question is what counts."""
-
 CHEAP = 0.15
 """A helper may cost this share of a large answer, or as much as a draft."""
-
 MOST_HELPERS = 3
 """Helpers that are tried: the most accurate cheap ones. More would be a choice among noise."""
 
@@ -44,6 +43,7 @@ class Pair:
     """The rows that have both models, sorted by id.
 
     Attributes:
+        small_correct, large_correct: (n,) from 0 to 1.
         small_cost, large_cost: (n,) dollars; where `priced` is False, 0 and 1: large answers.
         priced: whether the dollars of both models are known.
         left_out: rows without one of the models, or without its cost.
@@ -53,6 +53,8 @@ class Pair:
     small: str
     large: str
     rows: Sequence[Transcript]
+    small_correct: Array
+    large_correct: Array
     small_cost: Array
     large_cost: Array
     priced: bool
@@ -65,43 +67,35 @@ class Pair:
 
     def take(self, rows: Rows) -> Pair:
         """Some of the rows, with the tables that have been made of all."""
-        return replace(
-            self,
-            rows=[self.rows[i] for i in rows],
-            small_cost=self.small_cost[rows],
-            large_cost=self.large_cost[rows],
-            _tables={
-                key: {name: column[rows] for name, column in table.items()}
-                for key, table in self._tables.items()
-            },
-        )
+        columns = ("small_correct", "large_correct", "small_cost", "large_cost")
+        parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in columns}
+        tables: dict[tuple[str, Pair | None], Table] = {
+            key: {name: column[rows] for name, column in table.items()}
+            for key, table in self._tables.items()
+        }
+        return replace(self, rows=[self.rows[i] for i in rows], _tables=tables, **parts)
 
     def outcomes(self, model: str) -> list[Outcome]:
         """Outcomes of a model that every row has."""
         return [row.models[model] for row in self.rows]
 
     def correct(self, model: str) -> Array:
-        """(n,) from 0 to 1, of a model that every row has."""
+        """(n,) from 0 to 1, of a candidate."""
         return self.table(f"answers:{model}")["correct"]
 
     def cost(self, model: str) -> Array:
-        """(n,) dollars of a helper."""
+        """(n,) dollars of a candidate."""
         return self.table(f"answers:{model}")["cost_usd"]
-
-    @property
-    def small_correct(self) -> Array:
-        """(n,) from 0 to 1."""
-        return self.correct(self.small)
-
-    @property
-    def large_correct(self) -> Array:
-        """(n,) from 0 to 1."""
-        return self.correct(self.large)
 
     @property
     def raw(self) -> Array:
         """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
         return self.table("draft").get("raw", np.full(len(self), np.nan))
+
+    @property
+    def runs(self) -> list[Sequence[Step]]:
+        """The small agent's steps; none where models answer."""
+        return [outcome.steps for outcome in self.outcomes(self.small)]
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -118,11 +112,6 @@ class Pair:
         """A latent space of topics, learned from these questions without labels."""
         return fit_text_encoder(self.prompts)
 
-    @cached_property
-    def runs(self) -> list[Sequence[Step]]:
-        """The small agent's steps; none where models answer."""
-        return [outcome.steps for outcome in self.outcomes(self.small)]
-
     def table(self, source: str, space: Pair | None = None) -> Table:
         """Columns of a source: `draft`, its raw score and what comes with it; `run`, how an agent
         went about it; `prompt`, marks of difficulty; `topics` (of agents `tasks`), in the space of
@@ -134,7 +123,7 @@ class Pair:
         return self._tables[key]
 
     def _made(self, source: str, space: Pair | None) -> Table:
-        kind, _, other = source.partition(":")
+        kind, _, model = source.partition(":")
         rows: list[dict[str, float]]
         match kind:
             case "topics" | "tasks":
@@ -147,14 +136,12 @@ class Pair:
             case "prompt":
                 rows = [prompt_marks(prompt) for prompt in self.prompts]
             case "view":
-                rows = list(map(_view, self.outcomes(self.small), self.outcomes(other)))
+                rows = list(map(_view, self.outcomes(self.small), self.outcomes(model)))
             case _:
-                rows = [o.model_dump(include={"correct", "cost_usd"}) for o in self.outcomes(other)]
-        columns = {
-            name: np.array([row.get(name) for row in rows], dtype=np.float64)
-            for name in dict.fromkeys(name for row in rows for name in row)
-        }
-        return {name: column for name, column in columns.items() if not np.isnan(column).all()}
+                rows = [o.model_dump(include={"correct", "cost_usd"}) for o in self.outcomes(model)]
+        names = dict.fromkeys(name for row in rows for name in row)
+        table = {n: np.array([row.get(n) for row in rows], dtype=np.float64) for n in names}
+        return {n: column for n, column in table.items() if not np.isnan(column).all()}
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
@@ -183,30 +170,29 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         raise ConfigurationError(
             f"the answers of {large} cost $0: there is nothing to save. Record `cost_usd`."
         )
+    right = np.array([(row.models[small].correct, row.models[large].correct) for row in rows])
     others = [name for name in rows[0].models if priced and name not in (small, large)]
     return Pair(
         small=small,
         large=large,
         rows=rows,
+        small_correct=right[:, 0],
+        large_correct=right[:, 1],
         small_cost=known[:, 0],
         large_cost=known[:, 1],
         priced=bool(priced),
         left_out=len(everything) - len(rows),
-        candidates=tuple(n for n in others if all(_answered(row, n) for row in rows)),
+        candidates=tuple(n for n in others if all(_answered(row.models.get(n)) for row in rows)),
     )
 
 
 def _draft_cost(outcome: Outcome) -> float | None:
     """Dollars of a draft and of checking it; a large answer needs no check."""
-    if "check_cost_usd" not in outcome.model_fields_set:
-        return outcome.cost_usd
-    if outcome.cost_usd is None or outcome.check_cost_usd is None:
-        return None
-    return outcome.cost_usd + outcome.check_cost_usd
+    check = outcome.check_cost_usd if "check_cost_usd" in outcome.model_fields_set else 0.0
+    return None if outcome.cost_usd is None or check is None else outcome.cost_usd + check
 
 
-def _answered(row: Transcript, model: str) -> bool:
-    outcome = row.models.get(model)
+def _answered(outcome: Outcome | None) -> bool:
     if outcome is None or outcome.cost_usd is None:
         return False
     return bool(outcome.model_fields_set & {"pred", "output"})
@@ -250,15 +236,10 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
     return found
 
 
-READ = ("steps", "errors", "error_share", "repeats", "same", "failing", "answered", "words", "last",
-        "read")  # fmt: skip
-"""Features of a trajectory that heads read."""
-
-
 def run_features(run: Sequence[Step]) -> dict[str, float]:
-    """Features of an agent's run, or of its first steps."""
-    features = trajectory_features(run)
-    return {name: features.get(f"trajectory_{name}", 0.0) for name in READ}
+    """Features of an agent's run, or of its first steps, without the score."""
+    found = trajectory_features(run)
+    return {name.removeprefix("trajectory_"): x for name, x in found.items() if "_" in name}
 
 
 def _option_shares(logprobs: JsonValue) -> Array:
@@ -270,10 +251,8 @@ def _option_shares(logprobs: JsonValue) -> Array:
 
 def _option_features(shares: Array) -> dict[str, float]:
     ranked = np.append(np.sort(shares)[::-1], 0.0)
-    found = {
-        "margin": np.log(ranked[0]) - np.log(ranked[1] + 1e-9),
-        "entropy": _entropy(shares),
-    }
+    margin = np.log(ranked[0]) - np.log(ranked[1] + 1e-9)
+    found = {"margin": margin, "entropy": _entropy(shares)}
     found |= {f"rank{i}": np.log(ranked[i] + 1e-6) for i in range(1, len(shares))}
     found |= {f"mass{i}": np.log(shares[i] + 1e-6) for i in range(4, len(shares))}
     return found | {f"is{i}": float(np.argmax(shares) == i) for i in range(min(4, len(shares)))}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,17 +29,11 @@ ShapeName = Literal["off", "gain", "router", "known", "calibration"]
 
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
-
 JUDGED = (0.02, 0.05, 0.1, 0.2, 0.5)
 """Prices over which shapes are compared; the last is for those who may lose much."""
-
 NOISE = 1.0
 """A step up has to pay by more than so many standard errors of what it pays."""
-
-Prior = tuple[tuple[float, float], tuple[float, float]]
-"""(mean, deviation) of the weight of a column, for p_S and for p_L."""
-
-PRIORS: Mapping[str, Prior] = {
+PRIORS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "raw": ((1.2, 0.4), (0.4, 0.3)),
     "draft": ((0.0, 0.1), (0.0, 0.1)),
     "prompt": ((0.0, 0.07), (0.0, 0.07)),
@@ -49,23 +43,18 @@ PRIORS: Mapping[str, Prior] = {
     "same": ((1.2, 1.2), (0.5, 1.2)),
     "view": ((0.0, 0.3), (0.0, 0.3)),
 }
-"""Expectation of standardised columns before any label is seen. Tuned with each set left out
-in turn: `benchmarks/decision_quality.py --only tuned`."""
+"""(mean, deviation) of the weight of a standardised column, for p_S and for p_L, before any label
+is seen. Tuned with each set left out in turn: `benchmarks/decision_quality.py --only tuned`."""
 
-
-# Heads ----------------------------------------------------------------------------------------
-
-Estimates = tuple[Array, ...]
-"""(p_S, p_L) per row, or (p_S, p_L, p_H) where a helper answers too."""
-
-Head = Callable[[Pair], Estimates]
-"""Estimates for any recording of the same models; of the rows that fitted it leave-one-out."""
+Head = Callable[[Pair], tuple[Array, ...]]
+"""Estimates of p_S, p_L, and of a helper's p_H, for any recording of the same models; of the rows
+that fitted it leave-one-out."""
 
 
 def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
-    """Logistic regressions of who is right on the columns of these sources (`Pair.table`), of a
-    helper too. They are standardised on the rows that fit, shares as logits, counts as logarithms,
-    and the raw score by its rank."""
+    """Logistic regressions of who is right on the columns of these sources (`Pair.table`),
+    standardised on the rows that fit: shares as logits, counts as logarithms, the raw score by its
+    rank."""
     columns = [(source, name) for source in sources for name in pair.table(source, pair)]
     usual = [name if name in ("raw", "same") else s.partition(":")[0] for s, name in columns]
     priors = np.array([((0.0, 30.0), (0.0, 30.0)), *(PRIORS[name] for name in usual)])
@@ -94,15 +83,17 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
         return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
 
     x, weights, own = table(pair), [], []
-    for model, of in ((pair.small, 0), (pair.large, 1), (helper, 1)):
-        if model is not None:
-            prior, spread = priors[:, of].T
-            w, left_out = _fit_logistic(x[fit], pair.correct(model)[fit], prior, spread**-2)
-            weights.append(w)
-            own.append(expit(x @ w))
-            own[-1][fit] = left_out
+    targets = [(pair.small_correct, 0), (pair.large_correct, 1)]
+    if helper is not None:
+        targets.append((pair.correct(helper), 1))
+    for correct, of in targets:
+        prior, spread = priors[:, of].T
+        w, left_out = _fit_logistic(x[fit], correct[fit], prior, spread**-2)
+        weights.append(w)
+        own.append(expit(x @ w))
+        own[-1][fit] = left_out
 
-    def head(other: Pair) -> Estimates:
+    def head(other: Pair) -> tuple[Array, ...]:
         if other is pair:
             return tuple(own)
         rows = table(other)
@@ -156,17 +147,13 @@ def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[A
     return w, expit(x @ w - (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3))
 
 
-# Shapes ---------------------------------------------------------------------------------------
-
-
 class Stage(NamedTuple):
-    """A point of decision, (n,) each.
+    """A point of decision, (n,) each; the last of a shape is the large answer, which is kept.
 
     Attributes:
-        kept: P(the answer that is kept here is right).
-        large: P(the large model is right), as known here.
+        kept, large: P(right) of the answer that is kept here, and of the large model.
         right: whether the answer kept here is right.
-        paid: dollars to get here from the point before; `expected`, as known beforehand.
+        paid, expected: dollars to get here from the point before, and as known beforehand.
         on_keeping: dollars that are paid only if the answer is kept: a draft that was not needed
             to decide.
     """
@@ -179,22 +166,8 @@ class Stage(NamedTuple):
     on_keeping: Array
 
 
-class Plan(NamedTuple):
-    """Rows with their points of decision; the last three columns are those of a large answer."""
-
-    stages: tuple[Stage, ...]
-    right: Array
-    paid: Array
-    expected: Array
-
-    def take(self, rows: Rows) -> Plan:
-        """Some of the rows."""
-        stages = tuple(Stage(*(column[rows] for column in stage)) for stage in self.stages)
-        return Plan(stages, *(column[rows] for column in self[1:]))
-
-
 class Replay(NamedTuple):
-    """Replay of a policy on recorded rows, (prices, n) each."""
+    """Outcome of the policies on recorded rows, (prices, n) each."""
 
     escalated: Array
     right: Array
@@ -204,45 +177,61 @@ class Replay(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """A policy for every price of a large answer, fitted on some rows of a recording; `points` are
-    its points of decision, in order, `helper` is the other model that is asked. Without a point it
-    is `off`: the large model answers everything."""
+    """A policy for every price of a large answer, fitted on some rows of a recording: a head for
+    each of its points of decision, the last of which asks the `helper` where there is one. Without
+    a head it is `off`: the large model answers everything."""
 
     name: ShapeName
     pair: Pair
     fit: Rows
-    points: tuple[Callable[[Pair], Stage], ...] = ()
+    heads: Sequence[Head] = ()
     helper: str | None = None
 
-    def plan(self, pair: Pair) -> Plan:
-        """The points of decision on these rows; leave-one-out on those that fitted it."""
-        stages = tuple(point(pair) for point in self.points)
-        return Plan(stages, pair.large_correct, pair.large_cost, self._dear(pair))
+    def stages(self, pair: Pair) -> list[Stage]:
+        """What is known at each point of these rows; leave-one-out on those that fitted it."""
+        free, found = np.zeros(len(pair)), list[Stage]()
+        for own, large, *its in (head(pair) for head in self.heads):
+            kept, right, costs = own, pair.small_correct, (pair.small_cost, free, free)
+            if self.name == "router":  # a draft is made where it is kept
+                costs = free, free, pair.small_cost
+            elif its and self.helper:  # the likelier of two answers is given
+                paid = pair.cost(self.helper)
+                kept = np.maximum(own, its[0])
+                right = np.where(its[0] > own, pair.correct(self.helper), right)
+                costs = paid, self._expected(self.pair.cost(self.helper), pair), free
+            found.append(Stage(kept, large, right, *costs))
+        dear = self._expected(self.pair.large_cost, pair)
+        return [*found, Stage(free, free, pair.large_correct, pair.large_cost, dear, free)]
+
+    def _expected(self, cost: Array, of: Pair) -> Array:
+        """Dollars as known beforehand: a straight line over the length of the question."""
+        x, y = self.pair.characters[self.fit], cost[self.fit]
+        slope, middle, mean = 0.0, float(x.mean()), float(y.mean())
+        if x.var() > 0:
+            slope = float(np.mean((x - middle) * (y - mean)) / x.var())
+        return np.maximum(mean + slope * (of.characters - middle), 0.1 * mean)
 
     @cached_property
-    def learned(self) -> Plan:
-        """The points of decision on the rows that fitted it."""
-        return self.plan(self.pair).take(self.fit)
+    def learned(self) -> list[Stage]:
+        """Stages of the rows that fitted it."""
+        return [Stage(*(column[self.fit] for column in stage)) for stage in self.stages(self.pair)]
 
     @cached_property
     def unit(self) -> float:
         """Mean dollars of a large answer."""
         return float(self.pair.large_cost[self.fit].mean())
 
-    @cached_property
-    def _dear(self) -> Callable[[Pair], Array]:
-        return _line(self.pair, self.fit, self.pair.large_cost)
-
-    def play(self, plan: Plan, prices: Sequence[float] | Array) -> Replay:
-        """The policies of these prices on the rows of a plan."""
-        n = len(plan.right)
-        escalated, cost, loss = (np.zeros((len(prices), n)) for _ in range(3))
-        right = np.tile(plan.right, (len(prices), 1))
+    def play(self, given: Sequence[Stage], prices: Sequence[float] | Array) -> Replay:
+        """The policies of these prices on rows, given as their stages."""
+        *stages, last = given
+        n = len(last.right)
+        escalated, cost, loss = np.zeros((3, len(prices), n))
+        right = np.tile(last.right, (len(prices), 1))
         for k, price in enumerate(map(float, prices)):
             going = np.ones(n, bool)
-            for here, table in zip(plan.stages, self._continuations(price), strict=True):
+            for here, table in zip(stages, self._continuations(price), strict=True):
                 cost[k, going] += here.paid[going]
-                keep, ask = self._sides(here, plan, price)
+                keep, ask = self._sides(here, last, price)
                 on = going & (np.interp(ask - keep, *table) + keep > np.maximum(keep, ask))
                 kept = going & ~on & (keep >= ask)
                 right[k, kept] = here.right[kept]
@@ -251,34 +240,33 @@ class Shape:
                 escalated[k, going & ~on & ~kept] = 1.0
                 going = on
             escalated[k, going] = 1.0
-            cost[k] += escalated[k] * plan.paid
+            cost[k] += escalated[k] * last.paid
         return Replay(escalated, right, cost, loss)
 
-    def _sides(self, stage: Stage, plan: Plan, price: float) -> tuple[Array, Array]:
+    def _sides(self, here: Stage, last: Stage, price: float) -> tuple[Array, Array]:
         """Value of keeping and of escalating, in right answers less their price."""
         each = price / self.unit
-        return stage.kept - each * stage.on_keeping, stage.large - each * plan.expected
+        return here.kept - each * here.on_keeping, here.large - each * last.expected
 
     def _continuations(self, price: float) -> list[tuple[Array, Array]]:
-        """Per stage: what going on was worth more than keeping, by how doubtful a row was.
-
-        Averages over the nearest fitting rows; the last stage cannot go on.
-        """
-        plan, tables, after = self.learned, list[tuple[Array, Array]](), np.zeros(0)
-        for stage in reversed(plan.stages):
-            keep, ask = self._sides(stage, plan, price)
-            last = np.zeros(1), np.full(1, -99.0)
-            tables.insert(0, _smooth(ask - keep, after - keep) if tables else last)
+        """Per stage: how much more going on was worth than keeping, by how doubtful a row was; an
+        average over the nearest fitting rows. The last stage cannot go on."""
+        *stages, last = self.learned
+        tables, after = list[tuple[Array, Array]](), np.zeros(0)
+        for here in reversed(stages):
+            keep, ask = self._sides(here, last, price)
+            none = np.zeros(1), np.full(1, -99.0)
+            tables.insert(0, _smooth(ask - keep, after - keep) if tables else none)
             on = keep + np.interp(ask - keep, *tables[0])
-            after = np.maximum(np.maximum(keep, ask), on) - price / self.unit * stage.expected
+            after = np.maximum(np.maximum(keep, ask), on) - price / self.unit * here.expected
         return tables
 
-    def value(self, plan: Plan) -> Array:
+    def value(self, stages: Sequence[Stage]) -> Array:
         """Worth at each price of `JUDGED`, in right answers, (prices, n): those that it gives more
         than the large model alone, and what it saves, priced in errors."""
-        played, prices = self.play(plan, JUDGED), np.array(JUDGED)
-        saved = (plan.paid - played.cost) / self.unit
-        return played.right - plan.right + prices[:, None] * saved
+        played, prices = self.play(stages, JUDGED), np.array(JUDGED)
+        saved = (stages[-1].paid - played.cost) / self.unit
+        return played.right - stages[-1].right + prices[:, None] * saved
 
 
 def _smooth(x: Array, y: Array) -> tuple[Array, Array]:
@@ -291,47 +279,18 @@ def _smooth(x: Array, y: Array) -> tuple[Array, Array]:
     return x[order], (total[first + width] - total[first]) / width
 
 
-def _line(pair: Pair, fit: Rows, cost: Array) -> Callable[[Pair], Array]:
-    """Dollars as known beforehand: a straight line over the length of the question."""
-    x, y = pair.characters[fit], cost[fit]
-    slope, middle, mean = 0.0, float(x.mean()), float(y.mean())
-    if x.var() > 0:
-        slope = float(np.mean((x - middle) * (y - mean)) / x.var())
-    return lambda other: np.maximum(mean + slope * (other.characters - middle), 0.1 * mean)
-
-
 def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
     """All shapes that a recording allows, fitted to some of its rows, from the simplest up."""
     own, text = ["draft"] * bool(pair.table("draft")), ["prompt", "topics"]
     if any(pair.runs):  # of which much is known, also by what their tasks are about
         own, text = ["run"], ["tasks"]
-    drafted = partial(_at_draft, fit_head(pair, fit, [*own, *text]))
+    drafted = fit_head(pair, fit, [*own, *text])
     if own:
-        yield Shape("gain", pair, fit, (drafted,))
-    yield Shape("router", pair, fit, (partial(_at_question, fit_head(pair, fit, text)),))
+        yield Shape("gain", pair, fit, [drafted])
+    yield Shape("router", pair, fit, [fit_head(pair, fit, text)])
     for name in pair.helpers(fit):
-        head = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
-        helped = partial(_at_helper, head, name, _line(pair, fit, pair.cost(name)))
-        yield Shape("known", pair, fit, (drafted, helped), name)
-
-
-def _at_question(head: Head, pair: Pair) -> Stage:
-    (own, large), free = head(pair), np.zeros(len(pair))  # only what is kept is drafted
-    return Stage(own, large, pair.small_correct, free, free, pair.small_cost)
-
-
-def _at_draft(head: Head, pair: Pair) -> Stage:
-    (own, large), free = head(pair), np.zeros(len(pair))
-    return Stage(own, large, pair.small_correct, pair.small_cost, free, free)
-
-
-def _at_helper(head: Head, name: str, dollars: Callable[[Pair], Array], pair: Pair) -> Stage:
-    """Its answer is given where it is likelier to be right."""
-    own, large, its = head(pair)
-    right = np.where(its > own, pair.correct(name), pair.small_correct)
-    return Stage(
-        np.maximum(own, its), large, right, pair.cost(name), dollars(pair), np.zeros(len(pair))
-    )
+        helped = fit_head(pair, fit, [*own, *text, f"view:{name}"], name)
+        yield Shape("known", pair, fit, [drafted, helped], name)
 
 
 def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
@@ -341,7 +300,7 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
     large = float(pair.large_correct[rows].mean())
 
     @cache
-    def head(other: Pair) -> Estimates:
+    def head(other: Pair) -> tuple[Array, ...]:
         drafts = other.outcomes(other.small)
         found = [calibration.estimate(draft.features, calibration.signals) for draft in drafts]
         if all(estimate is None for estimate in found):
@@ -352,10 +311,7 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
-    return Shape("calibration", pair, rows, (partial(_at_draft, head),))
-
-
-# The ladder -----------------------------------------------------------------------------------
+    return Shape("calibration", pair, rows, [head])
 
 
 class Ladder(NamedTuple):

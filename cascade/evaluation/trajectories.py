@@ -29,13 +29,10 @@ from cascade.state import Record
 
 POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 """Steps after which a run may be given up."""
-
 LEAST_RUNS = 10
 """Successes and failures that the chance of success after some steps is fitted to."""
-
 LOST = 0.05
 """Share of the successes that an early stop may lose, where nothing else is said."""
-
 STRENGTH = 0.3
 """Prior deviation of a weight: signals of runs and topics of questions may say much."""
 
@@ -51,17 +48,6 @@ def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
         row.model_copy(update={"models": {name: featured(o) for name, o in row.models.items()}})
         for row in rows
     ]
-
-
-def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
-    """Columns that heads read: no raw score, the features of runs, the topics of their tasks."""
-    read = np.array([[*run_features(run).values()] for run in runs])
-    return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
-
-
-def _chance(table: Array, right: Array) -> Linear:
-    """P(success) by what heads read."""
-    return fit_gain(table, right, right, precision=STRENGTH**-2).small
 
 
 # Early stop -----------------------------------------------------------------------------------
@@ -91,9 +77,10 @@ class EarlyStop(Fitted):
         """After how many of its steps the run is given up; 0 lets it go on."""
         topics = self.text.transform([question])
         for point in self.points:
-            table = _table([run[: point.after]], topics)
-            if len(run) >= point.after and point.chance.predict(table)[0] < self.below:
-                return point.after
+            if len(run) >= point.after:
+                table = _table([run[: point.after]], topics)
+                if point.chance.predict(table)[0] < self.below:
+                    return point.after
         return 0
 
     def __call__(self, task: Sequence[BaseMessage], run: Sequence[BaseMessage]) -> str | None:
@@ -110,9 +97,19 @@ class EarlyStop(Fitted):
     def load(cls, path: str | Path) -> EarlyStop:
         """Read it; a `ConfigurationError` where it is no early stop."""
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValidationError, UnicodeDecodeError) as error:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except (OSError, ValidationError) as error:
             raise ConfigurationError(f"{path} is no early stop of this version.") from error
+
+
+def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
+    """Columns that heads read: no raw score, the features of runs, the topics of their tasks."""
+    read = np.array([[*run_features(run).values()] for run in runs])
+    return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
+
+
+def _chance(table: Array, right: Array) -> Linear:
+    return fit_gain(table, right, right, precision=STRENGTH**-2).small
 
 
 def fit_early_stop(
@@ -127,15 +124,15 @@ def fit_early_stop(
     success costs a run of the large agent; none, where that is not more than its noise.
     """
     fit = np.arange(len(pair)) if fit is None else fit
-    runs, right = pair.runs, pair.small_correct
-    topics = np.array([*pair.table("topics", pair).values()]).reshape(-1, len(pair)).T
+    runs, right, topics = pair.runs, pair.small_correct, [*pair.table("topics", pair).values()]
+    places = np.array(topics).reshape(-1, len(pair)).T
     length = np.array([len(run) for run in runs])
     chances, points = np.full((len(POINTS), len(pair)), np.inf), []
     for number, after in enumerate(POINTS):
         at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5
         if min(labels.sum(), (~labels).sum()) < LEAST_RUNS:
             continue
-        table, own = _table([runs[i][:after] for i in at], topics[at]), np.isin(at, fit)
+        table, own = _table([runs[i][:after] for i in at], places[at]), np.isin(at, fit)
         chance = _chance(table[own], right[at[own]])
         chances[number, at] = chance.predict(table)
         chances[number, at[own]] = cross_fitted(_chance, table[own], right[at[own]])
@@ -231,18 +228,17 @@ def check_runs(
     check(pair, options)
     if not pair.priced:
         raise ConfigurationError("what a check saves is unknown: record `cost_usd` of both agents.")
-    rows, after = pair if test is None else test, np.zeros(len(pair))
+    rows, after = pair, np.zeros(len(pair))
     if test is not None:
-        after = ends_of(fit_early_stop(pair, share=share)[0], test)
+        rows, after = test, ends_of(fit_early_stop(pair, share=share)[0], test)
     order = np.random.default_rng(0).permutation(len(pair))
     for held in np.array_split(order, FOLDS) if test is None else ():
-        _, ends = fit_early_stop(pair, np.setdiff1d(order, held), share=share)
-        after[held] = ends[held]
+        after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
     small, large, spent = rows.small_correct, rows.large_correct, spent_until(rows, after)
     passed = np.where(after > 0, 0.0, small)
 
     def figures(at: Rows) -> dict[str, float]:
-        found = {"small_solved": float(small[at].mean()), "large_solved": float(large[at].mean())}
+        found = {"large_solved": float(large[at].mean())}
         for name, ok, paid in (("", passed, spent), ("whole_", small, rows.small_cost)):
             cost, solved = (paid + (1 - ok) * rows.large_cost)[at], np.maximum(ok, large)[at]
             found[f"{name}cost"] = float(cost.sum() / rows.large_cost[at].sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -13,7 +13,16 @@ from threadpoolctl import threadpool_limits
 
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation import crossfit
-from cascade.evaluation.crossfit import Alone, Choice, Figures, Mistake, Options, Point, Sheet
+from cascade.evaluation.crossfit import (
+    Choice,
+    Figures,
+    Interval,
+    Mistake,
+    Options,
+    Point,
+    Sheet,
+    points,
+)
 from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.render import (
@@ -25,6 +34,7 @@ from cascade.evaluation.render import (
     Picture,
     Series,
     Table,
+    Unit,
     counted,
     dollars,
     percent,
@@ -35,25 +45,18 @@ Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
 HARDLY_EVER = 0.01
 """Share of large answers below which the small model answers everything."""
-
 WORTHWHILE = 0.05
 """A share of the cost that is worth more rows to find out about."""
-
 UNCERTAIN = 0.05
 """So much more than what may be lost is too much not to know."""
-
 NEAREST = 0.005
 """Losses that are nearer to each other need not be told apart."""
-
 FAIR_TEST = 200
 """With fewer rows a cascade that does not save has not had a fair test."""
-
 TOO_MANY = 10
 """Times the rows that are there: who would have to label so many more is told to leave it off."""
-
 POSSIBLE = 1.28
 """Standard errors of a loss: what is farther off has a chance of less than one in ten."""
-
 SHAPES: Mapping[str, str] = {
     "gain": "the draft, or how it was arrived at, and the question decide",
     "router": "the question alone decides",
@@ -62,6 +65,9 @@ SHAPES: Mapping[str, str] = {
     "calibration": "the calibrated confidence decides, as it does online",
     "off": "the large model answers everything",
 }
+MENU_HEADS = "cost", "right answers, points", "large answers", "per right answer", "price of error"
+ALONE_HEADS = "right answers", "cost", "per question", "per right answer"
+OFF = {"cost": "off", "right answers, points": "", "large answers": "", "price of error": ""}
 
 
 class Evaluation(Record):
@@ -72,6 +78,7 @@ class Evaluation(Record):
         points: the menu, in order of `MENU`; the verdict is about the one that is `recommended`.
         shape: what is recommended, fitted to all rows; `off` for the large model alone.
         helper: another model that it asks.
+        alone: the small model, the large one, and an oracle.
         frontier: (cost share, right answers) of the policies at all prices.
         rankings: how well each shape's expected gain finds the rows to escalate.
         confidence: how good P(draft is right) and the raw score are.
@@ -85,9 +92,6 @@ class Evaluation(Record):
     options: Options
     rows: int
     test_rows: int
-    left_out: int
-    priced: bool
-    cost_ratio: float
     verdict: Verdict
     sentence: str = ""
     notes: tuple[str, ...] = ()
@@ -95,7 +99,7 @@ class Evaluation(Record):
     recommended: Point
     shape: str
     helper: str | None
-    alone: tuple[Alone, ...]
+    alone: tuple[Point, ...]
     frontier: tuple[tuple[float, float], ...]
     rankings: Mapping[str, Figures]
     confidence: Mapping[str, Figures]
@@ -135,7 +139,7 @@ def evaluate(
     at = None if ladder.shape.name == "off" else crossfit.recommend(own, options)
     goal = None if options.price_of_error else options.within
     point = crossfit.point_of(sheet, at, goal, options)
-    menu = [(loss, crossfit.cheapest_within(own, loss, options)) for loss in crossfit.MENU]
+    menu = [(crossfit.cheapest_within(own, loss, options), loss) for loss in crossfit.MENU]
     shape = "off" if at is None else ladder.shape.name
     to_tell = _rows_to_tell(own, at, options)
     rights = sheet.played.right.mean(axis=1).tolist()
@@ -145,15 +149,12 @@ def evaluate(
         options=options,
         rows=len(pair),
         test_rows=0 if test is None else len(test),
-        left_out=sheet.pair.left_out,
-        priced=pair.priced,
-        cost_ratio=float(sheet.pair.small_cost.sum() / sheet.pair.large_cost.sum()),
         verdict=_verdict(own, point, shape, options, to_tell),
-        points=tuple(crossfit.point_of(sheet, one, loss, options) for loss, one in menu),
+        points=tuple(crossfit.point_of(sheet, *chosen, options) for chosen in menu),
         recommended=point,
         shape=shape,
         helper=ladder.shape.helper,
-        alone=crossfit.baselines(sheet.pair),
+        alone=crossfit.alone(sheet.pair),
         frontier=tuple(zip(sheet.share.tolist(), rights, strict=True)),
         rankings=crossfit.rankings_of(sheet),
         confidence=crossfit.confidences_of(sheet),
@@ -218,6 +219,8 @@ def _sentence(found: Evaluation) -> str:
     seems = f"a saving {_goal(found)} is possible and not shown"
     if not found.recommended.off and cost.high < 1:
         seems = f"it seems that {saves}, and that {gives}, but it may be {_fewer(loss.high)}"
+    uses = {"small": f"Let {found.small} answer everything", "cascade": "Use the cascade"}
+    uses["router"] = "Use a router that reads the question alone"
     match found.verdict:
         case "unpriced":
             return (
@@ -230,17 +233,12 @@ def _sentence(found: Evaluation) -> str:
         case "unclear":
             more = _rounded(max(found.rows_to_tell, 2 * n) - n)
             return f"Too few rows to tell: with {n:,} {seems}. About {more} more would tell."
-        case "small":
-            return f"Let {found.small} answer everything: {sure}."
-        case "router":
-            return f"Use a router that reads the question alone: {sure}."
-        case _:
-            return f"Use the cascade: {sure}."
+    return f"{uses[found.verdict]}: {sure}."
 
 
 def _why_off(found: Evaluation) -> str:
-    if found.cost_ratio >= 1:
-        return f"a draft costs {percent(found.cost_ratio)} of a large answer"
+    if (ratio := found.alone[0].cost.value) >= 1:
+        return f"a draft costs {percent(ratio)} of a large answer"
     why = f"no cascade with {found.small} saves money {_goal(found)} on these {found.rows:,} rows"
     missing = max(FAIR_TEST, found.rows_to_tell) - found.rows
     return f"{why}, and to be sure takes about {_rounded(missing)} more" if missing > 0 else why
@@ -253,12 +251,8 @@ def _rounded(count: int) -> str:
 
 def _goal(found: Evaluation) -> str:
     if found.options.price_of_error is not None:
-        return f"at {dollars(found.options.price_of_error)} an error"
-    return f"within {_points(found.options.within)} of {found.large}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
+        return found.recommended.name
+    return f"within {points(found.options.within)} of {found.large}"
 
 
 def _fewer(loss: float) -> str:
@@ -269,7 +263,7 @@ def _fewer(loss: float) -> str:
 
 def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
     """Notes beside the figures."""
-    point, within = found.recommended, _points(found.options.within)
+    point, within = found.recommended, points(found.options.within)
     if found.verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""
         yield f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated."
@@ -280,18 +274,19 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
         if point.price_of_error_usd is not None:
             each = dollars(point.price_of_error_usd)[1:].replace(",", "")
             yield f"For Cascade: price_of_error={each}, the dollars that an error costs."
-    if found.priced:
+    if pair.priced:
+        ratio = found.alone[0].cost.value
         saves = "a cascade saves only where more than that share of the drafts is kept"
-        if found.cost_ratio >= 1:
+        if ratio >= 1:
             saves = "no cascade of these two can save money"
-        yield f"A draft costs {percent(found.cost_ratio)} of a large answer: {saves}."
+        yield f"A draft costs {percent(ratio)} of a large answer: {saves}."
     if not np.isfinite(pair.raw).any() and not any(pair.runs):
         yield (
             f"The drafts of {found.small} have no score of their own: record `confidence`, "
             "`features` or `signals`."
         )
-    if found.left_out:
-        rows = counted(found.left_out, "row")
+    if pair.left_out:
+        rows = counted(pair.left_out, "row")
         yield f"{rows} without one of the models, or without its cost, left out."
 
 
@@ -300,20 +295,26 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
 
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and a picture."""
-    cost, change, right = _figures(found, found.recommended)
+    strong, cells = found.recommended, _cells(found, found.recommended)
     rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
     facts = [
-        Fact("cost of the large model's alone", cost, f"on {rows}"),
-        Fact("right answers against it", change, "points; 95 % interval"),
-        Fact("cost per right answer", right),
+        Fact("cost of the large model's alone", cells["cost"], f"on {rows}"),
+        Fact("right answers against it", cells["right answers, points"], "points; 95 % interval"),
+        Fact("cost per right answer", cells["per right answer"]),
     ]
-    if found.recommended.off:
+    if strong.off:
         del facts[1]
-    note = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
+    listed = [*found.points, *([] if strong in found.points else [strong])]
+    notes = (
+        f"Cost is relative to {found.large} alone. Price of error: for Cascade(price_of_error=…), "
+        "which then decides so.",
+    )
+    what, at = "What you may lose, and what you pay", listed.index(strong)
+    ranked = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
     tables = (
-        _menu(found),
-        _alone(found),
-        _grid("Who is escalated first", found.rankings, note),
+        Table(what, ("", *MENU_HEADS), _rows(found, listed, MENU_HEADS), notes, at),
+        Table("Without a cascade", ("", *ALONE_HEADS), _rows(found, found.alone, ALONE_HEADS)),
+        _grid("Who is escalated first", found.rankings, ranked),
         _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
         _wrong(found),
     )
@@ -329,55 +330,40 @@ def to_document(found: Evaluation) -> Document:
     )
 
 
-def _figures(found: Evaluation, point: Point) -> tuple[Figure, Figure, Figure]:
-    """Cost, quality against the large model, and dollars per right answer."""
-    cost = Figure(None, "share")
-    if found.priced:
-        cost = Figure(point.cost.value, "share", point.cost.low, point.cost.high)
-    loss = point.loss
-    change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
-    return cost, change, Figure(point.per_right_usd, "usd")
+def _cells(found: Evaluation, point: Point) -> dict[str, Figure]:
+    """Figures of a point by the heads of their columns."""
+    loss, priced = point.loss, found.verdict != "unpriced"
+    return {
+        "right answers": _figure(point.quality, "share"),
+        "cost": _figure(point.cost, "share") if priced else Figure(None, "share"),
+        "right answers, points": Figure(-loss.value, "points", -loss.high, -loss.low, "estimated"),
+        "large answers": Figure(point.escalated, "share"),
+        "per question": Figure(point.cost_usd, "usd"),
+        "per right answer": Figure(point.per_right_usd, "usd"),
+        "price of error": Figure(point.price_of_error_usd, "usd"),
+    }
 
 
-def _menu(found: Evaluation) -> Table:
-    points, strong = list(found.points), found.recommended
-    if strong not in points:
-        points.append(strong)
+def _rows(
+    found: Evaluation, listed: Iterable[Point], heads: Iterable[str]
+) -> tuple[tuple[Cell, ...], ...]:
     rows: list[tuple[Cell, ...]] = []
-    for point in points:
-        goal = f"lose {_points(point.within) if point.within else 'nothing'}"
-        if point.within is None:
-            goal = _goal(found)
-        cost, change, right = _figures(found, point)
-        asked, price = Figure(point.escalated, "share"), Figure(point.price_of_error_usd, "usd")
-        figures = ("off", "", "", right, "") if point.off else (cost, change, asked, right, price)
-        rows.append((goal, *figures))
-    heads = ("cost", "right answers, points", "large answers", "per right answer", "price of error")
-    note = (
-        f"Cost is relative to {found.large} alone. Price of error: for Cascade(price_of_error=…), "
-        "which then decides so."
-    )
-    title, at = "What you may lose, and what you pay", points.index(strong)
-    return Table(title, ("", *heads), tuple(rows), (note,), at)
+    for point in listed:
+        cells: dict[str, Cell] = {**_cells(found, point), **(OFF if point.off else {})}
+        rows.append((point.name, *(cells[head] for head in heads)))
+    return tuple(rows)
 
 
-def _alone(found: Evaluation) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for one in found.alone:
-        quality = Figure(one.quality.value, "share", one.quality.low, one.quality.high)
-        cost = Figure(one.cost if found.priced else None, "share")
-        usd = (Figure(one.cost_usd, "usd"), Figure(one.per_right_usd, "usd"))
-        rows.append((one.name, quality, cost, *usd))
-    heads = ("", "right answers", "cost", "per question", "per right answer")
-    return Table("Without a cascade", heads, tuple(rows))
+def _figure(known: Interval, unit: Unit = "number") -> Figure:
+    return Figure(known.value, unit, known.low, known.high)
 
 
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
-    rows: list[tuple[Cell, ...]] = []
-    for head in next(iter(known.values()), {}):
-        cells = (figures[head] for figures in known.values())
-        rows.append((head, *(Figure(cell.value, "number", cell.low, cell.high) for cell in cells)))
+    rows: list[tuple[Cell, ...]] = [
+        (head, *(_figure(of[head]) for of in known.values()))
+        for head in next(iter(known.values()), {})
+    ]
     return Table(title, ("", *known), tuple(rows), (note,), folded=True)
 
 
@@ -393,13 +379,13 @@ def _wrong(found: Evaluation) -> Table:
 def _picture(found: Evaluation) -> Picture:
     small, large, oracle = found.alone
     point, best = found.recommended, large.quality.value
-    mix = ((small.cost, small.quality.value), (1.0, best))
+    mix = ((small.cost.value, small.quality.value), (1.0, best))
     series = [
         Series("cascade, on rows left out", tuple(sorted(found.frontier))),
         Series("random mix", mix, role="other"),
         Series(found.small, mix[:1], "dots", "small"),
         Series(found.large, mix[1:], "dots", "large"),
-        Series("oracle", ((oracle.cost, oracle.quality.value),), "dots", "other"),
+        Series("oracle", ((oracle.cost.value, oracle.quality.value),), "dots", "other"),
     ]
     if not point.off:
         chosen = ((point.cost.value, best - point.loss.value),)

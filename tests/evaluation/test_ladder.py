@@ -161,11 +161,11 @@ def test_the_dearer_an_error_the_more_is_escalated() -> None:
 def test_what_is_played_is_booked_and_a_router_drafts_only_what_it_keeps() -> None:
     found = shapes(pair())
     for name, escalated in (("gain", CHEAP + DEAR), ("router", DEAR)):
-        plan = found[name].learned
-        played = found[name].play(plan, [0.1])
+        first, last = found[name].learned
+        played = found[name].play([first, last], [0.1])
         kept = played.escalated[0] == 0
         assert played.cost[0] == pytest.approx(np.where(kept, CHEAP, escalated))
-        assert played.right[0].tolist() == np.where(kept, plan.stages[0].right, plan.right).tolist()
+        assert played.right[0].tolist() == np.where(kept, first.right, last.right).tolist()
 
 
 def test_long_questions_need_more_doubt() -> None:
@@ -212,13 +212,14 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
     rights = found.small_correct, found.large_correct
     calibration = calibrate(drafts, *rights, [("p_true", 0)], MADE_FOR)
     shape = shape_of_calibration(calibration, found)
-    plan = shape.plan(found)
-    kept = shape.play(plan, [price]).escalated[0] == 0
-    policy, stage = EconomicPolicy(price_of_error=shape.unit / price), plan.stages[0]
-    for p, best, cost, accepted in zip(stage.kept, stage.large, plan.expected, kept, strict=True):
-        known = Assessment(confidence=float(p), calibrated=True)
+    first, last = shape.stages(found)
+    kept = shape.play([first, last], [price]).escalated[0] == 0
+    policy = EconomicPolicy(price_of_error=shape.unit / price)
+    known = first.kept, first.large, last.expected, kept
+    for p, best, cost, accepted in zip(*known, strict=True):
+        assessed = Assessment(confidence=float(p), calibrated=True)
         above = (TierOutlook("large", float(best), Decimal(str(cost))),)
-        online = policy.decide(Situation(known, above))
+        online = policy.decide(Situation(assessed, above))
         assert (online.action == "accept") == accepted
     with pytest.raises(ConfigurationError, match="has the features that the calibration reads"):
-        shape_of_calibration(calibration, pair()).plan(pair())
+        shape_of_calibration(calibration, pair()).stages(pair())

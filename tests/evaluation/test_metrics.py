@@ -12,16 +12,23 @@ LARGE = np.array([1.0, 1.0, 1.0, 1.0])
 PERFECT = np.array([0.0, 0.1, 0.8, 0.9])
 
 
+def costs(kept: float, escalated: float) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(4, kept), np.full(4, escalated)
+
+
 def test_the_curve_goes_from_all_small_to_all_large() -> None:
-    share, quality, cost = curve_of(PERFECT, SMALL, LARGE, 0.1 * np.ones(4), 1.1 * np.ones(4))
+    share, quality = curve_of(PERFECT, SMALL, LARGE)
     assert share.tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert quality.tolist() == [0.5, 0.75, 1, 1, 1]
-    assert cost == pytest.approx([0.4, 1.4, 2.4, 3.4, 4.4])
+    assert curve_of(PERFECT, *costs(0.1, 1.1))[1] == pytest.approx([0.1, 0.35, 0.6, 0.85, 1.1])
     assert curve_of(0 * PERFECT, SMALL, LARGE)[0].tolist() == [0, 1]
 
 
 def test_figures_of_a_perfect_order_a_random_one_and_the_worst() -> None:
-    perfect, chance, worst = (ranking(sign * PERFECT, SMALL, LARGE) for sign in (1, 0, -1))
+    def of(score: np.ndarray) -> dict[str, float]:
+        return ranking(score, (SMALL, LARGE), costs(0, 1))
+
+    perfect, chance, worst = of(PERFECT), of(0 * PERFECT), of(-PERFECT)
     known = {"nAUC": 1, "AUDC": 0.875, "APGR": 0.75, "CPT 50": 0.25, "CPT 80": 0.4, "AIQ": 0.875}
     assert perfect == pytest.approx({**known, "ΔIBC": perfect["ΔIBC"], "AUROC of gain": 1})
     assert (chance["nAUC"], chance["ΔIBC"]) == pytest.approx((0, 0))
@@ -32,10 +39,11 @@ def test_figures_of_a_perfect_order_a_random_one_and_the_worst() -> None:
 
 
 def test_without_a_gap_nothing_can_be_recovered() -> None:
-    found = ranking(PERFECT, SMALL, SMALL, 0.0, 0.0)
+    found = ranking(PERFECT, (SMALL, SMALL), costs(0, 0))
     assert {name for name, figure in found.items() if np.isfinite(figure)} == {"AUDC", "AIQ"}
     assert found["AIQ"] == 0.5
-    assert np.isnan(ranking(PERFECT, SMALL, LARGE, 1.0, 1.0)["ΔIBC"])  # it costs no more
+    no_dearer = ranking(PERFECT, (SMALL, LARGE), costs(1, 1))
+    assert np.isnan(no_dearer["ΔIBC"])
 
 
 def test_risk_over_coverage_of_a_perfect_and_a_useless_confidence() -> None:

@@ -42,7 +42,8 @@ def test_a_useful_draft_is_a_cascade_that_says_what_it_costs_and_loses(good: Eva
     assert any(note.startswith("How: the draft, ") for note in good.notes)
     small, large, oracle = good.alone
     assert small.per_right_usd == pytest.approx(CHEAP / small.quality.value)
-    assert oracle.cost < 1
+    assert oracle.cost.high < 1
+    assert (large.cost, large.loss) == ((1, 1, 1), (0, 0, 0))
     assert good.recommended.per_right_usd < large.per_right_usd
     assert any("For Cascade: price_of_error=0.0" in note for note in good.notes)
 
