@@ -55,10 +55,10 @@ class CascadeChatModel(BaseChatModel):
     `response_metadata` says who answered (`tier`), how sure the cascade was, why, what it cost and
     saved, and the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
 
-    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words, where it has not its own
-    `temperature`, `max_tokens`, `stop` and `timeout` (seconds for each call of a tier); what else
-    there is goes to every provider as it is. In a graph, decisions go to its `custom` stream, and
-    verifiers and signals see its `context` and store.
+    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words; what else there is goes
+    to every provider as it is. `temperature`, `max_tokens`, `stop` and `timeout` (seconds for each
+    call of a tier) of the model are for calls that have none. In a graph, decisions go to its
+    `custom` stream, and verifiers and signals see its `context` and store.
 
     Streams show nothing before the decision: an accepted draft then comes word by word, the large
     model's answer as it arrives. Where that breaks after a part was shown, which a chat model
@@ -78,7 +78,7 @@ class CascadeChatModel(BaseChatModel):
     @classmethod
     def _without_a_cache(cls, given: object) -> bool:
         if given:
-            raise ValueError("use Cache(…), a middleware: LangChain's knows no cascades")
+            raise ValueError("LangChain's cannot tell cascades apart: use the middleware Cache(…)")
         return False
 
     # --- asking
@@ -98,8 +98,8 @@ class CascadeChatModel(BaseChatModel):
 
     async def _astream(self, *given: Any, **more: Any) -> AsyncGenerator[ChatGenerationChunk]:
         run, runtime, context = self._prepared(*given, **more)
-        shown, tell, answer = "", runtime.emit, partial(self.cascade.adrive, run, runtime)
-        async with watched(answer, runtime, context) as events:
+        shown, tell, work = "", runtime.emit, partial(self.cascade.kernel.answer, run, runtime)
+        async with watched(work, runtime, context) as events:
             while (event := await events.get()) is not None:
                 tell(event)
                 if isinstance(event, Token):
@@ -113,7 +113,7 @@ class CascadeChatModel(BaseChatModel):
                         model="cascade",
                         billed=None,
                     )
-        last = _message(await answer(), run)  # it has ended: nothing is asked again
+        last = _message(await self.cascade.adrive(run, runtime), run)  # the result: it has ended
         last["content"] = last["content"][len(shown) :]
         yield ChatGenerationChunk(message=AIMessageChunk(**last, chunk_position="last"))
 

@@ -1,7 +1,5 @@
-"""A cascade inside an agent of `langchain.agents.create_agent`, as middleware of the agent.
-
-cascade = CascadeMiddleware("ollama:qwen2.5:3b")
-agent = create_agent("openai:gpt-5.1", tools, middleware=[cascade])
+"""A cascade inside an agent of LangChain's, as middleware of the agent:
+`create_agent("openai:gpt-5.1", tools, middleware=[CascadeMiddleware("ollama:qwen2.5:3b")])`.
 """
 
 from __future__ import annotations
