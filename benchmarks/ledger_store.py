@@ -31,7 +31,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cascade.ledger import Amounts, Budgets, SqlLedger, open_store
+from cascade.ledger import Budgets, SqlLedger, open_store
+from cascade.ledger.base import Amounts
 from cascade.ledger.shared import Reservation
 from tests.ledger import postgres
 from tests.ledger.samples import call, decided
@@ -77,9 +78,9 @@ async def one_process(url: str, entries: int) -> Figures:
 async def reading(store: SqlLedger) -> Figures:
     """Seconds in which a report has read and added up all entries."""
     began = time.perf_counter()
-    cost, saved = Amounts(), Amounts()
-    for row in await store.rows(columns=COLUMNS):
-        cost, saved = cost.plus(row[4], row[5]), saved.plus(row[6], row[7])
+    found = await store.rows(columns=COLUMNS)
+    Amounts.of((row[4], row[5]) for row in found)
+    Amounts.of((row[6], row[7]) for row in found)
     rows = time.perf_counter() - began
     began = time.perf_counter()
     n = len(await store.entries())

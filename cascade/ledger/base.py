@@ -29,6 +29,11 @@ EXACT = Context(prec=200)
 """Context for sums: the default one rounds to 28 digits, so that totals depended on grouping."""
 
 
+def total_of(amounts: Iterable[Decimal]) -> Decimal:
+    """The exact sum of amounts."""
+    return reduce(EXACT.add, amounts, Decimal(0))
+
+
 class UnavailableError(LedgerError):
     """The database cannot be reached, is full or busy: the same write may succeed later."""
 
@@ -88,7 +93,11 @@ class Amounts:
     @classmethod
     def of(cls, parts: Iterable[tuple[Decimal | None, Basis]]) -> Amounts:
         """The sum of amounts, each with its basis."""
-        return reduce(lambda found, part: found.plus(*part), parts, cls())
+        given = list(parts)
+        known = [(usd, basis == "measured") for usd, basis in given if usd is not None]
+        measured = total_of(usd for usd, is_measured in known if is_measured)
+        estimated = total_of(usd for usd, is_measured in known if not is_measured)
+        return cls(measured, estimated, len(given) - len(known))
 
     @property
     def known(self) -> Decimal:
@@ -106,14 +115,6 @@ class Amounts:
         if self.unknown:
             return "unknown"
         return "estimated" if self.estimated else "measured"
-
-    def plus(self, amount: Decimal | None, basis: Basis) -> Amounts:
-        """The sum with one more amount."""
-        if amount is None:
-            return Amounts(self.measured, self.estimated, self.unknown + 1)
-        if basis == "measured":
-            return Amounts(EXACT.add(self.measured, amount), self.estimated, self.unknown)
-        return Amounts(self.measured, EXACT.add(self.estimated, amount), self.unknown)
 
 
 class LedgerStore(ABC):
@@ -146,13 +147,11 @@ class LedgerStore(ABC):
 
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
         """The entries of a run, oldest first; empty where a store cannot read."""
-        del run_id
         return []
 
     async def spent(self, node: str, since: datetime) -> Decimal | None:
         """Dollars of a node's entries since a time, an unknown cost at what is assumed; None where
         a store cannot say."""
-        del node, since
         return None
 
     async def ready(self) -> str | None:
@@ -210,9 +209,6 @@ class MemoryLedger(LedgerStore):
 
     @override
     async def spent(self, node: str, since: datetime) -> Decimal:
-        total = Decimal(0)
-        for entry in list(self.entries):
-            if entry.node == node and entry.at >= since:
-                cost = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
-                total = EXACT.add(total, cost or 0)
-        return total
+        chosen = [e for e in list(self.entries) if e.node == node and e.at >= since]
+        costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in chosen)
+        return total_of(cost for cost in costs if cost is not None)

@@ -221,21 +221,17 @@ class Database:
             return True
         return False
 
-    def move_journal(self, wait_s: float = 0.0) -> bool:
+    def move_journal(self, *, wait: bool = False) -> bool:
         """True if SQLite's journal was moved into the database, which takes a while beside those
-        who write, and emptied: it has pages as they were before a deletion. PostgreSQL cleans its
-        files by itself."""
+        who write, and emptied: it has pages as they were before a deletion, which is then for good.
+        PostgreSQL cleans its files by itself."""
         if self.path is None:
             return self.kind == "memory"
-        with suppress(sqlite3.Error), closing(self._connect(wait_s)) as file:
+        with suppress(sqlite3.Error), closing(self._connect(BUSY_S * wait)) as file:
             for mode in ("PASSIVE", "TRUNCATE"):  # the second has little left to do
                 busy, *_ = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             return not busy
         return False
-
-    async def scrub(self) -> bool:
-        """True if nothing that was deleted is left in SQLite's files."""
-        return await asyncio.to_thread(self.move_journal, BUSY_S)
 
     def close(self) -> None:
         """Close the connections; it may be used again, but for `memory://`."""

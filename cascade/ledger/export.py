@@ -16,9 +16,7 @@ from cascade.state import LedgerEntry
 Tagged = tuple[LedgerEntry, Mapping[str, str]]
 """An entry with its tags."""
 
-DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
-"""Parts of the decision that have columns of their own."""
-
+_DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 
@@ -26,18 +24,16 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
     """An entry for another program: flat, but for signals and tags; without the note of a call
     that failed, which may quote a server's address and words, as a reason may in its end."""
-    row = entry.model_dump(mode="json", exclude={"decision", "baseline_range"})
+    row = entry.model_dump(mode="json")
     row["note"] = "" if entry.outcome in _KINDS else plain_reason(entry.note, ())
-    low, high = entry.baseline_range or (None, None)
-    row["baseline_low_usd"] = None if low is None else str(low)
-    row["baseline_high_usd"] = None if high is None else str(high)
-    decision = {} if entry.decision is None else entry.decision.model_dump(mode="json")
-    return {**row, **{name: decision.get(name) for name in DECISION}, "tags": dict(tags)}
+    row["baseline_low_usd"], row["baseline_high_usd"] = row.pop("baseline_range") or (None, None)
+    decision = row.pop("decision") or {}
+    return row | {name: decision.get(name) for name in _DECISION} | {"tags": dict(tags)}
 
 
 @contextmanager
-def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], None]]:
-    """A function that adds entries to a new file, `.jsonl` or `.csv` by its ending."""
+def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], int]]:
+    """A function that adds entries to a new file, `.jsonl` or `.csv` by its ending, and counts."""
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -45,12 +41,13 @@ def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], None]]:
         if path.suffix == ".csv":
             table.writeheader()
 
-        def add(page: Sequence[Tagged]) -> None:
+        def add(page: Sequence[Tagged]) -> int:
             for row in (flat_row(*each) for each in page):
                 if path.suffix == ".csv":
                     table.writerow({name: _cell(value) for name, value in row.items()})
                 else:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            return len(page)
 
         yield add
 
@@ -67,11 +64,7 @@ def _cell(value: Any) -> Any:
 
 # --- words
 
-_KINDS = {
-    "not_sent": "left alone after failures",
-    "cancelled": "stopped",
-    "failed": "",
-}
+_KINDS = {"not_sent": "left alone after failures", "cancelled": "stopped", "failed": ""}
 """Outcomes of calls that came to nothing; a failed one's note begins with its error's class."""
 
 _PLACES = re.compile(

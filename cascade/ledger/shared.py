@@ -85,9 +85,7 @@ _accounts = sa.Table(
     _metadata,
     sa.Column("key", Words, primary_key=True),
     sa.Column("day", sa.Date, nullable=False),
-    sa.Column("day_usd", Money, nullable=False),
-    sa.Column("month_usd", Money, nullable=False),
-    sa.Column("put_aside_usd", Money, nullable=False),
+    *(sa.Column(f"{name}_usd", Money, nullable=False) for name in ("day", "month", "put_aside")),
 )
 _reservations = sa.Table(
     "budget_reservations",
@@ -228,7 +226,7 @@ class Budgets:
         shielded.add_done_callback(lambda one: one.cancelled() or one.exception())
         return shielded
 
-    async def _ask(self, key: str, make: _Change[T], *, patient: bool) -> T:
+    async def _ask(self, key: str, make: _Change[Any], *, patient: bool) -> Any:
         while True:
             batch, at = self._batch, len(self._batch.changes)
             batch.changes.append((key, make))
@@ -236,12 +234,10 @@ class Budgets:
                 await asyncio.sleep(LINGER_S)
             batch.made = batch.made or asyncio.create_task(self._write(batch))
             try:
-                made: T = (await batch.made)[at]
+                return (await batch.made)[at]
             except UnavailableError:
                 if not patient or self._closing:
                     raise
-            else:
-                return made
             await asyncio.sleep(PAUSE_S)
 
     async def _write(self, batch: _Batch) -> list[Any]:

@@ -17,8 +17,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import aclosing
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -143,16 +143,10 @@ def write(connection: sa.Connection | sqlite3.Connection, changes: Sequence[Chan
         rows = [change.row() for change in changes if change.kind == kind]
         if rows and isinstance(file, sqlite3.Connection):
             text, forms = _for_sqlite(kind)
-            file.executemany(
-                text,
-                (
-                    [
-                        row[n] if form is None or row[n] is None else form(row[n])
-                        for n, form in forms
-                    ]
-                    for row in rows
-                ),
+            given = (
+                [row[n] if form is None else form(row[n]) for n, form in forms] for row in rows
             )
+            file.executemany(text, given)
         elif rows and isinstance(connection, sa.Connection):
             connection.execute(statement, rows)
 
@@ -198,7 +192,11 @@ class SqlLedger(LedgerStore):
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        self._put(*(Change("entry", entry.id, entry, tags) for entry in entries))
+        with self._room:
+            patience_s = 0 if self._problem else PATIENCE_S
+            if not self._room.wait_for(lambda: len(self._queue) < QUEUE, patience_s):
+                raise self._unwritable()
+            self._put(*(Change("entry", entry.id, entry, tags) for entry in entries))
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
@@ -246,7 +244,7 @@ class SqlLedger(LedgerStore):
 
         await self.flush()
         deleted = await self._database.write(change)
-        await self._database.scrub()
+        await asyncio.to_thread(self._database.move_journal, wait=True)
         return deleted
 
     # --- what is read
@@ -323,10 +321,8 @@ class SqlLedger(LedgerStore):
         """
         n = 0
         with open_export(Path(path)) as add:
-            async with aclosing(self.pages(selection)) as pages:
-                async for page in pages:
-                    await asyncio.to_thread(add, page)
-                    n += len(page)
+            async for page in self.pages(selection):
+                n += await asyncio.to_thread(add, page)
         return n
 
     @override
@@ -359,8 +355,8 @@ class SqlLedger(LedgerStore):
             if thread is not None and not thread.is_alive():
                 return  # it belongs to the process before a fork
             self._urgent.set()
-            self._room.wait_for(lambda: not self.waiting, PATIENCE_S if self._problem else SLOW_S)
-            if self.waiting:
+            patience_s = PATIENCE_S if self._problem else SLOW_S
+            if not self._room.wait_for(lambda: not self.waiting, patience_s):
                 raise self._unwritable()
             self._ending = True
             self._some.set()
@@ -380,17 +376,10 @@ class SqlLedger(LedgerStore):
             raise LedgerError(f"{self._database.place} is open for reading only.")
         with self._room:
             self._run()
-            for change in changes:
-                patience_s = 0 if self._problem else PATIENCE_S
-                has_room = change.kind != "entry" or self._room.wait_for(
-                    lambda: len(self._queue) < QUEUE, patience_s
-                )
-                if not has_room:
-                    raise self._unwritable()
-                self._queue.append(change)
-                self._some.set()
-                if change.done is not None or len(self._queue) >= BATCH:
-                    self._urgent.set()
+            self._queue.extend(changes)
+            self._some.set()
+            if len(self._queue) >= BATCH or any(each.done is not None for each in changes):
+                self._urgent.set()
 
     def _write_now(self, change: Change) -> bool:
         """True if the thread that asks has written a call, with what waits: to hand it over takes
@@ -510,13 +499,12 @@ open_store = SqlLedger
 
 def _tell(changes: Sequence[Change], refused: LedgerError | None = None) -> None:
     """Tell the callers who wait that it is written, or was refused."""
-    for done in (change.done for change in changes):
-        if done is None or done.done() or not done.set_running_or_notify_cancel():
-            continue
-        if refused is None:
-            done.set_result(None)
-        else:
-            done.set_exception(refused)
+    for done in (change.done for change in changes if change.done is not None):
+        with suppress(InvalidStateError):  # it was told, or waits no more
+            if refused is None:
+                done.set_result(None)
+            else:
+                done.set_exception(refused)
 
 
 def _chosen(selection: Selection, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -526,16 +514,15 @@ def _chosen(selection: Selection, *more: sa.ColumnElement[bool]) -> sa.Select[An
 
 
 def _where(selection: Selection) -> list[sa.ColumnElement[bool]]:
-    columns, conditions = entries.c, list[sa.ColumnElement[bool]]()
-    for name in ("run_id", "node", "tier"):
-        if (value := getattr(selection, name)) is not None:
-            conditions.append(columns[name] == value)
+    columns = entries.c
+    equal = [(columns[name], getattr(selection, name)) for name in ("run_id", "node", "tier")]
+    equal += [(columns.tags[key].as_string(), value) for key, value in selection.tags.items()]
+    conditions = [column == value for column, value in equal if value is not None]
     if selection.since is not None:
         conditions.append(columns.at >= selection.since)
     if selection.until is not None:
         conditions.append(columns.at < selection.until)
-    tags = (columns.tags[key].as_string() == value for key, value in selection.tags.items())
-    return [*conditions, *tags]
+    return conditions
 
 
 @lru_cache(maxsize=256)

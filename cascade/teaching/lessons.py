@@ -3,6 +3,7 @@ is SQLite or PostgreSQL through SQLAlchemy Core, with deletion for good."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -255,7 +256,8 @@ class LessonStore:
                 "everything=True (--all) alone."
             )
         number = await self._write(lambda c: _delete(c, selection))
-        return Deleted(lessons=number, scrubbed=await self._database.scrub())
+        scrubbed = await asyncio.to_thread(self._database.move_journal, wait=True)
+        return Deleted(lessons=number, scrubbed=scrubbed)
 
     async def state_terms(self, model: str, terms: Terms) -> None:
         """State the terms of a model, `provider:name` or `provider:*`, from today on."""
