@@ -21,7 +21,7 @@ from statistics import fmean
 from threading import Lock
 from typing import Any
 
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 
 from cascade.ledger.prices import Pricing
 from cascade.state import Completion, Usage
@@ -107,8 +107,7 @@ class Outlook:
         return self.tiers[-1].pricing.cost(usage, busy_ms)
 
     def learn(self, draft: int, large: int, weight: float) -> None:
-        """Learn how long the large model's answers are, from an audit: visible tokens of the draft,
-        those of the large answer, and 1/P(the draft was audited)."""
+        """Learn from an audit: visible tokens of draft and large answer, 1/P(it was audited)."""
         with self._lock:
             self._answers.append((draft, large, weight))
             self._learned = n = self._learned + 1
@@ -121,8 +120,7 @@ class Outlook:
         prefixes = prefixes_of(self.tiers[-1].model.name, messages, usage.input_tokens or 0)
         if not prefixes:
             return 0.0, ()
-        question = messages[-1].id or ""
-        return self._alone.share(prefixes, question=question, keep=True), prefixes
+        return self._alone.share(prefixes, question=messages[-1].id or "", keep=True), prefixes
 
 
 def _costs(
@@ -250,18 +248,19 @@ def prefixes_of(model: str, messages: Sequence[BaseMessage], tokens: int) -> Pre
     """The beginnings of a prompt of so many tokens, where a provider keeps any of it. Ids and
     metadata of messages make no difference."""
     # A token is a character at least, as good as always.
-    if tokens < MINIMUM or characters(messages) < MINIMUM:
+    sizes = [characters([message]) for message in messages] if tokens >= MINIMUM else []
+    if sum(sizes) < MINIMUM:
         return ()
     blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
     marked = any(isinstance(block, Mapping) and "cache_control" in block for block in blocks)
     if re.search("claude|anthropic", model.lower()) and not marked:
         return ()  # what their provider is asked to cache is marked
     found, key, size = [], b"", 0
-    for message in messages:
+    for message, more in zip(messages, sizes, strict=True):
         plain = [message.type, message.name, message.content, _calls(message)]
         text = json.dumps(plain, sort_keys=True, default=repr)
         key = hashlib.sha256(key + text.encode()).digest()[:16]
-        size += characters([message])
+        size += more
         found.append((key, size))
     return found
 
@@ -285,4 +284,5 @@ def characters(messages: Sequence[BaseMessage]) -> int:
 
 
 def _calls(message: BaseMessage) -> list[tuple[str, Any]]:
-    return [(call["name"], call["args"]) for call in getattr(message, "tool_calls", ())]
+    made = message.tool_calls if isinstance(message, AIMessage) else []
+    return [(call["name"], call["args"]) for call in made]

@@ -145,11 +145,5 @@ class Lessons(CascadeMiddleware):
 def plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """Messages in OpenAI's form; none where they hold more than text, into which no redaction can
     look."""
-    sent = sendable(messages)
-    for message in sent:
-        if isinstance(parts := message.get("content"), list):
-            texts = [part if isinstance(part, str) else part.get("text") for part in parts]
-            if None in texts:
-                return []
-            message["content"] = "\n".join(texts)
-    return sent
+    sent = sendable(messages)  # blocks of text alone become one text
+    return [] if any(isinstance(message.get("content"), list) for message in sent) else sent
