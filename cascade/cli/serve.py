@@ -65,7 +65,7 @@ def create(
     given |= {"per_minute": per_minute, "day_usd": day_usd, "month_usd": month_usd}
     key, secret = _with_keys(where, lambda kept: kept.create(name, **given))
     told = f"{key.id} {key.name}: this is the only time that it is shown"
-    give({**key.shown(), "secret": secret}, secret, told)
+    give({**key.model_dump(), "secret": secret}, secret, told)
 
 
 @keys.command(name="list")
@@ -74,7 +74,7 @@ def list_keys(where: Where) -> None:
     """Show all keys, without their secrets."""
     found = _with_keys(where, lambda kept: kept.list())
     remark = "" if found else f"no keys yet: `cascade keys create {where} NAME` makes one"
-    give([key.shown() for key in found], "\n".join(map(_line, found)), remark)
+    give([key.model_dump() for key in found], "\n".join(map(_line, found)), remark)
 
 
 def _line(key: Key) -> str:
@@ -94,7 +94,7 @@ def revoke(
 ) -> None:
     """End a key for good."""
     key = _with_keys(where, lambda kept: kept.revoke(which))
-    give(key.shown(), f"{key.id} {key.name} is revoked")
+    give(key.model_dump(), f"{key.id} {key.name} is revoked")
 
 
 def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:

@@ -10,20 +10,19 @@ from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.service.app import create_app as create_app
+    from cascade.service.app import describe as describe
+    from cascade.service.app import serve as serve
     from cascade.service.config import Configured as Configured
     from cascade.service.config import ServiceConfig as ServiceConfig
     from cascade.service.config import read_config as read_config
     from cascade.service.keys import Key as Key
     from cascade.service.keys import Keys as Keys
-    from cascade.service.serving import describe as describe
-    from cascade.service.serving import serve as serve
 
 __getattr__ = lazily(
     __name__,
     {
-        "app": "create_app",
+        "app": "create_app describe serve",
         "config": "Configured ServiceConfig read_config",
         "keys": "Key Keys",
-        "serving": "describe serve",
     },
 )

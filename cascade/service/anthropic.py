@@ -180,17 +180,6 @@ def _usage(usage: Usage) -> dict[str, Any]:
 _REASONS = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 
 
-def _stop_reason(reply: Reply) -> str:
-    return "refusal" if reply.refusal else _REASONS.get(reply.finish_reason, "end_turn")
-
-
-def _calls(reply: Reply) -> list[dict[str, Any]]:
-    return [
-        {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
-        for call in reply.completion.tool_calls
-    ]
-
-
 class MessageWriter(wire.Writer):
     """Message: whole, or as Anthropic's events."""
 
@@ -202,12 +191,15 @@ class MessageWriter(wire.Writer):
 
     @override
     def whole(self, reply: Reply) -> dict[str, Any]:
-        content = _calls(reply)
+        content: Blocks = [
+            {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
+            for call in reply.completion.tool_calls
+        ]
         if reply.text:
             content.insert(0, {"type": "text", "text": reply.text, "citations": None})
-        reason, usage = _stop_reason(reply), _usage(reply.completion.usage)
-        made = self._message(content=content, stop_reason=reason, usage=usage)
-        return made | {"cascade": reply.way.facts()}
+        reason = "refusal" if reply.refusal else _REASONS.get(reply.finish_reason, "end_turn")
+        usage, facts = _usage(reply.completion.usage), reply.way.facts()
+        return self._message(content=content, stop_reason=reason, usage=usage, cascade=facts)
 
     @override
     def begin(self) -> bytes:
@@ -224,18 +216,18 @@ class MessageWriter(wire.Writer):
 
     @override
     def end(self, reply: Reply) -> Iterator[bytes]:
+        whole = self.whole(reply)
         if reply.refusal:
             yield self.text(reply.refusal)
-        if self._open:
-            yield sent_event("content_block_stop", index=0)
-        for index, call in enumerate(_calls(reply), int(self._open)):
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
-            block = {**call, "input": {}}
-            yield sent_event("content_block_start", index=index, content_block=block)
-            yield sent_event("content_block_delta", index=index, delta=delta)
+        for index, block in enumerate(whole["content"]):
+            if block["type"] == "tool_use":
+                delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+                empty = {**block, "input": {}}
+                yield sent_event("content_block_start", index=index, content_block=empty)
+                yield sent_event("content_block_delta", index=index, delta=delta)
             yield sent_event("content_block_stop", index=index)
-        ended = {"stop_reason": _stop_reason(reply), "stop_sequence": None}
-        last = {"usage": _usage(reply.completion.usage), "cascade": reply.way.facts()}
+        ended = {name: whole[name] for name in ("stop_reason", "stop_sequence")}
+        last = {name: whole[name] for name in ("usage", "cascade")}
         yield sent_event("message_delta", delta=ended, **last)
         yield sent_event("message_stop")
 

@@ -10,8 +10,8 @@ import logging
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -31,7 +31,7 @@ from cascade.events import Decided, Event
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
-from cascade.ledger.shared import Budgets, Reservation
+from cascade.ledger.shared import Budgets
 from cascade.ledger.store import open_store
 from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
@@ -228,7 +228,7 @@ class Served:
         metrics: Sequence[CascadeMiddleware],
     ) -> None:
         self.name, self.config, self.busy = name, config, 0
-        self.version: float | None = None
+        self.version = _changed_at(folder, config.calibrator)
         self.own_price = OwnPrice()
         stack = [self.own_price, *metrics, *_middleware(config, store, folder)]
         options = {option: getattr(config, option) for option in _SAME}
@@ -275,20 +275,6 @@ class Served:
             run.notes[OwnPrice.name] = usd
         return run
 
-    @asynccontextmanager
-    async def place(self, patience_s: float) -> AsyncIterator[None]:
-        """One of the places, after a wait for it; 429 where none became free."""
-        try:
-            async with asyncio.timeout(patience_s):
-                await self.places.acquire()
-        except TimeoutError:
-            said = f"{self.name} is busy: no place became free in {patience_s:.3g} s; try again."
-            raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
-        try:
-            yield
-        finally:
-            self.places.release()
-
     async def retire(self) -> None:
         """Close the cascade after its last request, when another has taken its place."""
         try:
@@ -317,8 +303,7 @@ class Gateway:
         self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.served: dict[str, Served] = {}
-        self._seen = _versions(configured)
+        self.served, self._seen = dict[str, Served](), _versions(configured)
         self.served = self._build(configured)
 
     # --- who asks
@@ -387,8 +372,7 @@ class Gateway:
         if key and key.per_minute and (wait_s := self.rates.take(key.id, key.per_minute)):
             said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
             raise ServiceError(429, said, "rate_limit_exceeded", retry_after=wait_s)
-        deadline_s, unknown_usd = run.settings.get("deadline"), self.config.unknown_call_usd
-        reservation: Reservation | None = None
+        unknown_usd, reservation = self.config.unknown_call_usd, None
         served.busy += 1
         try:
             if key and key.limits:
@@ -398,8 +382,17 @@ class Gateway:
                 self._owners[run.id] = key.id
                 if len(self._owners) > MOST_OWNERS:
                     del self._owners[next(iter(self._owners))]
-            async with served.place(min(PATIENCE_S, deadline_s or PATIENCE_S)):
+            patience_s = min(PATIENCE_S, run.settings.get("deadline") or PATIENCE_S)
+            try:
+                async with asyncio.timeout(patience_s):
+                    await served.places.acquire()
+            except TimeoutError:
+                said = f"{served.name} is busy: no place became free in {patience_s:.3g} s."
+                raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
+            try:
                 return await self._run(served, run, key, tell)
+            finally:
+                served.places.release()
         finally:
             served.busy -= 1
             if reservation is not None:
@@ -536,7 +529,6 @@ class Gateway:
                 continue
             try:
                 served[name] = made = Served(name, given, folder, self.store, self._metrics)
-                made.version = version
                 made.cascade.kernel.ledger.listeners.append(self._charge)
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]

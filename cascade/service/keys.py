@@ -68,7 +68,7 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
     """Its name in tags, on the page and on the command line; no secret."""
     name: str = Field(min_length=1, max_length=200)
     """What its owner calls it, such as a team."""
-    digest: str = Field(repr=False)
+    digest: str = Field(repr=False, exclude=True)
     """SHA-256 of the secret: 256 random bits need no slow hash with a salt, as passwords do."""
     models: tuple[str, ...] = ()
     """Models that it may ask for; empty: all."""
@@ -109,10 +109,6 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
     def may_use(self, model: str) -> bool:
         """True if it may ask for this model."""
         return not self.models or model in self.models
-
-    def shown(self) -> dict[str, Any]:
-        """The key for people and machines, without its hash."""
-        return self.model_dump(exclude={"digest"})
 
 
 def digest_of(secret: str) -> str:
@@ -164,9 +160,11 @@ class Keys:
         await self._database.write(lambda c: c.execute(_TABLE.insert(), row))
         return key, secret
 
-    async def list(self) -> Sequence[Key]:
-        """All keys, revoked ones too, oldest first."""
-        return await self._select()
+    async def list(self, *where: Any) -> Sequence[Key]:
+        """The keys of some conditions in SQL, else all, revoked ones too; oldest first."""
+        statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)
+        rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
+        return [Key(**row) for row in rows]
 
     async def revoke(self, which: str) -> Key:
         """Revoke a valid key by its id, or by its name where only one has it."""
@@ -194,7 +192,7 @@ class Keys:
             return key
         if key is not None:  # others go on with it, while one request looks it up
             self._known[digest] = (key, now + KNOWN_FOR_S)
-        found = await self._select(_TABLE.c.digest == digest, _TABLE.c.revoked_at.is_(None))
+        found = await self.list(_TABLE.c.digest == digest, _TABLE.c.revoked_at.is_(None))
         key = next(iter(found), None)
         self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
         if len(self._known) > MOST_REMEMBERED:
@@ -208,11 +206,6 @@ class Keys:
     async def aclose(self) -> None:
         """Close the connections; the keys may be used again."""
         await self._database.aclose()
-
-    async def _select(self, *where: Any) -> Sequence[Key]:
-        statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)
-        rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
-        return [Key(**row) for row in rows]
 
 
 # --- how often
@@ -263,24 +256,19 @@ async def put_aside(budgets: Budgets, key: Key, usd: Decimal) -> Reservation:
     until = time.monotonic() + PATIENCE_S
     while isinstance(answer := await budgets.reserve(key.id, usd, key.limits), Refusal):
         if answer.why == "spent" or time.monotonic() >= until:
-            raise _refused(answer)
+            break
         await asyncio.sleep(POLL_S)
-    return answer
-
-
-def _refused(refusal: Refusal) -> ServiceError:
-    account, window = refusal.account, refusal.window
+    else:
+        return answer
+    account, window = answer.account, answer.window
     said = (
-        f"of ${refusal.limit_usd:f} for the {window}, ${short(account.spent_usd(window))} is spent "
-        f"and ${short(account.put_aside_usd)} put aside for requests under way; this one may cost "
-        f"${short(refusal.usd)}"
+        f"this request may cost ${short(usd)}; of this key's budget of ${answer.limit_usd:f} for "
+        f"the {window}, ${short(account.spent_usd(window))} is spent and "
+        f"${short(account.put_aside_usd)} put aside for requests under way."
     )
-    if refusal.why == "put_aside":
-        told = f"the budget of this key is put aside: {said}. Try again in a moment."
-        return ServiceError(429, told, "budget_put_aside", retry_after=1)
-    told = f"the budget of this key does not cover the request: {said}. "
-    told += f"The next {window} begins at 00:00 UTC."
-    return ServiceError(402, told, "budget_exhausted")
+    if answer.why == "put_aside":
+        raise ServiceError(429, f"{said} Try again.", "budget_put_aside", retry_after=1)
+    raise ServiceError(402, f"{said} The next {window} begins at 00:00 UTC.", "budget_exhausted")
 
 
 def counted(done: asyncio.Future[None]) -> None:

@@ -87,12 +87,11 @@ def read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Sett
 
 
 def _message(message: Message, place: str) -> AnyMessage:
-    given = message.content or message.refusal or ""
     call_id, name = message.tool_call_id, message.name
     if message.role == "tool" and not call_id:
         raise ServiceError(400, f"{place}: one of role tool needs tool_call_id.", param=place)
     calls = [{"id": c.id, **c.function.model_dump()} for c in message.tool_calls or ()]
-    content = wire.content_of(given, f"{place}.content")
+    content = wire.content_of(message.content or message.refusal or "", f"{place}.content")
     return wire.message_of(message.role, content, calls, call_id=call_id, name=name)
 
 
@@ -131,12 +130,18 @@ class ChatWriter(wire.Writer):
 
     @override
     def whole(self, reply: Reply) -> dict[str, Any]:
-        calls = self._calls(reply)
+        calls = [{"id": i, "type": "function", "function": f} for i, f in _functions(reply)]
         text = None if reply.refusal or (calls and not reply.answer) else reply.answer
         message = {"role": "assistant", "content": text, "refusal": reply.refusal}
-        choice = self._choice(reply, message=message | ({"tool_calls": calls} if calls else {}))
+        choice: dict[str, Any] = {"index": 0, "logprobs": None}
+        if self._wants_logprobs and (found := reply.completion.logprobs) is not None:
+            content = [each.to_openai(self._alternatives) for each in found]
+            choice["logprobs"] = {"content": content, "refusal": None}
+        choice["message"] = message | ({"tool_calls": calls} if calls else {})
+        choice["finish_reason"] = reply.finish_reason
+        usage = _usage(reply, "prompt_tokens", "completion_tokens")
         made = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return made | {"usage": self._usage(reply), "cascade": reply.way.facts()}
+        return made | {"usage": usage, "cascade": reply.way.facts()}
 
     @override
     def begin(self) -> bytes:
@@ -150,32 +155,21 @@ class ChatWriter(wire.Writer):
 
     @override
     def end(self, reply: Reply) -> Iterator[bytes]:
+        whole = self.whole(reply)
+        (choice,) = whole["choices"]
+        message = choice.pop("message")
         if reply.refusal:
             yield self._chunk({"refusal": reply.refusal})
-        for index, call in enumerate(self._calls(reply)):
+        for index, call in enumerate(message.get("tool_calls", ())):
             yield self._chunk({"tool_calls": [{"index": index, **call}]})
-        yield self._event([self._choice(reply, delta={})], cascade=reply.way.facts())
+        yield self._event([{**choice, "delta": {}}], cascade=whole["cascade"])
         if self._wants_usage:
-            yield self._event([], usage=self._usage(reply))
+            yield self._event([], usage=whole["usage"])
         yield b"data: [DONE]\n\n"
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
         return b"data: " + wire.json_bytes(fault.body("openai")) + b"\n\n"
-
-    def _usage(self, reply: Reply) -> dict[str, Any] | None:
-        return _usage(reply, "prompt_tokens", "completion_tokens")
-
-    def _calls(self, reply: Reply) -> list[dict[str, Any]]:
-        return [{"id": i, "type": "function", "function": f} for i, f in _functions(reply)]
-
-    def _choice(self, reply: Reply, **said: Any) -> dict[str, Any]:
-        """The one choice at its end, with log-probs where the tier gave some."""
-        found, logprobs = reply.completion.logprobs, None
-        if self._wants_logprobs and found is not None:
-            content = [each.to_openai(self._alternatives) for each in found]
-            logprobs = {"content": content, "refusal": None}
-        return {"index": 0, **said, "logprobs": logprobs, "finish_reason": reply.finish_reason}
 
     def _chunk(self, delta: dict[str, Any]) -> bytes:
         return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])

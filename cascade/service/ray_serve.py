@@ -43,8 +43,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> "FastAPI":
         """The application; called by Ray once in each replica."""
-        from cascade.service.app import create_app  # noqa: PLC0415 - heavy
-        from cascade.service.serving import set_up_logs  # noqa: PLC0415 - heavy
+        from cascade.service.app import create_app, set_up_logs  # noqa: PLC0415 - heavy
 
         configured = read_config(self._path)
         set_up_logs(configured.config.log)

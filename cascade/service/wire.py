@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import product
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
@@ -40,9 +41,6 @@ MOST_VALUES = 100_000
 MOST_ENTRIES = 4_000
 """Entries of all lists in a body, such as messages, for the same reason; a call of a tool takes as
 long as two."""
-
-AT_ONCE = 8 * 1024
-"""Characters of schemas that are checked in the event loop; more are checked in a thread."""
 
 PING_S = 10.0
 """A stream that has nothing to tell says so this often: clients and proxies give up on silence."""
@@ -170,16 +168,17 @@ class Sampled(AnyRequest):
     top_p: float | None = Field(default=None, ge=0, le=1)
 
 
-_EVERYWHERE = {
-    *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
-    *("repetition_penalty", "repeat_penalty"),
-}
-_OPENAI_ONLY = {
+_EVERYWHERE = frozenset(
+    [
+        *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
+        *("repetition_penalty", "repeat_penalty"),
+    ]
+)
+_OPENAI = _EVERYWHERE | {
     *("logit_bias", "modalities", "parallel_tool_calls", "reasoning_effort", "verbosity"),
     *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
 }
-_OLLAMA_ONLY = {"keep_alive", "think", "truncate", "shift", *Options.model_fields} - _EVERYWHERE
-_KNOWN = _EVERYWHERE | _OPENAI_ONLY | _OLLAMA_ONLY
+_OLLAMA = _EVERYWHERE | {"keep_alive", "think", "truncate", "shift", *Options.model_fields}
 
 
 def settings_of(
@@ -191,28 +190,18 @@ def settings_of(
 ) -> Settings:
     """Settings of a request: parameters that go to every tier as they are, a response format in
     the form of chat completions, and settings by name, without those that are not given."""
-    others: dict[str, Any] = {}
-    settings, tiers = Settings(extra=others), served.cascade.tiers
-    for name, value in extra.items():
-        if value is None or name in IGNORED:
-            continue
-        if name not in _KNOWN:
-            why = "which models are asked, and how, is in the configuration of the service."
-            raise unsupported(name, f"it goes to no model; {why}")
-        for tier in tiers:
-            if name in (_OPENAI_ONLY if tier.model.provider == "ollama" else _OLLAMA_ONLY):
-                why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
-                raise unsupported(name, f"{why}in the options of the tier that has.")
-        others[name] = value
+    tiers = served.cascade.tiers
+    others = {name: v for name, v in extra.items() if v is not None and name not in IGNORED}
+    for name, tier in product(others, tiers):
+        if name not in (_OLLAMA if tier.model.provider == "ollama" else _OPENAI):
+            why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
+            raise unsupported(name, f"{why}in the configuration of a tier that has.")
     more["stop"] = [stop] if isinstance(stop, str) else stop
+    settings = Settings(extra=others)
     settings.update({name: v for name, v in more.items() if v is not None and v != []})  # type: ignore[typeddict-item]
-    if form is not None and form.get("type") != "text":
-        _read_format(form, settings, {tier.model.provider for tier in tiers})
-    return settings
-
-
-def _read_format(form: Mapping[str, Any], settings: Settings, providers: set[str]) -> None:
     match form:
+        case None | {"type": "text"}:
+            return settings
         case {"type": "json_object"}:
             settings["schema"] = {"type": "object"}
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
@@ -220,10 +209,12 @@ def _read_format(form: Mapping[str, Any], settings: Settings, providers: set[str
         case _:
             said = "response_format: text, json_object, or json_schema with a schema."
             raise ServiceError(400, said, param="response_format")
+    providers = {tier.model.provider for tier in tiers}
     if "ollama" not in providers:
-        settings.setdefault("extra", {})["response_format"] = dict(form)
+        others["response_format"] = dict(form)
     elif form["type"] == "json_object" and providers == {"ollama"}:
-        settings.setdefault("extra", {})["format"] = "json"
+        others["format"] = "json"
+    return settings
 
 
 def schema_format(**described: Any) -> dict[str, Any]:
@@ -236,19 +227,11 @@ def unsupported(name: str, why: str) -> ServiceError:
     return ServiceError(400, f"{name}: not supported: {why}", "unsupported_parameter", param=name)
 
 
-async def _check(settings: Settings) -> None:
-    """Refuse schemas that no answer can be checked by. Large ones are read in a thread: what was
-    read once is known to the cascade."""
-    tools, schema = settings.get("tools") or [], settings.get("schema") or {}
-
-    def check() -> None:
-        check_tools(tools)
-        check_schema(schema)
-
-    if _size(tools) + _size(schema) <= AT_ONCE:
-        check()
-    else:
-        await asyncio.to_thread(check)
+def _check(settings: Settings) -> None:
+    """Refuse schemas that no answer can be checked by; what was read once is known to the
+    cascade."""
+    check_tools(settings.get("tools") or [])
+    check_schema(settings.get("schema") or {})
 
 
 # --- messages
@@ -344,14 +327,8 @@ def unreadable(place: str, given: object) -> ServiceError:
 
 
 def json_bytes(content: object) -> bytes:
-    """JSON as it is sent, dollars as numbers; half a character of a model becomes an escape, not
-    an error."""
-    try:
-        return json.dumps(
-            content, ensure_ascii=False, separators=(",", ":"), default=float
-        ).encode()
-    except UnicodeEncodeError:
-        return json.dumps(content, separators=(",", ":"), default=float).encode()
+    """JSON as it is sent, in ASCII, with dollars as numbers."""
+    return json.dumps(content, separators=(",", ":"), default=float).encode()
 
 
 def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
@@ -415,7 +392,8 @@ async def converse(
     if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
         said = "messages: there is none, or the last one is empty: ask something."
         raise ServiceError(400, said, param="messages")
-    await _check(settings)
+    if settings.get("tools") or settings.get("schema"):
+        await asyncio.to_thread(_check, settings)
     run = served.begin(messages, settings, body.cascade or Wishes(), key)
     run.begun_at = began
     ask = partial(gateway.ask, served, run, size, key)
@@ -461,69 +439,64 @@ class Streamed(StreamingResponse):
         pieces = self._pieces(writer)
         super().__init__(pieces, headers={**quick, **headers}, media_type=writer.media_type)
         self._way: Way | None = None
-        self._sent = 0  # characters of the answer
-        self._items: list[str | Reply | ServiceError] = []
-        self._there = asyncio.Event()
+        self._text, self._sent = "", 0  # text that waits, and characters that were sent
+        self._end: Reply | ServiceError | None = None
+        self._news = asyncio.Event()
         self._task = asyncio.create_task(self._work(ask))
 
     async def _work(self, ask: Ask) -> None:
         try:
-            self._put(await ask(self._tell))
+            end: Reply | ServiceError = await ask(self._tell)
         except Exception as error:  # noqa: BLE001 - the sender has to say it
-            self._put(fault_of(error, "a stream"))
+            end = fault_of(error, "a stream")
+        self._end = self._end or end
+        self._news.set()
 
     def _tell(self, way: Way, event: Event) -> None:
         self._way = way
-        if isinstance(event, Token) and event.text:
-            self._put(event.text)
+        if self._end is None and isinstance(event, Token) and event.text:
+            self._text += event.text
+            self._news.set()
         elif isinstance(event, Retracted) and self._sent:
             way.error = "broke off"
             said = "the answer broke off after a part of it was sent: ask again, or without stream."
-            self._put(ServiceError(502, said, "upstream_failed"))
+            self._end = ServiceError(502, said, "upstream_failed")
+            self._news.set()
         elif isinstance(event, Retracted):
-            self._items.clear()
-
-    def _put(self, item: str | Reply | ServiceError) -> None:
-        self._items.append(item)
-        self._there.set()
+            self._text = ""
 
     async def begun(self) -> None:
         """Wait for the first words, or as long as a client is patient without any; raise what came
         in their place."""
         await self._wait()
-        if self._items and isinstance(self._items[0], ServiceError):
-            raise self._items[0]
+        if isinstance(self._end, ServiceError) and not self._text:
+            raise self._end
         if self._way is not None:
             self.headers.update(self._way.headers())
 
     async def _wait(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(PING_S):
-                await self._there.wait()
+                await self._news.wait()
 
     async def _pieces(self, writer: Writer) -> AsyncIterator[bytes]:
-        made, gather_s, ended = writer.begin(), 0.0, False
-        while not ended:
-            if self._items and isinstance(self._items[-1], str):
+        made, gather_s, end = writer.begin(), 0.0, None
+        while end is None:
+            if self._end is None:
                 await asyncio.sleep(gather_s)
-            items, self._items = self._items, []
-            self._there.clear()
-            for item in items:
-                if isinstance(item, str):
-                    self._sent += len(item)
-                    made += writer.text(item)
-                    continue
-                ended = True
-                if isinstance(item, ServiceError):
-                    made += writer.failed(item)
-                else:
-                    rest = item.answer[self._sent :]
-                    made += writer.text(rest) if rest else b""
-                    made += b"".join(writer.end(item))
-                break
-            yield made if items else made + writer.ping
+            self._news.clear()
+            text, self._text, end = self._text, "", self._end
+            if isinstance(end, Reply):
+                text = end.answer[self._sent :]
+            self._sent += len(text)
+            made += writer.text(text) if text else b""
+            if isinstance(end, Reply):
+                made += b"".join(writer.end(end))
+            elif end is not None:
+                made += writer.failed(end)
+            yield made or writer.ping
             made, gather_s = b"", GATHER_S
-            if not ended:
+            if end is None:
                 await self._wait()
 
     @override

@@ -19,8 +19,8 @@ from fastapi import FastAPI
 
 from cascade.models.base import guard
 from cascade.service import create_app, read_config
+from cascade.service.app import bound, settings
 from cascade.service.gateway import Gateway
-from cascade.service.serving import bound, settings
 from tests.acceptance.upstream import Answer, Upstream
 
 ASKED: Any = [{"role": "user", "content": "What is the capital of Australia?"}]

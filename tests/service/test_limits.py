@@ -41,7 +41,7 @@ async def test_a_key_is_kept_as_a_hash_in_a_file_of_its_owner(tmp_path: Path, ke
     assert secret.encode() not in (tmp_path / "ledger.db").read_bytes()
     assert digest_of(secret) == key.digest not in str(key)
     assert (tmp_path / "ledger.db").stat().st_mode & 0o777 == 0o600
-    assert "digest" not in key.shown()
+    assert "digest" not in key.model_dump()
 
 
 async def test_a_revoked_key_is_refused_at_once(keys: Keys) -> None:

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.service import describe, ray_serve, read_config, serving
+from cascade.service import app, describe, ray_serve, read_config
 from cascade.service.config import ListenConfig
 from tests.acceptance.upstream import Upstream
 from tests.service.conftest import Live, live, write
@@ -25,18 +25,18 @@ from tests.service.conftest import Live, live, write
 
 def test_what_cannot_run_is_said_before_it_is_opened(tmp_path: Path, upstream: Upstream) -> None:
     configured = read_config(write(tmp_path, upstream))
-    with serving.bound(configured.config.listen) as made:
+    with app.bound(configured.config.listen) as made:
         port = made.getsockname()[1]
         taken = read_config(configured.path, overrides={"listen": {"port": port}})
         with pytest.raises(ConfigurationError, match="in use"):
-            serving.serve(taken)
+            app.serve(taken)
     assert not (tmp_path / "ledger.db").exists()
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="there is no IPv6 here")
 @pytest.mark.parametrize("client", ["127.0.0.1", "::1"])
 def test_all_of_a_machine_is_that_of_both_kinds_of_addresses(client: str) -> None:
-    with serving.bound(ListenConfig(host="::", port=0)) as made:
+    with app.bound(ListenConfig(host="::", port=0)) as made:
         made.listen()
         socket.create_connection((client, made.getsockname()[1]), 5).close()
 
@@ -79,7 +79,7 @@ def test_a_service_that_cannot_run_says_why(
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "ARRIVE_S", 0.5)
+    monkeypatch.setattr(app, "ARRIVE_S", 0.5)
 
 
 def _connect(running: Live) -> socket.socket:
@@ -125,16 +125,16 @@ def test_more_requests_than_places_are_refused(tmp_path: Path, upstream: Upstrea
 def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
     said = {"msg": "a\nb\x1b[2J", "levelname": "INFO", "run": {"run_id": "r"}}
     record = logging.makeLogRecord(said)
-    text = serving.Lines(as_json=False).format(record)
+    text = app.Lines(as_json=False).format(record)
     assert text.splitlines()[1] == "    b\\x1b[2J"
-    line = json.loads(serving.Lines(as_json=True).format(record))
+    line = json.loads(app.Lines(as_json=True).format(record))
     assert (line["message"], line["run_id"]) == ("a\nb\x1b[2J", "r")
 
 
 def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: Upstream) -> None:
     before = logging.root.handlers[:], logging.root.level, logging.getLogger("cascade").level
     try:
-        serving.set_up_logs(read_config(write(tmp_path, upstream)).config.log)
+        app.set_up_logs(read_config(write(tmp_path, upstream)).config.log)
         assert logging.getLogger("httpx").getEffectiveLevel() == logging.WARNING
         assert logging.getLogger("cascade").isEnabledFor(logging.INFO)
     finally:
@@ -146,7 +146,7 @@ def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: 
 def test_a_replica_is_a_gateway_of_its_own(
     tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "set_up_logs", lambda config: None)
+    monkeypatch.setattr(app, "set_up_logs", lambda config: None)
     path = write(tmp_path, upstream)
     replica = ray_serve.Replica("gone.yaml", str(path))
     made = replica.__serve_build_asgi_app__()
