@@ -40,7 +40,7 @@ from cascade.evaluation.recordings import (
 from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer
 from cascade.evaluation.trajectories import with_features
-from cascade.evaluation.verdict import FAIR_TEST, Evaluation, evaluate, to_document
+from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from cascade.kernel import Kernel
 from cascade.ledger.prices import Price, Pricing, has_price
 from cascade.ledger.view import LedgerView
@@ -143,8 +143,8 @@ class Collected:
     unlabelled: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     spent_usd: Decimal | None = Decimal(0)
-    seconds: float = 0.0
     in_a_row: int = 0
+    began: float = field(default_factory=time.monotonic, repr=False)
 
     def __str__(self) -> str:
         left = self.total - self.skipped - self.written - self.unlabelled - len(self.failures)
@@ -153,7 +153,7 @@ class Collected:
         if self.spent_usd is not None:
             spent, more = f"${self.spent_usd:.4f}", f" and ${float(self.spent_usd) * each:.4f}"
         done = f"{self.total - left} of {self.total}, {spent} spent"
-        return f"{done}, {self.seconds * each:.0f} s{more} left"
+        return f"{done}, {(time.monotonic() - self.began) * each:.0f} s{more} left"
 
 
 class Recorder:
@@ -209,7 +209,7 @@ class Recorder:
         for example in examples:
             await self._check(example, there.get(example.id))
         queue = [example for example in examples if example.id not in there]
-        done, began = Collected(len(examples), len(examples) - len(queue)), time.monotonic()
+        done = Collected(len(examples), skipped=len(examples) - len(queue))
 
         async def work() -> None:
             while queue:
@@ -220,7 +220,6 @@ class Recorder:
                 except CascadeError as error:
                     done.failures[example.id] = str(error)
                     done.in_a_row += 1
-                done.seconds = time.monotonic() - began
                 progress(done)
                 if done.in_a_row >= GIVE_UP_AFTER:
                     raise CascadeError(
@@ -453,8 +452,7 @@ def write_artefacts(
     if (found := fitted.evaluation) is None:
         raise ConfigurationError(
             f"{fitted.calibration.quality.n} labelled drafts with both models are too few to say "
-            f"what a cascade is worth: {LEAST_ROWS} or more are needed, and {FAIR_TEST} for a fair "
-            "test."
+            f"what a cascade is worth: {LEAST_ROWS} or more are needed."
         )
     files = {
         "calibration": folder / "calibration.json",

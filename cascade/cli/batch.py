@@ -161,12 +161,10 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     give({**asdict(done), "spent_usd": spent, "written": written}, "", told)
     again = "Run the same command again"
     if done.stopped is not None:
-        if "the budget" in done.stopped:
-            again = "Run the same command with a larger --budget-usd"
-        fail(f"{done.stopped}. {again} to go on.", 130 if done.stopped == INTERRUPTED else 1)
+        more = ", with a larger --budget-usd," if "the budget" in done.stopped else ""
+        fail(f"{done.stopped}. {again}{more} to go on.", 130 if done.stopped == INTERRUPTED else 1)
     if failed := done.failed - unreadable:
-        told = f"{counted(failed, 'row')} failed, the last by {done.last_error}"
-        fail(f"{told} {again} to ask anew.", 1)
+        why = f"failed, the last by {done.last_error}"
+        fail(f"{counted(failed, 'row')} {why} {again} to ask anew.", 1)
     if unreadable:
-        told = f"{counted(unreadable, 'row')} without a question"
-        fail(f"{told}: mend the file and run the same command again.", 1)
+        fail(f"{counted(unreadable, 'row')} without a question: mend the file. {again}.", 1)

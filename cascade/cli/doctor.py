@@ -25,8 +25,6 @@ KEYS = {
 }
 """Hosted providers: environment variable of the key, and the package that brings them."""
 
-MARKS = {"ok": "✓", "warning": "!", "missing": "✗"}
-
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -39,7 +37,8 @@ class Check:
 
     def __str__(self) -> str:
         then = f" → {self.to_do}" if self.to_do else ""
-        return f"{MARKS[self.status]} {self.name}: {self.found}{then}"
+        mark = {"ok": "✓", "warning": "!", "missing": "✗"}[self.status]
+        return f"{mark} {self.name}: {self.found}{then}"
 
 
 @spread

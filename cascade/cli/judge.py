@@ -19,10 +19,12 @@ from cascade.cli.options import (
     EMBEDDED,
     CalibrationFile,
     File,
+    LargeName,
     Models,
     Page,
     PriceOfError,
     Small,
+    SmallName,
     System,
     Text,
     Texts,
@@ -93,12 +95,8 @@ def evaluate(
     *,
     fit: Annotated[File, Option(help="The transcripts, in place of FILE.")] = None,
     test: Annotated[File, Option(help="Other transcripts, for the figures alone.")] = None,
-    small: Annotated[
-        Text, Option(envvar="CASCADE_SMALL", help="Model that drafts, by its name.")
-    ] = None,
-    large: Annotated[
-        Text, Option(envvar="CASCADE_LARGE", help="Model that is asked in doubt.")
-    ] = None,
+    small: SmallName = None,
+    large: LargeName = None,
     calibration: CalibrationFile = None,
     checked: Annotated[
         bool, Option("--checked", help="A check shows which runs of the small agent failed.")
@@ -125,11 +123,13 @@ def evaluate(
                     f"{test}: {len(both):,} of its rows are in {path} too, so that its figures "
                     "would be too good: leave them out of one of the two."
                 )
-    with busy(f"fitting and measuring on {len(fitted):,} rows"):
-        if checked:
+    working = f"fitting and measuring on {len(fitted):,} rows"
+    if checked:
+        with busy(working):
             runs = trajectories.check_runs(fitted, wanted, test=tested)
-            give(runs, runs.text)
-            return
+        give(runs, runs.text)
+        return
+    with busy(working):
         given = None if calibration is None else Calibration.load(calibration)
         found = verdict.evaluate(fitted, wanted, test=tested, calibration=given)
     write_page(html, verdict.to_document(found))
@@ -281,8 +281,9 @@ def _record(
             options: Any = {"concurrency": workers, "progress": lambda done: tell(str(done))}
             done = asyncio.run(recorder.record(rows, least=least, **options))
     except KeyboardInterrupt:
-        kept = f"{len(_known(path)):,} of {len(rows):,} are in {path}"
-        fail(f"interrupted: {kept}; the same command goes on", INTERRUPTED, kind="Interrupted")
+        kept = path.read_bytes().count(b"\n") if path.exists() else 0
+        told = f"interrupted: {kept:,} of {len(rows):,} are in {path}; the same command goes on"
+        fail(told, INTERRUPTED, kind="Interrupted")
     if done.unlabelled == done.total:
         raise ConfigurationError(
             "of no example is it known which answer is right: name their column, --label, or give "
@@ -297,17 +298,12 @@ def _record(
     return done
 
 
-def _known(path: Path) -> set[str]:
-    from cascade.evaluation import read_transcripts  # noqa: PLC0415 - heavy
-
-    return {row.id for row in read_transcripts(path)} if path.exists() else set()
-
-
 def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: float) -> None:
     """Say what will be asked at which cost, and ask the person where it may be more than that."""
     from cascade.calibrate import expected_usd  # noqa: PLC0415 - heavy
+    from cascade.evaluation import read_transcripts  # noqa: PLC0415
 
-    known = _known(path)
+    known = {row.id for row in read_transcripts(path)} if path.exists() else set()
     left = [row for row in rows if row.id not in known]
     if not left:
         return

@@ -16,7 +16,9 @@ from cascade.cli.options import (
     Amount,
     Count,
     File,
+    LargeName,
     Page,
+    SmallName,
     Text,
     Texts,
     spread,
@@ -31,12 +33,8 @@ from cascade.errors import ConfigurationError
 class Request:
     """A request: its prices, tokens and seconds."""
 
-    small: Annotated[
-        Text, Option(envvar="CASCADE_SMALL", help="Model string with a list price, or recorded.")
-    ] = None
-    large: Annotated[
-        Text, Option(envvar="CASCADE_LARGE", help="Model string with a list price, or recorded.")
-    ] = None
+    small: SmallName = None
+    large: LargeName = None
     small_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     large_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
     hourly: Annotated[Amount, Option(help="Dollars per hour of the small model's machine.")] = None
@@ -91,9 +89,9 @@ def plan(
         costs, note = _costs(request)
         known |= costs
     found = work.plan(**known)
-    headline = {"summary": found.sentence, "break_even_accept_rate": found.cost_ratio}
-    told = {**asdict(found), "verdict": found.verdict, "sentence": found.sentence}
-    give({**headline, **told}, to_text(work.to_document(found, [note])))
+    told = {"summary": found.sentence, "verdict": found.verdict, **asdict(found)}
+    told["break_even_accept_rate"] = found.cost_ratio
+    give(told, to_text(work.to_document(found, [note])))
 
 
 def _costs(request: Request) -> tuple[dict[str, Decimal], str]:

@@ -1,8 +1,4 @@
-"""Options that commands share by type: a group of them is one parameter, and a panel of the help.
-
-One word means one thing: `--calibration` is a file, `--prices` is a file, `--small` and `--large`
-are model strings.
-"""
+"""Options that commands share by type: a group of them is one parameter, and one panel of help."""
 
 from __future__ import annotations
 
@@ -39,11 +35,13 @@ Amount = Decimal | None
 Count = int | None
 
 Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
+SmallName = Annotated[Text, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
+LargeName = Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")]
 PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=1e-9)]
 System = Annotated[Text, Option(help="System message before each question.")]
 CalibrationFile = Annotated[File, Option("--calibration", help="File of `cascade calibrate`.")]
-Page = Annotated[File, Option("--html", help="Write a page as well.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+Page = Annotated[File, Option("--html", help="Write a page as well.")]
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
@@ -81,7 +79,7 @@ class Models:
     """Models."""
 
     small: Small = EMBEDDED
-    large: Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")] = None
+    large: LargeName = None
     prices: Annotated[File, Option(help="File of prices (TOML); see docs/prices.md.")] = None
     max_tokens: Annotated[Count, Option(help="Longest answer, in tokens.")] = None
     temperature: Annotated[Number, Option(help="Of both models; 0 for short labels.")] = None

@@ -40,12 +40,10 @@ class Program(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of all commands."""
-        del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of a name; None where there is none."""
-        del ctx
         if cmd_name not in COMMANDS:
             return None
         module, example = COMMANDS[cmd_name]

@@ -98,7 +98,6 @@ def revoke(
 
 
 def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
-    """What some work on the keys of a service gives."""
     from cascade.service.keys import Keys  # noqa: PLC0415 - heavy
 
     url: str | None = where
@@ -108,5 +107,4 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
         url = read_config(where).config.ledger
     if url is None or url.startswith("memory:"):
         raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
-
     return using(aclosing(Keys(url)), work)

@@ -77,8 +77,7 @@ def terms(
     async def work(store: LessonStore) -> dict[str, Terms]:
         if model is not None:
             today = date.today()  # noqa: DTZ011 - the user's day
-            stated = Terms(may_train=may_train, source=source, as_of=today)
-            await store.state_terms(model, stated)
+            await store.state_terms(model, Terms(may_train=may_train, source=source, as_of=today))
         return await store.terms()
 
     found = _with_lessons(where, work)

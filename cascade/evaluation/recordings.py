@@ -107,9 +107,7 @@ _RECORD, _ROW = TypeAdapter(Transcript), TypeAdapter(dict[str, Any])
 
 
 @contextmanager
-def _reading(
-    path: Path, failures: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, csv.Error)
-) -> Iterator[None]:
+def _reading(path: Path, *more: Any) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
@@ -117,7 +115,7 @@ def _reading(
             f"{path} is not UTF-8 (byte {error.start}): convert it first, "
             f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
         ) from error
-    except failures as error:
+    except (OSError, EOFError, zlib.error, csv.Error, *more) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
             f"{path} cannot be read ({reason}): mend it, or give another file."
@@ -283,14 +281,13 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise MissingDependencyError(
             "Parquet needs pyarrow: install the extra `parquet`."
         ) from error
-    with _reading(path, (OSError, arrow.ArrowException)), parquet.ParquetFile(path) as file:
+    with _reading(path, arrow.ArrowException), parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
             yield from batch.to_pylist()
 
 
 KINDS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     ".jsonl": _json_rows,
-    ".ndjson": _json_rows,
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }

@@ -78,7 +78,7 @@ def test_rows_without_a_question_are_told_before_asking(host: Upstream, tmp_path
     assert host.asked() == []
     done = commands.cascade(*given, code=1)
     assert "1 answered now, 0 before, 0 escalated, 7 failed" in done.err
-    assert "7 rows without a question: mend the file and run the same command again" in done.err
+    assert "7 rows without a question: mend the file. Run the same command again" in done.err
 
 
 @pytest.mark.usefixtures("keyboard")
@@ -103,7 +103,7 @@ def test_rows_in_a_batch_are_told(rows: Path, capsys: pytest.CaptureFixture[str]
     assert "3 rows wait for their provider" in capsys.readouterr().err
     with pytest.raises(typer.Exit):
         _report(Done(stopped="the budget of $1 does not cover another row"), rows, 4, 0)
-    assert "same command with a larger --budget-usd to go on" in capsys.readouterr().err
+    assert "same command again, with a larger --budget-usd, to go on" in capsys.readouterr().err
 
 
 def found(*arguments: object, code: int = 0, **env: str) -> dict[str, Any]:
