@@ -19,7 +19,7 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
 from cascade import Cascade, Price, Tier
-from cascade.integrations.agent_tier import AgentTier
+from cascade.integrations import AgentTier
 
 TESTS = "from work import median; assert median([3, 1, 2]) == 2 and median([1, 2]) == 1.5"
 

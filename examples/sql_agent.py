@@ -14,7 +14,7 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
 from cascade import Cascade, Price, Tier
-from cascade.integrations.agent_tier import AgentTier
+from cascade.integrations import AgentTier
 
 database = sqlite3.connect(":memory:", check_same_thread=False)
 database.executescript("""

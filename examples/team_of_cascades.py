@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from cascade import Cascade, LedgerView, MemoryLedger, Price, Tier
-from cascade.integrations.agent_tier import AgentTier
+from cascade.integrations import AgentTier
 
 
 @tool

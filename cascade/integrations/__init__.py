@@ -1,4 +1,34 @@
 """A cascade in LangChain's models and agents, and in the traces, metrics and logs of operators.
 
-Each module needs the package of its name: `middleware` and `agent_tier` those of LangChain.
+Names load on first use, with the packages that they need: `langchain`, `opentelemetry-api` or
+`prometheus-client`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade._lazy import lazily
+
+if TYPE_CHECKING:
+    from cascade.integrations.agent_tier import AgentTier as AgentTier
+    from cascade.integrations.agent_tier import AgentVerifier as AgentVerifier
+    from cascade.integrations.chat_model import CascadeChatModel as CascadeChatModel
+    from cascade.integrations.decisions import CascadeDecisionModel as CascadeDecisionModel
+    from cascade.integrations.decisions import DecisionSignal as DecisionSignal
+    from cascade.integrations.decisions import DecisionVerifier as DecisionVerifier
+    from cascade.integrations.logs import RunLog as RunLog
+    from cascade.integrations.opentelemetry import Telemetry as Telemetry
+    from cascade.integrations.prometheus import PrometheusMetrics as PrometheusMetrics
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "agent_tier": "AgentTier AgentVerifier",
+        "chat_model": "CascadeChatModel",
+        "decisions": "CascadeDecisionModel DecisionSignal DecisionVerifier",
+        "logs": "RunLog",
+        "opentelemetry": "Telemetry",
+        "prometheus": "PrometheusMetrics",
+    },
+)

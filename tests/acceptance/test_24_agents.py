@@ -23,8 +23,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from cascade import Cascade, MemoryLedger, Price, Tier
 from cascade.errors import CascadeError
-from cascade.integrations.agent_tier import AgentTier
-from cascade.integrations.decisions import DecisionSignal, DecisionVerifier
+from cascade.integrations import AgentTier, DecisionSignal, DecisionVerifier
 from cascade.middleware import Retries
 from tests.acceptance import setups
 from tests.acceptance.test_22_gateway import chat, serving
@@ -149,7 +148,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from cascade import Price
-from cascade.integrations.agent_tier import AgentTier
+from cascade.integrations import AgentTier
 
 @tool
 def population(city: str) -> int:
