@@ -215,7 +215,7 @@ class Threshold:
         elif plain.startswith("agree:"):
             helper = plain.removeprefix("agree:")
             doubt = -pair.table(f"view:{helper}")["same"]
-            kept = before = kept + pair.cost(helper)
+            kept = before = kept + pair.table(f"answers:{helper}")["cost_usd"]
         gain = pair.large_correct - pair.small_correct
         return cls(doubt, kept, before + pair.large_cost, gain, float(pair.large_cost.sum()))
 

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, JsonValue
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 
@@ -26,27 +26,19 @@ from cascade.evaluation.render import dollars
 from cascade.state import Record
 
 LEAST_ROWS = 40
-
 FOLDS = 5
 """Parts of the rows, each left out once; three of many rows."""
-
 MENU = (0.0, 0.01, 0.02, 0.05)
 """Losses for which the menu says what they save."""
-
 OPTIMISM = 0.75
 """Standard errors that are added to an expected loss, because the cheapest of many policies was
 chosen on the same rows, and heads promise too much."""
-
 HEADS_ERROR = 0.005
-"""Error that is expected of a loss by the heads alone, however many the rows: with few rows it is
-the smaller one."""
-
+"""Error that is expected of a loss by the heads alone: with few rows it is the smaller one."""
 CHOICE = 0.5
 """Share of the variance between ladders, fitted to parts of the rows, that counts for the ladder
 of all rows (Rubin 1987: between and within variances add up; here its parts share their rows)."""
-
 MISTAKES = 5
-
 TINY = 1e-12
 """Differences below are noise of the arithmetic."""
 
@@ -85,10 +77,9 @@ class Point(Record):
     """A policy of the frontier, or a model alone; dollars are None where unknown.
 
     Attributes:
-        within: the loss that was allowed; None for a point at a price of an error, and alone.
-        quality: share of the questions that it answers right.
+        within: the loss that was allowed; None at a price of an error, and for a model alone.
+        quality, loss: share of right answers, and of those of the large model that are lost.
         cost: of the large model's alone, as a share; its interval covers the choice.
-        loss: expected loss of right answers against the large model, as a share of the questions.
         escalated: share of questions that the large model answers.
         cost_usd, per_right_usd: dollars per question, and per right answer.
         price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
@@ -115,11 +106,8 @@ class Mistake(Record):
     id: str
     question: str
     draft: str | None
-    reference: str | None
+    reference: JsonValue
     confidence: float
-
-
-# Cross-fitting --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -205,9 +193,6 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Shee
             choices.append((part.share, part.lost.mean(axis=1)))
     whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
     return Sheet(pair, played, whole, confidence, np.array(choices).swapaxes(0, 1))
-
-
-# Figures --------------------------------------------------------------------------------------
 
 
 def check(pair: Pair, options: Options) -> None:
@@ -420,19 +405,17 @@ def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
     """The answers that were kept most surely though the large model was right."""
     if at is None:
         return ()
-    pair, sure, found = sheet.pair, np.nan_to_num(sheet.confidence), []
-    lost = sheet.lost[at] * (1 - sheet.played.escalated[at])
-    for i in np.lexsort((-sure, -lost))[:MISTAKES]:
-        row = pair.rows[i]
-        draft, reference = row.models[pair.small], row.reference
-        if lost[i] > 0.5:
-            found.append(
-                Mistake(
-                    id=row.id,
-                    question=row.prompt,
-                    draft=draft.output or draft.pred,
-                    reference=None if reference is None else str(reference),
-                    confidence=float(sure[i]),
-                )
-            )
-    return tuple(found)
+    sure, lost = np.nan_to_num(sheet.confidence), sheet.lost[at] * (1 - sheet.played.escalated[at])
+    worst = [i for i in np.lexsort((-sure, -lost))[:MISTAKES] if lost[i] > 0.5]
+    rows = [sheet.pair.rows[i] for i in worst]
+    drafts = [row.models[sheet.pair.small] for row in rows]
+    return tuple(
+        Mistake(
+            id=row.id,
+            question=row.prompt,
+            draft=draft.output or draft.pred,
+            reference=row.reference,
+            confidence=float(confidence),
+        )
+        for row, draft, confidence in zip(rows, drafts, sure[worst], strict=True)
+    )

@@ -79,14 +79,6 @@ class Pair:
         """Outcomes of a model that every row has."""
         return [row.models[model] for row in self.rows]
 
-    def correct(self, model: str) -> Array:
-        """(n,) from 0 to 1, of a candidate."""
-        return self.table(f"answers:{model}")["correct"]
-
-    def cost(self, model: str) -> Array:
-        """(n,) dollars of a candidate."""
-        return self.table(f"answers:{model}")["cost_usd"]
-
     @property
     def raw(self) -> Array:
         """The draft's own score in [0, 1], not calibrated; NaN where it has none."""
@@ -115,8 +107,8 @@ class Pair:
     def table(self, source: str, space: Pair | None = None) -> Table:
         """Columns of a source: `draft`, its raw score and what comes with it; `run`, how an agent
         went about it; `prompt`, marks of difficulty; `topics` (of agents `tasks`), in the space of
-        other questions; `view:NAME`, whether another model says the same, and how sure it is of
-        both; `answers:NAME`, how right they are, and how dear."""
+        other questions; `answers:NAME`, how right those of another model are and what they cost;
+        `view:NAME`, whether it says the same, and how sure it is of both."""
         key = source, space if source in ("topics", "tasks") else None
         if key not in self._tables:
             self._tables[key] = self._made(*key)
@@ -146,8 +138,9 @@ class Pair:
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
         most = max(1.001 * self.small_cost[fit].mean(), CHEAP * self.large_cost[fit].mean())
-        cheap = [name for name in self.candidates if self.cost(name)[fit].mean() <= most]
-        right = {name: float(self.correct(name)[fit].mean()) for name in cheap}
+        answers = {name: self.table(f"answers:{name}") for name in self.candidates}
+        cheap = [name for name, of in answers.items() if of["cost_usd"][fit].mean() <= most]
+        right = {name: float(answers[name]["correct"][fit].mean()) for name in cheap}
         return tuple(sorted(cheap, key=lambda name: -right[name])[:MOST_HELPERS])
 
 

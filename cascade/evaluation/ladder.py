@@ -85,7 +85,7 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
     x, weights, own = table(pair), [], []
     targets = [(pair.small_correct, 0), (pair.large_correct, 1)]
     if helper is not None:
-        targets.append((pair.correct(helper), 1))
+        targets.append((pair.table(f"answers:{helper}")["correct"], 1))
     for correct, of in targets:
         prior, spread = priors[:, of].T
         w, left_out = _fit_logistic(x[fit], correct[fit], prior, spread**-2)
@@ -194,11 +194,11 @@ class Shape:
             kept, right, costs = own, pair.small_correct, (pair.small_cost, free, free)
             if self.name == "router":  # a draft is made where it is kept
                 costs = free, free, pair.small_cost
-            elif its and self.helper:  # the likelier of two answers is given
-                paid = pair.cost(self.helper)
+            elif its:  # the likelier of two answers is given
+                answers, known = (of.table(f"answers:{self.helper}") for of in (pair, self.pair))
                 kept = np.maximum(own, its[0])
-                right = np.where(its[0] > own, pair.correct(self.helper), right)
-                costs = paid, self._expected(self.pair.cost(self.helper), pair), free
+                right = np.where(its[0] > own, answers["correct"], right)
+                costs = answers["cost_usd"], self._expected(known["cost_usd"], pair), free
             found.append(Stage(kept, large, right, *costs))
         dear = self._expected(self.pair.large_cost, pair)
         return [*found, Stage(free, free, pair.large_correct, pair.large_cost, dear, free)]

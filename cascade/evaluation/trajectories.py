@@ -50,9 +50,6 @@ def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
     ]
 
 
-# Early stop -----------------------------------------------------------------------------------
-
-
 class StopPoint(Fitted):
     """P(success) of runs that go on after so many steps."""
 
@@ -61,12 +58,9 @@ class StopPoint(Fitted):
 
 
 class EarlyStop(Fitted):
-    """Early stop of runs whose chance of success is too low: for `AgentTier(stop=…)`.
-
-    At some `points` the chance is read off the run and the topics of its question. A run with one
-    `below` is given up; of runs like those that were seen this `share` of the successes is lost at
-    most.
-    """
+    """Early stop of runs whose chance of success, by the run so far and the topics of its question,
+    is `below` a bound at one of the `points`: for `AgentTier(stop=…)`. Of the successes of such
+    runs this `share` is lost at most."""
 
     points: tuple[StopPoint, ...]
     text: TextEncoder
@@ -82,6 +76,11 @@ class EarlyStop(Fitted):
                 if point.chance.predict(table)[0] < self.below:
                     return point.after
         return 0
+
+    def ends(self, pair: Pair) -> Array:
+        """After how many steps runs of other rows are given up; their last step ends them."""
+        tasks = zip(pair.prompts, pair.runs, strict=True)
+        return np.array([self.after(question, run[:-1]) for question, run in tasks])
 
     def __call__(self, task: Sequence[BaseMessage], run: Sequence[BaseMessage]) -> str | None:
         """Reason to stop a run that is under way, or None to let it go on."""
@@ -163,13 +162,6 @@ def early_stop_of(path: str | Path, small: str, large: str, *, share: float = LO
     return fit_early_stop(pair_of(read_transcripts(path), small, large), share=share)[0]
 
 
-def ends_of(stop: EarlyStop, pair: Pair) -> Array:
-    """After how many steps an early stop ends the runs of other rows; 0 for those that go on."""
-    tasks = zip(pair.prompts, pair.runs, strict=True)
-    # After its last step a run has ended by itself.
-    return np.array([stop.after(question, run[:-1]) for question, run in tasks])
-
-
 def spent_until(pair: Pair, after: Array) -> Array:
     """Dollars of runs that are given up after so many steps; of the whole run where that is 0."""
     spent = pair.small_cost.copy()
@@ -180,8 +172,6 @@ def spent_until(pair: Pair, after: Array) -> Array:
         spent[i] *= after[i] / len(steps) if share is None else share
     return spent
 
-
-# With a check ---------------------------------------------------------------------------------
 
 Worth = Literal["cheaper and better", "cheaper", "dearer and better", "off", "unclear"]
 
@@ -228,12 +218,13 @@ def check_runs(
     check(pair, options)
     if not pair.priced:
         raise ConfigurationError("what a check saves is unknown: record `cost_usd` of both agents.")
-    rows, after = pair, np.zeros(len(pair))
-    if test is not None:
-        rows, after = test, ends_of(fit_early_stop(pair, share=share)[0], test)
-    order = np.random.default_rng(0).permutation(len(pair))
-    for held in np.array_split(order, FOLDS) if test is None else ():
-        after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
+    if test is None:
+        rows, after = pair, np.zeros(len(pair))
+        order = np.random.default_rng(0).permutation(len(pair))
+        for held in np.array_split(order, FOLDS):
+            after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
+    else:
+        rows, after = test, fit_early_stop(pair, share=share)[0].ends(test)
     small, large, spent = rows.small_correct, rows.large_correct, spent_until(rows, after)
     passed = np.where(after > 0, 0.0, small)
 

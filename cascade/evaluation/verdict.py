@@ -8,21 +8,11 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from pydantic import ConfigDict
 from threadpoolctl import threadpool_limits
 
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation import crossfit
-from cascade.evaluation.crossfit import (
-    Choice,
-    Figures,
-    Interval,
-    Mistake,
-    Options,
-    Point,
-    Sheet,
-    points,
-)
+from cascade.evaluation.crossfit import Choice, Figures, Interval, Mistake, Options, Point, Sheet
 from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.render import (
@@ -84,8 +74,6 @@ class Evaluation(Record):
         confidence: how good P(draft is right) and the raw score are.
         rows_to_tell: rows that would tell the loss to within what may be lost.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     small: str
     large: str
@@ -252,7 +240,7 @@ def _rounded(count: int) -> str:
 def _goal(found: Evaluation) -> str:
     if found.options.price_of_error is not None:
         return found.recommended.name
-    return f"within {points(found.options.within)} of {found.large}"
+    return f"within {crossfit.points(found.options.within)} of {found.large}"
 
 
 def _fewer(loss: float) -> str:
@@ -263,7 +251,7 @@ def _fewer(loss: float) -> str:
 
 def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
     """Notes beside the figures."""
-    point, within = found.recommended, points(found.options.within)
+    point, within = found.recommended, crossfit.points(found.options.within)
     if found.verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""
         yield f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated."
@@ -370,7 +358,7 @@ def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
 def _wrong(found: Evaluation) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for one in found.mistakes:
-        said, right = (one.draft or "")[:60], (one.reference or "")[:60]
+        said, right = (one.draft or "")[:60], str(one.reference or "")[:60]
         rows.append((one.id, Figure(one.confidence, "share"), one.question[-120:], said, right))
     heads = ("id", "confidence", "question", "draft", "right answer")
     return Table("Kept with the most confidence, and wrong", heads, tuple(rows), folded=True)

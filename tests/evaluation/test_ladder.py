@@ -48,8 +48,8 @@ def test_rows_without_a_cost_are_left_out_where_others_have_theirs() -> None:
 
 def test_a_part_of_a_pair_is_the_pair_of_these_rows() -> None:
     def read(of: Pair) -> list[Any]:
-        view = of.table("view:helper")
-        columns = of.raw, of.large_cost, of.cost("helper"), *view.values()
+        answers, view = of.table("answers:helper"), of.table("view:helper")
+        columns = of.raw, of.large_cost, answers["cost_usd"], *view.values()
         return [of.prompts, *(column.tolist() for column in columns)]
 
     rows = recording(20, helper="oracle")

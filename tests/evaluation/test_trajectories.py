@@ -18,7 +18,6 @@ from cascade.evaluation.recordings import Transcript
 from cascade.evaluation.trajectories import (
     EarlyStop,
     check_runs,
-    ends_of,
     fit_early_stop,
     spent_until,
 )
@@ -60,7 +59,7 @@ def test_hopeless_runs_are_given_up_and_few_successes_are_lost() -> None:
     runs, others = pair(n=400), pair(n=400, seed=1)
     stop, _ = fit_early_stop(runs, share=0.2)
     assert 0 < stop.below < 1
-    after = ends_of(stop, others)
+    after = stop.ends(others)
     right = others.small_correct > 0.5
     assert (after[~right] > 0).mean() > 0.5
     assert (after[right] > 0).mean() <= 0.2 + 3 * np.sqrt(0.2 * 0.8 / right.sum())
