@@ -235,7 +235,7 @@ class Recorder:
             raise failures.exceptions[0] from None
         return done
 
-    def _settings_of(self, example: Example) -> dict[str, Any]:
+    def _settings_of(self, example: Example) -> Any:
         asked = example.messages
         return {**self.made_with, "system": system_hash(asked), "shots": [*shots_of(asked)]}
 
@@ -279,7 +279,7 @@ class Recorder:
             raise ConfigurationError(f"not both models have answered: {why}")
         reference = run.draft.text if self.agree else example.reference
         ledger, models = LedgerView(run.entries), dict[str, Outcome]()
-        costs = {node: view.cost_usd for node, view in ledger.by_node().items()}
+        costs: Any = {node: view.cost_usd for node, view in ledger.by_node().items()}
         more["check_cost_usd"] = costs.get("self_check", 0.0)
         asked = zip(self.models, ("draft", "expert"), (draft, run.draft), (more, {}), strict=True)
         for name, node, answer, known in asked:

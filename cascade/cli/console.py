@@ -23,8 +23,10 @@ from cascade.errors import CascadeError, ConfigurationError, InputError
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
 
-EXTRAS = dict.fromkeys(("numpy", "scipy", "sklearn", "threadpoolctl"), "calibrate")
-EXTRAS |= dict.fromkeys(("fastapi", "uvicorn", "yaml"), "service")
+EXTRAS: dict[str, str] = {
+    **dict.fromkeys(("numpy", "scipy", "sklearn", "threadpoolctl"), "calibrate"),
+    **dict.fromkeys(("fastapi", "uvicorn", "yaml"), "service"),
+}
 """Packages of commands beyond those that are always installed, with the extra that has them."""
 
 MOST_TOLD = 5

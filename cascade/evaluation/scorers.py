@@ -206,7 +206,7 @@ def same_json(answer: str, reference: Reference, question: str = "") -> float:
         wanted = _json_in(reference) if isinstance(reference, str) else reference
     except ValueError as error:
         raise InputError(f"the reference {reference!r} is not JSON: use another scorer.") from error
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return float(_agrees(_json_in(answer), wanted))
     return 0.0
 
@@ -228,9 +228,11 @@ def _agrees(given: Any, wanted: Any) -> bool:
         return len(given) == len(wanted) and all(map(_agrees, given, wanted))
     if isinstance(wanted, str) and isinstance(given, str):
         return given.strip() == wanted.strip()
-    if type(given) in (int, float) and type(wanted) in (int, float):
+    if isinstance(given, bool | None) or isinstance(wanted, bool | None):
+        return given is wanted
+    if isinstance(given, int | float) and isinstance(wanted, int | float):
         return math.isclose(given, wanted, rel_tol=1e-9)
-    return given is wanted  # a truth or null
+    return False
 
 
 # A model as the judge -------------------------------------------------------------------------

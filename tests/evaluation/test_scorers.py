@@ -68,6 +68,7 @@ WRONG: list[tuple[str, str, Reference]] = [
     ("json", '{"a": "1"}', {"a": 1}),
     ("json", '{"a": true}', {"a": 1}),
     ("json", '{"a": 1}', {"a": [1]}),
+    ("json", '{"a": 1%s}' % ("0" * 400), {"a": 1}),
 ]
 
 
