@@ -206,9 +206,3 @@ class MemoryLedger(LedgerStore):
     @override
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
         return [entry for entry in self.entries if entry.run_id == run_id]
-
-    @override
-    async def spent(self, node: str, since: datetime) -> Decimal:
-        chosen = [e for e in list(self.entries) if e.node == node and e.at >= since]
-        costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in chosen)
-        return total_of(cost for cost in costs if cost is not None)

@@ -29,8 +29,6 @@ from cascade.ledger.base import UnavailableError
 try:
     import sqlalchemy as sa
     from sqlalchemy.dialects.postgresql import JSONB
-    from sqlalchemy.exc import ArgumentError, StatementError
-    from sqlalchemy.exc import TimeoutError as PoolTimeoutError
     from sqlalchemy.util import greenlet_spawn
 except ImportError as error:
     raise MissingDependencyError(
@@ -121,7 +119,7 @@ def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], s
     """The kind of a database, and its address for SQLAlchemy; a `ConfigurationError` where it is
     none, a `MissingDependencyError` where its driver is not installed."""
     given = sa.URL.create("")
-    with suppress(ArgumentError, ValueError):  # also of a port
+    with suppress(sa.exc.ArgumentError, ValueError):  # also of a port
         given = sa.make_url(url)
     kind = given.get_backend_name()
     if kind == "memory":
@@ -268,7 +266,7 @@ class Database:
                 if first:
                     self._bring_up_to_date(connection)
                 done = work(connection)
-        except (OSError, PoolTimeoutError, sqlite3.Error, StatementError) as error:
+        except (OSError, sqlite3.Error, sa.exc.StatementError, sa.exc.TimeoutError) as error:
             # All but what is refused for its values may pass.
             cause = getattr(error, "orig", None) or error
             if _refuses_values(cause):
@@ -278,10 +276,10 @@ class Database:
         return done
 
     def _identity(self) -> tuple[int, int] | None:
-        """Device and number of the file, where there is to be one; None where it is gone."""
+        """Device and number of the file (of another database always the same); None: it is gone."""
         with suppress(OSError):
-            found = None if self.path is None else self.path.stat()
-            return (0, 0) if found is None else (found.st_dev, found.st_ino)
+            found = Path(self.path or "/").stat()
+            return found.st_dev, found.st_ino
         return None
 
     def _connect(self, wait_s: float) -> sqlite3.Connection:
@@ -311,29 +309,29 @@ class Database:
         if self.kind == "postgresql" and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
-        table, found, newest = self._version, None, 1 + len(self._migrations)
-        if sa.inspect(connection).has_table(table.name):
-            found = connection.execute(sa.select(table)).scalar_one()
+        table, newest = self._version, 1 + len(self._migrations)
+        known = sa.inspect(connection).has_table(table.name)
+        found = connection.execute(sa.select(table)).scalar_one() if known else 0
         if found == newest:
             return
-        if found is None and self.read_only:
+        if self.read_only and not known:
             raise LedgerError(f"there is no {self.place}.")
-        if found is None:
-            table.metadata.create_all(connection)
-            connection.execute(table.insert(), {"version_num": newest})
-            return
-        if found > newest or self.read_only:
+        if self.read_only or found > newest:
             raise LedgerError(
                 f"{self.place} has version {found}, and this agent-cascade knows {newest}: use "
                 "the version that wrote it, or open an older one once with read_only=False."
             )
-        from alembic.migration import MigrationContext  # noqa: PLC0415 - seldom
-        from alembic.operations import Operations  # noqa: PLC0415
+        if not known:
+            table.metadata.create_all(connection)
+        else:
+            from alembic.migration import MigrationContext  # noqa: PLC0415 - seldom
+            from alembic.operations import Operations  # noqa: PLC0415
 
-        with Operations.context(MigrationContext.configure(connection)) as operations:
+            operations = Operations(MigrationContext.configure(connection))
             for migrate in self._migrations[found - 1 :]:
                 migrate(operations)
-        connection.execute(table.update(), {"version_num": newest})
+            connection.execute(table.delete())
+        connection.execute(table.insert(), {"version_num": newest})
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], int]]:
+def open_export(path: Path) -> Generator[Callable[[Iterable[Tagged]], int]]:
     """A function that adds entries to a new file, `.jsonl` or `.csv` by its ending, and counts."""
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")
@@ -41,13 +41,16 @@ def open_export(path: Path) -> Generator[Callable[[Sequence[Tagged]], int]]:
         if path.suffix == ".csv":
             table.writeheader()
 
-        def add(page: Sequence[Tagged]) -> int:
-            for row in (flat_row(*each) for each in page):
+        def add(found: Iterable[Tagged]) -> int:
+            n = 0
+            for entry, tags in found:
+                row = flat_row(entry, tags)
                 if path.suffix == ".csv":
                     table.writerow({name: _cell(value) for name, value in row.items()})
                 else:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            return len(page)
+                n += 1
+            return n
 
         yield add
 

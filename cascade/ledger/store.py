@@ -16,7 +16,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from typing_extensions import override
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
-from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection
+from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection, total_of
 from cascade.ledger.database import Database, Money, UtcTime, Words, json_type, to_json
 from cascade.ledger.export import Tagged, open_export
 from cascade.state import Decision, LedgerEntry
@@ -188,8 +188,6 @@ class SqlLedger(LedgerStore):
         with self._room:
             return [each for each in (*self._writing, *self._queue) if each.kind == "entry"]
 
-    # --- what is written
-
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
         with self._room:
@@ -237,17 +235,11 @@ class SqlLedger(LedgerStore):
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
         chosen = sa.delete(entries).where(*_where(selection))
-
-        def change(connection: sa.Connection) -> int:
-            connection.execute(chosen.where(IS_BEGUN))
-            return connection.execute(chosen).rowcount
-
+        steps = chosen.where(IS_BEGUN), chosen
         await self.flush()
-        deleted = await self._database.write(change)
+        _, deleted = await self._database.write(lambda c: [c.execute(s).rowcount for s in steps])
         await asyncio.to_thread(self._database.move_journal, wait=True)
         return deleted
-
-    # --- what is read
 
     @override
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
@@ -258,19 +250,6 @@ class SqlLedger(LedgerStore):
         them, see `unfinished`."""
         return await self._read(_chosen(selection), lambda row: entry_of(row)[0])
 
-    async def pages(
-        self, selection: Selection = EVERYTHING, *, size: int = 1_000
-    ) -> AsyncGenerator[list[Tagged]]:
-        """Entries with their tags, so many at a time: a million of them with flat memory."""
-        at, id_ = entries.c.at, entries.c.id
-        found = _chosen(selection).limit(size)
-        page = await self._read(found, entry_of)
-        while page:
-            yield page
-            last, _ = page[-1]
-            reached = sa.tuple_(sa.literal(last.at, at.type), sa.literal(last.id, id_.type))
-            page = await self._read(found.where(sa.tuple_(at, id_) > reached), entry_of)
-
     async def rows(
         self,
         selection: Selection = EVERYTHING,
@@ -278,11 +257,9 @@ class SqlLedger(LedgerStore):
         *,
         limit: int | None = None,
     ) -> list[tuple[Any, ...]]:
-        """Columns of entries as plain tuples, ordered by time: for reports over many entries.
-
-        A column is a field of `LedgerEntry` (the range of a baseline is `baseline_low_usd` and
-        `baseline_high_usd`), `tags`, a tag as `tags.user`, or a field of the decision as
-        `decision.action`.
+        """Columns of entries, ordered by time: fields of `LedgerEntry` (for the range of a baseline
+        `baseline_low_usd` and `baseline_high_usd`), `tags`, a tag as `tags.user`, or a field of
+        the decision as `decision.action`.
 
         Raises:
             ConfigurationError: there is no such column.
@@ -296,19 +273,16 @@ class SqlLedger(LedgerStore):
         """Calls that were begun and never completed: their process was killed or, where
         `older_than` is no longer than a call takes, is still at it."""
         old = entries.c.at <= datetime.now(UTC) - older_than
-        found = _chosen(selection, IS_BEGUN, old)
-        return await self._read(found, lambda row: entry_of(row)[0])
+        return await self._read(_chosen(selection, IS_BEGUN, old), lambda row: entry_of(row)[0])
 
     @override
     async def spent(self, node: str, since: datetime) -> Decimal:
         # Added up here, as SQLite cannot add exactly, but equal costs at once.
-        cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, type_=Money)
+        nothing = sa.literal(Decimal(0), Money)
+        cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, nothing, type_=Money)
         chosen = *_where(Selection(node=node, since=since)), ~IS_BEGUN
         statement = sa.select(cost, sa.func.count()).where(*chosen).group_by(cost)
-        total = Decimal(0)
-        for usd, times in await self._read(statement, tuple):
-            total = EXACT.fma(usd or 0, times, total)
-        return total
+        return total_of(EXACT.multiply(*each) for each in await self._read(statement, tuple))
 
     async def export(self, path: str | Path, selection: Selection = EVERYTHING) -> int:
         """Number of entries written to a new file, `.jsonl` or `.csv`.
@@ -319,11 +293,10 @@ class SqlLedger(LedgerStore):
         Raises:
             ConfigurationError: the name has none of these endings.
         """
-        n = 0
+        await self.flush()
+        found = _chosen(selection).execution_options(yield_per=200)  # flat memory for millions
         with open_export(Path(path)) as add:
-            async for page in self.pages(selection):
-                n += await asyncio.to_thread(add, page)
-        return n
+            return await self._database.read(lambda c: add(map(entry_of, c.execute(found))))
 
     @override
     async def ready(self) -> str | None:
@@ -405,15 +378,14 @@ class SqlLedger(LedgerStore):
         assert change.done is not None, "that a caller waits for"
         self._put(change)
         try:
-            async with asyncio.timeout(SLOW_S):
+            async with asyncio.timeout(PATIENCE_S if self._problem else SLOW_S):
                 await asyncio.wrap_future(change.done)
         except TimeoutError:
             raise self._unwritable() from None
 
     def _unwritable(self) -> LedgerError:
         place, problem = self._database.place, self._problem or f"no answer for {SLOW_S} s"
-        why = problem.removeprefix(f"{place}: ").rstrip(".")
-        n = len(self.waiting)
+        why, n = problem.removeprefix(f"{place}: ").rstrip("."), len(self.waiting)
         return LedgerError(
             f"{place} cannot be written: {why}; {n:,} entries wait, no call is sent."
         )
@@ -538,7 +510,5 @@ def _column(name: str) -> Any:
         if part in ("confidence", "threshold", "audit_rate"):  # SQLite shortens others' digits
             return found.as_float()
         return found.as_boolean() if part in ("calibrated", "once") else found.as_json()
-    raise ConfigurationError(
-        f"{name!r} is no column of a ledger: give one of {', '.join(COLUMNS)}, a tag as "
-        f"tags.user, or {', '.join(f'decision.{part}' for part in Decision.model_fields)}."
-    )
+    known = [*COLUMNS, "tags.NAME", *(f"decision.{part}" for part in Decision.model_fields)]
+    raise ConfigurationError(f"{name!r} is no column of a ledger: give one of {', '.join(known)}.")

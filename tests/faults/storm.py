@@ -176,9 +176,9 @@ async def _storm(questions: Sequence[Question], folder: Path) -> list[str]:
             await store.flush()
             left += ["a call that is listed as unfinished" for _ in await store.unfinished()]
             by_number = {q.number: q for q in questions}
-            async for page in store.pages():
-                for entry, tags in page:
-                    by_number[int(tags["question"])].entries.append(entry)
+            numbers = dict(await store.rows(columns=["id", "tags.question"]))
+            for entry in await store.entries():
+                by_number[int(numbers[entry.id])].entries.append(entry)
         left += [f"a call of {c.last}" for c in server.asked() if not c.done.is_set()]
         left += [f"a request at {path} elsewhere" for path in server.elsewhere]
         await _until(lambda: len(asyncio.all_tasks()) == 1)

@@ -47,7 +47,7 @@ async def test_a_strangers_store_is_told_what_it_does_wrong() -> None:
     assert wrong == {"keeps_every_digit", "keeps_an_id_once"}
 
 
-@pytest.mark.parametrize("check", checks_of({"append", "begin", "spent"}))
+@pytest.mark.parametrize("check", checks_of({"append", "begin"}))
 async def test_the_list_in_memory_does_what_it_can(check: Check) -> None:
     await check(MemoryLedger)
 
