@@ -22,14 +22,12 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic.json_schema import models_json_schema
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -58,9 +56,6 @@ LARGEST_HEAD = 64 * 1024
 def create_app(configured: Configured) -> FastAPI:
     """The application of a service, for any ASGI server; one process each.
 
-    Args:
-        configured: what to run, of `read_config`.
-
     Raises:
         ConfigurationError: a cascade cannot be built from it.
     """
@@ -76,6 +71,7 @@ def create_app(configured: Configured) -> FastAPI:
             await gateway.aclose()
 
     app = FastAPI(
+        dependencies=[] if configured.config.auth else [Depends(own_pages)],
         title="cascade",
         version=__version__,
         description="OpenAI's, Anthropic's and Ollama's protocols in front of cascades.",
@@ -91,8 +87,6 @@ def create_app(configured: Configured) -> FastAPI:
     for kind in (ServiceError, CascadeError, HTTPException, Exception):
         app.add_exception_handler(kind, _show_fault)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
-    if not configured.config.auth:
-        app.add_middleware(OwnPages)
     return app
 
 
@@ -114,7 +108,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 async def _show_fault(request: Request, error: Exception) -> Response:
-    """An error in the form of the protocol that was spoken."""
     if isinstance(error, HTTPException):
         error = _of_http(request, error)
     fault = fault_of(error, request.url.path)
@@ -137,37 +130,21 @@ def _of_http(request: Request, error: HTTPException) -> ServiceError:
 # --- before any route
 
 
-class OwnPages:
+async def own_pages(request: Request) -> None:
     """Refusal of foreign hosts and origins, where no key is asked for.
 
     Without keys every program on this machine may ask, and so might every web page that its browser
     shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
     its `Host`.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        app = self._app
-        if scope["type"] == "http" and (fault := _foreign(Headers(scope=scope))):
-            app = JSONResponse(fault.body(protocol_of(scope["path"])), fault.status)
-        await app(scope, receive, send)
-
-
-def _foreign(headers: Headers) -> ServiceError | None:
-    host, origin = headers.get("host", ""), headers.get("origin")
-    here, there = _address(f"//{host}"), _address(origin or "")
-    if here.hostname not in LOOPBACK:
-        said = (
-            f"without keys this service answers to {', '.join(LOOPBACK)} only, not to {host!r:.80}."
-        )
-        return ServiceError(403, said, "foreign_host")
-    if origin is not None and there.netloc != host:
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if _address(f"//{host}").hostname not in LOOPBACK:
+        there = ", ".join(LOOPBACK)
+        said = f"without keys this service answers to {there} only, not to {host!r:.80}."
+        raise ServiceError(403, said, "foreign_host")
+    if origin is not None and _address(origin).netloc != host:
         said = f"without keys this service answers no page of another site ({origin!r:.80})."
-        return ServiceError(403, said, "foreign_origin")
-    return None
+        raise ServiceError(403, said, "foreign_origin")
 
 
 def _address(given: str) -> SplitResult:

@@ -29,16 +29,9 @@ def protocol_of(path: str) -> Protocol:
 
 
 class ServiceError(Exception):
-    """A request that is answered with an error; each protocol shows it in its own form.
-
-    Args:
-        status: of HTTP.
-        message: what is wrong and the way out. Never a key, never a prompt.
-        code: a word for programs, such as `model_not_found`.
-        param: the field of the request that is wrong.
-        headers: of the answer.
-        retry_after: seconds after which the request may come again.
-    """
+    """A request that is answered with an error, in each protocol's own form: what is wrong and the
+    way out, never a key or a prompt; a `code` for programs; the `param` of the request that is
+    wrong; seconds after which it may come again."""
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ from cascade.service.keys import (
     KEY_TAG,
     Key,
     Keys,
+    Line,
     Rates,
     address_of,
     counted,
@@ -79,9 +80,6 @@ Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
 
 
-_TAG = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-
-
 def _pairs(given: object) -> object:
     if not isinstance(given, str):
         return given
@@ -99,7 +97,7 @@ class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docst
     """Seconds from the arrival of the request to its answer."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
-    tags: Annotated[dict[_TAG, _TAG], BeforeValidator(_pairs)] = Field(
+    tags: Annotated[dict[Line, Line], BeforeValidator(_pairs)] = Field(
         default_factory=dict, max_length=20
     )
     """Of the ledger entries of this request; as a header `user=ada,team=x`."""
@@ -239,15 +237,12 @@ class Served:
         pair = ("small", "large") if len(config.tiers) == 2 else ()
         tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
-        self.own_price.policy = lru_cache(256)(self._policy)
+        policy = partial(choose_policy, self.cascade.tiers, self.cascade.calibration)
+        self.own_price.policy = lru_cache(256)(lambda usd: policy(price_of_error=usd))
         turns = [turn.model_dump() for turn in config.prompt]
         self.prompt = to_messages(turns) if turns else []
         self.prompt_size = sum(len(turn.content) for turn in config.prompt)
         self.places = asyncio.Semaphore(config.concurrency)
-
-    def _policy(self, usd: float) -> Policy:
-        cascade = self.cascade
-        return choose_policy(cascade.tiers, cascade.calibration, price_of_error=usd)
 
     def next_tier(self, event: Decided) -> str:
         """The tier that answers by a decision about a draft."""
@@ -285,12 +280,7 @@ class Served:
 
 
 class Gateway:
-    """All that a service holds.
-
-    Args:
-        configured: what is run.
-        metrics: middleware of every cascade, such as counters for Prometheus.
-    """
+    """All that a service holds; `metrics` are middleware of every cascade."""
 
     def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
         self.configured, self.config = configured, configured.config
@@ -482,7 +472,6 @@ class Gateway:
                 logger.warning("%s is not ready yet: %s", tier.model.name, error)
 
     async def _watch(self) -> None:
-        """Load the configuration again when its file or a calibration changes."""
         while True:
             await asyncio.sleep(WATCH_S)
             if _versions(self.configured) != self._seen:
@@ -521,7 +510,7 @@ class Gateway:
 
     def _build(self, configured: Configured) -> dict[str, Served]:
         """The cascades of a configuration; those that have not changed, as they are."""
-        served, problems, folder = dict[str, Served](), list[str](), configured.path.parent
+        served, folder = dict[str, Served](), configured.path.parent
         for name, given in configured.config.cascades.items():
             known, version = self.served.get(name), _changed_at(folder, given.calibrator)
             if known is not None and (known.config, known.version) == (given, version):
@@ -531,9 +520,7 @@ class Gateway:
                 served[name] = made = Served(name, given, folder, self.store, self._metrics)
                 made.cascade.kernel.ledger.listeners.append(self._charge)
             except CascadeError as error:
-                problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
-        if problems:
-            raise ConfigurationError("\n".join(problems))
+                raise ConfigurationError(f"cascades.{name}: {error}") from error
         return served
 
     async def aclose(self) -> None:

@@ -16,7 +16,16 @@ from openai.types.chat import (
     ChatCompletionMessageFunctionToolCall,
     ChatCompletionNamedToolChoiceParam,
 )
-from openai.types.responses import FunctionTool, ToolChoiceFunction
+from openai.types.responses import (
+    FunctionTool,
+    ResponseFormatTextJSONSchemaConfig,
+    ToolChoiceFunction,
+)
+from openai.types.shared import (
+    ResponseFormatJSONObject,
+    ResponseFormatJSONSchema,
+    ResponseFormatText,
+)
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +37,9 @@ from cascade.service.faults import ServiceError
 from cascade.service.gateway import Reply, Served
 
 router = APIRouter(tags=["OpenAI"])
+
+Plain = ResponseFormatText | ResponseFormatJSONObject
+BY_TYPE = Field(discriminator="type")
 
 # --- chat completions
 
@@ -53,7 +65,7 @@ class ChatRequest(wire.Sampled):
     tool_choice: Literal["none", "auto", "required"] | ChatCompletionNamedToolChoiceParam | None = (
         None
     )
-    response_format: dict[str, Any] | None = None
+    response_format: Annotated[Plain | ResponseFormatJSONSchema, BY_TYPE] | None = None
     max_tokens: wire.Count | None = None
     max_completion_tokens: wire.Count | None = None
     stop: str | list[str] | None = None
@@ -70,11 +82,11 @@ async def chat(request: Request) -> Response:
 
 def read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     """Messages and settings of a request."""
-    choice, alternatives = body.tool_choice, body.top_logprobs
+    choice, alternatives, form = body.tool_choice, body.top_logprobs, body.response_format
     settings = wire.settings_of(
         served,
         {**(body.model_extra or {}), "top_p": body.top_p},
-        form=body.response_format,
+        form=form.model_dump(by_alias=True, exclude_unset=True) if form else None,
         stop=body.stop,
         tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
         tool_choice=choice["function"]["name"] if isinstance(choice, dict) else choice,
@@ -212,7 +224,7 @@ def _card(name: str) -> dict[str, Any]:
 class TextOptions(BaseModel):
     """Options of the answer's text."""
 
-    format: dict[str, Any] | None = None
+    format: Annotated[Plain | ResponseFormatTextJSONSchemaConfig, BY_TYPE] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -245,8 +257,8 @@ def read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessag
     text, choice = body.text or TextOptions(), body.tool_choice
     extra |= {"top_p": body.top_p, "verbosity": text.verbosity}
     extra["reasoning_effort"] = body.reasoning.effort if body.reasoning else None
-    form = text.format
-    if form is not None and form.get("type") == "json_schema":
+    form = text.format.model_dump(by_alias=True, exclude_unset=True) if text.format else None
+    if form is not None and form["type"] == "json_schema":
         form = wire.schema_format(**{name: v for name, v in form.items() if name != "type"})
     functions = [t.model_dump(exclude={"type"}, exclude_unset=True) for t in body.tools or ()]
     settings = wire.settings_of(

@@ -40,7 +40,6 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -231,7 +230,6 @@ def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
 
 
 async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
-    """Spending of each valid key with a budget."""
     rows: list[tuple[Cell, ...]] = []
     for key in keys:
         if key.limits and key.revoked_at is None:
@@ -245,7 +243,6 @@ async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
 
 
 def _requests(view: View, gateway: Gateway) -> str:
-    """The list of requests: folded, searchable, filtered."""
     ways = [way for way in reversed(gateway.ways) if view.lists(way)]
     columns = ("at (UTC)", "cascade", "team", "answered by", "why", "way")
     rows = tuple(

@@ -199,21 +199,13 @@ def settings_of(
     more["stop"] = [stop] if isinstance(stop, str) else stop
     settings = Settings(extra=others)
     settings.update({name: v for name, v in more.items() if v is not None and v != []})  # type: ignore[typeddict-item]
-    match form:
-        case None | {"type": "text"}:
-            return settings
-        case {"type": "json_object"}:
-            settings["schema"] = {"type": "object"}
-        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            settings["schema"] = schema
-        case _:
-            said = "response_format: text, json_object, or json_schema with a schema."
-            raise ServiceError(400, said, param="response_format")
-    providers = {tier.model.provider for tier in tiers}
-    if "ollama" not in providers:
-        others["response_format"] = dict(form)
-    elif form["type"] == "json_object" and providers == {"ollama"}:
-        others["format"] = "json"
+    if form is not None and form["type"] != "text":
+        settings["schema"] = form.get("json_schema", {}).get("schema") or {"type": "object"}
+        providers = {tier.model.provider for tier in tiers}
+        if "ollama" not in providers:
+            others["response_format"] = dict(form)
+        elif form["type"] == "json_object" and providers == {"ollama"}:
+            others["format"] = "json"
     return settings
 
 
