@@ -30,7 +30,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price, to_price
@@ -398,23 +397,18 @@ class _Reader(yaml.SafeLoader):
 def _problems(error: ValidationError, written: Any, filled: set[Place]) -> dict[Place, str]:
     """What is wrong with a configuration, by place; where several kinds of values are taken, with
     what is wrong for each. A value is not shown where it may be a secret."""
+    known = {name for section in Section.__subclasses__() for name in section.model_fields}
     found, shown = dict[Place, list[str]](), dict[Place, str]()
     for each in error.errors():
         place, given = place_in(written, each), each["input"]
-        found.setdefault(place, []).append(_words(each))
-        secret = any(place[:n] in filled for n in range(len(place) + 1))
-        if isinstance(given, str | int | float) and each["type"] != _UNKNOWN and not secret:
-            shown[place] = f", not {given!r}"
+        if each["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(str(each["loc"][-1]), known, 1, 0.5)
+            words = "there is no such key" + (f"; did you mean {close[0]!r}?" if close else "")
+        else:
+            words = each["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            words = words.partition(", unable to ")[0]
+            secret = any(place[:n] in filled for n in range(len(place) + 1))
+            if isinstance(given, str | int | float) and not secret:
+                shown[place] = f", not {given!r}"
+        found.setdefault(place, []).append(words)
     return {place: " or ".join(words) + shown.get(place, "") for place, words in found.items()}
-
-
-_UNKNOWN = "extra_forbidden"
-
-
-def _words(error: ErrorDetails) -> str:
-    if error["type"] == _UNKNOWN:
-        known = {name for section in Section.__subclasses__() for name in section.model_fields}
-        close = difflib.get_close_matches(str(error["loc"][-1]), known, 1, 0.5)
-        return "there is no such key" + (f"; did you mean {close[0]!r}?" if close else "")
-    words = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return words.partition(", unable to ")[0]
