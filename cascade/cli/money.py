@@ -3,7 +3,7 @@ recorded costs) and `cascade report` (what a ledger says was spent and saved).""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -89,9 +89,10 @@ def plan(
         costs, note = _costs(request)
         known |= costs
     found = work.plan(**known)
-    told = {"summary": found.sentence, "verdict": found.verdict, **asdict(found)}
-    told["break_even_accept_rate"] = found.cost_ratio
-    give(told, to_text(work.to_document(found, [note])))
+    told = {"summary": found.sentence, "verdict": found.verdict, **found.figures}
+    ratio = found.figures["cost_ratio"].value
+    told |= {"cost_ratio": ratio, "break_even_accept_rate": ratio}
+    give({**told, "from_requests": found.from_requests}, to_text(work.to_document(found, [note])))
 
 
 def _costs(request: Request) -> tuple[dict[str, Decimal], str]:

@@ -19,14 +19,12 @@ from typing import Any, Literal
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.render import (
-    Cell,
     Document,
     Fact,
     Figure,
     Table,
     Tone,
     dollars,
-    percent,
     words,
 )
 from cascade.ledger.prices import ListPrice, Price
@@ -38,73 +36,30 @@ CHECK_QUESTION_TOKENS, CHECK_ANSWER_TOKENS = 30, 4
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
 
-_TONES: Mapping[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
+LINES: Mapping[str, tuple[str, str]] = {
+    "draft_usd": ("draft, c_S", ""),
+    "check_usd": ("self-check, c_V", "per draft"),
+    "large_usd": ("large model, c_L", ""),
+    "cost_ratio": ("cost ratio r = (c_S + c_V) / c_L", "saves above"),
+    "accept_rate": ("accept rate a", "expected"),
+    "relative_cost": ("cost, r + 1 − a", "of the large model alone"),
+    "saved_per_1000_usd": ("saved per 1,000 requests", "fixed cost not counted"),
+    "fixed_usd": ("fixed cost", "a month"),
+    "large_month_usd": ("large model alone", "a month"),
+    "month_usd": ("cascade, all costs", "a month"),
+}
+"""Figures of a plan by name, with their labels and what they are of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Forecast of cost and saving; dollars per request where nothing else is said.
+    """Forecast of cost and saving: those figures of `LINES` that can be told, per request where
+    nothing else is said, and from so many requests a month on a fixed cost is paid for."""
 
-    Attributes:
-        cost_ratio: r = (c_S + c_V)/c_L; it saves above this accept rate, and never from 1 on.
-        accept_rate: a, with its Wilson interval where it was seen on so many examples.
-        relative_cost: r + (1 − a), the cost as a share of the large model alone.
-        saved_per_1000_usd: 1000·(a·c_L − c_S − c_V), fixed cost not counted.
-        fixed_usd: what a month costs before the first request.
-        from_requests: requests a month from which on that is paid for; None if never.
-        requests: a month; `monthly_usd` for them: (large model alone, cascade with all costs).
-    """
-
-    draft_usd: Decimal
-    check_usd: Decimal
-    large_usd: Decimal
-    cost_ratio: Decimal
-    accept_rate: Figure | None
-    relative_cost: Figure | None
-    saved_per_1000_usd: Figure | None
-    fixed_usd: Decimal
-    from_requests: int | None
-    requests: Decimal | None
-    monthly_usd: tuple[Decimal, Decimal | None] | None
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict in one word; fixed cost counts where the requests are given."""
-        saved, requests = self.saved_per_1000_usd, self.requests
-        if self.cost_ratio >= 1 or saved is None:
-            return "never" if self.cost_ratio >= 1 else "open"
-        if requests is not None:
-            saved = saved.map(lambda usd: usd * requests / 1000 - self.fixed_usd)
-        value, low, high = saved.numbers
-        if (value if math.isnan(high) else high) <= 0:
-            return "loses"
-        return "saves" if (value if math.isnan(low) else low) > 0 else "uncertain"
-
-    @property
-    def sentence(self) -> str:
-        """The verdict for people."""
-        ratio, accept = percent(self.cost_ratio), words(self.accept_rate)
-        saved = f"{words(self.saved_per_1000_usd)} per 1,000 requests"
-        why = f"an accept rate of {accept} is not above the {ratio} from which it saves"
-        if self.from_requests is not None:
-            why = f"{saved} do not pay for the fixed cost"
-        sentence = {
-            "never": f"Never: draft and check cost {ratio} of a large answer, so a cascade loses "
-            "money at every accept rate. Use the large model alone, or a cheaper small one.",
-            "open": f"It saves from an accept rate of {ratio} on; below, switch it off.",
-            "saves": f"It saves {saved}: an accept rate of {accept} is above the {ratio} that "
-            "draft and check cost of a large answer.",
-            "loses": f"It loses money: {why}. Switch it off.",
-            "uncertain": f"It cannot be told yet: {saved}, and the interval, all costs counted, "
-            "holds both a saving and a loss. Measure the accept rate on more examples.",
-        }[self.verdict]
-        if not self.fixed_usd or self.accept_rate is None:
-            return sentence
-        fixed = f"{dollars(self.fixed_usd)} a month"
-        if self.from_requests is None:
-            return f"{sentence} No number of requests pays for its {fixed}."
-        needed = f"{self.from_requests:,} requests a month"
-        return f"{sentence} With {fixed} of fixed cost it saves from {needed} on."
+    verdict: Verdict
+    sentence: str
+    figures: Mapping[str, Figure]
+    from_requests: int | None = None
 
 
 def plan(
@@ -117,31 +72,59 @@ def plan(
     requests: Decimal | None = None,
     fixed_usd: Decimal = Decimal(0),
 ) -> Plan:
-    """Cost and saving of a cascade on these figures."""
+    """Forecast on these figures; the accept rate was seen on so many examples, and the requests and
+    the fixed cost are those of a month, which count for the verdict where both are given."""
     if not large_usd:
         raise ConfigurationError(
             "the large model costs $0 per request: there is nothing to save. Set its price."
         )
-    each, accept, gained, spent = draft_usd + check_usd, None, Decimal(0), None
+    each, usd = draft_usd + check_usd, partial(Figure, unit="usd")
+    ratio, starts = each / large_usd, None
+    verdict: Verdict = "never" if ratio >= 1 else "open"
+    figures = {"draft_usd": usd(draft_usd), "check_usd": usd(check_usd)}
+    figures |= {"large_usd": usd(large_usd), "cost_ratio": Figure(ratio, "share")}
+    figures |= {"fixed_usd": usd(fixed_usd)} if fixed_usd else {}
+    if requests is not None:
+        figures["large_month_usd"] = usd(requests * large_usd)
     if accept_rate is not None:
         accept, gained = Figure(accept_rate, "share"), accept_rate * large_usd - each
         if accept_n is not None:
             low, high = (Decimal(str(end)) for end in wilson(float(accept_rate), accept_n))
             accept = replace(accept, low=low, high=high, n=accept_n)
-        spent = requests and requests * (large_usd - gained) + fixed_usd
-    return Plan(
-        draft_usd,
-        check_usd,
-        large_usd,
-        cost_ratio=each / large_usd,
-        accept_rate=accept,
-        relative_cost=accept and accept.map(lambda a: each / large_usd + 1 - a),
-        saved_per_1000_usd=accept and accept.map(lambda a: 1000 * (a * large_usd - each), "usd"),
-        fixed_usd=fixed_usd,
-        from_requests=math.ceil(fixed_usd / gained) if gained > 0 else None,
-        requests=requests,
-        monthly_usd=None if requests is None else (requests * large_usd, spent),
-    )
+        net = saved = accept.map(lambda a: 1000 * (a * large_usd - each), "usd")
+        starts = math.ceil(fixed_usd / gained) if gained > 0 else None
+        figures |= {"accept_rate": accept, "relative_cost": accept.map(lambda a: ratio + 1 - a)}
+        figures["saved_per_1000_usd"] = saved
+        if requests is not None:
+            figures["month_usd"] = usd(requests * (large_usd - gained) + fixed_usd)
+            net = saved.map(lambda each: each * requests / 1000 - fixed_usd)
+        ends = net.numbers[1:] if accept_n is not None else net.numbers[:1]
+        if verdict == "open":
+            verdict = "loses" if max(ends) <= 0 else "saves" if min(ends) > 0 else "uncertain"
+    sentence = _sentence(verdict, figures, starts)
+    if fixed_usd and accept_rate is not None:
+        pays = "No number of requests pays for it"
+        pays = pays if starts is None else f"It is paid for from {starts:,} requests a month on"
+        sentence += f" The fixed cost is {dollars(fixed_usd)} a month. {pays}."
+    return Plan(verdict, sentence, figures, starts)
+
+
+def _sentence(verdict: Verdict, figures: Mapping[str, Figure], starts: int | None) -> str:
+    rate = f"an accept rate of {words(figures.get('accept_rate'))}"
+    gain = f"{words(figures.get('saved_per_1000_usd'))} per 1,000 requests"
+    least = words(figures["cost_ratio"])
+    why = f"{rate} is not above the {least} from which it saves"
+    why = why if starts is None else f"{gain} do not pay for the fixed cost"
+    return {
+        "never": f"Never: draft and check cost {least} of a large answer, so a cascade loses "
+        "money at every accept rate. Use the large model alone, or a cheaper small one.",
+        "open": f"It saves from an accept rate of {least} on; below, switch it off.",
+        "saves": f"It saves {gain}: {rate} is above the {least} that draft and check cost of a "
+        "large answer.",
+        "loses": f"It loses money: {why}. Switch it off.",
+        "uncertain": f"It cannot be told yet: {gain}, and the interval, all costs counted, holds "
+        "both a saving and a loss. Measure the accept rate on more examples.",
+    }[verdict]
 
 
 def call_usd(
@@ -187,30 +170,14 @@ def recorded(
 
 def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
     """The plan with its figures and what they rest on, which `notes` say."""
-    usd, ratio = partial(Figure, unit="usd"), Figure(found.cost_ratio, "share")
-    rows: list[tuple[Cell, ...]] = [
-        ("draft, c_S", usd(found.draft_usd), ""),
-        ("self-check, c_V", usd(found.check_usd), "per draft"),
-        ("large model, c_L", usd(found.large_usd), ""),
-        ("cost ratio r = (c_S + c_V) / c_L", ratio, "saves above"),
-    ]
-    if found.accept_rate is not None:
-        rows += [
-            ("accept rate", found.accept_rate, "expected"),
-            ("cost", found.relative_cost, "of the large model alone"),
-            ("saved per 1,000 requests", found.saved_per_1000_usd, ""),
-        ]
-    if found.fixed_usd:
-        rows.append(("fixed cost", usd(found.fixed_usd), "a month"))
-    if found.monthly_usd is not None:
-        alone, spent = found.monthly_usd
-        month = f"a month for {found.requests:,f} requests"
-        rows += [("large model alone", usd(alone), month), ("cascade, all costs", usd(spent), "")]
+    known = found.figures
+    rows = tuple((LINES[name][0], known[name], LINES[name][1]) for name in LINES if name in known)
+    tones: dict[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
     return Document(
         title="Whether a cascade can pay",
         sentence=found.sentence,
-        tables=(Table("Per request", ("", "", ""), tuple(rows)),),
-        facts=(Fact("saves from an accept rate of", ratio),),
+        tables=(Table("Per request", ("", "", ""), rows),),
+        facts=(Fact("saves from an accept rate of", known["cost_ratio"]),),
         notes=tuple(notes),
-        tone=_TONES.get(found.verdict, "open"),
+        tone=tones.get(found.verdict, "open"),
     )

@@ -27,8 +27,8 @@ def text(found: Plan) -> str:
 
 def test_the_saving_is_what_accepted_drafts_spare_less_draft_and_check() -> None:
     found = planned(accept_rate=0.6, check_usd="0.001")
-    assert found.saved_per_1000_usd.value == 9  # 1000 · (0.6 · 0.02 − 0.002 − 0.001)
-    assert found.relative_cost.value == Decimal("0.55")
+    assert found.figures["saved_per_1000_usd"].value == 9  # 1000 · (0.6 · 0.02 − 0.002 − 0.001)
+    assert found.figures["relative_cost"].value == Decimal("0.55")
     assert "saves $9.00 per 1,000 requests" in text(found)
 
 
@@ -54,8 +54,9 @@ def test_the_accept_rate_decides(changes: dict[str, Any], verdict: str, said: st
 def test_the_month_has_its_fixed_cost() -> None:
     found = planned(accept_rate=0.6, requests=20_000, fixed_usd=70)
     assert found.from_requests == 7000
-    assert found.monthly_usd == (Decimal(400), Decimal(270))
-    assert "saves from 7,000 requests a month on" in text(found)
+    months = [found.figures[name].value for name in ("large_month_usd", "month_usd")]
+    assert months == [Decimal(400), Decimal(270)]
+    assert "It is paid for from 7,000 requests a month on" in text(found)
     few = planned(accept_rate=0.6, requests=100, fixed_usd=70)
     assert few.verdict == "loses"
     assert "do not pay for the fixed cost" in few.sentence
