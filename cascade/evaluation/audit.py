@@ -75,9 +75,7 @@ class Quality:
 
     @property
     def sentence(self) -> str:
-        """The findings in a sentence, then the bounds."""
-        if not self.checked:
-            return "No accepted draft has been checked: nothing is known about quality."
+        """The findings in a sentence, then the bounds; of drafts that were checked."""
         seen = f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large answer"
         if self.loss.basis == "measured":
             return f"{seen}: {percent(self.loss.value)} is lost per request, as all were checked."
@@ -291,7 +289,8 @@ def quality_of(runs: Any) -> Quality | None:
     limits = (-1.0 - kappa, 1.0 + kappa)
     found = bounded_mean(sample.found - fitted[sample.audited], sample, limits)
     shift = float(fitted.mean()) if sample.total else 0.0
-    share = sample.total / max(1, _large_answers(runs) + sample.total)
+    answered = int(np.isin(runs.outcome, _LARGE_ANSWERED).sum()) + sample.total
+    share = sample.total / max(1, answered)
     lost = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
     if kappa:
         lost = replace(lost, method=f"PPI++ κ={kappa:.2f}, {found.method}")
@@ -301,14 +300,10 @@ def quality_of(runs: Any) -> Quality | None:
     return Quality(sample.n, int((sample.found > 0).sum()), lost, wrong, float(rated.rate.sum()))
 
 
-def _large_answers(runs: Any) -> int:
-    return int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
-
-
 def right(runs: Any, spent: float, quality: Quality | None) -> Figure:
     """Dollars per answer that is as good as the large model's; its interval is that of quality."""
     accepted = int((runs.outcome == "accepted").sum())
-    answers = accepted + _large_answers(runs)
+    answers = accepted + int(np.isin(runs.outcome, _LARGE_ANSWERED).sum())
     if quality is None or not answers or (accepted and not quality.checked):
         return Figure(None)
     wrong = quality.error_rate
@@ -319,11 +314,7 @@ def escalation(runs: Any) -> Figure:
     """Share of the decided requests that went to the large model."""
     up = int(np.isin(runs.outcome, ("escalated", "degraded")).sum())
     n = up + int(np.isin(runs.outcome, ("accepted", "abstained", "person")).sum())
-    return _share(up / n, n, n) if n else Figure(None)
-
-
-def _share(value: float, effective: float, n: int) -> Figure:
-    return Figure(value, "share", *wilson(value, effective), n=n, method="Wilson")
+    return Figure(up / n, "share", *wilson(up / n, n), n=n, method="Wilson") if n else Figure(None)
 
 
 def reliability(runs: Any) -> list[tuple[float, Figure]]:
@@ -334,11 +325,12 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
     judged = judged[np.argsort(judged.confidence, kind="stable")]
     groups = []
     for places in np.array_split(np.arange(len(judged)), min(10, max(1, len(judged) // 20))):
-        if len(places):
-            part = judged[places]
+        part = judged[places]
+        if len(part):
             sample = Sample(part.rate, part.loss)
-            correct = sample.mean(1.0 - np.maximum(part.loss, 0.0))
-            groups.append((sample.mean(part.confidence), _share(correct, sample.size, sample.n)))
+            right = sample.mean(1.0 - np.maximum(part.loss, 0.0))
+            correct = Figure(right, "share", *wilson(right, sample.size), n=sample.n)
+            groups.append((sample.mean(part.confidence), correct))
     return groups
 
 

@@ -19,14 +19,10 @@ from cascade.ledger.feedback import FEEDBACK
 if TYPE_CHECKING:
     from cascade.ledger.store import SqlLedger
 
-SLACK = timedelta(hours=1)
-"""A run belongs to the period in which it begins; its later entries are read for so long."""
-
-WINDOW = timedelta(days=1)
-"""So much of a ledger is read at a time, so that its rows are never in memory as a whole."""
-
-LONGEST_CALL = timedelta(minutes=15)
-"""A call that began longer ago and has no entry is not under way any more."""
+SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
+"""A run belongs to the period in which it begins, and its later entries are read for so long; so
+much of a ledger is read at a time, so that its rows are never in memory as a whole; a call that
+began longer ago and has no entry is not under way any more."""
 
 EVENTS = "drift"
 """Node of entries that tell of the cascade and not of one request."""
@@ -139,8 +135,7 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
     names = (*_WORDS, *(f"tags.{tag}" for tag in tags), "at", *_MEASURES)
     columns = [f"decision.{name}" if name in _DECIDED else name for name in names]
-    kinds = {name: float if name in _MEASURES else object for name in names}
-    parts = {name: [np.empty(0, kind)] for name, kind in kinds.items()}
+    parts = {name: [np.empty(0, float if name in _MEASURES else object)] for name in names}
     same: dict[str, str] = {}  # equal words are kept once
     end = wider.until or datetime.now(UTC) + SLACK
     oldest = await store.rows(wider, ("at",), limit=1)
@@ -148,11 +143,10 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
     while begin < end:
         part = replace(wider, since=begin, until=min(begin + WINDOW, end))
         found = zip(*await store.rows(part, columns), strict=True)
-        for name, column in zip(names, found, strict=False):  # none where there are no rows
-            values: Iterable[Any] = column
-            if name not in ("at", *_MEASURES):
-                values = (same.setdefault(word or "", word or "") for word in column)
-            parts[name].append(np.fromiter(values, kinds[name], len(column)))
+        for name, values in zip(names, found, strict=False):  # none where there are no rows
+            words = name not in ("at", *_MEASURES)
+            kept = (same.setdefault(each or "", each or "") if words else each for each in values)
+            parts[name].append(np.fromiter(kept, parts[name][0].dtype, len(values)))
         begin += WINDOW
     unfinished = len(await store.unfinished(period, older_than=LONGEST_CALL))
     whole = {name: np.concatenate(parts.pop(name)) for name in names}
@@ -192,8 +186,8 @@ def _books(whole: Any, tags: tuple[str, ...], period: Selection, unfinished: int
     estimated = np.where((large | accepted) & ~own, np.nan_to_num(baseline), 0)
 
     runs = _runs(entries, run, len(begun), measured, estimated)
-    drafter = np.full(len(begun), "", object)
-    drafter[run[(node == "draft") & ok]] = entries["model"][(node == "draft") & ok]
+    drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
+    drafter[run[drafted]] = entries["model"][drafted]
     runs.day = [at.toordinal() for at in entries["at"][begun]]
     entries |= {f"tags.{tag}": entries[f"tags.{tag}"][begun][run] for tag in tags}
     entries |= {"called": called, "day": runs.day[run].astype(int)}
