@@ -20,7 +20,6 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 from io import StringIO
-from itertools import chain
 from operator import methodcaller
 from typing import Any, Literal
 
@@ -119,14 +118,13 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values of one kind in a picture, (x, y) in the units of the axes, under its name in the
-    legend; `ranges` are (low, high) of each point, drawn as an upright line."""
+    """Values of one kind in a picture under its name in the legend: (x, y), or with an interval
+    (x, y, low, high), in the units of the axes; what is not finite is not drawn."""
 
     name: str
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, ...], ...]
     kind: Literal["line", "dots"] = "line"
     role: Role = "cascade"
-    ranges: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,10 +377,7 @@ def bullets(notes: Iterable[str]) -> str:
 
 def marked(sentence: str) -> str:
     """A sentence as HTML, with what stands between backticks as code."""
-    parts = escape(sentence).split("`")
-    if len(parts) % 2 == 0:
-        return escape(sentence)
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(sentence))
 
 
 def table_html(given: Table, more: str = "", *, opened: bool = False) -> str:
@@ -424,10 +419,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 58, 456, 30, 294, 344
 
 def to_figure(picture: Picture) -> str:
     """A drawing under its title and legend; its colours are classes of the page around it."""
-    across, up = [], []
-    for series in picture.series:
-        across += [x for x, _ in series.points]
-        up += [*(y for _, y in series.points), *chain.from_iterable(series.ranges)]
+    points = [point for series in picture.series for point in series.points]
+    across, up = [point[0] for point in points], [y for point in points for y in point[1:]]
     (left, right), (bottom, top) = span(across, picture.x.unit), span(up, picture.y.unit)
 
     def x(value: float) -> float:
@@ -449,10 +442,11 @@ def to_figure(picture: Picture) -> str:
     drawn.append(f'<path class="base" d="M{_LEFT} {zero:.1f}H{_RIGHT}"/>')
     legend = ""
     for series in picture.series:
-        for (at, _), (low, high) in zip(series.points, series.ranges, strict=False):
-            if math.isfinite(at + low + high):
-                drawn.append(f'<path class="range" d="M{x(at):.1f} {y(low):.1f}V{y(high):.1f}"/>')
-        drawn.append(_stroke(series, [(x(a), y(b)) for a, b in series.points]))
+        for at, _, *ends in series.points:
+            if ends and math.isfinite(at + sum(ends)):
+                low, high = map(y, ends)
+                drawn.append(f'<path class="range" d="M{x(at):.1f} {low:.1f}V{high:.1f}"/>')
+        drawn.append(_stroke(series, [(x(point[0]), y(point[1])) for point in series.points]))
         key = _stroke(series, [(1, 6), (21, 6)] if series.kind == "line" else [(11, 6)])
         legend += f'<span><svg viewBox="0 0 22 12">{key}</svg>{escape(series.name)}</span> '
     label = escape(f"{picture.title}: {picture.y.title} by {picture.x.title}")

@@ -148,14 +148,13 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
-    some = len(books.entries["node"]) > 0
-    facts = _facts(made, books, total) if some else (Fact("requests", Figure(0, "count")),)
+    facts = _facts(made, books, total)
     document = Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
         sentence=sentence,
         facts=facts,
         notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
-        tables=tuple(_tables(made, books, facts, earlier)) if some else (),
+        tables=tuple(_tables(made, books, facts, earlier)),
         pictures=tuple(_pictures(books)),
         tone=tone,
         alarms=tuple(_alarms(books)),
@@ -250,8 +249,8 @@ def _alarms(books: Books) -> Iterable[str]:
         failed = calls[since:][ends[since:] != "cancelled"]
         if len(failed) >= OUTAGE:
             last = f"The last {len(failed):,} calls of {tier or 'a tier'} failed"
-            at, why = _minute(entries["at"][failed[0]]), entries["note"][failed[0]]
-            yield f"{last}, since {at} UTC: {why}"
+            at, why = entries["at"][failed[0]], entries["note"][failed[0]]
+            yield f"{last}, since {at:%Y-%m-%d %H:%M} UTC: {why}"
     if books.unfinished:
         yield (
             f"Calls of unknown outcome: {books.unfinished:,}. Their process ended before they "
@@ -273,11 +272,9 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     paid = "audits included"
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
-    worse, bound = "?", "no accepted draft was checked"
-    if quality is not None and quality.checked:
-        worse, bound = f"{quality.worse:,} of {quality.checked:,}", "all were checked"
-        if quality.error_rate.basis == "estimated":
-            bound = f"at most {percent(quality.error_rate.high)} of the accepted, 95 %"
+    checked = quality is not None and quality.checked > 0
+    worse = f"{quality.worse:,} of {quality.checked:,}" if quality and checked else "?"
+    rate = quality.error_rate if quality and checked else Figure(None)
     each = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
     alone = f"large alone {dollars(each.value)}"
     return (
@@ -286,7 +283,7 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
         Fact("large model alone", found.baseline, "with every request"),
         Fact("saved", found.saving, parts),
         Fact("of the large-only bill", found.share, found.saving.method),
-        Fact("checked drafts that were worse", worse, bound),
+        Fact("checked drafts that were worse", worse, f"of all accepted {words(rate)}"),
         Fact("escalated", made.escalation),
         Fact("cost per answer as good as the large model's", made.right_usd, alone),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
@@ -309,8 +306,8 @@ def _tables(
     tables += [_breakdown(books, by, scale) for by in (*books.tags, *TABLES)]
     tables += [_tokens(books), _calls(books), _choices(made.what_if), _unknown(books)]
     told = np.flatnonzero((entries["node"] == EVENTS) & (entries["note"] != ""))
-    events = [(_minute(entries["at"][i]), EVENTS, entries["note"][i]) for i in told]
-    tables.append(Table("Events", ("at, UTC", "what", "told"), tuple(events), folded=True))
+    events = tuple((f"{entries['at'][i]:%Y-%m-%d %H:%M}", entries["note"][i]) for i in told)
+    tables.append(Table("Events", ("at, UTC", "what"), events, folded=True))
     return (table for table in tables if table.rows)
 
 
@@ -389,21 +386,16 @@ def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
 
 
 def _choices(found: Sequence[Choice]) -> Table:
-    rows = tuple(
-        (
-            f"{choice.threshold:.3f}",
-            Figure(choice.escalated, "share"),
-            Figure(choice.cost_usd, "usd"),
-            choice.saving,
-            choice.worse,
-        )
-        for choice in found
-    )
+    rows: list[tuple[Cell, ...]] = []
+    notes, strong = ["On the decided requests, in the order of their confidence."], None
+    for i, choice in enumerate(found):
+        asked, cost = Figure(choice.escalated, "share"), Figure(choice.cost_usd, "usd")
+        rows.append((f"{choice.threshold:.3f}", asked, cost, choice.saving, choice.worse))
+        if choice.in_force:
+            notes.append(f"The threshold in force is {choice.threshold:.3f}.")
+            strong = i
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    given = [i for i, choice in enumerate(found) if choice.in_force]
-    notes = ["On the decided requests, in the order of their confidence."]
-    notes += [f"The threshold in force is {rows[i][0]}." for i in given]
-    return Table("Other thresholds", heads, rows, tuple(notes), given[0] if given else None)
+    return Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
 
 
 def _unknown(books: Books) -> Table:
@@ -415,10 +407,6 @@ def _unknown(books: Books) -> Table:
         assumed = _dollars(sums.assumed, sums.unpriced)
         rows.append((*label, why, Figure(sums.unknown, "count"), assumed))
     return Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
-
-
-def _minute(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M}"
 
 
 def _pictures(books: Books) -> Iterable[Picture]:
@@ -445,7 +433,5 @@ def _pictures(books: Books) -> Iterable[Picture]:
 
 
 def _spans(found: Sequence[tuple[float, Figure]]) -> Series:
-    """Figures as dots with their intervals; an unknown one is not drawn."""
-    points = tuple((float(at), each.numbers[0]) for at, each in found)
-    ranges = tuple(each.numbers[1:] for _, each in found)
-    return Series("with its 95 % interval", points, "dots", ranges=ranges)
+    points = tuple((float(at), *figure.numbers) for at, figure in found)
+    return Series("with its 95 % interval", points, "dots")

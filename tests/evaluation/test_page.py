@@ -40,7 +40,7 @@ DAYS = Picture(
     "Saving per day",
     Axis("day", "days"),
     Axis("dollars", "usd"),
-    (Series("saved", ((DAY, 1.0), (DAY + 1, -0.5)), "dots", ranges=((0.5, 1.5), (-1.0, 0.0))),),
+    (Series("saved", ((DAY, 1.0, 0.5, 1.5), (DAY + 1, -0.5, -1.0, 0.0)), "dots"),),
 )
 DOCUMENT = Document(
     title="What <b>it</b> saved",
@@ -91,7 +91,7 @@ def test_a_page_has_every_part_of_its_document(part: str) -> None:
 
 
 def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
-    odd = Series("s", ((0.0, 1.0), (0.0, math.inf)), "dots", ranges=((-math.inf, 1.0),))
+    odd = Series("s", ((0.0, 1.0, -math.inf, 1.0), (0.0, math.inf)), "dots")
     none = Series("none", ((math.nan, 1.0),))
     drawn = to_figure(Picture("p", Axis("x"), Axis("y"), (odd, none)))
     assert not any(said in drawn for said in ("nan", "inf"))
