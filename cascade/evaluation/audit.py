@@ -118,13 +118,9 @@ class Sample:
         self.audited = ~np.isnan(found)
         self.found = found[self.audited]
         self.n, self.total = len(self.found), len(found)
+        self.complete = 0 < self.n == self.total  # the figures are then measured
         self.weights: Array = max(1.0, rates.sum() / max(1, self.n)) / rates[self.audited]
         self.size = float(self.weights.sum() ** 2 / np.sum(self.weights**2)) if self.n else 0.0
-
-    @property
-    def complete(self) -> bool:
-        """True if every draft was audited: the figures are then measured."""
-        return 0 < self.n == self.total
 
     def mean(self, values: Array) -> float:
         """Σ y/π ÷ Σ 1/π over the values of the audited (Hájek 1971)."""

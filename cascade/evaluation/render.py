@@ -158,8 +158,7 @@ class Document:
 
 
 def dollars(amount: Number | None) -> str:
-    """`$1,234`, `$12.30`, `$0.0123`, `$0.0000071`: three digits, or two of very little; `?` where
-    unknown."""
+    """`$1,234`, `$12.30`, `$0.0123`: three digits, eight decimals at most; `?` where unknown."""
     return written(amount, "usd")
 
 
@@ -193,7 +192,7 @@ def words(cell: Cell, *, interval: bool = True) -> str:
         return UNKNOWN if cell is None else cell
     said = UNKNOWN if cell.basis == "unknown" else written(cell.value, cell.unit)
     if said != UNKNOWN:
-        said = f"{'≈ ' if cell.basis == 'estimated' else ''}{said}"
+        said = f"≈ {said}" if cell.basis == "estimated" else said
         said = f"{said} + {UNKNOWN}" if cell.partial else said
     between = interval_of(cell) if interval else ""
     return f"{said} ({between})" if between else said
@@ -217,8 +216,7 @@ def interval_of(cell: Cell) -> str:
 def _dollars(size: Decimal) -> str:
     if size >= 1000:
         return f"${size:,.0f}"
-    digits = 2 if size >= Decimal("1e-4") else 1
-    places = max(2, min(8, digits - size.adjusted())) if size else 2
+    places = max(2, min(8, 2 - size.adjusted())) if size else 2
     whole, _, cents = f"{size:,.{places}f}".partition(".")
     return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
 
@@ -308,11 +306,8 @@ def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
 
 
 def to_json(value: object, *, indent: int | None = 2) -> str:
-    """A document, or any record, as JSON.
-
-    Records become objects; a `Decimal` becomes a string, so that no digit is lost; a number that
-    is not finite becomes null; dates are ISO 8601.
-    """
+    """A document, or any record, as JSON: a `Decimal` is a string, so that no digit is lost, and a
+    number that is not finite is null."""
     of_numpy = methodcaller("tolist")
     made = pydantic_core.to_json(value, indent=indent, inf_nan_mode="null", fallback=of_numpy)
     return made.decode()

@@ -111,12 +111,10 @@ async def make_report(
         before = replace(selection, since=since - length, until=since)
         earlier = report_of(await read(store, before, tags))
     made = report_of(books, earlier)
-    titles = [table.title for table in made.document.tables]
-    if tag and titles and f"By {tag}" not in titles:
-        there = ", ".join(title[3:] for title in titles if title.startswith("By "))
+    there = [table.title[3:] for table in made.document.tables if table.title.startswith("By ")]
+    if tag and there and tag not in there:
         raise ConfigurationError(
-            f"no entry of this period has a tag {tag!r}; there are tables by {there}, and by other "
-            "tags that entries have."
+            f"no entry of this period has a tag {tag!r}; there are tables by {', '.join(there)}."
         )
     return made
 
@@ -260,7 +258,8 @@ def _alarms(books: Books) -> Iterable[str]:
 
 def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
-    quality, found, took = made.quality, made.saving, books.runs.latency_s
+    found, took = made.saving, books.runs.latency_s
+    quality = made.quality if made.quality and made.quality.checked else None
     ends = Counter(books.entries["outcome"][books.entries["called"]].tolist())
     calls = ends["failed"] + ends["ok"]
     half, most = _took(took[took > 0], (0.5, 0.95))
@@ -272,9 +271,8 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     paid = "audits included"
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
-    checked = quality is not None and quality.checked > 0
-    worse = f"{quality.worse:,} of {quality.checked:,}" if quality and checked else "?"
-    rate = quality.error_rate if quality and checked else Figure(None)
+    worse = f"{quality.worse:,} of {quality.checked:,}" if quality else "?"
+    rate = quality.error_rate if quality else Figure(None)
     each = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
     alone = f"large alone {dollars(each.value)}"
     return (
