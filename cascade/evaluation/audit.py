@@ -320,8 +320,8 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
     judged = judged[~np.isnan(judged.loss + judged.confidence)]
     judged = judged[np.argsort(judged.confidence, kind="stable")]
     groups = []
-    for places in np.array_split(np.arange(len(judged)), min(10, max(1, len(judged) // 20))):
-        part = judged[places]
+    parts: Any = np.array_split(judged, min(10, max(1, len(judged) // 20)))
+    for part in parts:
         if len(part):
             sample = Sample(part.rate, part.loss)
             right = sample.mean(1.0 - np.maximum(part.loss, 0.0))

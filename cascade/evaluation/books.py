@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.base import Selection
 from cascade.ledger.feedback import FEEDBACK
-
-if TYPE_CHECKING:
-    from cascade.ledger.store import SqlLedger
+from cascade.ledger.store import SqlLedger
 
 SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
 """A run belongs to the period in which it begins, and its later entries are read for so long; so

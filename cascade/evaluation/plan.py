@@ -23,7 +23,6 @@ from cascade.evaluation.render import (
     Fact,
     Figure,
     Table,
-    Tone,
     dollars,
     words,
 )
@@ -172,12 +171,12 @@ def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
     """The plan with its figures and what they rest on, which `notes` say."""
     known = found.figures
     rows = tuple((LINES[name][0], known[name], LINES[name][1]) for name in LINES if name in known)
-    tones: dict[Verdict, Tone] = {"saves": "good", "loses": "bad", "never": "bad"}
+    bad = found.verdict in ("loses", "never")
     return Document(
         title="Whether a cascade can pay",
         sentence=found.sentence,
         tables=(Table("Per request", ("", "", ""), rows),),
         facts=(Fact("saves from an accept rate of", known["cost_ratio"]),),
         notes=tuple(notes),
-        tone=tones.get(found.verdict, "open"),
+        tone="good" if found.verdict == "saves" else "bad" if bad else "open",
     )

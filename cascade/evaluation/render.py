@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from functools import cache
 from html import escape
 from importlib.resources import files
 from io import StringIO
@@ -109,14 +108,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Axis:
-    """Title and unit of an axis."""
-
-    title: str
-    unit: AxisUnit = "number"
-
-
-@dataclass(frozen=True, slots=True)
 class Series:
     """Values of one kind in a picture under its name in the legend: (x, y), or with an interval
     (x, y, low, high), in the units of the axes; what is not finite is not drawn."""
@@ -129,12 +120,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A chart with two axes; the legend stands outside of it."""
+    """A chart with titles and units of its two axes; the legend stands outside of it."""
 
     title: str
-    x: Axis
-    y: Axis
+    x: str
+    y: str
     series: tuple[Series, ...] = ()
+    units: tuple[AxisUnit, AxisUnit] = ("share", "share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +170,11 @@ def written(value: Number | None, unit: Unit) -> str:
         return UNKNOWN
     # More than thirteen digits, or less than 1e-12, are the rounding of floats.
     known = Decimal(f"{value:.13g}") if abs(float(value)) >= 1e-12 else Decimal(0)
-    size, least = abs(known), _LEAST.get(unit, Decimal(0))
+    size, (least, form) = abs(known), _FORMS[unit]
     sign = "−" if known < 0 else "+" if unit == "points" else ""
-    if 0 < size < least:
-        sign, size = "−" if known < 0 else "<", least
-    said = _WRITERS[unit](size)
+    if 0 < size < Decimal(least):
+        sign, size = "−" if known < 0 else "<", Decimal(least)
+    said = form(size)
     return f"{sign}{said}" if re.search("[1-9]", said) else said
 
 
@@ -234,17 +226,15 @@ def _number(size: Decimal) -> str:
     return said.rstrip("0").rstrip(".") if "." in said else said
 
 
-_LEAST = {"usd": Decimal("1e-8"), "share": Decimal("1e-4"), "seconds": Decimal("1e-5")}
-"""What is less than that, and not nothing, is written as less."""
-
-_WRITERS: Mapping[str, Callable[[Decimal], str]] = {
-    "usd": _dollars,
-    "share": lambda size: f"{100 * size:,.{2 if 0 < size < Decimal('0.01') else 1}f} %",
-    "points": lambda size: f"{100 * size:,.1f}",
-    "seconds": _seconds,
-    "count": lambda size: f"{size:,.0f}",
-    "number": _number,
+_FORMS: Mapping[Unit, tuple[str, Callable[[Decimal], str]]] = {
+    "usd": ("1e-8", _dollars),
+    "share": ("1e-4", lambda size: f"{100 * size:,.{2 if 0 < size < Decimal('.01') else 1}f} %"),
+    "points": ("0", lambda size: f"{100 * size:,.1f}"),
+    "seconds": ("1e-5", _seconds),
+    "count": ("0", lambda size: f"{size:,.0f}"),
+    "number": ("0", _number),
 }
+"""How a size is written; what is less than so much, and not nothing, is written as less."""
 
 
 # Text -----------------------------------------------------------------------------------------
@@ -335,7 +325,6 @@ def framed(title: str, inner: str, head: str) -> str:
     )
 
 
-@cache
 def style_sheet() -> str:
     """The style sheet of all pages."""
     return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
@@ -416,7 +405,7 @@ def to_figure(picture: Picture) -> str:
     """A drawing under its title and legend; its colours are classes of the page around it."""
     points = [point for series in picture.series for point in series.points]
     across, up = [point[0] for point in points], [y for point in points for y in point[1:]]
-    (left, right), (bottom, top) = span(across, picture.x.unit), span(up, picture.y.unit)
+    (left, right), (bottom, top) = span(across, picture.units[0]), span(up, picture.units[1])
 
     def x(value: float) -> float:
         return _LEFT + (value - left) / (right - left) * (_RIGHT - _LEFT)
@@ -425,13 +414,13 @@ def to_figure(picture: Picture) -> str:
         return _BOTTOM + (value - bottom) / (top - bottom) * (_TOP - _BOTTOM)
 
     drawn = [
-        _text(_RIGHT, _HEIGHT - 8, picture.x.title),
-        _text(4, _TOP - 15, picture.y.title, "start"),
+        _text(_RIGHT, _HEIGHT - 8, picture.x),
+        _text(4, _TOP - 15, picture.y, "start"),
     ]
-    for value, said in ticks(bottom, top, picture.y.unit):
+    for value, said in ticks(bottom, top, picture.units[1]):
         drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
         drawn.append(_text(_LEFT - 7, y(value) + 4, said))
-    for value, said in ticks(left, right, picture.x.unit):
+    for value, said in ticks(left, right, picture.units[0]):
         drawn.append(_text(x(value), _BOTTOM + 18, said, "middle"))
     zero = y(0.0 if bottom < 0 < top else bottom)
     drawn.append(f'<path class="base" d="M{_LEFT} {zero:.1f}H{_RIGHT}"/>')
@@ -444,7 +433,7 @@ def to_figure(picture: Picture) -> str:
         drawn.append(_stroke(series, [(x(point[0]), y(point[1])) for point in series.points]))
         key = _stroke(series, [(1, 6), (21, 6)] if series.kind == "line" else [(11, 6)])
         legend += f'<span><svg viewBox="0 0 22 12">{key}</svg>{escape(series.name)}</span> '
-    label = escape(f"{picture.title}: {picture.y.title} by {picture.x.title}")
+    label = escape(f"{picture.title}: {picture.y} by {picture.x}")
     return (
         f'<figure><figcaption>{escape(picture.title)}</figcaption><p class="legend">{legend}</p>'
         f'<svg viewBox="0 0 480 {_HEIGHT}" role="img" aria-label="{label}">{"".join(drawn)}'

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from cascade.evaluation import audit
 from cascade.evaluation.audit import Choice, Quality, SavingReport
 from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, read
 from cascade.evaluation.render import (
-    Axis,
     Cell,
     Document,
     Fact,
@@ -31,17 +30,13 @@ from cascade.evaluation.render import (
     Picture,
     Series,
     Table,
-    Tone,
     counted,
     dollars,
     percent,
     words,
 )
 from cascade.ledger.base import EVERYTHING, Selection
-from cascade.state import Basis
-
-if TYPE_CHECKING:
-    from cascade.ledger.store import SqlLedger
+from cascade.ledger.store import SqlLedger
 
 Verdict = Literal["saves", "loses", "cannot tell yet"]
 
@@ -139,10 +134,9 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
     audits = books.total(books.entries["node"] == "audit").spent
     verdict, reason, advice = _verdict(made, audits, unpriced=total.unpriced > 0)
     sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
-    tone: Tone = "good" if verdict == "saves" else "bad" if verdict == "loses" else "open"
     if quality is not None and quality.checked:
         sentence = f"{sentence} {quality.sentence}"
-        tone = "open" if verdict == "saves" and quality.loss.numbers[1] > 0 else tone
+    good = verdict == "saves" and not (quality and quality.loss.numbers[1] > 0)
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
@@ -154,7 +148,7 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
         tables=tuple(_tables(made, books, facts, earlier)),
         pictures=tuple(_pictures(books)),
-        tone=tone,
+        tone="good" if good else "bad" if verdict == "loses" else "open",
         alarms=tuple(_alarms(books)),
     )
     return replace(made, verdict=verdict, reason=reason, advice=advice, document=document)
@@ -172,8 +166,6 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
             "count from then on (--since)."
         )
-    elif quality is None:
-        advice = "Audit some drafts: Cascade(…, audit_rate=0.05)."
     verdict: Verdict = "cannot tell yet"
     if not made.requests:
         reason = "there are no requests in this period"
@@ -231,7 +223,7 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
             f"{dollars(made.saving.assumed_usd)} of the baseline rests on assumed limits."
         )
     if quality is None:
-        yield "Nothing is known about quality: no accepted draft could be audited."
+        yield "Nothing is known about quality: audit some drafts, Cascade(…, audit_rate=0.05)."
     elif quality.due - quality.checked > 3 * quality.due**0.5:  # more than chance explains
         yield (
             f"About {quality.due:,.0f} audits were due; {quality.checked:,} have a result, and "
@@ -324,13 +316,12 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, sums in (*lines, ("total", books.total())) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
-        guess, unknown = sums.estimated * (scale or 0.0), sums.no_baseline > 0
-        basis: Basis = "estimated" if guess else "measured"
+        guess = sums.estimated * (scale or 0.0)
         cells: tuple[Figure, ...] = (
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
             Figure(sums.saved, "usd", partial=sums.unpriced > 0),
-            Figure(guess or (None if unknown else 0), "usd", basis=basis, partial=unknown),
+            replace(_dollars(guess, sums.no_baseline), basis="estimated" if guess else "measured"),
         )
         if days or tagged:  # elsewhere a run has entries in several groups
             cells = (Figure(sums.requests, "count"), *cells)
@@ -418,16 +409,15 @@ def _pictures(books: Books) -> Iterable[Picture]:
         saved.append((day, found.saving))
         if (rate := audit.escalation(part)).n:
             escalated.append((day, rate))
-    days = Axis("day, UTC", "days")
+    days, decided = "day, UTC", "share of decided requests"
     if saved:
-        yield Picture("Saving per day", days, Axis("dollars saved", "usd"), (_spans(saved),))
+        yield Picture("Saving per day", days, "dollars", (_spans(saved),), ("days", "usd"))
     if escalated:
-        decided = Axis("share of decided requests", "share")
-        yield Picture("Escalation per day", days, decided, (_spans(escalated),))
+        yield Picture("Escalation per day", days, decided, (_spans(escalated),), ("days", "share"))
     if groups := audit.reliability(runs):
-        ideal = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
-        confidence, good = Axis("confidence", "share"), Axis("as good as the large answer", "share")
-        yield Picture("Confidence and correctness", confidence, good, (ideal, _spans(groups)))
+        lines = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other"), _spans(groups)
+        good = "as good as the large answer"
+        yield Picture("Confidence and correctness", "confidence", good, lines)
 
 
 def _spans(found: Sequence[tuple[float, Figure]]) -> Series:

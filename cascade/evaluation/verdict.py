@@ -16,7 +16,6 @@ from cascade.evaluation.crossfit import Choice, Figures, Interval, Mistake, Opti
 from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
 from cascade.evaluation.render import (
-    Axis,
     Cell,
     Document,
     Fact,
@@ -380,7 +379,7 @@ def _picture(found: Evaluation) -> Picture:
         series.append(Series("recommended", chosen, "dots"))
     return Picture(
         "Right answers over cost",
-        Axis(f"cost, of {found.large} alone", "share"),
-        Axis("right answers", "share"),
+        f"cost, of {found.large} alone",
+        "right answers",
         tuple(series),
     )

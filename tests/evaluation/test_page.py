@@ -12,7 +12,6 @@ from xml.etree import ElementTree
 import pytest
 
 from cascade.evaluation.render import (
-    Axis,
     Document,
     Fact,
     Figure,
@@ -28,8 +27,8 @@ DAY = float(date(2026, 3, 1).toordinal())
 
 PLANE = Picture(
     "Cost and quality",
-    Axis("cost", "share"),
-    Axis("right answers", "share"),
+    "cost",
+    "right answers",
     (
         Series("draft first", ((0.1, 0.6), (1.0, 0.7))),
         Series("at random", ((0.0, 0.5), (1.0, 0.7)), role="other"),
@@ -38,9 +37,10 @@ PLANE = Picture(
 )
 DAYS = Picture(
     "Saving per day",
-    Axis("day", "days"),
-    Axis("dollars", "usd"),
+    "day",
+    "dollars",
     (Series("saved", ((DAY, 1.0, 0.5, 1.5), (DAY + 1, -0.5, -1.0, 0.0)), "dots"),),
+    ("days", "usd"),
 )
 DOCUMENT = Document(
     title="What <b>it</b> saved",
@@ -93,6 +93,6 @@ def test_a_page_has_every_part_of_its_document(part: str) -> None:
 def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
     odd = Series("s", ((0.0, 1.0, -math.inf, 1.0), (0.0, math.inf)), "dots")
     none = Series("none", ((math.nan, 1.0),))
-    drawn = to_figure(Picture("p", Axis("x"), Axis("y"), (odd, none)))
+    drawn = to_figure(Picture("p", "x", "y", (odd, none), ("number", "number")))
     assert not any(said in drawn for said in ("nan", "inf"))
     assert drawn.count("<circle") == 2  # with that of the legend

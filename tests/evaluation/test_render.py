@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cascade.evaluation.render import (
-    Axis,
     Document,
     Fact,
     Figure,
@@ -111,7 +110,7 @@ def test_a_document_in_text_has_everything_but_its_pictures() -> None:
             title="Title",
             sentence="It saves.",
             tables=(TABLE,),
-            pictures=(Picture("Picture", Axis("x"), Axis("y")),),
+            pictures=(Picture("Picture", "x", "y"),),
             facts=(Fact("saved", Figure(1, "usd"), "95 %"), Fact("escalated", "?")),
             notes=("long " * 40,),
         )
