@@ -75,7 +75,6 @@ def world(rows: list[dict[str, Any]], pair: Pair) -> World:
         runs[name] = np.nan
     runs.outcome = np.where(accepted, "accepted", "escalated")
     runs.measured = np.where(accepted, 0.0, cost)
-    runs.large_usd = np.where(accepted, np.nan, cost)
     runs.predicted = np.where(accepted, dollars(np.maximum(1, design @ slopes)), np.nan)
     runs.low, runs.high = dollars(0 * draft), dollars(WORDY * draft)
     return World(

@@ -22,9 +22,7 @@ from cascade.state import Basis
 Array = NDArray[np.float64]
 Range = tuple[float, float]
 
-LEVEL = 0.95
-
-COST_LEVEL = 0.96
+LEVEL, COST_LEVEL = 0.95, 0.96
 """Costs have long tails, of which Student's interval covers 94 % where it says 95 %
 (`benchmarks/audit_coverage.py`); this one covers 95 %."""
 
@@ -35,12 +33,9 @@ difference estimator); from so many, the spread of costs is trusted without a fl
 
 NO_AUDITS = "no audits yet: assumed limits"
 
-WORDY = 8.0
-"""Where a prediction has no range, the large model is taken to cost at most so many times it."""
-
-ENOUGH_ESCALATED = 10
-"""From so many escalated requests they say how much the large model's cost varies; before that,
-the ranges of the predictions do."""
+WORDY, ENOUGH_ESCALATED = 8.0, 10
+"""Where a prediction has no range, the large model is taken to cost at most so many times it; from
+so many escalated requests they say how much its cost varies, before that the ranges do."""
 
 _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 
@@ -235,8 +230,8 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
     baseline = replace(sample.figure(value, (ends[0], ends[1]), method), unit="usd")
     if assumed.any():
         baseline = replace(baseline, basis="estimated")
-    unknown = int(np.isnan(blind.predicted).sum())
-    unknown += 0 if sample.n else int(np.isnan(rated.predicted).sum())
+    guessed = blind.predicted if sample.n else np.r_[blind.predicted, rated.predicted]
+    unknown = int(np.isnan(guessed).sum())
     gaps: dict[str, Any] = {"value": None, "high": None} if unknown else {}
     more = gaps | ({"value": None, "low": None} if unpriced else {})
     share = baseline.map(lambda bill: 1.0 - spent / bill if bill > 0 else None, "share")
@@ -260,7 +255,7 @@ def _limits(drafts: Any) -> Array:
 def _spread(runs: Any, rated: Any) -> float:
     """Standard deviation of a prediction of the large model's cost: that of its costs on escalated
     requests, or as the ranges of the predictions say."""
-    costs = runs.large_usd[(runs.outcome == "escalated") & ~np.isnan(runs.large_usd)]
+    costs = runs.measured[(runs.outcome == "escalated") & (runs.measured > 0)]
     if len(costs) >= ENOUGH_ESCALATED:
         return float(np.std(costs, ddof=1))
     widths = (rated.high - rated.low)[~np.isnan(rated.high - rated.low)]

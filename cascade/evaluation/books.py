@@ -47,16 +47,15 @@ _DECIDED = ("action", "confidence", "calibrated", "threshold", "audit_rate")
 
 NUMBERS = (
     *("day", "rate", "confidence", "calibrated", "threshold", "predicted", "low", "high"),
-    *("measured", "large_usd", "large", "loss", "latency_s"),
+    *("measured", "large", "loss", "latency_s"),
 )
 RUNS = np.dtype([("outcome", "U10"), *((name, float) for name in NUMBERS)])
 """Runs as columns; NaN where a number is unknown or does not apply.
 
 `predicted`, `low`, `high` are the estimated baseline of an accepted draft, or of an answer from
-another large model; `measured` are baselines that are known without an audit. `large_usd` is the
-cost of the large model's own answer; `large` that of an audit's call, or where a cache made it
-cheaper, the prediction as it was corrected. `loss` is of the audit, or of a draft beside the large
-model's answer, which has a `rate` of 1.
+another large model; `measured` are baselines that are known without an audit. `large` is what an
+audit's call cost, or where a cache made it cheaper, the prediction as it was corrected. `loss` is
+of the audit, or of a draft beside the large model's answer, which has a `rate` of 1.
 """
 
 
@@ -248,7 +247,6 @@ def _runs(entries: Any, run: Any, n: int, measured: Any, estimated: Any) -> Any:
     runs.low = last(entries["baseline_low_usd"], accepted | other)
     runs.high = last(most, accepted | other)
     runs.measured = np.bincount(run, measured, n)
-    runs.large_usd = last(cost, expert & ok)
     # A judge, if there is one, is asked after the large model.
     asked = np.flatnonzero(audit & called & ok & ~np.isnan(cost))
     error = last(baseline, audit & ~called)

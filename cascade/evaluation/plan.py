@@ -18,14 +18,7 @@ from typing import Any, Literal
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
-from cascade.evaluation.render import (
-    Document,
-    Fact,
-    Figure,
-    Table,
-    dollars,
-    words,
-)
+from cascade.evaluation.render import Document, Fact, Figure, Table, dollars, words
 from cascade.ledger.prices import ListPrice, Price
 from cascade.state import Usage
 

@@ -196,9 +196,8 @@ def interval_of(cell: Cell) -> str:
         return ""
     value, low, high = cell.numbers
     ends = [written(end, cell.unit) for end in (low, high)]
-    if ends == [UNKNOWN] * 2 or low == high == value:
-        return ""
-    if low == 0 and math.isnan(value) and math.isnan(high):  # at least nothing
+    at_least_nothing = low == 0 and math.isnan(value) and math.isnan(high)
+    if at_least_nothing or ends == [UNKNOWN] * 2 or low == high == value:
         return ""
     if all(end.endswith(" %") for end in ends):
         ends = [end.removesuffix(" %") for end in ends]
@@ -278,8 +277,7 @@ def left_columns(table: Table) -> set[int]:
 
 
 def _wrapped(text: str, after: str = "") -> str:
-    line = " ".join(text.split())
-    return textwrap.fill(line, WIDTH, subsequent_indent=after, break_on_hyphens=False)
+    return textwrap.fill(text, WIDTH, subsequent_indent=after, break_on_hyphens=False)
 
 
 def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
@@ -413,10 +411,7 @@ def to_figure(picture: Picture) -> str:
     def y(value: float) -> float:
         return _BOTTOM + (value - bottom) / (top - bottom) * (_TOP - _BOTTOM)
 
-    drawn = [
-        _text(_RIGHT, _HEIGHT - 8, picture.x),
-        _text(4, _TOP - 15, picture.y, "start"),
-    ]
+    drawn = [_text(_RIGHT, _HEIGHT - 8, picture.x), _text(4, _TOP - 15, picture.y, "start")]
     for value, said in ticks(bottom, top, picture.units[1]):
         drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
         drawn.append(_text(_LEFT - 7, y(value) + 4, said))
