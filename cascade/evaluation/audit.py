@@ -193,11 +193,11 @@ def wilson(share: float, n: float) -> Range:
 def power(values: Array, proxy: Array, sample: Sample) -> float:
     """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
     proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
-    f, w = proxy[sample.audited], sample.weights
+    f = proxy[sample.audited]
     if len(f) < 2 or np.ptp(f) == 0:
         return 0.0
-    f_off, y_off = f - sample.mean(f), values - sample.mean(values)
-    return float(np.clip(np.sum(w * f_off * y_off) / np.sum(w * f_off**2), 0.0, 1.0))
+    (variance, covariance), _ = np.cov(f, values, aweights=sample.weights)
+    return float(np.clip(covariance / variance, 0.0, 1.0))
 
 
 def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:

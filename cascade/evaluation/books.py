@@ -83,7 +83,6 @@ class Books:
     """A period of a ledger.
 
     Attributes:
-        tags: names of the tags whose values are told apart.
         period: when its runs begin, in UTC, and what else they have in common.
         entries: columns by name (a tag's is `tags.NAME`), in the order of their times, with their
             `day`, which is that of their run, as tags are, and `called`: whether a model was
@@ -93,7 +92,6 @@ class Books:
         unfinished: calls whose process ended before they did.
     """
 
-    tags: tuple[str, ...]
     period: Selection
     entries: dict[str, Any]
     runs: Any
@@ -147,7 +145,7 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
         begin += WINDOW
     unfinished = len(await store.unfinished(period, older_than=LONGEST_CALL))
     whole = {name: np.concatenate(parts.pop(name)) for name in names}
-    return _books(whole, tuple(tags), period, unfinished)
+    return _books(whole, period, unfinished)
 
 
 def _utc(time: datetime | None) -> datetime | None:
@@ -155,7 +153,7 @@ def _utc(time: datetime | None) -> datetime | None:
     return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
 
 
-def _books(whole: Any, tags: tuple[str, ...], period: Selection, unfinished: int) -> Books:
+def _books(whole: Any, period: Selection, unfinished: int) -> Books:
     begins: dict[str, int] = {}
     # An audit of a run of an earlier period belongs to none: its cost counts now.
     for i, (run_id, node) in enumerate(zip(whole["run_id"], whole["node"], strict=True)):
@@ -186,7 +184,8 @@ def _books(whole: Any, tags: tuple[str, ...], period: Selection, unfinished: int
     drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
     drafter[run[drafted]] = entries["model"][drafted]
     runs.day = [at.toordinal() for at in entries["at"][begun]]
-    entries |= {f"tags.{tag}": entries[f"tags.{tag}"][begun][run] for tag in tags}
+    tags = [name for name in entries if name.startswith("tags.")]
+    entries |= {name: entries[name][begun][run] for name in tags}
     entries |= {"called": called, "day": runs.day[run].astype(int)}
     credited = accepted & ~called & (baseline != 0)
     entries["model"] = np.where(credited, drafter[run], entries["model"])
@@ -200,7 +199,7 @@ def _books(whole: Any, tags: tuple[str, ...], period: Selection, unfinished: int
     spent = np.nan_to_num(np.where(unknown, assumed, cost))
     dollars = (spent, np.nan_to_num(assumed), measured - spent, estimated)
     counted = (*(column.astype(int) for column in counts), *dollars)
-    return Books(tags, period, entries, runs[begins_run[begun]], counted, unfinished)
+    return Books(period, entries, runs[begins_run[begun]], counted, unfinished)
 
 
 def _runs(entries: Any, run: Any, n: int, measured: Any, estimated: Any) -> Any:

@@ -42,8 +42,7 @@ Tone = Literal["good", "bad", "open"]
 """Whether the sentence of a document is good news, bad news, or neither."""
 
 Role = Literal["cascade", "small", "large", "other"]
-"""Meaning of a line or dot; it has the same colour in every picture, and a line of others is
-dashed."""
+"""Meaning of a line or dot, which gives its colour; a line of others is dashed."""
 
 UNKNOWN = "?"
 
@@ -146,9 +145,6 @@ class Document:
     alarms: tuple[str, ...] | None = None
 
 
-# Numbers in words -----------------------------------------------------------------------------
-
-
 def dollars(amount: Number | None) -> str:
     """`$1,234`, `$12.30`, `$0.0123`: three digits, eight decimals at most; `?` where unknown."""
     return written(amount, "usd")
@@ -235,8 +231,6 @@ _FORMS: Mapping[Unit, tuple[str, Callable[[Decimal], str]]] = {
 }
 """How a size is written; what is less than so much, and not nothing, is written as less."""
 
-
-# Text -----------------------------------------------------------------------------------------
 
 WIDTH, _LONGEST = 100, 44
 """Columns of a terminal that text is wrapped to, and letters from which on a cell is."""

@@ -1,8 +1,5 @@
 """The report of a ledger: what a cascade saved, how good its answers were, and how sure that is.
 
-report = await make_report(open_store("sqlite:///ledger.db"))
-print(to_text(report.document))
-
 Every figure is a sum over entries, except what accepted drafts would have cost with the large
 model: that is estimated from random audits.
 """
@@ -292,8 +289,9 @@ def _tables(
     tables = [Table("Compared with the period before", ("", "this period", "before"), tuple(rows))]
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     estimated = books.total().estimated
-    scale = made.saving.estimated_usd / estimated if estimated else None
-    tables += [_breakdown(books, by, scale) for by in (*books.tags, *TABLES)]
+    scale = made.saving.estimated_usd / estimated if estimated else 0.0
+    tags = (name for name in entries if name.startswith("tags."))
+    tables += [_breakdown(books, by, scale) for by in (*tags, *TABLES)]
     tables += [_tokens(books), _calls(books), _choices(made.what_if), _unknown(books)]
     told = np.flatnonzero((entries["node"] == EVENTS) & (entries["note"] != ""))
     events = tuple((f"{entries['at'][i]:%Y-%m-%d %H:%M}", entries["note"][i]) for i in told)
@@ -301,11 +299,11 @@ def _tables(
     return (table for table in tables if table.rows)
 
 
-def _breakdown(books: Books, by: str, scale: float | None) -> Table:
+def _breakdown(books: Books, by: str, scale: float) -> Table:
     """One line per group, of which every column adds up to the headline: days in order, other
     groups by what they cost. No lines where no entry has such a tag."""
-    days, tagged = by == "day", by in books.tags
-    labels = books.entries[f"tags.{by}" if tagged else by].tolist()
+    group, labels = by.removeprefix("tags."), books.entries[by].tolist()
+    days, tagged = by == "day", group != by
     groups = books.summed(labels) if any(labels) else {}
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
     if others := names[MOST_LINES:]:
@@ -316,7 +314,7 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name, sums in (*lines, ("total", books.total())) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
-        guess = sums.estimated * (scale or 0.0)
+        guess = sums.estimated * scale
         cells: tuple[Figure, ...] = (
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
@@ -327,8 +325,9 @@ def _breakdown(books: Books, by: str, scale: float | None) -> Table:
             cells = (Figure(sums.requests, "count"), *cells)
         if name or any(cell.value != 0 for cell in cells):
             rows.append((label, *cells))
-    heads = (*(("requests",) if days or tagged else ()), "calls", "cost", "saved, measured")
-    return Table(f"By {by}", (by, *heads, "saved, estimated"), tuple(rows), strong=len(rows) - 1)
+    figures = ("calls", "cost", "saved, measured", "saved, estimated")
+    heads = (group, "requests", *figures) if days or tagged else (group, *figures)
+    return Table(f"By {group}", heads, tuple(rows), strong=len(rows) - 1)
 
 
 def _dollars(known: float, unpriced: int) -> Figure:
@@ -370,8 +369,8 @@ def _calls(books: Books) -> Table:
 
 def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
     """Within which times so many ended."""
-    found = np.quantile(times, shares).tolist() if len(times) else [None for _ in shares]
-    return [Figure(time, "seconds") for time in found]
+    found = np.quantile(times if len(times) else [np.nan], shares)
+    return [Figure(time, "seconds") for time in found.tolist()]
 
 
 def _choices(found: Sequence[Choice]) -> Table:
@@ -405,14 +404,12 @@ def _pictures(books: Books) -> Iterable[Picture]:
     sums = books.summed(books.entries["day"].tolist())
     for day in np.unique(runs.day).astype(int).tolist():
         part, paid = runs[runs.day == day], sums[day]
-        found = audit.account(part, paid.spent, unpriced=paid.unpriced > 0)
-        saved.append((day, found.saving))
-        if (rate := audit.escalation(part)).n:
-            escalated.append((day, rate))
+        saved.append((day, audit.account(part, paid.spent, unpriced=paid.unpriced > 0).saving))
+        escalated.append((day, audit.escalation(part)))
     days, decided = "day, UTC", "share of decided requests"
     if saved:
         yield Picture("Saving per day", days, "dollars", (_spans(saved),), ("days", "usd"))
-    if escalated:
+    if any(rate.n for _, rate in escalated):
         yield Picture("Escalation per day", days, decided, (_spans(escalated),), ("days", "share"))
     if groups := audit.reliability(runs):
         lines = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other"), _spans(groups)
