@@ -6,11 +6,12 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument
+from typer import Argument, Option
 
-from cascade.cli.console import INTERRUPTED, busy, fail, give
+from cascade.cli.console import AS_JSON, INTERRUPTED, busy, fail, give, printable, say, screen
 from cascade.cli.options import Models, Policy, System, spread
 from cascade.errors import InputError
+from cascade.events import Decided, Provisional, Token
 
 if TYPE_CHECKING:
     from cascade.state import LedgerEntry
@@ -21,19 +22,31 @@ def ask(
     question: Annotated[str, Argument(help="'-' reads it from standard input.")],
     *,
     system: System = None,
+    local_only: Annotated[
+        bool,
+        Option("--local-only", help="Ask no model elsewhere; a doubtful draft is the answer too."),
+    ] = False,
     models: Models,
     policy: Policy,
 ) -> None:
-    """Ask one question: the small model drafts, the large one answers if it has to."""
+    """Ask one question: the small model drafts, the large one answers if it has to.
+
+    A terminal shows drafts and decisions as they come.
+    """
     text = question if question != "-" else _standard_input()
     messages: Any = [("system", system), ("human", text)] if system else text
     spent: list[LedgerEntry] = []
     with ExitStack() as opened:
         try:
-            with busy("asking"):
-                cascade = models.open(opened, **vars(policy))
+            with busy("getting ready"):
+                cascade = models.open(opened, local_only=local_only, **vars(policy))
                 cascade.kernel.ledger.listeners.append(spent.append)
-                result = cascade.invoke(messages)
+            watched = sys.stderr.isatty() and not AS_JSON.get()
+            result: Any = None
+            for result in cascade.stream(messages, show="optimistic" if watched else "final"):
+                _show(result)
+            if watched:
+                say("")
         except KeyboardInterrupt:
             from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy
 
@@ -43,6 +56,14 @@ def ask(
     document |= {name: getattr(result.ledger, name) for name in of_ledger}
     told = f"\n{result.tier}: {result.decision.reason}\n{result.ledger.table()}"
     give({**document, "ledger": list(result.ledger)}, result.answer, told)
+
+
+def _show(event: Any) -> None:
+    """Show a piece of an answer, or what was decided about it; its result is for later."""
+    if isinstance(event, Provisional | Token):
+        screen().print(printable(event.text), style="dim", end="", markup=False)
+    elif isinstance(event, Decided):
+        say(f"\n{event.tier}: {event.decision.action}, {event.decision.reason}")
 
 
 def _standard_input() -> str:

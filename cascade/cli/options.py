@@ -85,13 +85,13 @@ class Models:
     temperature: Annotated[Number, Option(help="Of both models; 0 for short labels.")] = None
 
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
-        """The cascade of both models; it is closed with `opened`, and so is the ledger at that
-        address."""
+        """The cascade of both models, or of the small one where nothing may leave this machine; it
+        is closed with `opened`, and so is the ledger at that address."""
         from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
         from cascade.ledger.prices import load_prices  # noqa: PLC0415
         from cascade.tiers import Tier  # noqa: PLC0415
 
-        if self.large is None:
+        if self.large is None and not options.get("local_only"):
             raise ConfigurationError(
                 "there is no large model: name it with --large, or once for all with `export "
                 "CASCADE_LARGE=openai:gpt-5.1`; `cascade doctor` shows what is within reach."
@@ -104,7 +104,7 @@ class Models:
 
             options["ledger"] = opened.enter_context(open_store(ledger))
         named = (("small", self.small), ("large", self.large))
-        tiers = [Tier(_model(model), name=name, **common) for name, model in named]
+        tiers = [Tier(_model(model), name=name, **common) for name, model in named if model]
         return opened.enter_context(Cascade(tiers=tiers, **options))
 
 

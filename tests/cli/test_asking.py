@@ -107,6 +107,24 @@ def test_commands_of_groups_have_json_and_their_groups_an_example(typed: str) ->
     assert "--json" in commands.cascade(group, command, "--help").out
 
 
+def test_a_terminal_shows_drafts_and_decisions_as_they_come(host: Upstream) -> None:
+    host.says("small", Answer("Sydney", p=0.3))
+    done = terminal.cascade("ask", QUESTION, *MODELS)
+    assert done.out.strip() == f"large: {QUESTION}"
+    assert done.err.index("Sydney") < done.err.index("small: escalate") < done.err.index(done.out)
+
+
+@pytest.mark.parametrize("large", [(), ("--large", "openai:gpt-5.1")])
+def test_an_answer_that_stays_on_this_machine_needs_no_large_model(
+    host: Upstream, large: tuple[str, ...]
+) -> None:
+    host.says("small", Answer("Sydney", p=0.3))
+    given = ("ask", QUESTION, "--local-only", "--small", "ollama:small", *large)
+    assert commands.cascade(*given, OPENAI_API_KEY="k").out == "Sydney\n"
+    given = ("ask", QUESTION, "--local-only", "--small", "openai:gpt-5.1")
+    assert "no tier is on this machine" in commands.cascade(*given, code=2, OPENAI_API_KEY="k").err
+
+
 def test_on_a_terminal_an_answer_moves_no_cursor(host: Upstream) -> None:
     host.says("small", "Canberra\x1b[2J")
     assert terminal.cascade("ask", QUESTION, *MODELS).out == "Canberra\ufffd[2J\n"
