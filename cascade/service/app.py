@@ -81,6 +81,7 @@ def create_app(configured: Configured) -> FastAPI:
         responses={"default": {"description": "An error, in the form of the protocol."}},
     )
     app.state.gateway, app.state.registry = gateway, registry
+    app.state.reports = page.Reports()
     for router in (openai.router, anthropic.router, ollama.router, own):
         app.include_router(router)
     app.include_router(page.router, include_in_schema=False)

@@ -377,7 +377,7 @@ class Gateway:
                 async with asyncio.timeout(patience_s):
                     await served.places.acquire()
             except TimeoutError:
-                said = f"{served.name} is busy: no place became free in {patience_s:.3g} s."
+                said = f"{served.name} is busy: no place was free in {patience_s:.3g} s; try again."
                 raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
             try:
                 return await self._run(served, run, key, tell)
@@ -510,7 +510,7 @@ class Gateway:
 
     def _build(self, configured: Configured) -> dict[str, Served]:
         """The cascades of a configuration; those that have not changed, as they are."""
-        served, folder = dict[str, Served](), configured.path.parent
+        served, problems, folder = dict[str, Served](), list[str](), configured.path.parent
         for name, given in configured.config.cascades.items():
             known, version = self.served.get(name), _changed_at(folder, given.calibrator)
             if known is not None and (known.config, known.version) == (given, version):
@@ -520,7 +520,9 @@ class Gateway:
                 served[name] = made = Served(name, given, folder, self.store, self._metrics)
                 made.cascade.kernel.ledger.listeners.append(self._charge)
             except CascadeError as error:
-                raise ConfigurationError(f"cascades.{name}: {error}") from error
+                problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
+        if problems:
+            raise ConfigurationError("\n".join(problems))
         return served
 
     async def aclose(self) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -29,8 +30,9 @@ from typing_extensions import override
 from cascade.errors import CascadeError
 from cascade.evaluation import render
 from cascade.evaluation.render import Cell, Document, Figure, Table
-from cascade.evaluation.report import make_report
+from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
+from cascade.ledger.store import SqlLedger
 from cascade.service.faults import ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Way
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
@@ -57,8 +59,10 @@ NOW = timedelta(minutes=15)
 
 MIDNIGHT = time(tzinfo=UTC)
 
-LISTED = 200
-"""Most requests that are shown."""
+KEPT_S, MOST_KEPT, LISTED = 30.0, 32, 200
+"""Seconds for which a report is shown again, reports that are kept, and requests that are shown."""
+
+Reports = dict[str, tuple[float, asyncio.Task[Report]]]
 
 Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2500, 1, 1))]
 """Of those beyond, the period before would lie outside of the calendar."""
@@ -153,8 +157,7 @@ async def show(request: Request) -> Response:
     told = Document("cascade", "There is no ledger, so nothing is known of savings: set `ledger`.")
     alarms = _alarms(gateway)
     if gateway.store is not None:
-        report = make_report(gateway.store, view.selection())
-        told = (await asyncio.to_thread(asyncio.run, report)).document
+        told = (await _report(request.app.state.reports, gateway.store, view.selection())).document
         if (why := await gateway.store.ready()) is not None:
             alarms.append(f"The ledger cannot be written: {why}")
     said = render.body(replace(told, alarms=(*alarms, *(told.alarms or ()))))
@@ -164,6 +167,20 @@ async def show(request: Request) -> Response:
     money = render.table_html(budgets) if budgets.rows else ""
     parts = [_header(view, gateway, names), said, money, _requests(view, gateway)]
     return HTMLResponse(render.framed("cascade", "\n".join(filter(None, parts)), STYLE))
+
+
+async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
+    """The report of a period, made in a thread (a second for 60,000 entries) and kept for a while;
+    requests that come together wait for one."""
+    at, task = made.pop(repr(selection), (0.0, None))
+    failed = task is not None and task.done() and (task.cancelled() or task.exception())
+    if task is None or failed or monotonic() - at > KEPT_S:
+        at, work = monotonic(), lambda: asyncio.run(make_report(store, selection))
+        task = asyncio.create_task(asyncio.to_thread(work))
+    made[repr(selection)] = (at, task)
+    if len(made) > MOST_KEPT:
+        del made[next(iter(made))]
+    return await asyncio.shield(task)
 
 
 @router.get("/export/{name}")
