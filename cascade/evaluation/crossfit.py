@@ -149,9 +149,9 @@ class Sheet:
 
     @cached_property
     def loss(self) -> Array:
-        """(prices,) expected loss of right answers against the large model: what was seen and what
-        the heads expect, by their precision, and a part of the standard error for having chosen; on
-        rows that chose nothing, what was seen. The less an error costs, the more is lost."""
+        """(prices,) expected loss of right answers, which rises with the price: what was seen and
+        what the heads expect, by their precision, and a part of the error for having chosen; on
+        rows that chose nothing, what was seen."""
         seen = np.asarray(self.lost.mean(axis=1))
         if self.choices is None:
             return seen

@@ -1,8 +1,5 @@
-"""A pair of models on the same recorded rows, as arrays: outcomes, costs, and what is known when.
-
-Columns hold only what is known before the large model is asked. The raw score keeps its full
-precision: log-probabilities near 1 still tell drafts apart.
-"""
+"""A pair of models on the same recorded rows, as arrays: outcomes, costs, and what is known before
+the large model is asked."""
 
 from __future__ import annotations
 
@@ -145,10 +142,8 @@ class Pair:
 
 
 def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
-    """The rows of two models.
-
-    Rows without a cost are left out where others have theirs; where no row has both costs, none
-    are known and `priced` is False.
+    """The rows of two models, without those that lack a cost where others have theirs; where no row
+    has both costs, none are known.
 
     Raises:
         ConfigurationError: no row has both models, or large answers cost nothing.
@@ -191,18 +186,13 @@ def _answered(outcome: Outcome | None) -> bool:
     return bool(outcome.model_fields_set & {"pred", "output"})
 
 
-# Columns --------------------------------------------------------------------------------------
-
 _SCORES = ("logprobs", "p_true", "verbalised", "self_consistency", "agreement")
 
 
 def draft_features(outcome: Outcome) -> dict[str, float]:
-    """`raw`, the score that an answer gives itself, NaN where it has none, and its other features:
-    those that were collected, else what recorded signals say.
-
-    The score is the recorded confidence, the probability of the likeliest option, the share of
-    votes for the answer, or the lowest of the collected scores.
-    """
+    """Features of an answer, as collected, else what recorded signals say; `raw` is its score of
+    itself: the recorded confidence, the probability of the likeliest option, the share of votes for
+    it, or the lowest of the collected scores. NaN where it has none."""
     signals, scores, found = outcome.signals, [outcome.confidence], {"raw": math.nan}
     if "option_logprobs" in signals:
         shares = _option_shares(signals["option_logprobs"])

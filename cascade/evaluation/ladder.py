@@ -2,12 +2,11 @@
 
 A large answer is worth asking for where the expected gain p_L − p_S is above its price in errors,
 c_L/λ (λ: dollars per error). One such price turns every shape into a policy, by backward induction
-over its points of decision: the question or the draft, and a helper. c_L grows with the length of
-the question, so that long questions need more doubt to be escalated.
+over its points of decision. c_L grows with the length of the question, so that long questions need
+more doubt to be escalated.
 
 p_S and p_L are logistic regressions with normal priors: the raw score is expected to count, all
-else to count little, so that with few labels a head *is* the raw score. Their estimates for rows
-that fitted them are leave-one-out, by the usual approximation from one fit.
+else to count little, so that with few labels a head *is* the raw score.
 """
 
 from __future__ import annotations
@@ -66,20 +65,17 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
 
     given = np.take(values(pair), fit, axis=1)
     kinds = np.array([_kind(column) for column in given], dtype=str)[:, None]
-    scaled = _read(given, kinds)
-    known = np.isfinite(scaled)
-    count = np.maximum(1, known.sum(axis=1, keepdims=True))
-    mean = np.where(known, scaled, 0.0).sum(axis=1, keepdims=True) / count
-    square = np.where(known, scaled - mean, 0.0) ** 2
-    deviation = np.sqrt(square.sum(axis=1, keepdims=True) / count)
+    known = np.ma.masked_invalid(_read(given, kinds))
+    mean = np.ma.filled(known.mean(axis=1, keepdims=True), 0.0)
+    deviation = np.ma.filled(known.std(axis=1, keepdims=True), 0.0)
     deviation[deviation <= 1e-9] = np.inf
-    ranked = {at: np.sort(given[at][known[at]]) for at, name in enumerate(usual) if name == "raw"}
 
     def table(of: Pair) -> Array:
         found = values(of)
         x = np.nan_to_num((_read(found, kinds) - mean) / deviation)
-        for at, scores in ranked.items():
-            x[at] = _normal_scores(found[at], scores)
+        if "raw" in usual:
+            at = usual.index("raw")
+            x[at] = _normal_scores(found[at], given[at])
         return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
 
     x, weights, own = table(pair), [], []
@@ -117,6 +113,7 @@ def _read(values: Array, kinds: Any) -> Array:
 
 def _normal_scores(raw: Array, known: Array) -> Array:
     """Φ⁻¹ of the rank among the known scores; 0 where there is no score."""
+    known = np.sort(known[np.isfinite(known)])
     n = len(known)
     below = np.searchsorted(known, raw, "left") + np.searchsorted(known, raw, "right")
     rank = np.clip((below + 1) / (2 * (n + 1)), 0.5 / (n + 1), 1 - 0.5 / (n + 1))

@@ -50,19 +50,12 @@ def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
     ]
 
 
-class StopPoint(Fitted):
-    """P(success) of runs that go on after so many steps."""
-
-    after: int
-    chance: Linear
-
-
 class EarlyStop(Fitted):
     """Early stop of runs whose chance of success, by the run so far and the topics of its question,
     is `below` a bound at one of the `points`: for `AgentTier(stop=…)`. Of the successes of such
     runs this `share` is lost at most."""
 
-    points: tuple[StopPoint, ...]
+    points: Mapping[int, Linear]
     text: TextEncoder
     below: Share
     share: Share
@@ -70,11 +63,11 @@ class EarlyStop(Fitted):
     def after(self, question: str, run: Sequence[Step]) -> int:
         """After how many of its steps the run is given up; 0 lets it go on."""
         topics = self.text.transform([question])
-        for point in self.points:
-            if len(run) >= point.after:
-                table = _table([run[: point.after]], topics)
-                if point.chance.predict(table)[0] < self.below:
-                    return point.after
+        for after, chance in self.points.items():
+            if len(run) >= after:
+                table = _table([run[:after]], topics)
+                if chance.predict(table)[0] < self.below:
+                    return after
         return 0
 
     def ends(self, pair: Pair) -> Array:
@@ -117,25 +110,23 @@ def fit_early_stop(
     """An early stop, fitted to some rows, and after how many steps it ends each run (0: never), by
     heads that have not seen the run.
 
-    A run is given up once its chance is below a bound: at most the r-th smallest of the lowest
-    chances of n successes, r = ⌊share·(n + 1)⌋, so that a further success is lost with probability
-    r/(n + 1) at most (`lowest_kept`). Of these bounds it is the one that saves most, where a lost
-    success costs a run of the large agent; none, where that is not more than its noise.
+    Of the bounds that lose no more than this share of the successes (`lowest_kept`) it is the one
+    that saves most, where a lost success costs a run of the large agent; none, where that is not
+    more than its noise.
     """
     fit = np.arange(len(pair)) if fit is None else fit
     runs, right, topics = pair.runs, pair.small_correct, [*pair.table("topics", pair).values()]
     places = np.array(topics).reshape(-1, len(pair)).T
     length = np.array([len(run) for run in runs])
-    chances, points = np.full((len(POINTS), len(pair)), np.inf), []
+    chances, points = np.full((len(POINTS), len(pair)), np.inf), dict[int, Linear]()
     for number, after in enumerate(POINTS):
         at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5
         if min(labels.sum(), (~labels).sum()) < LEAST_RUNS:
             continue
         table, own = _table([runs[i][:after] for i in at], places[at]), np.isin(at, fit)
-        chance = _chance(table[own], right[at[own]])
-        chances[number, at] = chance.predict(table)
+        points[after] = _chance(table[own], right[at[own]])
+        chances[number, at] = points[after].predict(table)
         chances[number, at[own]] = cross_fitted(_chance, table[own], right[at[own]])
-        points.append(StopPoint(after=after, chance=chance))
 
     def ends(below: float) -> Array:
         low = chances < below
@@ -153,7 +144,7 @@ def fit_early_stop(
         worth = min(expected.sum(), seen.sum()) - np.linalg.norm(seen)
         if worth > best:
             below, best = float(bound), float(worth)
-    stop = EarlyStop(points=tuple(points), text=pair.encoder, below=below, share=share)
+    stop = EarlyStop(points=points, text=pair.encoder, below=below, share=share)
     return stop, ends(below)
 
 

@@ -367,19 +367,18 @@ def _picture(found: Evaluation) -> Picture:
     small, large, oracle = found.alone
     point, best = found.recommended, large.quality.value
     mix = ((small.cost.value, small.quality.value), (1.0, best))
-    series = [
+    chosen = ((point.cost.value, best - point.loss.value),)
+    series = (
         Series("cascade, on rows left out", tuple(sorted(found.frontier))),
         Series("random mix", mix, role="other"),
         Series(found.small, mix[:1], "dots", "small"),
         Series(found.large, mix[1:], "dots", "large"),
         Series("oracle", ((oracle.cost.value, oracle.quality.value),), "dots", "other"),
-    ]
-    if not point.off:
-        chosen = ((point.cost.value, best - point.loss.value),)
-        series.append(Series("recommended", chosen, "dots"))
+        *(() if point.off else (Series("recommended", chosen, "dots"),)),
+    )
     return Picture(
         "Right answers over cost",
         f"cost, of {found.large} alone",
         "right answers",
-        tuple(series),
+        series,
     )

@@ -72,7 +72,7 @@ def test_what_saves_nothing_is_not_stopped() -> None:
     stop, after = fit_early_stop(pair(cost=10.0), share=0.2)
     assert (stop.below, after.max()) == (0, 0)
     few, after = fit_early_stop(pair(n=15))
-    assert (few.points, few.below, after.max()) == ((), 0, 0)
+    assert (few.points, few.below, after.max()) == ({}, 0, 0)
 
 
 def test_the_same_stop_looks_at_a_run_that_is_under_way(tmp_path: Path) -> None:
