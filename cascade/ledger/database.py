@@ -43,8 +43,8 @@ LOCK = 0x6361736361646500
 BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
 """Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
 
-_servers = Portal()
-"""Thread with the event loop of all connections to PostgreSQL."""
+background = Portal()
+"""Thread with the event loop of all connections to PostgreSQL, and of what stores write."""
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -102,8 +102,8 @@ class UtcTime(sa.TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
         if value is None:
             return None
-        # A time without a zone is taken for UTC.
-        value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+        if value.tzinfo is not UTC:  # a time without a zone is taken for UTC
+            value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
         return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
 
     @override
@@ -195,14 +195,9 @@ class Database:
         """
         if self.kind == "postgresql":
             return await asyncio.wrap_future(self._there(self._transact, work, reads))
+        if background.is_here():  # also at exit, when there are no other threads any more
+            return self._transact(work, reads)
         return await asyncio.to_thread(self._transact, work, reads)
-
-    def write_here(self, work: Callable[[sa.Connection], object]) -> None:
-        """`write` for a thread without an event loop, also at exit, when there are no others."""
-        if self.kind == "postgresql":
-            self._there(self._transact, work, False).result()
-        else:
-            self._transact(work, False)
 
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
         """True if work in a transaction was done by the thread that asks, without a wait for a lock
@@ -249,7 +244,7 @@ class Database:
     def _there(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Begin something that asks a server."""
         work: Any = greenlet_spawn(function, *arguments)
-        return asyncio.run_coroutine_threadsafe(work, _servers.loop(waits=False))
+        return asyncio.run_coroutine_threadsafe(work, background.loop(waits=False))
 
     def _transact(self, work: Callable[[sa.Connection], T], reads: bool) -> T:
         first = self._opened is None
@@ -278,7 +273,7 @@ class Database:
     def _identity(self) -> tuple[int, int] | None:
         """Device and number of the file (of another database always the same); None: it is gone."""
         with suppress(OSError):
-            found = Path(self.path or "/").stat()
+            found = (self.path or Path("/")).stat()
             return found.st_dev, found.st_ino
         return None
 

@@ -3,8 +3,8 @@
     store = open_store("sqlite:///ledger.db")
     cascade = Cascade(small=..., large=..., ledger=store)
 
-Changes wait in a bounded queue, which a thread of the store's own writes in batches. A call that is
-about to be sent waits until it is written; in SQLite its own thread writes it, with what waits.
+Changes wait in a bounded queue, which is written in batches in the background. A call that is about
+to be sent waits until it is written; in SQLite its own thread writes it, with what waits.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
@@ -29,7 +29,7 @@ from typing_extensions import override
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection, total_of
-from cascade.ledger.database import Database, Money, UtcTime, Words, json_type, to_json
+from cascade.ledger.database import Database, Money, UtcTime, Words, background, json_type, to_json
 from cascade.ledger.export import Tagged, open_export
 from cascade.state import Decision, LedgerEntry
 
@@ -45,7 +45,7 @@ QUEUE, BATCH = 10_000, 200
 """Entries that may wait to be written, and changes of one transaction."""
 
 JOURNAL = 4_000
-"""Changes by event loops, some 40 MB, after which the thread moves SQLite's journal."""
+"""Changes by event loops, some 40 MB, after which SQLite's journal is moved."""
 
 LINGER_S, PAUSE_S = 0.05, 0.1
 """Time that entries wait for others, unless a caller waits for them, and between two tries."""
@@ -56,7 +56,8 @@ PATIENCE_S, SLOW_S = 0.9, 5.0
 # --- the table
 
 _COLUMNS: dict[Any, str] = {
-    Words: "id run_id node tier model cost_basis basis price outcome note",
+    Words: "id run_id node tier model price note",
+    sa.Text: "cost_basis basis outcome",
     sa.BigInteger: "input_tokens output_tokens cached_tokens reasoning_tokens cache_write_tokens",
     Money: "cost_usd saved_usd baseline_usd baseline_low_usd baseline_high_usd assumed_usd",
     sa.Double: "latency_ms loss",
@@ -174,13 +175,12 @@ class SqlLedger(LedgerStore):
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._database = Database(url, "ledger", entries.metadata, read_only=read_only)
         self._queue: deque[Change] = deque()
-        self._writing: Sequence[Change] = ()  # by the thread, now: callers must not write
+        self._writing: Sequence[Change] = ()  # in the background, now: callers must not write
         self._problem: str | None = None
         self._in_journal = 0  # changes that callers have written since it was moved
-        self._room = threading.Condition()
-        self._some, self._urgent = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
-        self._ending = False
+        self._room, self._urgent = threading.Condition(), asyncio.Event()
+        self._serving = False
+        self._process: int | None = None  # that uses it
 
     @property
     def waiting(self) -> list[Change]:
@@ -208,7 +208,7 @@ class SqlLedger(LedgerStore):
                 if change in self._queue:
                     self._queue.remove(change)
                 else:  # it may have been written
-                    self._put(Change("withdraw", entry.id))
+                    self.withdraw(entry.id)
             raise
 
     @override
@@ -324,53 +324,62 @@ class SqlLedger(LedgerStore):
     @override
     def close(self) -> None:
         with self._room:
-            thread = self._thread
-            if thread is not None and not thread.is_alive():
+            if self._process not in (None, os.getpid()):
                 return  # it belongs to the process before a fork
-            self._urgent.set()
-            patience_s = PATIENCE_S if self._problem else SLOW_S
-            if not self._room.wait_for(lambda: not self.waiting, patience_s):
+            if self._serving:
+                self._wake(urgent=True)
+            self._room.wait_for(lambda: not self._serving, PATIENCE_S if self._problem else SLOW_S)
+            if self.waiting:
                 raise self._unwritable()
-            self._ending = True
-            self._some.set()
-        if thread is not None:
-            thread.join()
-        with self._room:
-            if self._thread is None:  # else it is in use again
-                self._database.close()
-                atexit.unregister(self._at_exit)
+            self._process = None
+            atexit.unregister(self._at_exit)
+        self._database.close()
 
     @override
     async def aclose(self) -> None:
         await asyncio.to_thread(self.close)
 
+    def _at_exit(self) -> None:
+        try:
+            self.close()
+        except LedgerError as error:
+            logger.error("the ledger could not be closed at exit: %s", error)
+            for each in self.waiting:
+                logger.error("the process ends before an entry was written: %s", each)
+
+    def _begin_use(self) -> None:
+        if self._process is None:
+            self._process = os.getpid()
+            atexit.register(self._at_exit)
+        elif self._process != os.getpid():
+            raise LedgerError(
+                "this ledger was in use before the process forked: open a store of its own "
+                "in each process, with open_store(…)."
+            )
+
     def _put(self, *changes: Change) -> None:
         if self._database.read_only:
             raise LedgerError(f"{self._database.place} is open for reading only.")
         with self._room:
-            self._run()
+            self._begin_use()
             self._queue.extend(changes)
-            self._some.set()
-            if len(self._queue) >= BATCH or any(each.done is not None for each in changes):
-                self._urgent.set()
+            waited_for = any(each.done is not None for each in changes)
+            self._wake(urgent=waited_for or len(self._queue) >= BATCH)
 
     def _write_now(self, change: Change) -> bool:
         """True if the thread that asks has written a call, with what waits: to hand it over takes
-        five times as long. Not while the other thread writes, nor more than so much."""
+        five times as long. Not while the background writes, nor more than so much."""
         with self._room:
-            self._run()
+            self._begin_use()
             changes = [*self._queue, change]
-            if self._writing or self._problem or len(changes) > BATCH:
-                return False
-            if self._in_journal >= 2 * JOURNAL:  # the thread has not come to it
-                return False
-            if not self._database.write_now(partial(write, changes=changes)):
+            work = partial(write, changes=changes)
+            busy = self._writing or self._problem or self._in_journal >= 2 * JOURNAL
+            if busy or len(changes) > BATCH or not self._database.write_now(work):
                 return False
             self._queue.clear()
             self._in_journal += len(changes)
             if self._in_journal >= JOURNAL:
-                self._some.set()
-            self._room.notify_all()
+                self._wake()
         _tell(changes)
         return True
 
@@ -390,55 +399,40 @@ class SqlLedger(LedgerStore):
             f"{place} cannot be written: {why}; {n:,} entries wait, no call is sent."
         )
 
-    # --- the thread that empties the queue
+    # --- in the background
 
-    def _run(self) -> None:
-        if self._thread is None:
-            self._ending = False
-            self._thread = threading.Thread(target=self._live, name="cascade-ledger", daemon=True)
-            self._thread.start()
-            atexit.register(self._at_exit)
-        elif not self._thread.is_alive():
-            raise LedgerError(
-                "this ledger was in use before the process forked: open a store of its own "
-                "in each process, with open_store(…)."
-            )
+    def _wake(self, *, urgent: bool = False) -> None:
+        if not self._serving:
+            self._serving = True
+            asyncio.run_coroutine_threadsafe(self._empty(), background.loop())
+        if urgent and not self._urgent.is_set():
+            background.loop().call_soon_threadsafe(self._urgent.set)
 
-    def _at_exit(self) -> None:
-        try:
-            self.close()
-        except LedgerError as error:
-            logger.error("the ledger could not be closed at exit: %s", error)
-            for each in self.waiting:
-                logger.error("the process ends before an entry was written: %s", each)
-
-    def _live(self) -> None:
-        while True:
-            self._some.wait()
-            self._urgent.wait(LINGER_S)
-            with self._room:
-                changes = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-                if self._ending and not changes:
-                    self._thread = None
-                    return
-                if not self._queue and not self._ending:
-                    self._some.clear()
-                    self._urgent.clear()
-                self._writing = changes
-            self._write([each for each in changes if each.kind != "mark"])
-            with self._room:
-                self._writing = ()
-                self._room.notify_all()
+    async def _empty(self) -> None:
+        """Write what is in the queue, until it is empty."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._urgent.wait(), LINGER_S)
+        if self._in_journal >= JOURNAL:
+            self._database.move_journal()
+            self._in_journal = 0
+        while changes := self._take():
+            await self._write([each for each in changes if each.kind != "mark"])
             _tell(changes)
-            if self._in_journal >= JOURNAL:
-                self._database.move_journal()
-                self._in_journal = 0
 
-    def _write(self, changes: Sequence[Change]) -> None:
+    def _take(self) -> Sequence[Change]:
+        with self._room:
+            self._writing = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            if not self._writing:
+                self._serving = False
+                self._urgent.clear()
+            self._room.notify_all()
+            return self._writing
+
+    async def _write(self, changes: Sequence[Change]) -> None:
         """Write changes, as often as it takes; those that can never be kept are refused."""
         while changes:
             try:
-                self._database.write_here(partial(write, changes=changes))
+                await self._database.write(partial(write, changes=changes))
             except CascadeError as error:
                 if self._problem is None:
                     logger.warning("the ledger cannot be written, trying again: %s", error)
@@ -446,13 +440,13 @@ class SqlLedger(LedgerStore):
                 with self._room:
                     _tell([*changes, *self._queue], self._unwritable())
                 changes = [each for each in changes if each.done is None]
-                if self._ending:  # no entry waits
+                if self._process is None:  # it was closed, and no entry waits
                     return
-                time.sleep(PAUSE_S)
+                await asyncio.sleep(PAUSE_S)
             except Exception as error:  # noqa: BLE001 - the caller is told, or the log
                 if len(changes) > 1:
                     for each in changes:
-                        self._write([each])
+                        await self._write([each])
                     return
                 told = f"the ledger's database refused an entry: {changes[0]} ({error})"
                 logger.error("%s", told)
