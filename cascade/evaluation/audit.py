@@ -31,12 +31,11 @@ FEW, TUNED, MANY = 5, 50, 100
 weight κ of a proxy for quality is estimated (it is 0 before; for costs it is 1 throughout, the
 difference estimator); from so many, the spread of costs is trusted without a floor."""
 
-NO_AUDITS = "no audits yet: assumed limits"
-
 WORDY, ENOUGH_ESCALATED = 8.0, 10
 """Where a prediction has no range, the large model is taken to cost at most so many times it; from
 so many escalated requests they say how much its cost varies, before that the ranges do."""
 
+NO_AUDITS = "no audits yet: assumed limits"
 _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 
 
@@ -113,7 +112,6 @@ class Sample:
         self.audited = ~np.isnan(found)
         self.found = found[self.audited]
         self.n, self.total = len(self.found), len(found)
-        self.complete = 0 < self.n == self.total  # the figures are then measured
         self.weights: Array = max(1.0, rates.sum() / max(1, self.n)) / rates[self.audited]
         self.size = float(self.weights.sum() ** 2 / np.sum(self.weights**2)) if self.n else 0.0
 
@@ -133,7 +131,7 @@ def bounded_mean(values: Array, sample: Sample, limits: Range = (0.0, 1.0)) -> F
     if not sample.n:
         return sample.figure(0.0, limits, NO_AUDITS)
     middle = sample.mean(values)
-    if sample.complete:
+    if sample.n == sample.total:
         return sample.figure(middle, (middle, middle), "exact")
     if sample.n < FEW:
         return sample.figure(middle, limits, f"only {sample.n} audits: all that is possible")
@@ -214,9 +212,9 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
     sample = Sample(rated.rate, rated.large)
     known = float(runs.measured.sum() + runs.large[accepted & audited].sum())
     rest, method = np.zeros(3), "exact"
-    if not sample.n and len(rated):
+    if not sample.n and sample.total:
         rest, method = _limits(rated), NO_AUDITS
-    elif not sample.complete and len(rated):
+    elif sample.n < sample.total:
         predicted = np.nan_to_num(rated.predicted)
         errors = sample.found - predicted[sample.audited]
         spread = _spread(runs, rated) if sample.n < MANY else 0.0
@@ -277,11 +275,10 @@ def quality_of(runs: Any) -> Quality | None:
     tuned = sample.n >= TUNED and not np.isnan(proxy).any()
     kappa = power(sample.found, proxy, sample) if tuned else 0.0
     fitted = kappa * proxy if tuned else np.zeros(sample.total)
-    limits = (-1.0 - kappa, 1.0 + kappa)
-    found = bounded_mean(sample.found - fitted[sample.audited], sample, limits)
+    most = 1.0 + kappa
+    found = bounded_mean(sample.found - fitted[sample.audited], sample, (-most, most))
     shift = float(fitted.mean()) if sample.total else 0.0
-    answered = int(np.isin(runs.outcome, _LARGE_ANSWERED).sum()) + sample.total
-    share = sample.total / max(1, answered)
+    share = sample.total / max(1, sample.total + np.isin(runs.outcome, _LARGE_ANSWERED).sum())
     lost = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
     if kappa:
         lost = replace(lost, method=f"PPI++ κ={kappa:.2f}, {found.method}")
@@ -316,12 +313,11 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
     judged = judged[np.argsort(judged.confidence, kind="stable")]
     groups = []
     parts: Any = np.array_split(judged, min(10, max(1, len(judged) // 20)))
-    for part in parts:
-        if len(part):
-            sample = Sample(part.rate, part.loss)
-            right = sample.mean(1.0 - np.maximum(part.loss, 0.0))
-            correct = Figure(right, "share", *wilson(right, sample.size), n=sample.n)
-            groups.append((sample.mean(part.confidence), correct))
+    for part in parts if len(judged) else ():
+        sample = Sample(part.rate, part.loss)
+        good = sample.mean(1.0 - np.maximum(part.loss, 0.0))
+        correct = Figure(good, "share", *wilson(good, sample.size), n=sample.n)
+        groups.append((sample.mean(part.confidence), correct))
     return groups
 
 

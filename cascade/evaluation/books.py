@@ -34,14 +34,12 @@ which could not be had; `cached` took an earlier answer; `unfinished` has no ans
 """
 
 _WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
-"""Columns of entries that are words, "" for none."""
-
 _MEASURES = (
     *("cost_usd", "assumed_usd", "baseline_usd", "baseline_low_usd", "baseline_high_usd"),
     *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "latency_ms"),
     *("confidence", "calibrated", "threshold", "audit_rate", "loss"),
 )
-"""Columns of entries that are numbers, NaN where unknown."""
+"""Columns of entries: words, "" for none, and numbers, NaN where unknown."""
 
 _DECIDED = ("action", "confidence", "calibrated", "threshold", "audit_rate")
 
@@ -143,9 +141,8 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
             kept = (same.setdefault(each or "", each or "") if words else each for each in values)
             parts[name].append(np.fromiter(kept, parts[name][0].dtype, len(values)))
         begin += WINDOW
-    unfinished = len(await store.unfinished(period, older_than=LONGEST_CALL))
     whole = {name: np.concatenate(parts.pop(name)) for name in names}
-    return _books(whole, period, unfinished)
+    return _books(whole, period, len(await store.unfinished(period, older_than=LONGEST_CALL)))
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -231,7 +231,6 @@ _FORMS: Mapping[Unit, tuple[str, Callable[[Decimal], str]]] = {
 }
 """How a size is written; what is less than so much, and not nothing, is written as less."""
 
-
 WIDTH, _LONGEST = 100, 44
 """Columns of a terminal that text is wrapped to, and letters from which on a cell is."""
 
@@ -293,9 +292,6 @@ def to_json(value: object, *, indent: int | None = 2) -> str:
     of_numpy = methodcaller("tolist")
     made = pydantic_core.to_json(value, indent=indent, inf_nan_mode="null", fallback=of_numpy)
     return made.decode()
-
-
-# Page -----------------------------------------------------------------------------------------
 
 
 def to_page(document: Document) -> str:

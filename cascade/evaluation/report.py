@@ -232,12 +232,12 @@ def _alarms(books: Books) -> Iterable[str]:
     entries = books.entries
     for tier, calls in _calls_by_tier(books):
         ends = entries["outcome"][calls]
-        since = max(np.flatnonzero(ends == "ok"), default=-1) + 1
-        failed = calls[since:][ends[since:] != "cancelled"]
+        after = max(np.flatnonzero(ends == "ok"), default=-1) + 1
+        failed = calls[after:][ends[after:] != "cancelled"]
         if len(failed) >= OUTAGE:
-            last = f"The last {len(failed):,} calls of {tier or 'a tier'} failed"
-            at, why = entries["at"][failed[0]], entries["note"][failed[0]]
-            yield f"{last}, since {at:%Y-%m-%d %H:%M} UTC: {why}"
+            since, why = entries["at"][failed[0]], entries["note"][failed[0]]
+            said = f"The last {len(failed):,} calls of {tier or 'a tier'} failed"
+            yield f"{said}, since {since:%Y-%m-%d %H:%M} UTC: {why}"
     if books.unfinished:
         yield (
             f"Calls of unknown outcome: {books.unfinished:,}. Their process ended before they "
@@ -368,7 +368,6 @@ def _calls(books: Books) -> Table:
 
 
 def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
-    """Within which times so many ended."""
     found = np.quantile(times if len(times) else [np.nan], shares)
     return [Figure(time, "seconds") for time in found.tolist()]
 

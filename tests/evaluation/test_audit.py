@@ -28,7 +28,7 @@ def runs(audited: Any, **columns: Any) -> Any:
 def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
     s = audit.Sample(np.array([0.5, 0.25, 0.5]), np.array([3.0, 0.0, np.nan]))
     assert s.mean(s.found) == pytest.approx(1.0)  # (2·3 + 4·0)/6
-    assert (s.n, s.complete) == (2, False)
+    assert (s.n, s.total) == (2, 3)
     assert s.size == pytest.approx(36 / 20)
     assert audit.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert (audit.wilson(0.0, 10)[0], audit.wilson(1.0, 10)[1]) == (0.0, 1.0)
