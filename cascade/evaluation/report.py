@@ -137,7 +137,7 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
-    facts = _facts(made, books, total)
+    facts = _facts(made, books, total) if len(books.entries["node"]) else ()
     document = Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
         sentence=sentence,
@@ -406,7 +406,7 @@ def _pictures(books: Books) -> Iterable[Picture]:
         saved.append((day, audit.account(part, paid.spent, unpriced=paid.unpriced > 0).saving))
         escalated.append((day, audit.escalation(part)))
     days, decided = "day, UTC", "share of decided requests"
-    if saved:
+    if any(saving.value is not None for _, saving in saved):
         yield Picture("Saving per day", days, "dollars", (_spans(saved),), ("days", "usd"))
     if any(rate.n for _, rate in escalated):
         yield Picture("Escalation per day", days, decided, (_spans(escalated),), ("days", "share"))
