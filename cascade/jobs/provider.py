@@ -230,7 +230,7 @@ class _BatchJob:
         troubles = 0
         while True:
             try:
-                with self.model.live.named_errors():
+                with self.model.live.caller.named():
                     return await what()
             except ModelError as error:
                 troubles += 1

@@ -52,8 +52,7 @@ def open_model(
     Args:
         spec: `provider:name` (`ollama:qwen2.5:3b`, `llamacpp:/path/to.gguf`), any LangChain chat
             model, or a `Model`, which comes back as it is.
-        base_url: address of the server, for providers that have one.
-        api_key: key for it.
+        base_url: address of the server, for providers that have one; `api_key`, the key for it.
         options: parameters that the adapter passes on with every request or uses for loading.
 
     Raises:
@@ -62,32 +61,27 @@ def open_model(
         ConfigurationError: no adapter has that prefix, an argument does not fit the provider, or it
             needs a key and none was given or found.
     """
-    given: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "options": options}
-    if not isinstance(spec, str):
-        _take(given, (), type(spec).__name__)
-        return _wrapped(spec)
-    provider, _, name = spec.partition(":")
-    if not provider or not name.strip():
+    every = {"base_url": base_url, "api_key": api_key, "options": options}
+    given: dict[str, Any] = {argument: value for argument, value in every.items() if value}
+    provider, _, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if isinstance(spec, str) and not (provider and name.strip()):
         raise ConfigurationError(
             f"{spec!r} names no model: a model is written 'provider:name', such as {_EXAMPLES}."
         )
-    if provider not in _ADAPTERS:
-        return _through_langchain(spec, base_url, api_key, dict(options or {}))
-    module, kind, takes = _ADAPTERS[provider]
+    if isinstance(spec, str) and provider not in _ADAPTERS:
+        return _through_langchain(spec, {**given.pop("options", {}), **given})
+    module, kind, takes = _ADAPTERS.get(provider, ("", "", ()))
+    if unfit := given.keys() - set(takes):
+        what = spec if isinstance(spec, str) else type(spec).__name__
+        raise ConfigurationError(
+            f"{' and '.join(sorted(unfit))} cannot be given for {what}: it brings its own settings"
+        )
+    if not isinstance(spec, str):
+        return _wrapped(spec)
     # Imported here, so that a cascade loads only the adapters that it uses.
     adapter = getattr(import_module(f"cascade.models.{module}"), kind)
-    model: Model = adapter(name, **_take(given, takes, spec))
+    model: Model = adapter(name, **given)
     return model
-
-
-def _take(given: Mapping[str, Any], takes: Sequence[str], spec: str) -> dict[str, Any]:
-    """The arguments that an adapter takes; the others must not have been given."""
-    for argument, value in given.items():
-        if value and argument not in takes:
-            raise ConfigurationError(
-                f"{argument} cannot be given for {spec}: it brings its own settings"
-            )
-    return {argument: given[argument] for argument in takes}
 
 
 def _wrapped(chat: object) -> Model:
@@ -106,9 +100,7 @@ def _wrapped(chat: object) -> Model:
     )
 
 
-def _through_langchain(
-    spec: str, base_url: str | None, api_key: str | None, settings: dict[str, Any]
-) -> Model:
+def _through_langchain(spec: str, settings: dict[str, Any]) -> Model:
     provider, _, name = spec.partition(":")
     # Before the colon may stand no provider, but a name whose tag follows: qwen2.5:3b.
     unknown = (
@@ -123,10 +115,8 @@ def _through_langchain(
     from cascade.models.http import check_address  # noqa: PLC0415
     from cascade.models.langchain import LangChainModel  # noqa: PLC0415
 
-    if base_url is not None:
-        check_address(base_url, "http://localhost:8000/v1")
-    given = {"base_url": base_url, "api_key": api_key}
-    settings |= {argument: value for argument, value in given.items() if value is not None}
+    if "base_url" in settings:
+        check_address(settings["base_url"], "http://localhost:8000/v1")
     try:
         chat = init_chat_model(name, model_provider=provider, **settings)
         if getattr(chat, "max_retries", 0) and "max_retries" not in settings:

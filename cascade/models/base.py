@@ -29,10 +29,6 @@ from cascade.errors import (
 )
 from cascade.state import Completion, TokenLogprob
 
-CLOCKS_MS = 1000.0
-"""Allowance for clocks that differ: a server that says it computed longer than this and the wait
-for it has not measured it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -45,8 +41,8 @@ class Request:
         tool_choice: `auto`, `none`, `required` or a tool's name.
         schema: JSON schema that the answer must satisfy.
         extra: parameters passed to the provider as they are (`think`, `keep_alive`, …).
-        answer: an answer to score instead of writing one: it comes back with its log-probabilities,
-            None where they cannot be had, and with what that cost.
+        answer: an answer to score instead of writing one; it comes back with its log-probabilities,
+            or None.
     """
 
     messages: tuple[BaseMessage, ...]
@@ -250,11 +246,11 @@ class Model(ABC):
 
 
 def _timed(completion: Completion, started: float, *, real: bool) -> Completion:
-    """The completion with its wall time, unless it brings one along (a recording)."""
+    """The completion with its wall time, unless it brings one along (a recording). A server that
+    says it computed for a second longer than was waited for it has not measured it."""
     if completion.latency_ms:
         return completion
-    elapsed_ms = (time.perf_counter() - started) * 1000
-    busy_ms = completion.busy_ms
-    if real and busy_ms is not None and busy_ms > elapsed_ms + CLOCKS_MS:
+    elapsed_ms, busy_ms = (time.perf_counter() - started) * 1000, completion.busy_ms
+    if real and busy_ms is not None and busy_ms > elapsed_ms + 1000:
         busy_ms = None
     return replace(completion, latency_ms=elapsed_ms, busy_ms=busy_ms)

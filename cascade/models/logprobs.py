@@ -20,16 +20,6 @@ from langchain_core.messages import ToolCall
 
 from cascade.state import TokenLogprob
 
-LOWEST, ROUNDING = -100.0, 1e-3
-"""Below this a value is a placeholder (vLLM writes -9999); so much above 0 it is a certain token,
-as the sum of its rounding."""
-
-MOST_AHEAD = 256
-"""Tokens of a stream that wait for their text; a character takes a few."""
-
-MOST_TEXT, MOST_TRIES = 1_000_000, 100
-"""Bytes of a text with calls, and braces in it, that are looked at, lest it hold up the loop."""
-
 Token = Mapping[str, object] | TokenLogprob
 """Record of a provider about a token, `{token, logprob, bytes?, top_logprobs?}`, or a read one."""
 
@@ -37,13 +27,14 @@ Logprobs = tuple[TokenLogprob, ...]
 
 
 def read_logprob(value: object) -> float | None:
-    """The value if it can be a natural log-probability, else None."""
-    if type(value) is float and LOWEST <= value <= 0.0:  # nearly all are
+    """The value if it can be a natural log-probability, else None. Below −100 it is a placeholder
+    (vLLM writes −9999); up to 0.001 above 0 it is a certain token, as the sum of its rounding."""
+    if type(value) is float and -100.0 <= value <= 0.0:  # nearly all are
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # NaN is in no range.
-    return min(0.0, float(value)) if LOWEST <= value <= ROUNDING else None
+    return min(0.0, float(value)) if -100.0 <= value <= 1e-3 else None
 
 
 def _read(token: Token) -> TokenLogprob | None:
@@ -140,7 +131,8 @@ class Growing:
         self._text += text.encode(errors="replace")
         spelled = b"".join(map(_spelling, self._waiting))
         if spelled != self._text or not spelled:
-            if not spelled.startswith(self._text) or len(self._waiting) > MOST_AHEAD:
+            # A character takes a few tokens.
+            if not spelled.startswith(self._text) or len(self._waiting) > 256:
                 self._waiting = None
             return ()
         read, self._text = _all(self._waiting), b""
@@ -154,7 +146,6 @@ _NEAR = 80
 """Most characters between a tool's name and its arguments: room for `", "arguments": ` and for the
 marks of templates, and none for a sentence in between."""
 
-_BRACE = re.compile(r"\{")
 _PIECE = re.compile(
     r'"(?P<text>(?:[^"\\]|\\.)*)"(?P<key>\s*:)?'
     r'|(?P<plain>[^\s{}\[\],:"]+)'
@@ -175,7 +166,7 @@ def call_logprobs(
     spelled, places = _Spelled(items if calls else (), thinking), set[int]()
     begin = spelled.begin
     for call in calls:
-        if begin is None or len(spelled.joined) > MOST_TEXT:
+        if begin is None or len(spelled.joined) > 1_000_000:  # lest it hold up the loop
             return None
         spans, begin = _site(spelled.joined, begin, call["name"], call["args"])
         places.update(place for span in spans for place in spelled.touched(*span))
@@ -188,7 +179,7 @@ def _site(joined: bytes, begin: int, name: str, args: object) -> tuple[Sequence[
     # As the key of an object a tool's name means something else.
     written = re.escape(name.encode().decode("latin-1"))
     named = re.compile(rf'(?<![\w-]){written}(?![\w-])(?!"\s*:)')
-    for brace in islice(_BRACE.finditer(text, begin), MOST_TRIES):
+    for brace in islice(re.compile(r"\{").finditer(text, begin), 100):
         place = brace.start()
         try:
             _, end = json.JSONDecoder(strict=False).raw_decode(text, place)

@@ -16,7 +16,7 @@ from cascade.errors import ModelNotFoundError, UnsupportedContentError
 from cascade.models.base import Request
 from cascade.models.failures import without_secrets
 from cascade.models.http import check_address
-from cascade.models.openai import ServedModel
+from cascade.models.openai import ServedModel, sendable
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
@@ -87,17 +87,16 @@ class OllamaModel(ServedModel):
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        asked = super().payload(request)
-        options: dict[str, Any] = {n: asked.get(n) for n in ("temperature", "stop", "seed")}
-        options["num_predict"] = request.max_tokens
+        options: dict[str, Any] = {n: getattr(request, n) for n in ("temperature", "stop", "seed")}
+        options |= {"stop": list(request.stop) or None, "num_predict": request.max_tokens}
         payload: dict[str, Any] = {
             "model": self.model,
             "stream": False,
-            "messages": [self._message(message) for message in asked["messages"]],
-            "tools": None if request.tool_choice == "none" else asked.get("tools"),
+            "messages": [self._message(message) for message in sendable(request.messages)],
+            "tools": None if request.tool_choice == "none" else list(request.tools) or None,
             "format": request.schema and dict(request.schema),
-            "logprobs": asked.get("logprobs"),
-            "top_logprobs": asked.get("top_logprobs"),
+            "logprobs": request.logprobs or None,
+            "top_logprobs": request.top_logprobs or None if request.logprobs else None,
             # Ollama would drop the beginning of a prompt that is too long, and say nothing.
             "truncate": False,
         }

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
@@ -36,8 +36,6 @@ from cascade.state import Completion, TokenLogprob, Usage
 if TYPE_CHECKING:
     import openai
 
-OPENAI_URL = "https://api.openai.com/v1"
-
 FINISH_REASONS = {
     **dict.fromkeys(("end_turn", "eos", "stop_sequence"), "stop"),
     **dict.fromkeys(("max_tokens", "model_length"), "length"),
@@ -51,13 +49,6 @@ _CLOCKS = {
     **dict.fromkeys(("prompt_eval_duration", "eval_duration"), 1e-6),
 }
 """Times that llama.cpp and Ollama tell → milliseconds of their units."""
-
-MOST_TOKENS = 20_000_000
-"""Of one call: twice the longest context there is."""
-
-DRAIN_S = 0.1
-"""Seconds to wait for the end of a reply whose answer is complete: only then its connection
-serves again."""
 
 
 def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -112,8 +103,8 @@ def finish_reason(word: object) -> str | None:
 
 
 def count(value: object) -> int | None:
-    """A number of tokens; None for what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+    """A number of tokens, up to twice the longest context there is; None for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 20_000_000:
         return None
     return value
 
@@ -275,18 +266,14 @@ class ServedModel(Model):
         *,
         start: str,
         advice: Mapping[Any, str] | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.model, self.base_url = model, url
         self.server, self.local = url, stays_here(url, model)
         self.secrets, self._options = (key,), dict(options or {})
-        self._caller = Caller(self.name, without_secrets(url), start=start, advice=advice)
+        self.caller = Caller(self.name, without_secrets(url), start=start, advice=advice)
         # A user in the address stands for a key; no request has both.
         bearer = {"authorization": f"Bearer {key}"} if key and "@" not in url else {}
-        self._connection = Connection(url, {**bearer, **(headers or {})}, self._caller)
-
-    async def _connected(self) -> Connection:
-        return self._connection
+        self._connection = Connection(url, bearer, self.caller)
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request; errors are those of `sendable`."""
@@ -306,10 +293,8 @@ class ServedModel(Model):
             "top_logprobs": request.top_logprobs or None if request.logprobs else None,
             **request.extra,
         }
-        return {name: value for name, value in payload.items() if value is not None}
-
-    async def _payload(self, request: Request) -> dict[str, Any]:
-        return self.payload(request)
+        given = {name: value for name, value in payload.items() if value is not None}
+        return {"model": self.model, **self._options, **given}
 
     async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
         """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
@@ -331,23 +316,20 @@ class ServedModel(Model):
         return part
 
     async def _complete(self, request: Request) -> Completion:
-        connection = await self._connected()
-        return self.read(await connection.request(self.path, await self._payload(request)))
+        return self.read(await self._connection.request(self.path, self.payload(request)))
 
     def read(self, reply: object) -> Completion:
         """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
         answer = Answer(grows=False)
-        with self._caller.readable():
+        with self.caller.readable():
             self._add(reply, answer)
             return answer.completion(asked_for=self.model)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        connection = await self._connected()
-        payload = {**await self._payload(request), **self.streaming}
-        answer = Answer()
-        lines = connection.lines(self.path, payload, lambda: answer.begun)
+        answer, payload = Answer(), {**self.payload(request), **self.streaming}
+        lines = self._connection.lines(self.path, payload, lambda: answer.begun)
         try:
-            with self._caller.readable():
+            with self.caller.readable():
                 async with aclosing(lines):
                     async for data in self._frames(lines):
                         if piece := self._add(read_json(data), answer):
@@ -355,7 +337,7 @@ class ServedModel(Model):
                         if self.ends_with_reason and answer.finish_reason is not None:
                             break
                     with suppress(TimeoutError, ModelError):
-                        async with asyncio.timeout(DRAIN_S):
+                        async with asyncio.timeout(0.1):  # only at its end a connection is free
                             async for _ in lines:
                                 pass
         except ModelError:
@@ -364,16 +346,16 @@ class ServedModel(Model):
             if answer.finish_reason is None:
                 raise
         if answer.finish_reason is None:
-            raise self._caller.interrupted("it ended without a finish reason")
-        with self._caller.readable():
+            raise self.caller.interrupted("it ended without a finish reason")
+        with self.caller.readable():
             completion = answer.completion(asked_for=self.model)
         yield Chunk(completion=completion)
 
     def _add(self, reply: Any, answer: Answer) -> str:
         if isinstance(reply, Mapping) and (error := reply.get("error")):
             status, reason = read_error(error)
-            interrupted = self._caller.interrupted(reason)
-            raise interrupted if answer.begun else self._caller.refused(status, reason)
+            interrupted = self.caller.interrupted(reason)
+            raise interrupted if answer.begun else self.caller.refused(status, reason)
         return answer.add(self._chunk(reply))
 
     async def aclose(self) -> None:
@@ -410,13 +392,11 @@ class OpenAIModel(ServedModel):
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         check_address(url, "http://localhost:8000/v1")
         key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        names = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
-        headers = {to: os.environ[name] for to, name in names.items() if os.environ.get(name)}
         start = "Is the server running? Check base_url."
-        super().__init__(model, url, key, options, start=start, headers=headers)
+        super().__init__(model, url, key, options, start=start)
         self.returns_logprobs = self.streams_logprobs = not reasons(model)
         self.scores = not url.startswith("https://api.openai.com/")
         if not key and not is_loopback(url) and "@" not in url:
@@ -427,19 +407,17 @@ class OpenAIModel(ServedModel):
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        payload = {"model": self.model, **self._options, **super().payload(request)}
+        payload = super().payload(request)
         if reasons(self.model) and "max_tokens" in payload:
             payload["max_completion_tokens"] = payload.pop("max_tokens")
         return payload
 
     async def _complete(self, request: Request) -> Completion:
-        if request.answer is None:
+        answer = request.answer
+        if answer is None:
             return await super()._complete(request)
-        return await self._scored(request, request.answer)
-
-    async def _scored(self, request: Request, answer: str) -> Completion:
-        """A given answer with its log-probabilities, which vLLM returns of a prompt, in one pass:
-        `prompt_logprobs` 0 stands for those of its own tokens. Other servers ignore it."""
+        # In one pass, by the log-probabilities that vLLM returns of a prompt: 0 stands for those of
+        # its own tokens. Other servers ignore it.
         asked = self.payload(replace(request, answer=None, logprobs=False, max_tokens=1))
         asked |= {
             "messages": [*asked["messages"], {"role": "assistant", "content": answer}],
@@ -447,34 +425,21 @@ class OpenAIModel(ServedModel):
             "continue_final_message": True,
             "prompt_logprobs": 0,
         }
-        reply = await (await self._connected()).request(self.path, asked)
+        reply = await self._connection.request(self.path, asked)
         completion = self.read(reply)
-        with self._caller.readable():
-            places = [list(place.values()) for place in reply.get("prompt_logprobs") or () if place]
-            tokens = [
-                {"token": token.get("decoded_token"), "logprob": token.get("logprob")}
-                for token, *_ in places
-            ]
+        with self.caller.readable():
+            places = [place for place in reply.get("prompt_logprobs") or () if place]
+            read = [next(iter(place.values())) for place in places]
+            tokens = [{"token": t.get("decoded_token"), "logprob": t.get("logprob")} for t in read]
         logprobs = answer_logprobs(tokens, answer)
         return replace(completion, text=answer, logprobs=logprobs, finish_reason="stop")
 
     def open_client(self) -> openai.AsyncOpenAI:
-        """The official client, for other parts of the API, such as files and batches.
-
-        What it raises goes through `named_errors`. It belongs to the running event loop.
-        """
+        """The official client, for other parts of the API, such as files and batches. What it
+        raises goes through `caller.named`. It belongs to the running event loop."""
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415 - heavy
 
         self._check_allowed()
-        return AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=self.secrets[0] or "none",
-            max_retries=0,
-            http_client=DefaultAsyncHttpxClient(
-                trust_env=not is_loopback(self.base_url), follow_redirects=False
-            ),
-        )
-
-    def named_errors(self) -> AbstractContextManager[None]:
-        """Raises what the official client raises within under its name in `cascade.errors`."""
-        return self._caller.named()
+        here, key = is_loopback(self.base_url), self.secrets[0] or "none"
+        client = DefaultAsyncHttpxClient(trust_env=not here, follow_redirects=False)
+        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=client)

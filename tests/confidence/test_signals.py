@@ -131,7 +131,7 @@ async def test_the_messages_of_an_agents_run_are_its_trajectory() -> None:
     assert features["trajectory_steps"] == 5
     assert features["trajectory_errors"] == 3
     assert features["trajectory_repeats"] == features["trajectory_same"] == 1
-    assert features["trajectory_answered"] == 1.0
+    assert (features["trajectory_answered"], features["trajectory_limit"]) == (1.0, 0.0)
     assert (await taken(TrajectorySignal()))[0] == {}
 
 

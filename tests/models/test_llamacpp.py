@@ -192,5 +192,5 @@ def test_missing_parts_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) 
 def test_impossible_options_of_loading_are_refused(
     options: dict[str, object], weights: Path
 ) -> None:
-    with pytest.raises(ConfigurationError, match="option n_"):
+    with pytest.raises(ConfigurationError, match=r"llamacpp\(n_"):
         LlamaCppModel(str(weights), options=options)
