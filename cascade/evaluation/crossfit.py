@@ -312,25 +312,26 @@ def ranking(
     share, quality = curve_of(score, small, large)
     oracle_share, oracle = curve_of(large - small, small, large)
     area, mix = np.trapezoid(quality, share), 0.5 * (small.mean() + large.mean())
-    room = np.trapezoid(oracle, oracle_share) - mix
-    found = dict.fromkeys(("nAUC", "AUDC", "APGR", "CPT 50", "CPT 80", "AIQ", "ΔIBC"), np.nan)
-    found |= {"AUDC": float(area), "AIQ": _hull_height(quality, dollars)}
-    if room > TINY:
-        found["nAUC"] = float((area - mix) / room)
-    gap, dearer = quality[-1] - quality[0], dollars[-1] - dollars[0]
-    if gap > TINY:
-        recovered = (quality - quality[0]) / gap
-        found["APGR"] = float((area - quality[0]) / gap)
-        for name, least in (("CPT 50", 0.5), ("CPT 80", 0.8)):
-            at = max(int(np.argmax(recovered >= least - TINY)), 1)
-            around = slice(at - 1, at + 1)
-            found[name] = float(np.interp(least, recovered[around], share[around]))
-        if dearer > TINY:
-            steps = np.linspace(0.1, 1, 10)
-            better = np.interp(steps, (dollars - dollars[0]) / dearer, recovered) / steps
-            found["ΔIBC"] = float(better.mean() - 1)
-    won = ((large > 0.5) & (small <= 0.5)).astype(np.float64)
-    return {**found, "AUROC of gain": auroc(score, won)}
+    best, gap = np.trapezoid(oracle, oracle_share) - mix, quality[-1] - quality[0]
+    rooms = np.array([best, gap, dollars[-1] - dollars[0]])
+    best, gap, dearer = np.where(rooms > TINY, rooms, np.nan)
+    recovered, steps = (quality - quality[0]) / gap, np.linspace(0.1, 1, 10)
+    better = np.interp(dearer * steps, dollars - dollars[0], recovered) / steps
+
+    def calls(least: float) -> float:
+        at = max(int(np.argmax(recovered >= least - TINY)), 1)
+        return float(np.interp(least, recovered[at - 1 : at + 1], share[at - 1 : at + 1]))
+
+    return {
+        "nAUC": float((area - mix) / best),
+        "AUDC": float(area),
+        "APGR": float((area - quality[0]) / gap),
+        "CPT 50": calls(0.5),
+        "CPT 80": calls(0.8),
+        "AIQ": _hull_height(quality, dollars),
+        "ΔIBC": float(better.mean() - 1),
+        "AUROC of gain": auroc(score, ((large > 0.5) & (small <= 0.5)).astype(np.float64)),
+    }
 
 
 def _hull_height(quality: Array, cost: Array) -> float:

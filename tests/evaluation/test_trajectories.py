@@ -158,7 +158,7 @@ def test_recorded_agents_are_evaluated_and_calibrated(tmp_path: Path) -> None:
     assert json.loads(said)["worth"] == "cheaper and better"
     assert "agent:small before agent:large" in terminal.cascade("evaluate", path, *pair).out
     planned = json.loads(terminal.cascade("plan", path, *pair, "--json").out)
-    assert float(planned["large_usd"]) == pytest.approx(0.05)
+    assert float(planned["large_usd"]["value"]) == pytest.approx(0.05)
     assert planned["verdict"] in ("saves", "uncertain")
     made, stop = tmp_path / "calibration.json", tmp_path / "stop.json"
     written = ["--out", made, "--stop", stop, "--signals", "trajectory"]
