@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from functools import partial
 from typing import get_args
+from weakref import WeakSet
 
 from cascade.errors import is_control_flow
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run
-from cascade.state import Basis
+from cascade.state import Basis, LedgerEntry
 
 logger = logging.getLogger("cascade")
 
@@ -85,8 +87,15 @@ class RunObserver(CascadeMiddleware):
 
     slot = Slot.GUARDS  # next to the wire it sees each attempt, and only what is really sent
 
+    def __init__(self) -> None:
+        self._heard: WeakSet[Kernel] = WeakSet()
+
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
-        """See how the run ends."""
+        """See how the run ends, and each entry of the ledger from the first step on."""
+        kernel = runtime.kernel
+        if kernel not in self._heard:
+            self._heard.add(kernel)
+            kernel.ledger.listeners.append(partial(self.recorded, kernel.parts.name))
         failure: BaseException | None = None
         try:
             await handler(run, runtime)
@@ -97,10 +106,13 @@ class RunObserver(CascadeMiddleware):
             ended = failure is not None or run.step in ("person", "end")
             if run.kind == "answer" and ended and not is_control_flow(failure):
                 with harmless():
-                    self.ended(record_of(run, runtime.kernel, failure), run, failure)
+                    self.ended(record_of(run, kernel, failure), run, failure)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """A run has ended, waits for a person, or failed."""
+
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """An entry is in the ledger of that cascade; also after the reply."""
 
 
 @contextmanager
@@ -121,6 +133,7 @@ class RunLog(RunObserver):
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:
+        super().__init__()
         self._log = log or logging.getLogger("cascade.runs")
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:

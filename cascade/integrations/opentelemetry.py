@@ -20,6 +20,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -29,10 +30,11 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from cascade.errors import MissingDependencyError, is_control_flow
 from cascade.integrations.logs import RunObserver, RunRecord, harmless
 from cascade.ledger.export import failures, plain_reason
+from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, Ask
 from cascade.middleware.background import tags_of
 from cascade.run import Call, CascadeRuntime, Run
-from cascade.state import Completion
+from cascade.state import Completion, LedgerEntry
 
 try:
     from opentelemetry import metrics, trace
@@ -53,13 +55,16 @@ _PROVIDERS = {
 }
 """Our prefixes → the well-known values of `gen_ai.provider.name`, where they differ."""
 
+_within: ContextVar[tuple[dict[str, LedgerEntry], ...]] = ContextVar("entries_of_spans", default=())
+"""For each open span, the entries that arise within it, by id: several objects may hear them."""
+
 
 class Telemetry(RunObserver):
     """Spans of runs, steps and model calls, and metrics of calls.
 
     Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, `cascade.requests`.
-    Dollars are on the spans of runs and steps; unknown figures are left out, never zero. Work after
-    the reply (audits) is a trace of its own, with the `cascade.run_id` of its run, without dollars.
+    Dollars spent and saved, with their basis, are on all spans; unknown figures are left out, never
+    zero. Work after the reply (audits) is a trace of its own, with the `cascade.run_id` of its run.
 
     Args:
         tracer_provider, meter_provider: of the application; by default the global ones.
@@ -77,6 +82,7 @@ class Telemetry(RunObserver):
         meter_provider: metrics.MeterProvider | None = None,
         capture_content: bool = False,
     ) -> None:
+        super().__init__()
         self._tracer = trace.get_tracer("agent-cascade", tracer_provider=tracer_provider)
         self._capture_content = capture_content
         self._open: dict[str, Span] = {}
@@ -96,17 +102,11 @@ class Telemetry(RunObserver):
         """A span for the step, below that of its run."""
 
         async def within(run: Run, runtime: CascadeRuntime) -> None:
-            step, before = "router" if run.step == "begin" else run.step, len(run.entries)
-            with self._in_span(partial(self._step, step, run, runtime)) as span:
-                try:
-                    await handler(run, runtime)
-                finally:
-                    with harmless():
-                        told = _decided(run) if step == "verify" else {}
-                        for name in ("cost_usd", "saved_usd"):
-                            usd = [getattr(entry, name) for entry in run.entries[before:]]
-                            told[name] = sum(usd) if usd and None not in usd else None
-                        span.set_attributes(_known(told, "cascade."))
+            step = "router" if run.step == "begin" else run.step
+            with self._in_span(run, partial(self._step, step, run, runtime)) as span:
+                await handler(run, runtime)
+                if step == "verify":
+                    span.set_attributes(_known(_decided(run), "cascade."))
 
         await super().wrap_step(run, runtime, within)
 
@@ -143,6 +143,11 @@ class Telemetry(RunObserver):
         span.end()
         self._requests.add(1, _known({"name": record.cascade, **outcome}, "cascade."))
 
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """Keep an entry for the spans that are open."""
+        for entries in _within.get():
+            entries[entry.id] = entry
+
     # --- calls
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
@@ -163,7 +168,8 @@ class Telemetry(RunObserver):
             **self._quoted("input", request.messages),
         }
         how: Any = {"kind": SpanKind.CLIENT, "attributes": _known(attributes)}
-        with self._in_span(lambda: self._tracer.start_span(f"chat {model.model}", **how)) as span:
+        start = partial(self._tracer.start_span, f"chat {model.model}", **how)
+        with self._in_span(call.run, start) as span:
             try:
                 completion = await handler(call)
                 with harmless():
@@ -198,9 +204,12 @@ class Telemetry(RunObserver):
     # --- spans
 
     @contextmanager
-    def _in_span(self, start: Callable[[], Span]) -> Iterator[Span]:
-        """A span that is the current one; one that goes nowhere where it cannot be started."""
+    def _in_span(self, run: Run, start: Callable[[], Span]) -> Iterator[Span]:
+        """A span that is the current one, with what the run spends within it; one that goes nowhere
+        where it cannot be started."""
         span: Span = INVALID_SPAN
+        entries: dict[str, LedgerEntry] = {}
+        token = _within.set((*_within.get(), entries))
         with harmless():
             span = start()
         with trace.use_span(span, True, record_exception=False, set_status_on_exception=False):
@@ -209,6 +218,14 @@ class Telemetry(RunObserver):
             except BaseException as error:
                 self._fail(span, error)
                 raise
+            finally:
+                _within.reset(token)
+                # A verifier may have asked another cascade.
+                own = LedgerView(entry for entry in entries.values() if entry.run_id == run.id)
+                if own.entries:
+                    usd = {"cost_usd": own.cost_usd, "saved_usd": own.saved_usd}
+                    with harmless():
+                        span.set_attributes(_known({**usd, "basis": own.saved_basis}, "cascade."))
 
     def _fail(self, span: Span, error: BaseException | None) -> None:
         if error is not None and not is_control_flow(error):

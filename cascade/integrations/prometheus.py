@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.integrations.logs import RunObserver, RunRecord
-from cascade.middleware import Advance
-from cascade.run import CascadeRuntime, Kernel, Run
+from cascade.run import Run
 from cascade.state import LedgerEntry
 
 try:
@@ -45,7 +43,7 @@ class PrometheusMetrics(RunObserver):
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        self._heard: WeakSet[Kernel] = WeakSet()
+        super().__init__()
 
         def make(kind: Any, name: str, labels: str, about: str, **more: Any) -> Any:
             names = ("cascade", *labels.split())
@@ -73,14 +71,6 @@ class PrometheusMetrics(RunObserver):
         self._gained = count("gained_usd", "node tier basis", "US dollars saved.")
         self._lost = count("lost_usd", "node tier basis", "US dollars lost.")
 
-    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
-        """Listen to the ledger, whose entries also come after the reply."""
-        kernel = runtime.kernel
-        if kernel not in self._heard:
-            self._heard.add(kernel)
-            kernel.ledger.listeners.append(partial(self._recorded, kernel.parts.name))
-        await super().wrap_step(run, runtime, handler)
-
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """Count the request."""
         name, outcome = record.cascade, record.outcome
@@ -90,7 +80,8 @@ class PrometheusMetrics(RunObserver):
             sure = self._confidence.labels(name, str(record.calibrated).lower())
             sure.observe(record.confidence)
 
-    def _recorded(self, cascade: str, entry: LedgerEntry) -> None:
+    def recorded(self, cascade: str, entry: LedgerEntry) -> None:
+        """Count what the entry says."""
         place = (cascade, entry.node, entry.tier or "")
         self._entries.labels(*place, entry.outcome).inc()
         if entry.model is not None:

@@ -180,8 +180,10 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
     assert (call["gen_ai.operation.name"], used) == ("chat", [10, 1])
     assert call["gen_ai.provider.name"] == "scripted"
     assert call["gen_ai.response.finish_reasons"] == ("stop",)
-    draft, *_ = traced.spans("draft")
-    assert dict(draft.attributes or {})["cascade.cost_usd"] == pytest.approx(12e-6)
+    for name, basis in (("draft", "measured"), ("chat", "measured"), ("verify", "estimated")):
+        told = dict(traced.spans(name)[0].attributes or {})
+        assert told["cascade.basis"] == basis
+        assert told["cascade.cost_usd"] == pytest.approx(0 if name == "verify" else 12e-6)
 
 
 async def test_an_audit_is_a_trace_of_its_own_with_the_id_of_its_run(pair: Pair) -> None:
@@ -190,7 +192,9 @@ async def test_an_audit_is_a_trace_of_its_own_with_the_id_of_its_run(pair: Pair)
     async with pair(SURE, middleware=middleware, ledger=MemoryLedger()) as cascade:
         result = await cascade.ainvoke(Q)
     (audit,) = traced.spans("audit")
-    assert (audit.parent, dict(audit.attributes or {})["cascade.run_id"]) == (None, result.run_id)
+    told: Any = dict(audit.attributes or {})
+    assert (audit.parent, told["cascade.run_id"]) == (None, result.run_id)
+    assert told["cascade.saved_usd"] == -told["cascade.cost_usd"] < 0
     assert traced.tree()["chat large"] == "audit"
 
 
