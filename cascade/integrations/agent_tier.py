@@ -23,6 +23,8 @@ from langchain_core.messages import (
     HumanMessage,
     ToolMessage,
     convert_to_messages,
+    messages_from_dict,
+    messages_to_dict,
 )
 from langchain_core.messages.ai import add_usage
 from langchain_core.outputs import LLMResult
@@ -69,6 +71,9 @@ messages themselves, from which it goes on."""
 Stop = Callable[[Sequence[BaseMessage], Sequence[BaseMessage]], str | None]
 """Takes the task and the run so far, and returns why to stop the run, or None to let it go on;
 `cascade.evaluation.trajectories.EarlyStop` is one."""
+
+UNFINISHED = "unfinished_agent"
+"""Key of a run's notes: messages of an agent that failed, for the one that takes over."""
 
 HANDED_OVER = (
     "Another agent has worked on this before. What it did is not verified, and may be wrong:\n\n"
@@ -126,7 +131,7 @@ class AgentTier(CompositeModel):
         local: bool = False,
     ) -> None:
         runs = isinstance(agent, Runnable) or is_async_callable(agent)
-        if not (callable(agent) if fresh else runs):
+        if not (callable(agent) and not runs if fresh else runs):
             raise ConfigurationError(
                 f"AgentTier({agent!r}): give a compiled graph, an agent, a Runnable or a coroutine "
                 "function of messages; with fresh=True, a function that makes one. A cascade is "
@@ -181,8 +186,8 @@ class AgentTier(CompositeModel):
             )
 
     async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
-        """Run the agent. Of a draft that fails and is not to be repeated, what was done is kept for
-        the next tier.
+        """Run the agent. Where it fails and is not to be repeated, what was done is kept for the
+        next tier.
 
         Raises:
             UnsupportedContentError: the question has tools or settings for the agent's models, or
@@ -197,12 +202,17 @@ class AgentTier(CompositeModel):
             messages, reason = run.trajectory, str(stopped)
         except Exception as error:
             failed = self._failed(error, call.request)
-            passes_on = isinstance(failed, ModelError) and failed.circumstantial
-            if call.node != "draft" or not passes_on or failed.retryable:
-                raise failed from error
+            if call.node != "draft" or not isinstance(error, GraphRecursionError):
+                if isinstance(failed, ModelError) and not failed.retryable:
+                    done: Any = messages_to_dict([_plain(m) for m in run.trajectory])
+                    call.run.notes[UNFINISHED] = done
+                # Of models that report nothing, what was spent is unknown.
+                async with nullcontext() if run.booked else ledger.attempt(attempt):
+                    raise failed from error
             messages, reason = run.trajectory, str(failed)
         finally:
             await run.close()
+        call.run.notes.pop(UNFINISHED, None)
         call.run.stopped = reason or call.run.stopped
         completion = self._completion(call, messages, stopped=bool(reason))
         if not run.booked:  # models that report nothing to callbacks
@@ -316,7 +326,9 @@ class _AgentRun(BaseCallbackHandler):
         """The task, with what the tier before has done, as far as this one is to see it."""
         run, way = self._call.run, self._tier.takes_over
         task: list[Any] = list(self._call.request.messages)
-        done = _closed(run.draft.trajectory) if run.draft and run.kind == "answer" else []
+        kept: Any = run.notes.get(UNFINISHED)
+        before = messages_from_dict(kept) if kept else run.draft.trajectory if run.draft else ()
+        done = _closed(before) if run.kind == "answer" else []
         if done and way == "hand_over":
             task.append(HumanMessage(HANDED_OVER + narrated(done)))
         elif done and way == "repair":

@@ -333,9 +333,9 @@ async def test_what_an_agent_cannot_do_in_a_tier_is_said() -> None:
         await Cascade(tiers=[agent()]).ainvoke(Q, tools=[population])
     with pytest.raises(UnsupportedContentError, match="asked through a cascade"):
         await agent().complete(Request((HumanMessage(Q),)))
-    for given in ("agent", pair(agent())):
+    for given, fresh in (("agent", False), (pair(agent()), False), (waits, True)):
         with pytest.raises(ConfigurationError, match="give a compiled graph"):
-            AgentTier(given)
+            AgentTier(given, fresh=fresh)
     wrong: dict[str, Any] = {"takes_over": "over", "irreversible": "pay", "prices": {"fake:x": 3}}
     for option, value in wrong.items():
         with pytest.raises(ConfigurationError, match=f"{option}=.*(over|a list|a Price)"):
@@ -414,6 +414,23 @@ async def test_what_a_failed_agent_has_done_is_handed_over() -> None:
     assert result.answer == "460,000"
     assert [e.outcome for e in result.ledger if e.node == "draft"] == ["ok", "failed"]
     assert [m.type for m in model.seen[0]] == ["human", "ai", "tool", "human"]
+
+
+async def test_where_those_after_it_fail_too_the_first_draft_stands_in() -> None:
+    broken = [create_agent(chat(CALLS, ConnectionError("reset")), [writing]) for _ in range(2)]
+    later = [Tier(agent(made, takes_over="repair"), name=f"t{n}") for n, made in enumerate(broken)]
+    tiers: list[Any] = [Tier(ScriptedModel("five"), name="first"), *later]
+    cascade = Cascade(tiers=tiers, verifier=lambda _q, _a: False)
+    result = await cascade.ainvoke(Q)
+    assert (result.answer, result.tier, result.degraded) == ("five", "first", True)
+
+
+async def test_what_a_failed_agent_without_callbacks_has_spent_is_unknown() -> None:
+    async def fails(messages: Any) -> Any:
+        raise KeyError
+
+    result = await pair(agent(fails), middleware=[Retries(1)]).ainvoke(Q)
+    assert [e.cost_usd for e in result.ledger if e.node == "draft"] == [None]
 
 
 def writes(answer: str = "460", **options: Any) -> AgentTier:
