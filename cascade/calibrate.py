@@ -156,7 +156,7 @@ class Collected:
         return f"{done}, {(time.monotonic() - self.began) * each:.0f} s{more} left"
 
 
-class Recorder:
+class AnswerRecorder:
     """Recorder of what the first and the last model answer to examples, as transcripts in a file.
     Where they `agree`, the last model's answer counts as right: there are no references.
 
@@ -325,7 +325,7 @@ class Recorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class CalibrationFit:
     """A calibration as it decides online, with its certificates, those that were refused, and what
     this way of calibrating is worth on rows left out of it; None of too few rows to say."""
 
@@ -342,7 +342,7 @@ def fit(
     *,
     max_harms: Sequence[float] = (),
     delta: float = 0.1,
-) -> Fitted:
+) -> CalibrationFit:
     """Calibrate on recorded answers, and say what that is worth.
 
     With `max_harms`, bounds on P(accepted and wrong) to certify, one half of the rows fits the
@@ -366,7 +366,7 @@ def fit(
     options = options.model_copy(update={"repeats": options.repeats or 3})
     evaluation = evaluate(pair, options, choose=choose) if n >= LEAST_ROWS else None
     if not max_harms:
-        return Fitted(made(np.arange(n)), (), evaluation)
+        return CalibrationFit(made(np.arange(n)), (), evaluation)
     if n < 2 * LEAST_LABELS:
         raise ConfigurationError(
             f"{n} labelled drafts: with max_harm one half of them fits and the other proves, which "
@@ -388,12 +388,12 @@ def fit(
         else:
             proved.append(found)
     calibration = calibration.model_copy(update={"certificates": tuple(proved)})
-    return Fitted(calibration, tuple(refused), evaluation)
+    return CalibrationFit(calibration, tuple(refused), evaluation)
 
 
 async def calibrate(
     kernel: Kernel, path: Path, *, labels: Any = "references", **options: Any
-) -> Fitted:
+) -> CalibrationFit:
     """Fit a calibration to recorded answers, with the `options` of `fit`, and say what it is worth.
 
     It is bound to the models and settings, and to what stood before the question of all rows.
@@ -428,12 +428,12 @@ async def calibrate(
 
 async def calibrate_examples(
     kernel: Kernel, examples: Sequence[Example], scorer: Scorer, **options: Any
-) -> Fitted:
+) -> CalibrationFit:
     """Ask both models about examples, and calibrate on the answers; nothing is kept on disk."""
     with TemporaryDirectory(prefix="cascade-") as folder:
         path = Path(folder) / "examples.jsonl"
         halves = 2 if options.get("max_harms") else 1
-        await Recorder(kernel, path, scorer).record(examples, least=LEAST_LABELS * halves)
+        await AnswerRecorder(kernel, path, scorer).record(examples, least=LEAST_LABELS * halves)
         return await calibrate(kernel, path, **options)
 
 
@@ -441,7 +441,10 @@ async def calibrate_examples(
 
 
 def write_artefacts(
-    folder: Path, fitted: Fitted, tiers: Sequence[OpenTier], examples: Sequence[Example] = ()
+    folder: Path,
+    fitted: CalibrationFit,
+    tiers: Sequence[OpenTier],
+    examples: Sequence[Example] = (),
 ) -> dict[str, Path]:
     """Write the calibration, a page, and a `cascade.yaml` that `cascade serve` takes, with the
     messages that stood before the question of every example; the files by what they are.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from cascade._numbers import to_count, to_number
 from cascade.errors import ConfigurationError, LocalOnlyError
-from cascade.ledger.outlook import Tier as PricedTier
+from cascade.ledger.outlook import PricedTier
 from cascade.ledger.prices import Price, Pricing, find_pricing
 from cascade.models import Model, Request, open_model
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from cascade.cli.console import AS_JSON, INTERRUPTED, busy, fail, give, printable, say, screen
-from cascade.cli.options import Models, Policy, System, spread
+from cascade.cli.options import Models, PolicyOptions, System, spread
 from cascade.errors import InputError
 from cascade.events import Decided, Provisional, Token
 
@@ -27,7 +27,7 @@ def ask(
         Option("--local-only", help="Ask no model elsewhere; a doubtful draft is the answer too."),
     ] = False,
     models: Models,
-    policy: Policy,
+    policy: PolicyOptions,
 ) -> None:
     """Ask one question: the small model drafts, the large one answers if it has to.
 

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from cascade.cli.console import MOST_TOLD, busy, fail, give, say
-from cascade.cli.options import Amount, Models, Policy, System, Text, at_once, must_be_file, spread
+from cascade.cli.options import (
+    Amount,
+    Models,
+    PolicyOptions,
+    System,
+    Text,
+    at_once,
+    must_be_file,
+    spread,
+)
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,7 +53,7 @@ def batch(
     ledger: Annotated[Text, Option(help="Its address: sqlite:///ledger.db, …")] = None,
     fresh: Annotated[bool, Option(help="Forget what was done before, and pay anew.")] = False,
     models: Models,
-    policy: Policy,
+    policy: PolicyOptions,
 ) -> None:
     """Answer every row of a file. Interrupted, the same command goes on where it was."""
     from cascade import jobs  # noqa: PLC0415 - heavy, keeps --help fast

@@ -37,7 +37,7 @@ from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
-    from cascade.calibrate import Collected, Fitted
+    from cascade.calibrate import CalibrationFit, Collected
     from cascade.evaluation.recordings import Example
     from cascade.evaluation.verdict import Evaluation
 
@@ -63,7 +63,7 @@ class Goal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class ExampleOptions:
     """Examples, and how both models are asked about them."""
 
     question: Annotated[Text, Option(help="Column of the questions.")] = None
@@ -149,7 +149,7 @@ def calibrate(
     recorded: Annotated[bool, Option("--recorded", help="FILE has transcripts.")] = False,
     stop: Annotated[File, Option(help="Write when to give up runs of the small agent.")] = None,
     models: Models,
-    examples: Examples,
+    examples: ExampleOptions,
 ) -> None:
     """Fit a calibration to your examples, and prove what can be promised with it.
 
@@ -200,7 +200,7 @@ def try_(
     max_harm: MaxHarm = None,
     goal: Goal,
     models: Models,
-    examples: Examples,
+    examples: ExampleOptions,
 ) -> None:
     """From labelled rows to an answer: is a cascade worth it here, and how is it set up?
 
@@ -239,7 +239,7 @@ def demo(
     """
     from cascade import demo as packaged  # noqa: PLC0415 - heavy
 
-    how = Examples(scorer="contains", concurrency=2, yes=True)
+    how = ExampleOptions(scorer="contains", concurrency=2, yes=True)
     with packaged.open_cascade(small) as cascade:
         _judge(cascade, packaged.questions(n), to, how, packaged.ASSUMED)
 
@@ -250,7 +250,7 @@ ANSWERS = "transcripts.jsonl"
 """File of what both models answered, in a folder of `try` or `demo`."""
 
 
-def _open(opened: ExitStack, models: Models, how: Examples) -> Cascade:
+def _open(opened: ExitStack, models: Models, how: ExampleOptions) -> Cascade:
     """A cascade whose models are both asked every question."""
     from cascade.calibrate import GIVE_UP_AFTER, SIGNALS  # noqa: PLC0415 - heavy
     from cascade.middleware import Breaker  # noqa: PLC0415
@@ -264,15 +264,15 @@ def _record(
     cascade: Cascade,
     rows: Sequence[Example],
     path: Path,
-    how: Examples,
+    how: ExampleOptions,
     least: int,
     agree: bool = False,
 ) -> Collected:
     """Record what both models answer, after asking the person where it costs money."""
-    from cascade.calibrate import Recorder  # noqa: PLC0415 - heavy
+    from cascade.calibrate import AnswerRecorder  # noqa: PLC0415 - heavy
     from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
 
-    recorder = Recorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
+    recorder = AnswerRecorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
     workers = how.concurrency or at_once(cascade)
     if not how.yes:
         _confirm(cascade, rows, path, how.yes_up_to)
@@ -332,14 +332,14 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
         raise typer.Exit(1)
 
 
-def _fit(cascade: Cascade, path: Path, **options: Any) -> Fitted:
+def _fit(cascade: Cascade, path: Path, **options: Any) -> CalibrationFit:
     from cascade.calibrate import calibrate as made  # noqa: PLC0415 - heavy
 
     with busy("fitting"):
         return asyncio.run(made(cascade.kernel, path, **options))
 
 
-def _told(fitted: Fitted, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:
+def _told(fitted: CalibrationFit, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:
     """A calibration in words, line by line."""
     made, q = fitted.calibration, fitted.calibration.quality
     area = "unknown" if q.auroc is None else f"{q.auroc:.3f}"
@@ -364,7 +364,7 @@ def _judge(
     cascade: Cascade,
     rows: Sequence[Example],
     to: Path,
-    how: Examples,
+    how: ExampleOptions,
     assumed: Sequence[str] = (),
     **options: Any,
 ) -> None:

@@ -30,7 +30,7 @@ from cascade.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RequestOptions:
     """A request: its prices, tokens and seconds."""
 
     small: SmallName = None
@@ -68,7 +68,7 @@ def plan(
         File, Argument(help="Recorded answers or runs of agents: the costs are theirs.")
     ] = None,
     *,
-    request: Request,
+    request: RequestOptions,
     expected: Expected,
 ) -> None:
     """Work out from which accept rate a cascade saves money, how much, or that it never does."""
@@ -95,7 +95,7 @@ def plan(
     give({**told, "from_requests": found.from_requests}, to_text(work.to_document(found, [note])))
 
 
-def _costs(request: Request) -> tuple[dict[str, Decimal], str]:
+def _costs(request: RequestOptions) -> tuple[dict[str, Decimal], str]:
     """Dollars of a draft, its check and a large answer, and what they rest on."""
     from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
     from cascade.ledger.prices import Price  # noqa: PLC0415

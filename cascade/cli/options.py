@@ -124,7 +124,7 @@ def at_once(cascade: Cascade, usual: int = 8) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class PolicyOptions:
     """Escalation."""
 
     threshold: Annotated[Number, Option(help="Accept drafts at this confidence and above.")] = None

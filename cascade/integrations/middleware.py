@@ -21,8 +21,8 @@ except ModuleNotFoundError as error:
         "CascadeMiddleware needs langchain: in a clone, pip install '.[langchain]'."
     ) from error
 
-Step = ModelRequest[Any]
-Answer = ModelResponse[Any]
+AgentRequest = ModelRequest[Any]
+AgentResponse = ModelResponse[Any]
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -47,17 +47,19 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self._small, self._large_price, self._options = small, large_price, options
         self._made: dict[int, tuple[BaseChatModel, Cascade]] = {}
 
-    def wrap_model_call(self, request: Step, handler: Callable[[Step], Answer]) -> Answer:
+    def wrap_model_call(
+        self, request: AgentRequest, handler: Callable[[AgentRequest], AgentResponse]
+    ) -> AgentResponse:
         """Ask a cascade where the agent would ask its model."""
         return handler(self._to_cascade(request))
 
     async def awrap_model_call(
-        self, request: Step, handler: Callable[[Step], Awaitable[Answer]]
-    ) -> Answer:
+        self, request: AgentRequest, handler: Callable[[AgentRequest], Awaitable[AgentResponse]]
+    ) -> AgentResponse:
         """`wrap_model_call` for agents that run asynchronously."""
         return await handler(self._to_cascade(request))
 
-    def _to_cascade(self, request: Step) -> Step:
+    def _to_cascade(self, request: AgentRequest) -> AgentRequest:
         large = request.model
         if id(large) not in self._made:
             tier = Tier(large, price=self._large_price)

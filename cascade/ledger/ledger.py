@@ -26,7 +26,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
-from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, Tier, characters
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, PricedTier, characters
 from cascade.ledger.prices import has_price
 from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 
@@ -108,7 +108,7 @@ class Attempt:
 
     run_id: str
     node: str
-    tier: Tier
+    tier: PricedTier
     messages: Sequence[BaseMessage]
     max_tokens: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -328,7 +328,7 @@ def _entry(
     return LedgerEntry(run_id=attempt.run_id, node=attempt.node, **fields | more)
 
 
-def _why_unknown(tier: Tier, usage: Usage) -> str:
+def _why_unknown(tier: PricedTier, usage: Usage) -> str:
     """Reason why the cost of an answer is unknown: its price, or what the provider left out."""
     if not has_price(tier.pricing, 0.0):
         return f"{tier.model.name}: {tier.pricing.source}"

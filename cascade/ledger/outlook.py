@@ -43,7 +43,7 @@ visible tokens and so many more: at least 98 % of the answers of ten recorded pa
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class PricedTier:
     """A tier as the ledger sees it; its `model` has a `name` and a `server`."""
 
     name: str
@@ -55,7 +55,9 @@ class Tier:
 class Outlook:
     """Costs that a cascade expects of its tiers, which come from small to large. Thread-safe."""
 
-    def __init__(self, tiers: Sequence[Tier], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, tiers: Sequence[PricedTier], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.tiers = tuple(tiers)
         self.lengths = Lengths()
         self._alone, self._really = PromptCache(clock), PromptCache(clock)
@@ -63,7 +65,7 @@ class Outlook:
         self._learned, self._lock = 0, Lock()
 
     def cost(
-        self, tier: Tier, completion: Completion, messages: Sequence[BaseMessage] = ()
+        self, tier: PricedTier, completion: Completion, messages: Sequence[BaseMessage] = ()
     ) -> Decimal | None:
         """Dollars that a tier would probably cost after a draft; None where usage or price is
         unknown. What the large model was sent of the conversation before is read from its cache,
@@ -124,7 +126,7 @@ class Outlook:
 
 
 def _costs(
-    tier: Tier, lengths: Lengths, usage: Usage, cached: int, written: int = 0
+    tier: PricedTier, lengths: Lengths, usage: Usage, cached: int, written: int = 0
 ) -> Iterator[Decimal | None]:
     """Dollars of a tier's answer to a prompt that was drafted, and the ends of their range."""
     draft = visible(usage)

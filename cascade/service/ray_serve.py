@@ -34,7 +34,7 @@ class Arguments(BaseModel, extra="forbid"):
     max_replicas: int = Field(default=1, ge=1)
 
 
-class Replica:
+class GatewayReplica:
     """One replica: the whole gateway in one process, with the configuration at the first of some
     places, since a replica may work in another folder than who built it."""
 
@@ -77,7 +77,7 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
         )
     places = min(each.concurrency for each in config.cascades.values())
     made = serve.deployment(
-        serve.ingress()(Replica),
+        serve.ingress()(GatewayReplica),
         name="Gateway",
         autoscaling_config={
             "min_replicas": arguments.min_replicas,

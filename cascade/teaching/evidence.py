@@ -39,7 +39,7 @@ MOST_GROUPS, MOST_LESSONS = 200, 500
 _WORD = re.compile(r"\w+")
 
 
-class Pair(NamedTuple):
+class Trial(NamedTuple):
     """One request of which both answers are known: how much more the one with examples was worth,
     in [−1, 1], and the chance (1, or that of an audit) that its right answer becomes known."""
 
@@ -64,9 +64,9 @@ class Evidence:
 
     alpha: float = 0.05
     live: bool = False
-    pairs: deque[Pair] = field(default_factory=lambda: deque(maxlen=PAIRS_KEPT))
+    pairs: deque[Trial] = field(default_factory=lambda: deque(maxlen=PAIRS_KEPT))
 
-    def put(self, pair: Pair) -> bool:
+    def put(self, pair: Trial) -> bool:
         """Take in a pair; whether the group went live, or was dropped."""
         self.pairs.append(pair)
         if not self._refuted():

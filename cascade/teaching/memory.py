@@ -20,7 +20,7 @@ from cascade.errors import CascadeError, ModelError
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
-from cascade.teaching.evidence import Group, Groups, Pair
+from cascade.teaching.evidence import Group, Groups, Trial
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, place_of, the_store
 
 logger = logging.getLogger("cascade")
@@ -206,7 +206,7 @@ class Memory(Examples):
         gain -= self._worth(right, lesson.origin == "audited")
         with self._lock:
             evidence = asked.group.evidence
-            if evidence.put(Pair(-gain if asked.shown else gain, asked.rate)):
+            if evidence.put(Trial(-gain if asked.shown else gain, asked.rate)):
                 change = "shown" if evidence.live else "shown no more"
                 logger.info("%s: the lessons of a group are %s", self.name, change)
 

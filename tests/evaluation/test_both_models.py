@@ -55,7 +55,7 @@ async def recorded(
         Tier(large or model("large"), name="large", price=price),
     )
     async with Cascade(*tiers, signals=signals) as cascade:
-        recorder = calibrate.Recorder(cascade.kernel, path, as_scorer(scorer))
+        recorder = calibrate.AnswerRecorder(cascade.kernel, path, as_scorer(scorer))
         return await recorder.record(examples)
 
 
@@ -77,7 +77,7 @@ async def test_both_answers_are_recorded_with_what_they_cost_and_are_worth(tmp_p
 async def test_of_more_tiers_the_first_and_the_last_are_recorded(tmp_path: Path) -> None:
     path, tiers = tmp_path / "t.jsonl", [model(name, name) for name in ("small", "medium", "large")]
     async with Cascade(tiers=tiers, signals=["logprobs"]) as cascade:
-        recorder = calibrate.Recorder(cascade.kernel, path, as_scorer("exact"))
+        recorder = calibrate.AnswerRecorder(cascade.kernel, path, as_scorer("exact"))
         await recorder.record([example("a")])
     (row,) = read_transcripts(path)
     said = {name: outcome.output for name, outcome in row.models.items()}

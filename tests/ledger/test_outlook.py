@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 
-from cascade.ledger.outlook import Lengths, Outlook, Tier, fit_lengths
+from cascade.ledger.outlook import Lengths, Outlook, PricedTier, fit_lengths
 from cascade.ledger.prices import Price, Pricing
 from cascade.state import Completion, Usage
 from tests.ledger.samples import Clock
@@ -27,7 +27,9 @@ class FakeModel:
 
 def outlook(clock: Clock | None = None, **large: Any) -> Outlook:
     given = {"name": "large", "model": FakeModel(), "pricing": LARGE, "max_tokens": None, **large}
-    return Outlook([Tier("small", FakeModel(), SMALL, None), Tier(**given)], clock or Clock())
+    return Outlook(
+        [PricedTier("small", FakeModel(), SMALL, None), PricedTier(**given)], clock or Clock()
+    )
 
 
 def draft(prompt: int | None = 1_000, output: int | None = 100, **more: Any) -> Completion:

@@ -148,7 +148,7 @@ def test_a_replica_is_a_gateway_of_its_own(
 ) -> None:
     monkeypatch.setattr(app, "set_up_logs", lambda config: None)
     path = write(tmp_path, upstream)
-    replica = ray_serve.Replica("gone.yaml", str(path))
+    replica = ray_serve.GatewayReplica("gone.yaml", str(path))
     made = replica.__serve_build_asgi_app__()
     assert "support" in made.state.gateway.served
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from cascade.teaching import evidence as module
-from cascade.teaching.evidence import Evidence, Groups, Pair
+from cascade.teaching.evidence import Evidence, Groups, Trial
 
 PLACE = ("", "")
 
@@ -14,7 +14,7 @@ PLACE = ("", "")
 def fed(gains: Sequence[float], rate: float = 1.0) -> Evidence:
     evidence = Evidence()
     for gain in gains:
-        evidence.put(Pair(gain, rate))
+        evidence.put(Trial(gain, rate))
     return evidence
 
 
@@ -35,10 +35,10 @@ def test_without_any_gain_a_group_goes_live_as_rarely_as_alpha_says() -> None:
 
 def test_a_live_group_that_harms_is_dropped_and_comes_back_by_new_evidence() -> None:
     evidence = fed([0.2] * 60)
-    changes = [evidence.put(Pair(-0.8, rate)) for rate in (1.0, 0.5) * 5]
+    changes = [evidence.put(Trial(-0.8, rate)) for rate in (1.0, 0.5) * 5]
     assert (sum(changes), evidence.live) == (1, False)
     while not evidence.live:
-        evidence.put(Pair(0.2))
+        evidence.put(Trial(0.2))
     assert list(evidence.pairs) == []  # what has changed begins anew
 
 
