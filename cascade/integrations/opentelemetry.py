@@ -168,8 +168,8 @@ class Telemetry(RunObserver):
             **self._quoted("input", request.messages),
         }
         how: Any = {"kind": SpanKind.CLIENT, "attributes": _known(attributes)}
-        start = partial(self._tracer.start_span, f"chat {model.model}", **how)
-        with self._in_span(call.run, start) as span:
+        name = f"chat {model.model}"
+        with self._in_span(call.run, lambda: self._tracer.start_span(name, **how)) as span:
             try:
                 completion = await handler(call)
                 with harmless():
