@@ -43,11 +43,10 @@ entries no more, and theirs must not take its own."""
 
 
 class Machine:
-    """Clock of one machine that this process asks; safe to share between threads.
+    """Clock of one machine that this process asks, also in several threads.
 
-    A machine costs per hour, however many calls it works on: eight at once that last ten seconds
-    are ten seconds of it, not eighty. The sum of all that is charged is never above its wall time.
-    What other processes ask of it is not known here.
+    Eight calls at once that last ten seconds are ten seconds of it, not eighty: the sum of all that
+    is charged is never above its wall time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -57,12 +56,10 @@ class Machine:
         self._crowded = 0.0  # grows by dt while n > 1
 
     def begin(self) -> Callable[[float | None], tuple[float, Basis]]:
-        """Begin a call, right before it is sent, which is ended by what is returned, once.
-
-        That takes the milliseconds in which the model computed, where the server says them, and
-        returns those that the call is charged, with their basis: alone on the machine the server's,
-        beside others its share of each moment, and else its own time.
-        """
+        """Begin a call, right before it is sent, which is ended by what is returned, once. That
+        takes the milliseconds in which the model computed, where the server says them, and returns
+        those that are charged, with their basis: alone on the machine the server's, else the share
+        of each moment."""
         shares, crowded = self._advance(1)
 
         def end(busy_ms: float | None) -> tuple[float, Basis]:
@@ -244,7 +241,10 @@ class Ledger:
         if cost is None and completion.cost_usd is not None:
             cost, more["price"] = completion.cost_usd, "as its own ledger says"
         if cost is None:
-            more["note"] = "; ".join(filter(None, [attempt.note, _why_unknown(tier, usage)]))
+            missing = "how long it was busy" if usage.known else "its usage"
+            priced = has_price(tier.pricing, 0.0)
+            why = f" did not report {missing}" if priced else f": {tier.pricing.source}"
+            more["note"] = "; ".join(filter(None, [attempt.note, f"{tier.model.name}{why}"]))
             more["assumed_usd"] = self._assumed(attempt, usage)
         else:
             n, tokens, dollars = self._usual.get(tier.name, (0, 0.0, 0.0))
@@ -326,11 +326,3 @@ def _entry(
         "id": attempt.id,
     }
     return LedgerEntry(run_id=attempt.run_id, node=attempt.node, **fields | more)
-
-
-def _why_unknown(tier: PricedTier, usage: Usage) -> str:
-    """Reason why the cost of an answer is unknown: its price, or what the provider left out."""
-    if not has_price(tier.pricing, 0.0):
-        return f"{tier.model.name}: {tier.pricing.source}"
-    missing = "its usage" if not usage.known else "how long it was busy"
-    return f"{tier.model.name} did not report {missing}"

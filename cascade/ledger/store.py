@@ -246,8 +246,7 @@ class SqlLedger(LedgerStore):
         return await self.entries(Selection(run_id=run_id))
 
     async def entries(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
-        """Entries ordered by time, then id. Calls that were begun and not completed are not among
-        them, see `unfinished`."""
+        """Entries ordered by time, then id; begun calls are not among them, see `unfinished`."""
         return await self._read(_chosen(selection), lambda row: entry_of(row)[0])
 
     async def rows(
@@ -285,10 +284,8 @@ class SqlLedger(LedgerStore):
         return total_of(EXACT.multiply(*each) for each in await self._read(statement, tuple))
 
     async def export(self, path: str | Path, selection: Selection = EVERYTHING) -> int:
-        """Number of entries written to a new file, `.jsonl` or `.csv`.
-
-        Amounts are decimal text, times UTC, and what is unknown is null (empty in CSV). Notes of
-        failed calls are left out: they may quote a server's address and words.
+        """Number of entries written to a new file, `.jsonl` or `.csv`. Amounts are decimal text,
+        times UTC, and what is unknown is null (empty in CSV).
 
         Raises:
             ConfigurationError: the name has none of these endings.
