@@ -114,9 +114,9 @@ def evaluate(
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
     with busy(f"reading {path}"):
-        fitted, tested = pair_of(read_transcripts(path), str(small), str(large)), None
+        fitted, tested = pair_of(read_transcripts(path), small or "?", large or "?"), None
         if test is not None:
-            tested = pair_of(read_transcripts(test), str(small), str(large))
+            tested = pair_of(read_transcripts(test), small or "?", large or "?")
             both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
             if both:
                 raise ConfigurationError(

@@ -482,7 +482,8 @@ def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEnc
     size = min(dimensions, len(prompts) // 20, table.shape[1] - 1)
     if size < 1:
         return TextEncoder()
-    svd: Any = TruncatedSVD(size, random_state=0).fit(table)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where all prompts are alike
+        svd: Any = TruncatedSVD(size, random_state=0).fit(table)
     rows = np.column_stack([vectoriser.idf_, svd.components_.T]).tolist()
     words = {word: tuple(rows[at]) for word, at in vectoriser.vocabulary_.items()}
     return TextEncoder(words=words, dimensions=size)

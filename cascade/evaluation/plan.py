@@ -146,7 +146,7 @@ def recorded(
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
 
-    pair = pair_of(read_transcripts(path), str(small), str(large))
+    pair = pair_of(read_transcripts(path), small or "?", large or "?")
     if not pair.priced:
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
     if accept_rate is None:

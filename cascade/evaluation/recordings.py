@@ -10,7 +10,7 @@ import gzip
 import logging
 import math
 import zlib
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,9 +111,10 @@ def _reading(path: Path, *more: Any) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
+        coding = "utf-16" if error.object.startswith(BOM_UTF16) else "latin1"
         raise ConfigurationError(
             f"{path} is not UTF-8 (byte {error.start}): convert it first, "
-            f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
+            f"`iconv -f {coding} -t utf-8 {path} > utf8.csv`."
         ) from error
     except (OSError, EOFError, zlib.error, csv.Error, *more) as error:
         reason = getattr(error, "strerror", None) or error
@@ -337,6 +338,8 @@ def read_examples(
 
 
 def _messages(given: Any, system: str | None) -> tuple[AnyMessage, ...]:
+    if not isinstance(given, str | list | None):
+        raise ValueError(f"a question is a text or a list of messages, not {given!r:.60}")
     messages = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
     if not messages or not str(messages[-1].text).strip():
         raise ValueError("the question is empty")

@@ -160,7 +160,7 @@ class Journal:
         changed = sorted(k for k in {*was, *made_with} if was.get(k) != made_with.get(k))
         if changed:
             raise ConfigurationError(
-                f"{self.path} was begun with another {', '.join(changed)}: answers of two set-ups "
+                f"{self.path} was begun with other {', '.join(changed)}: answers of two set-ups "
                 "in one file would be of no use. Give the options of then, another --output, or "
                 "--fresh to ask and pay anew."
             )

@@ -63,7 +63,7 @@ async def test_another_question_is_asked_again_and_another_cascade_begins_anew(
     again = await run(pair(), changed, tmp_path / "j")
     assert (again.resumed, again.answered) == (2, 1)
     await run(pair(), rows(1), tmp_path / "j")
-    with pytest.raises(ConfigurationError, match="begun with another settings"):
+    with pytest.raises(ConfigurationError, match="begun with other settings"):
         await run(pair(price_of_error=0.5), rows(1), tmp_path / "j")
 
 
