@@ -80,11 +80,10 @@ class Point(Record):
         within: the loss that was allowed; None at a price of an error, and for a model alone.
         quality, loss: share of right answers, and of those of the large model that are lost.
         cost: of the large model's alone, as a share; its interval covers the choice.
-        escalated: share of questions that the large model answers.
         cost_usd, per_right_usd: dollars per question, and per right answer.
         price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
         chance_above: that the true loss is above what may be lost.
-        off: whether this is the large model alone.
+        off: the large model alone.
     """
 
     name: str

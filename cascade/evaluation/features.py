@@ -37,15 +37,9 @@ MOST_HELPERS = 3
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The rows that have both models, sorted by id.
-
-    Attributes:
-        small_correct, large_correct: (n,) from 0 to 1.
-        small_cost, large_cost: (n,) dollars; where `priced` is False, 0 and 1: large answers.
-        priced: whether the dollars of both models are known.
-        left_out: rows without one of the models, or without its cost.
-        candidates: models that could help: every row has an answer of theirs, with its cost.
-    """
+    """The rows that have both models, sorted by id, and how many were `left_out`. Columns are (n,);
+    costs are dollars, or 0 and 1 where they are not `priced`. Of `candidates`, which could help,
+    every row has an answer with its cost."""
 
     small: str
     large: str

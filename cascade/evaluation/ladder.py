@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy.special import expit
@@ -51,33 +51,11 @@ that fitted it leave-one-out."""
 
 
 def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
-    """Logistic regressions of who is right on the columns of these sources (`Pair.table`),
-    standardised on the rows that fit: shares as logits, counts as logarithms, the raw score by its
-    rank."""
+    """Logistic regressions of who is right on the columns of these sources (`Pair.table`)."""
     columns = [(source, name) for source in sources for name in pair.table(source, pair)]
     usual = [name if name in ("raw", "same") else s.partition(":")[0] for s, name in columns]
     priors = np.array([((0.0, 30.0), (0.0, 30.0)), *(PRIORS[name] for name in usual)])
-
-    def values(of: Pair) -> Array:
-        unknown = np.full(len(of), np.nan)
-        found = [of.table(source, pair).get(name, unknown) for source, name in columns]
-        return np.array(found).reshape(len(columns), len(of))
-
-    given = np.take(values(pair), fit, axis=1)
-    kinds = np.array([_kind(column) for column in given], dtype=str)[:, None]
-    known = np.ma.masked_invalid(_read(given, kinds))
-    mean = np.ma.filled(known.mean(axis=1, keepdims=True), 0.0)
-    deviation = np.ma.filled(known.std(axis=1, keepdims=True), 0.0)
-    deviation[deviation <= 1e-9] = np.inf
-
-    def table(of: Pair) -> Array:
-        found = values(of)
-        x = np.nan_to_num((_read(found, kinds) - mean) / deviation)
-        if "raw" in usual:
-            at = usual.index("raw")
-            x[at] = _normal_scores(found[at], given[at])
-        return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
-
+    table = _standardised(pair, fit, columns)
     x, weights, own = table(pair), [], []
     targets = [(pair.small_correct, 0), (pair.large_correct, 1)]
     if helper is not None:
@@ -98,23 +76,46 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
     return head
 
 
-def _kind(column: Array) -> str:
-    known = column[np.isfinite(column)]
-    if not len(known) or known.min() < 0 or np.isin(known, (0, 1)).all():
-        return "plain"
-    return "share" if known.max() <= 1 else "count"
+def _standardised(
+    pair: Pair, fit: Rows, columns: Sequence[tuple[str, str]]
+) -> Callable[[Pair], Array]:
+    """A one and the columns (source, name) of any rows, standardised on those that fit: shares as
+    logits, counts as logarithms, the raw score by its rank."""
 
+    def values(of: Pair) -> Array:
+        unknown = np.full(len(of), np.nan)
+        found = [of.table(source, pair).get(name, unknown) for source, name in columns]
+        return np.array(found).reshape(len(columns), len(of))
 
-def _read(values: Array, kinds: Any) -> Array:
-    share = np.clip(values, 1e-3, 1 - 1e-3)
-    logit, logarithm = np.log(share / (1 - share)), np.log1p(np.maximum(values, 0))
-    return np.where(kinds == "share", logit, np.where(kinds == "count", logarithm, values))
+    given = np.ma.masked_invalid(np.take(values(pair), fit, axis=1))
+    least, most = (np.ma.filled(f(axis=1, keepdims=True), -1.0) for f in (given.min, given.max))
+    marks = np.ma.filled((given == 0) | (given == 1), True).all(axis=1, keepdims=True)
+    share, count = (least >= 0) & (most <= 1) & ~marks, (least >= 0) & (most > 1)
+
+    def read(found: Array) -> Array:
+        p = np.clip(found, 1e-3, 1 - 1e-3)
+        logit, logarithm = np.log(p / (1 - p)), np.log1p(np.maximum(found, 0))
+        return np.where(share, logit, np.where(count, logarithm, found))
+
+    known = np.ma.masked_invalid(read(given.data))
+    mean = np.ma.filled(known.mean(axis=1, keepdims=True), 0.0)
+    deviation = np.ma.filled(known.std(axis=1, keepdims=True), 0.0)
+    deviation[deviation <= 1e-9] = np.inf
+
+    def table(of: Pair) -> Array:
+        found = values(of)
+        x = np.nan_to_num((read(found) - mean) / deviation)
+        if ("draft", "raw") in columns:
+            at = columns.index(("draft", "raw"))
+            x[at] = _normal_scores(found[at], given[at].compressed())
+        return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
+
+    return table
 
 
 def _normal_scores(raw: Array, known: Array) -> Array:
     """Φ⁻¹ of the rank among the known scores; 0 where there is no score."""
-    known = np.sort(known[np.isfinite(known)])
-    n = len(known)
+    n, known = len(known), np.sort(known)
     below = np.searchsorted(known, raw, "left") + np.searchsorted(known, raw, "right")
     rank = np.clip((below + 1) / (2 * (n + 1)), 0.5 / (n + 1), 1 - 0.5 / (n + 1))
     return np.where(np.isfinite(raw), norm.ppf(rank), 0.0)

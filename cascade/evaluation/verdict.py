@@ -65,8 +65,7 @@ class Evaluation(Record):
     Attributes:
         sentence: the verdict for people, in one sentence, with `notes` of what to know besides.
         points: the menu, in order of `MENU`; the verdict is about the one that is `recommended`.
-        shape: what is recommended, fitted to all rows; `off` for the large model alone.
-        helper: another model that it asks.
+        shape: what is recommended, fitted to all rows, with a `helper` that it asks.
         alone: the small model, the large one, and an oracle.
         frontier: (cost share, right answers) of the policies at all prices.
         rankings: how well each shape's expected gain finds the rows to escalate.
