@@ -91,7 +91,7 @@ def plan(
     found = work.plan(**known)
     told = {"summary": found.sentence, "verdict": found.verdict, **found.figures}
     ratio = found.figures["cost_ratio"].value
-    told |= {"cost_ratio": ratio, "break_even_accept_rate": ratio}
+    told |= {"cost_ratio": ratio, "break_even_accept_rate": found.break_even}
     give({**told, "from_requests": found.from_requests}, to_text(work.to_document(found, [note])))
 
 

@@ -32,7 +32,7 @@ LINES: Mapping[str, tuple[str, str]] = {
     "draft_usd": ("draft, c_S", ""),
     "check_usd": ("self-check, c_V", "per draft"),
     "large_usd": ("large model, c_L", ""),
-    "cost_ratio": ("cost ratio r = (c_S + c_V) / c_L", "saves above"),
+    "cost_ratio": ("cost ratio r = (c_S + c_V) / c_L", ""),
     "accept_rate": ("accept rate a", "expected"),
     "relative_cost": ("cost, r + 1 − a", "of the large model alone"),
     "saved_per_1000_usd": ("saved per 1,000 requests", "fixed cost not counted"),
@@ -46,11 +46,13 @@ LINES: Mapping[str, tuple[str, str]] = {
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Forecast of cost and saving: those figures of `LINES` that can be told, per request where
-    nothing else is said, and from so many requests a month on a fixed cost is paid for."""
+    nothing else is said, the accept rate from which it saves, with a fixed cost where the requests
+    are known, and from so many requests a month on that is paid for."""
 
     verdict: Verdict
     sentence: str
     figures: Mapping[str, Figure]
+    break_even: Decimal
     from_requests: int | None = None
 
 
@@ -72,7 +74,8 @@ def plan(
         )
     each, usd = draft_usd + check_usd, partial(Figure, unit="usd")
     ratio, starts = each / large_usd, None
-    verdict: Verdict = "never" if ratio >= 1 else "open"
+    least = ratio + (fixed_usd / (requests * large_usd) if requests else 0)
+    verdict: Verdict = "never" if (least if accept_rate is None else ratio) >= 1 else "open"
     figures = {"draft_usd": usd(draft_usd), "check_usd": usd(check_usd)}
     figures |= {"large_usd": usd(large_usd), "cost_ratio": Figure(ratio, "share")}
     figures |= {"fixed_usd": usd(fixed_usd)} if fixed_usd else {}
@@ -93,26 +96,30 @@ def plan(
         ends = net.numbers[1:] if accept_n is not None else net.numbers[:1]
         if verdict == "open":
             verdict = "loses" if max(ends) <= 0 else "saves" if min(ends) > 0 else "uncertain"
-    sentence = _sentence(verdict, figures, starts)
-    if fixed_usd and accept_rate is not None:
+    sentence = _sentence(verdict, figures, Figure(least, "share"), starts)
+    if fixed_usd and accept_rate is None and not requests:
+        sentence += " Its fixed cost is not counted: say how many requests a month has."
+    elif fixed_usd and accept_rate is not None:
         pays = "No number of requests pays for it"
         pays = pays if starts is None else f"It is paid for from {starts:,} requests a month on"
         sentence += f" The fixed cost is {dollars(fixed_usd)} a month. {pays}."
-    return Plan(verdict, sentence, figures, starts)
+    return Plan(verdict, sentence, figures, least, starts)
 
 
-def _sentence(verdict: Verdict, figures: Mapping[str, Figure], starts: int | None) -> str:
+def _sentence(
+    verdict: Verdict, figures: Mapping[str, Figure], break_even: Figure, starts: int | None
+) -> str:
     rate = f"an accept rate of {words(figures.get('accept_rate'))}"
     gain = f"{words(figures.get('saved_per_1000_usd'))} per 1,000 requests"
-    least = words(figures["cost_ratio"])
+    least = words(break_even)
+    costs = " and check" if break_even == figures["cost_ratio"] else ", check and fixed"
     why = f"{rate} is not above the {least} from which it saves"
     why = why if starts is None else f"{gain} do not pay for the fixed cost"
     return {
-        "never": f"Never: draft and check cost {least} of a large answer, so a cascade loses "
+        "never": f"Never: draft{costs} cost {least} of a large answer, so a cascade loses "
         "money at every accept rate. Use the large model alone, or a cheaper small one.",
         "open": f"It saves from an accept rate of {least} on; below, switch it off.",
-        "saves": f"It saves {gain}: {rate} is above the {least} that draft and check cost of a "
-        "large answer.",
+        "saves": f"It saves {gain}: {rate} is above the {least} from which it saves.",
         "loses": f"It loses money: {why}. Switch it off.",
         "uncertain": f"It cannot be told yet: {gain}, and the interval, all costs counted, holds "
         "both a saving and a loss. Measure the accept rate on more examples.",
@@ -169,7 +176,7 @@ def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
         title="Whether a cascade can pay",
         sentence=found.sentence,
         tables=(Table("Per request", ("", "", ""), rows),),
-        facts=(Fact("saves from an accept rate of", known["cost_ratio"]),),
+        facts=(Fact("saves from an accept rate of", Figure(found.break_even, "share")),),
         notes=tuple(notes),
         tone="good" if found.verdict == "saves" else "bad" if bad else "open",
     )
