@@ -1,21 +1,21 @@
-"""A ledger as columns: its entries, its runs, and sums over them.
-
-Dollars are added as floats here, right to some 15 digits; those of a run or a budget are exact.
-"""
+"""A ledger as columns: its entries, its runs, and sums over them, exact to the last digit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal, localcontext
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.base import Selection
+from cascade.ledger.base import EXACT, Selection
 from cascade.ledger.feedback import FEEDBACK
 from cascade.ledger.store import SqlLedger
+
+NOTHING = Decimal(0)
 
 SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
 """A run belongs to the period in which it begins, and its later entries are read for so long; so
@@ -34,12 +34,13 @@ which could not be had; `cached` took an earlier answer; `unfinished` has no ans
 """
 
 _WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
+_DOLLARS = ("cost_usd", "assumed_usd", "baseline_usd")
 _MEASURES = (
-    *("cost_usd", "assumed_usd", "baseline_usd", "baseline_low_usd", "baseline_high_usd"),
+    *("baseline_low_usd", "baseline_high_usd"),
     *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "latency_ms"),
     *("confidence", "calibrated", "threshold", "audit_rate", "loss"),
 )
-"""Columns of entries: words, "" for none, and numbers, NaN where unknown."""
+"""Columns of entries: words, "" for none; exact dollars, None where unknown; and numbers, NaN."""
 
 _DECIDED = ("action", "confidence", "calibrated", "threshold", "audit_rate")
 
@@ -70,10 +71,10 @@ class Sums(NamedTuple):
     unknown: int
     unpriced: int
     no_baseline: int
-    spent: float
-    assumed: float
-    saved: float
-    estimated: float
+    spent: Decimal
+    assumed: Decimal
+    saved: Decimal
+    estimated: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,29 @@ class Books:
 
     def total(self, where: Any = slice(None)) -> Sums:
         """Sums over all entries, or those that a mask takes."""
-        return Sums(*(column[where].sum().item() for column in self.counted))
+        part = [column[where] for column in self.counted]
+        return _summed(np.zeros(len(part[0]), int), 1, part)[0]
 
     def summed(self, labels: Iterable[Any]) -> dict[Any, Sums]:
         """Sums over entries of the same label."""
         codes: dict[Any, int] = {}
         places = np.array([codes.setdefault(label, len(codes)) for label in labels], int)
-        found = (np.bincount(places, column).astype(column.dtype) for column in self.counted)
-        rows = zip(*(column.tolist() for column in found), strict=True)
-        return dict(zip(codes, map(Sums._make, rows), strict=True))
+        return dict(zip(codes, _summed(places, len(codes), self.counted), strict=True))
+
+
+def _summed(places: Any, n: int, counted: Sequence[Any]) -> list[Sums]:
+    """Sums over entries of the same place, of which there are so many."""
+    found = [np.full(n, NOTHING, column.dtype) for column in counted]
+    with localcontext(EXACT):
+        for sums, column in zip(found, counted, strict=True):
+            np.add.at(sums, places, column)
+    return [Sums(*row) for row in zip(*(sums.tolist() for sums in found), strict=True)]
+
+
+def merged(parts: Iterable[Sums]) -> Sums:
+    """The sums of all parts."""
+    with localcontext(EXACT):
+        return Sums._make(map(sum, zip(*parts, strict=True)))
 
 
 async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> Books:
@@ -126,7 +141,7 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
         raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")
     period = replace(selection, since=since, until=until)
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
-    names = (*_WORDS, *(f"tags.{tag}" for tag in tags), "at", *_MEASURES)
+    names = (*_WORDS, *(f"tags.{tag}" for tag in tags), "at", *_DOLLARS, *_MEASURES)
     columns = [f"decision.{name}" if name in _DECIDED else name for name in names]
     parts = {name: [np.empty(0, float if name in _MEASURES else object)] for name in names}
     same: dict[str, str] = {}  # equal words are kept once
@@ -137,7 +152,7 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
         part = replace(wider, since=begin, until=min(begin + WINDOW, end))
         found = zip(*await store.rows(part, columns), strict=True)
         for name, values in zip(names, found, strict=False):  # none where there are no rows
-            words = name not in ("at", *_MEASURES)
+            words = name not in ("at", *_DOLLARS, *_MEASURES)
             kept = (same.setdefault(each or "", each or "") if words else each for each in values)
             parts[name].append(np.fromiter(kept, parts[name][0].dtype, len(values)))
         begin += WINDOW
@@ -166,6 +181,8 @@ def _books(whole: Any, period: Selection, unfinished: int) -> Books:
     entries, first = {name: whole.pop(name)[kept] for name in [*whole]}, first[kept]
     _, begun, run = np.unique(first, return_index=True, return_inverse=True)
 
+    usd, assumed, worth = (entries[name] for name in _DOLLARS)
+    entries |= {name: entries[name].astype(float) for name in _DOLLARS}
     node, cost, baseline = entries["node"], entries["cost_usd"], entries["baseline_usd"]
     called, ok, unknown = entries["model"] != "", entries["outcome"] == "ok", np.isnan(cost)
     accepted = (entries["action"] == "accept") & ~np.isin(node, ("expert", "shadow"))
@@ -174,10 +191,10 @@ def _books(whole: Any, period: Selection, unfinished: int) -> Books:
     unpriced = large & unknown & np.isnan(baseline)
     own = unpriced | (large & ((entries["basis"] == "measured") | (cost == baseline)))
     missing = (accepted | (large & ~unpriced)) & np.isnan(baseline)
-    measured = np.where(own, np.nan_to_num(np.where(unpriced, entries["assumed_usd"], baseline)), 0)
-    estimated = np.where((large | accepted) & ~own, np.nan_to_num(baseline), 0)
+    measured = _known(np.where(unpriced, assumed, worth), own)
+    estimated = _known(worth, (large | accepted) & ~own)
 
-    runs = _runs(entries, run, len(begun), measured, estimated)
+    runs = _runs(entries, run, len(begun), measured.astype(float), estimated.astype(float))
     drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
     drafter[run[drafted]] = entries["model"][drafted]
     runs.day = [at.toordinal() for at in entries["at"][begun]]
@@ -190,13 +207,21 @@ def _books(whole: Any, period: Selection, unfinished: int) -> Books:
     begins_run[begun] = ~np.isin(node[begun], (EVENTS, "audit"))
 
     seen = accepted & ~np.isnan(runs.large[run])  # by an audit
-    measured, estimated = np.where(seen, runs.large[run], measured), np.where(seen, 0.0, estimated)
-    assumed = np.where(unknown, entries["assumed_usd"], 0.0)
-    counts = (begins_run, called, unknown, np.isnan(assumed), missing & ~seen)
-    spent = np.nan_to_num(np.where(unknown, assumed, cost))
-    dollars = (spent, np.nan_to_num(assumed), measured - spent, estimated)
+    measured[seen] = [Decimal(repr(each)) for each in runs.large[run][seen].tolist()]
+    assumed, estimated[seen] = _known(assumed, unknown), NOTHING
+    no_price = unknown & np.isnan(entries["assumed_usd"])
+    counts = (begins_run, called, unknown, no_price, missing & ~seen)
+    with localcontext(EXACT):
+        spent = _known(usd, ~unknown) + assumed
+        dollars = (spent, assumed, measured - spent, estimated)
     counted = (*(column.astype(int) for column in counts), *dollars)
     return Books(period, entries, runs[begins_run[begun]], counted, unfinished)
+
+
+def _known(dollars: Any, where: Any) -> Any:
+    """Exact dollars where a mask says so and they are known, else nothing."""
+    kept = (usd if yes and usd else NOTHING for usd, yes in zip(dollars, where, strict=True))
+    return np.fromiter(kept, object, len(dollars))
 
 
 def _runs(entries: Any, run: Any, n: int, measured: Any, estimated: Any) -> Any:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from cascade.errors import ConfigurationError
 from cascade.evaluation import audit
 from cascade.evaluation.audit import Choice, Quality, SavingReport
-from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, read
+from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, merged, read
 from cascade.evaluation.render import (
     Cell,
     Document,
@@ -114,7 +115,8 @@ async def make_report(
 def report_of(books: Books, earlier: Report | None = None) -> Report:
     """The report of books that were read already."""
     runs, total = books.runs, books.total()
-    found = audit.account(runs, total.spent, unpriced=total.unpriced > 0)
+    spent = float(total.spent)
+    found = audit.account(runs, spent, unpriced=total.unpriced > 0)
     known = len(runs) > 0 and not total.unpriced and not found.unknown
     claimed = known and (found.saving.n or found.saving.basis == "measured")
     quality = audit.quality_of(runs)
@@ -125,10 +127,10 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         saving=found,
         quality=quality,
         escalation=audit.escalation(runs),
-        right_usd=Figure(None) if total.unpriced else audit.right(runs, total.spent, quality),
-        what_if=audit.choices_of(runs, total.spent, found.baseline),
+        right_usd=Figure(None) if total.unpriced else audit.right(runs, spent, quality),
+        what_if=audit.choices_of(runs, spent, found.baseline),
     )
-    audits = books.total(books.entries["node"] == "audit").spent
+    audits = float(books.total(books.entries["node"] == "audit").spent)
     verdict, reason, advice = _verdict(made, audits, unpriced=total.unpriced > 0)
     sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
     if quality is not None and quality.checked:
@@ -288,7 +290,7 @@ def _tables(
         rows = [(fact.label, fact.figure, before.get(fact.label, "")) for fact in facts]
     tables = [Table("Compared with the period before", ("", "this period", "before"), tuple(rows))]
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
-    estimated = books.total().estimated
+    estimated = float(books.total().estimated)
     scale = made.saving.estimated_usd / estimated if estimated else 0.0
     tags = (name for name in entries if name.startswith("tags."))
     tables += [_breakdown(books, by, scale) for by in (*tags, *TABLES)]
@@ -309,12 +311,12 @@ def _breakdown(books: Books, by: str, scale: float) -> Table:
     if others := names[MOST_LINES:]:
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
         names[MOST_LINES:] = [rest]
-        groups[rest] = Sums(*map(sum, zip(*map(groups.pop, others), strict=True)))
+        groups[rest] = merged(map(groups.pop, others))
     lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
     rows: list[tuple[Cell, ...]] = []
     for name, sums in (*lines, ("total", books.total())) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
-        guess = sums.estimated * scale
+        guess = float(sums.estimated) * scale
         cells: tuple[Figure, ...] = (
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
@@ -330,7 +332,7 @@ def _breakdown(books: Books, by: str, scale: float) -> Table:
     return Table(f"By {group}", heads, tuple(rows), strong=len(rows) - 1)
 
 
-def _dollars(known: float, unpriced: int) -> Figure:
+def _dollars(known: float | Decimal, unpriced: int) -> Figure:
     """A sum of which so many parts are unknown."""
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
 
@@ -403,7 +405,9 @@ def _pictures(books: Books) -> Iterable[Picture]:
     sums = books.summed(books.entries["day"].tolist())
     for day in np.unique(runs.day).astype(int).tolist():
         part, paid = runs[runs.day == day], sums[day]
-        saved.append((day, audit.account(part, paid.spent, unpriced=paid.unpriced > 0).saving))
+        saved.append(
+            (day, audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0).saving)
+        )
         escalated.append((day, audit.escalation(part)))
     days, decided = "day, UTC", "share of decided requests"
     if any(saving.value is not None for _, saving in saved):
