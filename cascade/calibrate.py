@@ -6,6 +6,7 @@ A recording goes on after an interrupt: what was recorded is never asked again.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import time
 from collections import Counter, defaultdict
@@ -199,6 +200,7 @@ class AnswerRecorder:
             ConfigurationError: too few examples, a reference cannot be read, or the file holds
                 answers to other questions, or of other models or settings.
             CascadeError: `GIVE_UP_AFTER` examples in a row failed.
+            OSError: the file cannot be written, or another process records to it.
         """
         if len(examples) < least:
             raise ConfigurationError(
@@ -206,6 +208,7 @@ class AnswerRecorder:
                 "usual. Nothing was asked."
             )
         there = resume_transcripts(self.path)
+        self._size = self.path.stat().st_size
         for example in examples:
             await self._check(example, there.get(example.id))
         queue = [example for example in examples if example.id not in there]
@@ -305,7 +308,11 @@ class AnswerRecorder:
             **{MADE_WITH: self._settings_of(example)},
         )
         with self.path.open("ab") as file:
+            if file.tell() != self._size:
+                told = "another process records here; wait for it, or give another file"
+                raise FileExistsError(errno.EEXIST, told, str(self.path))
             file.write(row.to_line().encode())
+            self._size = file.tell()
         done.written += 1
         if done.spent_usd is not None:  # a judge's cost is not known
             spent = ledger.cost_usd if self.scorer.computes else None

@@ -74,6 +74,19 @@ async def test_both_answers_are_recorded_with_what_they_cost_and_are_worth(tmp_p
     assert (done.written, done.spent_usd) == (1, Decimal(33))
 
 
+async def test_a_recording_ends_where_another_process_writes_to_its_file(tmp_path: Path) -> None:
+    path, there = tmp_path / "t.jsonl", recording(1)[0].to_line()
+
+    def answer(request: Any) -> Completion:
+        path.write_text(there)
+        return reply("yes", probability=0.5)
+
+    small = ScriptedModel(answer, name="small", returns_logprobs=True)
+    with pytest.raises(FileExistsError, match="another process records here"):
+        await recorded(path, [example("a")], small)
+    assert path.read_text() == there
+
+
 async def test_of_more_tiers_the_first_and_the_last_are_recorded(tmp_path: Path) -> None:
     path, tiers = tmp_path / "t.jsonl", [model(name, name) for name in ("small", "medium", "large")]
     async with Cascade(tiers=tiers, signals=["logprobs"]) as cascade:
