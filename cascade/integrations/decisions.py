@@ -26,6 +26,7 @@ from langchain_core.decisions import (
 )
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.messages.utils import convert_to_messages
+from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
 from cascade._portal import on_portal, synchronous
@@ -120,6 +121,8 @@ class DecisionSignal(Signal):
                 f"question={question!r}, correct={correct!r}: give a Noul, a Score, or a Choice "
                 "with the label that stands for a correct draft."
             )
+        if not isinstance(model, Runnable):
+            raise ConfigurationError(f"model={model!r}: give a decision model, not its name.")
         self.name, self._correct = name, correct
         self.model = Tier(AskedDecisionModel(model, question, local=local), price=price)
 

@@ -46,6 +46,8 @@ def test_a_question_without_a_probability_is_refused(pair: Pair, question: Any) 
     decides = CascadeDecisionModel(cascade=pair("Canberra"))
     with pytest.raises(ConfigurationError, match="label that stands for a correct draft"):
         DecisionSignal(decides, question, correct="best")
+    with pytest.raises(ConfigurationError, match="not its name"):
+        DecisionSignal("openai:gpt-5.1")
 
 
 # --- a cascade as a decision model
