@@ -138,9 +138,8 @@ def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
     from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
     from cascade.teaching import open_lessons  # noqa: PLC0415
 
-    kind, address = database_url(where)
-    path = Path(address.database or "")
-    if kind == "memory" or (kind == "sqlite" and not path.is_file()):
+    address = database_url(where)
+    if address.drivername == "sqlite" and not Path(address.database or "").is_file():
         raise ConfigurationError(f"{where}: there is no such database; nothing was made.")
 
     return using(open_lessons(where), work)

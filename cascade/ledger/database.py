@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pydantic_core
 from typing_extensions import override
@@ -115,23 +115,23 @@ json_type = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "p
 """Type of JSON within a row."""
 
 
-def database_url(url: str) -> tuple[Literal["sqlite", "postgresql", "memory"], sa.URL]:
-    """The kind of a database, and its address for SQLAlchemy; a `ConfigurationError` where it is
-    none, a `MissingDependencyError` where its driver is not installed."""
+def database_url(url: str) -> sa.URL:
+    """The address of a database for SQLAlchemy, `sqlite://` in memory; a `ConfigurationError` where
+    it is none, a `MissingDependencyError` where its driver is not installed."""
     given = sa.URL.create("")
     with suppress(sa.exc.ArgumentError, ValueError):  # also of a port
         given = sa.make_url(url)
     kind = given.get_backend_name()
     if kind == "memory":
-        return "memory", sa.URL.create("sqlite")
+        return sa.URL.create("sqlite")
     if kind in ("postgresql", "postgres"):
         if find_spec("asyncpg") is None or find_spec("greenlet") is None:
             raise MissingDependencyError(
                 'PostgreSQL needs asyncpg: in a clone, pip install ".[postgres]".'
             )
-        return "postgresql", given.set(drivername="postgresql+asyncpg")
+        return given.set(drivername="postgresql+asyncpg")
     if kind == "sqlite" and given.database not in (None, "", ":memory:") and not given.query:
-        return "sqlite", given
+        return given
     scheme, separator, _ = str(url).partition("://")
     shown = f"{scheme}://…" if separator else repr(url)  # it may hold a password
     raise ConfigurationError(
@@ -161,8 +161,9 @@ class Database:
         *,
         read_only: bool = False,
     ) -> None:
-        self.kind, address = database_url(url)
-        self.path = Path(address.database or "") if self.kind == "sqlite" else None
+        address = database_url(url)
+        self.on_server, path = address.drivername != "sqlite", Path(address.database or "")
+        self.path = None if self.on_server or not address.database else path
         self.place = f"{name} in {self.path or 'its database'}"
         self.read_only = read_only
         version = sa.Column("version_num", sa.Integer, primary_key=True)
@@ -171,14 +172,14 @@ class Database:
         self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
         options: dict[str, Any] = {"creator": lambda: self._connect(BUSY_S)}
-        if self.kind == "postgresql":
+        if self.on_server:
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
             options = {"connect_args": times, "pool_size": 3, "pool_pre_ping": True}
-        elif self.kind == "memory":  # one connection, which one thread has at a time
+        elif self.path is None:  # one connection, which one thread has at a time
             options |= {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
         common: Any = {"hide_parameters": True, "json_serializer": to_json}
         self._engine = sa.create_engine(address, **options, **common)
-        if self.kind != "postgresql":
+        if not self.on_server:
             sa.event.listen(self._engine, "begin", _begin)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
@@ -193,7 +194,7 @@ class Database:
             LedgerError: there is none to read, it is open for reading only, or of a newer version
                 of this package.
         """
-        if self.kind == "postgresql":
+        if self.on_server:
             return await asyncio.wrap_future(self._there(self._transact, work, reads))
         if background.is_here():  # also at exit, when there are no other threads any more
             return self._transact(work, reads)
@@ -219,7 +220,7 @@ class Database:
         who write, and emptied: it has pages as they were before a deletion, which is then for good.
         PostgreSQL cleans its files by itself."""
         if self.path is None:
-            return self.kind == "memory"
+            return not self.on_server
         with suppress(sqlite3.Error), closing(self._connect(BUSY_S * wait)) as file:
             for mode in ("PASSIVE", "TRUNCATE"):  # the second has little left to do
                 busy, *_ = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -232,7 +233,7 @@ class Database:
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self.kind == "postgresql":
+        if self.on_server:
             self._there(self._engine.dispose).result()
         else:
             self._engine.dispose()
@@ -301,7 +302,7 @@ class Database:
 
     def _bring_up_to_date(self, connection: sa.Connection) -> None:
         """Make the tables where there are none, and migrate older ones."""
-        if self.kind == "postgresql" and not self.read_only:
+        if self.on_server and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
         table, newest = self._version, 1 + len(self._migrations)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +30,22 @@ def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
     return row | {name: decision.get(name) for name in _DECISION} | {"tags": dict(tags)}
 
 
-@contextmanager
-def open_export(path: Path) -> Generator[Callable[[Iterable[Tagged]], int]]:
-    """A function that adds entries to a new file, `.jsonl` or `.csv` by its ending, and counts."""
+def write_entries(path: Path, found: Iterable[Tagged]) -> int:
+    """Number of entries written to a new file, `.jsonl` or `.csv` by its ending."""
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")
+    n = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, list(flat_row(LedgerEntry(run_id="", node=""), {})))
         if path.suffix == ".csv":
             table.writeheader()
-
-        def add(found: Iterable[Tagged]) -> int:
-            n = 0
-            for entry, tags in found:
-                row = flat_row(entry, tags)
-                if path.suffix == ".csv":
-                    table.writerow({name: _cell(value) for name, value in row.items()})
-                else:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                n += 1
-            return n
-
-        yield add
+        for entry, tags in found:
+            row, n = flat_row(entry, tags), n + 1
+            if path.suffix == ".csv":
+                table.writerow({name: _cell(value) for name, value in row.items()})
+            else:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return n
 
 
 def _cell(value: Any) -> Any:

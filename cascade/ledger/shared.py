@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from pydantic import BaseModel
+
 from cascade.ledger.base import EXACT, UnavailableError
-from cascade.ledger.database import Database, Money, Words, json_type
+from cascade.ledger.database import Database, Words, json_type
 from cascade.state import new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -34,8 +36,7 @@ PAUSE_S = 0.1
 ZERO = Decimal(0)
 
 
-@dataclass(slots=True)
-class Account:
+class Account(BaseModel):
     """Account of a key: money spent, and money put aside for its requests under way; `held` has the
     dollars of each and the end of its lease."""
 
@@ -43,7 +44,7 @@ class Account:
     day_usd: Decimal = ZERO
     month_usd: Decimal = ZERO
     put_aside_usd: Decimal = ZERO
-    held: dict[str, tuple[str, str]] = field(default_factory=dict)
+    held: dict[str, tuple[Decimal, datetime]] = {}
 
     def spent_usd(self, window: Window) -> Decimal:
         """Dollars spent in this window."""
@@ -56,7 +57,7 @@ class Account:
     def settle(self, reservation_id: str, usd: Decimal) -> None:
         """Count what a request has cost, and release the rest; once."""
         if (held := self.held.pop(reservation_id, None)) is not None:
-            self.put_aside_usd = EXACT.subtract(self.put_aside_usd, Decimal(held[0]))
+            self.put_aside_usd = EXACT.subtract(self.put_aside_usd, held[0])
             self.spend(usd)
 
 
@@ -85,17 +86,14 @@ _accounts = sa.Table(
     "budget_accounts",
     sa.MetaData(),
     sa.Column("key", Words, primary_key=True),
-    sa.Column("day", sa.Date, nullable=False),
-    *(sa.Column(f"{name}_usd", Money, nullable=False) for name in ("day", "month", "put_aside")),
-    sa.Column("held", json_type, nullable=False),
+    sa.Column("account", json_type, nullable=False),
 )
 
 # Made once: to make a statement anew takes longer than to execute it.
-_FIELDS = tuple(Account.__dataclass_fields__)
 _MINE = _accounts.c.key == sa.bindparam("mine")
-_ACCOUNT = sa.select(*(_accounts.c[name] for name in _FIELDS)).where(_MINE).with_for_update()
+_ACCOUNT = sa.select(_accounts.c.account).where(_MINE).with_for_update()
 _NEW = postgresql.insert(_accounts).on_conflict_do_nothing()  # SQLite's dialect compiles it as well
-_CHANGE = _accounts.update().where(_MINE).values({name: sa.bindparam(name) for name in _FIELDS})
+_CHANGE = _accounts.update().where(_MINE).values(account=sa.bindparam("account"))
 
 _Change = Callable[[Account], T]
 _Changes = list[tuple[str, _Change[Any]]]
@@ -103,18 +101,18 @@ _Changes = list[tuple[str, _Change[Any]]]
 
 def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
     """The account of a key, locked until the end of the transaction."""
-    found = connection.execute(_ACCOUNT, {"mine": key}).first()
+    day, found = now.date(), connection.execute(_ACCOUNT, {"mine": key}).scalar()
     if found is None:
-        connection.execute(_NEW, {"key": key, **asdict(Account(now.date()))})
-        found = connection.execute(_ACCOUNT, {"mine": key}).one()
-    account, day = Account(*found), now.date()
+        connection.execute(_NEW, {"key": key, "account": Account(day=day)})
+        found = connection.execute(_ACCOUNT, {"mine": key}).scalar_one()
+    account = Account.model_validate(found)
     if day > account.day:  # a clock that is set back makes none begin anew
         if (day.year, day.month) != (account.day.year, account.day.month):
             account.month_usd = ZERO
         account.day, account.day_usd = day, ZERO
     for id_, (usd, until) in [*account.held.items()]:
-        if until <= now.isoformat():  # texts of UTC have the order of times
-            account.settle(id_, Decimal(usd))
+        if until <= now:
+            account.settle(id_, usd)
     return account
 
 
@@ -152,15 +150,15 @@ class Budgets:
         Raises:
             UnavailableError: the database cannot be reached; then nothing may be spent.
         """
-        wanted, until = Reservation(new_id(), key, usd), (self._clock() + self._lease).isoformat()
+        wanted, until = Reservation(new_id(), key, usd), self._clock() + self._lease
 
         def reserve(account: Account) -> Reservation | Refusal:
             for window, limit in limits.items():
                 spent = EXACT.add(account.spent_usd(window), usd)
                 if EXACT.add(spent, account.put_aside_usd) > limit:
                     why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
-                    return Refusal(window, limit, replace(account), usd, why)
-            account.held[wanted.id] = str(usd), until
+                    return Refusal(window, limit, account.model_copy(), usd, why)
+            account.held[wanted.id] = usd, until
             account.put_aside_usd = EXACT.add(account.put_aside_usd, usd)
             return wanted
 
@@ -183,7 +181,7 @@ class Budgets:
 
     async def account(self, key: str) -> Account:
         """Account of a key, of today and this month."""
-        return await self._change(key, replace)
+        return await self._change(key, Account.model_copy)
 
     async def aclose(self) -> None:
         """Finish what is under way, and disconnect; it may be used again. What cannot be settled,
@@ -228,6 +226,5 @@ class Budgets:
         keys, now = sorted({key for key, _ in changes}), self._clock()
         accounts = {key: _account(connection, key, now) for key in keys}
         made = [make(accounts[key]) for key, make in changes]
-        fields = {key: {name: getattr(accounts[key], name) for name in _FIELDS} for key in keys}
-        connection.execute(_CHANGE, [{"mine": key, **fields[key]} for key in keys])
+        connection.execute(_CHANGE, [{"mine": key, "account": accounts[key]} for key in keys])
         return made

@@ -23,14 +23,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from typing_extensions import override
 
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection, total_of
 from cascade.ledger.database import Database, Money, UtcTime, Words, background, json_type, to_json
-from cascade.ledger.export import Tagged, open_export
+from cascade.ledger.export import Tagged, write_entries
 from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -82,29 +82,27 @@ IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
 
 
 class Change(NamedTuple):
-    """A call that begins, an entry, a begun call to forget, or a mark in the queue of a store; and
-    the future of a caller who waits until all is written up to here."""
+    """An entry, or a call that begins, with its tags; or the id of a begun call that is gone; or
+    neither; and the future of a caller who waits until all is written up to here."""
 
-    kind: Literal["begin", "entry", "withdraw", "mark"]
-    id: str = ""
     entry: LedgerEntry | None = None
     tags: Mapping[str, str] = NO_TAGS
+    gone: str | None = None
     done: Future[None] | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Its values, by column."""
-        if self.entry is None:
-            return {"gone": self.id}
-        row = {**self.entry.__dict__, "tags": dict(self.tags) or None}
-        low, high = row.pop("baseline_range") or (None, None)
-        return {**row, "baseline_low_usd": low, "baseline_high_usd": high}
 
     def __str__(self) -> str:
         # For the log, without free texts.
         if self.entry is None:
-            return f"{self.kind} {self.id}"
+            return f"a withdrawal of {self.gone}"
         said = self.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
         return f"{said} with tags {dict(self.tags)}"
+
+
+def row_of(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
+    """An entry with its tags by column."""
+    row = {**entry.__dict__, "tags": dict(tags) or None}
+    row["baseline_low_usd"], row["baseline_high_usd"] = row.pop("baseline_range") or (None, None)
+    return row
 
 
 def entry_of(row: Any) -> Tagged:
@@ -118,19 +116,16 @@ def entry_of(row: Any) -> Tagged:
 
 _INSERT = postgresql.insert(entries)  # SQLite's dialect compiles it as well
 _TOLD = {n: _INSERT.excluded[n] for n in COLUMNS if n not in ("id", "run_id", "node", "at")}
-_STATEMENTS: dict[str, Any] = {  # in the order in which the changes of one call come
-    "begin": _INSERT.on_conflict_do_nothing(),
-    "entry": _INSERT.on_conflict_do_update(index_elements=["id"], set_=_TOLD, where=IS_BEGUN),
-    "withdraw": sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGUN),
-}
+_KEEP = _INSERT.on_conflict_do_update(index_elements=["id"], set_=_TOLD, where=IS_BEGUN)
+_FORGET = sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGUN)
 
 
 @lru_cache
-def _for_sqlite(kind: str) -> tuple[str, list[tuple[str, Any]]]:
+def _for_sqlite(statement: Any) -> tuple[str, list[tuple[str, Any]]]:
     """A statement as text with the names of its values, and what gives each its form: to execute it
     by SQLAlchemy takes longer than SQLite itself."""
     dialect = sqlite.dialect(json_serializer=to_json)
-    compiled = _STATEMENTS[kind].compile(dialect=dialect)
+    compiled = statement.compile(dialect=dialect)
     types = {name: bound.type.dialect_impl(dialect) for name, bound in compiled.binds.items()}
     return str(compiled), [(n, types[n].bind_processor(dialect)) for n in compiled.positiontup]
 
@@ -140,10 +135,11 @@ def write(connection: sa.Connection | sqlite3.Connection, changes: Sequence[Chan
     file: Any = connection
     if isinstance(connection, sa.Connection):
         file = connection.connection.driver_connection
-    for kind, statement in _STATEMENTS.items():
-        rows = [change.row() for change in changes if change.kind == kind]
+    kept = [row_of(change.entry, change.tags) for change in changes if change.entry is not None]
+    gone = [{"gone": change.gone} for change in changes if change.gone is not None]
+    for statement, rows in ((_KEEP, kept), (_FORGET, gone)):
         if rows and isinstance(file, sqlite3.Connection):
-            text, forms = _for_sqlite(kind)
+            text, forms = _for_sqlite(statement)
             given = (
                 [row[n] if form is None else form(row[n]) for n, form in forms] for row in rows
             )
@@ -186,7 +182,8 @@ class SqlLedger(LedgerStore):
     def waiting(self) -> list[Change]:
         """Entries that were handed over and are not written yet."""
         with self._room:
-            return [each for each in (*self._writing, *self._queue) if each.kind == "entry"]
+            handed_over = [(each, each.entry) for each in (*self._writing, *self._queue)]
+        return [each for each, entry in handed_over if entry and entry.outcome != "begun"]
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
@@ -194,11 +191,11 @@ class SqlLedger(LedgerStore):
             patience_s = 0 if self._problem else PATIENCE_S
             if not self._room.wait_for(lambda: len(self._queue) < QUEUE, patience_s):
                 raise self._unwritable()
-            self._put(*(Change("entry", entry.id, entry, tags) for entry in entries))
+            self._put(*(Change(entry, tags) for entry in entries))
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        change = Change("begin", entry.id, entry, tags, Future())
+        change = Change(entry, tags, done=Future())
         if self._write_now(change):
             return
         try:
@@ -213,7 +210,7 @@ class SqlLedger(LedgerStore):
 
     @override
     def withdraw(self, entry_id: str) -> None:
-        self._put(Change("withdraw", entry_id))
+        self._put(Change(gone=entry_id))
 
     async def delete(
         self,
@@ -292,8 +289,8 @@ class SqlLedger(LedgerStore):
         """
         await self.flush()
         found = _chosen(selection).execution_options(yield_per=200)  # flat memory for millions
-        with open_export(Path(path)) as add:
-            return await self._database.read(lambda c: add(map(entry_of, c.execute(found))))
+        write_all = partial(write_entries, Path(path))
+        return await self._database.read(lambda c: write_all(map(entry_of, c.execute(found))))
 
     @override
     async def ready(self) -> str | None:
@@ -316,7 +313,7 @@ class SqlLedger(LedgerStore):
     @override
     async def flush(self) -> None:
         if not self._database.read_only:
-            await self._written(Change("mark", done=Future()))
+            await self._written(Change(done=Future()))
 
     @override
     def close(self) -> None:
@@ -413,7 +410,7 @@ class SqlLedger(LedgerStore):
             self._database.move_journal()
             self._in_journal = 0
         while changes := self._take():
-            await self._write([each for each in changes if each.kind != "mark"])
+            await self._write([each for each in changes if each.entry or each.gone])
             _tell(changes)
 
     def _take(self) -> Sequence[Change]:

@@ -298,7 +298,7 @@ class LessonStore:
 
     async def _write(self, work: Callable[[sa.Connection], T]) -> T:
         def alone(connection: sa.Connection) -> T:
-            if self._database.kind == "postgresql":  # as in SQLite: nothing changes meanwhile
+            if self._database.on_server:  # as in SQLite: nothing changes meanwhile
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK + 2})
             return work(connection)
 
