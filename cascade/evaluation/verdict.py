@@ -15,19 +15,7 @@ from cascade.evaluation import crossfit
 from cascade.evaluation.crossfit import Choice, Figures, Interval, Mistake, Options, Point, Sheet
 from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
-from cascade.evaluation.render import (
-    Cell,
-    Document,
-    Fact,
-    Figure,
-    Picture,
-    Series,
-    Table,
-    Unit,
-    counted,
-    dollars,
-    percent,
-)
+from cascade.evaluation.render import Cell, Document, Figure, Picture, Series, Table, percent
 from cascade.state import Record
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
@@ -54,9 +42,6 @@ SHAPES: Mapping[str, str] = {
     "calibration": "the calibrated confidence decides, as it does online",
     "off": "the large model answers everything",
 }
-MENU_HEADS = "cost", "right answers, points", "large answers", "per right answer", "price of error"
-ALONE_HEADS = "right answers", "cost", "per question", "per right answer"
-OFF = {"cost": "off", "right answers, points": "", "large answers": "", "price of error": ""}
 
 
 class Evaluation(Record):
@@ -257,9 +242,8 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
         if (more := found.rows_to_tell - found.rows) > 0:
             chance += f"; {_rounded(more)} more rows would tell the loss to within {within}"
         yield f"{chance}."
-        if point.price_of_error_usd is not None:
-            each = dollars(point.price_of_error_usd)[1:].replace(",", "")
-            yield f"For Cascade: price_of_error={each}, the dollars that an error costs."
+        if (each := point.price_of_error_usd) is not None:
+            yield f"For Cascade: price_of_error={each:.3g}, the dollars that an error costs."
     if pair.priced:
         ratio = found.alone[0].cost.value
         saves = "a cascade saves only where more than that share of the drafts is kept"
@@ -272,34 +256,28 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
             "`features` or `signals`."
         )
     if pair.left_out:
-        rows = counted(pair.left_out, "row")
-        yield f"{rows} without one of the models, or without its cost, left out."
+        yield f"Rows left out, without one of the models or without its cost: {pair.left_out:,}."
 
 
-# Document -------------------------------------------------------------------------------------
+MENU_HEADS = "cost", "right answers, points", "large answers", "per right answer", "price of error"
+ALONE_HEADS = "right answers", "cost", "per question", "per right answer"
 
 
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and a picture."""
-    strong, cells = found.recommended, _cells(found, found.recommended)
+    strong, listed = found.recommended, list(found.points)
+    if strong not in listed:
+        listed.append(strong)
     rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
-    facts = [
-        Fact("cost of the large model's alone", cells["cost"], f"on {rows}"),
-        Fact("right answers against it", cells["right answers, points"], "points; 95 % interval"),
-        Fact("cost per right answer", cells["per right answer"]),
-    ]
-    if strong.off:
-        del facts[1]
-    listed = [*found.points, *([] if strong in found.points else [strong])]
-    notes = (
-        f"Cost is relative to {found.large} alone. Price of error: for Cascade(price_of_error=…), "
-        "which then decides so.",
+    note = (
+        f"On {rows}. Cost is relative to {found.large} alone. Price of error: for "
+        "Cascade(price_of_error=…), which then decides so."
     )
-    what, at = "What you may lose, and what you pay", listed.index(strong)
+    menu = _points(found, "What you may lose, and what you pay", listed, MENU_HEADS)
     ranked = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
     tables = (
-        Table(what, ("", *MENU_HEADS), _rows(found, listed, MENU_HEADS), notes, at),
-        Table("Without a cascade", ("", *ALONE_HEADS), _rows(found, found.alone, ALONE_HEADS)),
+        replace(menu, notes=(note,), strong=listed.index(strong)),
+        _points(found, "Without a cascade", found.alone, ALONE_HEADS),
         _grid("Who is escalated first", found.rankings, ranked),
         _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
         _wrong(found),
@@ -310,46 +288,42 @@ def to_document(found: Evaluation) -> Document:
         sentence=found.sentence,
         tables=tuple(table for table in tables if table.rows),
         pictures=(_picture(found),),
-        facts=tuple(facts),
         notes=found.notes,
         tone="good" if good else "bad" if found.verdict == "off" else "open",
     )
 
 
-def _cells(found: Evaluation, point: Point) -> dict[str, Figure]:
-    """Figures of a point by the heads of their columns."""
-    loss, priced = point.loss, found.verdict != "unpriced"
-    return {
-        "right answers": _figure(point.quality, "share"),
-        "cost": _figure(point.cost, "share") if priced else Figure(None, "share"),
-        "right answers, points": Figure(-loss.value, "points", -loss.high, -loss.low, "estimated"),
-        "large answers": Figure(point.escalated, "share"),
-        "per question": Figure(point.cost_usd, "usd"),
-        "per right answer": Figure(point.per_right_usd, "usd"),
-        "price of error": Figure(point.price_of_error_usd, "usd"),
-    }
-
-
-def _rows(
-    found: Evaluation, listed: Iterable[Point], heads: Iterable[str]
-) -> tuple[tuple[Cell, ...], ...]:
+def _points(found: Evaluation, title: str, listed: Iterable[Point], heads: Iterable[str]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for point in listed:
-        cells: dict[str, Cell] = {**_cells(found, point), **(OFF if point.off else {})}
+        loss, priced = point.loss, found.verdict != "unpriced"
+        change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
+        cells: dict[str, Cell] = {
+            "right answers": _share(point.quality),
+            "cost": _share(point.cost) if priced else None,
+            "right answers, points": change,
+            "large answers": Figure(point.escalated, "share"),
+            "per question": Figure(point.cost_usd, "usd"),
+            "per right answer": Figure(point.per_right_usd, "usd"),
+            "price of error": Figure(point.price_of_error_usd, "usd"),
+        }
+        if point.off:
+            cells |= dict.fromkeys(("right answers, points", "large answers", "price of error"), "")
+            cells["cost"] = "off"
         rows.append((point.name, *(cells[head] for head in heads)))
-    return tuple(rows)
+    return Table(title, ("", *heads), tuple(rows))
 
 
-def _figure(known: Interval, unit: Unit = "number") -> Figure:
-    return Figure(known.value, unit, known.low, known.high)
+def _share(known: Interval) -> Figure:
+    return Figure(known.value, "share", known.low, known.high)
 
 
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
-    rows: list[tuple[Cell, ...]] = [
-        (head, *(_figure(of[head]) for of in known.values()))
-        for head in next(iter(known.values()), {})
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    for head in next(iter(known.values()), {}):
+        cells = (figures[head] for figures in known.values())
+        rows.append((head, *(Figure(cell.value, "number", cell.low, cell.high) for cell in cells)))
     return Table(title, ("", *known), tuple(rows), (note,), folded=True)
 
 

@@ -186,7 +186,7 @@ def test_other_rows_give_the_figures_where_there_are_some() -> None:
     other = evaluate(pair(fitted), Options(repeats=1, within=0.05), test=pair(tested))
     assert (other.rows, other.test_rows) == (300, 500)
     assert other.helper is None  # it has not answered the other rows
-    assert "on 500 other rows" in text(other)
+    assert "On 500 other rows." in text(other)
 
 
 def test_an_existing_calibration_is_judged_as_it_decides() -> None:
@@ -216,7 +216,7 @@ def test_helpers_and_rows_left_out_are_told() -> None:
     told = found([*rows, recording(101)[-1].model_copy(update={"models": {}})], within=0.05)
     assert told.helper == "helper"
     assert any("is given (helper); " in note for note in told.notes)
-    assert any("1 row without one of the models" in note for note in told.notes)
+    assert any("without one of the models or without its cost: 1." in n for n in told.notes)
 
 
 @pytest.mark.parametrize(
