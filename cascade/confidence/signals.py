@@ -76,9 +76,6 @@ class PromptSignal(Signal):
         }
 
 
-# --- answers of models
-
-
 class _OtherModel(Signal):
     """A question to another model, given as `Cascade` takes models."""
 

@@ -101,8 +101,7 @@ class TrajectorySignal(Signal):
         """None: how smoothly a run went tells little until it is calibrated."""
 
     def read(self, asked: Asked, replies: Sequence[Completion]) -> Features:
-        """`trajectory_features`, whether a limit was hit, and the mean log-prob of names and
-        arguments of all calls."""
+        """`trajectory_features`, whether a limit was hit, and the mean log-prob of all calls."""
         features = trajectory_features(message_steps(asked.draft.trajectory))
         tokens = asked.draft.call_logprobs
         if features:

@@ -34,6 +34,7 @@ from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Audits, Deadline, Shadow
 from cascade.models.base import Request
+from cascade.models.http import is_loopback
 from cascade.models.openai import OpenAIModel
 from cascade.questions import to_messages
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
@@ -204,7 +205,15 @@ class _BatchJob:
         """Send what waits, and take in what comes, until there is no batch left."""
         if not self.done.waiting and not self._open():
             return
-        async with self.model.live.open_client() as client:
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415 - heavy
+
+        live = self.model.live
+        live.check_allowed()
+        url, key, here = live.base_url, live.secrets[0] or "none", is_loopback(live.base_url)
+        http = DefaultAsyncHttpxClient(trust_env=not here, follow_redirects=False)
+        async with AsyncOpenAI(
+            base_url=url, api_key=key, max_retries=0, http_client=http
+        ) as client:
             await self._persist(partial(self._recover, client))
             needed = self.journal.spent_usd + self.journal.expected_usd
             if budget_usd is not None and needed > budget_usd:

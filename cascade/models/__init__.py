@@ -76,26 +76,22 @@ def open_model(
         raise ConfigurationError(
             f"{' and '.join(sorted(unfit))} cannot be given for {what}: it brings its own settings"
         )
-    if not isinstance(spec, str):
-        return _wrapped(spec)
-    # Imported here, so that a cascade loads only the adapters that it uses.
-    adapter = getattr(import_module(f"cascade.models.{module}"), kind)
-    model: Model = adapter(name, **given)
-    return model
-
-
-def _wrapped(chat: object) -> Model:
-    if isinstance(chat, Model):
-        return chat
+    if isinstance(spec, Model):
+        return spec
+    if isinstance(spec, str):
+        # Imported here, so that a cascade loads only the adapters that it uses.
+        adapter = getattr(import_module(f"cascade.models.{module}"), kind)
+        model: Model = adapter(name, **given)
+        return model
     from langchain_core.language_models import BaseChatModel  # noqa: PLC0415 - slow to import
 
     from cascade.models.langchain import LangChainModel  # noqa: PLC0415
 
-    if isinstance(chat, BaseChatModel):
-        return LangChainModel(chat)
+    if isinstance(spec, BaseChatModel):
+        return LangChainModel(spec)
     raise ConfigurationError(
         f"a model is a string 'provider:name', a LangChain chat model or a cascade Model, "
-        f"not {type(chat).__name__}: {chat!r}. A cascade is a tier by as_chat_model(), an agent or "
+        f"not {type(spec).__name__}: {spec!r}. A cascade is a tier by as_chat_model(), an agent or "
         "a graph by AgentTier(…)."
     )
 

@@ -62,13 +62,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer; the last one carries the whole `completion`.
-
-    Attributes:
-        logprobs: of the tokens that spell this piece, where the model has `streams_logprobs` and
-            the request asks for them.
-        first: whether an attempt begins: what was heard before belongs to another one.
-    """
+    """A piece of a streamed answer, with the log-probabilities of the tokens that spell it, where
+    the model has `streams_logprobs` and they are asked for; the last one carries the `completion`.
+    The `first` one of an attempt says that what was heard before belongs to another."""
 
     text: str = ""
     completion: Completion | None = None
@@ -135,7 +131,7 @@ class Model(ABC):
         Raises:
             ModelError: the call failed; the subclass says how.
         """
-        self._check_allowed(request)
+        self.check_allowed(request)
         started, limit = time.perf_counter(), asyncio.timeout(request.timeout_s)
         try:
             async with limit:
@@ -153,7 +149,7 @@ class Model(ABC):
         Raises:
             ModelError: the call failed; `StreamInterruptedError` once pieces had arrived.
         """
-        self._check_allowed(request)
+        self.check_allowed(request)
         started, now = time.perf_counter(), asyncio.get_running_loop().time()
         deadline = None if request.timeout_s is None else now + request.timeout_s
         while True:
@@ -196,7 +192,8 @@ class Model(ABC):
     async def aclose(self) -> None:  # noqa: B027 - most adapters hold nothing
         """Give back connections and memory; from any event loop. The model may be used again."""
 
-    def _check_allowed(self, request: Request | None = None) -> None:
+    def check_allowed(self, request: Request | None = None) -> None:
+        """Refuse a request where real ones are forbidden, and one that the model cannot answer."""
         if guard.forbidden and self.real:
             raise RealRequestForbiddenError(
                 f"a request to {self.name} was stopped: real model requests are forbidden here. "

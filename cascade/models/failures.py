@@ -71,12 +71,8 @@ _BROKE_OFF = {"OSError", "ClientError", "HTTPError", "APIConnectionError"}
 
 
 class Caller:
-    """Model and server, as errors name them.
-
-    Args:
-        start: the way out where the server does not run.
-        advice: the provider's own way out for a kind of error (`ollama pull …`).
-    """
+    """Model and server, as errors name them, with ways out of their own: `start` where the server
+    does not run, and `advice` for kinds of errors (`ollama pull …`)."""
 
     def __init__(
         self, name: str, address: str, *, start: str = "", advice: Mapping[Any, str] | None = None
@@ -193,13 +189,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait; None where it gives no number."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            wait = float(headers.get(name) or "")
-        except ValueError:
-            continue
-        return wait / unit if 0 <= wait < float("inf") else None
-    return None
+    try:
+        wait = float(headers.get("retry-after") or "")
+    except ValueError:
+        return None
+    return wait if 0 <= wait < float("inf") else None
 
 
 GAP = "[…]"

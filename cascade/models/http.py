@@ -34,8 +34,7 @@ KEEPALIVE_S = 4.0
 """Seconds that an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp,
 whose end of it could cross a request."""
 
-_CONNECTIONS = 1000
-_LARGE_BODY = 2**20
+_CONNECTIONS, _LARGE_BODY = 1000, 2**20
 
 Headers = Mapping[str, str]
 
@@ -135,7 +134,10 @@ class Connection:
     ) -> AsyncGenerator[bytes]:
         """The parts of a reply that is no refusal."""
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
-        method, data = ("GET", b"") if body is None else ("POST", _json(body))
+        try:
+            method, data = ("GET", b"") if body is None else ("POST", to_json(body))
+        except ValueError as error:
+            raise InputError(f"the request holds what is no JSON: {error}") from error
         exchange, left = await self._exchange(), LARGEST_REPLY
         with self._caller.named(begun):
             async with aclosing(exchange(method, url, data, self._headers)) as parts:
@@ -160,8 +162,12 @@ class Connection:
             raw += part
             if len(raw) > _LARGE_BODY:
                 break
+        try:
+            body = read_json(raw)
+        except (ValueError, RecursionError):
+            body = raw[:1000].decode(errors="replace")
         wait = retry_after_seconds(headers)
-        return self._caller.refused(status, _reason(raw), retry_after=wait)
+        return self._caller.refused(status, read_error(body)[1], retry_after=wait)
 
 
 async def _by_aiohttp(encrypted: bool) -> AsyncGenerator[Exchange]:
@@ -220,13 +226,6 @@ async def _by_httpx(proxies: bool) -> AsyncGenerator[Exchange]:
         yield exchange
 
 
-def _json(body: Mapping[str, Any]) -> bytes:
-    try:
-        return to_json(body)
-    except ValueError as error:
-        raise InputError(f"the request holds what is no JSON: {error}") from error
-
-
 def read_json(raw: bytes) -> Any:
     """Decoded JSON, in a third of the time of `json.loads`; ValueError where it is none."""
     try:
@@ -236,21 +235,12 @@ def read_json(raw: bytes) -> Any:
         return json.loads(raw)
 
 
-def read_error(error: object) -> tuple[int, str]:
-    """Status and reason of an error object; its code may be the only word on a long prompt."""
+def read_error(body: object) -> tuple[int, str]:
+    """Status and reason in the body of an error; its code may be the only word on a long prompt."""
+    error = body.get("error") or body.get("detail") or body if isinstance(body, Mapping) else body
     if not isinstance(error, Mapping):
         return 500, str(error)
     code = str(error.get("code") or error.get("type") or "")
     reason = str(error.get("message") or dict(error))
     status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 500
     return status, reason if status != 500 or code in reason else f"{reason} [{code}]"
-
-
-def _reason(raw: bytes) -> str:
-    try:
-        body = read_json(raw)
-    except (ValueError, RecursionError):
-        return raw[:1000].decode(errors="replace")
-    if isinstance(body, Mapping):
-        body = body.get("error") or body.get("detail") or body
-    return read_error(body)[1]

@@ -52,15 +52,11 @@ _ADDRESS = re.compile(r"base_url|api_base|api_url|endpoint|server_url")
 
 
 class LangChainModel(Model):
-    """A LangChain chat model.
+    """A LangChain chat model, by default called by its package (`langchain_anthropic`: `anthropic`)
+    and by the name that it has for its model.
 
     Each request is sent once: `max_retries` is 0 on a copy of the chat model. Where that cannot be
     made sure, its usage is unknown, as it may have been paid several times.
-
-    Args:
-        chat: the chat model; it is not changed.
-        provider: by default its LangChain package (`langchain_anthropic`: `anthropic`).
-        model: by default the name that it has for its model.
     """
 
     traces_itself = True
@@ -132,9 +128,8 @@ class LangChainModel(Model):
         elif request.schema is not None and "ChatOllama" in kinds:
             kwargs["format"] = dict(request.schema)
         elif request.schema is not None:
-            schema = json.dumps(dict(request.schema))
             text = "Answer with JSON only, without any other text, that satisfies this JSON schema"
-            messages.insert(0, SystemMessage(f"{text}:\n{schema}"))
+            messages.insert(0, SystemMessage(f"{text}:\n{json.dumps(dict(request.schema))}"))
         chat = self.chat.model_copy(update=fields) if fields else self.chat
         runnable: _Runnable = chat
         if request.tools:
@@ -158,6 +153,7 @@ def completion_of(message: AIMessage, model: str) -> Completion:
     logprobs = metadata.get("logprobs")
     tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs
     words = (metadata.get(f"{word}_reason") for word in ("finish", "stop", "done"))
+    known = metadata.get("cost_basis") == "measured"  # by the cascade that gave the answer
     return Completion(
         text=text,
         model=str(metadata.get("model_name") or metadata.get("model") or model),
@@ -169,14 +165,8 @@ def completion_of(message: AIMessage, model: str) -> Completion:
         thinking=thinking,
         # What LangChain's cache writes into each answer that is taken from it.
         cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
-        cost_usd=_cost_of(metadata),
+        cost_usd=Decimal(str(metadata["cost_usd"])) if known else None,
     )
-
-
-def _cost_of(metadata: Mapping[str, Any]) -> Decimal | None:
-    """Cost of an answer by the cascade that gave it, where all of it is measured."""
-    known = metadata.get("cost_basis") == "measured"
-    return Decimal(str(metadata["cost_usd"])) if known else None
 
 
 def sending_once(chat: Sender) -> tuple[Sender, bool]:
@@ -229,9 +219,7 @@ def _server(chat: BaseChatModel, provider: str) -> str | None:
 
 def _usage_of(message: AIMessage) -> Usage:
     """The usage that a message reports, where its counts can be true."""
-    usage = message.usage_metadata
-    if not usage:
-        return Usage()
+    usage: Mapping[str, Any] = message.usage_metadata or {}
     details: Mapping[str, Any] = usage.get("input_token_details", {})
     # langchain-anthropic counts writes by how long they are kept, and then 0 in all.
     names = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")

@@ -142,10 +142,6 @@ class Growing:
 
 # Tool calls
 
-_NEAR = 80
-"""Most characters between a tool's name and its arguments: room for `", "arguments": ` and for the
-marks of templates, and none for a sentence in between."""
-
 _PIECE = re.compile(
     r'"(?P<text>(?:[^"\\]|\\.)*)"(?P<key>\s*:)?'
     r'|(?P<plain>[^\s{}\[\],:"]+)'
@@ -153,8 +149,6 @@ _PIECE = re.compile(
     re.DOTALL,
 )
 """Parts of valid JSON, but for its punctuation."""
-
-_Span = tuple[int, int]
 
 
 def call_logprobs(
@@ -173,7 +167,9 @@ def call_logprobs(
     return None if begin is None else _all([spelled.tokens[place] for place in sorted(places)])
 
 
-def _site(joined: bytes, begin: int, name: str, args: object) -> tuple[Sequence[_Span], int | None]:
+def _site(
+    joined: bytes, begin: int, name: str, args: object
+) -> tuple[Sequence[tuple[int, int]], int | None]:
     """The first place where a text makes a call: name and values, and its end; None for none."""
     text = joined.decode("latin-1")  # one character for each byte
     # As the key of an object a tool's name means something else.
@@ -187,13 +183,14 @@ def _site(joined: bytes, begin: int, name: str, args: object) -> tuple[Sequence[
                 continue
         except (ValueError, RecursionError):
             continue
-        names = list(named.finditer(text, max(begin, place - _NEAR - len(name)), place))
+        # Room for `", "arguments": ` and for the marks of templates, and none for a sentence.
+        names = list(named.finditer(text, max(begin, place - 80 - len(name)), place))
         if names:
             return [names[-1].span(), *_values(text, place, end)], end
     return (), None
 
 
-def _values(text: str, begin: int, end: int) -> Iterator[_Span]:
+def _values(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
     """The values in a JSON object that stands in a text: without quotes, where there are any."""
     for piece in _PIECE.finditer(text, begin, end):
         if piece["text"] and piece["key"] is None:

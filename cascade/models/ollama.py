@@ -57,6 +57,8 @@ class OllamaModel(ServedModel):
     path = "/api/chat"
     streaming: ClassVar[Any] = {"stream": True}
     ends_with_reason = True
+    start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
+    advice: ClassVar[Mapping[Any, str]] = {ModelNotFoundError: "Get it with `ollama pull {model}`."}
     returns_logprobs = True
     streams_logprobs = True
     forces_tools = False
@@ -69,10 +71,7 @@ class OllamaModel(ServedModel):
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
-        advice = {ModelNotFoundError: f"Get it with `ollama pull {model}`."}
-        url, key = server_address(base_url), (api_key or "").strip()
-        super().__init__(model, url, key, options, start=start, advice=advice)
+        super().__init__(model, server_address(base_url), (api_key or "").strip(), options)
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
@@ -82,7 +81,7 @@ class OllamaModel(ServedModel):
 
     async def warm(self) -> None:
         """Have the server load the model: that is what a request without messages does."""
-        self._check_allowed()
+        self.check_allowed()
         await self._connection.request(self.path, self.payload(Request(())))
 
     def payload(self, request: Request) -> dict[str, Any]:
@@ -111,24 +110,19 @@ class OllamaModel(ServedModel):
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for block in blocks:
-            if block.get("type") != "text":
-                raise UnsupportedContentError(
-                    f"{self.name} is sent text alone, not {block.get('type')!r}: a model without "
-                    "vision would leave it out and say nothing. For one with vision give "
-                    f"Tier('openai:{self.model}', base_url='{without_secrets(self.base_url)}/v1').",
-                    model=self.name,
-                )
+        if others := [block.get("type") for block in blocks if block.get("type") != "text"]:
+            raise UnsupportedContentError(
+                f"{self.name} is sent text alone, not {others[0]!r}: a model without vision would "
+                f"leave it out and say nothing. For one with vision give Tier('openai:{self.model}'"
+                f", base_url='{without_secrets(self.base_url)}/v1').",
+                model=self.name,
+            )
+        told = {"role": message["role"], "content": "\n".join(block["text"] for block in blocks)}
         calls = [call["function"] for call in message.get("tool_calls", ())]
-        parts = {
-            "role": message["role"],
-            "content": "\n".join(block["text"] for block in blocks),
-            "tool_calls": [
-                {"function": {**call, "arguments": json.loads(call["arguments"])}} for call in calls
-            ],
-            "tool_name": message.get("name") if message["role"] == "tool" else None,
-        }
-        return {name: part for name, part in parts.items() if part or name == "content"}
+        made = [{"function": {**c, "arguments": json.loads(c["arguments"])}} for c in calls]
+        name = message.get("name") if message["role"] == "tool" else None
+        more = {"tool_calls": made, "tool_name": name}
+        return told | {name: part for name, part in more.items() if part}
 
     def _chunk(self, part: Any) -> Any:
         message = part["message"]

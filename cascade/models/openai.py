@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from langchain_core.messages import BaseMessage, ToolCall, convert_to_openai_messages
@@ -32,9 +32,6 @@ from cascade.models.http import (
 )
 from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
 from cascade.state import Completion, TokenLogprob, Usage
-
-if TYPE_CHECKING:
-    import openai
 
 FINISH_REASONS = {
     **dict.fromkeys(("end_turn", "eos", "stop_sequence"), "stop"),
@@ -78,10 +75,8 @@ def whole(value: Any) -> Any:
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The `response_format` that holds the answer to a schema."""
     name = re.sub(r"[^\w-]", "_", str(schema.get("title") or "answer"))[:64]
-    described: dict[str, Any] = {"name": name, "schema": dict(schema)}
-    if _is_strict(schema):
-        described["strict"] = True
-    return {"type": "json_schema", "json_schema": described}
+    strict = {"strict": True} if _is_strict(schema) else {}
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema), **strict}}
 
 
 def _is_strict(schema: object) -> bool:
@@ -97,16 +92,12 @@ def _is_strict(schema: object) -> bool:
 
 def finish_reason(word: object) -> str | None:
     """The reason in the words of `Completion`, or the provider's own."""
-    if not isinstance(word, str) or not word:
-        return None
-    return FINISH_REASONS.get(word.lower(), word.lower())
+    return FINISH_REASONS.get(word.lower(), word.lower()) if isinstance(word, str) else None
 
 
 def count(value: object) -> int | None:
     """A number of tokens, up to twice the longest context there is; None for what cannot be one."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 20_000_000:
-        return None
-    return value
+    return value if type(value) is int and 0 <= value <= 20_000_000 else None
 
 
 def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = None) -> Usage:
@@ -148,7 +139,7 @@ def _read_usage(usage: Mapping[str, Any], *, wrote: bool) -> Usage:
 def _busy_ms(timings: Mapping[str, Any]) -> float | None:
     """Time of reading and writing by the server's clock; None where it tells none that is true."""
     told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
-    if any(isinstance(t, bool) or not isinstance(t, int | float) or t < 0 for t, _ in told):
+    if any(type(t) not in (int, float) or t < 0 for t, _ in told):
         return None
     busy = float(sum(time * unit for time, unit in told))
     return busy if 0 < busy < float("inf") else None
@@ -251,26 +242,21 @@ class Answer:
 
 class ServedModel(Model):
     """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
-    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`)."""
+    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`). Errors
+    have ways out of its own, `start` where the server does not run, and `advice` by their kind."""
 
     path: ClassVar[str] = "/chat/completions"
     streaming: ClassVar[Any] = {"stream": True, "stream_options": {"include_usage": True}}
     ends_with_reason: ClassVar[bool] = False
+    start: ClassVar[str] = "Is the server running? Check base_url."
+    advice: ClassVar[Mapping[Any, str]] = {}
 
-    def __init__(
-        self,
-        model: str,
-        url: str,
-        key: str,
-        options: Mapping[str, Any] | None,
-        *,
-        start: str,
-        advice: Mapping[Any, str] | None = None,
-    ) -> None:
+    def __init__(self, model: str, url: str, key: str, options: Mapping[str, Any] | None) -> None:
         self.model, self.base_url = model, url
         self.server, self.local = url, stays_here(url, model)
         self.secrets, self._options = (key,), dict(options or {})
-        self.caller = Caller(self.name, without_secrets(url), start=start, advice=advice)
+        advice = {kind: way_out.format(model=model) for kind, way_out in self.advice.items()}
+        self.caller = Caller(self.name, without_secrets(url), start=self.start, advice=advice)
         # A user in the address stands for a key; no request has both.
         bearer = {"authorization": f"Bearer {key}"} if key and "@" not in url else {}
         self._connection = Connection(url, bearer, self.caller)
@@ -352,8 +338,8 @@ class ServedModel(Model):
         yield Chunk(completion=completion)
 
     def _add(self, reply: Any, answer: Answer) -> str:
-        if isinstance(reply, Mapping) and (error := reply.get("error")):
-            status, reason = read_error(error)
+        if isinstance(reply, Mapping) and reply.get("error"):
+            status, reason = read_error(reply)
             interrupted = self.caller.interrupted(reason)
             raise interrupted if answer.begun else self.caller.refused(status, reason)
         return answer.add(self._chunk(reply))
@@ -395,8 +381,7 @@ class OpenAIModel(ServedModel):
         url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         check_address(url, "http://localhost:8000/v1")
         key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        start = "Is the server running? Check base_url."
-        super().__init__(model, url, key, options, start=start)
+        super().__init__(model, url, key, options)
         self.returns_logprobs = self.streams_logprobs = not reasons(model)
         self.scores = not url.startswith("https://api.openai.com/")
         if not key and not is_loopback(url) and "@" not in url:
@@ -433,13 +418,3 @@ class OpenAIModel(ServedModel):
             tokens = [{"token": t.get("decoded_token"), "logprob": t.get("logprob")} for t in read]
         logprobs = answer_logprobs(tokens, answer)
         return replace(completion, text=answer, logprobs=logprobs, finish_reason="stop")
-
-    def open_client(self) -> openai.AsyncOpenAI:
-        """The official client, for other parts of the API, such as files and batches. What it
-        raises goes through `caller.named`. It belongs to the running event loop."""
-        from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415 - heavy
-
-        self._check_allowed()
-        here, key = is_loopback(self.base_url), self.secrets[0] or "none"
-        client = DefaultAsyncHttpxClient(trust_env=not here, follow_redirects=False)
-        return AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=client)

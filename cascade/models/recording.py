@@ -24,13 +24,8 @@ from cascade.state import Completion, Record
 
 
 class Header(Record):
-    """The first line: whose answers these are, and how they were made.
-
-    Attributes:
-        model: the model string that was asked.
-        weights_sha256: of the weights file, for models on this machine.
-        settings: of the machine, for readers.
-    """
+    """The first line: the model string that was asked, the digest of its weights where they are on
+    this machine, and for readers how the answers were made."""
 
     version: Literal[1] = 1
     model: str
@@ -99,10 +94,8 @@ def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
 
 class ReplayModel(Model):
     """Replay of a recording (`docs/transcripts.md`), with the real tokens, log-probabilities and
-    times; `header` says whose answers these are.
-
-    A request that was recorded several times gets its answers in turn, and then again from the
-    first.
+    times; `header` says whose answers these are. A request that was recorded several times gets its
+    answers in turn, and then again from the first.
 
     Raises:
         ConfigurationError: there is no such file, or it is no recording.
@@ -138,13 +131,8 @@ class ReplayModel(Model):
 
 
 class Recorder(Model):
-    """A model that passes requests on to another and writes down each answer.
-
-    Failures are not recorded. A crash loses at most the last line.
-
-    Args:
-        model: the model that is asked.
-        path: the JSONL file; an existing recording of the same model is continued.
+    """A model that passes requests on to another and writes down each answer, in a JSONL file that
+    goes on where there is one of the same model. A crash loses at most the last line.
 
     Raises:
         ConfigurationError: the file is a recording of another model, or no recording.

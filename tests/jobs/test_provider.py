@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cascade import Cascade, Price, Tier
-from cascade.errors import BadRequestError, ConfigurationError
+from cascade.errors import BadRequestError, ConfigurationError, RealRequestForbiddenError
 from cascade.jobs import Done, Journal, Row, made_with, provider, write_output
 from cascade.jobs.provider import read_reply, run_by_batch
 from cascade.ledger import MemoryLedger
@@ -89,6 +89,15 @@ async def test_only_escalations_go_into_a_batch(server: BatchServer, tmp_path: P
     assert set(os.listdir(tmp_path)) == {"j", "out.jsonl"}  # noqa: PTH208
     again = await run(cascade, tmp_path)
     assert (again.resumed, again.answered, len(server.remote)) == (ROWS, 0, 1)
+
+
+async def test_where_real_requests_are_forbidden_no_batch_is_sent(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "forbidden", True)
+    with pytest.raises(RealRequestForbiddenError):
+        await run(pair(server), tmp_path)
+    assert server.batched == {}
 
 
 async def test_what_is_sent_is_what_it_would_be_asked(server: BatchServer, tmp_path: Path) -> None:

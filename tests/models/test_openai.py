@@ -8,9 +8,8 @@ import math
 import pytest
 from langchain_core.messages import HumanMessage
 
-from cascade.errors import InputError, RealRequestForbiddenError
+from cascade.errors import InputError
 from cascade.models import Request
-from cascade.models.base import guard
 from cascade.models.openai import OpenAIModel
 from cascade.state import TokenLogprob, Usage
 from tests.acceptance.upstream import Answer, Upstream, spelled
@@ -200,14 +199,3 @@ async def test_a_given_answer_is_scored_in_one_pass(
     assert (sent["prompt_logprobs"], sent["max_tokens"]) == (0, 1)
     assert "logprobs" not in sent
     assert await score(openai_model, "Paris") is None, "the server returns none of a prompt"
-
-
-# The official client for other parts of the API, whose failures `jobs.test_provider` meets
-
-
-async def test_where_real_requests_are_forbidden_there_is_no_official_client(
-    openai_model: OpenAIModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(guard, "forbidden", True)
-    with pytest.raises(RealRequestForbiddenError):
-        openai_model.open_client()
