@@ -28,6 +28,7 @@ from cascade.ledger.base import UnavailableError
 
 try:
     import sqlalchemy as sa
+    from sqlalchemy import event, exc
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.util import greenlet_spawn
 except ImportError as error:
@@ -119,7 +120,7 @@ def database_url(url: str) -> sa.URL:
     """The address of a database for SQLAlchemy, `sqlite://` in memory; a `ConfigurationError` where
     it is none, a `MissingDependencyError` where its driver is not installed."""
     given = sa.URL.create("")
-    with suppress(sa.exc.ArgumentError, ValueError):  # also of a port
+    with suppress(exc.ArgumentError, ValueError):  # also of a port
         given = sa.make_url(url)
     kind = given.get_backend_name()
     if kind == "memory":
@@ -180,7 +181,7 @@ class Database:
         common: Any = {"hide_parameters": True, "json_serializer": to_json}
         self._engine = sa.create_engine(address, **options, **common)
         if not self.on_server:
-            sa.event.listen(self._engine, "begin", _begin)
+            event.listen(self._engine, "begin", _begin)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Result of work in a transaction that reads; see `write`."""
@@ -262,7 +263,7 @@ class Database:
                 if first:
                     self._bring_up_to_date(connection)
                 done = work(connection)
-        except (OSError, sqlite3.Error, sa.exc.StatementError, sa.exc.TimeoutError) as error:
+        except (OSError, sqlite3.Error, exc.StatementError, exc.TimeoutError) as error:
             # All but what is refused for its values may pass.
             cause = getattr(error, "orig", None) or error
             if _refuses_values(cause):
