@@ -252,7 +252,7 @@ def point_of(sheet: Sheet, at: int | None, within: float | None, options: Option
 def alone(pair: Pair) -> tuple[Point, ...]:
     """Small model, large model, and an oracle that knows where that one helps."""
     helps = pair.large_correct > pair.small_correct
-    asked = np.array([np.zeros(len(pair)), np.ones(len(pair)), helps])
+    asked = np.array([np.zeros(len(pair)), np.ones(len(pair)), helps], float)
     right = np.where(asked, pair.large_correct, pair.small_correct)
     cost = np.where(asked, pair.large_cost, pair.small_cost)
     sheet = Sheet(pair, Replay(asked, right, cost, 0 * cost), {}, np.zeros(0))

@@ -63,6 +63,7 @@ class Policy(Protocol):
 
     def decide(self, situation: Situation) -> Decision:
         """Accept the draft, escalate, observe one more signal, abstain, or ask a person."""
+        ...
 
 
 def layers(policy: Any) -> Iterator[Any]:
