@@ -121,7 +121,8 @@ class Cascade:
             )
         self.name = name
         self.tiers = open_tiers(small, large, tiers, local_only=bool(local_only))
-        self.settings = to_settings(tools=tools, response_format=response_format)
+        offered = None if tools == () else tools
+        self.settings = to_settings(tools=offered, response_format=response_format)
         self._response_format = response_format
         self._told = False
         self.calibration: Calibration | None = None

@@ -82,9 +82,10 @@ def to_settings(
     if isinstance(tools, str | bytes | Mapping) or not isinstance(tools, Iterable | None):
         raise ConfigurationError(f"tools={tools!r}: give a list of tools.")
     if tools is not None:
+        settings["tools"] = [_to_tool(tool) for tool in tools]
+    if settings.get("tools"):
         from cascade.confidence.schemas import check_tools  # noqa: PLC0415 - seldom
 
-        settings["tools"] = [_to_tool(tool) for tool in tools]
         check_tools(settings["tools"])
     return read_settings(settings)
 
