@@ -147,7 +147,7 @@ def _run_of(kernel: Kernel, state: CascadeState, runtime: Runtime[Any]) -> Run:
     """The run that the state is in, or a new one when the last message is a new question."""
     messages = list(state.get("messages") or ())
     if not messages:
-        raise InputError("the graph was given no messages: give {'messages': [...]}.")
+        raise InputError("the graph was given no messages: give {'messages': [...]}, a question.")
     kept = state.get("run")
     if kept and kept["question_id"] == (messages[-1].id or "") and kept.get("step") != "end":
         return Run.from_json(kept, messages)
