@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -30,8 +30,9 @@ T = TypeVar("T")
 Window = Literal["day", "month"]
 """Span of a budget, in UTC."""
 
-PAUSE_S = 0.1
-"""Time between two tries to write."""
+LINGER_S, PAUSE_S = 0.005, 0.1
+"""Time that settlements wait for the next reservation, to be written in its transaction, and time
+between two tries to write."""
 
 ZERO = Decimal(0)
 
@@ -96,7 +97,6 @@ _NEW = postgresql.insert(_accounts).on_conflict_do_nothing()  # SQLite's dialect
 _CHANGE = _accounts.update().where(_MINE).values(account=sa.bindparam("account"))
 
 _Change = Callable[[Account], T]
-_Changes = list[tuple[str, _Change[Any]]]
 
 
 def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
@@ -119,6 +119,14 @@ def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
 # --- budgets
 
 
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Changes of accounts that are made in one transaction, and the task that does so."""
+
+    changes: list[tuple[str, _Change[Any]]] = field(default_factory=list)
+    made: asyncio.Task[list[Any]] | None = None
+
+
 class Budgets:
     """Money that keys may spend, put aside and counted in a database: never overspent.
 
@@ -137,7 +145,7 @@ class Budgets:
         self._database = Database(url, "budgets", _accounts.metadata)
         self._lease = timedelta(seconds=lease_s)
         self._clock = clock
-        self._next: tuple[_Changes, asyncio.Task[list[Any]]] | None = None
+        self._batch = _Batch()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()
         self._closing = False
@@ -203,25 +211,26 @@ class Budgets:
 
     async def _ask(self, key: str, make: _Change[Any], *, patient: bool) -> Any:
         while True:
-            if self._next is None:
-                changes = _Changes()
-                self._next = changes, asyncio.create_task(self._write(changes))
-            changes, made = self._next
-            at = len(changes)
-            changes.append((key, make))
+            batch, at = self._batch, len(self._batch.changes)
+            batch.changes.append((key, make))
+            if patient and not self._closing:
+                await asyncio.sleep(LINGER_S)
+            batch.made = batch.made or asyncio.create_task(self._write(batch))
             try:
-                return (await made)[at]
+                return (await batch.made)[at]
             except UnavailableError:
                 if not patient or self._closing:
                     raise
             await asyncio.sleep(PAUSE_S)
 
-    async def _write(self, changes: _Changes) -> list[Any]:
+    async def _write(self, batch: _Batch) -> list[Any]:
         async with self._turn:
-            self._next = None  # what is asked from now on comes with the next transaction
-            return await self._database.write(partial(self._make, changes=changes))
+            self._batch = _Batch()  # for what is asked from now on
+            return await self._database.write(partial(self._make, changes=batch.changes))
 
-    def _make(self, connection: sa.Connection, changes: _Changes) -> list[Any]:
+    def _make(
+        self, connection: sa.Connection, changes: list[tuple[str, _Change[Any]]]
+    ) -> list[Any]:
         # In the order of their keys, so that no two processes wait for one another.
         keys, now = sorted({key for key, _ in changes}), self._clock()
         accounts = {key: _account(connection, key, now) for key in keys}
