@@ -145,7 +145,7 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         sentence=sentence,
         facts=facts,
         notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
-        tables=tuple(_tables(made, books, facts, earlier)),
+        tables=tuple(_tables(made, books, total, facts, earlier)),
         pictures=tuple(_pictures(books)),
         tone="good" if good else "bad" if verdict == "loses" else "open",
         alarms=tuple(_alarms(books)),
@@ -281,7 +281,7 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
 
 
 def _tables(
-    made: Report, books: Books, facts: Sequence[Fact], earlier: Report | None
+    made: Report, books: Books, total: Sums, facts: Sequence[Fact], earlier: Report | None
 ) -> Iterable[Table]:
     """All tables that have rows."""
     entries, rows = books.entries, list[tuple[Cell, ...]]()
@@ -290,10 +290,10 @@ def _tables(
         rows = [(fact.label, fact.figure, before.get(fact.label, "")) for fact in facts]
     tables = [Table("Compared with the period before", ("", "this period", "before"), tuple(rows))]
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
-    estimated = float(books.total().estimated)
+    estimated = float(total.estimated)
     scale = made.saving.estimated_usd / estimated if estimated else 0.0
     tags = (name for name in entries if name.startswith("tags."))
-    tables += [_breakdown(books, by, scale) for by in (*tags, *TABLES)]
+    tables += [_breakdown(books, total, by, scale) for by in (*tags, *TABLES)]
     tables += [_tokens(books), _calls(books), _choices(made.what_if), _unknown(books)]
     told = np.flatnonzero((entries["node"] == EVENTS) & (entries["note"] != ""))
     events = tuple((f"{entries['at'][i]:%Y-%m-%d %H:%M}", entries["note"][i]) for i in told)
@@ -301,7 +301,7 @@ def _tables(
     return (table for table in tables if table.rows)
 
 
-def _breakdown(books: Books, by: str, scale: float) -> Table:
+def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
     """One line per group, of which every column adds up to the headline: days in order, other
     groups by what they cost. No lines where no entry has such a tag."""
     group, labels = by.removeprefix("tags."), books.entries[by].tolist()
@@ -314,7 +314,7 @@ def _breakdown(books: Books, by: str, scale: float) -> Table:
         groups[rest] = merged(map(groups.pop, others))
     lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
     rows: list[tuple[Cell, ...]] = []
-    for name, sums in (*lines, ("total", books.total())) if lines else ():
+    for name, sums in (*lines, ("total", total)) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
         guess = float(sums.estimated) * scale
         cells: tuple[Figure, ...] = (
