@@ -55,6 +55,11 @@ class LedgerView(Record):
         return self.cost.total
 
     @property
+    def known_cost_usd(self) -> Decimal:
+        """Dollars spent by the calls whose cost is known."""
+        return self.cost.known
+
+    @property
     def cost_basis(self) -> Basis:
         """Basis of `cost_usd`."""
         return self.cost.basis

@@ -108,7 +108,7 @@ def test_what_a_server_charges_that_failed_is_unknown(upstream: Upstream, end: A
     assert isinstance(result, CascadeResult)
     assert [o for n, o in calls_of(result) if n == "expert"] == ["failed", "ok"]
     assert result.ledger.cost_usd is None
-    assert result.ledger.cost.known == DRAFT + ANSWER
+    assert result.ledger.known_cost_usd == DRAFT + ANSWER
     check_sums(result.ledger)
 
 
@@ -185,7 +185,7 @@ def test_what_has_no_price_is_unknown_and_never_zero(
     ledger = Cascade(first, upstream.tier("large", price=large)).invoke("?").ledger
     assert (ledger.cost_usd is not None, ledger.saved_usd is not None) == (cost, saved)
     assert (ledger.cost_basis != "unknown", ledger.saved_basis != "unknown") == (cost, saved)
-    assert (ledger.cost.known > 0) == (small is not None)
+    assert (ledger.known_cost_usd > 0) == (small is not None)
     assert large is not None or ledger.baseline_usd is None
     assert "?" in ledger.table()
     assert small is not None or "$0.000000" not in ledger.table().splitlines()[2]
@@ -232,6 +232,6 @@ async def test_sums_hold_whatever_happens(upstream: Upstream, seed: int) -> None
     assert len([entry for entry in kept if entry.model]) == len(upstream.seen)
     ids = [entry.id for entry in kept if entry.id is not None]
     assert len(ids) == len(set(ids))
-    known = sum((each.cost.known for each in seen), Decimal(0))
+    known = sum((each.known_cost_usd for each in seen), Decimal(0))
     audits = sum((e.cost_usd or 0 for e in kept if e.node == "audit"), Decimal(0))
     assert sum((e.cost_usd or 0 for e in kept), Decimal(0)) == known + audits
