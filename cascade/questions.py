@@ -83,10 +83,10 @@ def to_settings(
         raise ConfigurationError(f"tools={tools!r}: give a list of tools.")
     if tools is not None:
         settings["tools"] = [_to_tool(tool) for tool in tools]
-    if settings.get("tools"):
+    if offered := settings.get("tools"):
         from cascade.confidence.schemas import check_tools  # noqa: PLC0415 - seldom
 
-        check_tools(settings["tools"])
+        check_tools(offered)
     return read_settings(settings)
 
 
