@@ -22,7 +22,8 @@ from cascade.kernel import Kernel
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.prices import has_price
 from cascade.ledger.view import LedgerView
-from cascade.middleware import Breaker, CascadeMiddleware, Deadline, LocalOnly, Retries, ToolRisks
+from cascade.middleware.base import CascadeMiddleware
+from cascade.middleware.usual import choose_middleware
 from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
 from cascade.questions import Question, ResponseFormat, parse, to_messages, to_settings
 from cascade.result import CascadeResult
@@ -334,23 +335,11 @@ class Cascade:
             ConfigurationError: too few examples, or a bound that is none; nothing was asked.
             ModelError: the models cannot be asked.
         """
-        from cascade import calibrate as making  # noqa: PLC0415 - numpy and scikit-learn
-        from cascade.confidence.signals import to_signals  # noqa: PLC0415
-        from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
+        from cascade.calibrate import calibrate_examples  # noqa: PLC0415 - numpy and scikit-learn
 
-        parts = Parts(
-            self.tiers,
-            ThresholdPolicy(),  # which is not asked
-            signals=self.kernel.parts.signals or to_signals(making.SIGNALS),
-            store=self.kernel.parts.store,
-            settings=self.settings,
-        )
-        for name, share in [*(("max_harm", harm) for harm in max_harms), ("delta", delta)]:
-            to_number(name, share, above=0, below=1)
-        rows = making.to_examples(examples)
         options: Any = {"max_harms": max_harms, "delta": delta}
-        made = await making.calibrate_examples(Kernel(parts), rows, as_scorer(scorer), **options)
-        return made.calibration
+        fitted = await calibrate_examples(self.kernel.parts, examples, scorer, **options)
+        return fitted.calibration
 
     calibrate = synchronous(acalibrate)
 
@@ -521,39 +510,3 @@ def choose_policy(
     from cascade.policies import CertifiedPolicy  # noqa: PLC0415 - only where it is asked for
 
     return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))
-
-
-def choose_middleware(
-    given: Sequence[CascadeMiddleware],
-    *,
-    deadline: float | None = None,
-    local_only: bool | str = False,
-    audit_rate: float | None = None,
-) -> tuple[CascadeMiddleware, ...]:
-    """The user's middleware, that of the contract's options, and the usual: retries, a circuit
-    breaker, a deadline and a border that questions may name, and the risks that tools are marked
-    with.
-    """
-    if isinstance(given, CascadeMiddleware | str | bytes) or not isinstance(given, Sequence):
-        raise ConfigurationError(f"middleware={given!r}: give a list, such as [Retries()].")
-    usual: dict[Any, tuple[str, Any]] = {
-        Retries: ("", None),
-        Breaker: ("", None),
-        Deadline: ("deadline", deadline),
-        LocalOnly: ("local_only", local_only or None),
-        ToolRisks: ("", None),
-    }
-    if audit_rate is not None:
-        from cascade.middleware import Audits  # noqa: PLC0415 - only where it is asked for
-
-        usual[Audits] = ("audit_rate", audit_rate)
-    stack = list(given)
-    for kind, (option, value) in usual.items():
-        if not any(isinstance(one, kind) for one in given):
-            stack.append(kind() if value is None else kind(value))
-        elif value is not None:
-            raise ConfigurationError(
-                f"{option}={value!r} and middleware=[{kind.__name__}(…)] were both given: leave "
-                "one of them out."
-            )
-    return tuple(stack)

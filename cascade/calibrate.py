@@ -23,10 +23,12 @@ import numpy as np
 import yaml
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 
+from cascade._numbers import to_number
 from cascade.confidence import calibrating
 from cascade.confidence.base import shots_of, system_hash
 from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
+from cascade.confidence.signals import to_signals
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
 from cascade.evaluation.features import Pair, Rows, pair_of
@@ -39,16 +41,16 @@ from cascade.evaluation.recordings import (
     resume_transcripts,
 )
 from cascade.evaluation.render import to_page
-from cascade.evaluation.scorers import Scorer
+from cascade.evaluation.scorers import Scorer, as_scorer
 from cascade.evaluation.trajectories import with_features
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from cascade.kernel import Kernel
 from cascade.ledger.prices import Price, Pricing, has_price
 from cascade.ledger.view import LedgerView
 from cascade.middleware.calibrated import task_hash
-from cascade.policies import Refusal, certify
+from cascade.policies import Refusal, ThresholdPolicy, certify
 from cascade.questions import to_messages
-from cascade.run import CascadeRuntime
+from cascade.run import CascadeRuntime, Parts
 from cascade.state import Usage
 from cascade.tiers import OpenTier
 
@@ -434,13 +436,22 @@ async def calibrate(
 
 
 async def calibrate_examples(
-    kernel: Kernel, examples: Sequence[Example], scorer: Scorer, **options: Any
+    parts: Parts, given: Sequence[Any], scorer: Any, **options: Any
 ) -> CalibrationFit:
-    """Ask both models about examples, and calibrate on the answers; nothing is kept on disk."""
+    """Ask both models of a cascade with these parts about examples, `(question, reference)` pairs,
+    and calibrate on the answers, with the `options` of `fit`; nothing is kept on disk."""
+    harms = options.get("max_harms", ())
+    for name, share in [*(("max_harm", harm) for harm in harms), ("delta", options["delta"])]:
+        to_number(name, share, above=0, below=1)
+    examples, signals = to_examples(given), parts.signals or to_signals(SIGNALS)
+    asked = Parts(
+        parts.tiers, ThresholdPolicy(), signals, store=parts.store, settings=parts.settings
+    )
+    kernel = Kernel(asked)
     with TemporaryDirectory(prefix="cascade-") as folder:
         path = Path(folder) / "examples.jsonl"
-        halves = 2 if options.get("max_harms") else 1
-        await AnswerRecorder(kernel, path, scorer).record(examples, least=LEAST_LABELS * halves)
+        recorder = AnswerRecorder(kernel, path, as_scorer(scorer))
+        await recorder.record(examples, least=LEAST_LABELS * (2 if harms else 1))
         return await calibrate(kernel, path, **options)
 
 
