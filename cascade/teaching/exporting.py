@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from cascade._numbers import to_number
 from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
-from cascade.evaluation.recordings import read_examples, read_transcripts
+from cascade.evaluation.recordings import read_examples
 from cascade.middleware.background import lot
 from cascade.middleware.local_only import KEYS
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, Terms, terms_of
@@ -45,13 +44,7 @@ class Exported:
 
 def evaluation_questions(paths: Iterable[str | Path]) -> list[str]:
     """The questions of files of transcripts or of examples."""
-    found: list[str] = []
-    for path in paths:
-        try:
-            found += [row.prompt for row in read_transcripts(path)]
-        except ConfigurationError:
-            found += [example.question for example in read_examples(path)]
-    return found
+    return [example.question for path in paths for example in read_examples(path)]
 
 
 async def export(
@@ -61,7 +54,7 @@ async def export(
     form: Form = "messages",
     validation: float = 0.1,
     task: str | None = None,
-    evaluation: Sequence[str] = (),
+    evaluation: Iterable[str] = (),
 ) -> Exported:
     """Write lessons whose terms permit it to a training file, without duplicates and without what
     an evaluation asks.
@@ -77,12 +70,8 @@ async def export(
             be written.
     """
     to_number("validation", validation, least=0, below=1)
-    stated, asked, done, fit = (
-        await store.terms(),
-        _by_start(evaluation),
-        Exported(),
-        list[Lesson](),
-    )
+    asked = {_words(question) for question in evaluation} - {_words("")}
+    stated, done, fit = await store.terms(), Exported(), list[Lesson]()
     async for lesson in store.lessons(LessonSelection(task=task)):
         done.lessons += 1
         if (why := _unfit(lesson, form, stated, asked)) is None:
@@ -104,10 +93,15 @@ async def export(
         )
     place = Path(path)
     held_out = place.with_name(f"{place.stem}.validation{place.suffix}")
-    for file, lessons in zip((place, held_out), parts, strict=True):
-        _write(file, [row_of(lesson, form) for lesson in lessons])
-        if lessons:
-            done.rows[file] = len(lessons)
+    try:
+        for file, lessons in zip((place, held_out), parts, strict=True):
+            rows = [json.dumps(row_of(lesson, form), ensure_ascii=False) for lesson in lessons]
+            file.unlink(missing_ok=True)  # an earlier export may have had a second file
+            if rows:
+                file.write_text("\n".join([*rows, ""]), encoding="utf-8")
+                done.rows[file] = len(rows)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}.") from error
     return done
 
 
@@ -136,7 +130,7 @@ def _cleaned(value: Any, key: str = "") -> Any:
 
 
 def _unfit(
-    lesson: Lesson, form: Form, stated: Mapping[str, Terms], asked: Mapping[str, list[str]]
+    lesson: Lesson, form: Form, stated: Mapping[str, Terms], asked: Collection[str]
 ) -> str | None:
     """Reason why a lesson must not be trained on; None where it may."""
     draft, calls, may = lesson.draft or "", lesson.tool_calls, lesson.may_train(stated)
@@ -169,49 +163,22 @@ def _unfit(
 
 def _conversation(lesson: Lesson) -> str:
     """Text that equal conversations share, without spacing and capitals."""
-    parts = zip(lesson.texts, lesson.messages, strict=True)
-    said = [(" ".join(t.split()).casefold(), m.get("role"), m.get("tool_calls")) for t, m in parts]
-    return json.dumps(said, sort_keys=True, default=str)
+    both = zip(lesson.texts, lesson.messages, strict=True)
+    said = [(t.casefold().split(), m.get("role"), m.get("tool_calls")) for t, m in both]
+    return json.dumps(said, default=str)
 
 
-def _by_start(questions: Iterable[str]) -> Mapping[str, list[str]]:
-    """Questions by their first words."""
-    found = defaultdict[str, list[str]](list)
-    for question in filter(None, map(_words, questions)):
-        found[" ".join(question.split()[:LEAST_WORDS])].append(question)
-    return found
-
-
-def _holds(lesson: Lesson, asked: Mapping[str, list[str]]) -> bool:
+def _holds(lesson: Lesson, asked: Collection[str]) -> bool:
     """True if a question is that of a lesson, or stands in its texts, in the same words."""
     own = _words(lesson.question)
     said = _words("\n".join([*lesson.texts, lesson.answer, lesson.draft or ""]))
-    words = said.split()
-    starts = {" ".join(words[n : n + LEAST_WORDS]) for n in range(len(words))}
-    starts.add(" ".join(own.split()[:LEAST_WORDS]))
-    near = [question for start in starts for question in asked.get(start, ())]
-    return any(q == own or (len(q.split()) >= LEAST_WORDS and q in said) for q in near)
+    return own in asked or any(q in said for q in asked if q.count(" ") > LEAST_WORDS)
 
 
 def _words(text: str) -> str:
     """Words without case and punctuation, with spaces around each; where a script has no spaces, a
     character is a word."""
-    return "".join(f" {word} " for word in _WORD.findall(text.casefold())).replace("  ", " ")
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all of a file or nothing; without rows there is none, also of an earlier export."""
-    temporary = path.with_name(f".{path.name}.part")
-    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-        if not rows:
-            path.unlink()
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}.") from error
+    return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
 @dataclass(frozen=True, slots=True)

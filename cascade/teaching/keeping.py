@@ -15,7 +15,7 @@ from cascade.middleware.background import Background, tags_of
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.middleware.shadow import Shadow
 from cascade.models.openai import sendable
-from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.run import Answer, CascadeRuntime, Run
 from cascade.state import LedgerEntry
 from cascade.teaching.lessons import Lesson, LessonStore, Terms, place_of, terms_of, the_store
 
@@ -62,41 +62,15 @@ class Lessons(CascadeMiddleware):
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Make a lesson of an answer; that of an audit waits for the comparison, which is booked
-        afterwards."""
-        kernel, audited = runtime.kernel, run.kind == "audit"
-        if run.kind == "shadow" or (not audited and answer.source == kernel.tiers[0].name):
-            return  # an accepted draft: an audit may make a lesson of it
-        lesson = self._lesson(run, answer, kernel)
-        if isinstance(lesson, str):
-            logger.debug("run %s makes no lesson: %s", run.id, lesson)
-        elif audited:
-            self._waiting[run.id] = lesson
-            if self._hear not in kernel.ledger.listeners:
-                kernel.ledger.listeners.append(self._hear)
-        else:
-            self._start(lesson)
-
-    async def keep_feedback(self, feedback: Feedback) -> bool | None:
-        """Keep a verdict with the lesson of its run; None where it has none."""
-        await self._background.finish()
-        changed = await self.store.judge(feedback)
-        if changed is None and feedback.comment is not None:
-            logger.warning("run %s has no lesson: a comment on it is not kept", feedback.run_id)
-        return changed
-
-    async def aclose(self) -> None:
-        """Return once all lessons are written, or lost."""
-        await self._background.finish()
-
-    def _lesson(self, run: Run, answer: Answer, kernel: Kernel) -> Lesson | str:
-        """The lesson, or why there is none."""
-        tags, completion = tags_of(run), answer.completion
+        afterwards. An accepted draft makes none by itself."""
+        kernel, tags, completion = runtime.kernel, tags_of(run), answer.completion
         tier = next((tier for tier in kernel.tiers if tier.name == answer.source), None)
-        if completion is None or tier is None:
-            return "no larger model of the cascade answered"
+        accepted = tier is kernel.tiers[0] and run.kind != "audit"
+        if tier is None or completion is None or accepted or run.kind == "shadow":
+            return
         shadows = [one for one in kernel.parts.middleware if isinstance(one, Shadow)]
         asked, answered = plain(run.messages), plain([completion.to_message(tier.name)])
-        why = {
+        reasons = {
             "it has to stay on this machine": run.settings.get("local_only"),
             "it is tagged so": tags.get("lessons") == "no",
             "it ran in the shadow": any(run.notes.get(one.name) is True for one in shadows),
@@ -106,11 +80,12 @@ class Lessons(CascadeMiddleware):
             "it is not all text": not asked or not answered,
             "it is too long": sum(len(str(m)) for m in (*asked, *answered)) > MOST_CHARACTERS,
         }
-        if reason := next((reason for reason, holds in why.items() if holds), None):
-            return reason
+        if why := [reason for reason, holds in reasons.items() if holds]:
+            logger.debug("run %s makes no lesson: %s", run.id, why[0])
+            return
         task, tenant = place_of(tags, kernel.parts.name)
         noted: Any = run.notes.get(self.name) or {}
-        return Lesson(
+        lesson = Lesson(
             run_id=run.id,
             origin="audited" if run.kind == "audit" else "escalated",
             task=task,
@@ -123,6 +98,24 @@ class Lessons(CascadeMiddleware):
             terms=terms_of(tier.model.name, self.terms),
             **noted,
         )
+        if run.kind != "audit":
+            self._start(lesson)
+            return
+        self._waiting[run.id] = lesson
+        if self._hear not in kernel.ledger.listeners:
+            kernel.ledger.listeners.append(self._hear)
+
+    async def keep_feedback(self, feedback: Feedback) -> bool | None:
+        """Keep a verdict with the lesson of its run; None where it has none."""
+        await self._background.finish()
+        changed = await self.store.judge(feedback)
+        if changed is None and feedback.comment is not None:
+            logger.warning("run %s has no lesson: a comment on it is not kept", feedback.run_id)
+        return changed
+
+    async def aclose(self) -> None:
+        """Return once all lessons are written, or lost."""
+        await self._background.finish()
 
     def _hear(self, entry: LedgerEntry) -> None:
         """The loss that an audit has found, for the lesson that waits for it."""

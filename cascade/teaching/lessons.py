@@ -4,33 +4,31 @@ is SQLite or PostgreSQL through SQLAlchemy Core, with deletion for good."""
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any, Literal, Self, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from cascade.errors import ConfigurationError, InputError
-from cascade.ledger.database import LOCK, Database, UtcTime, Words, json_type, to_json
+from cascade.errors import ConfigurationError
+from cascade.ledger.database import Database, UtcTime, Words, json_type
 from cascade.ledger.feedback import Feedback
 from cascade.state import Record
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
+from sqlalchemy.dialects import postgresql  # isort: skip
 
 logger = logging.getLogger("cascade")
 
-T = TypeVar("T")
 R = TypeVar("R", "Lesson", Feedback)
 
 PAGE = 500
 """Lessons that are read at once."""
-
-MOST_SAID = 100
-"""Verdicts about one run that are kept."""
 
 NO_TEXTS = frozenset({"role", "type", "id", "tool_call_id", "name"})
 """Parts of a message that are not redacted."""
@@ -63,8 +61,8 @@ class Lesson(Record):
         origin: why it did: the draft was not accepted, or was accepted and audited.
         task, tenant, user: tags of the run; else the cascade's name, the tag `key`, and None.
         messages: the conversation up to the question, in OpenAI's form, text alone.
-        draft, draft_model: of the small model; None where it gave no whole one.
-        answer, answer_model: of the large model; empty where it only calls tools.
+        draft: None where the small model gave no whole one.
+        answer: empty where the large model only calls tools.
         loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
             them.
         verdicts: what people said of the answer that they saw: of the draft where `origin` is
@@ -112,6 +110,32 @@ class Lesson(Record):
         return False if False in said else True if True in said else None
 
 
+def place_of(tags: Mapping[str, str], cascade: str) -> tuple[str, str | None]:
+    """Task and tenant of a run, by its tags and the name of its cascade."""
+    return tags.get("task", cascade), tags.get("tenant", tags.get("key"))
+
+
+metadata = sa.MetaData()
+
+lessons_table = sa.Table(
+    "teaching_lessons",
+    metadata,
+    sa.Column("run_id", Words, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False, index=True),
+    sa.Column("task", Words, nullable=False),
+    sa.Column("tenant", Words),
+    sa.Column("user_name", Words, key="user", index=True),
+    sa.Column("lesson", json_type, nullable=False),
+    sa.Column("verdicts", json_type),
+)
+terms_table = sa.Table(
+    "teaching_terms",
+    metadata,
+    sa.Column("model", Words, primary_key=True),
+    sa.Column("stated", json_type, nullable=False),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LessonSelection:
     """Conditions on lessons, joined by "and": of this run, user, tenant or task, at `since` or
@@ -145,61 +169,22 @@ class Deleted:
     scrubbed: bool = True
 
 
-def place_of(tags: Mapping[str, str], cascade: str) -> tuple[str, str | None]:
-    """Task and tenant of a run, by its tags and the name of its cascade."""
-    return tags.get("task", cascade), tags.get("tenant", tags.get("key"))
+class LessonStore(AbstractAsyncContextManager["LessonStore"]):
+    """Lessons with the verdicts of people about them, and terms of models.
 
+    It connects with its first use; methods may be called in any event loop and thread, and raise
+    `cascade.ledger.base.UnavailableError` where the database cannot be reached.
 
-metadata = sa.MetaData()
-
-lessons_table = sa.Table(
-    "teaching_lessons",
-    metadata,
-    sa.Column("run_id", Words, primary_key=True),
-    sa.Column("at", UtcTime, nullable=False, index=True),
-    sa.Column("task", Words, nullable=False),
-    sa.Column("tenant", Words),
-    sa.Column("user_name", Words, key="user", index=True),
-    sa.Column("lesson", Words, nullable=False),
-    sa.Column("verdicts", json_type),
-)
-terms_table = sa.Table(
-    "teaching_terms",
-    metadata,
-    sa.Column("model", Words, primary_key=True),
-    sa.Column("stated", Words, nullable=False),
-)
-
-
-def open_lessons(url: str, *, redact: Callable[[str], str] | None = None) -> LessonStore:
-    """A store of lessons at `sqlite:///lessons.db`, `postgresql://…` or `memory://`, which may be
-    the ledger's database; it connects with its first use. `redact` takes out of every text what
-    must not be stored; where it raises, nothing is.
+    Args:
+        url: `sqlite:///lessons.db`, `postgresql://…` or `memory://`; it may be the ledger's.
+        redact: takes out of every text what must not be stored; where it raises, nothing is.
 
     Raises:
         ConfigurationError: the address has none of these forms.
         MissingDependencyError: SQLAlchemy or the driver is not installed.
     """
-    return LessonStore(url, redact)
 
-
-def the_store(store: object, of: str) -> LessonStore:
-    """The store that a middleware was given; refused where it is none."""
-    if isinstance(store, LessonStore):
-        return store
-    raise ConfigurationError(
-        f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
-    )
-
-
-class LessonStore:
-    """Lessons with the verdicts of people about them, and terms of models, made by `open_lessons`.
-
-    Methods may be called in any event loop and thread; where the database cannot be reached they
-    raise `cascade.ledger.base.UnavailableError`.
-    """
-
-    def __init__(self, url: str, redact: Callable[[str], str] | None) -> None:
+    def __init__(self, url: str, *, redact: Callable[[str], str] | None = None) -> None:
         self._redact, self._database = redact, Database(url, "teaching", metadata)
 
     async def put(self, lesson: Lesson) -> bool:
@@ -208,16 +193,10 @@ class LessonStore:
         if kept is None:
             return False
         row = {name: getattr(kept, name) for name in ("run_id", "at", "task", "tenant", "user")}
-        row["lesson"] = to_json(kept.model_dump(mode="json", exclude={"verdicts"}))
-
-        def work(connection: sa.Connection) -> bool:
-            there = sa.select(lessons_table.c.run_id).where(lessons_table.c.run_id == kept.run_id)
-            if connection.execute(there).first() is not None:
-                return False
-            connection.execute(sa.insert(lessons_table), row)
-            return True
-
-        return await self._write(work)
+        row["lesson"] = kept.model_dump(mode="json", exclude={"verdicts"})
+        # SQLite's dialect compiles it as well.
+        new = postgresql.insert(lessons_table).on_conflict_do_nothing()
+        return await self._database.write(lambda c: c.execute(new, row).rowcount == 1)
 
     async def get(self, run_id: str) -> Lesson | None:
         """The lesson of a run."""
@@ -225,27 +204,25 @@ class LessonStore:
 
     async def lessons(self, selection: LessonSelection = EVERYTHING) -> AsyncGenerator[Lesson]:
         """Lessons with their verdicts, oldest first."""
-        table, place = lessons_table, sa.tuple_(lessons_table.c.at, lessons_table.c.run_id)
-        statement = sa.select(table.c.lesson, table.c.verdicts).where(*selection.where)
-        statement = statement.order_by(table.c.at, table.c.run_id).limit(PAGE)
-        page = await self._read(statement, _lesson)
-        while page:
+        place = lessons_table.c.at, lessons_table.c.run_id
+        rest = every = sa.select(lessons_table).where(*selection.where).order_by(*place).limit(PAGE)
+        while page := await self._database.read(partial(_lessons, statement=rest)):
             for lesson in page:
                 yield lesson
-            last = sa.literal(page[-1].at, table.c.at.type), sa.literal(page[-1].run_id)
-            page = await self._read(statement.where(place > sa.tuple_(*last)), _lesson)
+            last = sa.literal(page[-1].at, UtcTime), sa.literal(page[-1].run_id)
+            rest = every.where(sa.tuple_(*place) > sa.tuple_(*last))
 
     async def judge(self, feedback: Feedback) -> bool | None:
         """Keep a verdict in place of an earlier one of the same key and person; whether anything
-        changed, None where the run has no lesson. `MOST_SAID` verdicts are an `InputError`."""
+        changed, None where the run has no lesson."""
         kept = self._redacted(feedback, "comment", "value", "correction")
-        return kept is not None and await self._write(lambda c: _judge(c, kept))
+        return kept is not None and await self._database.write(lambda c: _judge(c, kept))
 
     async def delete(
         self, selection: LessonSelection = EVERYTHING, *, everything: bool = False
     ) -> Deleted:
-        """Delete lessons with their verdicts for good, also from SQLite's own files; where all of a
-        user is meant, also the user's verdicts about answers to others.
+        """Delete lessons with their verdicts for good, also from SQLite's own files, and what a
+        user whose lessons are meant has said of others.
 
         Raises:
             ConfigurationError: neither a selection nor `everything` is said, or both are.
@@ -255,29 +232,26 @@ class LessonStore:
                 "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than), or "
                 "everything=True (--all) alone."
             )
-        number = await self._write(lambda c: _delete(c, selection))
+        number = await self._database.write(lambda c: _delete(c, selection))
         scrubbed = await asyncio.to_thread(self._database.move_journal, wait=True)
         return Deleted(lessons=number, scrubbed=scrubbed)
 
     async def state_terms(self, model: str, terms: Terms) -> None:
         """State the terms of a model, `provider:name` or `provider:*`, from today on."""
-
-        stating = sa.insert(terms_table).values(model=model, stated=terms.model_dump_json())
-        steps = sa.delete(terms_table).where(terms_table.c.model == model), stating
-        await self._write(lambda c: [c.execute(step) for step in steps])
+        new = postgresql.insert(terms_table)
+        new = new.on_conflict_do_update(index_elements=["model"], set_={"stated": new.excluded[1]})
+        row = {"model": model, "stated": terms.model_dump(mode="json")}
+        await self._database.write(lambda c: c.execute(new, row))
 
     async def terms(self) -> dict[str, Terms]:
         """The terms as they are stated today, by model."""
         statement = sa.select(terms_table).order_by(terms_table.c.model)
-        found = await self._read(statement, lambda row: (row[0], Terms.model_validate_json(row[1])))
-        return dict(found)
+        found = await self._database.read(lambda c: c.execute(statement).all())
+        return {model: Terms.model_validate(stated) for model, stated in found}
 
     async def aclose(self) -> None:
         """Close the connections; the store may be used again, but for `memory://`."""
         await self._database.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -293,51 +267,49 @@ class LessonStore:
             return None
         return record.model_copy(update=left)
 
-    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
-        return await self._database.read(lambda c: [made(row) for row in c.execute(statement)])
 
-    async def _write(self, work: Callable[[sa.Connection], T]) -> T:
-        def alone(connection: sa.Connection) -> T:
-            if self._database.on_server:  # as in SQLite: nothing changes meanwhile
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK + 2})
-            return work(connection)
-
-        return await self._database.write(alone)
+open_lessons = LessonStore
 
 
-# --- within one transaction
+def the_store(store: object, of: str) -> LessonStore:
+    """The store that a middleware was given; refused where it is none."""
+    if isinstance(store, LessonStore):
+        return store
+    raise ConfigurationError(
+        f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
+    )
+
+
+def _lessons(connection: sa.Connection, statement: sa.Executable) -> list[Lesson]:
+    found = connection.execute(statement)
+    return [Lesson.model_validate({**row.lesson, "verdicts": row.verdicts or ()}) for row in found]
 
 
 def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
     column, this = lessons_table.c.verdicts, lessons_table.c.run_id == feedback.run_id
-    row = connection.execute(sa.select(column).where(this)).first()
+    row = connection.execute(sa.select(column).where(this).with_for_update()).first()
     if row is None:
         return None
     said = [Feedback.model_validate(each) for each in row[0] or ()]
-    others = [v for v in said if (v.key, v.by) != (feedback.key, feedback.by)]
-    if [v.model_copy(update={"at": feedback.at}) for v in said if v not in others] == [feedback]:
+    if feedback in [verdict.model_copy(update={"at": feedback.at}) for verdict in said]:
         return False
-    if len(others) >= MOST_SAID:
-        raise InputError(f"feedback: run {feedback.run_id!r} has been judged {MOST_SAID} times.")
+    others = [v for v in said if (v.key, v.by) != (feedback.key, feedback.by)]
     kept = [verdict.model_dump(mode="json") for verdict in (*others, feedback)]
     connection.execute(sa.update(lessons_table).where(this).values(verdicts=kept))
     return True
 
 
 def _delete(connection: sa.Connection, selection: LessonSelection) -> int:
-    by, table, there = selection.user, lessons_table, LessonSelection(tenant=selection.tenant)
-    if by is not None and selection == replace(there, user=by):
-        judged = sa.select(table.c.run_id, table.c.verdicts).where(*there.where)
-        for one, said in connection.execute(judged.where(table.c.verdicts.is_not(None))).all():
-            left = [verdict for verdict in said if verdict["by"] != by]
-            if len(left) < len(said):
-                values = {"verdicts": left or None}
-                connection.execute(sa.update(table).where(table.c.run_id == one).values(values))
+    table, by = lessons_table, selection.user
+    if by is not None:
+        judged = sa.select(table.c.run_id, table.c.verdicts).with_for_update()
+        judged = judged.where(*replace(selection, user=None).where, table.c.verdicts.is_not(None))
+        for run_id, said in connection.execute(judged).all():
+            if any(verdict["by"] == by for verdict in said):
+                left = [verdict for verdict in said if verdict["by"] != by] or None
+                one = sa.update(table).where(table.c.run_id == run_id)
+                connection.execute(one.values(verdicts=left))
     return connection.execute(sa.delete(table).where(*selection.where)).rowcount
-
-
-def _lesson(row: Any) -> Lesson:
-    return Lesson.model_validate({**json.loads(row.lesson), "verdicts": row.verdicts or ()})
 
 
 def _redacted_part(value: Any, redact: Callable[[str], str]) -> Any:

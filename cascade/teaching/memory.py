@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from cascade.errors import CascadeError, ModelError
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
-from cascade.teaching.evidence import Group, Groups, Trial
+from cascade.teaching.evidence import Group, add_lesson, group_of
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, place_of, the_store
 
 logger = logging.getLogger("cascade")
@@ -32,7 +32,7 @@ NEAR, MOST_CHARACTERS = 12, 2_000
 """Lessons that are looked at for one question, and characters of all examples."""
 
 MOST_ASKED = 5_000
-"""Requests whose examples are remembered until their right answer is known."""
+"""Requests that are remembered until their right answer is known."""
 
 UNTRIED = 3
 """First lessons of a group, without a trial: what hardly repeats is not tried at all."""
@@ -46,15 +46,14 @@ LATE = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
-class _Asked:
-    """Call of a draft, without examples, and the lessons of its group, the nearest first; with the
-    chances of a trial, and that its right answer becomes known."""
+class _Trial:
+    """Call of a draft, without examples, to be asked the other way round than it was `shown`; with
+    the lessons of its group, the nearest first, and the chance that its right answer is known."""
 
     call: Call
     group: Group
     near: Sequence[str]
     shown: bool
-    chance: float
     rate: float = 1.0
 
 
@@ -64,7 +63,7 @@ class Memory(Examples):
     Where the right answer to a request becomes known by an escalation or an audit, the small model
     is asked the other way round as well, after the reply: with examples where its draft had none,
     and without where it had. These trials (node `trial` in the ledger) decide whether its group of
-    alike questions goes live, see `Evidence`. Audits alone show whether accepted drafts are right.
+    alike questions goes live, see `Group`. Audits alone show whether accepted drafts are right.
 
     A lesson is never shown to another tenant or for another task than its own; nor where it was
     deleted, people say that it is wrong, or it speaks to a grader.
@@ -72,7 +71,6 @@ class Memory(Examples):
     Args:
         store: of the lessons; the middleware `Lessons(store)` fills it.
         examples: shown for a question, at most.
-        alpha: probability that a group without any gain is ever shown.
         price_of_error: of a wrong answer that is accepted, in escalations; a right one saves one.
         patience_s: longest wait of a request for the lessons; those of the next seconds go without.
     """
@@ -82,7 +80,6 @@ class Memory(Examples):
         store: LessonStore,
         *,
         examples: int = 2,
-        alpha: float = 0.05,
         price_of_error: float = 4.0,
         patience_s: float = 1.0,
         name: str = "memory",
@@ -92,18 +89,22 @@ class Memory(Examples):
         self.examples = to_count("Memory.examples", examples)
         self.price_of_error = to_number("Memory.price_of_error", price_of_error, least=0)
         self.patience_s = to_number("Memory.patience_s", patience_s, above=0)
-        self.groups = Groups(to_number("Memory.alpha", alpha, above=0, below=1))
-        self._asked: OrderedDict[str, _Asked] = OrderedDict()
+        self.groups = defaultdict[tuple[str, str | None], list[Group]](list)  # by task and tenant
+        self._trials: OrderedDict[str, _Trial] = OrderedDict()
         self._background, self._lock = Background(), Lock()
         self._newest: datetime | None = None
         self._read_again, self._away_until = 0.0, 0.0
 
     async def chosen(self, call: Call) -> Sequence[BaseMessage]:
         """Examples that are known to help. A failure costs the examples, and not the question."""
-        if time.monotonic() < self._away_until:
+        spoken = [message.type for message in call.run.messages if message.type != "system"]
+        # A later turn is no question by itself.
+        if spoken != ["human"] or time.monotonic() < self._away_until:
             return ()
         try:
             async with asyncio.timeout(self.patience_s):
+                if time.monotonic() >= self._read_again:
+                    await self._read()
                 return await self._choose(call)
         except (TimeoutError, CascadeError) as error:
             self._away_until = time.monotonic() + AWAY_S
@@ -113,9 +114,9 @@ class Memory(Examples):
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Note the chance with which the right answer to an accepted draft becomes known."""
-        decision, asked = answer.decision, self._asked.get(run.id)
-        if run.kind == "answer" and asked is not None and decision and decision.action == "accept":
-            asked.rate = decision.audit_rate or asked.rate
+        decision, trial = answer.decision, self._trials.get(run.id)
+        if run.kind == "answer" and trial is not None and decision and decision.action == "accept":
+            trial.rate = decision.audit_rate or trial.rate
 
     async def finish(self) -> None:
         """Return once all lessons that are there are read, and all trials are done."""
@@ -127,30 +128,24 @@ class Memory(Examples):
         await self._background.finish()
 
     async def _choose(self, call: Call) -> Sequence[BaseMessage]:
-        run = call.run
-        spoken = [message.type for message in run.messages if message.type != "system"]
-        if spoken != ["human"]:
-            return ()  # a later turn is no question by itself
-        if time.monotonic() >= self._read_again:
-            await self._read()
-        tags = tags_of(run)
+        run, tags = call.run, tags_of(call.run)
         with self._lock:
             place = place_of(tags, call.runtime.kernel.parts.name)
-            group = self.groups.find(place, run.question)
+            group = group_of(run.question, self.groups[place])
             if group is None or len(group.lessons) < UNTRIED:
                 return ()
             near = group.near(run.question)[:NEAR]
-            # Fixed before anything is known.
-            chance, live = group.evidence.trial, group.evidence.live
+            # Drawn before anything is known.
+            live, tried = group.live, lot(run.id, TRIAL) < group.trial
         shown = await self._shown(near) if live else ()
-        if run.kind == "answer":
-            trial = run.copy("audit")
-            trial.settings["tags"] = tags
+        if run.kind == "answer" and tried:
+            again = run.copy("audit")
+            again.settings["tags"] = tags
             runtime = CascadeRuntime(call.runtime.kernel, show="final")
-            again = replace(call, run=trial, runtime=runtime, node=TRIAL, on_chunk=None)
-            self._asked[run.id] = _Asked(again, group, near, bool(shown), chance)
-            if len(self._asked) > MOST_ASKED:
-                self._asked.popitem(last=False)
+            asked = replace(call, run=again, runtime=runtime, node=TRIAL, on_chunk=None)
+            self._trials[run.id] = _Trial(asked, group, near, bool(shown))
+            if len(self._trials) > MOST_ASKED:
+                self._trials.popitem(last=False)
         return shown
 
     async def _shown(self, near: Sequence[str]) -> Sequence[BaseMessage]:
@@ -173,41 +168,39 @@ class Memory(Examples):
         self._read_again = time.monotonic() + READ_EVERY_S
         async for lesson in self.store.lessons(LessonSelection(since=self._newest)):
             late = lesson.at - LATE
-            self._newest = late if self._newest is None else max(self._newest, late)
+            self._newest = max(self._newest or late, late)
             if _may_be_shown(lesson):
                 with self._lock:
-                    self.groups.add((lesson.task, lesson.tenant), lesson.run_id, lesson.question)
-            asked = self._asked.pop(lesson.run_id, None)
-            tried = asked is not None and lot(lesson.run_id, TRIAL) < asked.chance
-            if asked is not None and lesson.draft is not None and tried:
-                self._background.start(partial(self._try, lesson, lesson.draft, asked))
+                    place = self.groups[lesson.task, lesson.tenant]
+                    add_lesson(lesson.run_id, lesson.question, place)
+            trial = self._trials.pop(lesson.run_id, None)
+            if trial is not None and lesson.draft is not None:
+                self._background.start(partial(self._try, lesson, lesson.draft, trial))
 
-    async def _try(self, lesson: Lesson, draft: str, asked: _Asked) -> None:
+    async def _try(self, lesson: Lesson, draft: str, trial: _Trial) -> None:
         """Ask the other way round, and count which of the two answers was right."""
-        call, examples = asked.call, () if asked.shown else await self._shown(asked.near)
-        kernel, trial = call.runtime.kernel, call.run
-        if not (asked.shown or examples):
+        call, examples = trial.call, () if trial.shown else await self._shown(trial.near)
+        kernel, run = call.runtime.kernel, call.run
+        if not (trial.shown or examples):
             return
         try:
-            tried = await kernel.ask(with_examples(call, examples))
+            run.draft = await kernel.ask(with_examples(call, examples))
         except ModelError as error:
             logger.info("%s: a trial has failed: %s", self.name, error)
             return
         finally:
-            kernel.ledger.take(trial.id)  # the run has ended, and takes no more entries
-        if tried.tier != call.tier.name:
+            kernel.ledger.take(run.id)  # the run has ended, and takes no more entries
+        if run.draft.tier != call.tier.name:
             return  # another model answered in its place
-        trial.draft = tried
-        foreseen = await kernel.rehearse(trial, call.runtime)
+        foreseen = await kernel.rehearse(run, call.runtime)
         accepts = foreseen is None or foreseen.action == "accept"
         said = normalise(lesson.answer)
         right = lesson.loss <= 0 if lesson.loss is not None else normalise(draft) == said
-        gain = self._worth(normalise(tried.text) == said, accepts)
+        gain = self._worth(normalise(run.draft.text) == said, accepts)
         gain -= self._worth(right, lesson.origin == "audited")
         with self._lock:
-            evidence = asked.group.evidence
-            if evidence.put(Trial(-gain if asked.shown else gain, asked.rate)):
-                change = "shown" if evidence.live else "shown no more"
+            if trial.group.put(-gain if trial.shown else gain, trial.rate):
+                change = "shown" if trial.group.live else "shown no more"
                 logger.info("%s: the lessons of a group are %s", self.name, change)
 
     def _worth(self, right: bool, accepted: bool) -> float:

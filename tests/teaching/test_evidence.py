@@ -6,16 +6,14 @@ from collections.abc import Sequence
 import pytest
 
 from cascade.teaching import evidence as module
-from cascade.teaching.evidence import Evidence, Groups, Trial
-
-PLACE = ("", "")
+from cascade.teaching.evidence import Group, add_lesson, group_of
 
 
-def fed(gains: Sequence[float], rate: float = 1.0) -> Evidence:
-    evidence = Evidence()
+def fed(gains: Sequence[float], rate: float = 1.0) -> Group:
+    group = Group()
     for gain in gains:
-        evidence.put(Trial(gain, rate))
-    return evidence
+        group.put(gain, rate)
+    return group
 
 
 def test_a_group_goes_live_by_its_gains_and_hopeless_trials_become_rare() -> None:
@@ -34,32 +32,32 @@ def test_without_any_gain_a_group_goes_live_as_rarely_as_alpha_says() -> None:
 
 
 def test_a_live_group_that_harms_is_dropped_and_comes_back_by_new_evidence() -> None:
-    evidence = fed([0.2] * 60)
-    changes = [evidence.put(Trial(-0.8, rate)) for rate in (1.0, 0.5) * 5]
-    assert (sum(changes), evidence.live) == (1, False)
-    while not evidence.live:
-        evidence.put(Trial(0.2))
-    assert list(evidence.pairs) == []  # what has changed begins anew
+    group = fed([0.2] * 60)
+    changes = [group.put(-0.8, rate) for rate in (1.0, 0.5) * 5]
+    assert (sum(changes), group.live) == (1, False)
+    while not group.live:
+        group.put(0.2)
+    assert list(group.pairs) == []  # what has changed begins anew
 
 
-def test_a_question_belongs_to_the_nearest_group_of_its_place() -> None:
-    groups = Groups()
-    groups.add(PLACE, "r1", "How long may boots be returned?")
-    groups.add(PLACE, "r2", "How long may coats be returned?")
-    groups.add(PLACE, "r3", "Which harbour is deepest?")
-    first, second = groups.by_place[PLACE]
-    assert groups.find(PLACE, "How long may hats be returned?") is first
+def test_a_question_belongs_to_the_nearest_group() -> None:
+    groups: list[Group] = []
+    add_lesson("r1", "How long may boots be returned?", groups)
+    add_lesson("r2", "How long may coats be returned?", groups)
+    add_lesson("r3", "Which harbour is deepest?", groups)
+    first, second = groups
+    assert group_of("How long may hats be returned?", groups) is first
     assert list(first.near("How long may COATS be returned?")) == ["r2", "r1"]
     assert list(second.lessons) == ["r3"]
-    assert groups.find(("", "acme"), "How long may boots be returned?") is None
+    assert group_of("Who wrote it?", groups) is None
 
 
 def test_of_groups_and_lessons_there_are_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_GROUPS", 1)
     monkeypatch.setattr(module, "MOST_LESSONS", 2)
-    groups = Groups()
+    groups: list[Group] = []
     for i in range(4):
-        groups.add(PLACE, f"r{i}", "boots")
-    groups.add(PLACE, "r4", "harbours")
-    (group,) = groups.by_place[PLACE]
+        add_lesson(f"r{i}", "boots", groups)
+    add_lesson("r4", "harbours", groups)
+    (group,) = groups
     assert list(group.lessons) == ["r2", "r3"]

@@ -54,12 +54,12 @@ class House:
 
     @property
     def groups(self) -> list[Group]:
-        return [group for there in self.memory.groups.by_place.values() for group in there]
+        return [group for there in self.memory.groups.values() for group in there]
 
     def live(self) -> None:
         """As if trials had shown that examples help in each group."""
         for group in self.groups:
-            group.evidence.live = True
+            group.live = True
 
 
 async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> None:
@@ -74,7 +74,7 @@ async def test_examples_that_do_harm_are_shown_no_more(store: LessonStore) -> No
         house.live()
         await house.ask(10, first=4)
     (group,) = house.groups
-    assert not group.evidence.live
+    assert not group.live
 
 
 async def shown(house: House, question: str = ASKED.format(9), **tags: str) -> list[str]:
@@ -189,7 +189,7 @@ async def test_a_trial_that_fails_says_nothing(store: LessonStore) -> None:
     async with house.cascade:
         await house.ask(5)
     assert house.trials > 0
-    assert not house.groups[0].evidence.pairs
+    assert not house.groups[0].pairs
 
 
 async def test_trials_are_drawn_by_lot(store: LessonStore, monkeypatch: pytest.MonkeyPatch) -> None:
