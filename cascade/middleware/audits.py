@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,15 +15,13 @@ from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars, has_price
-from cascade.middleware.background import lot
-from cascade.middleware.base import PATIENCE_S, Decide, Slot
+from cascade.middleware.background import lot, patience
+from cascade.middleware.base import Decide, Slot
 from cascade.middleware.comparing import AfterReply, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
-from cascade.state import Completion, Decision, LedgerEntry
+from cascade.state import Decision, LedgerEntry
 from cascade.tiers import ModelLike
-
-logger = logging.getLogger("cascade")
 
 REFRESH_S = 15.0
 """Age from which the sum that other processes have spent is read again."""
@@ -48,7 +44,7 @@ class Audits(AfterReply):
         rate: share of accepted drafts.
         daily_usd: dollars per day of UTC for audits and their judge; the rate is lowered so that
             they last.
-        compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
+        compare, judge: how a draft is compared, see `cascade.middleware.comparing.AfterReply`.
     """
 
     slot = Slot.ANSWERS
@@ -78,7 +74,7 @@ class Audits(AfterReply):
                 "audits need ledger=…: their results come after the reply. Give "
                 "open_store('sqlite:///ledger.db'), or MemoryLedger()."
             )
-        paid = (parts.tiers[-1], self._compare.judge) if self.budget is not None else ()
+        paid = (parts.tiers[-1], self._judge) if self.budget is not None else ()
         for tier in filter(None, paid):
             if not has_price(tier.pricing, busy_ms=1.0):
                 raise ConfigurationError(
@@ -105,43 +101,34 @@ class Audits(AfterReply):
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Draw, and leave the work to the background."""
-        decision, kernel, budget = answer.decision, runtime.kernel, self.budget
+        decision, kernel = answer.decision, runtime.kernel
         rate = decision.audit_rate if decision and decision.action == "accept" else None
         drafted = answer.source in [tier.name for tier in kernel.tiers[:-1]] and not answer.degraded
-        if run.kind != "answer" or not drafted or not rate:
-            return
-        if budget is not None:
-            budget.saw()
-        if lot(run.id, self.kind) >= rate:
+        if run.kind != "answer" or not drafted or not rate or lot(run.id, self.kind) >= rate:
             return
         audit = self.again(run)
         assert audit.draft is not None, "what is audited is a draft"
-        if budget is not None:
+        if self.budget is not None:
             expected = kernel.outlook.cost(kernel.tiers[-1], audit.draft, audit.messages)
-            budget.reserve(run.id, expected)
+            self.budget.reserve(run.id, expected)
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
-        work = partial(self._audit, audit, audit.draft, rate, estimate, kernel)
-        if not self._background.start_once(run.id, work) and budget is not None:
-            budget.release(run.id)
+        self._background.start(partial(self._audit, audit, rate, estimate, kernel), run.id)
 
     async def _audit(
-        self, audit: Run, draft: Completion, rate: float, estimate: Decimal | None, kernel: Kernel
+        self, audit: Run, rate: float, estimate: Decimal | None, kernel: Kernel
     ) -> None:
         """Ask, compare, book, and let the outlook learn how long large answers are."""
-        runtime = CascadeRuntime(kernel, show="final")
+        draft, runtime = audit.draft, CascadeRuntime(kernel, show="final")
+        assert draft is not None
         try:
-            answer = await kernel.answer(audit, runtime)
-            large = answer.completion
-            assert large is not None, "the auditor answers or raises"
-            found = await self._compare(audit, draft, large, runtime)
+            large = (await kernel.answer(audit, runtime)).completion
         except CascadeError as error:
             self.book(kernel, audit, draft.tier, outcome="failed", note=f"not audited: {error}")
             return
-        finally:
-            if self.budget is not None:
-                self.budget.release(audit.id)
-        note, correction = found.note, Decimal(0)
+        assert large is not None, "the auditor answers or raises"
+        loss, note = await self.compare(audit, draft, large, runtime)
+        correction = Decimal(0)
         measured = kernel.outlook.measured(large.usage, audit.messages, large.busy_ms)
         if measured is None:
             note += "; what the large model costs is unknown, so the estimate stands"
@@ -152,7 +139,7 @@ class Audits(AfterReply):
             audit,
             draft.tier,
             id=f"{audit.id}-audit",  # where a step is executed again, one result is left
-            loss=found.loss,
+            loss=loss,
             note=note,
             saved_usd=correction,
             baseline_usd=correction,
@@ -165,44 +152,35 @@ class Audits(AfterReply):
 
 class DailyBudget:
     """Dollars of a day of UTC for audits, and what they have cost: as the store has it, which knows
-    other processes, and what was spent here since then. Audits under way count as estimated."""
+    other processes, and by the ledger's entries since then. Audits under way count as estimated."""
 
     def __init__(self, daily_usd: Decimal, clock: Callable[[], float] = time.time) -> None:
         self.daily_usd, self._clock = daily_usd, clock
-        self._midnight, self._read_at = -1.0, -math.inf
-        self._read_usd: Decimal | None = None
-        self._own_usd = Decimal(0)
-        self._reserved: dict[str, Decimal] = {}
-        self._drafts, self._since = 0, 0.0
+        self._told_usd: Decimal | None = None
+        self._heard_usd, self._under_way = Decimal(0), dict[str, Decimal]()
+        self._midnight, self._since, self._read_at, self._drafts = -1.0, 0.0, -math.inf, 0
         self._lock = Lock()
 
     def rate(self, wanted: float, usd: Decimal | None) -> float:
         """The wanted rate, or the lower one with which what is left lasts until midnight, at what
         an audit would probably cost; 0 where it is used up, or something is not known."""
         with self._lock:
-            now, left = self._roll(), self._left()
-            if left is None or usd is None or left < usd:
+            now = self._roll()
+            if self._told_usd is None or usd is None:
+                return 0.0
+            reserved = sum(self._under_way.values(), Decimal(0))
+            left = self.daily_usd - self._told_usd - self._heard_usd - reserved
+            if left < usd:
                 return 0.0
             per_second = max(1, self._drafts) / (PRIOR_S + max(0.0, now - self._since))
             drafts = max(1.0, per_second * (self._midnight + DAY_S - now))
             return min(wanted, float(left) / (drafts * float(usd))) if usd else wanted
 
-    def saw(self) -> None:
-        """Count an accepted draft."""
-        with self._lock:
-            self._since = self._since if self._drafts else self._clock()
-            self._drafts += 1
-
     def reserve(self, run_id: str, usd: Decimal | None) -> None:
         """Keep back what an audit will probably cost. One that is drawn is always paid: to leave it
         out would bias the sample."""
         with self._lock:
-            self._reserved.setdefault(run_id, usd or Decimal(0))
-
-    def release(self, run_id: str) -> None:
-        """An audit has ended; what it has cost was heard."""
-        with self._lock:
-            self._reserved.pop(run_id, None)
+            self._under_way.setdefault(run_id, usd or Decimal(0))
 
     async def refresh(self, ledger: Ledger) -> None:
         """Listen to a ledger, and read what was spent today where that was not done lately."""
@@ -212,37 +190,29 @@ class DailyBudget:
             now, store = self._roll(), ledger.store
             if store is None or abs(now - self._read_at) < REFRESH_S:
                 return
-            self._read_at, midnight, own = now, self._midnight, self._own_usd
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                spent = await store.spent("audit", datetime.fromtimestamp(midnight, UTC))
-        except (CascadeError, TimeoutError) as error:
-            logger.warning("audits wait until the ledger can be read: %r", error)
-            return
-        with self._lock:
-            self._roll()
-            if self._midnight == midnight and spent is not None:
-                self._read_usd, self._own_usd = spent, self._own_usd - own
-            elif self._midnight == midnight:
-                self._read_usd = Decimal(0)  # the store cannot tell: the budget is the process's
+            self._read_at, midnight, heard = now, self._midnight, self._heard_usd
+        async with patience("audits have to wait: the ledger"):
+            spent = await store.spent("audit", datetime.fromtimestamp(midnight, UTC))
+            with self._lock:
+                if self._midnight == midnight:  # without an answer the budget is the process's
+                    self._told_usd = Decimal(0) if spent is None else spent - heard
 
     def _hear(self, entry: LedgerEntry) -> None:
-        """Count a call of an audit."""
-        if entry.node == "audit" and entry.model is not None:
-            with self._lock:
-                self._roll()
-                self._own_usd += known_cost([entry])
+        """Count accepted drafts, calls of audits, and audits that have ended."""
+        with self._lock:
+            self._roll()
+            if entry.decision is not None and entry.decision.audit_rate:
+                self._drafts += 1
+            elif entry.node == "audit" and entry.model is None:
+                self._under_way.pop(entry.run_id, None)
+            elif entry.node == "audit":
+                self._heard_usd += known_cost([entry])
 
     def _roll(self) -> float:
         """The time; at midnight a new day begins."""
         now = self._clock()
         if now - now % DAY_S != self._midnight:
-            self._midnight, self._read_usd, self._read_at = now - now % DAY_S, None, -math.inf
-            self._own_usd, self._drafts, self._since = Decimal(0), 0, now
+            self._midnight, self._since, self._read_at = now - now % DAY_S, now, -math.inf
+            self._told_usd, self._heard_usd, self._drafts = None, Decimal(0), 0
+            self._under_way.clear()
         return now
-
-    def _left(self) -> Decimal | None:
-        if self._read_usd is None:
-            return None
-        reserved = sum(self._reserved.values(), Decimal(0))
-        return self.daily_usd - self._read_usd - self._own_usd - reserved

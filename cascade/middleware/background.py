@@ -1,5 +1,5 @@
 """Background work of middleware: after the reply, in the home loop of the process, since the
-caller's may end with the reply."""
+caller's may end with the reply. And the patience with what may hang."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import asyncio
 import hashlib
 import inspect
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from contextvars import Context
-from threading import Lock
 from typing import Any
 
-from cascade._portal import on_portal, portal_loop, running_loop
+from cascade._portal import on_portal, portal_loop
 from cascade.ledger.base import current_tags
-from cascade.run import Kernel, Run
+from cascade.run import Run
 
 logger = logging.getLogger("cascade")
 
 MOST_WAITING = 1_000
-"""Work that waits, at most; more is refused."""
+"""Work that waits, at most; more is refused. Of so many runs it is known that theirs was begun."""
 
 AT_ONCE = 8
 """Work that is under way at the same time: it must not push requests aside."""
 
-REMEMBERED = 10_000
-"""Runs whose work was begun: a step that is executed again begins none twice."""
+PATIENCE_S = 2.0
+"""Seconds that a question waits for a database or a cache of a middleware, at most."""
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -45,38 +45,25 @@ class Background:
         self._used = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._begun: OrderedDict[str, None] = OrderedDict()
-        self._lock = Lock()
+        self._begun: deque[str] = deque(maxlen=MOST_WAITING)
 
     @property
     def full(self) -> bool:
         """True if more work would be refused."""
         return len(self._tasks) >= MOST_WAITING
 
-    def start(self, work: Work) -> bool:
-        """Do it when its turn comes; False where too much waits already."""
+    def start(self, work: Work, run_id: str = "") -> bool:
+        """Do it when its turn comes, once for a run, whose last step may be executed again; False
+        where too much waits already."""
+        if run_id in self._begun:
+            return True
         if self.full:
             return False
-        loop, self._used = portal_loop(), True
-        if running_loop() is loop:
-            self._begin(work)
-        else:
-            loop.call_soon_threadsafe(self._begin, work)
+        if run_id:
+            self._begun.append(run_id)
+        self._used = True
+        portal_loop().call_soon_threadsafe(self._begin, work)
         return True
-
-    def start_once(self, run_id: str, work: Work) -> bool:
-        """`start`, unless the work of this run was begun before."""
-        with self._lock:
-            if run_id in self._begun:
-                return True
-            self._begun[run_id] = None
-            if len(self._begun) > REMEMBERED:
-                self._begun.popitem(last=False)
-        started = self.start(work)
-        if not started:
-            self._begun.pop(run_id, None)
-        return started
 
     async def finish(self) -> None:
         """Return once all of it is done."""
@@ -100,8 +87,21 @@ class Background:
                 logger.exception("work after a reply has failed")
 
     async def _finish(self) -> None:
+        await asyncio.sleep(0)  # what was started a moment ago begins
         while self._tasks and self._loop is asyncio.get_running_loop():
             await asyncio.wait(self._tasks)
+
+
+@asynccontextmanager
+async def patience(whose: str) -> AsyncIterator[None]:
+    """A block that is left with a warning where a ledger or a cache fails in it, or hangs: the
+    question can do without."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    except Exception as error:  # noqa: BLE001 - a store of the user's raises what it likes
+        said = str(error).partition("\n")[0]  # further lines may quote an answer
+        logger.warning("%s cannot be used now: %s: %s", whose, type(error).__name__, said)
 
 
 async def call_user(function: Callable[..., Any], *given: Any) -> Any:
@@ -113,9 +113,3 @@ async def call_user(function: Callable[..., Any], *given: Any) -> Any:
 def tags_of(run: Run) -> dict[str, str]:
     """Tags of a run: its own, and those around the call. Background work does not see these."""
     return {**current_tags(), **(run.settings.get("tags") or {})}
-
-
-def fingerprint(kernel: Kernel) -> str:
-    """Identity of a cascade beside others that share its store: by its name and models."""
-    told = [kernel.parts.name, *((tier.name, tier.model.name) for tier in kernel.tiers)]
-    return hashlib.blake2b(repr(told).encode(), digest_size=4).hexdigest()

@@ -23,9 +23,6 @@ Decide = Callable[[Situation], Decision]
 Advance = Callable[[Run, CascadeRuntime], Awaitable[None]]
 """The next handler of a step."""
 
-PATIENCE_S = 2.0
-"""Seconds that a question waits for a database or a cache of a middleware, at most."""
-
 
 class Slot(IntEnum):
     """Place of a middleware, from the outside to the wire.

@@ -1,4 +1,5 @@
-"""Comparison of a draft with the large model's answer, by computing alone or by a judge.
+"""Comparison of a draft with the large model's answer, by computing alone or by a judge, after the
+reply.
 
 Where the two differ, the draft counts as wrong; where that cannot be told, its loss is None.
 """
@@ -9,13 +10,13 @@ import asyncio
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from cascade.confidence import as_data, normalise
+from cascade.confidence.checks import seal
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, call_user, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware
@@ -55,8 +56,8 @@ class Comparison(NamedTuple):
     note: str
 
 
-class Comparer:
-    """Comparison of drafts with the large model's answers.
+class AfterReply(CascadeMiddleware):
+    """Base of middleware that has a question answered once more after the reply, and compares.
 
     Tool calls are compared by names and arguments, answers with a schema by their fields, short
     ones by their wording (case, punctuation, articles, the words around them and the form of
@@ -67,9 +68,14 @@ class Comparer:
         compare: `auto`, as above; `exact`, by wording however long; or your own.
         judge: a model that compares what nothing else can. It sees the two in random order, and
             not whose they are.
+
+    Attributes:
+        kind: of the second run, and the node of its result in the ledger.
     """
 
-    def __init__(self, compare: str | Loss = "auto", judge: ModelLike | None = None) -> None:
+    kind: Literal["audit", "shadow"]
+
+    def __init__(self, name: str, compare: str | Loss, judge: ModelLike | None) -> None:
         if not callable(compare) and compare not in ("auto", "exact"):
             raise ConfigurationError(
                 f"compare={compare!r}: give 'auto', 'exact', or a function (question, draft, "
@@ -79,69 +85,8 @@ class Comparer:
             raise ConfigurationError(
                 f"judge=…, compare={compare!r}: this comparison asks no judge. Leave one out."
             )
-        self.compare = compare
-        self.judge = None if judge is None else open_tier(judge, "judge")
-
-    async def __call__(
-        self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime
-    ) -> Comparison:
-        """Compare the answers to the question of a run; a failure is a comparison without loss."""
-        try:
-            if callable(self.compare):
-                return await self._own(self.compare, run, draft, large)
-            # In a thread: answers may be long, and others wait for the event loop.
-            judged = self.judge is not None
-            found = await asyncio.to_thread(_computed, self.compare, run, draft, large, judged)
-            return found or await self._judged(run, draft, large, runtime)
-        except CascadeError as error:
-            return Comparison(None, f"the comparison failed: {error}")
-        except Exception as error:
-            logger.exception("a comparison has failed")
-            return Comparison(None, f"the comparison raised {type(error).__name__}")
-
-    async def aclose(self) -> None:
-        """Close the judge."""
-        if self.judge is not None:
-            await self.judge.model.aclose()
-
-    async def _own(
-        self, compare: Loss, run: Run, draft: Completion, large: Completion
-    ) -> Comparison:
-        loss = await call_user(compare, run.question, draft.transcript, large.transcript)
-        if isinstance(loss, int | float) and -1 <= loss <= 1:
-            return Comparison(float(loss), "compared by your function")
-        said = f"compare=… returned a {type(loss).__name__}: a loss is from -1 to 1"
-        return Comparison(None, said)
-
-    async def _judged(
-        self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime
-    ) -> Comparison:
-        if self.judge is None:
-            return Comparison(None, "such answers are compared by a judge: give judge=…, a model")
-        if not all(isinstance(message.content, str) for message in run.messages):
-            return Comparison(None, "there is more than text in the question: no judge was asked")
-        swapped = lot(run.id, "order") < 0.5
-        pair = (draft.transcript, large.transcript)
-        task = HumanMessage(_task(run, *(reversed(pair) if swapped else pair)))
-        request = to_request(self.judge, (SystemMessage(SYSTEM), task), Settings())
-        reply = await runtime.kernel.ask(Call(run, runtime, "audit", self.judge, request))
-        verdict, name = preferred(reply.text), self.judge.model.name
-        if verdict is None:
-            return Comparison(None, f"{name} gave no verdict")
-        loss = 0.0 if verdict == "EQUAL" else 1.0 if (verdict == "A") == swapped else -1.0
-        return Comparison(loss, f"judged by {name}")
-
-
-class AfterReply(CascadeMiddleware):
-    """Base of middleware that has a question answered once more after the reply, and compares;
-    `kind` is that of the second run, and the node of its result in the ledger."""
-
-    kind: Literal["audit", "shadow"]
-
-    def __init__(self, name: str, compare: str | Loss, judge: ModelLike | None) -> None:
-        self.name = name
-        self._compare = Comparer(compare, judge)
-        self._background = Background()
+        self.name, self._compare, self._background = name, compare, Background()
+        self._judge = None if judge is None else open_tier(judge, "judge")
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade whose large model cannot be asked beside a smaller one."""
@@ -162,30 +107,65 @@ class AfterReply(CascadeMiddleware):
         tags = run.settings.get("tags")
         kernel.ledger.book(run.id, self.kind, tier=tier, tags=tags, **fields)
 
+    async def compare(
+        self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime
+    ) -> Comparison:
+        """Compare the answers to the question of a run; a failure is a comparison without loss."""
+        how, judged = self._compare, self._judge is not None
+        try:
+            if callable(how):
+                loss = await call_user(how, run.question, draft.transcript, large.transcript)
+                if isinstance(loss, int | float) and -1 <= loss <= 1:
+                    return Comparison(float(loss), "compared by your function")
+                said = f"compare=… returned a {type(loss).__name__}: a loss is from -1 to 1"
+                return Comparison(None, said)
+            # In a thread: answers may be long, and others wait for the event loop.
+            found = await asyncio.to_thread(_computed, how, run, draft, large, judged)
+            return found or await self._judged(run, draft, large, runtime)
+        except CascadeError as error:
+            return Comparison(None, f"the comparison failed: {error}")
+        except Exception as error:
+            logger.exception("a comparison has failed")
+            return Comparison(None, f"the comparison raised {type(error).__name__}")
+
     async def aclose(self) -> None:
         """Finish what is under way, and close the judge."""
         await self._background.finish()
-        await self._compare.aclose()
+        if self._judge is not None:
+            await self._judge.model.aclose()
+
+    async def _judged(
+        self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime
+    ) -> Comparison:
+        if self._judge is None:
+            return Comparison(None, "such answers are compared by a judge: give judge=…, a model")
+        if not all(isinstance(message.content, str) for message in run.messages):
+            return Comparison(None, "there is more than text in the question: no judge was asked")
+        swapped = lot(run.id, "order") < 0.5
+        pair = (draft.transcript, large.transcript)
+        task = HumanMessage(_task(run, *(reversed(pair) if swapped else pair)))
+        request = to_request(self._judge, (SystemMessage(SYSTEM), task), Settings())
+        reply = await runtime.kernel.ask(Call(run, runtime, "audit", self._judge, request))
+        verdict, name = preferred(reply.text), self._judge.model.name
+        if verdict is None:
+            return Comparison(None, f"{name} gave no verdict")
+        loss = 0.0 if verdict == "EQUAL" else 1.0 if (verdict == "A") == swapped else -1.0
+        return Comparison(loss, f"judged by {name}")
 
 
 def preferred(reply: str) -> str | None:
     """`A`, `B` or `EQUAL`, alone on the first line of a judge's reply, or on the last where it
     reasons first. A verdict that has to be picked out of a sentence is none."""
-    lines = [
-        words for line in reply.splitlines() if (words := re.findall(r"[^\W_]+", line.upper()))
-    ]
-    for words in (*lines[:1], *lines[-1:]):
-        told: list[str] = [word for word in words if word not in _AROUND]
-        if told in (["A"], ["B"], ["EQUAL"]):
-            return told[0]
-    return None
+    lines = [re.findall(r"[^\W_]+", line.upper()) for line in reply.splitlines()]
+    lines = [[word for word in words if word not in _AROUND] for words in lines if words]
+    ends = (*lines[:1], *lines[-1:])
+    return next((words[0] for words in ends if words in (["A"], ["B"], ["EQUAL"])), None)
 
 
 def _task(run: Run, a: str, b: str) -> str:
     asked = [f"{message.type}: {message.text}" for message in run.messages]
-    question = "\n\n".join(asked) if len(asked) > 1 else str(run.messages[0].text)
-    # No answer can close a tag whose name it could not know.
-    mark = f"{int(lot(run.id, 'mark') * 16**8):08x}"
+    question = "\n\n".join(asked) if len(asked) > 1 else run.question
+    mark = seal(question, a, b)  # no answer can close a tag whose name depends on it
     parts = {"question": question, "answer_a": a, "answer_b": b}
     tagged = (f"<{name}-{mark}>\n{as_data(text)}\n</{name}-{mark}>" for name, text in parts.items())
     return "\n\n".join([*tagged, "Which answer is better: A, B or EQUAL?"])
@@ -195,40 +175,33 @@ def _computed(
     how: str, run: Run, draft: Completion, large: Completion, judged: bool
 ) -> Comparison | None:
     """The comparison without a judge; None where nothing but one can tell, or can tell better."""
+    texts = (draft.text, large.text)
     if draft.tool_calls or large.tool_calls:
-        return _found(_calls(draft) == _calls(large), "by tool calls")
+        return _found(_calls(draft) == _calls(large), "tool calls")
     if not large.text.strip():
         return Comparison(None, "the large model's answer is empty")
     if run.settings.get("schema") is not None:
-        return _fields(draft.text, large.text)
-    options = [_OPTION.match(text) for text in (draft.text, large.text)]
-    left, right = (f" {normalise(text)} " for text in (draft.text, large.text))
-    same, by = left == right, "by wording"
-    if options[0] and options[1]:
-        same, by = options[0][1].upper() == options[1][1].upper(), "by option"
+        try:
+            left, right = map(json.loads, texts)
+        except ValueError:
+            return Comparison(None, "one of the answers is no JSON")
+        return _found(left == right, "fields")
+    options = [found[1].upper() for found in map(_OPTION.match, texts) if found]
+    left, right = (f" {normalise(text)} " for text in texts)
+    same, by = left == right, "wording"
+    if len(options) == 2:
+        same, by = options[0] == options[1], "option"
     # Short answers of other wording are two, but "in Canberra" may be the same as "Canberra".
-    short = max(len(draft.text.split()), len(large.text.split())) <= SHORT
+    short = max(len(text.split()) for text in texts) <= SHORT
     told = short and left not in right and right not in left
     return _found(same, by) if same or how == "exact" or (told and not judged) else None
 
 
-def _found(same: bool, how: str) -> Comparison:
-    return Comparison(0.0 if same else 1.0, f"compared {how}: {'same' if same else 'different'}")
+def _found(same: bool, by: str) -> Comparison:
+    return Comparison(0.0 if same else 1.0, f"compared by {by}: {'same' if same else 'different'}")
 
 
-def _calls(answer: Completion) -> Counter[tuple[str, str]]:
-    return Counter(
-        (call["name"], json.dumps(call["args"], sort_keys=True, default=str))
-        for call in answer.tool_calls
-    )
-
-
-def _fields(draft: str, large: str) -> Comparison:
-    try:
-        right = json.loads(large)
-    except ValueError:
-        return Comparison(None, "the large model's answer is no JSON")
-    try:
-        return _found(json.loads(draft) == right, "by fields")
-    except ValueError:
-        return Comparison(1.0, "the draft is no JSON")
+def _calls(answer: Completion) -> list[str]:
+    """The calls of an answer as text, in any order."""
+    called = [{"name": call["name"], "args": call["args"]} for call in answer.tool_calls]
+    return sorted(json.dumps(call, sort_keys=True, default=str) for call in called)

@@ -3,28 +3,25 @@ what is done about later decisions at an alarm."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field
-
 from cascade._numbers import to_count, to_number
-from cascade.errors import CascadeError, ConfigurationError
-from cascade.middleware.background import Background, call_user, fingerprint, lot
-from cascade.middleware.base import PATIENCE_S, CascadeMiddleware, Decide, Slot, go_to
+from cascade.confidence.base import digest
+from cascade.errors import ConfigurationError
+from cascade.middleware.background import Background, call_user, lot, patience
+from cascade.middleware.base import CascadeMiddleware, Decide, Slot, go_to
 from cascade.policies.base import Situation, promises
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Decision, LedgerEntry, Record
 
 if TYPE_CHECKING:
-    from cascade.policies.drift import HarmWatch, SignalWatch
+    from cascade.policies.drift import SignalWatch
 
 logger = logging.getLogger("cascade")
 
@@ -32,7 +29,7 @@ Reaction = Literal["warn", "audit", "large_only"]
 """Reaction to an alarm: tell; audit more accepted drafts; accept nothing, so that nothing is
 drafted either."""
 
-Caution = Literal["normal", "audit", "large_only"]
+Caution = Literal["normal", Reaction]
 """Caution of the cascade: the strictest reaction since the last reset."""
 
 CAUTIONS: tuple[Caution, ...] = get_args(Caution)
@@ -40,10 +37,6 @@ CAUTIONS: tuple[Caution, ...] = get_args(Caution)
 Kind = Literal["signals", "escalations", "harm"]
 """Subject of an alarm: a signal moved, the escalation rate did, or more accepted drafts are
 wrong than was promised."""
-
-NODE = "drift"
-
-CALIBRATED = "confidence against its calibration"
 
 RETRY_S = 15.0
 """Seconds until a ledger that could not be read is asked again."""
@@ -57,14 +50,13 @@ class Alarm(Record):
     chart: str
     text: str
     caution: Caution
-    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Drift(CascadeMiddleware):
     """Watch over questions and drafts, and the reaction where they are no longer what they were.
 
-    Signals and confidence are compared window by window with the first decisions and with the
-    calibration's, the escalation rate runs through a CUSUM, and audits through an e-process against
+    Signals are compared window by window with the first decisions, the confidence with that of the
+    calibration, the escalation rate runs through a CUSUM, and audits through an e-process against
     `max_harm` (`cascade.policies.drift`). Each chart gives one alarm until `reset`: a warning in
     the log, an entry of node `drift` in the ledger, and a call of `on_alarm`. The caution survives
     a restart where the ledger can be read; charts begin anew.
@@ -109,8 +101,11 @@ class Drift(CascadeMiddleware):
     ) -> None:
         import cascade.policies.drift  # noqa: F401, PLC0415 - says where scipy is missing
 
-        given = {"signals": signals, "escalations": escalations, "harm": harm}
-        self.reactions = {kind: own or reaction for kind, own in given.items()}
+        self.reactions: dict[Kind, Reaction] = {
+            "signals": signals or reaction,
+            "escalations": escalations or reaction,
+            "harm": harm or reaction,
+        }
         for value in self.reactions.values():
             if value not in get_args(Reaction):
                 words = ", ".join(get_args(Reaction))
@@ -140,9 +135,17 @@ class Drift(CascadeMiddleware):
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """Begin to listen, and under `large_only` go straight to the large model."""
         kernel = runtime.kernel
-        if kernel is not self._kernel:
-            self._watch(kernel)
-        if not self._restored:
+        with self._lock:
+            if self._kernel is None:
+                self._kernel, self._charts = kernel, Charts(self, kernel)
+                named = [(tier.name, tier.model.name) for tier in kernel.tiers]
+                self._run_id = f"{self.name}:{digest([kernel.parts.name, *named])}"
+                kernel.ledger.listeners.append(self._hear)
+        if self._kernel is not kernel:
+            raise ConfigurationError(
+                "this Drift watches another cascade: give each of them one of its own."
+            )
+        if not self._restored and time.monotonic() >= self._retry_at:
             await self._restore(kernel)
         if self.caution == "large_only" and run.kind == "answer":
             reason = "after an alarm of drift only the large model answers"
@@ -152,7 +155,7 @@ class Drift(CascadeMiddleware):
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Decide as carefully as the alarms demand."""
         decision, caution = handler(situation), self.caution
-        if caution == "normal" or situation.last or decision.once:
+        if caution in ("normal", "warn") or situation.last or decision.once:
             return decision  # `once`: for want of time, or of a larger model
         if caution == "large_only" and decision.action in ("accept", "observe"):
             reason = f"{decision.reason}; but after an alarm only the large model answers"
@@ -165,30 +168,28 @@ class Drift(CascadeMiddleware):
         """Finish telling of alarms."""
         await self._background.finish()
 
-    # --- alarms
-
-    def _watch(self, kernel: Kernel) -> None:
-        with self._lock:
-            if self._kernel is None:
-                self._kernel, self._charts = kernel, Charts(self, kernel)
-                self._run_id = f"{self.name}:{fingerprint(kernel)}"
-                kernel.ledger.listeners.append(self._hear)
-            elif self._kernel is not kernel:
-                raise ConfigurationError(
-                    "this Drift watches another cascade: give each of them one of its own."
-                )
+    async def _restore(self, kernel: Kernel) -> None:
+        """Learn how careful the cascade was before a restart."""
+        store, self._retry_at = kernel.ledger.store, time.monotonic() + RETRY_S
+        async with patience(f"{self.name}: the ledger"):
+            told = [] if store is None else await store.of_run(self._run_id)
+            with self._lock:
+                word: Any = told[-1].note.partition(":")[0] if told else "normal"
+                if not self._restored and word in CAUTIONS:
+                    self.caution = CAUTIONS[max(map(CAUTIONS.index, (self.caution, word)))]
+                self._restored = True
+            if self.caution != "normal":
+                logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
 
     def _hear(self, entry: LedgerEntry) -> None:
-        """Draw an entry into the charts; what fails here must not fail the run."""
-        try:
-            with self._lock:
-                for kind, chart, text in self._charts.draw(entry, self.caution):
+        """Draw an entry into the charts; what fails here is logged, and fails no run."""
+        with self._lock:
+            for kind, chart, text in self._charts.draw(entry, self.caution):
+                if chart not in {alarm.chart for alarm in self.alarms}:
                     self._alarm(kind, chart, text)
-        except Exception:
-            logger.exception("%s: an entry could not be drawn", self.name)
 
     def _alarm(self, kind: Kind, chart: str, text: str) -> None:
-        self.caution = _stricter(self.caution, self.reactions[kind])
+        self.caution = CAUTIONS[max(map(CAUTIONS.index, (self.caution, self.reactions[kind])))]
         alarm = Alarm(kind=kind, chart=chart, text=text, caution=self.caution)
         self.alarms += (alarm,)
         self._tell(text)
@@ -199,33 +200,8 @@ class Drift(CascadeMiddleware):
         note = f"{self.caution}: {text}"  # its first word is what a restart reads
         logger.warning("%s: %s", self.name, note)
         if self._kernel is not None:
-            self._kernel.ledger.book(self._run_id, NODE, note=note)
+            self._kernel.ledger.book(self._run_id, "drift", note=note)
             self._kernel.ledger.take(self._run_id)  # no run takes it
-
-    async def _restore(self, kernel: Kernel) -> None:
-        """Learn how careful the cascade was before a restart."""
-        store = kernel.ledger.store
-        if time.monotonic() < self._retry_at:
-            return
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                events = [] if store is None else await store.of_run(self._run_id)
-        except (CascadeError, TimeoutError) as error:
-            self._retry_at = time.monotonic() + RETRY_S
-            logger.warning("%s: the ledger cannot be read: %r", self.name, error)
-            return
-        with self._lock:
-            if not self._restored and events:
-                self.caution = _stricter(self.caution, events[-1].note.partition(":")[0])
-            if not self._restored and self.caution != "normal":
-                logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
-            self._restored = True
-
-
-def _stricter(caution: Caution, word: str) -> Caution:
-    """The stricter of the two, where the word is a caution."""
-    known: Any = word if word in CAUTIONS else caution
-    return max(caution, known, key=CAUTIONS.index)
 
 
 Finding = tuple[Kind, str, str]
@@ -233,7 +209,7 @@ Finding = tuple[Kind, str, str]
 
 
 class Charts:
-    """Charts of one cascade, drawn from its ledger entries; each gives one alarm."""
+    """Charts of one cascade, drawn from its ledger entries."""
 
     def __init__(self, drift: Drift, kernel: Kernel) -> None:
         import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
@@ -244,62 +220,52 @@ class Charts:
         self._rate = charts.RateWatch(drift.reference, drift.run_length)
         max_harm = drift.max_harm or promises(kernel.policy)
         self._harm = None if max_harm is None else charts.HarmWatch(max_harm, drift.delta)
-        self._alarmed: set[str] = set()
         calibrator: Any = (kernel.parts.calibrators or {}).get(self._first)
         usual = getattr(calibrator, "confidences", ())
         # Where paid signals are taken for some drafts only, the confidence at the decision has
         # another distribution than on calibration rows, which had all of them.
         if usual and len(calibrator.stages) == 1 and calibrator.quality.n >= len(usual):
-            self._signals[CALIBRATED] = self._watch(usual)
+            self._signals["confidence"] = self._watch(usual)
 
-    def draw(self, entry: LedgerEntry, caution: Caution) -> list[Finding]:
-        """Take in an entry; what that shows for the first time."""
-        found: list[Finding] = []
+    def draw(self, entry: LedgerEntry, caution: Caution) -> Iterator[Finding]:
+        """Take in an entry; what it shows."""
         decision = entry.decision if entry.node == "verify" else None
-        if decision is not None and decision.action != "observe" and entry.tier == self._first:
-            found += [*self._escalated(decision, caution), *self._moved(decision)]
-        if self._harm is not None:
-            found += self._harmed(self._harm, entry)
-        fresh = [one for one in found if one[1] not in self._alarmed]
-        self._alarmed |= {chart for _, chart, _ in fresh}
-        return fresh
+        if decision is not None and decision.action != "observe":
+            if entry.tier == self._first:
+                yield from self._decided(decision, caution)
+            self._at_stake(entry.run_id, entry.tier, decision)
+        elif self._harm is not None and entry.node == "audit" and entry.model is None:
+            # A failed one counts as no harm, which may hide some and never invents it.
+            self._harm.audited(entry.run_id, max(0.0, entry.loss or 0.0))
+        if self._harm is not None and self._harm.alarm:
+            harm = self._harm
+            promised = f"the {harm.max_harm:.1%} of all requests that was promised"
+            known = (
+                f"E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f} after {harm.n:,} requests"
+            )
+            yield "harm", "harm", f"more accepted drafts are wrong than {promised}: {known}"
 
-    def _escalated(self, decision: Decision, caution: Caution) -> Iterator[Finding]:
-        if caution == "large_only":
-            return  # the rate is what that makes of it
-        rate = self._rate.add(decision.action != "accept")
+    def _decided(self, decision: Decision, caution: Caution) -> Iterator[Finding]:
+        """Draw a decision about a draft of the first tier."""
+        # Under `large_only` the rate is what that makes of it.
+        rate = None if caution == "large_only" else self._rate.add(decision.action != "accept")
         if rate is not None:
             word = "rose" if rate.up > rate.down else "fell"
             usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
             yield "escalations", "escalation rate", f"the escalation rate {word}: {usual}"
-
-    def _moved(self, decision: Decision) -> Iterator[Finding]:
         values, p = dict(decision.signals or {}), decision.confidence
-        if p is not None:
-            values["confidence" if decision.calibrated else "score"] = p
-        if p is not None and decision.calibrated and CALIBRATED in self._signals:
-            values[CALIBRATED] = p
+        values["confidence" if decision.calibrated else "score"] = math.nan if p is None else p
         for name, value in values.items():
             found = self._signals.setdefault(name, self._watch()).add(value)
             if found is not None:
                 how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
                 yield "signals", name, f"{name} moved: {how}"
 
-    def _harmed(self, harm: HarmWatch, entry: LedgerEntry) -> Iterator[Finding]:
-        decision = entry.decision
-        if entry.node == "audit" and entry.model is None:
-            # A failed one counts as no harm, which may hide some and never invents it.
-            harm.audited(entry.run_id, None if entry.loss is None else max(0.0, entry.loss))
-        elif entry.node == "verify" and decision is not None and decision.action != "observe":
-            if decision.action != "accept":
-                if entry.tier == self._last:
-                    harm.decided(entry.run_id, None)
-            elif decision.audit_rate:
-                harm.decided(entry.run_id, decision.audit_rate)
-                if lot(entry.run_id, "audit") >= decision.audit_rate:
-                    harm.audited(entry.run_id, None)  # it was not drawn
-        if harm.alarm:
-            promised = f"the {harm.max_harm:.1%} of all requests that was promised"
-            known = f"E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f}"
-            known = f"after {harm.n:,} requests {known}"
-            yield "harm", "harm", f"more accepted drafts are wrong than {promised}: {known}"
+    def _at_stake(self, run_id: str, tier: str | None, decision: Decision) -> None:
+        """Tell the watch over harm of a decision, and whether an audit is to come."""
+        accepted, rate = decision.action == "accept", decision.audit_rate
+        if self._harm is None or (accepted and not rate) or not (accepted or tier == self._last):
+            return
+        self._harm.decided(run_id, rate if accepted else None)
+        if rate and accepted and lot(run_id, "audit") >= rate:
+            self._harm.audited(run_id, None)  # it was not drawn

@@ -16,6 +16,7 @@ from cascade.middleware.background import lot
 from cascade.middleware.base import Slot, go_to
 from cascade.middleware.comparing import AfterReply, Loss
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.state import Completion
 from cascade.tiers import ModelLike
 
 logger = logging.getLogger("cascade")
@@ -30,7 +31,7 @@ class Shadow(AfterReply):
 
     Args:
         live_share: may be changed while the cascade runs.
-        compare, judge: how a draft is compared, see `cascade.middleware.comparing.Comparer`.
+        compare, judge: how a draft is compared, see `cascade.middleware.comparing.AfterReply`.
     """
 
     slot = Slot.TIME
@@ -55,43 +56,33 @@ class Shadow(AfterReply):
     @live_share.setter
     def live_share(self, share: float) -> None:
         self._live_share = to_number("Shadow.live_share", share, least=0, most=1)
-        logger.info("%s: %.1f %% of conversations are live", self.name, 100 * share)
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """Hand a question that is not live to the large model."""
-        if run.kind != "answer":
-            return None
-        tiers = runtime.kernel.tiers
         configurable = (runtime.config or {}).get("configurable") or {}
-        thread = configurable.get("thread_id") or run.id
-        if lot(str(thread), "canary") < self.live_share:
-            return None
-        if go_to(run, tiers, len(tiers) - 1, "shadow: the large model answers"):
-            run.notes[self.name] = True
+        live = lot(str(configurable.get("thread_id") or run.id), "canary") < self.live_share
+        if run.kind == "answer" and not live:
+            last, reason = len(runtime.kernel.tiers) - 1, "shadow: the large model answers"
+            run.notes[self.name] = go_to(run, runtime.kernel.tiers, last, reason)
         return None
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Draft after the reply."""
-        completion, last = answer.completion, runtime.kernel.tiers[-1].name
-        if run.kind != "answer" or not run.notes.get(self.name) or completion is None:
+        large, kernel = answer.completion, runtime.kernel
+        if run.kind != "answer" or not run.notes.get(self.name):
             return
-        if answer.source == last and not completion.cached:
-            work = partial(self._draft, self.again(run), runtime.kernel)
-            self._background.start_once(run.id, work)
+        if answer.source == kernel.tiers[-1].name and large is not None and not large.cached:
+            self._background.start(partial(self._draft, self.again(run), large, kernel), run.id)
 
-    async def _draft(self, answered: Run, kernel: Kernel) -> None:
-        """Draft beside the large answer, which is the run's draft so far."""
-        large = answered.draft
-        assert large is not None, "the large model has answered"
-        shadow = replace(answered, tier=0, draft=None, assessment=None, decision=None)
+    async def _draft(self, shadow: Run, large: Completion, kernel: Kernel) -> None:
+        shadow = replace(shadow, tier=0, draft=None, assessment=None, decision=None)
         runtime = CascadeRuntime(kernel, show="final")
         try:
             await kernel.answer(shadow, runtime)
         except CascadeError as error:
             logger.warning("a shadow draft has failed: %s", error)
             return
-        draft = shadow.draft
-        if draft is not None:
-            found = await self._compare(shadow, draft, large, runtime)
+        if shadow.draft is not None:
+            loss, note = await self.compare(shadow, shadow.draft, large, runtime)
             own = f"{shadow.id}-shadow"
-            self.book(kernel, shadow, draft.tier, id=own, loss=found.loss, note=found.note)
+            self.book(kernel, shadow, shadow.draft.tier, id=own, loss=loss, note=note)

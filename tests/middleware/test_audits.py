@@ -14,7 +14,7 @@ from cascade.ledger import tagged
 from cascade.middleware import Audits, Deadline, LocalOnly, Retries
 from cascade.middleware.audits import DailyBudget
 from cascade.run import CascadeRuntime
-from cascade.state import LedgerEntry
+from cascade.state import Decision, LedgerEntry
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from tests.middleware.cascades import ask, large, losses, of, pair, small
@@ -125,8 +125,9 @@ async def test_a_rate_is_lowered_so_that_the_rest_of_the_day_has_its_part() -> N
     budget, ledger, now = with_budget("10", 60)
     assert budget.rate(1.0, Decimal(1)) == 0.0  # what was spent is not known yet
     await budget.refresh(ledger)
+    accepted = Decision(action="accept", reason="", audit_rate=0.1)
     for _ in range(100):
-        budget.saw()
+        ledger.book("run", "verify", decision=accepted)
     now[0] += 3_600  # 100 drafts in 70 minutes are 943 until midnight; 50 dollars pay for 5.3 %
     assert budget.rate(1.0, Decimal(1)) == pytest.approx(50 / (100 / 4200 * 39_600))
     assert budget.rate(0.01, Decimal(1)) == 0.01
@@ -145,7 +146,7 @@ async def test_what_is_under_way_and_what_was_spent_since_the_reading_count() ->
     budget.reserve("third", Decimal(1))  # it has its part already
     assert budget.rate(1.0, Decimal(1)) > 0.0
     assert budget.rate(1.0, Decimal(2)) == 0.0
-    budget.release("third")
+    ledger.book("third", "audit")  # it has ended
     assert budget.rate(1.0, Decimal(2)) > 0.0
 
 

@@ -77,10 +77,9 @@ async def test_the_work_of_a_run_is_begun_once(monkeypatch: pytest.MonkeyPatch) 
     work = Background()
     monkeypatch.setattr(background, "MOST_WAITING", 0)
     assert work.full
-    assert not work.start_once("run", do)
+    assert not work.start(do, "run")
     monkeypatch.setattr(background, "MOST_WAITING", 10)
-    monkeypatch.setattr(background, "REMEMBERED", 1)
-    for run_id in ("run", "run", "another", "run"):
-        assert work.start_once(run_id, do)
+    for run_id in ("run", "run", "another"):
+        assert work.start(do, run_id)
     await work.finish()
-    assert len(done) == 3  # of the last it was forgotten
+    assert len(done) == 2

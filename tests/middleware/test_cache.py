@@ -142,11 +142,11 @@ async def test_a_cache_that_hangs_loses_no_question(
         async def aset(self, pairs: Any) -> None:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr("cascade.middleware.cache.PATIENCE_S", 0.01)
+    monkeypatch.setattr("cascade.middleware.background.PATIENCE_S", 0.01)
     with caplog.at_level(logging.WARNING):
         assert (await ask(pair(middleware=[Cache(Hanging())]), Q)).answer == "Canberra"
-    assert "cannot be read" in caplog.text
-    assert "did not take" in caplog.text
+    assert "cannot be used" in caplog.text
+    assert "to keep an answer" in caplog.text
 
 
 def test_what_is_no_cache_is_refused() -> None:

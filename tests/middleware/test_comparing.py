@@ -8,8 +8,8 @@ from langchain_core.messages import HumanMessage
 
 from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
 from cascade.errors import ModelUnavailableError
-from cascade.middleware import Retries
-from cascade.middleware.comparing import Comparer, Comparison, preferred
+from cascade.middleware import Audits, Retries
+from cascade.middleware.comparing import Comparison, preferred
 from cascade.run import CascadeRuntime, Settings
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
@@ -23,7 +23,7 @@ LONG_LARGE = "Canberra, which was planned as the capital, is the one you mean."
 async def compare(
     draft: Any,
     answer: Any,
-    comparer: Comparer | None = None,
+    audits: Audits | None = None,
     *,
     question: Any = Q,
     cascade: Cascade | None = None,
@@ -32,7 +32,7 @@ async def compare(
     kernel = (cascade or pair()).kernel
     run = kernel.begin([HumanMessage(question)], Settings(**settings), "audit")
     given = [reply(text) if isinstance(text, str) else text for text in (draft, answer)]
-    return await (comparer or Comparer())(run, *given, CascadeRuntime(kernel))
+    return await (audits or Audits()).compare(run, *given, CascadeRuntime(kernel))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ async def test_texts_are_compared_by_wording(draft: str, answer: str, loss: floa
     [
         ('{"a": 1, "b": 2}', '{"b": 2.0, "a": 1}', 0.0),
         ('{"a": 1}', '{"a": 1, "b": 2}', 1.0),
-        ("a is 1", '{"a": 1}', 1.0),
+        ("a is 1", '{"a": 1}', None),
         ('{"a": 1}', "a is 1", None),
     ],
 )
@@ -76,7 +76,7 @@ async def test_tool_calls_are_compared_by_names_and_arguments(city: str, loss: f
         args = {"city": place, "days": 2}
         return reply("", tool_calls=[{"name": "weather", "args": args, "id": at}])
 
-    found = await compare(call("Canberra", "1"), call(city, "2"), Comparer("exact"))
+    found = await compare(call("Canberra", "1"), call(city, "2"), Audits(compare="exact"))
     assert found.loss == loss
 
 
@@ -85,23 +85,23 @@ async def test_a_function_may_be_async_and_sees_the_question_and_both_answers() 
         assert (question, draft, answer) == (Q, "a", "b")
         return -0.5
 
-    assert await compare("a", "b", Comparer(half)) == (-0.5, "compared by your function")
-    assert (await compare("a", "b", Comparer(lambda _q, _d, _l: 1))).loss == 1.0
+    assert await compare("a", "b", Audits(compare=half)) == (-0.5, "compared by your function")
+    assert (await compare("a", "b", Audits(compare=lambda _q, _d, _l: 1))).loss == 1.0
 
 
 @pytest.mark.parametrize(
     ("given", "words"), [(lambda *_: 2, "a loss is from -1 to 1"), (lambda *_: 1 / 0, "ZeroDiv")]
 )
 async def test_a_function_that_fails_gives_no_loss(given: Any, words: str) -> None:
-    found = await compare("secret", "b", Comparer(given))
+    found = await compare("secret", "b", Audits(compare=given))
     assert found.loss is None
     assert words in found.note
     assert "secret" not in found.note
 
 
-def judging(says: Any, **options: Any) -> tuple[ScriptedModel, Comparer]:
+def judging(says: Any, **options: Any) -> tuple[ScriptedModel, Audits]:
     model = ScriptedModel(says, name="judge", **options)
-    return model, Comparer(judge=Tier(model, price=PRICE))
+    return model, Audits(judge=Tier(model, price=PRICE))
 
 
 def prefers_large(request: Any) -> str:
@@ -114,11 +114,11 @@ def prefers_large(request: Any) -> str:
     [("A", {1.0, -1.0}), (prefers_large, {1.0}), ("EQUAL", {0.0}), ("hm", {None})],
 )
 async def test_a_judge_compares_in_random_order(says: Any, losses: set[float | None]) -> None:
-    model, comparer = judging(says)
+    model, audits = judging(says)
     ledger = MemoryLedger()
     cascade = pair(ledger=ledger)
     texts = LONG_DRAFT, LONG_LARGE
-    found = [await compare(*texts, comparer, cascade=cascade) for _ in range(40)]
+    found = [await compare(*texts, audits, cascade=cascade) for _ in range(40)]
     assert {each.loss for each in found} == losses
     asked = str(model.requests[0].messages[-1].text)
     assert all(text in asked for text in (Q, LONG_DRAFT, LONG_LARGE))
@@ -128,21 +128,21 @@ async def test_a_judge_compares_in_random_order(says: Any, losses: set[float | N
 
 
 async def test_a_judge_sees_the_conversation_and_nothing_but_text() -> None:
-    model, comparer = judging("EQUAL")
+    model, audits = judging("EQUAL")
     picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
-    found = await compare(LONG_DRAFT, LONG_LARGE, comparer, question=picture)
+    found = await compare(LONG_DRAFT, LONG_LARGE, audits, question=picture)
     assert (found.loss, model.requests) == (None, [])
     run = pair().kernel.begin([HumanMessage("Hello"), HumanMessage(Q)], kind="audit")
     runtime = CascadeRuntime(pair().kernel)
-    await comparer(run, reply(LONG_DRAFT), reply(LONG_LARGE), runtime)
+    await audits.compare(run, reply(LONG_DRAFT), reply(LONG_LARGE), runtime)
     assert "human: Hello\n\nhuman: Capital" in str(model.requests[0].messages[-1].text)
 
 
 async def test_a_judge_that_is_down_gives_no_loss() -> None:
     down = ModelUnavailableError("down", model="scripted:judge")
-    _, comparer = judging("A", failures=[down])
+    _, audits = judging("A", failures=[down])
     cascade = pair(middleware=[Retries(attempts=1)])
-    found = await compare(LONG_DRAFT, LONG_LARGE, comparer, cascade=cascade)
+    found = await compare(LONG_DRAFT, LONG_LARGE, audits, cascade=cascade)
     assert found == (None, "the comparison failed: down")
 
 
@@ -162,6 +162,6 @@ def test_a_verdict_stands_alone_on_a_line(text: str, verdict: str | None) -> Non
 
 def test_a_comparison_that_is_none_or_asks_no_judge_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="compare='semantic'"):
-        Comparer("semantic")
+        Audits(compare="semantic")
     with pytest.raises(ConfigurationError, match="asks no judge"):
-        Comparer("exact", judge=large())
+        Audits(compare="exact", judge=large())

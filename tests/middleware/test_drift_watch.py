@@ -88,7 +88,7 @@ async def test_what_cannot_be_drawn_harms_no_run(caplog: pytest.LogCaptureFixtur
     drift._charts = None  # type: ignore[assignment]
     with caplog.at_level(logging.ERROR):
         assert (await ask(made, Q)).answer == "Canberra"
-    assert "could not be drawn" in caplog.text
+    assert "a listener of the ledger raised" in caplog.text
 
 
 async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None:
@@ -102,7 +102,7 @@ async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None
     for i in range(40):
         verified(kernel, f"run {i}", confidence=0.3 + i / 1_000, calibrated=True)
     (alarm,) = drift.alarms
-    assert alarm.chart == "confidence against its calibration"
+    assert alarm.chart == "confidence"
 
 
 async def test_a_question_that_must_stay_here_is_drafted_and_not_accepted() -> None:
@@ -204,7 +204,7 @@ async def test_the_caution_survives_until_a_reset(caplog: pytest.LogCaptureFixtu
         await ask(made, Q)
         await ask(made, Q)
     assert (drift.caution, ledger.read) == ("normal", reads + 1)
-    assert "cannot be read" in caplog.text
+    assert "cannot be used" in caplog.text
     ledger.away, drift._retry_at = False, 0.0  # a quarter of a minute later
     await ask(made, Q)
     assert drift.caution == "audit"
