@@ -60,7 +60,7 @@ class AskedDecisionModel(Model):
 
     async def _complete(self, request: Request) -> Completion:
         asked = {self._state: list(request.messages), "questions": {"answer": self._question}}
-        with Caller(self.name, "its server").named(any_error=True):
+        with Caller(self.name, "its server").named():
             # Its clients have one home, as those of chat models.
             response = await on_portal(self._decides.ainvoke(asked, QUIET))
         told = dict(response.usage or ()) if self._sends_once else {}

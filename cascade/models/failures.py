@@ -38,7 +38,7 @@ _UNSUPPORTED = re.compile(
     r"|missing data required for image|not a multimodal|no longer supports",
     re.IGNORECASE,
 )
-_ADVICE: dict[type[ModelError], str] = {
+_ADVICE: dict[type[Exception], str] = {
     AuthenticationError: "Check the API key and what it may use.",
     ModelNotFoundError: "Check the model's name and the address.",
     ContextLengthError: "Shorten the conversation, or use a model with a longer context.",
@@ -49,6 +49,7 @@ _ADVICE: dict[type[ModelError], str] = {
     ModelTimeoutError: "Send it again, or give it more time.",
     StreamInterruptedError: "What had arrived is not the whole answer; send it again.",
     MalformedResponseError: "Is this the right address and the right kind of server?",
+    ConnectionRefusedError: "Is the server running? Check its address.",
 }
 _BY_STATUS: dict[int, type[ModelError]] = {
     **dict.fromkeys((301, 302, 303, 307, 308), ModelNotFoundError),
@@ -71,13 +72,11 @@ _BROKE_OFF = {"OSError", "ClientError", "HTTPError", "APIConnectionError"}
 
 
 class Caller:
-    """Model and server, as errors name them, with ways out of their own: `start` where the server
-    does not run, and `advice` for kinds of errors (`ollama pull …`)."""
+    """Model and server, as errors name them, with ways out of their own by the kind of error
+    (`ollama pull …`), `ConnectionRefusedError` where no server runs."""
 
-    def __init__(
-        self, name: str, address: str, *, start: str = "", advice: Mapping[Any, str] | None = None
-    ) -> None:
-        self.name, self.address, self._start = name, address, start
+    def __init__(self, name: str, address: str, advice: Mapping[Any, str] | None = None) -> None:
+        self.name, self.address = name, address
         self._advice = {**_ADVICE, **(advice or {})}
 
     def refused(self, status: int, reason: str, *, retry_after: float | None = None) -> ModelError:
@@ -110,45 +109,36 @@ class Caller:
         names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
         # What is no HTTP at all has a status of 400 in aiohttp.
         status = None if "ClientError" in names else _status(error)
-        late, named = any("Timeout" in name for name in names), None
+        late = any("Timeout" in name for name in names)
         if names & _NEVER_CONNECTED:
-            did = "does not answer: no server listens there"
-            named = self._error(ModelUnavailableError, did, reason, False, self._start)
-        elif "NotImplementedError" in names:
-            named = self._error(UnsupportedContentError, "cannot do that", reason, False)
-        elif begun and (status or late or names & _BROKE_OFF):
-            named = self.interrupted(reason)
-        elif status is not None:
+            did, way_out = "does not answer: no server listens there", ConnectionRefusedError
+            return self._error(ModelUnavailableError, did, reason, False, way_out)
+        if "NotImplementedError" in names:
+            return self._error(UnsupportedContentError, "cannot do that", reason, False)
+        if begun and (status or late or names & _BROKE_OFF):
+            return self.interrupted(reason)
+        if status is not None:
             headers = getattr(getattr(error, "response", None), "headers", None)
             wait = retry_after_seconds(headers) if isinstance(headers, Mapping) else None
-            named = self.refused(status, reason, retry_after=wait)
-        elif names & _UNREADABLE:
-            named = self.malformed(reason)
-        elif late:
-            named = self._error(ModelTimeoutError, "gave no answer in time", reason)
-        elif names & _BROKE_OFF:
-            did = "lost the connection before an answer came"
-            named = self._error(ModelUnavailableError, did, reason)
-        return named
+            return self.refused(status, reason, retry_after=wait)
+        known: tuple[tuple[object, type[ModelError], str], ...] = (
+            (names & _UNREADABLE, MalformedResponseError, "sent something that cannot be read"),
+            (late, ModelTimeoutError, "gave no answer in time"),
+            (names & _BROKE_OFF, ModelUnavailableError, "lost the connection before its answer"),
+        )
+        return next((self._error(kind, did, reason) for is_, kind, did in known if is_), None)
 
     @contextmanager
-    def named(
-        self, begun: Callable[[], bool] = lambda: False, *, any_error: bool = False
-    ) -> Iterator[None]:
-        """Raise what is raised within under its name, as `failed` has it; with `any_error` also
-        what has no name there."""
+    def named(self, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Raise what is raised within under its name, as `failed` has it."""
         try:
             yield
         except CascadeError:
             raise
         except Exception as error:
+            did, reason = f"failed with {type(error).__name__}", str(error) or "it says no more"
             named = self.failed(error, begun=begun())
-            if named is None and any_error:
-                did = f"failed with {type(error).__name__}"
-                named = self._error(ModelError, did, str(error) or "it says no more", way_out="")
-            if named is None:
-                raise
-            raise named from error
+            raise named or self._error(ModelError, did, reason) from error
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -164,9 +154,9 @@ class Caller:
         did: str,
         reason: str,
         billed: bool | None = None,
-        way_out: str | None = None,
+        because: type[Exception] | None = None,
     ) -> ModelError:
-        way_out = self._advice[kind] if way_out is None else way_out
+        way_out = self._advice.get(because or kind, "")
         said = f"{self.name} at {self.address} {did}: {shorten(reason)}. {way_out}".strip()
         return kind(said, model=self.name, billed=billed)
 

@@ -1,8 +1,7 @@
 """HTTP to one model server: JSON is posted, JSON or lines are read, and every failure is named.
 
-aiohttp is asked directly where the extra is installed, httpx2 elsewhere and behind a proxy: a
-provider's own client spends more on options, headers and typed replies than all else here costs.
-Nothing is sent twice, since the ledger books every attempt.
+aiohttp is asked directly: a provider's own client spends more on options, headers and typed replies
+than all else here costs. Nothing is sent twice, since the ledger books every attempt.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ import asyncio
 import io
 import json
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from importlib.util import find_spec
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic_core import from_json, to_json
 
@@ -36,12 +35,8 @@ whose end of it could cross a request."""
 
 _CONNECTIONS, _LARGE_BODY = 1000, 2**20
 
-Headers = Mapping[str, str]
-
-Exchange = Callable[[str, str, bytes, Headers], AsyncGenerator[Any]]
-"""Sends method, address, body and headers; gives status and headers of the reply, then its parts.
-It is that of a pool, which closes when it is closed: by its owner, by the loop before it ends
-(`asyncio.run`), or in the loop once nobody refers to it."""
+_Send = Callable[..., Any]
+"""Sends a request through a pool of connections, `aiohttp.ClientSession.request`."""
 
 
 def check_address(url: str, example: str) -> None:
@@ -76,36 +71,41 @@ def stays_here(url: str, model: str) -> bool:
 class Connection:
     """The connections to one server, a pool of them for each event loop."""
 
-    def __init__(self, base_url: str, headers: Headers, caller: Caller) -> None:
+    def __init__(self, base_url: str, headers: Mapping[str, str], caller: Caller) -> None:
         self._address = urlsplit(base_url)
         self._headers = {"content-type": "application/json", **headers}
         self._caller = caller
-        # A proxy of the environment has no business between two ends on one machine.
-        self._here = is_loopback(base_url)
-        self._direct = find_spec("aiohttp") is not None and (self._here or not getproxies())
-        self._pools: dict[asyncio.AbstractEventLoop, tuple[Exchange, AsyncGenerator[Exchange]]] = {}
+        self._pools: dict[asyncio.AbstractEventLoop, tuple[_Send, AsyncGenerator[_Send]]] = {}
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """The JSON of the reply to JSON, or to nothing; a `ModelError` where the server refused,
         the connection failed, or the reply cannot be read."""
-        raw = b"".join([part async for part in self._parts(path, body)])
+        raw = b"".join([data async for data in self._received(path, body)])
         with self._caller.readable():
             return read_json(raw)
 
-    async def lines(
+    async def parts(
         self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
     ) -> AsyncGenerator[bytes]:
-        """The lines of a streamed reply; leaving early closes the connection. Errors are those of
-        `request`, `StreamInterruptedError` where an answer had `begun`."""
-        held = bytearray()
-        async with aclosing(self._parts(path, body, begun)) as parts:
-            async for part in parts:
-                first, *others = part.split(b"\n")
+        """The JSON parts of a streamed reply: data of whole server-sent events (WHATWG HTML,
+        9.2.6), or lines of JSON: Ollama's, errors, and replies of servers that cannot stream.
+        Leaving early closes the connection. Errors are those of `request`, and
+        `StreamInterruptedError` where an answer had `begun`."""
+        held, event = bytearray(), list[bytes]()
+        async with aclosing(self._received(path, body, begun)) as received:
+            async for data in received:
+                first, *others = data.split(b"\n")
                 held += first
                 for other in others:
-                    yield bytes(held).rstrip(b"\r")
-                    held = bytearray(other)
-        if held:
+                    line, held = bytes(held).rstrip(b"\r"), bytearray(other)
+                    if line.startswith(b"data:"):
+                        event.append(line[5:].removeprefix(b" "))
+                    elif line.startswith(b"{"):
+                        yield line
+                    elif not line and event:
+                        yield b"\n".join(event)
+                        event = []
+        if held.startswith(b"{"):
             yield bytes(held)
 
     async def aclose(self) -> None:
@@ -115,50 +115,45 @@ class Connection:
         if (own := pools.pop(asyncio.get_running_loop(), None)) is not None:
             await own[1].aclose()
 
-    async def _exchange(self) -> Exchange:
-        loop = asyncio.get_running_loop()
-        if loop not in self._pools:
-            for other in list(self._pools):  # of which other threads have some
-                if other.is_closed():
-                    self._pools.pop(other, None)
-            encrypted = self._address.scheme == "https"
-            pool = _by_aiohttp(encrypted) if self._direct else _by_httpx(not self._here)
-            self._pools[loop] = await anext(pool), pool
-        return self._pools[loop][0]
-
-    async def _parts(
+    async def _received(
         self,
         path: str,
         body: Mapping[str, Any] | None,
         begun: Callable[[], bool] = lambda: False,
     ) -> AsyncGenerator[bytes]:
-        """The parts of a reply that is no refusal."""
-        url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
+        """The bytes of a reply that is no refusal."""
         try:
             method, data = ("GET", b"") if body is None else ("POST", to_json(body))
         except ValueError as error:
             raise InputError(f"the request holds what is no JSON: {error}") from error
-        exchange, left = await self._exchange(), LARGEST_REPLY
+        loop = asyncio.get_running_loop()
+        if loop not in self._pools:
+            for other in list(self._pools):  # of which other threads have some
+                if other.is_closed():
+                    self._pools.pop(other, None)
+            pool = _pool(self._address)
+            self._pools[loop] = await anext(pool), pool
+        send, left = self._pools[loop][0], LARGEST_REPLY
+        url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
+        # A large body goes piece by piece, so that other requests have their turn.
+        sent = io.BytesIO(data) if len(data) > _LARGE_BODY else data or None
         with self._caller.named(begun):
-            async with aclosing(exchange(method, url, data, self._headers)) as parts:
-                status, headers = await anext(parts)
-                if status >= 300:
-                    raise await self._refusal(status, headers, parts)
-                async for part in parts:
-                    left -= len(part)
+            async with send(method, url, data=sent, headers=self._headers) as reply:
+                if reply.status >= 300:
+                    raise await self._refusal(reply)
+                async for received in reply.content.iter_any():
+                    left -= len(received)
                     if left < 0:
                         large = f"more than {LARGEST_REPLY >> 20} MiB in one reply"
                         raise self._caller.malformed(large)
-                    yield part
+                    yield received
 
-    async def _refusal(
-        self, status: int, headers: Headers, parts: AsyncIterator[Any]
-    ) -> ModelError:
-        if status < 400:  # followed, it would take question and key to wherever a reply says
-            to = without_secrets(headers.get("location", ""))
-            return self._caller.refused(status, f"go to {to or 'elsewhere'}; give it as base_url")
+    async def _refusal(self, reply: Any) -> ModelError:
+        if reply.status < 400:  # followed, it would take question and key to wherever a reply says
+            to = without_secrets(reply.headers.get("location", "")) or "elsewhere"
+            return self._caller.refused(reply.status, f"go to {to}; give it as base_url")
         raw = b""
-        async for part in parts:
+        async for part in reply.content.iter_any():
             raw += part
             if len(raw) > _LARGE_BODY:
                 break
@@ -166,64 +161,40 @@ class Connection:
             body = read_json(raw)
         except (ValueError, RecursionError):
             body = raw[:1000].decode(errors="replace")
-        wait = retry_after_seconds(headers)
-        return self._caller.refused(status, read_error(body)[1], retry_after=wait)
+        wait = retry_after_seconds(reply.headers)
+        return self._caller.refused(reply.status, read_error(body)[1], retry_after=wait)
 
 
-async def _by_aiohttp(encrypted: bool) -> AsyncGenerator[Exchange]:
-    """A pool of aiohttp, the faster of the two."""
-    import aiohttp  # noqa: PLC0415 - an extra
+async def _pool(address: SplitResult) -> AsyncGenerator[_Send]:
+    """A pool of connections. It closes when it is closed: by its owner, by the loop before it ends
+    (`asyncio.run`), or in the loop once nobody refers to it."""
+    import aiohttp  # noqa: PLC0415 - slow to import
 
     class Connector(aiohttp.TCPConnector):
         def __del__(self, *_: Any) -> None:
             """Silence where the process ends before the loop could close it."""
 
     certificates: Any = True
-    if encrypted:
+    if address.scheme == "https":
         import httpx2  # noqa: PLC0415 - for its certificates: Python may have none
 
         certificates = httpx2.create_ssl_context()
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
     connector = Connector(limit=_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=certificates)
-    session = aiohttp.ClientSession(connector=connector, timeout=timeout)
-
-    async def exchange(method: str, url: str, body: bytes, headers: Headers) -> AsyncGenerator[Any]:
-        # A large body goes piece by piece, so that other requests have their turn.
-        data = (body or None) if len(body) < _LARGE_BODY else io.BytesIO(body)
-        async with session.request(
-            method, url, data=data, headers=headers, allow_redirects=False
-        ) as reply:
-            yield reply.status, reply.headers
-            async for part in reply.content.iter_any():
-                yield part
-
-    weakref.finalize(exchange, session.detach)  # it says nothing then where nobody could close it
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+    # A proxy of the environment has no business between two ends on one machine.
+    direct = is_loopback(address.geturl()) or proxy_bypass(address.hostname or "")
+    proxies = {} if direct else getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    session = aiohttp.ClientSession(connector=connector, timeout=timeout, proxy=proxy)
+    send = partial(session.request, allow_redirects=False)
+    weakref.finalize(send, session.detach)  # it says nothing then where nobody could close it
     try:
-        yield exchange
+        yield send
     finally:
         session.detach()
         await connector.close()
-
-
-async def _by_httpx(proxies: bool) -> AsyncGenerator[Exchange]:
-    """A pool of httpx2, which comes with the OpenAI client and knows proxies."""
-    import httpx2  # noqa: PLC0415 - where it is needed
-
-    async with httpx2.AsyncClient(
-        timeout=httpx2.Timeout(READ_S, connect=CONNECT_S),
-        limits=httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEEPALIVE_S),
-        trust_env=proxies,
-    ) as client:
-
-        async def exchange(
-            method: str, url: str, body: bytes, headers: Headers
-        ) -> AsyncGenerator[Any]:
-            async with client.stream(method, url, content=body, headers=headers) as reply:
-                yield reply.status_code, reply.headers
-                async for part in reply.aiter_bytes():
-                    yield part
-
-        yield exchange
 
 
 def read_json(raw: bytes) -> Any:

@@ -25,7 +25,7 @@ from cascade._portal import iterate_here, on_portal
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.failures import Caller
 from cascade.models.http import stays_here
-from cascade.models.logprobs import answer_logprobs, call_logprobs
+from cascade.models.logprobs import Tokens
 from cascade.models.ollama import server_address
 from cascade.models.openai import count, finish_reason, read_counts, reasons, response_format
 from cascade.state import Completion, Usage
@@ -87,14 +87,14 @@ class LangChainModel(Model):
             )
 
     async def _complete(self, request: Request) -> Completion:
-        with self._caller.named(any_error=True):
+        with self._caller.named():
             runnable, messages = self._prepared(request)
             asked = runnable.ainvoke(messages, QUIET, stop=list(request.stop) or None)
             return self._completion(await on_portal(asked))
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         heard: list[AIMessageChunk] = []
-        with self._caller.named(lambda: bool(heard), any_error=True):
+        with self._caller.named(lambda: bool(heard)):
             runnable, messages = self._prepared(request)
             # astream is declared as an iterator and is a generator, which has to be closed.
             parts = runnable.astream(messages, QUIET, stop=list(request.stop) or None)
@@ -151,15 +151,15 @@ def completion_of(message: AIMessage, model: str) -> Completion:
     blocks = [block for block in message.content_blocks if block["type"] == "reasoning"]
     thinking = "".join(str(block.get("reasoning", "")) for block in blocks) or None
     logprobs = metadata.get("logprobs")
-    tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs
+    tokens = Tokens(logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs)
     words = (metadata.get(f"{word}_reason") for word in ("finish", "stop", "done"))
     known = metadata.get("cost_basis") == "measured"  # by the cascade that gave the answer
     return Completion(
         text=text,
         model=str(metadata.get("model_name") or metadata.get("model") or model),
         usage=_usage_of(message),
-        logprobs=answer_logprobs(tokens, text, thinking, tool_calls=bool(calls)),
-        call_logprobs=call_logprobs(tokens, calls, thinking),
+        logprobs=tokens.of_answer(text, thinking, tool_calls=bool(calls)),
+        call_logprobs=tokens.of_calls(calls, thinking),
         tool_calls=tuple(calls),
         finish_reason=finish_reason(next(filter(None, words), None)),
         thinking=thinking,
@@ -224,13 +224,13 @@ def _usage_of(message: AIMessage) -> Usage:
     # langchain-anthropic counts writes by how long they are kept, and then 0 in all.
     names = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
     written = [tokens for name in names if (tokens := count(details.get(name))) is not None]
-    told = {
-        "input_tokens": usage.get("input_tokens"),
-        "output_tokens": usage.get("output_tokens"),
-        "cached_tokens": details.get("cache_read"),
-        "cache_write_tokens": sum(written) if written else None,
-        "cache_write_1h_tokens": details.get("ephemeral_1h_input_tokens"),
-        "reasoning_tokens": usage.get("output_token_details", {}).get("reasoning"),
-    }
-    wrote = bool(message.text or message.tool_calls)
-    return read_counts(told, wrote=wrote, total=usage.get("total_tokens"))
+    return read_counts(
+        wrote=bool(message.text or message.tool_calls),
+        total=usage.get("total_tokens"),
+        input_tokens=usage.get("input_tokens"),
+        output_tokens=usage.get("output_tokens"),
+        cached_tokens=details.get("cache_read"),
+        cache_write_tokens=sum(written) if written else None,
+        cache_write_1h_tokens=details.get("ephemeral_1h_input_tokens"),
+        reasoning_tokens=usage.get("output_token_details", {}).get("reasoning"),
+    )

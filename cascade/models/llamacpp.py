@@ -40,7 +40,7 @@ from cascade.errors import (
 from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
 from cascade.models.http import Connection
-from cascade.models.logprobs import call_logprobs
+from cascade.models.logprobs import Tokens
 from cascade.models.openai import ServedModel, read_tool_call, sendable
 from cascade.state import Completion
 
@@ -114,7 +114,7 @@ class LlamaCppModel(ServedModel):
         self._engine: Engine | None = None
         self._knows_tools: bool | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
-        self.caller = Caller(self.name, str(self.weights_path), advice=advice)
+        self.caller = Caller(self.name, str(self.weights_path), advice)
 
     async def warm(self) -> None:
         """Load the weights."""
@@ -154,7 +154,7 @@ class LlamaCppModel(ServedModel):
             tool_calls=calls,
             finish_reason="tool_calls",
             logprobs=None,
-            call_logprobs=call_logprobs(completion.logprobs, calls),
+            call_logprobs=Tokens(completion.logprobs).of_calls(calls),
         )
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:

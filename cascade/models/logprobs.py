@@ -14,14 +14,11 @@ import json
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import islice
 
 from langchain_core.messages import ToolCall
 
 from cascade.state import TokenLogprob
-
-Token = Mapping[str, object] | TokenLogprob
-"""Record of a provider about a token, `{token, logprob, bytes?, top_logprobs?}`, or a read one."""
 
 Logprobs = tuple[TokenLogprob, ...]
 
@@ -37,110 +34,116 @@ def read_logprob(value: object) -> float | None:
     return min(0.0, float(value)) if -100.0 <= value <= 1e-3 else None
 
 
-def _read(token: Token) -> TokenLogprob | None:
-    if isinstance(token, TokenLogprob):
-        return token
-    value, others = read_logprob(token.get("logprob")), token.get("top_logprobs")
-    if value is None:
-        return None
-    top = [
-        (str(other.get("token", "")), chance)
-        for other in (others if isinstance(others, list) else ())
-        if isinstance(other, dict) and (chance := read_logprob(other.get("logprob"))) is not None
-    ]
-    return TokenLogprob(str(token.get("token", "")), value, tuple(top))
+def _read(item: Mapping[str, object]) -> tuple[bytes, TokenLogprob | None]:
+    """The bytes of a token, since its text cannot spell a part of a character, and the token; None
+    where its value is no log-probability."""
+    text, given = str(item.get("token", "")), item.get("bytes")
+    try:
+        spelling = bytes(given) if isinstance(given, list) else b""
+    except (TypeError, ValueError):
+        spelling = b""
+    value, others = read_logprob(item.get("logprob")), item.get("top_logprobs")
+    token = None
+    if value is not None:
+        top = [
+            (str(other.get("token", "")), chance)
+            for other in (others if isinstance(others, list) else ())
+            if isinstance(other, dict)
+            and (chance := read_logprob(other.get("logprob"))) is not None
+        ]
+        token = TokenLogprob(text, value, tuple(top))
+    return spelling or text.encode(errors="replace"), token
 
 
-def _all(tokens: Sequence[Token]) -> Logprobs | None:
-    """All of them; None for none, or where one has no value: the rest is another answer's."""
-    read = tuple(token for token in map(_read, tokens) if token is not None)
-    return read if read and len(read) == len(tokens) else None
+class Tokens:
+    """Tokens that a provider sent: records `{token, logprob, bytes?, top_logprobs?}`, or read ones.
 
+    Log-probabilities are None where there are none, where the tokens cannot be told from others, or
+    where one has no value.
+    """
 
-def _listed(items: object) -> list[Token]:
-    if not isinstance(items, list | tuple):
-        return []
-    return [item for item in items if isinstance(item, dict | TokenLogprob)]
-
-
-def _spelling(token: Token) -> bytes:
-    """The bytes of a token; its text cannot spell a part of a character."""
-    if isinstance(token, TokenLogprob):
-        return token.token.encode(errors="replace")
-    given = token.get("bytes")
-    if isinstance(given, list) and given:
-        try:
-            return bytes(given)
-        except (TypeError, ValueError):
-            pass
-    return str(token.get("token", "")).encode(errors="replace")
-
-
-class _Spelled:
-    """Tokens, the bytes that they spell, and where among these the thinking ends, which is None
-    where they do not spell it."""
-
-    def __init__(self, items: object, thinking: str | None) -> None:
-        self.tokens = _listed(items)
-        self.spellings = [_spelling(token) for token in self.tokens]
-        self.joined, self._ends = b"".join(self.spellings), [*accumulate(map(len, self.spellings))]
-        thought = (thinking or "").encode(errors="replace").strip()
-        place = self.joined.find(thought)
-        self.begin = None if place < 0 else place + len(thought)
-
-    def touched(self, begin: int, end: int) -> range:
-        """The tokens that have a part between two bytes."""
-        return range(bisect_right(self._ends, begin), bisect_left(self._ends, end) + 1)
-
-
-def answer_logprobs(
-    items: object, text: str, thinking: str | None = None, *, tool_calls: bool = False
-) -> Logprobs | None:
-    """The log-probabilities of the answer's tokens among the `items` that a provider sent, where
-    `thinking` may stand before them and `tool_calls` around; None when there are none, when they
-    cannot be told from other tokens, or when one has no value."""
-    spelled, answer = _Spelled(items, thinking), text.encode(errors="replace").strip()
-    joined, begin = spelled.joined, spelled.begin
-    if not answer or begin is None:
-        return None
-    # After the thinking and at the end, or at the only place.
-    place = len(joined.rstrip()) - len(answer)
-    if tool_calls or place < begin or not joined.startswith(answer, place):
-        place = joined.find(answer, begin)
-        if place < 0 or joined.find(answer, place + 1) >= 0:
-            return None
-    found = spelled.touched(place, place + len(answer))
-    own = b"".join(spelled.spellings[found.start : found.stop])
-    return _all(spelled.tokens[found.start : found.stop]) if own.strip() == answer else None
-
-
-class Growing:
-    """The log-probabilities of an answer while it arrives, as long as they spell it."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Token] | None = []
+    def __init__(self, items: object = ()) -> None:
+        self._tokens: list[TokenLogprob | None] = []
+        self._joined, self._ends = bytearray(), [0]
+        self._heard: int | None = 0
         self._text = b""
+        self.add(items)
 
-    def add(self, items: object, text: str, *, plain: bool) -> Logprobs:
-        """The tokens that are complete with a piece of text: a character may take several. After
-        what is not spelled so, or no `plain` text (tool calls, thinking), there are none."""
-        if self._waiting is None or not plain:
-            self._waiting = None
+    def add(self, items: object) -> None:
+        """Take in more of them."""
+        for item in items if isinstance(items, list | tuple) else ():
+            if isinstance(item, dict):
+                spelling, token = _read(item)
+            elif isinstance(item, TokenLogprob):
+                spelling, token = item.token.encode(errors="replace"), item
+            else:
+                continue
+            self._joined += spelling
+            self._ends.append(len(self._joined))
+            self._tokens.append(token)
+
+    def completed(self, text: str, *, plain: bool) -> Logprobs:
+        """The tokens that are complete with a piece of a stream: a character may take several.
+        After what they do not spell, or no `plain` text (tool calls, thinking), there are none."""
+        if self._heard is None or not plain:
+            self._heard = None
             return ()
-        self._waiting += _listed(items)
+        spelled, end = self._joined[self._ends[self._heard] :], len(self._tokens)
         self._text += text.encode(errors="replace")
-        spelled = b"".join(map(_spelling, self._waiting))
         if spelled != self._text or not spelled:
             # A character takes a few tokens.
-            if not spelled.startswith(self._text) or len(self._waiting) > 256:
-                self._waiting = None
+            if not spelled.startswith(self._text) or end - self._heard > 256:
+                self._heard = None
             return ()
-        read, self._text = _all(self._waiting), b""
-        self._waiting = None if read is None else []
+        read, self._text = self._all(range(self._heard, end)), b""
+        self._heard = None if read is None else end
         return read or ()
 
+    def of_answer(
+        self, text: str, thinking: str | None = None, *, tool_calls: bool = False
+    ) -> Logprobs | None:
+        """The log-probabilities of the answer's tokens, where `thinking` may stand before them and
+        `tool_calls` around."""
+        answer, begin = text.encode(errors="replace").strip(), self._after(thinking)
+        if not answer or begin is None:
+            return None
+        # After the thinking and at the end, or at the only place.
+        joined, place = self._joined, len(self._joined.rstrip()) - len(answer)
+        if tool_calls or place < begin or not joined.startswith(answer, place):
+            place = joined.find(answer, begin)
+            if place < 0 or joined.find(answer, place + 1) >= 0:
+                return None
+        found = self._touched(place, place + len(answer))
+        own = joined[self._ends[found.start] : self._ends[found.stop]]
+        return self._all(found) if own.strip() == answer else None
 
-# Tool calls
+    def of_calls(self, calls: Sequence[ToolCall], thinking: str | None = None) -> Logprobs | None:
+        """The log-probabilities of the calls' names and argument values: of tokens that spell a
+        part of them, also where they spell a brace besides (`7}`)."""
+        begin, places = self._after(thinking), set[int]()
+        for call in calls:
+            if begin is None or len(self._joined) > 1_000_000:  # lest it hold up the loop
+                return None
+            spans, begin = _site(self._joined, begin, call["name"], call["args"])
+            places.update(place for span in spans for place in self._touched(*span))
+        return None if begin is None else self._all(sorted(places))
+
+    def _after(self, thinking: str | None) -> int | None:
+        """The place where the thinking ends; None where they do not spell it."""
+        thought = (thinking or "").encode(errors="replace").strip()
+        place = self._joined.find(thought)
+        return None if place < 0 else place + len(thought)
+
+    def _touched(self, begin: int, end: int) -> range:
+        """The tokens that have a part between two bytes."""
+        return range(bisect_right(self._ends, begin) - 1, bisect_left(self._ends, end))
+
+    def _all(self, places: Sequence[int]) -> Logprobs | None:
+        """Those at some places; None for none, or where one has no value: the rest is another
+        answer's."""
+        read = tuple(token for p in places if (token := self._tokens[p]) is not None)
+        return read if read and len(read) == len(places) else None
+
 
 _PIECE = re.compile(
     r'"(?P<text>(?:[^"\\]|\\.)*)"(?P<key>\s*:)?'
@@ -151,24 +154,8 @@ _PIECE = re.compile(
 """Parts of valid JSON, but for its punctuation."""
 
 
-def call_logprobs(
-    items: object, calls: Sequence[ToolCall], thinking: str | None = None
-) -> Logprobs | None:
-    """The log-probabilities of the calls' names and argument values, as in `answer_logprobs`, of
-    which the tokens may be read already; of tokens that spell a part of them, also where they spell
-    a brace besides (`7}`)."""
-    spelled, places = _Spelled(items if calls else (), thinking), set[int]()
-    begin = spelled.begin
-    for call in calls:
-        if begin is None or len(spelled.joined) > 1_000_000:  # lest it hold up the loop
-            return None
-        spans, begin = _site(spelled.joined, begin, call["name"], call["args"])
-        places.update(place for span in spans for place in spelled.touched(*span))
-    return None if begin is None else _all([spelled.tokens[place] for place in sorted(places)])
-
-
 def _site(
-    joined: bytes, begin: int, name: str, args: object
+    joined: bytearray, begin: int, name: str, args: object
 ) -> tuple[Sequence[tuple[int, int]], int | None]:
     """The first place where a text makes a call: name and values, and its end; None for none."""
     text = joined.decode("latin-1")  # one character for each byte

@@ -56,9 +56,6 @@ class OllamaModel(ServedModel):
     provider = "ollama"
     path = "/api/chat"
     streaming: ClassVar[Any] = {"stream": True}
-    ends_with_reason = True
-    start = "Is Ollama running? Start it with `ollama serve`, or set OLLAMA_HOST."
-    advice: ClassVar[Mapping[Any, str]] = {ModelNotFoundError: "Get it with `ollama pull {model}`."}
     returns_logprobs = True
     streams_logprobs = True
     forces_tools = False
@@ -71,7 +68,11 @@ class OllamaModel(ServedModel):
         api_key: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, server_address(base_url), (api_key or "").strip(), options)
+        advice: dict[Any, str] = {
+            ConnectionRefusedError: "Is Ollama running? `ollama serve`, or set OLLAMA_HOST.",
+            ModelNotFoundError: f"Get it with `ollama pull {model}`.",
+        }
+        super().__init__(model, server_address(base_url), (api_key or "").strip(), options, advice)
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""

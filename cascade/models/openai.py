@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -30,8 +30,8 @@ from cascade.models.http import (
     read_json,
     stays_here,
 )
-from cascade.models.logprobs import Growing, answer_logprobs, call_logprobs
-from cascade.state import Completion, TokenLogprob, Usage
+from cascade.models.logprobs import Logprobs, Tokens
+from cascade.state import Completion, Usage
 
 FINISH_REASONS = {
     **dict.fromkeys(("end_turn", "eos", "stop_sequence"), "stop"),
@@ -42,8 +42,10 @@ FINISH_REASONS = {
 """Other providers' words for why a model stopped → the words of `Completion`."""
 
 _CLOCKS = {
-    **dict.fromkeys(("prompt_ms", "predicted_ms"), 1.0),
-    **dict.fromkeys(("prompt_eval_duration", "eval_duration"), 1e-6),
+    "prompt_ms": 1.0,
+    "predicted_ms": 1.0,
+    "prompt_eval_duration": 1e-6,
+    "eval_duration": 1e-6,
 }
 """Times that llama.cpp and Ollama tell → milliseconds of their units."""
 
@@ -100,7 +102,7 @@ def count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= 20_000_000 else None
 
 
-def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = None) -> Usage:
+def read_counts(*, wrote: bool, total: object = None, **counts: object) -> Usage:
     """The usage of a call, by the names of `Usage`, where its counts can be true together.
 
     Some servers send zeros where they have not counted, or count cached input beside the input.
@@ -120,20 +122,6 @@ def read_counts(counts: Mapping[str, object], *, wrote: bool, total: object = No
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _read_usage(usage: Mapping[str, Any], *, wrote: bool) -> Usage:
-    prompt = _mapping(usage.get("prompt_tokens_details"))
-    answer = _mapping(usage.get("completion_tokens_details"))
-    counts = {
-        "input_tokens": usage.get("prompt_tokens"),
-        "output_tokens": usage.get("completion_tokens"),
-        "cached_tokens": prompt.get("cached_tokens"),
-        # OpenAI and OpenRouter; LiteLLM
-        "cache_write_tokens": prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens")),
-        "reasoning_tokens": answer.get("reasoning_tokens"),
-    }
-    return read_counts(counts, wrote=wrote, total=usage.get("total_tokens"))
 
 
 def _busy_ms(timings: Mapping[str, Any]) -> float | None:
@@ -160,33 +148,32 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
 
 
 class Answer:
-    """An answer that grows by stream chunks; a whole reply is one large chunk.
+    """An answer that grows by stream chunks; a whole reply is one large chunk. What is not as the
+    format says raises ValueError, TypeError, KeyError or AttributeError."""
 
-    Where it `grows`, `tokens` are the log-probabilities that the last chunk completed. What is not
-    as the format says raises ValueError, TypeError, KeyError or AttributeError.
-    """
-
-    def __init__(self, *, grows: bool = True) -> None:
+    def __init__(self) -> None:
         self.finish_reason: str | None = None
-        self.tokens: tuple[TokenLogprob, ...] = ()
-        self._growing = Growing() if grows else None
         self._told: dict[str, Any] = {}
         self._text: list[str] = []
         self._thinking: list[str] = []
-        self._logprobs: list[object] = []
+        self._tokens = Tokens()
         self._calls: dict[int, dict[str, Any]] = {}
-        self._answered = False
+        self._plain, self._answered = True, False
 
     @property
     def begun(self) -> bool:
         """True if a part of the answer has arrived."""
         return bool(self._text or self._calls)
 
+    @property
+    def ended(self) -> bool:
+        """True if all has arrived: why it ends, and what it took."""
+        return self.finish_reason is not None and "usage" in self._told
+
     def add(self, reply: Any) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text."""
-        told = {name: reply.get(name) for name in ("model", "usage", "timings")}
-        self._told |= {name: value for name, value in told.items() if value}
-        self.tokens = ()
+        told = ("model", "usage", "timings")
+        self._told |= {name: value for name in told if (value := reply.get(name))}
         if "usage" in reply and reply.get("choices") is None:
             return ""
         # One answer was asked for, the first: pieces of another one beside it are not its own.
@@ -202,8 +189,7 @@ class Answer:
         self._text += [text] if text else []
         thinking = part.get("reasoning_content") or part.get("reasoning")
         self._thinking += [thinking] if isinstance(thinking, str) else []
-        items = _mapping(choice.get("logprobs")).get("content")
-        self._logprobs += items if isinstance(items, list) else []
+        self._tokens.add(_mapping(choice.get("logprobs")).get("content"))
         calls = part.get("tool_calls") or []
         for call in calls:
             function, index = call["function"], call.get("index", len(self._calls))
@@ -214,10 +200,12 @@ class Answer:
                 known["arguments"] += arguments
             elif arguments is not None:
                 known["arguments"] = arguments
-        if self._growing is not None:
-            plain = not (calls or thinking or part.get("refusal"))
-            self.tokens = self._growing.add(items, text, plain=plain)
+        self._plain &= not (calls or thinking or part.get("refusal"))
         return text
+
+    def completed(self, piece: str) -> Logprobs:
+        """The tokens that are complete with the last piece of a stream."""
+        return self._tokens.completed(piece, plain=self._plain)
 
     def completion(self, *, asked_for: str) -> Completion:
         """The whole answer; `asked_for` names the model where the reply does not."""
@@ -226,13 +214,25 @@ class Answer:
         text, thinking = "".join(self._text), "".join(self._thinking) or None
         given, model = self._calls.values(), self._told.get("model")
         calls = tuple(read_tool_call(c["name"], c["arguments"], c["id"]) for c in given)
-        reason = self.finish_reason
+        usage, reason = _mapping(self._told.get("usage")), self.finish_reason
+        prompt = _mapping(usage.get("prompt_tokens_details"))
+        thought = _mapping(usage.get("completion_tokens_details"))
+        # OpenAI and OpenRouter; LiteLLM
+        kept = prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens"))
         return Completion(
             text=text,
             model=model if isinstance(model, str) else asked_for,
-            usage=_read_usage(_mapping(self._told.get("usage")), wrote=bool(text or calls)),
-            logprobs=answer_logprobs(self._logprobs, text, thinking, tool_calls=bool(calls)),
-            call_logprobs=call_logprobs(self._logprobs, calls, thinking),
+            usage=read_counts(
+                wrote=bool(text or calls),
+                total=usage.get("total_tokens"),
+                input_tokens=usage.get("prompt_tokens"),
+                output_tokens=usage.get("completion_tokens"),
+                cached_tokens=prompt.get("cached_tokens"),
+                cache_write_tokens=kept,
+                reasoning_tokens=thought.get("reasoning_tokens"),
+            ),
+            logprobs=self._tokens.of_answer(text, thinking, tool_calls=bool(calls)),
+            call_logprobs=self._tokens.of_calls(calls, thinking),
             tool_calls=calls,
             finish_reason="tool_calls" if calls and reason == "stop" else reason,
             thinking=thinking,
@@ -242,21 +242,23 @@ class Answer:
 
 class ServedModel(Model):
     """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
-    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`). Errors
-    have ways out of its own, `start` where the server does not run, and `advice` by their kind."""
+    for a stream. Errors may have ways out of their own, by their kind (`advice`)."""
 
     path: ClassVar[str] = "/chat/completions"
     streaming: ClassVar[Any] = {"stream": True, "stream_options": {"include_usage": True}}
-    ends_with_reason: ClassVar[bool] = False
-    start: ClassVar[str] = "Is the server running? Check base_url."
-    advice: ClassVar[Mapping[Any, str]] = {}
 
-    def __init__(self, model: str, url: str, key: str, options: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        url: str,
+        key: str,
+        options: Mapping[str, Any] | None,
+        advice: Mapping[Any, str] | None = None,
+    ) -> None:
         self.model, self.base_url = model, url
         self.server, self.local = url, stays_here(url, model)
         self.secrets, self._options = (key,), dict(options or {})
-        advice = {kind: way_out.format(model=model) for kind, way_out in self.advice.items()}
-        self.caller = Caller(self.name, without_secrets(url), start=self.start, advice=advice)
+        self.caller = Caller(self.name, without_secrets(url), advice)
         # A user in the address stands for a key; no request has both.
         bearer = {"authorization": f"Bearer {key}"} if key and "@" not in url else {}
         self._connection = Connection(url, bearer, self.caller)
@@ -282,21 +284,6 @@ class ServedModel(Model):
         given = {name: value for name, value in payload.items() if value is not None}
         return {"model": self.model, **self._options, **given}
 
-    async def _frames(self, lines: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-        """The JSON parts of a stream: data of whole server-sent events (WHATWG HTML, 9.2.6), or
-        lines of JSON: Ollama's, errors, and replies of servers that cannot stream."""
-        data: list[bytes] = []
-        async for line in lines:
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif line.startswith(b"{"):
-                yield line
-            elif not line and data:
-                if data[0].startswith(b"[DONE]"):
-                    return
-                yield b"\n".join(data)
-                data = []
-
     def _chunk(self, part: Any) -> Any:
         """A part of a reply in OpenAI's form."""
         return part
@@ -306,25 +293,27 @@ class ServedModel(Model):
 
     def read(self, reply: object) -> Completion:
         """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
-        answer = Answer(grows=False)
+        answer = Answer()
         with self.caller.readable():
             self._add(reply, answer)
             return answer.completion(asked_for=self.model)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         answer, payload = Answer(), {**self.payload(request), **self.streaming}
-        lines = self._connection.lines(self.path, payload, lambda: answer.begun)
+        parts = self._connection.parts(self.path, payload, lambda: answer.begun)
         try:
             with self.caller.readable():
-                async with aclosing(lines):
-                    async for data in self._frames(lines):
-                        if piece := self._add(read_json(data), answer):
-                            yield Chunk(piece, logprobs=answer.tokens)
-                        if self.ends_with_reason and answer.finish_reason is not None:
+                async with aclosing(parts):
+                    async for part in parts:
+                        if part.startswith(b"[DONE]"):
+                            break
+                        if piece := self._add(read_json(part), answer):
+                            yield Chunk(piece, logprobs=answer.completed(piece))
+                        if answer.ended:
                             break
                     with suppress(TimeoutError, ModelError):
                         async with asyncio.timeout(0.1):  # only at its end a connection is free
-                            async for _ in lines:
+                            async for _ in parts:
                                 pass
         except ModelError:
             # What breaks after the reason why the answer ends is no failure: all is there, but for
@@ -416,5 +405,5 @@ class OpenAIModel(ServedModel):
             places = [place for place in reply.get("prompt_logprobs") or () if place]
             read = [next(iter(place.values())) for place in places]
             tokens = [{"token": t.get("decoded_token"), "logprob": t.get("logprob")} for t in read]
-        logprobs = answer_logprobs(tokens, answer)
+        logprobs = Tokens(tokens).of_answer(answer)
         return replace(completion, text=answer, logprobs=logprobs, finish_reason="stop")

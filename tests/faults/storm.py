@@ -17,6 +17,7 @@ from typing import Any, Literal
 from unittest import mock
 
 from cascade import Cascade, CascadeResult, LedgerEntry, Price, Tier
+from cascade._portal import portal_loop
 from cascade.errors import CascadeError
 from cascade.ledger import open_store
 from cascade.middleware import Breaker, Retries
@@ -145,6 +146,7 @@ def storm(questions: Sequence[Question], folder: Path) -> Counter[str]:
 
 async def _storm(questions: Sequence[Question], folder: Path) -> list[str]:
     """What is left behind."""
+    portal_loop()  # which stays
     left, before = list[str](), _sockets()
     by_text = {q.text: q for q in questions}
     refused = socket.socket()  # where nobody listens

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import ToolCall
 
-from cascade.models.logprobs import answer_logprobs, call_logprobs, read_logprob
+from cascade.models.logprobs import Tokens, read_logprob
 from cascade.models.openai import OpenAIModel
 from tests.acceptance.upstream import Upstream
 from tests.models.asking import question
@@ -30,7 +30,7 @@ def in_bytes(*parts: bytes) -> list[dict[str, object]]:
 def spelled(
     sent: object, text: str, *, thinking: str | None = None, tool_calls: bool = False
 ) -> list[str] | None:
-    found = answer_logprobs(sent, text, thinking, tool_calls=tool_calls)
+    found = Tokens(sent).of_answer(text, thinking, tool_calls=tool_calls)
     return None if found is None else [token.token for token in found]
 
 
@@ -84,7 +84,7 @@ def test_characters_cut_into_tokens_are_put_together_from_their_bytes() -> None:
     ("tokens", "text"), [(["a"] * 200_000, "ba"), (["x", *["a"] * 100_000, "b"], "a" * 20_000)]
 )
 def test_tokens_that_fit_in_very_many_ways_are_given_up(tokens: list[str], text: str) -> None:
-    assert answer_logprobs(items(*tokens), text) is None
+    assert Tokens(items(*tokens)).of_answer(text) is None
 
 
 @given(
@@ -93,10 +93,10 @@ def test_tokens_that_fit_in_very_many_ways_are_given_up(tokens: list[str], text:
 )
 def test_what_is_kept_always_spells_the_answer(answer: list[str], others: list[str]) -> None:
     text = "".join(answer)
-    found = answer_logprobs(items(*others, *answer, *others), text, tool_calls=True)
+    found = Tokens(items(*others, *answer, *others)).of_answer(text, tool_calls=True)
     if found is not None:
         assert "".join(token.token for token in found).strip() == text.strip()
-    alone = answer_logprobs(items(*answer), text)
+    alone = Tokens(items(*answer)).of_answer(text)
     assert (alone is not None) == bool(text.encode(errors="replace").strip())
 
 
@@ -161,7 +161,7 @@ def cut(text: str) -> list[dict[str, object]]:
 
 
 def kept(sent: object, *calls: ToolCall, thinking: str | None = None) -> list[str] | None:
-    found = call_logprobs(sent, calls, thinking)
+    found = Tokens(sent).of_calls(calls, thinking)
     return None if found is None else [token.token.strip() for token in found]
 
 
@@ -244,6 +244,6 @@ def test_however_a_call_is_cut_into_tokens_its_name_and_values_are_covered(
         size = data.draw(st.integers(1, 5))
         sent += in_bytes(raw[place : place + size])
         place += size
-    found = call_logprobs(sent, [call("a_tool", **args)])
+    found = Tokens(sent).of_calls([call("a_tool", **args)])
     assert found is not None
     assert "a_tool" in "".join(token.token for token in found).replace('"', "")
