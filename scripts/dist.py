@@ -28,7 +28,7 @@ UV = str(ROOT / "scripts" / "uv.sh")
 VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 TOO_HEAVY = ("ray",)
 """Extras that are hundreds of megabytes."""
-EXTRAS = "calibrate,langchain,llamacpp,otel,parquet,postgres,prometheus,service,store"
+EXTRAS = "aiohttp,calibrate,langchain,llamacpp,otel,parquet,postgres,prometheus,service,store"
 
 BASE = """
 import importlib.metadata, sys, cascade, cascade.agents

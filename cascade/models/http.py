@@ -1,7 +1,8 @@
 """HTTP to one model server: JSON is posted, JSON or lines are read, and every failure is named.
 
-aiohttp is asked directly: a provider's own client spends more on options, headers and typed replies
-than all else here costs. Nothing is sent twice, since the ledger books every attempt.
+aiohttp is asked directly where the extra is installed, httpx2 elsewhere and behind a proxy: a
+provider's own client spends more on options, headers and typed replies than all else here costs.
+Nothing is sent twice, since the ledger books every attempt.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import io
 import json
 import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from pydantic_core import from_json, to_json
 
@@ -36,7 +39,9 @@ whose end of it could cross a request."""
 _CONNECTIONS, _LARGE_BODY = 1000, 2**20
 
 _Send = Callable[..., Any]
-"""Sends a request through a pool of connections, `aiohttp.ClientSession.request`."""
+"""Sends a request through a pool of connections, as `aiohttp.ClientSession.request` does. The pool
+closes when it is closed: by its owner, by the loop before it ends (`asyncio.run`), or in the loop
+once nobody refers to it."""
 
 
 def check_address(url: str, example: str) -> None:
@@ -75,6 +80,9 @@ class Connection:
         self._address = urlsplit(base_url)
         self._headers = {"content-type": "application/json", **headers}
         self._caller = caller
+        # A proxy of the environment has no business between two ends on one machine.
+        self._here = is_loopback(base_url)
+        self._direct = find_spec("aiohttp") is not None and (self._here or not getproxies())
         self._pools: dict[asyncio.AbstractEventLoop, tuple[_Send, AsyncGenerator[_Send]]] = {}
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -131,7 +139,8 @@ class Connection:
             for other in list(self._pools):  # of which other threads have some
                 if other.is_closed():
                     self._pools.pop(other, None)
-            pool = _pool(self._address)
+            encrypted = self._address.scheme == "https"
+            pool = _by_aiohttp(encrypted) if self._direct else _by_httpx(not self._here)
             self._pools[loop] = await anext(pool), pool
         send, left = self._pools[loop][0], LARGEST_REPLY
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
@@ -165,29 +174,22 @@ class Connection:
         return self._caller.refused(reply.status, read_error(body)[1], retry_after=wait)
 
 
-async def _pool(address: SplitResult) -> AsyncGenerator[_Send]:
-    """A pool of connections. It closes when it is closed: by its owner, by the loop before it ends
-    (`asyncio.run`), or in the loop once nobody refers to it."""
-    import aiohttp  # noqa: PLC0415 - slow to import
+async def _by_aiohttp(encrypted: bool) -> AsyncGenerator[_Send]:
+    """A pool of aiohttp, the faster of the two."""
+    import aiohttp  # noqa: PLC0415 - an extra
 
     class Connector(aiohttp.TCPConnector):
         def __del__(self, *_: Any) -> None:
             """Silence where the process ends before the loop could close it."""
 
     certificates: Any = True
-    if address.scheme == "https":
+    if encrypted:
         import httpx2  # noqa: PLC0415 - for its certificates: Python may have none
 
         certificates = httpx2.create_ssl_context()
     connector = Connector(limit=_CONNECTIONS, keepalive_timeout=KEEPALIVE_S, ssl=certificates)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
-    # A proxy of the environment has no business between two ends on one machine.
-    direct = is_loopback(address.geturl()) or proxy_bypass(address.hostname or "")
-    proxies = {} if direct else getproxies()
-    proxy = proxies.get(address.scheme) or proxies.get("all")
-    if proxy and "://" not in proxy:
-        proxy = f"http://{proxy}"
-    session = aiohttp.ClientSession(connector=connector, timeout=timeout, proxy=proxy)
+    session = aiohttp.ClientSession(connector=connector, timeout=timeout)
     send = partial(session.request, allow_redirects=False)
     weakref.finalize(send, session.detach)  # it says nothing then where nobody could close it
     try:
@@ -195,6 +197,26 @@ async def _pool(address: SplitResult) -> AsyncGenerator[_Send]:
     finally:
         session.detach()
         await connector.close()
+
+
+async def _by_httpx(proxies: bool) -> AsyncGenerator[_Send]:
+    """A pool of httpx2, which comes with the OpenAI client and knows proxies."""
+    import httpx2  # noqa: PLC0415 - where it is needed
+
+    timeout = httpx2.Timeout(READ_S, connect=CONNECT_S)
+    limits = httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=KEEPALIVE_S)
+    async with httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=proxies) as client:
+
+        @asynccontextmanager
+        async def send(method: str, url: str, *, data: Any, headers: Any) -> AsyncGenerator[Any]:
+            body = data.getvalue() if isinstance(data, io.BytesIO) else data
+            async with client.stream(method, url, content=body, headers=headers) as reply:
+                content = SimpleNamespace(iter_any=reply.aiter_bytes)
+                yield SimpleNamespace(
+                    status=reply.status_code, headers=reply.headers, content=content
+                )
+
+        yield send
 
 
 def read_json(raw: bytes) -> Any:

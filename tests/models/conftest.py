@@ -4,13 +4,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from cascade.models import Model
+from cascade.models import Model, http
 from cascade.models.base import guard
 from cascade.models.ollama import OllamaModel
 from cascade.models.openai import OpenAIModel
 from tests.acceptance.upstream import Upstream
 
-KINDS = ["openai", "ollama"]
+KINDS = ["openai", "openai without aiohttp", "ollama", "ollama without aiohttp"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,13 @@ def server(running_server: Upstream) -> Upstream:
 
 
 @pytest.fixture
-def opened(server: Upstream) -> Callable[[str], Model]:
+def opened(server: Upstream, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Model]:
     """Opens a model of one of `KINDS`."""
 
     def open_one(kind: str) -> Model:
-        if kind == "ollama":
+        if kind.endswith("without aiohttp"):
+            monkeypatch.setattr(http, "find_spec", lambda _: None)
+        if kind.startswith("ollama"):
             return OllamaModel("qwen2.5:3b", base_url=server.url, api_key="sk-secret-key")
         return OpenAIModel("small-1", base_url=server.openai_url, api_key="sk-secret-key")
 
@@ -51,7 +53,7 @@ def opened(server: Upstream) -> Callable[[str], Model]:
 async def model(
     request: pytest.FixtureRequest, opened: Callable[[str], Model]
 ) -> AsyncIterator[Model]:
-    """A model behind the server, by each protocol."""
+    """A model behind the server, by each protocol and HTTP client."""
     one = opened(request.param)
     yield one
     await one.aclose()

@@ -1,4 +1,4 @@
-"""What can go wrong on the way, by both protocols.
+"""What can go wrong on the way, by both protocols and both HTTP clients.
 
 `tests/faults` sends every fault of a server through whole cascades; here are the names that errors
 get, and what they say.
@@ -96,16 +96,17 @@ async def test_a_redirect_is_not_followed(model: Model, server: Upstream) -> Non
 async def test_a_proxy_of_the_environment_is_asked_for_servers_elsewhere_alone(
     opened: Callable[[str], Model], server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("http_proxy", server.url.removeprefix("http://"))
+    monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.delenv("no_proxy", raising=False)
     elsewhere = OpenAIModel("m", base_url="http://model.example/v1", api_key="k")
     assert (await ask(elsewhere, "hi")).text == "HI"
     assert server.last.headers["host"] == "model.example"
     await elsewhere.aclose()
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    model = opened("openai")
-    assert (await ask(model, "hi")).text == "HI"
-    await model.aclose()
+    for kind in ("openai", "openai without aiohttp"):
+        model = opened(kind)
+        assert (await ask(model, "hi")).text == "HI"
+        await model.aclose()
 
 
 async def test_a_refusal_without_end_is_given_up(model: Model, server: Upstream) -> None:
