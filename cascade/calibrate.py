@@ -33,25 +33,18 @@ from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
 from cascade.evaluation.features import Pair, Rows, pair_of
 from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration
-from cascade.evaluation.recordings import (
-    Example,
-    Outcome,
-    Transcript,
-    read_transcripts,
-    resume_transcripts,
-)
+from cascade.evaluation.recordings import Example, Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer, as_scorer
 from cascade.evaluation.trajectories import with_features
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from cascade.kernel import Kernel
-from cascade.ledger.prices import Price, Pricing, has_price
+from cascade.ledger.prices import Price, has_price
 from cascade.ledger.view import LedgerView
 from cascade.middleware.calibrated import task_hash
 from cascade.policies import Refusal, ThresholdPolicy, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Parts
-from cascade.state import Usage
 from cascade.tiers import OpenTier
 
 SIGNALS = ("logprobs", "text", "prompt")
@@ -59,9 +52,6 @@ SIGNALS = ("logprobs", "text", "prompt")
 
 GIVE_UP_AFTER = 20
 """Failures in a row: the set-up is wrong, or a server is gone, and each question costs money."""
-
-MADE_WITH = "made_with"
-"""Key of a transcript: the settings, so that answers of different ones are never mixed."""
 
 
 # Examples -------------------------------------------------------------------------------------
@@ -110,24 +100,13 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
     shown: list[AnyMessage] = []
     for example in in_turn[:shots]:
         shown += [HumanMessage(example.question), AIMessage(str(example.reference))]
-
-    def shot(example: Example) -> Example:
-        told = int(example.messages[0].type == "system")
-        put = (*example.messages[:told], *shown, *example.messages[told:])
-        return replace(example, messages=put)
-
-    return [shot(example) for example in examples if example not in in_turn[:shots]]
-
-
-def expected_usd(
-    examples: Sequence[Example], pricing: Pricing, *, max_tokens: int | None = None, calls: int = 1
-) -> Decimal | None:
-    """Roughly the dollars of asking a model, `calls` times an example: a token has 4 characters, an
-    answer `max_tokens` or 200. None when it has no token price."""
-    text = sum(len(str(message.text)) for example in examples for message in example.messages)
-    read = text // max(len(examples), 1) // 4 + 16
-    cost = pricing.cost(Usage(input_tokens=read, output_tokens=max_tokens or 200), None)
-    return None if cost is None else cost * calls * len(examples)
+    left = []
+    for example in examples:
+        if example not in in_turn[:shots]:
+            told = int(example.messages[0].type == "system")
+            asked = (*example.messages[:told], *shown, *example.messages[told:])
+            left.append(replace(example, messages=asked))
+    return left
 
 
 # Recording ------------------------------------------------------------------------------------
@@ -136,9 +115,8 @@ def expected_usd(
 @dataclass(slots=True)
 class Collected:
     """Progress of recording: of `total` examples some were there before (`skipped`), nothing says
-    which answer to some is right (`unlabelled`), and others failed, by id; `spent_usd` is of those
-    that were `written`, None where a part is unknown, and `in_a_row` failed last.
-    """
+    which answer to some is right (`unlabelled`), and others failed, by id, `in_a_row` last;
+    `spent_usd` is of those that were `written`, None where a part is unknown."""
 
     total: int
     skipped: int = 0
@@ -169,22 +147,24 @@ class AnswerRecorder:
 
     def __init__(self, kernel: Kernel, path: Path, scorer: Scorer, *, agree: bool = False) -> None:
         self.kernel, self.path, self.scorer, self.agree = kernel, path, scorer, agree
-        tiers, parts = {"small": kernel.tiers[0], "large": kernel.tiers[-1]}, kernel.parts
-        self.models = [tier.model.name for tier in tiers.values()]
+        pair, signals = (kernel.tiers[0], kernel.tiers[-1]), kernel.parts.signals
+        self.models = [tier.model.name for tier in pair]
         if len(set(self.models)) == 1:
             raise ConfigurationError(
                 f"small and large are both {self.models[0]}: transcripts tell answers apart by the "
                 "model's name, so two different ones are needed."
             )
-        costless = {signal.name for signal in parts.signals} <= {*SIGNALS}
-        if costless and not kernel.tiers[0].model.returns_logprobs:
+        free = {signal.name for signal in signals} <= {*SIGNALS}
+        if free and not pair[0].model.returns_logprobs:
             raise ConfigurationError(
                 f"{self.models[0]} returns no log-probabilities, so that no draft would have a "
                 "confidence: ask it one question more, signals=['p_true'] (--signals p_true)."
             )
+        tasks = [task_hash(kernel.parts.settings or {}, tier) for tier in pair]
         self.made_with: dict[str, Any] = {
-            **{name: task_hash(parts.settings or {}, tier) for name, tier in tiers.items()},
-            "signals": [f"{s.name} {s.wording}".strip() for s in parts.signals],
+            "models": self.models,
+            **dict(zip(("small", "large"), tasks, strict=True)),
+            "signals": [f"{s.name} {s.wording}".strip() for s in signals],
             "scorer": f"{scorer.spec}{', agreement with large' * agree}",
         }
 
@@ -209,16 +189,19 @@ class AnswerRecorder:
                 f"{len(examples)} examples, where {least} or more are needed; 100 to 300 are "
                 "usual. Nothing was asked."
             )
-        there = resume_transcripts(self.path)
-        self._size = self.path.stat().st_size
+        there = {row.id: row for row in read_transcripts(self.path)} if self.path.exists() else {}
         for example in examples:
             await self._check(example, there.get(example.id))
-        queue = [example for example in examples if example.id not in there]
-        done = Collected(len(examples), skipped=len(examples) - len(queue))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Anew, whole or not at all: a line that was cut off must not join the next one.
+        draft = self.path.with_suffix(".new")
+        draft.write_text("".join(row.to_line() for row in there.values()), encoding="utf-8")
+        self._size = draft.replace(self.path).stat().st_size
+        left = [example for example in examples if example.id not in there]
+        done, queue = Collected(len(examples), skipped=len(examples) - len(left)), iter(left)
 
         async def work() -> None:
-            while queue:
-                example = queue.pop(0)
+            for example in queue:
                 try:
                     await self._answer(example, done)
                     done.in_a_row = 0
@@ -234,13 +217,13 @@ class AnswerRecorder:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(concurrency, len(queue))):
+                for _ in left[:concurrency]:
                     group.create_task(work())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return done
 
-    def _settings_of(self, example: Example) -> Any:
+    def _settings_of(self, example: Example) -> dict[str, Any]:
         asked = example.messages
         return {**self.made_with, "system": system_hash(asked), "shots": [*shots_of(asked)]}
 
@@ -254,12 +237,9 @@ class AnswerRecorder:
             raise ConfigurationError(f"example {example.id!r}: {error}") from error
         if row is None:
             return
-        wanted = self._settings_of(example)
-        made = (row.model_extra or {}).get(MADE_WITH, wanted)
-        other = [name for name in wanted if made.get(name, wanted[name]) != wanted[name]]
-        other += ["question"] * (row.prompt != example.question)
-        other += ["models"] * (not row.models.keys() >= {*self.models})
-        if other:
+        asked = {**self._settings_of(example), "question": example.question}
+        known = {**row.made_with, "question": row.prompt}
+        if other := [name for name in asked if known.get(name) != asked[name]]:
             raise ConfigurationError(
                 f"{self.path} cannot be continued: in its example {row.id!r}, {row.prompt!r:.60}, "
                 f"answered by {' and '.join(row.models)}, something else was asked "
@@ -307,7 +287,7 @@ class AnswerRecorder:
             prompt=example.question,
             reference=reference,
             models=models,
-            **{MADE_WITH: self._settings_of(example)},
+            made_with=self._settings_of(example),
         )
         with self.path.open("ab") as file:
             if file.tell() != self._size:
@@ -383,13 +363,12 @@ def fit(
         )
     order = np.random.default_rng(0).permutation(n)
     calibration, proving = made(np.sort(order[: n // 2])), order[n // 2 :]
-    # Traffic drifts; and nothing would notice when the scale of a raw score moves.
-    until, raw = datetime.now(UTC) + timedelta(days=90), not calibration.calibrated
-    said = [
-        None if raw else calibration.estimate(features[i], calibration.signals) for i in proving
-    ]
-    known = np.array([np.nan if one is None else one.confidence for one in said])
-    right, refused, proved = pair.small_correct[proving], [], []
+    known = np.full(len(proving), np.nan)
+    if calibration.calibrated:  # nothing would notice when the scale of a raw score moves
+        said = [calibration.estimate(features[i], calibration.signals) for i in proving]
+        known = np.array([np.nan if one is None else one.confidence for one in said])
+    until = datetime.now(UTC) + timedelta(days=90)  # traffic drifts
+    right, raw, refused, proved = pair.small_correct[proving], not calibration.calibrated, [], []
     for harm in max_harms:
         found = certify(known, right, max_harm=harm, delta=delta, valid_until=until)
         if isinstance(found, Refusal):
@@ -410,23 +389,21 @@ async def calibrate(
     Raises:
         ConfigurationError: too few rows, or they were made with other settings of the small model.
     """
-    small, large = kernel.tiers[0], kernel.tiers[-1]
-    rows = list(read_transcripts(path))
+    pair, rows = (kernel.tiers[0], kernel.tiers[-1]), list(read_transcripts(path))
     if any(outcome.steps for row in rows for outcome in row.models.values()):
         rows = with_features(rows)
-    task = task_hash(kernel.parts.settings or {}, small)
-    made = [(row.model_extra or {}).get(MADE_WITH, {}) for row in rows]
-    if any(one.get("small", task) != task for one in made):
+    task = task_hash(kernel.parts.settings or {}, pair[0])
+    if any(row.made_with.get("small", task) != task for row in rows):
         raise ConfigurationError(
             f"{path} was recorded with other settings of the small model: give the same "
             "--max-tokens and --temperature."
         )
-    systems = {one.get("system") for one in made}
-    shots: Any = {tuple(one.get("shots", ())) or None for one in made}
-    pair = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in (small, large)]
+    systems: Any = {row.made_with.get("system") for row in rows}
+    shots: Any = {tuple(row.made_with.get("shots", ())) or None for row in rows}
+    small, large = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in pair]
     binding = MadeFor(
-        small=pair[0],
-        large=pair[1],
+        small=small,
+        large=large,
         task_hash=task,
         system_hash=systems.pop() if len(systems) == 1 else None,
         labels=labels,
@@ -475,11 +452,9 @@ def write_artefacts(
             f"{fitted.calibration.quality.n} labelled drafts with both models are too few to say "
             f"what a cascade is worth: {LEAST_ROWS} or more are needed."
         )
-    files = {
-        "calibration": folder / "calibration.json",
-        "page": folder / "verdict.html",
-        "configuration": folder / "cascade.yaml",
-    }
+    names = {"calibration": "calibration.json", "page": "verdict.html"}
+    names["configuration"] = "cascade.yaml"
+    files = {what: folder / name for what, name in names.items()}
     fitted.calibration.save(files["calibration"])
     files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
     files["configuration"].write_text(_configuration(tiers, found, examples), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from cascade.cli.console import AS_JSON, INTERRUPTED, busy, fail, give, printable, say, screen
+from cascade.cli.console import AS_JSON, Interrupted, busy, give, printable, say, screen
 from cascade.cli.options import Models, PolicyOptions, System, spread
 from cascade.errors import InputError
 from cascade.events import Decided, Provisional, Token
@@ -33,16 +33,20 @@ def ask(
 
     A terminal shows drafts and decisions as they come.
     """
-    text = question if question != "-" else _standard_input()
+    try:
+        text = question if question != "-" else sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"standard input is not UTF-8 (byte {error.start}): convert it first"
+        raise InputError(f"{told}, `iconv -f latin1 -t utf-8`.") from error
     messages: Any = [("system", system), ("human", text)] if system else text
+    watched = sys.stderr.isatty() and not AS_JSON.get()
     spent: list[LedgerEntry] = []
+    result: Any = None
     with ExitStack() as opened:
         try:
             with busy("getting ready"):
                 cascade = models.open(opened, local_only=local_only, **vars(policy))
                 cascade.kernel.ledger.listeners.append(spent.append)
-            watched = sys.stderr.isatty() and not AS_JSON.get()
-            result: Any = None
             for result in cascade.stream(messages, show="optimistic" if watched else "final"):
                 _show(result)
             if watched:
@@ -50,7 +54,9 @@ def ask(
         except KeyboardInterrupt:
             from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy
 
-            fail("interrupted", INTERRUPTED, kind="Interrupted", ledger=LedgerView(spent))
+            interrupted = Interrupted("interrupted")
+            interrupted.ledger = LedgerView(spent)
+            raise interrupted from None
     of_ledger = ("cost_usd", "cost_basis", "saved_usd", "saved_basis")
     document = {name: value for name, value in result if name not in ("message", "parsed")}
     document |= {name: getattr(result.ledger, name) for name in of_ledger}
@@ -59,18 +65,7 @@ def ask(
 
 
 def _show(event: Any) -> None:
-    """Show a piece of an answer, or what was decided about it; its result is for later."""
     if isinstance(event, Provisional | Token):
         screen().print(printable(event.text), style="dim", end="", markup=False)
     elif isinstance(event, Decided):
         say(f"\n{event.tier}: {event.decision.action}, {event.decision.reason}")
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"standard input is not UTF-8 (byte {error.start}): convert it first, "
-            "iconv -f latin1 -t utf-8."
-        ) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cascade.cli.console import MOST_TOLD, busy, fail, give, say
+from cascade.cli.console import Interrupted, busy, give, say
 from cascade.cli.options import (
     Amount,
     Models,
@@ -25,11 +25,14 @@ from cascade.cli.options import (
     must_be_file,
     spread,
 )
-from cascade.errors import ConfigurationError
+from cascade.errors import CascadeError, ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.jobs import Done, Row
+
+MOST_TOLD = 5
+"""Rows that are named one by one; the others are counted."""
 
 
 @spread
@@ -59,21 +62,17 @@ def batch(
     from cascade import jobs  # noqa: PLC0415 - heavy, keeps --help fast
 
     if engine == "ray" and (provider_batch or budget_usd is not None):
-        raise ConfigurationError(
-            "--provider-batch and --budget-usd are of the local engine: leave them or --engine ray "
-            "out."
-        )
+        told = "--provider-batch and --budget-usd are of the local engine"
+        raise ConfigurationError(f"{told}: leave them or --engine ray out.")
     jobs.check_output(output)
     must_be_file("--output", output)
     if source.resolve() in (output.resolve(), output.resolve().parent):
-        raise ConfigurationError(
-            f"--output {output}: the questions are read from there. Give another place."
-        )
-    unreadable = jobs.check_rows(source, column, prefix=prefix)
-    if unreadable:
+        told = f"--output {output}: the questions are read from there"
+        raise ConfigurationError(f"{told}. Give another place.")
+    if unreadable := jobs.check_rows(source, column, prefix=prefix):
         more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
-        told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}. They are not asked and cost nothing."
-        say(told, style="yellow")
+        told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}"
+        say(f"{told}. They are not asked and cost nothing.", style="yellow")
     rows = partial(jobs.read_rows, source, column, system)
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
@@ -108,19 +107,18 @@ def _check_system(cascade: Cascade, rows: Iterable[Row]) -> None:
     asked = (row.question for row in rows if row.question is not None)
     found = Counter(made.mismatch(to_messages(question)) for question in asked)
     whole, fitting = found.total(), found.pop(None, 0)
-    if not found:
-        return
     told = (
         f"{whole - fitting:,} of {whole:,} rows have drafts without a confidence, which are "
         f"escalated, since {' and '.join(map(str, found))}."
     )
-    if fitting:
+    if found and not fitting:
+        raise ConfigurationError(
+            f"{told} Give the system message with --system, examples in a column `messages` "
+            "(`cascade try` writes both into cascade.yaml), or leave --calibration out. Nothing "
+            "was asked."
+        )
+    if found:
         say(told, style="yellow")
-        return
-    raise ConfigurationError(
-        f"{told} Give the system message with --system, examples in a column `messages` (`cascade "
-        "try` writes both into cascade.yaml), or leave --calibration out. Nothing was asked."
-    )
 
 
 async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
@@ -129,26 +127,18 @@ async def _watched(run: Callable[..., Awaitable[Done]]) -> Done:
 
     def end() -> None:
         stop.set()
-        forget()
-        say("the rows under way are ended; Ctrl-C breaks them off, and they may be paid again")
-
-    def forget() -> None:
         for word in words:
             loop.remove_signal_handler(word)
+        say("the rows under way are ended; Ctrl-C breaks them off, and they may be paid again")
+
+    def show(done: Done) -> None:
+        counts = f"{done.rows:,} rows, {done.escalated:,} escalated, {done.failed:,} failed"
+        line.update(f"{counts}, ${done.spent_usd:.4f}")
 
     for word in words:
         loop.add_signal_handler(word, end)
-    try:
-        with busy("getting ready") as tell:
-            return await run(
-                stop=stop,
-                progress=lambda done: tell(
-                    f"{done.rows:,} rows, {done.escalated:,} escalated, {done.failed:,} failed, "
-                    f"${done.spent_usd:.4f}"
-                ),
-            )
-    finally:
-        forget()
+    with busy("getting ready") as line:
+        return await run(stop=stop, progress=show)
 
 
 def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
@@ -156,14 +146,12 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     from cascade.jobs.engine import INTERRUPTED  # noqa: PLC0415
 
     spent = None if done.unknown and not done.spent_usd else done.spent_usd
-    paid = "an unknown amount" if spent is None else f"${spent:.6f}"
+    paid, saved = ("unknown" if x is None else dollars(x) for x in (spent, done.saved_usd))
     known = f", {done.unknown:,} at an unknown cost" if done.unknown else ""
-    sign = "≈ " if done.estimated else ""
-    saved = "unknown" if done.saved_usd is None else f"{sign}{dollars(done.saved_usd)}"
     told = (
         f"{output}: {counted(written, 'row')}; {done.answered:,} answered now, "
         f"{done.resumed:,} before, {done.escalated:,} escalated, {done.failed:,} failed\n"
-        f"spent {paid}{known}; saved {saved}"
+        f"spent {paid}{known}; saved {'≈ ' * done.estimated}{saved}"
     )
     if done.waiting:
         told += f"\n{done.waiting:,} rows wait for their provider: run the same command later."
@@ -171,9 +159,12 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
     again = "Run the same command again"
     if done.stopped is not None:
         more = ", with a larger --budget-usd," if "the budget" in done.stopped else ""
-        fail(f"{done.stopped}. {again}{more} to go on.", 130 if done.stopped == INTERRUPTED else 1)
+        ended = Interrupted if done.stopped == INTERRUPTED else CascadeError
+        raise ended(f"{done.stopped}. {again}{more} to go on.")
     if failed := done.failed - unreadable:
         why = f"failed, the last by {done.last_error}"
-        fail(f"{counted(failed, 'row')} {why} {again} to ask anew.", 1)
+        raise CascadeError(f"{counted(failed, 'row')} {why} {again} to ask anew.")
     if unreadable:
-        fail(f"{counted(unreadable, 'row')} without a question: mend the file. {again}.", 1)
+        raise CascadeError(
+            f"{counted(unreadable, 'row')} without a question: mend the file. {again}."
+        )

@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 
-from cascade.errors import CascadeError, ConfigurationError, InputError
+from cascade.errors import CascadeError, ConfigurationError, InputError, ModelNotFoundError
 
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
@@ -29,9 +29,6 @@ EXTRAS: dict[str, str] = {
 }
 """Packages of commands beyond those that are always installed, with the extra that has them."""
 
-MOST_TOLD = 5
-"""Rows and examples that are named one by one; the others are counted."""
-
 AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 """Whether a machine reads what is said."""
 
@@ -40,6 +37,10 @@ COMMAND: ContextVar[str] = ContextVar("command", default="cascade")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
+
+
+class Interrupted(CascadeError):  # noqa: N818 - so machines read it
+    """Ctrl-C, with what is kept."""
 
 
 def printable(text: str) -> str:
@@ -59,14 +60,9 @@ def say(text: str, *, style: str | None = None) -> None:
     screen().print(printable(text), style=style, markup=False)
 
 
-@contextmanager
-def busy(text: str) -> Iterator[Callable[[str], None]]:
+def busy(text: str) -> Status:
     """A line that says what is under way, and how far it is, where a person watches."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    with screen().status(text) as status:
-        yield status.update
+    return screen().status(text)
 
 
 def give(data: Any, text: str, remark: str = "") -> None:
@@ -83,57 +79,51 @@ def give(data: Any, text: str, remark: str = "") -> None:
         say(remark)
 
 
-def fail(message: str, code: int, *, kind: str = "Failed", ledger: Any = None) -> NoReturn:
-    """Say what went wrong, what it cost all the same, and what to type next, and leave.
+def exit_code_of(run: Callable[[], Any]) -> int:
+    """The exit code of a command; what is wrong is said, with what to type next."""
+    try:
+        code = run() or 0
+    except typer.Abort:  # Ctrl-C at a question
+        code = INTERRUPTED
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
+            return error.exit_code
+        told, why = error.format_message(), error.__cause__
+        if isinstance(why, ValidationError):  # which says what is wrong, and not with what
+            given = repr(why.errors()[0]["input"])
+            told = told.replace("Value error, ", "") if given in told else f"{told}, not {given}"
+        return _tell(error.exit_code, "UsageError", told)
+    except CascadeError as error:
+        wrong = isinstance(error, ConfigurationError | InputError | ModelNotFoundError)
+        code = INTERRUPTED if isinstance(error, Interrupted) else 1 + wrong
+        return _tell(code, type(error).__name__, str(error), error.ledger)
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get(error.name or "")) is None:
+            raise
+        told = f"{error.name} is not installed: install the extra `{extra}`."
+        return _tell(2, type(error).__name__, told)
+    except OSError as error:
+        told = ": ".join(str(x) for x in (error.filename, error.strerror or error) if x)
+        return _tell(1, type(error).__name__, f"{told}.")
+    return _tell(code, "Interrupted", "interrupted") if code == INTERRUPTED else code
 
-    With `--json` the last line of standard error is a JSON document that says the same.
-    """
-    raise typer.Exit(_tell(message, code, kind, ledger))
 
-
-def _tell(message: str, code: int, kind: str, ledger: Any = None) -> int:
-    named = _NEXT.findall(message)
+def _tell(code: int, kind: str, told: str, ledger: Any = None) -> int:
+    """Say what went wrong, what it cost all the same, and what to type next; with `--json` as a
+    JSON document, the last line of standard error."""
+    named = _NEXT.findall(told)
     then = named[-1].rstrip(".") if named else f"{COMMAND.get()} --help"
     if AS_JSON.get():
-        error: dict[str, Any] = {"type": kind, "message": message, "next": then, "exit_code": code}
+        error: dict[str, Any] = {"type": kind, "message": told, "next": then, "exit_code": code}
         if ledger is not None:
-            error["cost_usd"] = None if ledger.cost_usd is None else format(ledger.cost_usd, "f")
+            error["cost_usd"] = None if ledger.cost_usd is None else f"{ledger.cost_usd:f}"
         sys.stderr.write(json.dumps({"error": error}) + "\n")
         return code
     if ledger is not None and ledger.cost_usd != 0:
         say(f"what it cost all the same:\n{ledger.table()}")
     if code == INTERRUPTED:
-        say(message)
+        say(told)
     else:
-        screen().print(f"[bold red]error[/]: {escape(printable(message))}")
+        screen().print(f"[bold red]error[/]: {escape(printable(told))}")
         screen().print(f"[bold green]next[/]: {escape(then)}")
     return code
-
-
-def exit_code_of(run: Callable[[], Any]) -> int:
-    """The exit code of a command; what is wrong is said, with what to type next."""
-    ledger = None
-    try:
-        return run() or 0
-    except typer.TyperException as error:
-        code, kind = error.exit_code, "UsageError"
-        if type(error).__name__ == "NoArgsIsHelpError":  # it has shown the help
-            return code
-        told, why = error.format_message(), error.__cause__
-        if isinstance(why, ValidationError):  # which says what is wrong, and not with what
-            given = repr(why.errors()[0]["input"])
-            told = told.replace("Value error, ", "") if given in told else f"{told}, not {given}"
-    except typer.Abort:  # Ctrl-C at a question
-        told, code, kind = "interrupted", INTERRUPTED, "Interrupted"
-    except CascadeError as error:
-        code = 2 if isinstance(error, ConfigurationError | InputError) else 1
-        told, kind, ledger = str(error), type(error).__name__, error.ledger
-    except ModuleNotFoundError as error:
-        if (extra := EXTRAS.get(error.name or "")) is None:
-            raise
-        told, code = f"{error.name} is not installed: install the extra `{extra}`.", 2
-        kind = type(error).__name__
-    except OSError as error:
-        told = ": ".join(str(x) for x in (error.filename, error.strerror or error) if x) + "."
-        code, kind = 1, type(error).__name__
-    return _tell(told, code, kind, ledger)

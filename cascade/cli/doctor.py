@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -13,17 +12,17 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from cascade.cli.console import busy, fail, give
+from cascade.cli.console import busy, give
 from cascade.cli.options import EMBEDDED, Texts, spread
-from cascade.errors import CascadeError, ConfigurationError
+from cascade.errors import CascadeError
 
 KEYS = {
-    "openai": ("OPENAI_API_KEY", None),
-    "anthropic": ("ANTHROPIC_API_KEY", "langchain_anthropic"),
-    "google_genai": ("GOOGLE_API_KEY", "langchain_google_genai"),
-    "mistralai": ("MISTRAL_API_KEY", "langchain_mistralai"),
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "google_genai": "GOOGLE_API_KEY",
+    "mistralai": "MISTRAL_API_KEY",
 }
-"""Hosted providers: environment variable of the key, and the package that brings them."""
+"""Environment variables with the keys of hosted providers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,11 @@ def doctor(
     give(checks, "\n".join(map(str, checks)))
     for check in checks:
         if check.name in (model or ()) and check.status == "missing":
-            fail(f"{check.name} {check.found}: {check.to_do}", 1)
+            raise CascadeError(f"{check.name} {check.found}: {check.to_do}")
 
 
 async def _look(models: list[str]) -> list[Check]:
-    found = [Check("python", "ok", f"{platform.python_version()} on {platform.system()}")]
-    found += [*await _check_model(EMBEDDED), *await _check_ollama(), *_check_keys()]
+    found = [*await _check_model(EMBEDDED), *await _check_ollama(), *_check_keys()]
     for spec in models:
         if spec not in {check.name for check in found}:
             found += await _check_model(spec)
@@ -66,7 +64,7 @@ async def _look(models: list[str]) -> list[Check]:
 
 
 async def _check_model(spec: str) -> list[Check]:
-    """A model's answer, its log-probabilities and its price, each as a finding."""
+    """A model's answer, its log-probabilities and its price."""
     from langchain_core.messages import HumanMessage  # noqa: PLC0415 - heavy, keeps --help fast
 
     from cascade.ledger.prices import has_price  # noqa: PLC0415
@@ -83,15 +81,15 @@ async def _check_model(spec: str) -> list[Check]:
     except CascadeError as error:
         return [Check(spec, "missing", "does not answer", str(error))]
     took = f"answers in {answer.latency_ms / 1000:.2f} s"
+    limit = "as a small model it checks itself by one more call; log-probs would be free"
+    found = Check(spec, "warning", f"{took}, without log-probs", limit)
     if answer.logprobs:
         found = Check(spec, "ok", f"{took}, with log-probs")
-    else:
-        limit = "as a small model it checks itself by one more call; log-probs would be free"
-        found = Check(spec, "warning", f"{took}, without log-probs", limit)
-    if has_price(tier.pricing, busy_ms=1.0):
-        return [found, Check(f"price of {spec}", "ok", tier.pricing.source)]
     how = "--prices FILE (docs/prices.md); in Python Tier(…, price=Price(…))"
-    return [found, Check(f"price of {spec}", "warning", "not set", how)]
+    price = Check(f"price of {spec}", "warning", "not set", how)
+    if has_price(tier.pricing, busy_ms=1.0):
+        price = Check(price.name, "ok", tier.pricing.source)
+    return [found, price]
 
 
 async def _check_ollama() -> list[Check]:
@@ -102,11 +100,9 @@ async def _check_ollama() -> list[Check]:
     from cascade.models.ollama import server_address  # noqa: PLC0415
 
     to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"
+    host = "OLLAMA_HOST"
     try:
         host = without_secrets(address := server_address(None))
-    except ConfigurationError as error:
-        return [Check("ollama", "missing", str(error), to_do)]
-    try:
         async with AsyncClient(timeout=5.0) as client:
             listed = (await client.get(f"{address}/api/tags")).raise_for_status().json()["models"]
         names = [each["model"] for each in sorted(listed, key=lambda each: each.get("size") or 0)]
@@ -120,11 +116,12 @@ async def _check_ollama() -> list[Check]:
 
 
 def _check_keys() -> Iterator[Check]:
-    """Keys of hosted providers; their values are never shown."""
-    for provider, (variable, package) in KEYS.items():
+    """Keys of hosted providers, whose values are never shown, and the packages that bring them."""
+    for provider, variable in KEYS.items():
+        package = f"langchain_{provider}"
         if not os.environ.get(variable):
             yield Check(provider, "missing", f"{variable} is not set", f"export {variable}=…")
-        elif package is not None and importlib.util.find_spec(package) is None:
+        elif provider != "openai" and importlib.util.find_spec(package) is None:
             how = f"pip install {package.replace('_', '-')}"
             yield Check(provider, "warning", f"{variable} is set, no adapter", how)
         else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from cascade.cli.console import INTERRUPTED, MOST_TOLD, busy, fail, give, say
+from cascade.cli.console import Interrupted, busy, give, say
 from cascade.cli.options import (
     EMBEDDED,
     CalibrationFile,
@@ -33,7 +33,7 @@ from cascade.cli.options import (
     spread,
     write_page,
 )
-from cascade.errors import ConfigurationError
+from cascade.errors import CascadeError, ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
@@ -82,10 +82,8 @@ class ExampleOptions:
         from cascade.evaluation import read_examples  # noqa: PLC0415 - heavy
 
         if answers.resolve() == path.resolve():
-            raise ConfigurationError(
-                f"--out: the answers would be recorded into {path}, which has your examples: give "
-                "another name."
-            )
+            told = f"--out: the answers would be recorded into {path}, which has your examples"
+            raise ConfigurationError(f"{told}: give another name.")
         return read_examples(path, question=self.question, label=self.label, system=self.system)
 
 
@@ -110,28 +108,30 @@ def evaluate(
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
     from cascade.evaluation.features import pair_of  # noqa: PLC0415
 
-    wanted, path = Options(**vars(goal)), fit or file
+    wanted, path, tested = Options(**vars(goal)), fit or file, None
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
-    with busy(f"reading {path}"):
-        fitted, tested = pair_of(read_transcripts(path), small or "?", large or "?"), None
+    pair = small or "?", large or "?"
+    with busy(f"reading {path}") as line:
+        fitted = pair_of(read_transcripts(path), *pair)
         if test is not None:
-            tested = pair_of(read_transcripts(test), small or "?", large or "?")
+            tested = pair_of(read_transcripts(test), *pair)
             both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
             if both:
                 raise ConfigurationError(
                     f"{test}: {len(both):,} of its rows are in {path} too, so that its figures "
                     "would be too good: leave them out of one of the two."
                 )
-    working = f"fitting and measuring on {len(fitted):,} rows"
-    if checked:
-        with busy(working):
-            runs = trajectories.check_runs(fitted, wanted, test=tested)
-        give(runs, runs.text)
-        return
-    with busy(working):
+        line.update(f"fitting and measuring on {len(fitted):,} rows")
         given = None if calibration is None else Calibration.load(calibration)
-        found = verdict.evaluate(fitted, wanted, test=tested, calibration=given)
+        found: Any = (
+            trajectories.check_runs(fitted, wanted, test=tested)
+            if checked
+            else verdict.evaluate(fitted, wanted, test=tested, calibration=given)
+        )
+    if checked:
+        give(found, found.text)
+        return
     write_page(html, verdict.to_document(found))
     _show(found)
 
@@ -186,9 +186,11 @@ def calibrate(
     }
     give(data, "\n".join(_told(fitted, to, rule)))
     if not made.recommendation.use:
-        fail(made.recommendation.text, 1)
+        raise CascadeError(made.recommendation.text)
     if fitted.refusals and not made.certificates:
-        fail("no certificate could be given; the calibration was written all the same", 1)
+        raise CascadeError(
+            "no certificate could be given; the calibration was written all the same"
+        )
 
 
 @spread
@@ -273,51 +275,51 @@ def _record(
     from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
 
     recorder = AnswerRecorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
-    workers = how.concurrency or at_once(cascade)
+    limits: Any = {"least": least, "concurrency": how.concurrency or at_once(cascade)}
     if not how.yes:
         _confirm(cascade, rows, path, how.yes_up_to)
     try:
-        with busy("getting ready") as tell:
-            options: Any = {"concurrency": workers, "progress": lambda done: tell(str(done))}
-            done = asyncio.run(recorder.record(rows, least=least, **options))
+        with busy("getting ready") as line:
+            limits["progress"] = lambda done: line.update(str(done))
+            done = asyncio.run(recorder.record(rows, **limits))
     except KeyboardInterrupt:
         kept = path.read_bytes().count(b"\n") if path.exists() else 0
         told = f"interrupted: {kept:,} of {len(rows):,} are in {path}; the same command goes on"
-        fail(told, INTERRUPTED, kind="Interrupted")
+        raise Interrupted(told) from None
     if done.unlabelled == done.total:
         raise ConfigurationError(
             "of no example is it known which answer is right: name their column, --label, or give "
             "another --scorer."
         )
-    for name, why in list(done.failures.items())[:MOST_TOLD]:
-        say(f"example {name} failed: {why}", style="yellow")
     if done.failures:
+        name, why = list(done.failures.items())[-1]
         say(f"failed examples: {len(done.failures)}; the next run tries them again")
+        say(f"the last, {name}: {why}", style="yellow")
     if done.unlabelled:
         say(f"examples left out, since nothing says which answer is right: {done.unlabelled}")
     return done
 
 
 def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: float) -> None:
-    """Say what will be asked at which cost, and ask the person where it may be more than that."""
-    from cascade.calibrate import expected_usd  # noqa: PLC0415 - heavy
-    from cascade.evaluation import read_transcripts  # noqa: PLC0415
+    """Say what will be asked at roughly which cost (a token has 4 characters, an answer its limit
+    or 200), and ask the person where it may be more than that."""
+    from cascade.evaluation import read_transcripts  # noqa: PLC0415 - heavy
+    from cascade.ledger.prices import has_price  # noqa: PLC0415
+    from cascade.state import Usage  # noqa: PLC0415
 
     known = {row.id for row in read_transcripts(path)} if path.exists() else set()
     left = [row for row in rows if row.id not in known]
     if not left:
         return
+    text = sum(len(str(message.text)) for row in left for message in row.messages)
     checks, told, hosted = sum(s.calls for s in cascade.kernel.parts.signals), [], 0.0
     for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
-        cost = expected_usd(left, tier.pricing, max_tokens=tier.max_tokens, calls=calls)
-        if cost is not None:
-            told.append(f"{tier.name} about ${cost:.4f}")
-        elif getattr(tier.pricing, "per_hour", None) is not None:
-            told.append(f"{tier.name} by its busy time")
-        else:
-            told.append(f"{tier.name} has no price set")
-        if not tier.local:
-            hosted += math.inf if cost is None else float(cost)
+        read, written = text // len(left) // 4 + 16, tier.max_tokens or 200
+        each = tier.pricing.cost(Usage(input_tokens=read, output_tokens=written), None)
+        dollars = math.inf if each is None else float(each) * calls * len(left)
+        cost = "by its busy time" if has_price(tier.pricing, busy_ms=1.0) else "has no price set"
+        told.append(f"{tier.name} {cost if each is None else f'about ${dollars:.4f}'}")
+        hosted += 0.0 if tier.local else dollars
     prices = ", ".join(told)
     say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")
     if "no price" in prices:
@@ -377,16 +379,10 @@ def _judge(
     files = write_artefacts(to, fitted, cascade.tiers, rows)
     found: Any = fitted.evaluation
     then = _next_step(found, files["configuration"])
-    _show(
-        found,
-        "\n".join(f"Assumed: {price}." for price in assumed),
-        f"wrote {', '.join(map(str, files.values()))}\nnext: {then}",
-        recommendation=fitted.calibration.recommendation,
-        files=files,
-        collected=collected,
-        next=then,
-        assumed=assumed,
-    )
+    more = {"files": files, "collected": collected, "next": then, "assumed": assumed}
+    more["recommendation"] = fitted.calibration.recommendation
+    text = "\n".join(f"Assumed: {price}." for price in assumed)
+    _show(found, text, f"wrote {', '.join(map(str, files.values()))}\nnext: {then}", **more)
 
 
 def _show(found: Evaluation, text: str = "", remark: str = "", **more: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from decimal import Decimal
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 from typer import Option
 
@@ -51,11 +51,12 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     parameters: list[inspect.Parameter] = []
     groups: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
-        if not is_dataclass(parameter.annotation):
+        group: Any = parameter.annotation
+        if not is_dataclass(group):
             parameters.append(parameter)
             continue
-        groups[name] = group = cast("Any", parameter.annotation)
-        for option in inspect.signature(group, eval_str=True).parameters.values():
+        groups[name] = group
+        for option in inspect.signature(group, eval_str=True).parameters.values():  # type: ignore[arg-type]
             kind, about = get_args(option.annotation)
             own = copy(about)  # another group may have the same option
             own.rich_help_panel = str(group.__doc__).rstrip(".")
@@ -103,24 +104,15 @@ class Models:
             from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 
             options["ledger"] = opened.enter_context(open_store(ledger))
-        named = (("small", self.small), ("large", self.large))
-        tiers = [Tier(_model(model), name=name, **common) for name, model in named if model]
+        tiers = []
+        for name, given in (("small", self.small), ("large", self.large)):
+            model: Any = given
+            if given and given.startswith("agent:"):  # of a recording
+                from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415
+
+                model = recorded_agent(given.removeprefix("agent:"))
+            tiers += [Tier(model, name=name, **common)] if given else []
         return opened.enter_context(Cascade(tiers=tiers, **options))
-
-
-def _model(name: str) -> Any:
-    """A model by name; `agent:NAME` is an agent of a recording."""
-    if not name.startswith("agent:"):
-        return name
-    from cascade.integrations.agent_tier import recorded_agent  # noqa: PLC0415 - heavy
-
-    return recorded_agent(name.removeprefix("agent:"))
-
-
-def at_once(cascade: Cascade, usual: int = 8) -> int:
-    """Questions under way at once where it is not said: Ollama answers one after another, and more
-    than two would wait there until their time is over."""
-    return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +122,12 @@ class PolicyOptions:
     threshold: Annotated[Number, Option(help="Accept drafts at this confidence and above.")] = None
     price_of_error: PriceOfError = None
     calibrator: CalibrationFile = None
+
+
+def at_once(cascade: Cascade, usual: int = 8) -> int:
+    """Questions under way at once where it is not said: Ollama answers one after another, and more
+    than two would wait there until their time is over."""
+    return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual
 
 
 def write_page(path: File, document: Any) -> None:
@@ -158,12 +156,18 @@ def must_be_file(option: str, path: Path) -> None:
         raise ConfigurationError(f"{option} {path}: a file in a folder that exists is needed.")
 
 
+def must_be_there(address: str) -> None:
+    """Refuse a database of SQLite's that is not there: to open it would make it."""
+    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
+
+    url = database_url(address)
+    if url.drivername == "sqlite" and not Path(url.database or "").is_file():
+        raise ConfigurationError(f"{address}: there is no such database; nothing was made.")
+
+
 def to_tags(given: Sequence[str] | None) -> dict[str, str]:
     """Tags that were typed as `name=value`."""
-    tags = {}
     for typed in given or ():
-        name, separator, value = typed.partition("=")
-        if not (name and separator):
+        if not all(typed.partition("=")[:2]):
             raise ConfigurationError(f"--tag {typed!r}: write name=value.")
-        tags[name] = value
-    return tags
+    return dict(typed.split("=", 1) for typed in given or ())

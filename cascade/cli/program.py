@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from cascade._version import __version__
-from cascade.cli.console import AS_JSON, COMMAND, INTERRUPTED, exit_code_of, fail
+from cascade.cli.console import AS_JSON, COMMAND, exit_code_of
 
 PAIR = "--small ollama:qwen2.5:3b --large openai:gpt-5.1"
 
@@ -58,13 +58,6 @@ class Program(TyperGroup):
         made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {example}"
         return made
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C is told, of which typer says nothing."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("interrupted", INTERRUPTED, kind="Interrupted")
-
     def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
         """Run what was typed, and leave with the command's exit code."""
         given = list(sys.argv[1:] if args is None else args)
@@ -91,13 +84,9 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+Version = typer.Option(callback=_show_version, is_eager=True, help="Print the version and leave.")
+
+
 @app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and leave."
-        ),
-    ] = False,
-) -> None:
+def _root(version: Annotated[bool, Version] = False) -> None:
     del version  # its callback has done the work

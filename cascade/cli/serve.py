@@ -11,7 +11,16 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Amount, Count, Number, Texts, spread, to_tags, using
+from cascade.cli.options import (
+    Amount,
+    Count,
+    Number,
+    Texts,
+    must_be_there,
+    spread,
+    to_tags,
+    using,
+)
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,18 +38,17 @@ def serve(
     port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
-    from cascade.service import describe, read_config  # noqa: PLC0415 - heavy
-    from cascade.service import serve as run  # noqa: PLC0415
+    from cascade import service  # noqa: PLC0415 - heavy
 
     overrides: dict[str, Any] = {"auth": False} if no_auth else {}
     if port is not None:
         overrides["listen"] = {"port": port}
-    configured = read_config(config, overrides=overrides)
-    if not check:
-        run(configured)
-        return
-    lines = describe(configured)
-    give({"serves": lines}, "\n".join(lines))
+    configured = service.read_config(config, overrides=overrides)
+    if check:
+        lines = service.describe(configured)
+        give({"serves": lines}, "\n".join(lines))
+    else:
+        service.serve(configured)
 
 
 Where = Annotated[str, Argument(help="The service's configuration, or its ledger's address.")]
@@ -63,7 +71,7 @@ def create(
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
     given: dict[str, Any] = {"models": tuple(model or ()), "tags": to_tags(tag), "admin": admin}
     given |= {"per_minute": per_minute, "day_usd": day_usd, "month_usd": month_usd}
-    key, secret = _with_keys(where, lambda kept: kept.create(name, **given))
+    key, secret = _with_keys(where, lambda kept: kept.create(name, **given), make=True)
     told = f"{key.id} {key.name}: this is the only time that it is shown"
     give({**key.model_dump(), "secret": secret}, secret, told)
 
@@ -97,14 +105,13 @@ def revoke(
     give(key.model_dump(), f"{key.id} {key.name} is revoked")
 
 
-def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]]) -> T:
-    from cascade.service.keys import Keys  # noqa: PLC0415 - heavy
+def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]], *, make: bool = False) -> T:
+    from cascade.service.config import read_config  # noqa: PLC0415 - heavy
+    from cascade.service.keys import Keys  # noqa: PLC0415
 
-    url: str | None = where
-    if "://" not in where:
-        from cascade.service.config import read_config  # noqa: PLC0415 - heavy
-
-        url = read_config(where).config.ledger
+    url = where if "://" in where else read_config(where).config.ledger
     if url is None or url.startswith("memory:"):
         raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
+    if url == where and not make:
+        must_be_there(url)
     return using(aclosing(Keys(url)), work)

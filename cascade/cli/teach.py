@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -11,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Count, Text, must_be_file, spread, using
+from cascade.cli.options import Count, Text, must_be_file, must_be_there, spread, using
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,13 +22,11 @@ T = TypeVar("T")
 
 Where = Annotated[str, Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
 
-lessons = typer.Typer(
-    no_args_is_help=True, help="Delete lessons, and state what may be done with answers."
-)
-teach = typer.Typer(
-    no_args_is_help=True,
-    help="Write training files from lessons, and say what there is to train on.",
-)
+KEPT = "Delete lessons, and state what may be done with answers."
+TRAINED_ON = "Write training files from lessons, and say what there is to train on."
+
+lessons = typer.Typer(no_args_is_help=True, help=KEPT)
+teach = typer.Typer(no_args_is_help=True, help=TRAINED_ON)
 
 
 @lessons.command()
@@ -47,10 +46,8 @@ def delete(
     until = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)
     meant = LessonSelection(user=user, tenant=tenant, run_id=run, until=until)
     gone = _with_lessons(where, lambda store: store.delete(meant, everything=everything))
-    left = (
-        "the database's files may still hold it: PostgreSQL's until the next vacuum, SQLite's "
-        "where another process reads; then delete it again."
-    )
+    left = "the database's files may still hold it, until PostgreSQL's next vacuum, or as long as "
+    left += "another process reads SQLite's; then delete it again."
     give(gone, f"deleted: {gone.lessons:,} lessons", "" if gone.scrubbed else left)
 
 
@@ -80,12 +77,10 @@ def terms(
             await store.state_terms(model, Terms(may_train=may_train, source=source, as_of=today))
         return await store.terms()
 
-    found = _with_lessons(where, work)
-    words = {None: "not stated", True: "allowed", False: "forbidden"}
-    lines = [
-        f"{name}: training {words[each.may_train]}, as of {each.as_of} {each.source}"
-        for name, each in found.items()
-    ]
+    found, lines = _with_lessons(where, work), []
+    for name, each in found.items():
+        said = {None: "not stated", True: "allowed", False: "forbidden"}[each.may_train]
+        lines.append(f"{name}: training {said}, as of {each.as_of} {each.source}")
     give(found, "\n".join(lines))
 
 
@@ -110,8 +105,7 @@ def export(
     must_be_file("--output", output)
     asked = exporting.evaluation_questions(evaluation or ())
     how: dict[str, Any] = {"form": form, "validation": validation, "task": task}
-    how["evaluation"] = asked
-    done = _with_lessons(where, lambda store: exporting.export(store, output, **how))
+    done = _with_lessons(where, partial(exporting.export, path=output, evaluation=asked, **how))
     remarks = [f"left out: {n:,}, {why}" for why, n in done.removed.most_common()]
     if not asked:
         remarks.append("no --evaluation was given: what you evaluate on may be in the file.")
@@ -134,12 +128,7 @@ def status(where: Where) -> None:
 
 
 def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
-    """What some work on a store of lessons gives; to open one that is not there would make it."""
-    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
-    from cascade.teaching import open_lessons  # noqa: PLC0415
+    from cascade.teaching import open_lessons  # noqa: PLC0415 - SQLAlchemy
 
-    address = database_url(where)
-    if address.drivername == "sqlite" and not Path(address.database or "").is_file():
-        raise ConfigurationError(f"{where}: there is no such database; nothing was made.")
-
+    must_be_there(where)
     return using(open_lessons(where), work)

@@ -46,7 +46,7 @@ def questions(n: int | None = None) -> list[Example]:
 def open_cascade(small: str = SMALL) -> Cascade:
     """The cascade of a small model and the recorded one, each of which is asked every question."""
     # Enough for every answer of the examples' form, and little lost when a model rambles.
-    short: dict[str, Any] = {"max_tokens": 24, "temperature": 0.0}
+    short: Any = {"max_tokens": 24, "temperature": 0.0}
     # One at a time, so that a draft's busy time is its own.
     own = {"n_parallel": 1} if small.startswith("llamacpp:") else {}
     recorded = f"replay:{Path(__file__).with_name('recorded.jsonl')}"

@@ -10,20 +10,19 @@ import gzip
 import logging
 import math
 import zlib
-from codecs import BOM_UTF8, BOM_UTF16
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
-from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AnyMessage, SystemMessage
 from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.functional_validators import AfterValidator
-from pydantic_core import from_json
 
 from cascade.confidence import trajectory
 from cascade.errors import ConfigurationError, MissingDependencyError
@@ -57,10 +56,10 @@ class Outcome(BaseModel):
     """One model's answer to one question; tokens and dollars are of all calls that it took.
 
     Attributes:
-        pred: what was taken out of the `output`, None for nothing.
+        pred: what was taken out of the `output`.
         check_cost_usd: dollars of the signals that asked a model; unset where there were none.
         confidence: P(correct) as it was said when recorded, or a raw score.
-        signals: what the recording knows about the answer, as it was written: votes, log-probs.
+        signals: what else the recording says about the answer: votes, log-probs.
         features: signals taken by `cascade.confidence`; those that are not finite are missing.
     """
 
@@ -81,8 +80,8 @@ class Outcome(BaseModel):
 
 
 class Transcript(BaseModel):
-    """One question with the outcomes of the models by their names; not every one has every model.
-    The `reference` is the right answer in the form that the set's scorer takes."""
+    """One question with the outcomes of models by their names, its right answer, and what it was
+    `made_with`: settings, so that answers of different ones are never mixed."""
 
     model_config = _OPEN
 
@@ -92,64 +91,55 @@ class Transcript(BaseModel):
     models: dict[str, Outcome]
     reference: JsonValue = None
     split: str | None = None
+    made_with: dict[str, Any] = Field(default_factory=dict)
 
     def to_line(self) -> str:
-        """The record as a line of a file; what is unset is left out."""
+        """The record as a line of a file."""
         return self.model_dump_json(exclude_unset=True) + "\n"
 
 
 # Files ----------------------------------------------------------------------------------------
 
-QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
-"""Columns in which a question and its right answer are looked for, in this order."""
-
-_RECORD, _ROW = TypeAdapter(Transcript), TypeAdapter(dict[str, Any])
-
 
 @contextmanager
-def _reading(path: Path, *more: Any) -> Iterator[None]:
+def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        coding = "utf-16" if error.object.startswith(BOM_UTF16) else "latin1"
         raise ConfigurationError(
             f"{path} is not UTF-8 (byte {error.start}): convert it first, "
-            f"`iconv -f {coding} -t utf-8 {path} > utf8.csv`."
+            f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
         ) from error
-    except (OSError, EOFError, zlib.error, csv.Error, *more) as error:
+    except ConfigurationError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
             f"{path} cannot be read ({reason}): mend it, or give another file."
         ) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines of a file, plain or gzip (its content tells), but for empty ones."""
+def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
+    """Numbered records of a file, plain or gzip (its content tells). Of transcripts a last line may
+    be cut off, as a crash leaves it."""
     with _reading(path), path.open("rb") as plain:
         packed = plain.peek(2)[:2] == b"\x1f\x8b"
         for number, line in enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, 1):
-            if line.strip():
-                yield number, line.removeprefix(BOM_UTF8)
-
-
-def _parse(kind: TypeAdapter[T], line: bytes, place: str) -> T:
-    try:
-        return kind.validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the line"
-        raise ConfigurationError(
-            f"{place}: {where}: {first['msg']}, not {first['input']!r:.60}. Mend or delete the "
-            "line; docs/transcripts.md has the fields of a transcript."
-        ) from error
-
-
-def _is_cut(line: bytes) -> bool:
-    try:
-        from_json(line)
-    except ValueError:
-        return True
-    return False
+            if not line.strip():
+                continue
+            try:
+                yield number, kind.validate_json(line.removeprefix(BOM_UTF8))
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                is_cut = first["type"] == "json_invalid" and not line.endswith(b"\n")
+                if is_cut and kind is _TRANSCRIPT:
+                    logger.warning("%s:%d was cut off: left out", path, number)
+                    return
+                where = ".".join(map(str, first["loc"])) or "the line"
+                raise ConfigurationError(
+                    f"{path}:{number}: {where}: {first['msg']}, not {first['input']!r:.60}. Mend "
+                    "or delete the line; docs/transcripts.md has the fields of a transcript."
+                ) from error
 
 
 def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: str) -> None:
@@ -163,6 +153,8 @@ def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: 
 
 # Transcripts ----------------------------------------------------------------------------------
 
+_TRANSCRIPT = TypeAdapter(Transcript)
+
 
 def read_transcripts(path: str | Path) -> Iterator[Transcript]:
     """The records of a JSONL file, plain or gzip, one by one. A last line that was cut off while it
@@ -172,38 +164,9 @@ def read_transcripts(path: str | Path) -> Iterator[Transcript]:
         ConfigurationError: a line is not a record, or two have the same id.
     """
     path, seen = Path(path), dict[str, int]()
-    for number, line in _lines(path):
-        if not line.endswith(b"\n") and _is_cut(line):
-            logger.warning("%s:%d was cut off: left out", path, number)
-            return
-        record = _parse(_RECORD, line, f"{path}:{number}")
+    for number, record in _json_lines(path, _TRANSCRIPT):
         _check_once(seen, record.id, number, path, "line")
         yield record
-
-
-def resume_transcripts(path: Path) -> dict[str, Transcript]:
-    """The records of a plain JSONL file to which more are to be added, by id: it is made where it
-    is not there, and a last line that was cut off is removed.
-
-    Raises:
-        ConfigurationError: it cannot be written, or what is there is not transcripts.
-    """
-    there = {row.id: row for row in read_transcripts(path)} if path.exists() else {}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            file.seek(0)
-            written = file.read()
-            whole = written.rfind(b"\n") + 1
-            if _is_cut(written[whole:]):
-                file.truncate(whole)
-            else:
-                file.write(b"\n")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path} cannot be written ({error}): give a folder that can be made or written to."
-        ) from error
-    return there
 
 
 def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[Transcript]:
@@ -221,6 +184,11 @@ def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[
 
 
 # Tables and labelled examples -----------------------------------------------------------------
+
+QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
+"""Columns in which a question and its right answer are looked for, in this order."""
+
+_ROW = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +216,6 @@ def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
     return reader(path)
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    return (_parse(_ROW, line, f"{path}:{number}") for number, line in _lines(path))
-
-
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**30)
     with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
@@ -276,19 +240,18 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        # By name, since it has no types.
-        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+        parquet = import_module("pyarrow.parquet")  # by name, since it has no types
     except ImportError as error:
         raise MissingDependencyError(
             "Parquet needs pyarrow: install the extra `parquet`."
         ) from error
-    with _reading(path, arrow.ArrowException), parquet.ParquetFile(path) as file:
+    with _reading(path), parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
             yield from batch.to_pylist()
 
 
 KINDS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
-    ".jsonl": _json_rows,
+    ".jsonl": lambda path: (row for _, row in _json_lines(path, _ROW)),
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }
@@ -308,14 +271,13 @@ def read_examples(
     row's number), and `labels`, which maps answers to true or false. `system` goes before each
     question that has no such message. What cannot be read is a `ConfigurationError`.
     """
-    path = Path(path)
-    rows = list(read_table(path))
+    path, rows = Path(path), list(read_table(path))
     names = list(dict.fromkeys(name for row in rows for name in row))
 
-    def column(given: str | None, usual: tuple[str, ...]) -> str | None:
-        wanted = usual if given is None else (given,)
-        found = next((name for name in wanted if name in names), None)
-        if found is None and wanted is not LABELS:
+    def column(given: str | None, usual: tuple[str, ...]) -> str:
+        wanted = (given,) if given else usual
+        found = next((name for name in wanted if name in names), "")
+        if not found and wanted is not LABELS:
             raise ConfigurationError(
                 f"{path} has no column {' or '.join(wanted)}; it has "
                 f"{', '.join(names) or 'no examples'}. Name the columns, --question and --label."
@@ -325,31 +287,27 @@ def read_examples(
     asked, known = column(question, QUESTIONS), column(label, LABELS)
     seen, examples = dict[str, int](), []
     for number, row in enumerate(rows, start=1):
-        given, said = row.get("id"), row.get(known or "")
-        name = str(number if given is None or given == "" else given)
+        name = str(number if row.get("id") in (None, "") else row["id"])
         _check_once(seen, name, number, path, "row")
         try:
-            messages, labels = _messages(row.get(asked or ""), system), _labels(row.get("labels"))
+            messages, labels = _messages(row.get(asked), system), dict(row.get("labels") or {})
+            if {type(right) for right in labels.values()} - {bool}:
+                raise ValueError(f"labels maps answers to true or false, not {labels!r:.60}")
         except (ValueError, TypeError, KeyError, NotImplementedError) as error:
             raise ConfigurationError(f"{path}, row {number}: {error}.") from error
+        said = row.get(known)
         reference = None if isinstance(said, str) and not said.strip() else said
-        examples.append(Example(name, messages, reference, labels))
+        judged = {answer.strip(): right for answer, right in labels.items()}
+        examples.append(Example(name, messages, reference, judged))
     return examples
 
 
 def _messages(given: Any, system: str | None) -> tuple[AnyMessage, ...]:
     if not isinstance(given, str | list | None):
         raise ValueError(f"a question is a text or a list of messages, not {given!r:.60}")
-    messages = convert_to_messages([HumanMessage(given)] if isinstance(given, str) else given or [])
+    given = [("human", given)] if isinstance(given, str) else given or []
+    messages: Any = convert_to_messages(given)
     if not messages or not str(messages[-1].text).strip():
         raise ValueError("the question is empty")
-    if system is not None and messages[0].type != "system":
-        messages = [SystemMessage(system), *messages]
-    return tuple(cast("list[AnyMessage]", messages))
-
-
-def _labels(given: Any) -> dict[str, bool]:
-    judged = {} if given is None else given
-    if not isinstance(judged, dict) or not all(isinstance(v, bool) for v in judged.values()):
-        raise ValueError(f"labels maps answers to true or false, not {given!r:.60}")
-    return {str(answer).strip(): right for answer, right in judged.items()}
+    told = () if system is None or messages[0].type == "system" else (SystemMessage(system),)
+    return (*told, *messages)

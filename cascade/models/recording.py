@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -24,8 +25,8 @@ from cascade.state import Completion, Record
 
 
 class Header(Record):
-    """The first line: the model string that was asked, the digest of its weights where they are on
-    this machine, and for readers how the answers were made."""
+    """The first line: the model string that was asked, the digest of its weights where they are
+    here, and for readers how the answers were made."""
 
     version: Literal[1] = 1
     model: str
@@ -57,9 +58,8 @@ def request_key(request: Request) -> str:
     decisive["temperature"] = None if request.temperature is None else float(request.temperature)
     if request.answer is not None:
         decisive["answer"] = request.answer
-    text = json.dumps(
-        decisive, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str
-    )
+    how: Any = {"ensure_ascii": False, "separators": (",", ":"), "default": str}
+    text = json.dumps(decisive, sort_keys=True, **how)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -69,18 +69,17 @@ def _question(request: Request) -> str:
 
 def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
     """The header of a recording, and its answers in the order in which they were given."""
-    number = 1
+    number, answers = 1, dict[str, list[Completion]]()
     try:
         # Whatever follows the last line break was being written when the recorder ended.
         first, *lines = path.read_bytes().decode().split("\n")[:-1] or [""]
         header = Header.model_validate_json(first)
-        answers: dict[str, list[Completion]] = {}
         for line in lines:
             number += 1
             if line.strip():
                 read = Line.model_validate_json(line)
                 answers.setdefault(read.key, []).append(read.answer)
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         why = str(error)
         if isinstance(error, ValidationError):
             wrong = error.errors()[0]
@@ -139,30 +138,24 @@ class Recorder(Model):
     """
 
     def __init__(self, model: Model, path: str | Path) -> None:
-        self.recorded = model
         for name in Model.__annotations__:
             setattr(self, name, getattr(model, name))
-        self._path = Path(path).expanduser()
-        self._lock = threading.Lock()
-        sha256 = file_sha256(model.weights_path)
-        header = Header(model=model.name, weights_sha256=sha256)
+        # What is not written down is the model's own.
+        self.digest, self.aclose = model.digest, model.aclose  # type: ignore[method-assign]
+        self.recorded, self._path, self._lock = model, Path(path).expanduser(), threading.Lock()
+        header = Header(model=model.name, weights_sha256=file_sha256(model.weights_path))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists() or not self._path.stat().st_size:
             self._append(header.model_dump_json())
         known, _ = _read(self._path)
-        if (known.model, known.weights_sha256) != (header.model, sha256):
+        if (known.model, known.weights_sha256) != (header.model, header.weights_sha256):
             raise ConfigurationError(
-                f"{self._path} is a recording of {known.model} (weights {known.weights_sha256}) "
-                f"and cannot be continued with {header.model} (weights {sha256}). "
+                f"{self._path} is a recording of {known.model} (weights {known.weights_sha256}), "
+                f"and cannot be continued with {header.model} (weights {header.weights_sha256}). "
                 "Give another path, or delete the file."
             )
-        written = self._path.read_bytes()
-        with self._path.open("r+b") as file:  # a line that was cut off must not join the next
-            file.truncate(written.rfind(b"\n") + 1)
-
-    async def digest(self) -> str | None:
-        """Digest of the recorded model."""
-        return await self.recorded.digest()
+        # A line that was cut off must not join the next.
+        os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
 
     async def _complete(self, request: Request) -> Completion:
         completion = await self.recorded.complete(request)
@@ -185,7 +178,3 @@ class Recorder(Model):
     def _append(self, line: str) -> None:
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-    async def aclose(self) -> None:
-        """Close the recorded model."""
-        await self.recorded.aclose()

@@ -71,6 +71,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line_and_nothing_is_asked(
         (("plan", "--accept", "0.5"), "--input-tokens", "cascade plan --help"),
         (("plan", "--accept", "half"), "half", "cascade plan --help"),
         (("ask", QUESTION), "no large model", "cascade doctor"),
+        (("ask", "?", "--small", "llamacpp:no.gguf", *MODELS[2:]), "no.gguf", "cascade ask --help"),
     ],
 )
 def test_wrong_usage_says_what_to_type_next(typed: tuple[str, ...], said: str, then: str) -> None:

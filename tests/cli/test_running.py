@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-import typer
 
 from cascade.cli.batch import _report
 from cascade.cli.console import AS_JSON
+from cascade.errors import CascadeError
 from cascade.jobs import Done
 from cascade.ledger import tagged
 from cascade.ledger.store import open_store
@@ -101,9 +101,8 @@ def test_rows_in_a_batch_are_told(rows: Path, capsys: pytest.CaptureFixture[str]
     AS_JSON.set(False)
     _report(Done(waiting=3), rows, 4, 0)
     assert "3 rows wait for their provider" in capsys.readouterr().err
-    with pytest.raises(typer.Exit):
+    with pytest.raises(CascadeError, match="same command again, with a larger --budget-usd, to"):
         _report(Done(stopped="the budget of $1 does not cover another row"), rows, 4, 0)
-    assert "same command again, with a larger --budget-usd, to go on" in capsys.readouterr().err
 
 
 def found(*arguments: object, code: int = 0, **env: str) -> dict[str, Any]:
@@ -268,7 +267,8 @@ def test_what_would_be_served_is_told(config: Path) -> None:
             "'--day-usd': Input should be a valid decimal, not '5$'",
         ),
         (("keys", "create", "sqlite:///k.db", "a", "--day-usd", "-5"), "-5"),
-        (("keys", "revoke", "sqlite:///k.db", "nobody"), "nobody"),
+        (("keys", "list", "sqlite:///none.db"), "sqlite:///none.db: there is no such database"),
+        (("keys", "revoke", "sqlite:///none.db", "team"), "sqlite:///none.db: there is no such"),
     ],
 )
 def test_what_cannot_be_served_or_kept_is_named(
@@ -277,6 +277,7 @@ def test_what_cannot_be_served_or_kept_is_named(
     monkeypatch.chdir(tmp_path)
     done = commands.cascade(*given, code=2)
     assert said in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_are_made_listed_and_revoked(config: Path) -> None:
@@ -290,8 +291,10 @@ def test_keys_are_made_listed_and_revoked(config: Path) -> None:
     admin = commands.cascade("keys", "create", config, "boss", "--admin", "--json", **env).json
     url = f"sqlite:///{config.parent}/ledger.db"
     assert "is revoked" in commands.cascade("keys", "revoke", url, admin["id"]).out
-    twice = commands.cascade("keys", "revoke", url, admin["id"], code=2)
-    assert "next: cascade keys list" in twice.err
+    for which in (admin["id"], "nobody"):
+        refused = commands.cascade("keys", "revoke", url, which, code=2)
+        assert which in refused.err
+    assert "next: cascade keys list" in refused.err
     team, boss = commands.cascade("keys", "list", config, **env).out.splitlines()
     assert "team  valid  default  60/min  $5/day  $100/month  team=a" in team
     assert all(word in boss for word in ("boss  revoked 2", "admin", "all models"))

@@ -87,6 +87,19 @@ async def test_a_recording_ends_where_another_process_writes_to_its_file(tmp_pat
     assert path.read_text() == there
 
 
+async def test_a_recording_that_was_killed_goes_on_without_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "t.jsonl"
+    await recorded(path, [example("a"), example("b")])
+    whole = path.read_bytes()
+    for left in (whole[:-9], whole[:-1]):
+        path.write_bytes(left)
+        done = await recorded(path, [example("a"), example("b")])
+        assert done.skipped + done.written == 2
+        assert [row.id for row in read_transcripts(path)] == ["a", "b"]
+        assert path.read_bytes().count(b"\n") == 2
+    assert done.skipped == 2
+
+
 async def test_of_more_tiers_the_first_and_the_last_are_recorded(tmp_path: Path) -> None:
     path, tiers = tmp_path / "t.jsonl", [model(name, name) for name in ("small", "medium", "large")]
     async with Cascade(tiers=tiers, signals=["logprobs"]) as cascade:
@@ -144,13 +157,6 @@ async def test_what_cannot_work_is_said_before_anything_is_asked(tmp_path: Path)
     with pytest.raises(ConfigurationError, match="example 'b': there is no number"):
         await recorded(path, examples, small, scorer="numeric")
     assert small.requests == []
-
-
-def test_a_guess_of_the_cost_counts_text_and_limit() -> None:
-    one = [replace(example("a"), messages=(HumanMessage("x" * 40),))]
-    assert calibrate.expected_usd(one, DOLLAR, max_tokens=5, calls=2) == 2 * (10 + 16 + 5)
-    assert calibrate.expected_usd(one, DOLLAR) == 10 + 16 + 200
-    assert calibrate.expected_usd(one, Price(per_hour=1)) is None
 
 
 @pytest.mark.parametrize(

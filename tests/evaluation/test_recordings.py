@@ -10,7 +10,7 @@ import pytest
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.evaluation import Outcome, Transcript, read_examples, read_transcripts
-from cascade.evaluation.recordings import Step, read_table, resume_transcripts, rows_of_pair
+from cascade.evaluation.recordings import Step, read_table, rows_of_pair
 
 RIGHT = Outcome(correct=1, cost_usd=0.5)
 
@@ -66,24 +66,21 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, content: bytes, messa
         ids(path)
 
 
-def test_a_recording_outlives_a_crash(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_last_line_that_was_cut_off_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = written(tmp_path / "t.jsonl", record("1"), record("2"))
     path.write_bytes(path.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "cascade"):
-        assert resume_transcripts(path).keys() == {"1"}
+        assert ids(path) == ["1"]
     assert "cut off" in caplog.text
-    assert path.read_text() == record("1").to_line()
     path.write_text(record("1").to_line().rstrip("\n"))  # a whole line without its end
-    assert resume_transcripts(path).keys() == {"1"}
-    assert path.read_text() == record("1").to_line()
+    assert ids(path) == ["1"]
 
 
-def test_a_place_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
         ids(tmp_path / "none.jsonl")
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match=r"cannot be written \(.*file'\): give a folder"):
-        resume_transcripts(tmp_path / "file" / "t.jsonl")
 
 
 def test_two_models_are_named_and_their_rows_in_the_order_of_their_ids() -> None:
@@ -146,7 +143,6 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
         ("r.csv", "question\nhello\n", {"label": "x"}, "no column x; it has question"),
         ("r.csv", "id,question\n1,a\n1,b\n", {}, "the id '1' is in row 1 already"),
         ("r.csv", b"question\n\xfcmlaut\n", {}, "is not UTF-8 .byte .*`iconv -f latin1"),
-        ("r.csv", "question\n".encode("utf-16"), {}, "`iconv -f utf-16"),
         ("r.jsonl", '{"question": " "}', {}, "row 1: the question is empty"),
         ("r.jsonl", '{"question": 7}', {}, "row 1: a question is a text or .* not 7"),
         ("r.jsonl", '{"messages": [{"x": 1}]}', {}, "row 1"),
@@ -167,6 +163,6 @@ def test_a_table_that_cannot_be_read_is_named(
 
 
 def test_parquet_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(MissingDependencyError, match="install the extra `parquet`"):
         list(read_table(tmp_path / "r.parquet"))
