@@ -98,10 +98,10 @@ def _line(key: Key) -> str:
 @spread
 def revoke(
     where: Where,
-    which: Annotated[str, Argument(help="Its id, or its name if there is only one.")],
+    key_id: Annotated[str, Argument(help="Its id, of `cascade keys list`.")],
 ) -> None:
     """End a key for good."""
-    key = _with_keys(where, lambda kept: kept.revoke(which))
+    key = _with_keys(where, lambda kept: kept.revoke(key_id))
     give(key.model_dump(), f"{key.id} {key.name} is revoked")
 
 

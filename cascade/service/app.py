@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
@@ -139,20 +138,15 @@ async def own_pages(request: Request) -> None:
     its `Host`.
     """
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if _address(f"//{host}").hostname not in LOOPBACK:
-        there = ", ".join(LOOPBACK)
-        said = f"without keys this service answers to {there} only, not to {host!r:.80}."
+    if not _OWN_HOST.fullmatch(host):
+        said = f"without keys this service answers to {', '.join(LOOPBACK)} only, not to {host!r}."
         raise ServiceError(403, said, "foreign_host")
-    if origin is not None and _address(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         said = f"without keys this service answers no page of another site ({origin!r:.80})."
         raise ServiceError(403, said, "foreign_origin")
 
 
-def _address(given: str) -> SplitResult:
-    try:
-        return urlsplit(given)
-    except ValueError:  # half a bracket
-        return urlsplit("")
+_OWN_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", re.IGNORECASE)
 
 
 # --- routes for operators
@@ -258,7 +252,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _timer: TimerHandle
     _in_head, _unfinished = True, 0  # bytes of a request that is not there whole
-    _steps, _seen = 0, -1  # what the client has done, and had done when it was last waited for
+    _waited = False  # for the client, since the last look
 
     @override
     def connection_made(self, transport: Any) -> None:
@@ -291,25 +285,24 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @override
     def on_message_complete(self) -> None:
-        self._in_head, self._unfinished = True, 0
-        self._steps += 1
+        self._in_head, self._unfinished, self._waited = True, 0, False
         super().on_message_complete()
 
     @override
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._steps += 1
+        self._waited = False
 
     def _look(self) -> None:
         """Cut off a client that was waited for since the last look."""
         closing = self.transport.is_closing()
         waits = closing or self.cycle is None or self._unfinished or self.flow.write_paused
-        if waits and self._seen == self._steps:
+        if waits and self._waited:
             if closing or (self.cycle is not None and self.cycle.response_started):
                 self.transport.abort()  # an answer has begun, or is not read
                 return
             self.send_400_response("The request did not arrive in time.")
-        self._seen = self._steps if waits else -1
+        self._waited = bool(waits)
         self._timer = self.loop.call_later(ARRIVE_S, self._look)
 
 
@@ -361,7 +354,7 @@ def describe(configured: Configured) -> list[str]:
     """
     config, gateway = configured.config, Gateway(configured)
     asks = "asks for keys" if config.auth else "asks for no key"
-    kept = "none" if config.ledger is None else re.sub(r"//[^/@]*@", "//", config.ledger)
+    kept = re.sub(r"//[^/@]*@", "//", config.ledger or "none")
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]
     for name, served in gateway.served.items():
         by = served.config.calibrator or "scores that are not calibrated"

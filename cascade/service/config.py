@@ -1,7 +1,6 @@
 """Configuration of a service: `cascade.yaml`.
 
-Errors name the file, the line and the key. Secrets are names of variables (`${NAME}`,
-`api_key_env`).
+Errors name the file, the line and the key. Secrets are variables (`${NAME}`, `api_key_env`).
 """
 
 from __future__ import annotations
@@ -225,14 +224,6 @@ class CascadeConfig(Section):
         number = isinstance(given, int | float) and not isinstance(given, bool)
         return {"rate": given} if number else given
 
-    @model_validator(mode="after")
-    def _one_policy(self) -> CascadeConfig:
-        names = ("price_of_error", "max_harm", "escalation_budget", "threshold")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)}: each decides alone; give one")
-        return self
-
 
 class LogConfig(Section):
     """Log of the service on standard error."""
@@ -319,13 +310,18 @@ def read_config(
         try:
             config = ServiceConfig.model_validate(written)
         except ValidationError as error:
-            problems = _problems(error, written, reader.filled)
+            problems = _problems(error, written, reader.text)
         else:
             if beside := re.fullmatch("sqlite:///([^/].*)", config.ledger or ""):
                 ledger = f"sqlite:///{path.parent / beside[1]}"
                 config = config.model_copy(update={"ledger": ledger})
             return Configured(config, path, overrides)
-    raise ConfigurationError("\n".join(map(reader.told, problems, problems.values())))
+    told = []
+    for place, words in problems.items():
+        near = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in reader.lines)
+        key = ".".join(map(str, place)) + ": " * bool(place)
+        told.append(f"{path}:{reader.lines[near]}: {key}{words}")
+    raise ConfigurationError("\n".join(told))
 
 
 def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,17 +333,17 @@ def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Reader(yaml.SafeLoader):
-    """Reads a file and replaces each `${NAME}`; knows the line of each value, those that variables
-    are part of, and what is wrong."""
+    """Reads a file and replaces each `${NAME}`; knows the line of each value, and problems."""
 
     def __init__(self, path: Path, variables: Mapping[str, str]) -> None:
-        self.path, self.variables = path, variables
-        self.lines, self.problems = dict[Place, int](), dict[Place, str]()
-        self.filled = set[Place]()
+        self.variables = variables
+        self.lines: dict[Place, int] = {(): 1}
+        self.problems: dict[Place, str] = {}
         try:
-            super().__init__(path.read_text(encoding="utf-8"))
+            self.text = path.read_text(encoding="utf-8")
+            super().__init__(self.text)
             root = self.get_single_node()
-            self.document = {} if root is None else self._value(root, ())
+            self.document = None if root is None else self._value(root, ())
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
         except yaml.MarkedYAMLError as error:
@@ -355,8 +351,6 @@ class _Reader(yaml.SafeLoader):
             raise ConfigurationError(f"{path}:{line}: {error.problem}.") from error
         except (yaml.YAMLError, ValueError) as error:
             raise ConfigurationError(f"{path}: it is no text: {error}.") from error
-        if not isinstance(self.document, dict):
-            raise ConfigurationError(f"{path}: it needs keys, and `cascades` among them.")
 
     def _value(self, node: yaml.Node, place: Place) -> Any:
         self.lines.setdefault(place, node.start_mark.line + 1)
@@ -372,43 +366,29 @@ class _Reader(yaml.SafeLoader):
             pairs = [(str(key.value), value) for key, value in node.value]
             return {name: self._value(value, (*place, name)) for name, value in pairs}
         value = self.construct_object(node)
-        return self._filled(value, place) if isinstance(value, str) else value
-
-    def _filled(self, value: str, place: Place) -> str:
-        def variable(found: re.Match[str]) -> str:
-            if not (name := found[1]):
-                return "${"
-            self.filled.add(place)
+        if not isinstance(value, str):
+            return value
+        for name in filter(None, _VARIABLE.findall(value)):
             if not self.variables.get(name):
                 self.problems[place] = f"the environment variable {name} is not set."
-            return self.variables.get(name, "")
-
-        return re.sub(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}", variable, value)
-
-    def told(self, place: Place, words: str) -> str:
-        """A problem with its file, line and key."""
-        near = place
-        while near and near not in self.lines:
-            near = near[:-1]
-        where = f"{self.path}:{self.lines[near]}" if near else f"{self.path}"
-        return ": ".join([where, ".".join(map(str, place)), words] if place else [where, words])
+        return _VARIABLE.sub(lambda m: self.variables.get(m[1], "") if m[1] else "${", value)
 
 
-def _problems(error: ValidationError, written: Any, filled: set[Place]) -> dict[Place, str]:
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _problems(error: ValidationError, written: Any, text: str) -> dict[Place, str]:
     """What is wrong with a configuration, by place; where several kinds of values are taken, with
-    what is wrong for each. A value is not shown where it may be a secret."""
+    what is wrong for each. A value that is not in the text, and may be a secret, is not shown."""
     known = {name for section in Section.__subclasses__() for name in section.model_fields}
     found, shown = dict[Place, list[str]](), dict[Place, str]()
     for each in error.errors():
         place, given = place_in(written, each), each["input"]
+        words = each["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if each["type"] == "extra_forbidden":
             close = difflib.get_close_matches(str(each["loc"][-1]), known, 1, 0.5)
             words = "there is no such key" + (f"; did you mean {close[0]!r}?" if close else "")
-        else:
-            words = each["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            words = words.partition(", unable to ")[0]
-            secret = any(place[:n] in filled for n in range(len(place) + 1))
-            if isinstance(given, str | int | float) and not secret:
-                shown[place] = f", not {given!r}"
-        found.setdefault(place, []).append(words)
+        elif isinstance(given, str | int | float) and str(given) in text:
+            shown[place] = f", not {given!r}"
+        found.setdefault(place, []).append(words.partition(", unable to ")[0])
     return {place: " or ".join(words) + shown.get(place, "") for place, words in found.items()}

@@ -10,7 +10,7 @@ import logging
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from typing_extensions import override
 from cascade import middleware as ready
 from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
-from cascade.events import Decided, Event
+from cascade.events import Decided, Event, Token
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
@@ -52,9 +52,9 @@ from cascade.service.keys import (
     Rates,
     address_of,
     counted,
+    dollars,
     estimate,
     put_aside,
-    short,
 )
 from cascade.state import Completion, Decision, LedgerEntry
 
@@ -138,22 +138,24 @@ class Way:
         known = {name: v for name, v in self.facts().items() if v is not None and v != ""}
         return {f"x-cascade-{n.replace('_', '-')}": header(value) for n, value in known.items()}
 
-    def decided(self, served: Served, decision: Decision, tier: str) -> None:
-        """Note a decision, and the tier that answers by it."""
-        tiers = {each.name: name_of(each.model) for each in served.cascade.tiers}
-        self.tier, self.model = tier, tiers.get(tier, "")
-        self.escalated = tier != next(iter(tiers))
-        self.action, self.reason = decision.action, plain_reason(decision.reason, ())
+    def decided(self, decision: Decision, failed: Sequence[str] = ()) -> None:
+        """Note a decision."""
+        self.action, self.reason = decision.action, plain_reason(decision.reason, failed)
         self.confidence, self.calibrated = decision.confidence, decision.calibrated
+
+    def answered(self, tier: str, models: Mapping[str, str]) -> None:
+        """Note which tier answers, of those with their models."""
+        self.tier, self.model = tier, models.get(tier, "")
+        self.escalated = tier != next(iter(models))
 
     def steps(self) -> list[str]:
         """The nodes in order, with what each did, its time and its cost."""
         told = []
         for entry in self.entries:
-            cost = "?" if entry.cost_usd is None else f"${short(entry.cost_usd)}"
-            ended = "" if entry.outcome == "ok" else f" {entry.outcome.replace('_', ' ')}"
-            tier = f" {entry.tier}" if entry.tier else ""
-            told.append(f"{entry.node}{tier}{ended} {entry.latency_ms:.0f} ms {cost}")
+            ended = entry.outcome.replace("_", " ") if entry.outcome != "ok" else None
+            took = f"{entry.latency_ms:.0f} ms"
+            words = (entry.node, entry.tier, ended, took, dollars(entry.cost_usd))
+            told.append(" ".join(filter(None, words)))
         return told
 
 
@@ -225,7 +227,7 @@ class Served:
         store: LedgerStore | None,
         metrics: Sequence[CascadeMiddleware],
     ) -> None:
-        self.name, self.config, self.busy = name, config, 0
+        self.name, self.config = name, config
         self.version = _changed_at(folder, config.calibrator)
         self.own_price = OwnPrice()
         stack = [self.own_price, *metrics, *_middleware(config, store, folder)]
@@ -237,6 +239,7 @@ class Served:
         pair = ("small", "large") if len(config.tiers) == 2 else ()
         tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
+        self.models = {tier.name: name_of(tier.model) for tier in self.cascade.tiers}
         policy = partial(choose_policy, self.cascade.tiers, self.cascade.calibration)
         self.own_price.policy = lru_cache(256)(lambda usd: policy(price_of_error=usd))
         turns = [turn.model_dump() for turn in config.prompt]
@@ -244,20 +247,14 @@ class Served:
         self.prompt_size = sum(len(turn.content) for turn in config.prompt)
         self.places = asyncio.Semaphore(config.concurrency)
 
-    def next_tier(self, event: Decided) -> str:
-        """The tier that answers by a decision about a draft."""
-        names = [tier.name for tier in self.cascade.tiers]
-        if event.decision.action != "escalate" or event.tier not in names[:-1]:
-            return event.tier
-        return event.decision.tier or names[names.index(event.tier) + 1]
-
     def begin(
         self, messages: list[AnyMessage], settings: Settings, wishes: Wishes, key: Key | None
     ) -> Run:
         """A run as a request and its key want it, with the prompt of the configuration where it has
         none of its own."""
-        tags = {**self.config.tags, **wishes.tags, CASCADE_TAG: self.name}
-        settings["tags"] = tags | ({**key.tags, KEY_TAG: key.id} if key else {})
+        of_key = {**key.tags, KEY_TAG: key.id} if key else {}
+        tags = {**self.config.tags, **wishes.tags, **of_key, CASCADE_TAG: self.name}
+        settings["tags"] = tags
         deadlines = filter(None, (self.config.deadline, wishes.deadline))
         settings["deadline"] = min(deadlines, default=None)
         if wishes.local_only:
@@ -273,8 +270,8 @@ class Served:
     async def retire(self) -> None:
         """Close the cascade after its last request, when another has taken its place."""
         try:
-            while self.busy:  # noqa: ASYNC110 - seconds do not matter
-                await asyncio.sleep(0.1)
+            for _ in range(self.config.concurrency):
+                await self.places.acquire()
         finally:
             await self.cascade.aclose()
 
@@ -363,7 +360,7 @@ class Gateway:
             said = f"this key may ask {key.per_minute:g} times a minute: wait {wait_s} s."
             raise ServiceError(429, said, "rate_limit_exceeded", retry_after=wait_s)
         unknown_usd, reservation = self.config.unknown_call_usd, None
-        served.busy += 1
+        patience_s = min(PATIENCE_S, run.settings.get("deadline") or PATIENCE_S)
         try:
             if key and key.limits:
                 most, size = run.settings.get("max_tokens"), size + served.prompt_size
@@ -372,19 +369,13 @@ class Gateway:
                 self._owners[run.id] = key.id
                 if len(self._owners) > MOST_OWNERS:
                     del self._owners[next(iter(self._owners))]
-            patience_s = min(PATIENCE_S, run.settings.get("deadline") or PATIENCE_S)
-            try:
-                async with asyncio.timeout(patience_s):
-                    await served.places.acquire()
-            except TimeoutError:
-                said = f"{served.name} is busy: no place was free in {patience_s:.3g} s; try again."
-                raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
-            try:
+            async with asyncio.timeout(patience_s) as wait, served.places:
+                wait.reschedule(None)
                 return await self._run(served, run, key, tell)
-            finally:
-                served.places.release()
+        except TimeoutError:
+            said = f"{served.name} is busy: no place was free in {patience_s:.3g} s; try again."
+            raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
         finally:
-            served.busy -= 1
             if reservation is not None:
                 usd = known_cost(run.entries, unknown_usd)
                 self.money.settle(reservation, usd).add_done_callback(counted)
@@ -396,15 +387,17 @@ class Gateway:
 
             def emit(event: Event) -> None:
                 if isinstance(event, Decided):
-                    way.decided(served, event.decision, served.next_tier(event))
+                    way.decided(event.decision)
+                elif isinstance(event, Token) and event.tier != way.tier:
+                    way.answered(event.tier, served.models)
                 tell(way, event)
 
             runtime.emit, runtime.streams, runtime.show = emit, True, "verified"
         begun = time.perf_counter()
         try:
             result = await served.cascade.adrive(run, runtime)
-            way.decided(served, result.decision, "" if result.abstained else result.tier)
-            way.reason = plain_reason(result.decision.reason, failures(result.ledger))
+            way.decided(result.decision, failures(result.ledger))
+            way.answered("" if result.abstained else result.tier, served.models)
             way.escalated, way.degraded = result.escalated, result.degraded
             way.confidence, way.calibrated = result.confidence, result.calibrated
         except BaseException as error:
@@ -429,12 +422,12 @@ class Gateway:
         self.ways.append(way)
         for said in {e.tier: e.note for e in way.entries if e.outcome == "failed"}.values():
             logger.warning("run %s: %s", way.run_id, said)  # answers tell only that it failed
-        cost = "?" if way.cost_usd is None else f"${short(way.cost_usd)}"
         ended = f"failed: {way.error}" if way.error else f"answered by {way.tier or 'none'}"
-        told = f"{way.name}: run {way.run_id} {ended} ({way.reason or 'no decision'}); {cost}"
+        told = f"{way.name}: run {way.run_id} {ended} ({way.reason or 'no decision'})"
         facts = {**way.facts(), "key": way.key, "seconds": way.seconds, "error": way.error}
         level = logging.WARNING if way.error or way.degraded else logging.INFO
-        logger.log(level, "%s, %.0f ms", told, 1000 * way.seconds, extra={"run": facts})
+        took, cost = 1000 * way.seconds, dollars(way.cost_usd)
+        logger.log(level, "%s; %s, %.0f ms", told, cost, took, extra={"run": facts})
 
     def _charge(self, entry: LedgerEntry) -> None:
         """Charge what background work costs to the key of its run."""

@@ -17,11 +17,11 @@ from decimal import Decimal
 from ipaddress import IPv6Address, ip_network
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field, StrictBool, ValidationError, field_validator
-from sqlalchemy import Boolean, Column, Double, MetaData, Table, Text
+from pydantic import BaseModel, Field, StrictBool, StringConstraints, ValidationError
+from sqlalchemy import Column, MetaData, Table, Text
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.database import Database, Money, UtcTime, Words, json_type
+from cascade.ledger.database import Database, json_type
 from cascade.ledger.shared import Budgets, Refusal, Reservation, Window
 from cascade.service.faults import ServiceError
 from cascade.state import Usage
@@ -58,7 +58,10 @@ MOST_REMEMBERED = 10_000
 _FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 
 Dollars = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, max_digits=24)]
-Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Line = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
+]
 
 
 class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -66,7 +69,7 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     id: str
     """Its name in tags, on the page and on the command line; no secret."""
-    name: str = Field(min_length=1, max_length=200)
+    name: Line
     """What its owner calls it, such as a team."""
     digest: str = Field(repr=False, exclude=True)
     """SHA-256 of the secret: 256 random bits need no slow hash with a salt, as passwords do."""
@@ -79,25 +82,11 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
     month_usd: Dollars | None = None
     """Budget of a month of UTC; None: no bound."""
     tags: dict[Line, Line] = Field(default_factory=dict, max_length=20)
-    """Tags of the ledger entries of its requests."""
+    """Tags of the ledger entries of its requests, beside `key` and `cascade`."""
     admin: StrictBool = False
     """Whether it opens `/admin` and the page."""
     made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     revoked_at: datetime | None = None
-
-    @field_validator("name")
-    @classmethod
-    def _is_a_line(cls, given: str) -> str:
-        if not given.strip() or not given.isprintable():
-            raise ValueError("should be a team's, on one line")
-        return given
-
-    @field_validator("tags")
-    @classmethod
-    def _are_tags(cls, given: dict[str, str]) -> dict[str, str]:
-        if given.keys() & {KEY_TAG, CASCADE_TAG}:
-            raise ValueError(f"should leave {KEY_TAG} and {CASCADE_TAG} to the service")
-        return given
 
     @property
     def limits(self) -> dict[Window, Decimal]:
@@ -119,16 +108,8 @@ _TABLE = Table(
     "service_keys",
     MetaData(),
     Column("id", Text, primary_key=True),
-    Column("name", Words, nullable=False),
     Column("digest", Text, nullable=False, unique=True),
-    Column("models", json_type, nullable=False),
-    Column("per_minute", Double),
-    Column("day_usd", Money),
-    Column("month_usd", Money),
-    Column("tags", json_type, nullable=False),
-    Column("admin", Boolean, nullable=False),
-    Column("made_at", UtcTime, nullable=False),
-    Column("revoked_at", UtcTime),
+    Column("key", json_type, nullable=False),
 )
 
 
@@ -136,7 +117,7 @@ class Keys:
     """The keys of a service, in the ledger's database, shared by all its processes.
 
     Raises:
-        ConfigurationError: from its methods: a setting cannot work, or no one key is meant.
+        ConfigurationError: from its methods: a setting cannot work, or there is no such key.
         UnavailableError: from its methods: the database cannot be reached.
     """
 
@@ -154,32 +135,28 @@ class Keys:
             first = error.errors(include_url=False)[0]
             told = f"a key's {first['loc'][0]} is {first['input']!r:.80}: {first['msg']}."
             raise ConfigurationError(told) from None
-        row = {column.name: getattr(key, column.name) for column in _TABLE.columns}
-        row["models"] = list(key.models)
+        row = {"id": key.id, "digest": key.digest, "key": key}
         await self._database.write(lambda c: c.execute(_TABLE.insert(), row))
         return key, secret
 
     async def list(self, *where: Any) -> Sequence[Key]:
         """The keys of some conditions in SQL, else all, revoked ones too; oldest first."""
-        statement = _TABLE.select().where(*where).order_by(_TABLE.c.made_at, _TABLE.c.id)
-        rows = await self._database.read(lambda c: c.execute(statement).mappings().all())
-        return [Key(**row) for row in rows]
+        statement = _TABLE.select().where(*where)
+        rows = await self._database.read(lambda c: c.execute(statement).all())
+        return sorted((Key(digest=r.digest, **r.key) for r in rows), key=lambda key: key.made_at)
 
-    async def revoke(self, which: str) -> Key:
-        """Revoke a valid key by its id, or by its name where only one has it."""
-        found = [key for key in await self.list() if which in (key.id, key.name)]
-        valid = [key for key in found if key.revoked_at is None]
-        if not valid:
-            why = "it is revoked already" if found else "there is no such key"
-            raise ConfigurationError(f"{which}: {why}; `cascade keys list` shows all.")
-        if len(valid) > 1:
-            ids = ", ".join(key.id for key in valid)
-            raise ConfigurationError(f"{which}: several keys are called so: give one of {ids}.")
-        (key,), now = valid, datetime.now(UTC)
-        change = _TABLE.update().where(_TABLE.c.id == key.id).values(revoked_at=now)
+    async def revoke(self, key_id: str) -> Key:
+        """Revoke a valid key."""
+        mine = _TABLE.c.id == key_id
+        key = next(iter(await self.list(mine)), None)
+        if key is None or key.revoked_at is not None:
+            why = "it is revoked already" if key else "there is no key with this id"
+            raise ConfigurationError(f"{key_id}: {why}; `cascade keys list` shows all.")
+        key = key.model_copy(update={"revoked_at": datetime.now(UTC)})
+        change = _TABLE.update().where(mine).values(key=key)
         await self._database.write(lambda c: c.execute(change))
         self._known.pop(key.digest, None)
-        return key.model_copy(update={"revoked_at": now})
+        return key
 
     async def find(self, secret: str) -> Key | None:
         """The valid key with this secret."""
@@ -191,8 +168,8 @@ class Keys:
             return key
         if key is not None:  # others go on with it, while one request looks it up
             self._known[digest] = (key, now + KNOWN_FOR_S)
-        found = await self.list(_TABLE.c.digest == digest, _TABLE.c.revoked_at.is_(None))
-        key = next(iter(found), None)
+        found = await self.list(_TABLE.c.digest == digest)
+        key = next((key for key in found if key.revoked_at is None), None)
         self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
         if len(self._known) > MOST_REMEMBERED:
             del self._known[next(iter(self._known))]
@@ -261,9 +238,9 @@ async def put_aside(budgets: Budgets, key: Key, usd: Decimal) -> Reservation:
         return answer
     account, window = answer.account, answer.window
     said = (
-        f"this request may cost ${short(usd)}; of this key's budget of ${answer.limit_usd:f} for "
-        f"the {window}, ${short(account.spent_usd(window))} is spent and "
-        f"${short(account.put_aside_usd)} put aside for requests under way."
+        f"this request may cost {dollars(usd)}; of this key's budget of ${answer.limit_usd:f} for "
+        f"the {window}, {dollars(account.spent_usd(window))} is spent and "
+        f"{dollars(account.put_aside_usd)} put aside for requests under way."
     )
     if answer.why == "put_aside":
         raise ServiceError(429, f"{said} Try again.", "budget_put_aside", retry_after=1)
@@ -276,9 +253,11 @@ def counted(done: asyncio.Future[None]) -> None:
         logger.error("a budget could not be counted: %s", error)
 
 
-def short(usd: Decimal) -> str:
+def dollars(usd: Decimal | None) -> str:
     """An amount for people: to the millionth, and four digits beyond the leading zeros."""
-    return f"{round(usd, max(6, 3 - usd.adjusted())):f}".rstrip("0").rstrip(".") if usd else "0"
+    if not usd:
+        return "?" if usd is None else "$0"
+    return "$" + f"{round(usd, max(6, 3 - usd.adjusted())):f}".rstrip("0").rstrip(".")
 
 
 def estimate(cascade: Cascade, size: int, max_tokens: int | None, unknown_usd: Decimal) -> Decimal:

@@ -298,7 +298,7 @@ def test_keys_are_made_listed_and_revoked(config: Path) -> None:
     team, boss = commands.cascade("keys", "list", config, **env).out.splitlines()
     assert "team  valid  default  60/min  $5/day  $100/month  team=a" in team
     assert all(word in boss for word in ("boss  revoked 2", "admin", "all models"))
-    ended = commands.cascade("keys", "revoke", config, "team", "--json", **env).json
+    ended = commands.cascade("keys", "revoke", config, team.split()[0], "--json", **env).json
     assert ended["name"] == "team"
     listed = commands.cascade("keys", "list", url, "--json")
     assert [key["name"] for key in listed.json] == ["team", "boss"]

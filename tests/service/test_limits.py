@@ -49,9 +49,7 @@ async def test_a_revoked_key_is_refused_at_once(keys: Keys) -> None:
     assert await keys.find(secret)
     await keys.revoke(key.id)
     assert await keys.find(secret) is None
-    for _ in range(2):
-        await keys.create("twin")
-    for which, said in (("team", "revoked already"), ("x", "no such"), ("twin", "one of key_")):
+    for which, said in ((key.id, "revoked already"), ("x", "no key with this id")):
         with pytest.raises(ConfigurationError, match=said):
             await keys.revoke(which)
 
@@ -63,7 +61,6 @@ async def test_a_revoked_key_is_refused_at_once(keys: Keys) -> None:
         {"name": "two\nlines"},
         {"per_minute": 0.0},
         {"day_usd": Decimal("NaN")},
-        {"tags": {"key": "x"}},
         {"tags": {"user": 1}},
     ],
 )

@@ -30,7 +30,6 @@ from tests.service.conftest import ASKED, Live, Serve, Served, write
     ("old", "new", "said"),
     [
         ("threshold: 0.8", "threshold: 8", "threshold: should be less than or equal to 1, not 8"),
-        ("threshold: 0.8", "threshold: 0.8\n    max_harm: 0.1", "each decides alone"),
         ("api_key_env: UPSTREAM_KEY", "api_key_env: '${NOT_SET}'", "NOT_SET is not set"),
         ("base_url:", "agent: 'team:cheap', base_url:", "give a model, or an agent in its place"),
         ("listen:", "ledger: x\nlisten:", ":2: ledger: it stands here a second time"),
