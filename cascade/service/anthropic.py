@@ -71,12 +71,6 @@ class MessagesRequest(CountRequest, wire.Sampled):
     output_config: OutputConfig | None = None
 
 
-@router.post("/v1/messages", openapi_extra=wire.takes(MessagesRequest))
-async def messages(request: Request) -> Response:
-    """Answer a conversation."""
-    return await wire.converse(request, MessagesRequest, _read, MessageWriter)
-
-
 @router.post("/v1/messages/count_tokens", openapi_extra=wire.takes(CountRequest))
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a conversation, roughly: by its characters, since no tier is asked."""
@@ -238,3 +232,6 @@ class MessageWriter(wire.Writer):
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
         return {**own, "content": [], "stop_reason": None, "stop_sequence": None, **more}
+
+
+wire.serves(router, "/v1/messages", MessagesRequest, _read, MessageWriter)

@@ -21,7 +21,7 @@ from cascade._version import __version__
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Reply, Served, name_of
+from cascade.service.gateway import Reply, Served
 
 router = APIRouter(tags=["Ollama"])
 
@@ -77,18 +77,6 @@ class ShowRequest(BaseModel):
 
     model: str = ""
     name: str = ""
-
-
-@router.post("/api/chat", openapi_extra=wire.takes(OllamaChatRequest))
-async def chat(request: Request) -> Response:
-    """Answer a conversation."""
-    return await wire.converse(request, OllamaChatRequest, _read_chat, LineWriter)
-
-
-@router.post("/api/generate", openapi_extra=wire.takes(OllamaGenerateRequest))
-async def generate(request: Request) -> Response:
-    """Answer a prompt."""
-    return await wire.converse(request, OllamaGenerateRequest, _read_prompt, LineWriter)
 
 
 # --- reading
@@ -181,10 +169,6 @@ class LineWriter(wire.Writer):
         self._begun = time.perf_counter()
 
     @override
-    def loaded(self) -> dict[str, Any]:
-        return {**self._line("", done=True), "done_reason": "load"}
-
-    @override
     def whole(self, reply: Reply) -> dict[str, Any]:
         said = self._line(reply.text, done=True, **_said(reply))
         return said | self._counts(reply)
@@ -230,6 +214,9 @@ def _said(reply: Reply) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
+wire.serves(router, "/api/chat", OllamaChatRequest, _read_chat, LineWriter)
+wire.serves(router, "/api/generate", OllamaGenerateRequest, _read_prompt, LineWriter)
+
 # --- models
 
 
@@ -249,7 +236,7 @@ async def show(request: Request) -> Response:
     key = await gateway.key_of(request)
     body, _ = await wire.read_body(request, ShowRequest)
     served = gateway.model(body.model or body.name, key)
-    tiers = [name_of(tier.model) for tier in served.cascade.tiers]
+    tiers = [*served.models.values()]
     info = {"general.architecture": "cascade", "cascade.tiers": tiers}
     more = {"model_info": info, "capabilities": ["completion", "tools"]}
     return wire.json_response(_card(served) | more)

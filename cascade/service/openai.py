@@ -74,14 +74,7 @@ class ChatRequest(wire.Sampled):
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
 
 
-@router.post("/v1/chat/completions", openapi_extra=wire.takes(ChatRequest))
-async def chat(request: Request) -> Response:
-    """Answer a conversation."""
-    return await wire.converse(request, ChatRequest, read_chat, ChatWriter)
-
-
-def read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    """Messages and settings of a request."""
+def _read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     choice, alternatives, form = body.tool_choice, body.top_logprobs, body.response_format
     settings = wire.settings_of(
         served,
@@ -192,6 +185,8 @@ class ChatWriter(wire.Writer):
         return b"data: " + wire.json_bytes({**chunk, **usage, **more}) + b"\n\n"
 
 
+wire.serves(router, "/v1/chat/completions", ChatRequest, _read_chat, ChatWriter)
+
 # --- models
 
 
@@ -238,18 +233,9 @@ class ResponseRequest(wire.Sampled):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     max_output_tokens: wire.Count | None = None
-    truncation: Literal["disabled"] | None = None
-    metadata: dict[str, str] | None = None
 
 
-@router.post("/v1/responses", openapi_extra=wire.takes(ResponseRequest))
-async def responses(request: Request) -> Response:
-    """Answer an input."""
-    return await wire.converse(request, ResponseRequest, read_response, ResponseWriter)
-
-
-def read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    """Messages and settings of a request."""
+def _read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
     extra = {name: value for name, value in (body.model_extra or {}).items() if value}
     for name in extra.keys() & {"previous_response_id", "conversation", "background"}:
         why = "an answer comes at once and is not stored: give the whole conversation as input."
@@ -376,8 +362,9 @@ class ResponseWriter(wire.Writer):
         return said + self._say("response.failed", response=self._response("failed", error=error))
 
     def _response(self, status: str, **more: Any) -> dict[str, Any]:
+        same = {"model", "tools", "tool_choice"}
         given = self._body.model_dump(
-            mode="json", include=_REPEATED, exclude_unset=True, exclude_none=True
+            mode="json", include=same, exclude_unset=True, exclude_none=True
         )
         tools = [{"strict": None, "parameters": None, **t} for t in given.pop("tools", ())]
         own = {"id": self._id, "object": "response", "created_at": self._made, "status": status}
@@ -412,8 +399,4 @@ def _part(text: str, refusal: str | None = None) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-_REPEATED = {
-    *("instructions", "max_output_tokens", "metadata", "model", "reasoning"),
-    *("temperature", "text", "tool_choice", "tools", "top_p"),
-}
-"""Fields of a request that its response repeats."""
+wire.serves(router, "/v1/responses", ResponseRequest, _read_response, ResponseWriter)

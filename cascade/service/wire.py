@@ -7,20 +7,20 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import product
 from typing import Annotated, Any, ClassVar, TypeVar
 
+from fastapi import APIRouter
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from ollama import Options
 from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
-from typing_extensions import override
+from starlette.types import Receive
 
 from cascade.confidence.schemas import check_schema, check_tools
 from cascade.events import Event, Retracted, Token
@@ -267,11 +267,10 @@ def content_of(given: object, place: str) -> str | list[Any]:
 
 def _part(given: Any, place: str) -> dict[str, Any]:
     match given:
-        case (
-            {"type": "text" | "input_text" | "output_text", "text": str(text)}
-            | {"type": "refusal", "refusal": str(text)}
-            | {"type": "document", "source": {"type": "text", "data": str(text)}}
-        ):
+        case {"type": "text" | "input_text" | "output_text", "text": str(text)} | {
+            "type": "refusal",
+            "refusal": str(text),
+        }:
             part: dict[str, Any] = {"type": "text", "text": text}
         case (
             {"type": "image_url", "image_url": dict()}
@@ -286,12 +285,10 @@ def _part(given: Any, place: str) -> dict[str, Any]:
         case {"type": "image", "source": {"type": "url", "url": str(url)}}:
             part = image_part(url)
         case {
-            "type": "image" | "document" as kind,
+            "type": "image",
             "source": {"type": "base64", "media_type": str(form), "data": str(data)},
         }:
-            url, name = f"data:{form};base64,{data}", given.get("title") or "document.pdf"
-            file = {"type": "file", "file": {"filename": name, "file_data": url}}
-            part = image_part(url) if kind == "image" else file
+            part = image_part(f"data:{form};base64,{data}")
         case _:
             raise unreadable(place, given)
     return marked(part, given)
@@ -339,10 +336,6 @@ class Writer(ABC):
     media_type: ClassVar[str] = "text/event-stream"
     ping: ClassVar[bytes] = b": waiting for the decision\n\n"
 
-    def loaded(self) -> dict[str, Any] | None:
-        """The answer to a request without a question, by which clients have a model loaded."""
-        return None
-
     @abstractmethod
     def whole(self, reply: Reply) -> dict[str, Any]:
         """The answer in one piece."""
@@ -364,43 +357,42 @@ class Writer(ABC):
         """The end of a stream that failed."""
 
 
-async def converse(
-    request: Request,
+def serves(
+    router: APIRouter,
+    path: str,
     form: type[AnyRequest],
     read: Callable[[Any, Served], tuple[list[AnyMessage], Settings]],
     make_writer: Callable[[Any], Writer],
-) -> Response:
-    """The answer to a request of any protocol, whole or as a stream: `read` makes messages and
-    settings of its body. A client that leaves cancels its run."""
-    began, gateway = time.time(), gateway_of(request)
-    key = await gateway.key_of(request)
-    body, size = await read_body(request, form)
-    served = gateway.model(body.model, key)
-    messages, settings = read(body, served)
-    writer = make_writer(body)
-    if not messages and (loaded := writer.loaded()) is not None:
-        return json_response(loaded)
-    last = messages[-1] if messages else HumanMessage("")
-    if last.type == "human" and isinstance(last.content, str) and not last.content.strip():
-        said = "messages: there is none, or the last one is empty: ask something."
-        raise ServiceError(400, said, param="messages")
-    if settings.get("tools") or settings.get("schema"):
-        await asyncio.to_thread(_check, settings)
-    run = served.begin(messages, settings, body.cascade or Wishes(), key)
-    run.begun_at = began
-    ask = partial(gateway.ask, served, run, size, key)
-    unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
-    headers = {"x-cascade-ignored": unused} if unused else {}
-    if not body.stream:
-        reply = await while_connected(request.receive, ask())
-        return json_response(writer.whole(reply), headers | reply.way.headers())
-    stream = Streamed(ask, writer, headers)
-    try:
-        await while_connected(request.receive, stream.begun())
-    except BaseException:
-        await stream.aclose()
-        raise
-    return stream
+) -> None:
+    """Add a route for requests of this form: `read` makes messages and settings of one, a writer
+    its answer, whole or as a stream. A client that leaves cancels its run."""
+
+    @router.post(path, summary=form.__doc__, openapi_extra=takes(form))
+    async def converse(request: Request) -> Response:
+        began, gateway = time.time(), gateway_of(request)
+        key = await gateway.key_of(request)
+        body, size = await read_body(request, form)
+        served = gateway.model(body.model, key)
+        messages, settings = read(body, served)
+        last = messages[-1] if messages else HumanMessage("")
+        if last.type == "human" and not str(last.content).strip():
+            said = "messages: there is none, or the last one is empty: ask something."
+            raise ServiceError(400, said, param="messages")
+        if settings.get("tools") or settings.get("schema"):
+            await asyncio.to_thread(_check, settings)
+        run = served.begin(messages, settings, body.cascade or Wishes(), key)
+        run.begun_at = began
+        ask, writer = partial(gateway.ask, served, run, size, key), make_writer(body)
+        unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
+        headers = {"x-cascade-ignored": unused} if unused else {}
+        if not body.stream:
+            reply = await while_connected(request.receive, ask())
+            return json_response(writer.whole(reply), headers | reply.way.headers())
+        pieces = streamed(ask, writer)
+        way = await while_connected(request.receive, anext(pieces))
+        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        headers |= way.headers() if way else {}
+        return StreamingResponse(pieces, headers=headers, media_type=writer.media_type)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -422,83 +414,67 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         leaving.cancel()
 
 
-class Streamed(StreamingResponse):
-    """Stream of a run: its text in pieces, then the reply or the error, from the task that works
-    on the question, which ends when the client goes away."""
+async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
+    """The stream of a run: first its `Way`, once there are words or the client has to hear
+    something, then the pieces. The work on the question ends with it.
 
-    def __init__(self, ask: Ask, writer: Writer, headers: Mapping[str, str]) -> None:
-        quick = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        pieces = self._pieces(writer)
-        super().__init__(pieces, headers={**quick, **headers}, media_type=writer.media_type)
-        self._way: Way | None = None
-        self._text, self._sent = "", 0  # text that waits, and characters that were sent
-        self._end: Reply | ServiceError | None = None
-        self._news = asyncio.Event()
-        self._task = asyncio.create_task(self._work(ask))
+    Raises:
+        ServiceError: there is no answer, and nothing was sent.
+    """
+    news, way, text, sent = asyncio.Event(), None, "", 0  # text that waits, characters sent
+    end: Reply | ServiceError | None = None
 
-    async def _work(self, ask: Ask) -> None:
-        try:
-            end: Reply | ServiceError = await ask(self._tell)
-        except Exception as error:  # noqa: BLE001 - the sender has to say it
-            end = fault_of(error, "a stream")
-        self._end = self._end or end
-        self._news.set()
-
-    def _tell(self, way: Way, event: Event) -> None:
-        self._way = way
-        if self._end is None and isinstance(event, Token) and event.text:
-            self._text += event.text
-            self._news.set()
-        elif isinstance(event, Retracted) and self._sent:
-            way.error = "broke off"
-            said = "the answer broke off after a part of it was sent: ask again, or without stream."
-            self._end = ServiceError(502, said, "upstream_failed")
-            self._news.set()
+    def tell(told: Way, event: Event) -> None:
+        nonlocal way, text, end
+        way = told
+        if isinstance(event, Token) and end is None:
+            text += event.text
         elif isinstance(event, Retracted):
-            self._text = ""
+            text = ""
+            if sent:
+                way.error = "broke off"
+                said = "the answer broke off after a part was sent: ask again, or without stream."
+                end = ServiceError(502, said, "upstream_failed")
+        if text or end:
+            news.set()
 
-    async def begun(self) -> None:
-        """Wait for the first words, or as long as a client is patient without any; raise what came
-        in their place."""
-        await self._wait()
-        if isinstance(self._end, ServiceError) and not self._text:
-            raise self._end
-        if self._way is not None:
-            self.headers.update(self._way.headers())
-
-    async def _wait(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PING_S):
-                await self._news.wait()
-
-    async def _pieces(self, writer: Writer) -> AsyncIterator[bytes]:
-        made, gather_s, end = writer.begin(), 0.0, None
-        while end is None:
-            if self._end is None:
-                await asyncio.sleep(gather_s)
-            self._news.clear()
-            text, self._text, end = self._text, "", self._end
-            if isinstance(end, Reply):
-                text = end.answer[self._sent :]
-            self._sent += len(text)
-            made += writer.text(text) if text else b""
-            if isinstance(end, Reply):
-                made += b"".join(writer.end(end))
-            elif end is not None:
-                made += writer.failed(end)
-            yield made or writer.ping
-            made, gather_s = b"", GATHER_S
-            if end is None:
-                await self._wait()
-
-    @override
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def work() -> None:
+        nonlocal end
         try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.aclose()
+            done: Reply | ServiceError = await ask(tell)
+        except Exception as error:  # noqa: BLE001 - the client has to be told
+            done = fault_of(error, "a stream")
+        end = end or done
+        news.set()
 
-    async def aclose(self) -> None:
-        """Stop the work, if it is not done."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+    task = asyncio.create_task(work())
+    try:
+        await _heard(news)
+        if isinstance(end, ServiceError) and not text:
+            raise end
+        yield way
+        made, last = writer.begin(), None
+        while last is None:
+            news.clear()
+            piece = end.answer[sent:] if isinstance(end, Reply) else text
+            text, last, sent = "", end, sent + len(piece)
+            made += writer.text(piece) if piece else b""
+            if isinstance(last, Reply):
+                made += b"".join(writer.end(last))
+            elif last is not None:
+                made += writer.failed(last)
+            yield made or writer.ping
+            made = b""
+            if last is None:
+                await _heard(news)
+                await asyncio.sleep(GATHER_S if end is None else 0)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def _heard(news: asyncio.Event) -> None:
+    """Wait for news, as long as a client is patient without any."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PING_S):
+            await news.wait()
