@@ -128,14 +128,9 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
     """The books of a selection.
 
     Raises:
-        ConfigurationError: the selection cuts runs in pieces, or its period is empty.
+        ConfigurationError: the period is empty.
         LedgerError: the ledger cannot be read.
     """
-    if selection.node is not None or selection.tier is not None:
-        raise ConfigurationError(
-            "a report is about whole runs, and a node or tier is a part of one: select by run, "
-            "time or tag; there is a table by node and one by tier."
-        )
     since, until = _utc(selection.since), _utc(selection.until)
     if since is not None and until is not None and since >= until:
         raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")

@@ -6,8 +6,9 @@ sound.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class UnavailableError(LedgerError):
 
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("cascade_tags", default=NO_TAGS)
-current_tags: Callable[[], Mapping[str, str]] = _tags.get
+current_tags = _tags.get
 
 
 @contextmanager
@@ -49,22 +50,14 @@ def tagged(**tags: str) -> Iterator[None]:
     Raises:
         ConfigurationError: a value is no text.
     """
-    token = _tags.set({**_tags.get(), **checked_tags(tags, "tagged(…)")})
+    # 42 and "42" would be found and summed apart.
+    if not all(isinstance(value, str) for value in tags.values()):
+        raise ConfigurationError(f"tagged(**{tags!r}): give values as text, {{'user': '42'}}.")
+    token = _tags.set({**_tags.get(), **tags})
     try:
         yield
     finally:
         _tags.reset(token)
-
-
-def checked_tags(tags: Mapping[str, str], where: str) -> Mapping[str, str]:
-    """The tags, if names and values are text: 42 and "42" would be found and summed apart. A
-    `ConfigurationError` otherwise says where they were given."""
-    pairs = tags.items() if isinstance(tags, Mapping) else [(None, None)]
-    if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
-        raise ConfigurationError(
-            f"tags of {where} are {tags!r}: give names and values as text, {{'user': '42'}}."
-        )
-    return tags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +65,6 @@ class Selection:
     """Conditions on entries, joined by "and"; `until` is the time before which they are."""
 
     run_id: str | None = None
-    node: str | None = None
-    tier: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -94,10 +85,10 @@ class Amounts:
     def of(cls, parts: Iterable[tuple[Decimal | None, Basis]]) -> Amounts:
         """The sum of amounts, each with its basis."""
         given = list(parts)
-        known = [(usd, basis == "measured") for usd, basis in given if usd is not None]
-        measured = total_of(usd for usd, is_measured in known if is_measured)
-        estimated = total_of(usd for usd, is_measured in known if not is_measured)
-        return cls(measured, estimated, len(given) - len(known))
+        measured = [usd for usd, basis in given if usd is not None and basis == "measured"]
+        estimated = [usd for usd, basis in given if usd is not None and basis != "measured"]
+        unknown = len(given) - len(measured) - len(estimated)
+        return cls(total_of(measured), total_of(estimated), unknown)
 
     @property
     def known(self) -> Decimal:
@@ -120,17 +111,14 @@ class Amounts:
 class LedgerStore(ABC):
     """Store of ledger entries, for `Cascade(ledger=…)`. A subclass has to give `append` alone.
 
-    Methods without `async` are called from event loops and must not block for long.
+    Methods without `async` are called from event loops and must not block for long. What cannot be
+    written or read raises a `LedgerError`.
     """
 
     @abstractmethod
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
         """Keep entries with their tags. One that has begun under the same id is replaced; any other
-        repetition is left as it is.
-
-        Raises:
-            LedgerError: they cannot be kept.
-        """
+        repetition is left as it is."""
 
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
         """Write down a call that is about to be sent, as an entry with the outcome `begun`, which
@@ -139,11 +127,11 @@ class LedgerStore(ABC):
         Raises:
             LedgerError: it cannot be written within a second: the call must not be sent.
         """
-        del entry, tags
+        return
 
     def withdraw(self, entry_id: str) -> None:
         """Forget a call that was begun and not sent."""
-        del entry_id
+        return
 
     async def of_run(self, run_id: str) -> list[LedgerEntry]:
         """The entries of a run, oldest first; empty where a store cannot read."""
@@ -159,20 +147,16 @@ class LedgerStore(ABC):
         return None
 
     async def flush(self) -> None:
-        """Return once everything appended so far is durable.
-
-        Raises:
-            LedgerError: it cannot be made so.
-        """
+        """Return once everything appended so far is durable."""
         return
 
     def close(self) -> None:
-        """`aclose` for synchronous callers."""
+        """Write what is left and give back what is held; it may be used again."""
         return
 
     async def aclose(self) -> None:
-        """Write what is left and give back what is held; it may be used again."""
-        return
+        """`close` in another thread."""
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ from cascade.ledger.base import UnavailableError
 
 try:
     import sqlalchemy as sa
-    from sqlalchemy import event, exc
+    from sqlalchemy import exc
     from sqlalchemy.dialects.postgresql import JSONB
     from sqlalchemy.util import greenlet_spawn
 except ImportError as error:
@@ -43,6 +43,9 @@ LOCK = 0x6361736361646500
 
 BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
 """Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
+
+JOURNAL = 4_000
+"""Transactions by event loops, some 40 MB, after which SQLite's journal is moved."""
 
 background = Portal()
 """Thread with the event loop of all connections to PostgreSQL, and of what stores write."""
@@ -163,25 +166,23 @@ class Database:
         read_only: bool = False,
     ) -> None:
         address = database_url(url)
-        self.on_server, path = address.drivername != "sqlite", Path(address.database or "")
-        self.path = None if self.on_server or not address.database else path
+        self.on_server, file = address.drivername != "sqlite", address.database
+        self.path = None if self.on_server or file is None else Path(file)
         self.place = f"{name} in {self.path or 'its database'}"
-        self.read_only = read_only
+        self.read_only, self._migrations = read_only, migrations
         version = sa.Column("version_num", sa.Integer, primary_key=True)
         self._version = sa.Table(f"{name}_version", metadata, version, keep_existing=True)
-        self._migrations = migrations
         self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
+        self._in_journal = 0  # transactions by `write_now`
         options: dict[str, Any] = {"creator": lambda: self._connect(BUSY_S)}
         if self.on_server:
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
             options = {"connect_args": times, "pool_size": 3, "pool_pre_ping": True}
         elif self.path is None:  # one connection, which one thread has at a time
             options |= {"poolclass": sa.QueuePool, "pool_size": 1, "max_overflow": 0}
-        common: Any = {"hide_parameters": True, "json_serializer": to_json}
-        self._engine = sa.create_engine(address, **options, **common)
-        if not self.on_server:
-            event.listen(self._engine, "begin", _begin)
+        options |= {"hide_parameters": True, "json_serializer": to_json}
+        self._engine = sa.create_engine(address, **options)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Result of work in a transaction that reads; see `write`."""
@@ -204,7 +205,8 @@ class Database:
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
         """True if work in a transaction was done by the thread that asks, without a wait for a lock
         or a disk. Where it was not, `write` tells what is wrong."""
-        if self.path is None or self._opened is None or self._opened != self._identity():
+        ready = self._opened is not None and self._in_journal < 2 * JOURNAL
+        if self.path is None or not ready or self._opened != self._identity():
             return False
         with suppress(Exception):
             if self._file is None:
@@ -213,8 +215,14 @@ class Database:
             with self._file:
                 self._file.execute("BEGIN IMMEDIATE")
                 work(self._file)
+            self._in_journal += 1
             return True
         return False
+
+    @property
+    def journal_is_long(self) -> bool:
+        """True if it is time to move SQLite's journal into the database."""
+        return self._in_journal >= JOURNAL
 
     def move_journal(self, *, wait: bool = False) -> bool:
         """True if SQLite's journal was moved into the database, which takes a while beside those
@@ -222,6 +230,7 @@ class Database:
         PostgreSQL cleans its files by itself."""
         if self.path is None:
             return not self.on_server
+        self._in_journal = 0
         with suppress(sqlite3.Error), closing(self._connect(BUSY_S * wait)) as file:
             for mode in ("PASSIVE", "TRUNCATE"):  # the second has little left to do
                 busy, *_ = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -258,8 +267,11 @@ class Database:
                 "it would be lost: put the file back, or close the ledger and open it anew."
             )
         try:
-            reads = self.read_only or (reads and not first)
-            with self._engine.execution_options(reads=reads).begin() as connection:
+            with self._engine.begin() as connection:
+                if not self.on_server:
+                    # One that reads first and writes later could not wait for another writer.
+                    only_reads = self.read_only or (reads and not first)
+                    connection.exec_driver_sql("BEGIN" if only_reads else "BEGIN IMMEDIATE")
                 if first:
                     self._bring_up_to_date(connection)
                 done = work(connection)
@@ -329,12 +341,6 @@ class Database:
                 migrate(operations)
             connection.execute(table.delete())
         connection.execute(table.insert(), {"version_num": newest})
-
-
-def _begin(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later cannot wait for another writer.
-    reads = connection.get_execution_options().get("reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _refuses_values(error: BaseException) -> bool:

@@ -12,9 +12,6 @@ from typing import Any
 from cascade.errors import ConfigurationError
 from cascade.state import LedgerEntry
 
-Tagged = tuple[LedgerEntry, Mapping[str, str]]
-"""An entry with its tags."""
-
 _DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
@@ -30,7 +27,7 @@ def flat_row(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
     return row | {name: decision.get(name) for name in _DECISION} | {"tags": dict(tags)}
 
 
-def write_entries(path: Path, found: Iterable[Tagged]) -> int:
+def write_entries(path: Path, found: Iterable[tuple[LedgerEntry, Mapping[str, str]]]) -> int:
     """Number of entries written to a new file, `.jsonl` or `.csv` by its ending."""
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path}: the ending names the format; give one of .jsonl, .csv.")

@@ -51,37 +51,33 @@ class Machine:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._lock = clock, Lock()
-        self._calls, self._last = 0, 0.0
+        self._calls, self._now = 0, 0.0
         self._shares = 0.0  # grows by dt ÷ n while n calls are under way
-        self._crowded = 0.0  # grows by dt while n > 1
 
     def begin(self) -> Callable[[float | None], tuple[float, Basis]]:
         """Begin a call, right before it is sent, which is ended by what is returned, once. That
         takes the milliseconds in which the model computed, where the server says them, and returns
         those that are charged, with their basis: alone on the machine the server's, else the share
         of each moment."""
-        shares, crowded = self._advance(1)
+        began, before = self._advance(1)
 
         def end(busy_ms: float | None) -> tuple[float, Basis]:
-            now_shares, now_crowded = self._advance(-1)
-            share_ms = 1000 * (now_shares - shares)
+            now, shares = self._advance(-1)
+            share, wall = shares - before, now - began
             if busy_ms is None:
-                return share_ms, "estimated"
-            return (share_ms if now_crowded > crowded else min(busy_ms, share_ms)), "measured"
+                return 1000 * share, "estimated"
+            alone = share > 0.999_999 * wall
+            return (min(busy_ms, 1000 * share) if alone else 1000 * share), "measured"
 
         return end
 
     def _advance(self, calls: int) -> tuple[float, float]:
-        """Let so many more calls be under way from now on."""
         with self._lock:
-            now = self._clock()
-            passed = max(0.0, now - self._last)
+            last, self._now = self._now, max(self._now, self._clock())
             if self._calls:
-                self._shares += passed / self._calls
-            if self._calls > 1:
-                self._crowded += passed
-            self._last, self._calls = now, self._calls + calls
-            return self._shares, self._crowded
+                self._shares += (self._now - last) / self._calls
+            self._calls += calls
+            return self._now, self._shares
 
 
 _machines: dict[str, Machine] = {}
@@ -139,9 +135,7 @@ class Ledger:
                 f"append of {type(store).__name__} is async: nothing would await it and every "
                 "entry would be lost. Write `def append(self, entries, tags)`."
             )
-        self.store = store
-        self._crash_safe = store is not None and type(store).begin is not LedgerStore.begin
-        self.outlook = outlook
+        self.store, self.outlook = store, outlook
         self.listeners: list[Callable[[LedgerEntry], None]] = []
         self._pending: OrderedDict[str, list[LedgerEntry]] = OrderedDict()
         self._usual: dict[str, tuple[int, float, float]] = {}  # tier → answers, tokens, dollars
@@ -154,9 +148,9 @@ class Ledger:
         Raises:
             LedgerError: the store cannot write the attempt down, so that it must not be sent.
         """
-        attempt.tags = tags = {**current_tags(), **attempt.tags}
-        if self._crash_safe:
-            await self._begin(attempt, tags)
+        attempt.tags = {**current_tags(), **attempt.tags}
+        if self.store is not None:
+            await _begin(self.store, attempt)
         hourly, server = attempt.tier.pricing.per_hour is not None, attempt.tier.model.server
         end = machine_of(server or "this machine").begin() if hourly else None
         try:
@@ -166,13 +160,13 @@ class Ledger:
                 end(None)
             asked = isinstance(error, ModelError) or not isinstance(error, CascadeError)
             if asked and not isinstance(error, NotSentError):
-                self.record(self._failed(attempt, error), tags)
-            elif self._crash_safe and self.store is not None:
-                self.store.withdraw(attempt.id)  # requests are forbidden, a recording has none
+                self.record(self._failed(attempt, error), attempt.tags)
+            elif self.store is not None:  # requests are forbidden, a recording has none
+                self.store.withdraw(attempt.id)
             raise
         assert attempt.completion is not None, "an attempt that raised nothing has an answer"
         busy = (None, "measured") if end is None else end(attempt.completion.busy_ms)
-        self.record(self._answered(attempt, attempt.completion, *busy), tags)
+        self.record(self._answered(attempt, attempt.completion, *busy), attempt.tags)
 
     def book(
         self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
@@ -182,11 +176,8 @@ class Ledger:
         return self.record(LedgerEntry(**given | fields), {**current_tags(), **(tags or {})})
 
     def record(self, entry: LedgerEntry, tags: Mapping[str, str]) -> LedgerEntry:
-        """Hand an entry to the store at once, and keep it for `take`.
-
-        Where the store fails, the log has the entry instead: what was asked is paid for. A
-        crash-safe store refuses the next call before it is sent.
-        """
+        """Hand an entry to the store at once, and keep it for `take`. Where the store fails, the
+        log has the entry instead: what was asked is paid for."""
         if self.store is not None:
             try:
                 self.store.append([entry], tags)
@@ -198,12 +189,11 @@ class Ledger:
                 listener(entry)
             except Exception:  # the call is paid for, and its entry must arrive
                 logger.exception("a listener of the ledger raised; the entry stands")
-        if entry.node in BACKGROUND:
-            return entry
-        with self._lock:
-            self._pending.setdefault(entry.run_id, []).append(entry)
-            while len(self._pending) > MAX_PENDING_RUNS:
-                self._pending.popitem(last=False)
+        if entry.node not in BACKGROUND:
+            with self._lock:
+                self._pending.setdefault(entry.run_id, []).append(entry)
+                while len(self._pending) > MAX_PENDING_RUNS:
+                    self._pending.popitem(last=False)
         return entry
 
     def take(self, run_id: str) -> list[LedgerEntry]:
@@ -211,19 +201,6 @@ class Ledger:
         that failed."""
         with self._lock:
             return self._pending.pop(run_id, [])
-
-    async def _begin(self, attempt: Attempt, tags: Mapping[str, str]) -> None:
-        assert self.store is not None, "one that can begin"
-        begun = _entry(attempt, Usage(), None, "unknown", outcome="begun")
-        beginning = asyncio.ensure_future(self.store.begin(begun, tags))
-        try:
-            # Shielded: cancelled while the row is written in a thread, it would stay begun.
-            await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            with suppress(Exception):
-                await beginning
-                self.store.withdraw(attempt.id)
-            raise
 
     # --- the figures of an entry
 
@@ -259,23 +236,21 @@ class Ledger:
     ) -> dict[str, Any]:
         """Baseline and saving of an answer of the large model, which is its own baseline, or of
         another in its place, which earns an estimate that is never above its own cost."""
-        is_large = attempt.tier.name == self.outlook.tiers[-1].name
-        earned = {} if is_large else self.outlook.earned(completion, cost, attempt.messages)
-        found = earned.get("baseline_usd")
-        if cost is None or (found is None and not is_large):
-            return {"baseline_usd": None, "basis": "unknown"}
         baseline, more = cost, dict[str, str]()
-        if found is not None:
-            baseline, more = min(found, cost), {"basis": "estimated"}
+        if attempt.tier.name != self.outlook.tiers[-1].name:
+            earned = self.outlook.earned(completion, cost, attempt.messages)
+            baseline, more = earned["baseline_usd"], {"basis": "estimated"}
         elif attempt.continued:
             more = {"basis": "estimated"}
-        elif attempt.tier.pricing.per_hour is None:
+        elif cost is not None and attempt.tier.pricing.per_hour is None:
             baseline = self.outlook.measured(completion.usage, attempt.messages) or cost
             if baseline != cost:
                 note = "the large model alone would have found more of the prompt in its cache"
                 more = {"basis": "estimated", "note": note}
-        saved = NOTHING if baseline == cost else baseline - cost
-        return {"baseline_usd": baseline, "saved_usd": saved, **more}
+        if cost is None or baseline is None:
+            return {"baseline_usd": None, "basis": "unknown"}
+        baseline = min(baseline, cost)
+        return {"baseline_usd": baseline, "saved_usd": baseline - cost or NOTHING, **more}
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
         """The entry of a call that failed or was cancelled; a refusal is not billed."""
@@ -284,11 +259,10 @@ class Ledger:
             outcome, note = "cancelled", "cancelled while it ran"
         if attempt.heard:
             note = f"{note.rstrip('.')}; {attempt.heard:,} characters had arrived"
-        more = {"note": note, "outcome": outcome}
         if isinstance(error, ModelError) and error.billed is False:
-            return _entry(attempt, NO_TOKENS, NOTHING, "measured", **more)
-        assumed = self._assumed(attempt, Usage())
-        return _entry(attempt, Usage(), None, "unknown", assumed_usd=assumed, **more)
+            return _entry(attempt, NO_TOKENS, NOTHING, "measured", note=note, outcome=outcome)
+        more = {"note": note, "outcome": outcome, "assumed_usd": self._assumed(attempt, Usage())}
+        return _entry(attempt, Usage(), None, "unknown", **more)
 
     def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost: the prompt by its characters,
@@ -305,6 +279,19 @@ class Ledger:
         used = Usage(input_tokens=sent, output_tokens=output)
         assumed = attempt.tier.pricing.cost(used, None, attempt.at)
         return Decimal(str(dollars / n)) if assumed is None and n else assumed
+
+
+async def _begin(store: LedgerStore, attempt: Attempt) -> None:
+    begun = _entry(attempt, Usage(), None, "unknown", outcome="begun")
+    beginning = asyncio.ensure_future(store.begin(begun, attempt.tags))
+    try:
+        # Shielded: cancelled while the row is written in a thread, it would stay begun.
+        await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await beginning
+            store.withdraw(attempt.id)
+        raise
 
 
 def _entry(

@@ -58,8 +58,7 @@ class Outlook:
     def __init__(
         self, tiers: Sequence[PricedTier], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.tiers = tuple(tiers)
-        self.lengths = Lengths()
+        self.tiers, self.lengths = tuple(tiers), Lengths()
         self._alone, self._really = PromptCache(clock), PromptCache(clock)
         self._answers: deque[tuple[int, int, float]] = deque(maxlen=KEPT)
         self._learned, self._lock = 0, Lock()
@@ -73,7 +72,7 @@ class Outlook:
         usage, large = completion.usage, tier.name == self.tiers[-1].name
         tokens, cached, written = usage.input_tokens or 0, 0, 0
         if prefixes := prefixes_of(tier.model.name, messages, tokens):
-            cached = in_steps(self._really.share(prefixes), tokens) if large else 0
+            cached = self._really.cached(prefixes, tokens) if large else 0
             written = in_steps(1.0, tokens) - cached
         return next(_costs(tier, self.lengths if large else Lengths(), usage, cached, written))
 
@@ -84,7 +83,7 @@ class Outlook:
         model alone would have cost, with a 95 % range of this question. It is an estimate, since
         that model was not asked; what middleware added to the prompt does not count."""
         usage = completion.asked_usage
-        cached = in_steps(self._found(usage, messages)[0], usage.input_tokens or 0)
+        cached, _ = self._cached(usage, messages)
         usd, least, most = _costs(self.tiers[-1], self.lengths, usage, cached)
         if usd is None or least is None or most is None:
             return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
@@ -101,10 +100,10 @@ class Outlook:
         """Dollars that the large model alone costs for a request that it was really asked: its real
         usage, but with as much of the prompt cached as there would have been, had it answered the
         turns too that it was not asked."""
-        alone, prefixes = self._found(usage, messages)
-        # Where it was sent as long a beginning, its usage says what the provider found.
-        if prefixes and alone > self._really.share(prefixes, keep=True):
-            cached = max(in_steps(alone, usage.input_tokens or 0), usage.cached_tokens or 0)
+        alone, prefixes = self._cached(usage, messages)
+        really = self._really.cached(prefixes, usage.input_tokens or 0, keep=True)
+        if alone > really:  # else its usage says what the provider found
+            cached = max(alone, usage.cached_tokens or 0)
             usage = usage.model_copy(update={"cached_tokens": cached})
         return self.tiers[-1].pricing.cost(usage, busy_ms)
 
@@ -116,28 +115,23 @@ class Outlook:
             if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n.bit_count() == 1):
                 self.lengths = fit_lengths(self._answers)
 
-    def _found(self, usage: Usage, messages: Sequence[BaseMessage]) -> tuple[float, Prefixes]:
-        """Share of a prompt that the large model alone would have found in its cache, the same for
+    def _cached(self, usage: Usage, messages: Sequence[BaseMessage]) -> tuple[int, Prefixes]:
+        """Tokens of a prompt that the large model alone would have found in its cache, the same for
         a run and for its audit, which ask about the same message; and the prompt's beginnings."""
-        prefixes = prefixes_of(self.tiers[-1].model.name, messages, usage.input_tokens or 0)
-        if not prefixes:
-            return 0.0, ()
-        return self._alone.share(prefixes, question=messages[-1].id or "", keep=True), prefixes
+        tokens = usage.input_tokens or 0
+        prefixes = prefixes_of(self.tiers[-1].model.name, messages, tokens)
+        question = (messages[-1].id or "") if messages else ""
+        return self._alone.cached(prefixes, tokens, question=question, keep=True), prefixes
 
 
 def _costs(
     tier: PricedTier, lengths: Lengths, usage: Usage, cached: int, written: int = 0
 ) -> Iterator[Decimal | None]:
     """Dollars of a tier's answer to a prompt that was drafted, and the ends of their range."""
-    draft = visible(usage)
+    draft, read = visible(usage), usage.input_tokens
+    more = {"input_tokens": read, "cached_tokens": cached, "cache_write_tokens": written}
     for output in (None,) * 3 if draft is None else lengths.predict(draft, tier.max_tokens):
-        expected = Usage(
-            input_tokens=usage.input_tokens,
-            cached_tokens=cached,
-            cache_write_tokens=written,
-            output_tokens=output,
-        )
-        yield tier.pricing.cost(expected)
+        yield tier.pricing.cost(Usage(output_tokens=output, **more))
 
 
 def visible(usage: Usage) -> int | None:
@@ -164,7 +158,8 @@ class Lengths:
 
     def predict(self, draft: int, cap: int | None = None) -> tuple[int, int, int]:
         """Expected output tokens, with the ends of their 95 % range."""
-        expected = _exp(self.start + self.slope * math.log(max(1, draft))) * self.smear
+        log = self.start + self.slope * math.log(max(1, draft))
+        expected = math.exp(min(20.0, log)) * self.smear
         low, high = 0.0, WORDY_FACTOR * max(expected, draft) + WORDY_TOKENS
         if self.factors is not None:
             low, high = expected * self.factors[0], expected * self.factors[1]
@@ -177,8 +172,6 @@ class Lengths:
 def fit_lengths(audits: Sequence[tuple[int, int, float]]) -> Lengths:
     """Weighted ridge regression of the log length. From 39 audits on, the range is weighted
     split-conformal prediction (arXiv 1904.06019) on their leave-one-out residuals."""
-    if not audits:
-        return Lengths()
     n, total = len(audits), math.fsum(weight for *_, weight in audits)
     weights = [weight / total for *_, weight in audits]
     drafts = [math.log(max(1, draft)) for draft, *_ in audits]
@@ -189,11 +182,12 @@ def fit_lengths(audits: Sequence[tuple[int, int, float]]) -> Lengths:
     spread = 2.0 + n * math.fsum(w * x * x for w, x, _ in apart)
     slope = n * math.fsum(w * x * y for w, x, y in apart) / spread
     # Leave-one-out: each residual over 1 less its leverage.
-    residuals = sorted(
-        ((y - slope * x) / max(0.05, 1 - w - n * w * x * x / spread), w) for w, x, y in apart
+    ratios = sorted(
+        (math.exp((y - slope * x) / max(0.05, 1 - w - n * w * x * x / spread)), w)
+        for w, x, y in apart
     )
-    smear = math.fsum(w * _exp(residual) for residual, w in residuals)
-    low, high = _reached(residuals[::-1]), _reached(residuals)
+    smear = math.fsum(w * ratio for ratio, w in ratios)
+    low, high = _reached(ratios[::-1]), _reached(ratios)
     factors = None if low is None or high is None else (low / smear, high / smear)
     return Lengths(rest - slope * draft, 1.0 + slope, smear, factors)
 
@@ -202,15 +196,11 @@ def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
     """The ratio at which 97.5 % of the mass is reached, which is 1 and that of the new draft: the
     largest seen."""
     whole, mass = 1.0 + max(weight for _, weight in ranked), 0.0
-    for residual, weight in ranked:
+    for ratio, weight in ranked:
         mass += weight
         if mass / whole >= 0.975 - 1e-12:
-            return _exp(residual)
+            return ratio
     return None
-
-
-def _exp(log: float) -> float:
-    return math.exp(min(20.0, log))
 
 
 # --- prompt caches of providers, as far as they can be known from what was sent
@@ -227,12 +217,13 @@ class PromptCache:
         self._clock, self._lock = clock, Lock()
         self._kept: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
 
-    def share(self, prefixes: Prefixes, *, question: str = "", keep: bool = False) -> float:
-        """Share of a prompt whose beginning is kept, but for what its question (by id) has left
+    def cached(
+        self, prefixes: Prefixes, tokens: int, *, question: str = "", keep: bool = False
+    ) -> int:
+        """Tokens of a prompt whose beginning is kept, but for what its question (by id) has left
         itself, which may be looked up twice; `keep` it, since it is sent now."""
-        warm = 0
+        warm, now = 0, self._clock()
         with self._lock:
-            now = self._clock()
             for key, size in prefixes:
                 at, by = self._kept.get(key, (-math.inf, ""))
                 alive = at > now - TTL_S
@@ -243,7 +234,7 @@ class PromptCache:
                     self._kept.move_to_end(key)
             while len(self._kept) > BEGINNINGS:
                 self._kept.popitem(last=False)
-        return warm / prefixes[-1][1]
+        return in_steps(warm / prefixes[-1][1], tokens) if prefixes else 0
 
 
 def prefixes_of(model: str, messages: Sequence[BaseMessage], tokens: int) -> Prefixes:

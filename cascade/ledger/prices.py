@@ -40,7 +40,7 @@ class Pricing(Record):
         Raises:
             ConfigurationError: it is not known.
         """
-        tokens, hour, share = self.per_million, self.per_hour, self.batch_share
+        share = self.batch_share
         if not has_price(self, busy_ms=1.0):
             return self
         if share is None:
@@ -48,9 +48,10 @@ class Pricing(Record):
                 f"what a call by batch costs is not known ({self.source}): give the tier "
                 "Price(input=…, output=…, batch_share=…), 0.5 where it is half."
             )
-        parts: dict[str, Any] = {
-            "per_million": tokens and {name: usd * share for name, usd in tokens.items()},
-            "per_hour": hour and hour * share,
+        cheaper = {name: usd * share for name, usd in (self.per_million or {}).items()}
+        parts = {
+            "per_million": cheaper or None,
+            "per_hour": self.per_hour and self.per_hour * share,
         }
         return self.model_copy(update={**parts, "source": f"{self.source}, by batch × {share}"})
 
@@ -60,19 +61,20 @@ class Pricing(Record):
         """Dollars of one call; None where price or usage are unknown. A price per hour needs the
         time in which the machine was `busy_ms`, a list price, which has dates, that of the call."""
         del at
-        total, counts, usd = Decimal(0), _counts(usage), self.per_million
-        if usd is not None:
-            if counts is None:
+        total: Decimal | None = None
+        if (usd := self.per_million) is not None:
+            if (counts := _counts(usage)) is None:
                 return None
             plain, write = usd["input"], usd.get("cache_write", usd["input"])
             read, write_1h = usd.get("cached_input", plain), usd.get("cache_write_1h", write)
             rates = plain, read, write, write_1h, usd["output"]
-            total = sum(map(mul, rates, counts), total) / 1_000_000
+            total = sum(map(mul, rates, counts), Decimal(0)) / 1_000_000
         if self.per_hour is not None:
             if busy_ms is None:
                 return None
-            total += _to_finest(self.per_hour * Decimal(str(busy_ms)) / 3_600_000)
-        return None if self.per_million is None and self.per_hour is None else total
+            hourly = _to_finest(self.per_hour * Decimal(str(busy_ms)) / 3_600_000)
+            total = hourly if total is None else total + hourly
+        return total
 
 
 class Price(Pricing):

@@ -8,8 +8,9 @@ processes and machines spends more than is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 
 from cascade.ledger.base import EXACT, UnavailableError
 from cascade.ledger.database import Database, Words, json_type
+from cascade.ledger.writer import Change, Writer
 from cascade.state import new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -30,36 +32,10 @@ T = TypeVar("T")
 Window = Literal["day", "month"]
 """Span of a budget, in UTC."""
 
-LINGER_S, PAUSE_S = 0.005, 0.1
-"""Time that settlements wait for the next reservation, to be written in its transaction, and time
-between two tries to write."""
+LINGER_S = 0.005
+"""Time that settlements wait for the next reservation, to be written in its transaction."""
 
 ZERO = Decimal(0)
-
-
-class Account(BaseModel):
-    """Account of a key: money spent, and money put aside for its requests under way; `held` has the
-    dollars of each and the end of its lease."""
-
-    day: date
-    day_usd: Decimal = ZERO
-    month_usd: Decimal = ZERO
-    put_aside_usd: Decimal = ZERO
-    held: dict[str, tuple[Decimal, datetime]] = {}
-
-    def spent_usd(self, window: Window) -> Decimal:
-        """Dollars spent in this window."""
-        return self.day_usd if window == "day" else self.month_usd
-
-    def spend(self, usd: Decimal) -> None:
-        """Count dollars as spent."""
-        self.day_usd, self.month_usd = EXACT.add(self.day_usd, usd), EXACT.add(self.month_usd, usd)
-
-    def settle(self, reservation_id: str, usd: Decimal) -> None:
-        """Count what a request has cost, and release the rest; once."""
-        if (held := self.held.pop(reservation_id, None)) is not None:
-            self.put_aside_usd = EXACT.subtract(self.put_aside_usd, held[0])
-            self.spend(usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +55,45 @@ class Refusal:
     window: Window
     limit_usd: Decimal
     account: Account
-    usd: Decimal
     why: Literal["spent", "put_aside"]
+
+
+class Account(BaseModel):
+    """Account of a key: money spent, and money put aside for its requests under way; `held` has the
+    dollars of each and the end of its lease."""
+
+    day: date
+    day_usd: Decimal = ZERO
+    month_usd: Decimal = ZERO
+    put_aside_usd: Decimal = ZERO
+    held: dict[str, tuple[Decimal, datetime]] = {}
+
+    def spent_usd(self, window: Window) -> Decimal:
+        """Dollars spent in this window."""
+        return self.day_usd if window == "day" else self.month_usd
+
+    def reserve(
+        self, wanted: Reservation, until: datetime, limits: Mapping[Window, Decimal]
+    ) -> Reservation | Refusal:
+        """Put dollars aside, where that much is left of each limit."""
+        for window, limit in limits.items():
+            spent = EXACT.add(self.spent_usd(window), wanted.usd)
+            if EXACT.add(spent, self.put_aside_usd) > limit:
+                why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
+                return Refusal(window, limit, self.model_copy(), why)
+        self.held[wanted.id] = wanted.usd, until
+        self.put_aside_usd = EXACT.add(self.put_aside_usd, wanted.usd)
+        return wanted
+
+    def settle(self, reservation_id: str, usd: Decimal) -> None:
+        """Count what a request has cost, and release the rest; once."""
+        if (held := self.held.pop(reservation_id, None)) is not None:
+            self.put_aside_usd = EXACT.subtract(self.put_aside_usd, held[0])
+            self.spend(usd)
+
+    def spend(self, usd: Decimal) -> None:
+        """Count dollars as spent."""
+        self.day_usd, self.month_usd = EXACT.add(self.day_usd, usd), EXACT.add(self.month_usd, usd)
 
 
 _accounts = sa.Table(
@@ -95,8 +108,6 @@ _MINE = _accounts.c.key == sa.bindparam("mine")
 _ACCOUNT = sa.select(_accounts.c.account).where(_MINE).with_for_update()
 _NEW = postgresql.insert(_accounts).on_conflict_do_nothing()  # SQLite's dialect compiles it as well
 _CHANGE = _accounts.update().where(_MINE).values(account=sa.bindparam("account"))
-
-_Change = Callable[[Account], T]
 
 
 def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
@@ -116,23 +127,12 @@ def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
     return account
 
 
-# --- budgets
-
-
-@dataclass(eq=False, slots=True)
-class _Batch:
-    """Changes of accounts that are made in one transaction, and the task that does so."""
-
-    changes: list[tuple[str, _Change[Any]]] = field(default_factory=list)
-    made: asyncio.Task[list[Any]] | None = None
-
-
 class Budgets:
     """Money that keys may spend, put aside and counted in a database: never overspent.
 
     Several processes and machines may share it. What is put aside and not settled within a lease,
     longer than a request takes, counts as spent: its process died, and whether the request was paid
-    for is not known. It belongs to one event loop.
+    for is not known.
     """
 
     def __init__(
@@ -142,13 +142,9 @@ class Budgets:
         lease_s: float = 900.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._database = Database(url, "budgets", _accounts.metadata)
-        self._lease = timedelta(seconds=lease_s)
-        self._clock = clock
-        self._batch = _Batch()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._turn = asyncio.Lock()
-        self._closing = False
+        database = Database(url, "budgets", _accounts.metadata)
+        self._writer = Writer(database, self._make, LINGER_S)
+        self._lease, self._clock = timedelta(seconds=lease_s), clock
 
     async def reserve(
         self, key: str, usd: Decimal, limits: Mapping[Window, Decimal]
@@ -159,81 +155,51 @@ class Budgets:
             UnavailableError: the database cannot be reached; then nothing may be spent.
         """
         wanted, until = Reservation(new_id(), key, usd), self._clock() + self._lease
-
-        def reserve(account: Account) -> Reservation | Refusal:
-            for window, limit in limits.items():
-                spent = EXACT.add(account.spent_usd(window), usd)
-                if EXACT.add(spent, account.put_aside_usd) > limit:
-                    why: Literal["spent", "put_aside"] = "spent" if spent > limit else "put_aside"
-                    return Refusal(window, limit, account.model_copy(), usd, why)
-            account.held[wanted.id] = usd, until
-            account.put_aside_usd = EXACT.add(account.put_aside_usd, usd)
-            return wanted
-
-        try:
-            return await self._change(key, reserve)
-        except asyncio.CancelledError:
-            # It may have been put aside in the same moment, or is about to be.
-            self.settle(wanted, ZERO)
-            raise
+        undo = partial(Account.settle, reservation_id=wanted.id, usd=ZERO)
+        return await self._ask(key, lambda account: account.reserve(wanted, until, limits), undo)
 
     def settle(self, reservation: Reservation, usd: Decimal) -> asyncio.Future[None]:
         """Count what a request has cost, and release the rest. Settling twice counts once. It is
         tried again while the database is away, also where nothing waits for it."""
         settle = partial(Account.settle, reservation_id=reservation.id, usd=usd)
-        return self._change(reservation.key, settle, patient=True)
+        return self._count(reservation.key, settle)
 
     def charge(self, key: str, usd: Decimal) -> asyncio.Future[None]:
         """Count dollars that were spent without a reservation, such as an audit's."""
-        return self._change(key, partial(Account.spend, usd=usd), patient=True)
+        return self._count(key, partial(Account.spend, usd=usd))
 
     async def account(self, key: str) -> Account:
         """Account of a key, of today and this month."""
-        return await self._change(key, Account.model_copy)
+        return await self._ask(key, Account.model_copy)
 
     async def aclose(self) -> None:
-        """Finish what is under way, and disconnect; it may be used again. What cannot be settled,
-        as the database is away, lapses with its lease."""
-        self._closing = True
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-        self._closing = False
-        await self._database.aclose()
+        """Finish what is under way, and disconnect; it may be used again. What is not settled when
+        the process ends, as the database is away, lapses with its lease."""
+        with suppress(UnavailableError):
+            await asyncio.to_thread(self._writer.close)
 
-    def _change(self, key: str, make: _Change[T], *, patient: bool = False) -> asyncio.Future[T]:
-        task = asyncio.create_task(self._ask(key, make, patient=patient))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # Shielded: a change that is cancelled while it is made is made.
-        shielded = asyncio.shield(task)
-        shielded.add_done_callback(lambda one: one.cancelled() or one.exception())
-        return shielded
+    async def _ask(
+        self,
+        key: str,
+        change: Callable[[Account], T],
+        undo: Callable[[Account], None] | None = None,
+    ) -> T:
+        made: list[T] = []  # again where it is tried again
+        work = key, lambda account: made.append(change(account))
+        await self._writer.written(work, undo and (key, undo))
+        return made[-1]
 
-    async def _ask(self, key: str, make: _Change[Any], *, patient: bool) -> Any:
-        while True:
-            batch, at = self._batch, len(self._batch.changes)
-            batch.changes.append((key, make))
-            if patient and not self._closing:
-                await asyncio.sleep(LINGER_S)
-            batch.made = batch.made or asyncio.create_task(self._write(batch))
-            try:
-                return (await batch.made)[at]
-            except UnavailableError:
-                if not patient or self._closing:
-                    raise
-            await asyncio.sleep(PAUSE_S)
+    def _count(self, key: str, change: Callable[[Account], None]) -> asyncio.Future[None]:
+        waiting = Change((key, change), "end")
+        self._writer.put(waiting)
+        done = asyncio.wrap_future(waiting.done)
+        done.add_done_callback(lambda one: one.cancelled() or one.exception())
+        return done
 
-    async def _write(self, batch: _Batch) -> list[Any]:
-        async with self._turn:
-            self._batch = _Batch()  # for what is asked from now on
-            return await self._database.write(partial(self._make, changes=batch.changes))
-
-    def _make(
-        self, connection: sa.Connection, changes: list[tuple[str, _Change[Any]]]
-    ) -> list[Any]:
+    def _make(self, changes: Sequence[Any], connection: sa.Connection) -> None:
         # In the order of their keys, so that no two processes wait for one another.
         keys, now = sorted({key for key, _ in changes}), self._clock()
         accounts = {key: _account(connection, key, now) for key in keys}
-        made = [make(accounts[key]) for key, make in changes]
+        for key, change in changes:
+            change(accounts[key])
         connection.execute(_CHANGE, [{"mine": key, "account": accounts[key]} for key in keys])
-        return made

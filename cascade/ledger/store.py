@@ -10,15 +10,8 @@ to be sent waits until it is written; in SQLite its own thread writes it, with w
 from __future__ import annotations
 
 import asyncio
-import atexit
-import logging
-import os
 import sqlite3
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -27,31 +20,24 @@ from typing import Any, NamedTuple, TypeVar
 
 from typing_extensions import override
 
-from cascade.errors import CascadeError, ConfigurationError, LedgerError
+from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection, total_of
-from cascade.ledger.database import Database, Money, UtcTime, Words, background, json_type, to_json
-from cascade.ledger.export import Tagged, write_entries
+from cascade.ledger.database import Database, Money, UtcTime, Words, json_type, to_json
+from cascade.ledger.export import write_entries
+from cascade.ledger.writer import PATIENCE_S, Change, Writer
 from cascade.state import Decision, LedgerEntry
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
 from sqlalchemy.dialects import postgresql, sqlite  # isort: skip
 
-logger = logging.getLogger("cascade")
-
 T = TypeVar("T")
 
-QUEUE, BATCH = 10_000, 200
-"""Entries that may wait to be written, and changes of one transaction."""
+QUEUE = 10_000
+"""Changes that may wait to be written."""
 
-JOURNAL = 4_000
-"""Changes by event loops, some 40 MB, after which SQLite's journal is moved."""
-
-LINGER_S, PAUSE_S = 0.05, 0.1
-"""Time that entries wait for others, unless a caller waits for them, and between two tries."""
-
-PATIENCE_S, SLOW_S = 0.9, 5.0
-"""Longest wait for a database that cannot be written, and for a slow one."""
+LINGER_S, SLOW_S = 0.05, 5.0
+"""Time that entries wait for others, unless a caller waits for them; longest wait to be written."""
 
 # --- the table
 
@@ -81,37 +67,31 @@ IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
 """A call under way, or one whose process died."""
 
 
-class Change(NamedTuple):
-    """An entry, or a call that begins, with its tags; or the id of a begun call that is gone; or
-    neither; and the future of a caller who waits until all is written up to here."""
+class Tagged(NamedTuple):
+    """An entry, or a call that begins, with its tags."""
 
-    entry: LedgerEntry | None = None
-    tags: Mapping[str, str] = NO_TAGS
-    gone: str | None = None
-    done: Future[None] | None = None
+    entry: LedgerEntry
+    tags: Mapping[str, str]
 
     def __str__(self) -> str:
         # For the log, without free texts.
-        if self.entry is None:
-            return f"a withdrawal of {self.gone}"
         said = self.entry.model_dump_json(exclude_defaults=True, exclude={"note", "decision"})
         return f"{said} with tags {dict(self.tags)}"
 
 
-def row_of(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
-    """An entry with its tags by column."""
+def _row_of(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
     row = {**entry.__dict__, "tags": dict(tags) or None}
     row["baseline_low_usd"], row["baseline_high_usd"] = row.pop("baseline_range") or (None, None)
     return row
 
 
-def entry_of(row: Any) -> Tagged:
-    """The entry in a row of all columns, with its tags."""
+def _entry_of(row: Any) -> Tagged:
+    """The entry in a row of all columns."""
     fields = dict(zip(COLUMNS, row, strict=True))
     tags = fields.pop("tags") or NO_TAGS
     low, high = fields.pop("baseline_low_usd"), fields.pop("baseline_high_usd")
     fields["baseline_range"] = None if low is None else (low, high)
-    return LedgerEntry.model_validate(fields), tags
+    return Tagged(LedgerEntry.model_validate(fields), tags)
 
 
 _INSERT = postgresql.insert(entries)  # SQLite's dialect compiles it as well
@@ -130,25 +110,19 @@ def _for_sqlite(statement: Any) -> tuple[str, list[tuple[str, Any]]]:
     return str(compiled), [(n, types[n].bind_processor(dialect)) for n in compiled.positiontup]
 
 
-def write(connection: sa.Connection | sqlite3.Connection, changes: Sequence[Change]) -> None:
-    """Make changes of the ledger; they may be made twice."""
+def write(works: Sequence[Any], connection: sa.Connection | sqlite3.Connection) -> None:
+    """Make changes of the ledger: what is to be put, and ids of begun calls that are withdrawn."""
     file: Any = connection
     if isinstance(connection, sa.Connection):
         file = connection.connection.driver_connection
-    kept = [row_of(change.entry, change.tags) for change in changes if change.entry is not None]
-    gone = [{"gone": change.gone} for change in changes if change.gone is not None]
+    kept = [_row_of(*work) for work in works if isinstance(work, Tagged)]
+    gone = [{"gone": work} for work in works if isinstance(work, str)]
     for statement, rows in ((_KEEP, kept), (_FORGET, gone)):
         if rows and isinstance(file, sqlite3.Connection):
             text, forms = _for_sqlite(statement)
-            given = (
-                [row[n] if form is None else form(row[n]) for n, form in forms] for row in rows
-            )
-            file.executemany(text, given)
+            file.executemany(text, [[f(row[n]) if f else row[n] for n, f in forms] for row in rows])
         elif rows and isinstance(connection, sa.Connection):
             connection.execute(statement, rows)
-
-
-# --- the store
 
 
 class SqlLedger(LedgerStore):
@@ -156,11 +130,11 @@ class SqlLedger(LedgerStore):
 
     What is read has in it all that was appended before. Where the database is away, entries wait
     and are written when it is back; `begin`, `flush` and whatever reads raise `LedgerError` within
-    a second. The queue is flushed by `close`, `aclose`, and at exit.
+    a second. What waits is written by `close`, `aclose`, and at exit.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
-            for one that is gone with its process. A file is made with mode 0600.
+            for one that is gone with its process.
         read_only: change nothing, and make no file; whatever would write raises `LedgerError`.
 
     Raises:
@@ -170,47 +144,26 @@ class SqlLedger(LedgerStore):
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._database = Database(url, "ledger", entries.metadata, read_only=read_only)
-        self._queue: deque[Change] = deque()
-        self._writing: Sequence[Change] = ()  # in the background, now: callers must not write
-        self._problem: str | None = None
-        self._in_journal = 0  # changes that callers have written since it was moved
-        self._room, self._urgent = threading.Condition(), asyncio.Event()
-        self._serving = False
-        self._process: int | None = None  # that uses it
-
-    @property
-    def waiting(self) -> list[Change]:
-        """Entries that were handed over and are not written yet."""
-        with self._room:
-            handed_over = [(each, each.entry) for each in (*self._writing, *self._queue)]
-        return [each for each, entry in handed_over if entry and entry.outcome != "begun"]
+        self.writer = Writer(self._database, write, LINGER_S, SLOW_S)
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        with self._room:
-            patience_s = 0 if self._problem else PATIENCE_S
-            if not self._room.wait_for(lambda: len(self._queue) < QUEUE, patience_s):
-                raise self._unwritable()
-            self._put(*(Change(entry, tags) for entry in entries))
+        writer = self.writer
+        with writer.room:
+            patience_s = 0 if writer.problem else PATIENCE_S
+            if not writer.room.wait_for(lambda: len(writer.queue) < QUEUE, patience_s):
+                raise writer.unavailable()
+            writer.put(*(Change(Tagged(entry, tags), "end") for entry in entries))
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        change = Change(entry, tags, done=Future())
-        if self._write_now(change):
-            return
-        try:
-            await self._written(change)
-        except BaseException:
-            with self._room:
-                if change in self._queue:
-                    self._queue.remove(change)
-                else:  # it may have been written
-                    self.withdraw(entry.id)
-            raise
+        work = Tagged(entry, tags)
+        if not self.writer.write_now(work):
+            await self.writer.written(work, undo=entry.id)
 
     @override
     def withdraw(self, entry_id: str) -> None:
-        self._put(Change(gone=entry_id))
+        self.writer.put(Change(entry_id, "closed"))
 
     async def delete(
         self,
@@ -244,7 +197,7 @@ class SqlLedger(LedgerStore):
 
     async def entries(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
         """Entries ordered by time, then id; begun calls are not among them, see `unfinished`."""
-        return await self._read(_chosen(selection), lambda row: entry_of(row)[0])
+        return await self._read(_chosen(selection), lambda row: _entry_of(row).entry)
 
     async def rows(
         self,
@@ -269,14 +222,14 @@ class SqlLedger(LedgerStore):
         """Calls that were begun and never completed: their process was killed or, where
         `older_than` is no longer than a call takes, is still at it."""
         old = entries.c.at <= datetime.now(UTC) - older_than
-        return await self._read(_chosen(selection, IS_BEGUN, old), lambda row: entry_of(row)[0])
+        return await self._read(_chosen(selection, IS_BEGUN, old), lambda row: _entry_of(row).entry)
 
     @override
     async def spent(self, node: str, since: datetime) -> Decimal:
         # Added up here, as SQLite cannot add exactly, but equal costs at once.
         nothing = sa.literal(Decimal(0), Money)
         cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, nothing, type_=Money)
-        chosen = *_where(Selection(node=node, since=since)), ~IS_BEGUN
+        chosen = entries.c.node == node, entries.c.at >= since, ~IS_BEGUN
         statement = sa.select(cost, sa.func.count()).where(*chosen).group_by(cost)
         return total_of(EXACT.multiply(*each) for each in await self._read(statement, tuple))
 
@@ -290,14 +243,14 @@ class SqlLedger(LedgerStore):
         await self.flush()
         found = _chosen(selection).execution_options(yield_per=200)  # flat memory for millions
         write_all = partial(write_entries, Path(path))
-        return await self._database.read(lambda c: write_all(map(entry_of, c.execute(found))))
+        return await self._database.read(lambda c: write_all(map(_entry_of, c.execute(found))))
 
     @override
     async def ready(self) -> str | None:
         probe = sa.text("UPDATE ledger_version SET version_num = version_num")
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self._database.write(lambda connection: connection.execute(probe).rowcount)
+            work = self._database.write(lambda connection: connection.execute(probe).rowcount)
+            await asyncio.wait_for(work, PATIENCE_S)
         except TimeoutError:
             return f"{self._database.place} has not answered for {PATIENCE_S} s."
         except LedgerError as error:
@@ -308,163 +261,18 @@ class SqlLedger(LedgerStore):
         await self.flush()
         return await self._database.read(lambda c: [made(row) for row in c.execute(statement)])
 
-    # --- the queue
-
     @override
     async def flush(self) -> None:
         if not self._database.read_only:
-            await self._written(Change(done=Future()))
+            await self.writer.written()
 
     @override
     def close(self) -> None:
-        with self._room:
-            if self._process not in (None, os.getpid()):
-                return  # it belongs to the process before a fork
-            if self._serving:
-                self._wake(urgent=True)
-            self._room.wait_for(lambda: not self._serving, PATIENCE_S if self._problem else SLOW_S)
-            if self.waiting:
-                raise self._unwritable()
-            self._process = None
-            atexit.unregister(self._at_exit)
-        self._database.close()
-
-    @override
-    async def aclose(self) -> None:
-        await asyncio.to_thread(self.close)
-
-    def _at_exit(self) -> None:
-        try:
-            self.close()
-        except LedgerError as error:
-            logger.error("the ledger could not be closed at exit: %s", error)
-            for each in self.waiting:
-                logger.error("the process ends before an entry was written: %s", each)
-
-    def _begin_use(self) -> None:
-        if self._process is None:
-            self._process = os.getpid()
-            atexit.register(self._at_exit)
-        elif self._process != os.getpid():
-            raise LedgerError(
-                "this ledger was in use before the process forked: open a store of its own "
-                "in each process, with open_store(…)."
-            )
-
-    def _put(self, *changes: Change) -> None:
-        if self._database.read_only:
-            raise LedgerError(f"{self._database.place} is open for reading only.")
-        with self._room:
-            self._begin_use()
-            self._queue.extend(changes)
-            waited_for = any(each.done is not None for each in changes)
-            self._wake(urgent=waited_for or len(self._queue) >= BATCH)
-
-    def _write_now(self, change: Change) -> bool:
-        """True if the thread that asks has written a call, with what waits: to hand it over takes
-        five times as long. Not while the background writes, nor more than so much."""
-        with self._room:
-            self._begin_use()
-            changes = [*self._queue, change]
-            work = partial(write, changes=changes)
-            busy = self._writing or self._problem or self._in_journal >= 2 * JOURNAL
-            if busy or len(changes) > BATCH or not self._database.write_now(work):
-                return False
-            self._queue.clear()
-            self._in_journal += len(changes)
-            if self._in_journal >= JOURNAL:
-                self._wake()
-        _tell(changes)
-        return True
-
-    async def _written(self, change: Change) -> None:
-        assert change.done is not None, "that a caller waits for"
-        self._put(change)
-        try:
-            async with asyncio.timeout(PATIENCE_S if self._problem else SLOW_S):
-                await asyncio.wrap_future(change.done)
-        except TimeoutError:
-            raise self._unwritable() from None
-
-    def _unwritable(self) -> LedgerError:
-        place, problem = self._database.place, self._problem or f"no answer for {SLOW_S} s"
-        why, n = problem.removeprefix(f"{place}: ").rstrip("."), len(self.waiting)
-        return LedgerError(
-            f"{place} cannot be written: {why}; {n:,} entries wait, no call is sent."
-        )
-
-    # --- in the background
-
-    def _wake(self, *, urgent: bool = False) -> None:
-        if not self._serving:
-            self._serving = True
-            asyncio.run_coroutine_threadsafe(self._empty(), background.loop())
-        if urgent and not self._urgent.is_set():
-            background.loop().call_soon_threadsafe(self._urgent.set)
-
-    async def _empty(self) -> None:
-        """Write what is in the queue, until it is empty."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._urgent.wait(), LINGER_S)
-        if self._in_journal >= JOURNAL:
-            self._database.move_journal()
-            self._in_journal = 0
-        while changes := self._take():
-            await self._write([each for each in changes if each.entry or each.gone])
-            _tell(changes)
-
-    def _take(self) -> Sequence[Change]:
-        with self._room:
-            self._writing = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            if not self._writing:
-                self._serving = False
-                self._urgent.clear()
-            self._room.notify_all()
-            return self._writing
-
-    async def _write(self, changes: Sequence[Change]) -> None:
-        """Write changes, as often as it takes; those that can never be kept are refused."""
-        while changes:
-            try:
-                await self._database.write(partial(write, changes=changes))
-            except CascadeError as error:
-                if self._problem is None:
-                    logger.warning("the ledger cannot be written, trying again: %s", error)
-                self._problem = str(error)
-                with self._room:
-                    _tell([*changes, *self._queue], self._unwritable())
-                changes = [each for each in changes if each.done is None]
-                if self._process is None:  # it was closed, and no entry waits
-                    return
-                await asyncio.sleep(PAUSE_S)
-            except Exception as error:  # noqa: BLE001 - the caller is told, or the log
-                if len(changes) > 1:
-                    for each in changes:
-                        await self._write([each])
-                    return
-                told = f"the ledger's database refused an entry: {changes[0]} ({error})"
-                logger.error("%s", told)
-                _tell(changes, LedgerError(told))
-                return
-            else:
-                if self._problem is not None:
-                    logger.warning("the ledger is written again")
-                    self._problem = None
-                return
+        self.writer.close()
 
 
 open_store = SqlLedger
 """Makes a store: `open_store("sqlite:///ledger.db")`."""
-
-
-def _tell(changes: Sequence[Change], refused: LedgerError | None = None) -> None:
-    """Tell the callers who wait that it is written, or was refused."""
-    for done in (change.done for change in changes if change.done is not None):
-        with suppress(InvalidStateError):  # it was told, or waits no more
-            if refused is None:
-                done.set_result(None)
-            else:
-                done.set_exception(refused)
 
 
 def _chosen(selection: Selection, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -474,15 +282,11 @@ def _chosen(selection: Selection, *more: sa.ColumnElement[bool]) -> sa.Select[An
 
 
 def _where(selection: Selection) -> list[sa.ColumnElement[bool]]:
-    columns = entries.c
-    equal = [(columns[name], getattr(selection, name)) for name in ("run_id", "node", "tier")]
-    equal += [(columns.tags[key].as_string(), value) for key, value in selection.tags.items()]
-    conditions = [column == value for column, value in equal if value is not None]
-    if selection.since is not None:
-        conditions.append(columns.at >= selection.since)
-    if selection.until is not None:
-        conditions.append(columns.at < selection.until)
-    return conditions
+    run_id, since, until = selection.run_id, selection.since, selection.until
+    conditions = [entries.c.tags[key].as_string() == tag for key, tag in selection.tags.items()]
+    conditions += [] if run_id is None else [entries.c.run_id == run_id]
+    conditions += [] if since is None else [entries.c.at >= since]
+    return conditions + ([] if until is None else [entries.c.at < until])
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,21 @@ with forbid_real_requests():
 
 from __future__ import annotations
 
-from cascade.testing.guard import forbid_real_requests
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cascade.models.base import guard
 from cascade.testing.scripted import ScriptedModel, reply
 
 __all__ = ["ScriptedModel", "forbid_real_requests", "reply"]
+
+
+@contextmanager
+def forbid_real_requests() -> Iterator[None]:
+    """Stop every request to a real model in this process with `RealRequestForbiddenError`; fakes
+    and recordings still answer."""
+    before, guard.forbidden = guard.forbidden, True
+    try:
+        yield
+    finally:
+        guard.forbidden = before

@@ -383,8 +383,6 @@ def test_two_periods_are_compared_by_the_same_figures() -> None:
 @pytest.mark.parametrize(
     ("selection", "options", "message"),
     [
-        (Selection(node="draft"), {}, "about whole runs"),
-        (Selection(tier="small"), {}, "about whole runs"),
         (Selection(since=NOON, until=NOON), {}, "is empty"),
         (
             Selection(),

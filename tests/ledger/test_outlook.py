@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage
 
-from cascade.ledger.outlook import Lengths, Outlook, PricedTier, fit_lengths
+from cascade.ledger.outlook import Outlook, PricedTier, fit_lengths
 from cascade.ledger.prices import Price, Pricing
 from cascade.state import Completion, Usage
 from tests.ledger.samples import Clock
@@ -93,7 +93,6 @@ def test_weights_of_audits_count_and_one_heavy_audit_leaves_the_range_open() -> 
     assert fit_lengths([*rare, *often]).predict(10)[0] > 500
     assert fit_lengths(often).predict(10)[0] == pytest.approx(10)
     assert fit_lengths([*often * 4, (10, 90, 1e6)]).factors is None
-    assert fit_lengths([]) == Lengths()
 
 
 def test_a_baseline_has_no_more_than_an_answer_may_have_and_nothing_that_was_added() -> None:

@@ -94,9 +94,7 @@ async def test_real_requests_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -
             with pytest.raises(RealRequestForbiddenError, match="ScriptedModel"):
                 await asking(model)
         assert (await ask(ScriptedModel("ok"))).text == "ok"
-    outer = forbid_real_requests()
-    with forbid_real_requests():
-        pass
-    assert guard.forbidden, "the inner block does not undo the outer call"
-    outer()
+        with forbid_real_requests():
+            pass
+        assert guard.forbidden, "the inner block does not undo the outer one"
     assert not guard.forbidden

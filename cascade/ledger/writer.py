@@ -1,0 +1,221 @@
+"""Writer of a database: a queue of changes, which a background loop writes in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from cascade.errors import CascadeError, LedgerError
+from cascade.ledger.base import UnavailableError
+from cascade.ledger.database import ANSWER_S, Database, background
+
+logger = logging.getLogger("cascade")
+
+BATCH = 200
+"""Changes of one transaction."""
+
+PATIENCE_S, PAUSE_S = 0.9, 0.1
+"""Longest wait for a database that could not be written, and time between two tries."""
+
+
+@dataclass(eq=False, slots=True)
+class Change:
+    """A change that waits to be written (of None only its turn is waited for), and is tried again
+    where that fails: not at all, until the writer is closed, or until the process ends."""
+
+    work: Any
+    until: Literal["tried", "closed", "end"]
+    done: Future[None] = field(default_factory=Future)
+
+
+class Writer:
+    """Queue of changes of a database, written in their order, for any thread and event loop.
+
+    Args:
+        write: makes changes, by their `work`, in a transaction; where that fails, once more.
+        linger_s: time that changes wait for others, unless a caller waits for one.
+        slow_s: longest wait for the database.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        write: Callable[[Sequence[Any], Any], object],
+        linger_s: float,
+        slow_s: float = ANSWER_S,
+    ) -> None:
+        self.database, self._write = database, write
+        self._linger_s, self._slow_s = linger_s, slow_s
+        self.queue: deque[Change] = deque()
+        self.room, self._urgent = threading.Condition(), asyncio.Event()
+        self.problem: str | None = None
+        self._writing: Sequence[Change] = ()  # in the background, now: callers must not write
+        self._serving = False
+        self._process: int | None = None  # that uses it
+
+    @property
+    def waiting(self) -> list[Change]:
+        """The changes that must not be lost."""
+        with self.room:
+            return [one for one in (*self._writing, *self.queue) if one.until == "end"]
+
+    def put(self, *changes: Change) -> None:
+        """Hand changes over."""
+        with self.room:
+            self._begin_use()
+            self.queue.extend(changes)
+            waited_for = any(change.until == "tried" for change in changes)
+            self._wake(urgent=waited_for or len(self.queue) >= BATCH)
+
+    async def written(self, work: Any = None, undo: Any = None) -> None:
+        """Wait until a change is written, with all before it. Where it is given up after a try,
+        which may have come through, `undo` is put; an `UnavailableError` says why."""
+        change = Change(work, "tried")
+        self.put(change)
+        try:
+            async with asyncio.timeout(PATIENCE_S if self.problem else self._slow_s):
+                await asyncio.wrap_future(change.done)
+        except BaseException as error:
+            with self.room:
+                if change in self.queue:
+                    self.queue.remove(change)
+                elif undo is not None:
+                    self.put(Change(undo, "closed"))
+            if isinstance(error, TimeoutError):
+                raise self.unavailable() from None
+            raise
+
+    def write_now(self, work: Any) -> bool:
+        """True if the thread that asks has written a change, with what waits: to hand it over takes
+        five times as long. Not while the background writes."""
+        with self.room:
+            self._begin_use()
+            works = [*(change.work for change in self.queue), work]
+            busy = self._writing or self.problem or len(works) > BATCH
+            if busy or not self.database.write_now(partial(self._write, works)):
+                return False
+            written, self.queue = self.queue, deque()
+            if self.database.journal_is_long:
+                self._wake()
+        _tell(written)
+        return True
+
+    def close(self) -> None:
+        """Write what is left, and disconnect; an `UnavailableError` where that cannot be done yet.
+        It may be used again."""
+        with self.room:
+            if self._process not in (None, os.getpid()):
+                return  # it belongs to the process before a fork
+            if self._serving:
+                self._wake(urgent=True)
+            self.room.wait_for(lambda: self.problem or not self._serving, self._slow_s)
+            self.room.wait_for(lambda: not self._serving, PATIENCE_S)
+            if left := self.waiting:
+                why = self.unavailable()
+                _tell(left, why)
+                raise why
+            self._process = None
+            atexit.unregister(self._at_exit)
+        self.database.close()
+
+    def unavailable(self) -> UnavailableError:
+        """The error that says what is wrong with the database."""
+        slow = f"{self.database.place} has not answered for {self._slow_s} s"
+        why, n = (self.problem or slow).rstrip("."), len(self.waiting)
+        return UnavailableError(f"{why}; {n:,} changes wait, no call is sent.")
+
+    def _at_exit(self) -> None:
+        with suppress(LedgerError):
+            self.close()
+        for change in self.waiting:
+            logger.error("the process ends before this was written: %s", change.work)
+
+    def _begin_use(self) -> None:
+        if self.database.read_only:
+            raise LedgerError(f"{self.database.place} is open for reading only.")
+        if self._process is None:
+            self._process = os.getpid()
+            atexit.register(self._at_exit)
+        elif self._process != os.getpid():
+            raise LedgerError(
+                f"{self.database.place} was in use before the process forked: open a store of its "
+                "own in each process, with open_store(…)."
+            )
+
+    # --- in the background
+
+    def _wake(self, *, urgent: bool = False) -> None:
+        if not self._serving:
+            self._serving = True
+            asyncio.run_coroutine_threadsafe(self._serve(), background.loop())
+        if urgent and not self._urgent.is_set():
+            background.loop().call_soon_threadsafe(self._urgent.set)
+
+    async def _serve(self) -> None:
+        """Write what is in the queue, until it is empty."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._urgent.wait(), self._linger_s)
+        if self.database.journal_is_long:
+            self.database.move_journal()
+        while True:
+            with self.room:
+                self._writing = [self.queue.popleft() for _ in range(min(BATCH, len(self.queue)))]
+                self.room.notify_all()
+                if not self._writing:
+                    self._serving = False
+                    self._urgent.clear()
+                    return
+            await self._make(self._writing)
+
+    async def _make(self, changes: Sequence[Change]) -> None:
+        """Write changes, as often as it takes; those that can never be kept are refused."""
+        while works := [change.work for change in changes if change.work is not None]:
+            try:
+                await self.database.write(partial(self._write, works))
+            except CascadeError as error:
+                if self.problem is None:
+                    logger.warning("a database cannot be written, trying again: %s", error)
+                self.problem = str(error)
+                with self.room:
+                    tried = [one for one in (*changes, *self.queue) if one.until == "tried"]
+                    _tell(tried, self.unavailable())
+                    self.room.notify_all()
+                changes = [change for change in changes if change.until != "tried"]
+                if self._process is None:  # it was closed
+                    return
+                await asyncio.sleep(PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - the caller is told, or the log
+                if len(changes) > 1:
+                    for each in changes:
+                        await self._make([each])
+                else:
+                    told = f"{self.database.place} refused {works[0]} ({error})"
+                    logger.error("%s", told)
+                    _tell(changes, LedgerError(told))
+                return
+            else:
+                if self.problem is not None:
+                    logger.warning("%s is written again", self.database.place)
+                    self.problem = None
+                break
+        _tell(changes)
+
+
+def _tell(changes: Iterable[Change], error: LedgerError | None = None) -> None:
+    """Tell the callers who wait that it is written, or why not."""
+    for change in changes:
+        with suppress(InvalidStateError):  # it was told, or waits no more
+            if error is None:
+                change.done.set_result(None)
+            else:
+                change.done.set_exception(error)
