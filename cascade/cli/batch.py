@@ -87,11 +87,13 @@ def batch(
 
             done = run_on_ray(make, rows(), journal, concurrency=workers)
         else:
-            run: Any = jobs.run_job
+            limits: Any = {"concurrency": workers, "budget_usd": budget_usd}
             if provider_batch:
-                from cascade.jobs.provider import run_by_batch as run  # noqa: PLC0415 - seldom
-            limits = {"concurrency": workers, "budget_usd": budget_usd}
-            done = asyncio.run(_watched(partial(run, cascade, rows(), journal, **limits)))
+                from cascade.jobs.provider import BatchJob  # noqa: PLC0415 - seldom
+
+                limits["kind"] = BatchJob
+            run = partial(jobs.run_job, cascade, rows(), journal, **limits)
+            done = asyncio.run(_watched(run))
         written = jobs.write_output(output, rows(), journal, prefix=prefix)
     _report(done, output, written, len(unreadable))
 

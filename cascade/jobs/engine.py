@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -87,7 +87,94 @@ class Done:
                 self.saved_usd = None if saved is None else self.saved_usd + saved
 
 
-Answer = Callable[[Row], Awaitable[RowRecord]]
+class Job:
+    """A job under way, with the budget and the progress that its workers share."""
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        journal: Journal,
+        budget_usd: Decimal | None,
+        progress: Callable[[Done], None],
+        stop: asyncio.Event,
+    ) -> None:
+        self.cascade, self.journal, self.budget_usd = cascade, journal, budget_usd
+        self.progress, self.stop = progress, stop
+        self.tiers: Sequence[OpenTier] = cascade.tiers
+        self.done = Done(before_usd=journal.spent_usd)
+        self._aside_usd = self._largest_usd = Decimal(0)
+        self._settled = asyncio.Event()
+        self._failures = 0
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """Dollars that are spent, or that answers by batch may cost."""
+        return self.journal.spent_usd + self.journal.expected_usd
+
+    async def run(self, rows: Iterable[Row], concurrency: int) -> None:
+        """Ask all rows, so many at once."""
+        left = iter(rows)
+
+        async def work() -> None:
+            for row in left:  # which all workers share
+                if self.stop.is_set():
+                    self.done.stopped = self.done.stopped or INTERRUPTED
+                if self.done.stopped is not None:
+                    return
+                if not self.done.knows(row, self.journal):
+                    await self._ask(row)
+                self.progress(self.done)
+                await asyncio.sleep(0)  # so that a stop is heard, whatever is done already
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work())
+        except ExceptionGroup as failures:
+            first = failures.exceptions[0]
+            raise first from first.__cause__  # one is told, and most often all are the same
+
+    async def answer(self, row: Row) -> RowRecord:
+        """Record of a row that is asked."""
+        return await ask(self.cascade, row)
+
+    async def _ask(self, row: Row) -> None:
+        """Ask a row once the budget has room for it, and write down what became of it. Put aside is
+        the largest cost of a row so far, or this one's guess if that is more."""
+        budget = self.budget_usd
+        guess = Decimal(0) if budget is None else guessed(row, self.tiers)
+        while True:
+            aside = max(guess, self._largest_usd)
+            if budget is None or self.spent_usd + self._aside_usd + aside <= budget:
+                break
+            if not self._aside_usd:
+                self.done.stopped = self.done.stopped or (
+                    f"the budget of ${budget} does not cover another row, which may cost "
+                    f"${aside:.6f}: ${self.spent_usd:.6f} are spent"
+                )
+                return
+            await self._settled.wait()
+        if self.stop.is_set():  # while it waited for its part of the budget
+            self.done.stopped = self.done.stopped or INTERRUPTED
+            return
+        self._aside_usd += aside
+        try:
+            record = await self.answer(row)
+            self.journal.add(record)
+        finally:
+            self._aside_usd -= aside
+            self._settled.set()
+            self._settled = asyncio.Event()
+        cost = (record.counted_usd or Decimal(0)) + (record.expected_usd or Decimal(0))
+        self._largest_usd = max(self._largest_usd, cost)
+        self.done.count(record)
+        if record.status != "error":
+            self._failures = 0
+        elif row.question is not None:  # what cannot be read says nothing of the others
+            self._failures += 1
+            if self._failures >= GIVE_UP_AFTER:
+                last = f"the last one by {record.error}"
+                self.done.stopped = f"{self._failures} rows in a row failed, {last}"
 
 
 async def run_job(
@@ -99,8 +186,7 @@ async def run_job(
     budget_usd: Decimal | None = None,
     progress: Callable[[Done], None] = lambda _: None,
     stop: asyncio.Event | None = None,
-    answer: Answer | None = None,
-    tiers: Sequence[OpenTier] = (),
+    kind: type[Job] = Job,
 ) -> Done:
     """Answer all rows that the journal has no answer to, also those that failed in an earlier run,
     or whose question has changed since.
@@ -112,38 +198,11 @@ async def run_job(
             what it may cost fits beside what the others under way, or those that wait, may cost.
         progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
-        answer, tiers: in place of the cascade; a budget guesses by the prices of the tiers.
+        kind: `cascade.jobs.provider.BatchJob` asks the large model by its provider's batch API.
     """
     to_count("concurrency", concurrency)
-    job = _Job(
-        journal,
-        budget_usd,
-        journal.spent_usd + journal.expected_usd,
-        stop or asyncio.Event(),
-        answer or (lambda row: ask(cascade, row)),
-        tiers or cascade.tiers,
-        Done(before_usd=journal.spent_usd),
-    )
-    left = iter(rows)
-
-    async def work() -> None:
-        for row in left:  # which all workers share
-            if job.stop.is_set():
-                job.done.stopped = job.done.stopped or INTERRUPTED
-            if job.done.stopped is not None:
-                return
-            if not job.done.knows(row, journal):
-                await job.ask(row)
-            progress(job.done)
-            await asyncio.sleep(0)  # so that a stop is heard, whatever is done already
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(concurrency):
-                group.create_task(work())
-    except ExceptionGroup as failures:
-        first = failures.exceptions[0]
-        raise first from first.__cause__  # one is told, and most often all are the same
+    job = kind(cascade, journal, budget_usd, progress, stop or asyncio.Event())
+    await job.run(rows, concurrency)
     return job.done
 
 
@@ -152,75 +211,6 @@ def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
     held = [identity(cascade.kernel), cascade.settings, more]
     digest = hashlib.sha256(json.dumps(held, default=repr, sort_keys=True).encode()).hexdigest()
     return {"models": [tier.model.name for tier in cascade.tiers], "settings": digest[:16]}
-
-
-@dataclass(slots=True)
-class _Job:
-    """State that all workers of a job share: its budget and its progress."""
-
-    journal: Journal
-    budget_usd: Decimal | None
-    spent_usd: Decimal
-    stop: asyncio.Event
-    answer: Answer
-    tiers: Sequence[OpenTier]
-    done: Done
-    aside_usd: Decimal = Decimal(0)
-    largest_usd: Decimal = Decimal(0)
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    in_a_row: int = 0
-
-    async def ask(self, row: Row) -> None:
-        """Ask a row within the budget, and write down what became of it."""
-        aside = await self.put_aside(row)
-        if aside is None:
-            self.done.stopped = self.done.stopped or (
-                f"the budget of ${self.budget_usd} does not cover another row, which may cost "
-                f"${max(guessed(row, self.tiers), self.largest_usd):.6f}: "
-                f"${self.spent_usd:.6f} are spent"
-            )
-            return
-        cost = aside
-        try:
-            if self.stop.is_set():  # while it waited for its part of the budget
-                cost = Decimal(0)
-                return
-            record = await self.answer(row)
-            cost = (record.counted_usd or Decimal(0)) + (record.expected_usd or Decimal(0))
-            self.journal.add(record)
-        finally:
-            self.settle(aside, cost)
-        self.done.count(record)
-        if record.status != "error":
-            self.in_a_row = 0
-        elif row.question is not None:  # what cannot be read says nothing of the others
-            self.in_a_row += 1
-            if self.in_a_row >= GIVE_UP_AFTER:
-                last = f"the last one by {record.error}"
-                self.done.stopped = f"{self.in_a_row} rows in a row failed, {last}"
-
-    async def put_aside(self, row: Row) -> Decimal | None:
-        """Put aside the largest cost of a row so far, or this one's guess if that is more; None if
-        that does not fit."""
-        if self.budget_usd is None:
-            return Decimal(0)
-        guess = guessed(row, self.tiers)
-        while True:
-            wanted = max(guess, self.largest_usd)
-            if self.spent_usd + self.aside_usd + wanted <= self.budget_usd:
-                self.aside_usd += wanted
-                return wanted
-            if not self.aside_usd:
-                return None
-            await self.settled.wait()
-
-    def settle(self, aside_usd: Decimal, cost_usd: Decimal) -> None:
-        """End a row that has cost so much; those that wait for their part look again."""
-        self.aside_usd -= aside_usd
-        self.spent_usd += cost_usd
-        self.largest_usd = max(self.largest_usd, cost_usd)
-        self.settled.set()
-        self.settled = asyncio.Event()
 
 
 async def ask(cascade: Cascade, row: Row) -> RowRecord:
@@ -256,14 +246,9 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
 def failed(row: Row, error: CascadeError) -> RowRecord:
     """Record of a row whose run failed."""
     entries = error.run.entries if isinstance(error, PersonNeededError) else error.ledger or ()
-    return RowRecord(
-        row.number,
-        row.key,
-        "error",
-        run_id=next((entry.run_id for entry in entries), None),
-        error=f"{type(error).__name__}: {error}",
-        **costs_of(LedgerView(entries)),
-    )
+    run_id = next((entry.run_id for entry in entries), None)
+    said, costs = f"{type(error).__name__}: {error}", costs_of(LedgerView(entries))
+    return RowRecord(row.number, row.key, "error", run_id=run_id, error=said, **costs)
 
 
 def record_of(row: Row, result: CascadeResult) -> RowRecord:

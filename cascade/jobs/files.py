@@ -6,12 +6,12 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cascade.errors import ConfigurationError, InputError, LedgerError
 from cascade.evaluation.recordings import KINDS, QUESTIONS, read_table
@@ -43,11 +43,24 @@ class Row:
 def read_rows(path: Path, column: str | None = None, system: str | None = None) -> Iterator[Row]:
     """The rows of a file, or of all files of a folder in the order of their names. A row without a
     question is a row with a `problem`; `system` goes before each question that is a text."""
-    number = 0
-    for file in _files(path):
-        for columns in read_table(file):
-            yield _row(number, columns, (column,) if column else QUESTIONS, system)
-            number += 1
+    names = (column,) if column else QUESTIONS
+    every = (columns for file in _files(path) for columns in read_table(file))
+    for number, columns in enumerate(every):
+        name = next((name for name in names if columns.get(name) not in (None, "")), None)
+        if name is None:
+            yield Row(number, columns, problem=f"there is nothing in {' or '.join(names)}.")
+            continue
+        question = columns[name]
+        try:
+            if isinstance(question, str) and name == "messages":
+                question = json.loads(question)
+            if isinstance(question, str) and system:
+                question = [("system", system), ("human", question)]
+            to_messages(question)
+        except (ValueError, InputError) as error:
+            yield Row(number, columns, problem=f"{name}: {error}")
+        else:
+            yield Row(number, columns, question)
 
 
 def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> list[str]:
@@ -85,47 +98,33 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _row(
-    number: int, columns: Mapping[str, Any], names: tuple[str, ...], system: str | None
-) -> Row:
-    name = next((name for name in names if columns.get(name) not in (None, "")), None)
-    if name is None:
-        return Row(number, columns, problem=f"there is nothing in {' or '.join(names)}.")
-    question = columns[name]
-    try:
-        if isinstance(question, str) and name == "messages":
-            question = json.loads(question)
-        if isinstance(question, str) and system:
-            question = [("system", system), ("human", question)]
-        to_messages(question)
-    except (ValueError, InputError) as error:
-        return Row(number, columns, problem=f"{name}: {error}")
-    return Row(number, columns, question)
-
-
 def check_output(path: Path) -> None:
     """Refuse a file of a kind that cannot be written, with a `ConfigurationError`."""
-    if path.suffix not in _WRITERS:
-        raise ConfigurationError(f"{path.name}: the output ends with {' or '.join(_WRITERS)}.")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise ConfigurationError(f"{path.name}: the output ends with .jsonl or .csv.")
 
 
 def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: str = "") -> int:
     """Write the rows of the input that are done, whole or not at all, with the columns that are
-    added; their number. A row that was not asked, or waits, is left out."""
+    added; their number. A row that was not asked, or waits, is left out. In CSV the columns are
+    those of the first row, and lists and truths are JSON."""
     check_output(path)
-    draft, written = path.with_name(f".{path.name}.{os.getpid()}"), 0
-
-    def answered() -> Iterator[dict[str, Any]]:
-        nonlocal written
-        for row in rows:
-            record = journal.find(row.number)
-            if record is not None and record.key == row.key and record.status != "waiting":
-                written += 1
-                yield {**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}}
-
+    draft, written, table = path.with_name(f".{path.name}.{os.getpid()}"), 0, None
     try:
         with draft.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            _WRITERS[path.suffix](file, answered())
+            for row in rows:
+                record = journal.find(row.number)
+                if record is None or record.key != row.key or record.status == "waiting":
+                    continue
+                written += 1
+                told = {**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}}
+                if path.suffix == ".jsonl":
+                    file.write(_json(told) + "\n")
+                    continue
+                if table is None:
+                    table = csv.DictWriter(file, list(told), extrasaction="ignore")
+                    table.writeheader()
+                table.writerow({name: _cell(value) for name, value in told.items()})
         draft.replace(path)
     except OSError as error:
         raise LedgerError(
@@ -138,32 +137,15 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
     return written
 
 
-def _jsonl(file: IO[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=_plain) + "\n")
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
-def _csv(file: IO[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows with the columns of the first; lists and truths are JSON."""
-    writer: Any = None
-    for row in rows:
-        if writer is None:
-            writer = csv.DictWriter(file, list(row), extrasaction="ignore")
-            writer.writeheader()
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-
-
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
+        return _json(value)
     return _plain(value) if isinstance(value, Decimal) else value
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return format(value, "f") if isinstance(value, Decimal) else str(value)
-
-
-_WRITERS: Mapping[str, Callable[[IO[str], Iterable[Mapping[str, Any]]], None]] = {
-    ".jsonl": _jsonl,
-    ".csv": _csv,
-}

@@ -16,8 +16,6 @@ from typing import Any, Literal, Self
 
 from cascade.errors import ConfigurationError, LedgerError
 
-Status = Literal["ok", "error", "waiting"]
-
 MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
 
 TABLES = """
@@ -43,12 +41,12 @@ class RowRecord:
         number, key: of the row, and of its question.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
         run, question: of a row that waits, or has waited in vain: nothing is paid for twice.
-        expected_usd: what the answer that it waits for may cost.
+        request: what it waits for an answer to; `expected_usd`, what that may cost.
     """
 
     number: int
     key: str
-    status: Status
+    status: Literal["ok", "error", "waiting"]
     answer: str | None = None
     tier: str | None = None
     confidence: float | None = None
@@ -63,6 +61,7 @@ class RowRecord:
     error: str | None = None
     run: Mapping[str, Any] | None = None
     question: Any = None
+    request: Mapping[str, Any] | None = None
     expected_usd: Decimal | None = None
 
     def to_json(self) -> str:
@@ -122,15 +121,13 @@ class Journal:
         """Write what became of a row."""
         before = "SELECT spent_usd, expected_usd FROM rows WHERE number = ?"
         found = self._file.execute(before, (record.number,)).fetchone() or ("0", "0")
-        paid, expected = record.counted_usd or Decimal(0), record.expected_usd or Decimal(0)
-        if record.status != "waiting":
-            expected = Decimal(0)
+        paid, expected = record.counted_usd or Decimal(0), Decimal(0)
+        if record.status == "waiting":
+            expected = record.expected_usd or Decimal(0)
         spent = Decimal(found[0]) + paid
+        row = (record.number, record.status, str(spent), str(expected), record.to_json())
         with self._told():
-            self._file.execute(
-                "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)",
-                (record.number, record.status, str(spent), str(expected), record.to_json()),
-            )
+            self._file.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?)", row)
         self.spent_usd += paid
         self.expected_usd += expected - Decimal(found[1])
 
@@ -143,20 +140,18 @@ class Journal:
         self.batches[batch] = known
 
     def _open(self, made_with: dict[str, Any], fresh: bool) -> None:
-        self._file.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute("PRAGMA synchronous = NORMAL")
-        self._file.execute("BEGIN IMMEDIATE")
+        execute = self._file.execute
+        for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
+            execute(f"PRAGMA {setting}")
+        execute("BEGIN IMMEDIATE")
         for statement in TABLES.split(";"):
-            self._file.execute(statement)
+            execute(statement)
         for table in ("job", "rows", "batches") if fresh else ():
-            self._file.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
-        self._file.execute(
-            "INSERT INTO job SELECT ? WHERE NOT EXISTS (SELECT * FROM job)",
-            (json.dumps(made_with),),
-        )
-        (found,) = self._file.execute("SELECT made_with FROM job").fetchone()
-        was = json.loads(found)
+            execute(f"DELETE FROM {table}")  # noqa: S608 - constants
+        begun = execute("SELECT made_with FROM job").fetchone()
+        if begun is None:
+            execute("INSERT INTO job VALUES (?)", (json.dumps(made_with),))
+        was = made_with if begun is None else json.loads(begun[0])
         changed = sorted(k for k in {*was, *made_with} if was.get(k) != made_with.get(k))
         if changed:
             raise ConfigurationError(
@@ -164,13 +159,12 @@ class Journal:
                 "in one file would be of no use. Give the options of then, another --output, or "
                 "--fresh to ask and pay anew."
             )
-        self._file.execute("COMMIT")
-        rows = self._file.execute("SELECT spent_usd, expected_usd FROM rows")
-        self.spent_usd, self.expected_usd = Decimal(0), Decimal(0)
-        for spent, expected in rows:
+        execute("COMMIT")
+        self.spent_usd = self.expected_usd = Decimal(0)
+        for spent, expected in execute("SELECT spent_usd, expected_usd FROM rows"):
             self.spent_usd += Decimal(spent)
             self.expected_usd += Decimal(expected)
-        kept = self._file.execute("SELECT name, facts FROM batches")
+        kept = execute("SELECT name, facts FROM batches")
         self.batches: dict[str, dict[str, Any]] = {name: json.loads(facts) for name, facts in kept}
 
     @contextmanager

@@ -1,9 +1,9 @@
 """Provider batches: the large model is asked by OpenAI's Batch API, for part of the price.
 
-All rows are drafted and checked at once. A run that is to be escalated waits in the journal; the
-requests of such runs are collected into batches, and the runs go on when the answers are there.
-Each step at the provider is in the journal, so that what may have come about when a connection
-broke, or a process ended, is looked for and not repeated.
+All rows are drafted and checked at once. A run that is to be escalated waits in the journal, with
+the request that its answer takes; such requests are collected into batches, and the runs go on when
+the answers are there. Each step at the provider is in the journal, so that what may have come about
+when a connection broke, or a process ended, is looked for and not repeated.
 
 https://platform.openai.com/docs/guides/batch
 """
@@ -15,20 +15,19 @@ import json
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from uuid import uuid4
 
 from cascade.api import Cascade
 from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.jobs import engine
-from cascade.jobs.engine import Done, run_job
+from cascade.jobs.engine import INTERRUPTED, Job, ask, costs_of, failed, guessed, record_of
 from cascade.jobs.files import Row
-from cascade.jobs.journal import Journal, RowRecord
+from cascade.jobs.journal import RowRecord
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.view import LedgerView
@@ -102,106 +101,95 @@ class ByBatch(CompositeModel):
         raise missing
 
 
-def batched(cascade: Cascade) -> Kernel:
-    """The kernel of a cascade whose largest model is asked by batch, at the price of that; a
-    `ConfigurationError` where it cannot be, or middleware needs its answers at once."""
-    last, parts = cascade.tiers[-1], cascade.kernel.parts
-    if not isinstance(last.model, OpenAIModel):
-        raise ConfigurationError(
-            f"{last.model.name} cannot be asked by batch: that takes an openai: model that may be "
-            "asked, on a server with OpenAI's Batch API (/v1/files, /v1/batches)."
-        )
-    for one in cascade.kernel.middleware:
-        timed = isinstance(one, Deadline) and one.seconds is not None
-        if timed or isinstance(one, Audits | Shadow):
-            raise ConfigurationError(
-                f"{one.name} and a large model by batch exclude each other: it needs the answer at "
-                "once, and a batch takes up to a day. Leave one of them out."
-            )
-    tier = replace(last, model=ByBatch(last.model), pricing=last.pricing.by_batch())
-    return Kernel(replace(parts, tiers=(*parts.tiers[:-1], tier)))
-
-
-async def run_by_batch(
-    cascade: Cascade,
-    rows: Iterable[Row],
-    journal: Journal,
-    *,
-    concurrency: int = engine.CONCURRENCY,
-    budget_usd: Decimal | None = None,
-    progress: Callable[[Done], None] = lambda _: None,
-    stop: asyncio.Event | None = None,
-) -> Done:
-    """`run_job`, with what is escalated by batch.
+class BatchJob(Job):
+    """A job whose largest model is asked by batch, for `run_job(…, kind=BatchJob)`.
 
     Decisions and baselines are at the price by batch as well: every row could have been sent to
     the large model that way. What waits is put aside in the budget. What is at the provider when
-    `stop` is set, or when it cannot be reached (`ModelError`), stays there for the next run.
+    `stop` is set, or when it cannot be reached (`ModelError`), stays there for the next run. The
+    journal has of each batch the `ids` of its requests, `batch_id` once it was begun, and `done`.
+
+    Raises:
+        ConfigurationError: the model has no Batch API, or middleware needs its answers at once.
     """
-    kernel, stop = batched(cascade), stop or asyncio.Event()
-    job = _BatchJob(cascade, kernel, journal, progress)
-    try:
-        limits: Any = {"concurrency": concurrency, "budget_usd": budget_usd, "stop": stop}
-        own: Any = {"progress": progress, "answer": job.draft, "tiers": kernel.tiers}
-        job.done = await run_job(cascade, rows, journal, **limits, **own)
-        job.done.waiting = len(journal.waiting())
-        both = [asyncio.ensure_future(job.collect(budget_usd)), asyncio.ensure_future(stop.wait())]
+
+    _client: openai.AsyncOpenAI
+
+    def __init__(self, cascade: Cascade, *shared: Any) -> None:
+        super().__init__(cascade, *shared)
+        last, parts = cascade.tiers[-1], cascade.kernel.parts
+        if not isinstance(last.model, OpenAIModel):
+            raise ConfigurationError(
+                f"{last.model.name} cannot be asked by batch: that takes an openai: model that may "
+                "be asked, on a server with OpenAI's Batch API (/v1/files, /v1/batches)."
+            )
+        for one in cascade.kernel.middleware:
+            timed = isinstance(one, Deadline) and one.seconds is not None
+            if timed or isinstance(one, Audits | Shadow):
+                raise ConfigurationError(
+                    f"{one.name} and a large model by batch exclude each other: it needs the "
+                    "answer at once, and a batch takes up to a day. Leave one of them out."
+                )
+        self.model = ByBatch(last.model)
+        tier = replace(last, model=self.model, pricing=last.pricing.by_batch())
+        self.kernel = Kernel(replace(parts, tiers=(*parts.tiers[:-1], tier)))
+        self.tiers = self.kernel.tiers
+
+    async def run(self, rows: Iterable[Row], concurrency: int) -> None:
+        """Draft all rows, and ask what is escalated by batch."""
         try:
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await super().run(rows, concurrency)
+            self.done.waiting = len(self.journal.waiting())
+            collecting = asyncio.ensure_future(self._collect())
+            both = [collecting, asyncio.ensure_future(self.stop.wait())]
+            try:
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in both:
+                    task.cancel()  # as if the process had ended here: the next run goes on
+            with suppress(asyncio.CancelledError):
+                await collecting
         finally:
-            for task in both:
-                task.cancel()  # as if the process had ended here: the next run goes on
-        with suppress(asyncio.CancelledError):
-            await both[0]
-    finally:
-        for tier in kernel.helpers.values():
-            await tier.model.aclose()
-    if stop.is_set() and job.done.waiting:
-        job.done.stopped = engine.INTERRUPTED
-    return job.done
+            for tier in self.kernel.helpers.values():
+                await tier.model.aclose()
+        if self.stop.is_set() and self.done.waiting:
+            self.done.stopped = INTERRUPTED
 
-
-@dataclass(slots=True)
-class _BatchJob:
-    """Rows from their drafts to the large model's answers. The journal has of each batch the `ids`
-    of its requests, `batch_id` once it was begun, and `done`."""
-
-    cascade: Cascade
-    kernel: Kernel
-    journal: Journal
-    progress: Callable[[Done], None]
-    done: Done = field(default_factory=Done)
-
-    @property
-    def model(self) -> ByBatch:
-        """The large model, which `batched` has put in its place."""
-        return cast("ByBatch", self.kernel.tiers[-1].model)
-
-    async def draft(self, row: Row) -> RowRecord:
+    async def answer(self, row: Row) -> RowRecord:
         """Record of a row that is drafted and checked; it waits where it is to be escalated."""
         before = self.journal.find(row.number)
         if before is not None and before.key == row.key and before.run is not None:
-            return replace(before, status="waiting", counted_usd=None, error=None)
+            return await self._go_on(row, Run.from_json(before.run, to_messages(before.question)))
         if row.question is None:
-            return await engine.ask(self.cascade, row)
+            return await ask(self.cascade, row)
         tags = Settings(tags={"row": str(row.number)})
-        run = self.kernel.begin(to_messages(row.question), tags)
-        runtime = CascadeRuntime(self.kernel, show="final")
+        return await self._go_on(row, self.kernel.begin(to_messages(row.question), tags))
+
+    async def _go_on(self, row: Row, run: Run) -> RowRecord:
+        """Record of a row whose run is taken to its end, or to where its answer has to come."""
+        paid = costs_of(LedgerView(run.entries))["counted_usd"]
+        runtime, last = CascadeRuntime(self.kernel, show="final"), self.tiers[-1]
+        kept: dict[str, Any] = {}
         try:
             while run.step not in ("expert", "person", "end"):
                 await InCopiedContext(self.kernel.advance(run, runtime))
-            if run.step != "expert":
-                return engine.record_of(row, await self.cascade.adrive(run, runtime))
+            if run.step == "expert" and run.id not in self.model.delivered:
+                request = to_request(last, run.messages, run.settings)
+                await self.kernel.ask(Call(run, runtime, "expert", last, request))
+            await self.kernel.answer(run, runtime)
+            record = record_of(row, await self.cascade.adrive(run, runtime))
         except CascadeError as error:
-            return engine.failed(row, error)
-        expected = None
-        with suppress(ConfigurationError):  # it has no price
-            expected = engine.guessed(row, self.kernel.tiers[-1:])
-        kept: Any = {"run": run.to_json(), "question": row.question, "run_id": run.id}
-        costs = engine.costs_of(LedgerView(run.entries))
-        return RowRecord(row.number, row.key, "waiting", expected_usd=expected, **kept, **costs)
+            error.ledger = error.ledger or LedgerView(run.entries)
+            record = failed(row, error)
+            if run.step == "expert":  # its draft is paid for
+                kept = {"run": run.to_json(), "question": row.question, "run_id": run.id}
+            if isinstance(error, NotDeliveredError):
+                kept |= {"status": "waiting", "error": None, "request": error.body}
+                with suppress(ConfigurationError):  # it has no price
+                    kept["expected_usd"] = guessed(row, self.tiers[-1:])
+        return replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid, **kept)
 
-    async def collect(self, budget_usd: Decimal | None) -> None:
+    async def _collect(self) -> None:
         """Send what waits, and take in what comes, until there is no batch left."""
         if not self.done.waiting and not self._open():
             return
@@ -209,27 +197,26 @@ class _BatchJob:
 
         live = self.model.live
         live.check_allowed()
-        url, key, here = live.base_url, live.secrets[0] or "none", is_loopback(live.base_url)
-        http = DefaultAsyncHttpxClient(trust_env=not here, follow_redirects=False)
+        covered = self.budget_usd is None or self.spent_usd <= self.budget_usd
+        if not covered:
+            self.done.stopped = self.done.stopped or (
+                f"the budget of ${self.budget_usd} does not cover the rows that wait: with them "
+                f"${self.spent_usd:.6f} are spent"
+            )
+        url, key, wait_s = live.base_url, live.secrets[0] or "none", FIRST_WAIT_S
+        http = DefaultAsyncHttpxClient(trust_env=not is_loopback(url), follow_redirects=False)
         async with AsyncOpenAI(
             base_url=url, api_key=key, max_retries=0, http_client=http
-        ) as client:
-            await self._persist(partial(self._recover, client))
-            needed = self.journal.spent_usd + self.journal.expected_usd
-            if budget_usd is not None and needed > budget_usd:
-                self.done.stopped = self.done.stopped or (
-                    f"the budget of ${budget_usd} does not cover the rows that wait: with them "
-                    f"${needed:.6f} are spent"
-                )
-            else:
-                while await self._persist(partial(self._send, client)):
+        ) as self._client:
+            while True:
+                while covered and await self._persist(self._send):
                     pass
-            wait_s = FIRST_WAIT_S
-            while self._open():
+                if not self._open():
+                    return
                 await asyncio.sleep(min(LONGEST_WAIT_S, wait_s))
                 wait_s *= 1.5
                 for name in self._open():
-                    await self._persist(partial(self._look, client, name))
+                    await self._persist(partial(self._look, name))
 
     def _open(self) -> list[str]:
         return [name for name, note in self.journal.batches.items() if not note.get("done")]
@@ -247,31 +234,30 @@ class _BatchJob:
                     raise
                 await asyncio.sleep(error.retry_after or FIRST_WAIT_S)
 
-    async def _recover(self, client: openai.AsyncOpenAI) -> None:
-        """Look for batches that may have been begun. What never was is over: its rows go into
-        another one."""
-        for name in self._open():
-            if "batch_id" not in self.journal.batches[name]:
-                facts: dict[str, Any] = {"done": True, "ids": []}
-                async for known in client.batches.list(limit=100):
-                    if (known.metadata or {}).get(NAME) == name:
-                        facts = {"batch_id": known.id}
-                        break
-                self.journal.note(name, **facts)
-
-    async def _send(self, client: openai.AsyncOpenAI) -> bool:
+    async def _send(self) -> bool:
         """Begin a batch of what is in none yet; False where there is nothing."""
-        await self._recover(client)  # where the last attempt has failed
-        name = uuid4().hex
+        sent = {one for name in self._open() for one in self.journal.batches[name]["ids"]}
+        name, ids = uuid4().hex, list[str]()
         with tempfile.TemporaryFile() as file:
-            ids = await self._write(file)
+            for number in self.journal.waiting():
+                await asyncio.sleep(0)  # so that a stop is heard
+                record = self.journal.find(number)
+                if record is None or (one := _id_of(record)) in sent:
+                    continue
+                said = {"method": "POST", "url": PATH, "body": record.request}
+                line = json.dumps({"custom_id": one, **said}, separators=(",", ":")).encode()
+                full = len(ids) == MOST_REQUESTS or file.tell() + len(line) >= MOST_BYTES
+                if ids and full:
+                    break
+                file.write(line + b"\n")
+                ids.append(one)
             if not ids:
                 return False
             file.seek(0)
             requests = (f"cascade-{name}.jsonl", file)
-            uploaded = await client.files.create(file=requests, purpose="batch")
+            uploaded = await self._client.files.create(file=requests, purpose="batch")
         self.journal.note(name, ids=ids)
-        batch = await client.batches.create(
+        batch = await self._client.batches.create(
             input_file_id=uploaded.id,
             endpoint=PATH,
             completion_window="24h",
@@ -280,50 +266,25 @@ class _BatchJob:
         self.journal.note(name, batch_id=batch.id)
         return True
 
-    async def _write(self, file: IO[bytes]) -> list[str]:
-        """Write requests of rows that are in no batch yet, as many as one may have; their ids."""
-        sent = {one for name in self._open() for one in self.journal.batches[name]["ids"]}
-        ids: list[str] = []
-        for number in self.journal.waiting():
-            await asyncio.sleep(0)
-            record = self.journal.find(number)
-            if record is None or _id_of(record) in sent:
-                continue
-            line = await self._line(record)
-            full = len(ids) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES
-            if ids and full:
-                break
-            if line:
-                file.write(line)
-                ids.append(_id_of(record))
-        return ids
-
-    async def _line(self, record: RowRecord) -> bytes:
-        """The request of a row that waits; nothing where there is none to send."""
-        run, tier = _run_of(record), self.kernel.tiers[-1]
-        runtime = CascadeRuntime(self.kernel, show="final")
-        try:
-            request = to_request(tier, run.messages, run.settings)
-            await self.kernel.ask(Call(run, runtime, "expert", tier, request))
-        except NotDeliveredError as missing:
-            said = {"method": "POST", "url": PATH, "body": missing.body}
-            line = json.dumps({"custom_id": _id_of(record), **said}, separators=(",", ":"))
-            return line.encode() + b"\n"
-        except CascadeError as error:
-            await self._fail(record, str(error))
-        else:
-            await self._resume(record)  # some middleware has the answer
-        return b""
-
-    async def _look(self, client: openai.AsyncOpenAI, name: str) -> None:
-        """See how far a batch is, and take it in where it has ended."""
+    async def _look(self, name: str) -> None:
+        """See how far a batch is, and take it in where it has ended. One that may have been begun
+        is looked for; what never was is over, and its rows go into another one."""
         note = self.journal.batches[name]
-        batch = await client.batches.retrieve(note["batch_id"])
+        if "batch_id" not in note:
+            facts: dict[str, Any] = {"done": True, "ids": []}
+            async for known in self._client.batches.list(limit=100):
+                if (known.metadata or {}).get(NAME) == name:
+                    facts = {"batch_id": known.id}
+                    break
+            self.journal.note(name, **facts)
+            return
+        batch = await self._client.batches.retrieve(note["batch_id"])
         if batch.status not in ENDED:
             return
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             with tempfile.TemporaryFile() as file:
-                async with client.files.with_streaming_response.content(file_id) as response:
+                read = self._client.files.with_streaming_response.content(file_id)
+                async with read as response:
                     async for part in response.iter_bytes():
                         file.write(part)
                 file.seek(0)
@@ -337,44 +298,21 @@ class _BatchJob:
         self.journal.note(name, done=True, ids=[])
 
     async def _take(self, one: str, body: Any, problem: str | None, batch: Batch) -> None:
-        """Take in the reply to a request, or why there is none, if a row waits for it."""
+        """Take in the reply to a request, or why there is none, if a row waits for it: the ledger
+        before the journal. Killed between the two, it is taken in again, with the same entries."""
         await asyncio.sleep(0)  # so that a stop is heard
         number = one.partition("-")[0]
         record = self.journal.find(int(number)) if number.isdecimal() else None
         if record is None or record.status != "waiting" or _id_of(record) != one:
             return
-        if problem is not None:
-            await self._fail(record, problem)
+        if problem is not None:  # its draft is kept for the next batch
+            error = f"BatchError: {problem}"
+            record = replace(record, status="error", counted_usd=None, error=error)
         else:
-            await self._resume(record, (body, batch))
-
-    async def _resume(self, before: RowRecord, delivered: tuple[Any, Batch] | None = None) -> None:
-        """Go on with the run of a row that has waited."""
-        row, run = Row(before.number, {}, before.question), _run_of(before)
-        paid = engine.costs_of(LedgerView(run.entries))["counted_usd"]
-        if delivered is not None:
-            self.model.delivered[run.id] = delivered
-        runtime = CascadeRuntime(self.kernel, show="final")
-        try:
-            await InCopiedContext(self.kernel.answer(run, runtime))
-            record = engine.record_of(row, await self.cascade.adrive(run, runtime))
-        except CascadeError as error:
-            record = engine.failed(row, error)
-            if run.step == "expert":  # its draft is paid for: it goes into the next batch
-                kept = {"run": run.to_json(), "question": before.question, "run_id": run.id}
-                record = replace(record, **kept)
-        finally:
-            self.model.delivered.pop(run.id, None)
-        await self._end(replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid))
-
-    async def _fail(self, before: RowRecord, why: str) -> None:
-        """End the wait of a row without an answer; its draft is kept for the next batch."""
-        error = f"BatchError: {why}"
-        await self._end(replace(before, status="error", counted_usd=None, error=error))
-
-    async def _end(self, record: RowRecord) -> None:
-        """Write down what became of a row, the ledger before the journal: killed between the two,
-        the answer is taken in again, and has the same entries."""
+            run = Run.from_json(record.run or {}, to_messages(record.question))
+            self.model.delivered[run.id] = body, batch
+            record = await self._go_on(Row(record.number, {}, record.question), run)
+            self.model.delivered.clear()
         if self.kernel.ledger.store is not None:
             await self.kernel.ledger.store.flush()
         self.journal.add(record)
@@ -401,7 +339,3 @@ def read_reply(line: bytes) -> tuple[str, Any, str | None]:
 def _id_of(record: RowRecord) -> str:
     """Id of the request of a row that waits; a row that is asked anew has another one."""
     return f"{record.number}-{record.run_id}"
-
-
-def _run_of(record: RowRecord) -> Run:
-    return Run.from_json(record.run or {}, to_messages(record.question))

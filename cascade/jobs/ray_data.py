@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,31 +74,24 @@ def run_on_ray(
         return done
     with ExitStack() as opened:
         given = (make, made_with(make(opened)), Path.cwd())
-    with cluster(ray):
+    with ExitStack() as ended:
+        if not ray.is_initialized():
+            own = {"object_store_memory": OBJECT_STORE_BYTES}
+            own = {} if os.environ.get("RAY_ADDRESS") else own
+            try:
+                ray.init(
+                    include_dashboard=False, log_to_driver=False, configure_logging=False, **own
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConfigurationError(
+                    f"the Ray cluster cannot be reached: {error}. Check RAY_ADDRESS."
+                ) from error
+            ended.callback(ray.shutdown)
         cores = replicas or max(1, int(ray.cluster_resources().get("CPU", 1)))
         for record in _answers(ray, given, asked, concurrency, cores):
             journal.add(record)
             done.count(record)
     return done
-
-
-@contextmanager
-def cluster(ray: Any) -> Iterator[None]:
-    """A connection to a cluster; one that is made here ends with the block."""
-    if ray.is_initialized():
-        yield
-        return
-    own = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(
-            f"the Ray cluster cannot be reached: {error}. Check RAY_ADDRESS."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class Replica:

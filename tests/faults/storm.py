@@ -17,9 +17,9 @@ from typing import Any, Literal
 from unittest import mock
 
 from cascade import Cascade, CascadeResult, LedgerEntry, Price, Tier
-from cascade._portal import portal_loop
 from cascade.errors import CascadeError
 from cascade.ledger import open_store
+from cascade.ledger.database import background
 from cascade.middleware import Breaker, Retries
 from cascade.models import http
 from cascade.models.base import guard
@@ -146,7 +146,7 @@ def storm(questions: Sequence[Question], folder: Path) -> Counter[str]:
 
 async def _storm(questions: Sequence[Question], folder: Path) -> list[str]:
     """What is left behind."""
-    portal_loop()  # which stays
+    background.loop(waits=False)  # of the ledger's writers, which stays
     left, before = list[str](), _sockets()
     by_text = {q.text: q for q in questions}
     refused = socket.socket()  # where nobody listens

@@ -14,8 +14,8 @@ import pytest
 
 from cascade import Cascade, Price, Tier
 from cascade.errors import BadRequestError, ConfigurationError, RealRequestForbiddenError
-from cascade.jobs import Done, Journal, Row, made_with, provider, write_output
-from cascade.jobs.provider import read_reply, run_by_batch
+from cascade.jobs import Done, Journal, Row, made_with, provider, run_job, write_output
+from cascade.jobs.provider import BatchJob, read_reply
 from cascade.ledger import MemoryLedger
 from cascade.middleware import CascadeMiddleware, Deadline
 from cascade.models.base import guard
@@ -62,7 +62,7 @@ async def run(made: Cascade, folder: Path, given: list[Row] | None = None, **how
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test's own folder
     path = folder / "j"
     with Journal(path, made_with(made)) as journal:
-        done = await run_by_batch(made, given, journal, **how)
+        done = await run_job(made, given, journal, kind=BatchJob, **how)
         write_output(folder / "out.jsonl", given, journal)
     return done
 
