@@ -15,6 +15,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from langchain_core.messages import HumanMessage
@@ -22,12 +23,13 @@ from langchain_core.messages import HumanMessage
 from cascade import Cascade, Tier
 from cascade.confidence.base import WINDOW, worst_window
 from cascade.confidence.signals import ROUNDING, drafts_needed, lowest_kept
-from cascade.demo import SMALL, questions
+from cascade.evaluation import read_examples
 from cascade.middleware import Abort
 from cascade.models import Request, open_model
 from cascade.state import Completion
 from cascade.testing import ScriptedModel
 
+QUESTIONS = Path(__file__).parents[1] / "cascade" / "demo" / "questions.jsonl"
 MAX_TOKENS, SPLITS, SEED = 128, 200, 1
 THRESHOLDS, SHARES = (0.8, 0.7, 0.6, 0.5), (0.02, 0.05, 0.1)
 
@@ -35,7 +37,8 @@ THRESHOLDS, SHARES = (0.8, 0.7, 0.6, 0.5), (0.02, 0.05, 0.1)
 async def drafted(model: str, n: int) -> dict[str, Completion]:
     """The drafts of the model itself, by question."""
     small = open_model(model)
-    texts = [example.messages[-1].text for example in questions()][:n]
+    examples = sorted(read_examples(QUESTIONS), key=lambda example: example.id)[:n]
+    texts = [example.question for example in examples]
     asked = [Request((HumanMessage(t),), MAX_TOKENS, 0.0, logprobs=True) for t in texts]
     found = {text: await small.complete(one) for text, one in zip(texts, asked, strict=True)}
     await small.aclose()
@@ -107,7 +110,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--questions", type=int, default=240)
-    parser.add_argument("--model", default=SMALL)
+    parser.add_argument("--model", default="llamacpp:smollm2-135m")
     given = parser.parse_args()
     drafts = asyncio.run(drafted(given.model, given.questions))
     total = sum(len(draft.logprobs or ()) for draft in drafts.values())

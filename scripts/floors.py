@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service",),
-    ("jobs", "teaching", "integrations", "demo"),
+    ("jobs", "teaching", "integrations"),
     ("api",),
     ("kernel", "evaluation"),
     ("agents", "middleware", "testing"),

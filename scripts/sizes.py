@@ -93,7 +93,7 @@ def rooms() -> dict[str, list[Path]]:
             *(f"cascade/{n}" for n in SHARED)
         ),
         "confidence, policies": files("cascade/confidence", "cascade/policies"),
-        "evaluation": files("cascade/evaluation", "cascade/calibrate.py", "cascade/demo"),
+        "evaluation": files("cascade/evaluation", "cascade/calibrate.py"),
         "integrations": files("cascade/integrations", "cascade/tracing.py"),
     }
     for name in AIMS:

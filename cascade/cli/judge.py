@@ -17,6 +17,7 @@ from typer import Argument, Option
 from cascade.cli.console import Interrupted, busy, give, say
 from cascade.cli.options import (
     EMBEDDED,
+    AtOnce,
     CalibrationFile,
     File,
     LargeName,
@@ -40,6 +41,17 @@ if TYPE_CHECKING:
     from cascade.calibrate import CalibrationFit, Collected
     from cascade.evaluation.recordings import Example
     from cascade.evaluation.verdict import Evaluation
+
+DEMO = Path(__file__).parents[1] / "demo"
+"""Folder with the demo's questions, after examples of their kind, since a model of 135M parameters
+continues patterns, and with a real large model's answers."""
+
+ASSUMED = (
+    "the small model costs $0.05 per hour in which it computes (hardware and power, as a cloud "
+    "asks for two shared cores; its time is measured)",
+    "the large one $0.1 per million tokens, the list price of Qwen1.5-0.5B at Together (nobody "
+    "hosts it itself)",
+)
 
 SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
@@ -71,9 +83,7 @@ class ExampleOptions:
     system: System = None
     scorer: Annotated[str, Option(help="exact, contains, choice, numeric, json, …")] = "exact"
     signals: Annotated[Texts, Option(help="Take this signal; repeatable.")] = None
-    concurrency: Annotated[
-        int | None, Option(min=1, help="Examples under way at once: 8, or 2 of Ollama's.")
-    ] = None
+    concurrency: AtOnce = None
     yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
     yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
 
@@ -239,11 +249,31 @@ def demo(
     The large model's answers come with the package: a real model's, recorded once, at the list
     price of a hosted model of its size.
     """
-    from cascade import demo as packaged  # noqa: PLC0415 - heavy
+    from cascade.api import Cascade  # noqa: PLC0415 - heavy
+    from cascade.calibrate import SIGNALS  # noqa: PLC0415
+    from cascade.evaluation import read_examples  # noqa: PLC0415
+    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
+    from cascade.ledger.prices import Price  # noqa: PLC0415
+    from cascade.tiers import Tier  # noqa: PLC0415
 
+    every = read_examples(DEMO / "questions.jsonl")
+    if not LEAST_ROWS <= n <= len(every):
+        raise ConfigurationError(f"--n {n}: give {LEAST_ROWS} to {len(every)}, which is all.")
+    # The first ones are of all kinds; neighbours of a kind share the examples before a question,
+    # which llama.cpp then reads once.
+    rows = sorted(every[:n], key=lambda example: example.id)
+    # Enough for every answer of the examples' form, and little lost when a model rambles.
+    short: Any = {"max_tokens": 24, "temperature": 0.0}
+    # One at a time, so that a draft's busy time is its own.
+    own = {"n_parallel": 1} if small.startswith("llamacpp:") else {}
+    recorded = f"replay:{DEMO / 'recorded.jsonl'}"
+    tiers = [
+        Tier(small, name="small", price=Price(per_hour="0.05"), options=own, **short),
+        Tier(recorded, name="large", price=Price(input="0.1", output="0.1"), **short),
+    ]
     how = ExampleOptions(scorer="contains", concurrency=2, yes=True)
-    with packaged.open_cascade(small) as cascade:
-        _judge(cascade, packaged.questions(n), to, how, packaged.ASSUMED)
+    with Cascade(tiers=tiers, signals=SIGNALS) as cascade:
+        _judge(cascade, rows, to, how, ASSUMED)
 
 
 # Steps that they share ------------------------------------------------------------------------
@@ -275,7 +305,7 @@ def _record(
     from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
 
     recorder = AnswerRecorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
-    limits: Any = {"least": least, "concurrency": how.concurrency or at_once(cascade)}
+    limits: Any = {"least": least, "concurrency": how.concurrency or at_once(cascade, 8)}
     if not how.yes:
         _confirm(cascade, rows, path, how.yes_up_to)
     try:

@@ -40,6 +40,7 @@ LargeName = Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model asked in 
 PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=1e-9)]
 System = Annotated[Text, Option(help="System message before each question.")]
 CalibrationFile = Annotated[File, Option("--calibration", help="File of `cascade calibrate`.")]
+AtOnce = Annotated[Count, Option(min=1, help="Questions under way at once; 2 of Ollama's.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 Page = Annotated[File, Option("--html", help="Write a page as well.")]
 
@@ -48,15 +49,11 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
     each parameter of that type; its docstring is the panel that they stand in."""
     signature = inspect.signature(command, eval_str=True)
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, Any] = {}
-    for name, parameter in signature.parameters.items():
-        group: Any = parameter.annotation
-        if not is_dataclass(group):
-            parameters.append(parameter)
-            continue
-        groups[name] = group
-        for option in inspect.signature(group, eval_str=True).parameters.values():  # type: ignore[arg-type]
+    typed = signature.parameters.values()
+    groups: dict[str, Any] = {p.name: p.annotation for p in typed if is_dataclass(p.annotation)}
+    parameters = [parameter for parameter in typed if parameter.name not in groups]
+    for group in groups.values():
+        for option in inspect.signature(group, eval_str=True).parameters.values():
             kind, about = get_args(option.annotation)
             own = copy(about)  # another group may have the same option
             own.rich_help_panel = str(group.__doc__).rstrip(".")
@@ -124,7 +121,7 @@ class PolicyOptions:
     calibrator: CalibrationFile = None
 
 
-def at_once(cascade: Cascade, usual: int = 8) -> int:
+def at_once(cascade: Cascade, usual: int) -> int:
     """Questions under way at once where it is not said: Ollama answers one after another, and more
     than two would wait there until their time is over."""
     return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual

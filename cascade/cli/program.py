@@ -15,21 +15,21 @@ from cascade.cli.console import AS_JSON, COMMAND, exit_code_of
 PAIR = "--small ollama:qwen2.5:3b --large openai:gpt-5.1"
 
 COMMANDS = {
-    "ask": ("ask", f"'What is the capital of Australia?' {PAIR} --price-of-error 0.05"),
-    "batch": ("batch", f"in.csv --output out.csv {PAIR} --prices prices.toml --budget-usd 5"),
+    "ask": ("running", f"'What is the capital of Australia?' {PAIR} --price-of-error 0.05"),
+    "batch": ("running", f"in.csv --output out.csv {PAIR} --prices prices.toml --budget-usd 5"),
     "calibrate": ("judge", f"examples.jsonl {PAIR} --max-harm 0.05 --out calibration.json"),
     "demo": ("judge", "--n 40"),
     "doctor": ("doctor", "--model openai:gpt-5.1 --model ollama:qwen2.5:3b"),
     "evaluate": ("judge", f"answers.jsonl {PAIR} --price-of-error 0.05 --html report.html"),
-    "keys": ("serve", "create cascade.yaml search-team --day-usd 5 --per-minute 120"),
-    "lessons": ("teach", "delete sqlite:///lessons.db --user ada"),
+    "keys": ("keeping", "create cascade.yaml search-team --day-usd 5 --per-minute 120"),
+    "lessons": ("keeping", "delete sqlite:///lessons.db --user ada"),
     "plan": (
         "money",
         "--input-tokens 400 --output-tokens 100 --small-price 0.1,0.4 --large openai:gpt-5.1",
     ),
     "report": ("money", "sqlite:///ledger.db --since 7d --tag team=search --html report.html"),
-    "serve": ("serve", "cascade.yaml --check"),
-    "teach": ("teach", "export sqlite:///lessons.db --output train.jsonl"),
+    "serve": ("running", "cascade.yaml --check"),
+    "teach": ("keeping", "export sqlite:///lessons.db --output train.jsonl"),
     "try": ("judge", f"tickets.csv --question text --label category {PAIR} --prices prices.toml"),
 }
 """Module and example of each command: only the module of what was typed is loaded."""

@@ -13,7 +13,6 @@ import zlib
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -101,17 +100,17 @@ class Transcript(BaseModel):
 # Files ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _named(path: Path, rows: Iterable[T]) -> Iterator[T]:
+    """What is read from a file, with errors that name it."""
     try:
-        yield
+        yield from rows
+    except ConfigurationError:
+        raise
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{path} is not UTF-8 (byte {error.start}): convert it first, "
             f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
         ) from error
-    except ConfigurationError:
-        raise
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigurationError(
@@ -122,7 +121,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
     """Numbered records of a file, plain or gzip (its content tells). Of transcripts a last line may
     be cut off, as a crash leaves it."""
-    with _reading(path), path.open("rb") as plain:
+    with path.open("rb") as plain:
         packed = plain.peek(2)[:2] == b"\x1f\x8b"
         for number, line in enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, 1):
             if not line.strip():
@@ -164,7 +163,7 @@ def read_transcripts(path: str | Path) -> Iterator[Transcript]:
         ConfigurationError: a line is not a record, or two have the same id.
     """
     path, seen = Path(path), dict[str, int]()
-    for number, record in _json_lines(path, _TRANSCRIPT):
+    for number, record in _named(path, _json_lines(path, _TRANSCRIPT)):
         _check_once(seen, record.id, number, path, "line")
         yield record
 
@@ -213,12 +212,12 @@ def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
     path = Path(path)
     if (reader := KINDS.get(path.suffix.casefold())) is None:
         raise ConfigurationError(f"{path.name}: a file of rows ends with {', '.join(KINDS)}.")
-    return reader(path)
+    return _named(path, reader(path))
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(2**30)
-    with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline()
         file.seek(0)
         # Spreadsheets of half of Europe write semicolons.
@@ -245,7 +244,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise MissingDependencyError(
             "Parquet needs pyarrow: install the extra `parquet`."
         ) from error
-    with _reading(path), parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
             yield from batch.to_pylist()
 

@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from cascade import Cascade, ConfigurationError
 from cascade.calibrate import GIVE_UP_AFTER, to_examples
-from cascade.demo import questions
+from cascade.cli.judge import DEMO
+from cascade.evaluation import read_examples
 from cascade.service import create_app, read_config
 from cascade.testing import ScriptedModel
 from tests.acceptance import commands
@@ -291,7 +292,10 @@ def test_a_server_that_goes_while_it_is_recorded_ends_it(host: Upstream, tmp_pat
 
 
 def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
-    right = {str(e.messages[-1].text): e.reference for e in questions()}
+    every = read_examples(DEMO / "questions.jsonl")
+    assert len(every) == 240
+    assert len({example.id.rsplit("-", 1)[0] for example in every[:40]}) == 8
+    right = {example.question: example.reference for example in every}
 
     def drafts(seen: Seen) -> Answer:
         known = right[seen.last]
@@ -306,7 +310,7 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     document = commands.cascade(*given, "--json").json
     assert (len(document["assumed"]), "headline" in document) == (2, True)
     assert len(host.asked()) == 50
-    assert "n=3" in commands.cascade("demo", "--n", 3, code=2).err
+    assert "--n 3: give 40 to 240" in commands.cascade("demo", "--n", 3, code=2).err
 
 
 @pytest.mark.parametrize(

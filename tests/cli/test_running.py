@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cascade.cli.batch import _report
 from cascade.cli.console import AS_JSON
+from cascade.cli.running import _report
 from cascade.errors import CascadeError
 from cascade.jobs import Done
 from cascade.ledger import tagged
@@ -74,7 +74,7 @@ def test_rows_without_a_question_are_told_before_asking(host: Upstream, tmp_path
     given = ("batch", rows, "--output", tmp_path / "out.csv", *MODELS)
     refused = commands.cascade(*given, "--max-tokens", "0", code=2).err
     assert "row 2: there is nothing in" in refused
-    assert "; and 2 more. They are not asked and cost nothing" in refused
+    assert "7 such rows are not asked and cost nothing" in refused
     assert host.asked() == []
     done = commands.cascade(*given, code=1)
     assert "1 answered now, 0 before, 0 escalated, 7 failed" in done.err

@@ -1,8 +1,9 @@
-"""`cascade lessons` and `cascade teach`: the large model's answers, kept."""
+"""`cascade keys`, `lessons` and `teach`: what databases keep of users and of answers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,27 +13,91 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import Count, Text, must_be_file, must_be_there, spread, using
+from cascade.cli.options import (
+    Amount,
+    Count,
+    Number,
+    Text,
+    Texts,
+    must_be_file,
+    must_be_there,
+    spread,
+    to_tags,
+    using,
+)
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from cascade.service.keys import Key, Keys
     from cascade.teaching import LessonStore
 
 T = TypeVar("T")
 
-Where = Annotated[str, Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
+Ledger = Annotated[str, Argument(help="The service's configuration, or its ledger's address.")]
+Lessons = Annotated[str, Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
 
 KEPT = "Delete lessons, and state what may be done with answers."
 TRAINED_ON = "Write training files from lessons, and say what there is to train on."
 
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
 lessons = typer.Typer(no_args_is_help=True, help=KEPT)
 teach = typer.Typer(no_args_is_help=True, help=TRAINED_ON)
+
+
+@keys.command()
+@spread
+def create(
+    where: Ledger,
+    name: Annotated[str, Argument(help="Whose key it is.")],
+    *,
+    model: Annotated[Texts, Option(help="It may ask for; repeatable. All by default.")] = None,
+    per_minute: Annotated[Number, Option(help="Requests per minute.")] = None,
+    day_usd: Annotated[Amount, Option(help="Dollars per day of UTC.", min=0)] = None,
+    month_usd: Annotated[Amount, Option(help="Dollars per month of UTC.", min=0)] = None,
+    tag: Annotated[Texts, Option(metavar="NAME=VALUE", help="Of its entries; repeatable.")] = None,
+    admin: Annotated[bool, Option("--admin", help="It opens /admin and the page.")] = False,
+) -> None:
+    """Make a key and print it. It is kept as a hash and cannot be printed again."""
+    given: dict[str, Any] = {"models": tuple(model or ()), "tags": to_tags(tag), "admin": admin}
+    given |= {"per_minute": per_minute, "day_usd": day_usd, "month_usd": month_usd}
+    key, secret = _with_keys(where, lambda kept: kept.create(name, **given), make=True)
+    told = f"{key.id} {key.name}: this is the only time that it is shown"
+    give({**key.model_dump(), "secret": secret}, secret, told)
+
+
+@keys.command(name="list")
+@spread
+def list_keys(where: Ledger) -> None:
+    """Show all keys, without their secrets."""
+    found = _with_keys(where, lambda kept: kept.list())
+    remark = "" if found else f"no keys yet: `cascade keys create {where} NAME` makes one"
+    give([key.model_dump() for key in found], "\n".join(map(_line, found)), remark)
+
+
+def _line(key: Key) -> str:
+    state = "valid" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
+    limits = {"{:g}/min": key.per_minute, "${:f}/day": key.day_usd, "${:f}/month": key.month_usd}
+    bounds = [form.format(n) for form, n in limits.items() if n is not None]
+    tags = [f"{tag}={value}" for tag, value in key.tags.items()]
+    may = ["admin"] * key.admin + [",".join(key.models) or "all models"]
+    return "  ".join([key.id, key.name, state, *may, *bounds, *tags])
+
+
+@keys.command()
+@spread
+def revoke(
+    where: Ledger,
+    key_id: Annotated[str, Argument(help="Its id, of `cascade keys list`.")],
+) -> None:
+    """End a key for good."""
+    key = _with_keys(where, lambda kept: kept.revoke(key_id))
+    give(key.model_dump(), f"{key.id} {key.name} is revoked")
 
 
 @lessons.command()
 @spread
 def delete(
-    where: Where,
+    where: Lessons,
     *,
     user: Annotated[Text, Option(help="Of this user, by the tag `user`.")] = None,
     tenant: Annotated[Text, Option(help="Of this tenant, by tag or key.")] = None,
@@ -57,7 +122,7 @@ def delete(
 )
 @spread
 def terms(
-    where: Where,
+    where: Lessons,
     model: Annotated[str | None, Argument(help="provider:name, or provider:*.")] = None,
     *,
     may_train: Annotated[
@@ -87,7 +152,7 @@ def terms(
 @teach.command()
 @spread
 def export(
-    where: Where,
+    where: Lessons,
     *,
     output: Annotated[Path, Option(help="The training file, JSON lines.")],
     form: Annotated[
@@ -115,7 +180,7 @@ def export(
 
 @teach.command()
 @spread
-def status(where: Where) -> None:
+def status(where: Lessons) -> None:
     """Say what lessons there are, and what may be done with them."""
     from cascade.teaching.exporting import status_of  # noqa: PLC0415 - heavy
 
@@ -125,6 +190,18 @@ def status(where: Where) -> None:
     for model, counts in found.models.items():
         lines.append(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
     give(found, "\n".join(lines))
+
+
+def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]], *, make: bool = False) -> T:
+    from cascade.service.config import read_config  # noqa: PLC0415 - heavy
+    from cascade.service.keys import Keys  # noqa: PLC0415
+
+    url = where if "://" in where else read_config(where).config.ledger
+    if url is None or url.startswith("memory:"):
+        raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
+    if url == where and not make:
+        must_be_there(url)
+    return using(aclosing(Keys(url)), work)
 
 
 def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:

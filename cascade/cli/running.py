@@ -1,9 +1,10 @@
-"""`cascade batch`: the rows of a file through a cascade."""
+"""`cascade ask`, `batch` and `serve`: questions of a person, of a file, and of clients."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cascade.cli.console import Interrupted, busy, give, say
+from cascade.cli.console import AS_JSON, Interrupted, busy, give, printable, say, screen
 from cascade.cli.options import (
     Amount,
+    AtOnce,
+    Count,
     Models,
     PolicyOptions,
     System,
@@ -25,14 +28,67 @@ from cascade.cli.options import (
     must_be_file,
     spread,
 )
-from cascade.errors import CascadeError, ConfigurationError
+from cascade.errors import CascadeError, ConfigurationError, InputError
+from cascade.events import Decided, Provisional, Token
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.jobs import Done, Row
+    from cascade.state import LedgerEntry
 
-MOST_TOLD = 5
-"""Rows that are named one by one; the others are counted."""
+
+@spread
+def ask(
+    question: Annotated[str, Argument(help="'-' reads it from standard input.")],
+    *,
+    system: System = None,
+    local_only: Annotated[
+        bool,
+        Option("--local-only", help="Ask no model elsewhere; a doubtful draft is the answer too."),
+    ] = False,
+    models: Models,
+    policy: PolicyOptions,
+) -> None:
+    """Ask one question: the small model drafts, the large one answers if it has to.
+
+    A terminal shows drafts and decisions as they come.
+    """
+    try:
+        text = question if question != "-" else sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        told = f"standard input is not UTF-8 (byte {error.start}): convert it first"
+        raise InputError(f"{told}, `iconv -f latin1 -t utf-8`.") from error
+    messages: Any = [("system", system), ("human", text)] if system else text
+    watched = sys.stderr.isatty() and not AS_JSON.get()
+    spent: list[LedgerEntry] = []
+    result: Any = None
+    with ExitStack() as opened:
+        try:
+            with busy("getting ready"):
+                cascade = models.open(opened, local_only=local_only, **vars(policy))
+                cascade.kernel.ledger.listeners.append(spent.append)
+            for result in cascade.stream(messages, show="optimistic" if watched else "final"):
+                _show(result)
+            if watched:
+                say("")
+        except KeyboardInterrupt:
+            from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy
+
+            interrupted = Interrupted("interrupted")
+            interrupted.ledger = LedgerView(spent)
+            raise interrupted from None
+    of_ledger = ("cost_usd", "cost_basis", "saved_usd", "saved_basis")
+    document = {name: value for name, value in result if name not in ("message", "parsed")}
+    document |= {name: getattr(result.ledger, name) for name in of_ledger}
+    told = f"\n{result.tier}: {result.decision.reason}\n{result.ledger.table()}"
+    give({**document, "ledger": list(result.ledger)}, result.answer, told)
+
+
+def _show(event: Any) -> None:
+    if isinstance(event, Provisional | Token):
+        screen().print(printable(event.text), style="dim", end="", markup=False)
+    elif isinstance(event, Decided):
+        say(f"\n{event.tier}: {event.decision.action}, {event.decision.reason}")
 
 
 @spread
@@ -44,9 +100,7 @@ def batch(
     prefix: Annotated[str, Option(help="Before the names of the columns added.")] = "",
     system: System = None,
     budget_usd: Annotated[Amount, Option(help="Dollars of the whole job, at most.", min=0)] = None,
-    concurrency: Annotated[
-        int | None, Option(min=1, help="Rows under way at once: 16, or 2 of Ollama's.")
-    ] = None,
+    concurrency: AtOnce = None,
     engine: Annotated[
         Literal["local", "ray"], Option(help="This process, or a Ray cluster.")
     ] = "local",
@@ -70,9 +124,8 @@ def batch(
         told = f"--output {output}: the questions are read from there"
         raise ConfigurationError(f"{told}. Give another place.")
     if unreadable := jobs.check_rows(source, column, prefix=prefix):
-        more = f"; and {len(unreadable) - MOST_TOLD:,} more" if len(unreadable) > MOST_TOLD else ""
-        told = f"{'; '.join(unreadable[:MOST_TOLD])}{more}"
-        say(f"{told}. They are not asked and cost nothing.", style="yellow")
+        told = f"{'; '.join(unreadable[:5])}: {len(unreadable):,} such rows are not asked"
+        say(f"{told} and cost nothing.", style="yellow")
     rows = partial(jobs.read_rows, source, column, system)
     with ExitStack() as opened:
         make: Any = partial(models.open, ledger=ledger, **vars(policy))
@@ -170,3 +223,25 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
         raise CascadeError(
             f"{counted(unreadable, 'row')} without a question: mend the file. {again}."
         )
+
+
+@spread
+def serve(
+    config: Annotated[Path, Argument(help="The configuration, cascade.yaml; see docs/service.md.")],
+    *,
+    check: Annotated[bool, Option("--check", help="Say what would run, and leave.")] = False,
+    no_auth: Annotated[bool, Option("--no-auth", help="Ask for no key; on loopback.")] = False,
+    port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
+) -> None:
+    """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
+    from cascade import service  # noqa: PLC0415 - heavy
+
+    overrides: dict[str, Any] = {"auth": False} if no_auth else {}
+    if port is not None:
+        overrides["listen"] = {"port": port}
+    configured = service.read_config(config, overrides=overrides)
+    if check:
+        lines = service.describe(configured)
+        give({"serves": lines}, "\n".join(lines))
+    else:
+        service.serve(configured)
