@@ -8,6 +8,7 @@ import logging
 import math
 import random
 import time
+from dataclasses import dataclass
 from threading import Lock
 
 from cascade._numbers import to_count, to_number
@@ -69,70 +70,49 @@ class Retries(CascadeMiddleware):
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Send the call again while that is worth it."""
-        if self.attempts == 1:
-            return await handler(call)
-        budget = self._budgets.get(call.tier.model.place)
-        if budget is None:
-            fresh = RetryBudget(self.share, self.reserve)
-            budget = self._budgets.setdefault(call.tier.model.place, fresh)
-        budget.deposit()
+        place = call.tier.model.place
+        if place not in self._budgets:
+            self._budgets.setdefault(place, RetryBudget(self.reserve))
+        budget = self._budgets[place]
+        budget.add(self.share)
         attempt, waited = 1, False
         while True:
             try:
                 return await handler(call)
             except ModelError as error:
-                again = waited and error.retry_after
-                wait_s = None if again else self._wait_s(error, attempt, call, budget)
-                if wait_s is None:
+                asked_s = error.retry_after or 0.0
+                late = asked_s > MAX_WAIT_S or asked_s >= (call.request.timeout_s or math.inf)
+                hopeless = not error.retryable or late or (waited and asked_s > 0)
+                if hopeless or attempt >= self.attempts or not budget.add(-1.0):
                     raise
-                attempt, waited = attempt + 1, bool(error.retry_after)
+                waited = asked_s > 0
             # Outside of the handler: an error that is waited for would keep its frames alive.
-            await asyncio.sleep(wait_s)
-
-    def _wait_s(
-        self, error: ModelError, attempt: int, call: Call, budget: RetryBudget
-    ) -> float | None:
-        """Seconds to wait before the next attempt; None where there is none."""
-        asked_s, limit_s = error.retry_after or 0.0, call.request.timeout_s or math.inf
-        hopeless = not error.retryable or attempt >= self.attempts
-        if hopeless or asked_s > MAX_WAIT_S or asked_s >= limit_s or not budget.withdraw():
-            return None
-        # 2.0 ** 1024 is no float any more.
-        most_s = min(MAX_DRAWN_S, self.base_s * 2.0 ** min(attempt - 1, 60))
-        return asked_s + random.uniform(0, most_s)  # noqa: S311 - no secret
+            most_s = min(MAX_DRAWN_S, self.base_s * 2.0 ** min(attempt - 1, 60))
+            await asyncio.sleep(asked_s + random.uniform(0, most_s))  # noqa: S311 - no secret
+            attempt += 1
 
 
 class RetryBudget:
     """Bucket that each call fills by a share of a retry, and each minute by a reserve; a retry
     takes one out."""
 
-    def __init__(self, share: float, reserve: int) -> None:
-        self._share, self._most = share, float(reserve)
-        self._earned, self._reserve, self._at = 0.0, float(reserve), time.monotonic()
+    def __init__(self, reserve: int) -> None:
+        self._earned, self._at = 0.0, time.monotonic()
+        self._reserve = self._most = float(reserve)
         self._lock = Lock()
 
-    def deposit(self) -> None:
-        """Count a call."""
+    def add(self, retries: float) -> bool:
+        """Put so many in, or take them out; False where there are too few to take."""
         with self._lock:
-            self._pass()
-            self._earned += self._share
-
-    def withdraw(self) -> bool:
-        """Take a retry; False where there is none to take."""
-        with self._lock:
-            self._pass()
-            if self._earned + self._reserve < 1:
+            now = time.monotonic()
+            passed, self._at = now - self._at, now
+            self._earned *= math.exp(-passed / REMEMBERED_S)
+            self._reserve = min(self._most, self._reserve + self._most * passed / 60)
+            if self._earned + self._reserve + retries < 0:
                 return False
-            paid = min(1.0, self._earned)  # what calls have paid for goes first
-            self._earned -= paid
-            self._reserve -= 1 - paid
+            earned = self._earned + retries  # what calls have paid for goes first
+            self._earned, self._reserve = max(0.0, earned), self._reserve + min(0.0, earned)
             return True
-
-    def _pass(self) -> None:
-        now = time.monotonic()
-        passed, self._at = now - self._at, now
-        self._earned *= math.exp(-passed / REMEMBERED_S)
-        self._reserve = min(self._most, self._reserve + self._most * passed / 60)
 
 
 WELL_S = 30.0
@@ -178,23 +158,27 @@ class Breaker(CascadeMiddleware):
         self.open_s = to_number("Breaker.open_s", open_s, above=0)
         self.most_open_s = to_number("Breaker.most_open_s", most_open_s, least=self.open_s)
         self._circuits: dict[str, Circuit] = {}
+        self._lock = Lock()
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Pass the call on while its server is well, else a `CircuitOpenError`."""
         model = call.tier.model
-        circuit = self._circuits.get(model.place)
-        if circuit is None:
-            circuit = self._circuits.setdefault(model.place, Circuit(self, model.name))
-        ticket = circuit.enter(call.request.timeout_s or self.most_open_s)
-        if ticket is None:
-            ready_s = circuit.ready_in_s
-            when = "one call tries it now" if ready_s is None else f"tried again in {ready_s:.1f} s"
-            raise CircuitOpenError(
-                f"{model.name} was not asked: it has failed too often ({circuit.last}) and is left "
-                f"alone; {when}. {circuit.why}",
-                model=model.name,
-                ready_in_s=ready_s,
-            )
+        with self._lock:
+            circuit = self._circuits.setdefault(model.place, Circuit(self.open_s))
+            now = time.monotonic()
+            if circuit.is_open and now < max(circuit.until, circuit.tried_until):
+                ready_s = max(0.0, circuit.until - now)
+                raise CircuitOpenError(
+                    f"{model.name} was not asked: it has failed too often ({circuit.last}) and is "
+                    f"left alone; one call tries it in {ready_s:.1f} s. {circuit.why}",
+                    model=model.name,
+                    ready_in_s=ready_s,
+                )
+            if circuit.is_open:
+                # Where the call that tries it is not heard of for so long, another one may.
+                circuit.tried_until = now + (call.request.timeout_s or self.most_open_s)
+                circuit.state += 1
+            state = circuit.state
         failed: bool | None = None
         try:
             completion = await handler(call)
@@ -206,11 +190,48 @@ class Breaker(CascadeMiddleware):
                 circuit.last, circuit.why = type(error).__name__, str(error)
             raise
         finally:
-            circuit.leave(ticket, failed=failed)
+            with self._lock:
+                # What was sent before it last changed says nothing about the server now.
+                if state == circuit.state:
+                    self._hear(circuit, failed, model.name)
+
+    def _hear(self, circuit: Circuit, failed: bool | None, server: str) -> None:
+        """Note how a call ended; None where that says nothing about the server."""
+        now = time.monotonic()
+        if failed is None:
+            circuit.tried_until = 0.0  # the next call may try it
+            return
+        circuit.row = circuit.row + 1 if failed else 0
+        if circuit.is_open and not failed:
+            circuit.is_open, circuit.closed_at, circuit.state = False, now, circuit.state + 1
+            logger.info("%s answers again", server)
+        elif failed and (circuit.is_open or circuit.row >= self.in_a_row):
+            again = circuit.is_open or now - circuit.closed_at <= WELL_S
+            circuit.pause_s = min(self.most_open_s, 2 * circuit.pause_s) if again else self.open_s
+            circuit.is_open, circuit.until, circuit.tried_until = True, now + circuit.pause_s, 0.0
+            circuit.state += 1
+            told = "%s is left alone for %.1f s: %d calls have failed one after the other"
+            logger.warning(told, server, circuit.pause_s, circuit.row)
 
     async def aclose(self) -> None:
         """Begin anew: calls that the closing cuts off say nothing about their server."""
         self._circuits.clear()
+
+
+@dataclass(slots=True)
+class Circuit:
+    """Breaker of one server: `state` counts its changes and the calls that try it; nothing is sent
+    `until` its pause is over, nor while one call tries it."""
+
+    pause_s: float
+    is_open: bool = False
+    state: int = 0
+    row: int = 0
+    until: float = 0.0
+    tried_until: float = 0.0
+    closed_at: float = -math.inf
+    last: str = ""
+    why: str = ""
 
 
 def _speaks_of_server(error: ModelError) -> bool | None:
@@ -220,66 +241,3 @@ def _speaks_of_server(error: ModelError) -> bool | None:
     if isinstance(error, RateLimitError):
         return error.retry_after is None
     return isinstance(error, _OUTAGES)
-
-
-class Circuit:
-    """Breaker of one server. Each call that is let through gets a ticket, with which it tells how
-    it ended: what was sent before the state last changed says nothing about the server now."""
-
-    def __init__(self, settings: Breaker, server: str) -> None:
-        self._settings, self._server = settings, server
-        self._lock = Lock()
-        self.state, self.last, self.why = "closed", "", ""
-        self._ticket = self._row = self._openings = 0
-        self._closed_at, self._until = -math.inf, 0.0
-
-    @property
-    def ready_in_s(self) -> float | None:
-        """Seconds until a call may be sent; None while one tries the server."""
-        return None if self.state == "half_open" else max(0.0, self._until - time.monotonic())
-
-    def enter(self, lasts_s: float) -> int | None:
-        """A ticket for a call that takes so long at most; None where it must not be sent."""
-        if self.state == "closed":  # the usual way takes no lock
-            return self._ticket
-        with self._lock:
-            now = time.monotonic()
-            if self.state == "closed":
-                return self._ticket
-            if now < self._until:
-                return None
-            # Where the call that tries it is not heard of for so long, another one may.
-            self.state, self._until = "half_open", now + lasts_s
-            self._ticket += 1
-            return self._ticket
-
-    def leave(self, ticket: int, *, failed: bool | None) -> None:
-        """Note how a call ended; None where that says nothing about the server."""
-        if failed is None and self.state == "closed":
-            return
-        with self._lock:
-            if ticket != self._ticket:
-                return
-            now = time.monotonic()
-            if self.state == "closed":
-                self._row = self._row + 1 if failed else 0
-                if self._row >= self._settings.in_a_row:
-                    self._open(now, f"{self._row} calls have failed one after the other")
-            elif failed:
-                self._open(now, "the call that tried it failed")
-            elif failed is None:
-                self._until = now  # the next call may try it
-            else:
-                self.state, self._row, self._closed_at = "closed", 0, now
-                self._ticket += 1
-                logger.info("%s answers again", self._server)
-
-    def _open(self, now: float, why: str) -> None:
-        given = self._settings
-        if self.state == "closed" and now - self._closed_at > WELL_S:
-            self._openings = 0  # it was well for long enough: this is another failure
-        pause_s = min(given.most_open_s, given.open_s * 2.0 ** min(self._openings, 60))
-        self.state, self._until = "open", now + pause_s
-        self._ticket += 1
-        self._openings += 1
-        logger.warning("%s is left alone for %.1f s: %s", self._server, pause_s, why)
