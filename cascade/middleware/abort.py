@@ -5,13 +5,14 @@ It is ruled out then: it goes through self-check and verifier without any cost, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 
 from cascade._numbers import to_number
 from cascade.confidence.base import WINDOW, worst_window
-from cascade.confidence.signals import ROUNDING, EarlyRow, ceiling, drafts_needed, lowest_kept
+from cascade.confidence.signals import ROUNDING, ceiling, drafts_needed, lowest_kept
 from cascade.errors import ConfigurationError
 from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, characters
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
@@ -26,8 +27,8 @@ LOSS = 0.01
 LIMITS = frozenset({"max_tokens", "max_completion_tokens", "n_predict", "num_predict", "options"})
 """Parameters of a request's own that may override its `max_tokens`."""
 
-Rule = Callable[[Sequence[float], float], str | None]
-"""Says of the log-probabilities so far, and of their sum, why to stop; None to go on."""
+Rule = Callable[[Sequence[float]], str | None]
+"""Says of the log-probabilities so far why to stop; None to go on."""
 
 
 class Abort(CascadeMiddleware):
@@ -54,24 +55,20 @@ class Abort(CascadeMiddleware):
         """Refuse a cascade in which nothing tells when to stop."""
         drafting, calibrators = parts.tiers[:-1], (parts.calibrators or {}).values()
         names = ", ".join(tier.model.name for tier in drafting) or "no tier"
-        tools, loss = bool((parts.settings or {}).get("tools")), self.loss or LOSS
+        whole = parts.judge is not None or bool((parts.settings or {}).get("tools"))
         streams = any(tier.model.streams_logprobs for tier in drafting)
-        needed = drafts_needed(loss)
-        known = min((len(getattr(each, "early", ())) for each in calibrators), default=needed)
-        unfounded = self.loss is not None and not calibrators
+        needed = drafts_needed(self.loss or LOSS)
+        unknown = 0 if self.loss else needed
+        known = min((len(getattr(each, "early", ())) for each in calibrators), default=unknown)
         bounded = any(tier.max_tokens for tier in drafting) and _scores_logprobs(parts)
         problems = {
-            f"Abort stops what log-probs rule out; verifier={parts.judge!r} judges whole drafts. "
-            "Give one of them.": parts.judge is not None,
-            "Abort stops no draft that may call tools, and tools=… lets each of them. Leave one of "
-            "them out; tools that come with some questions are no hindrance.": tools,
+            "Abort stops what log-probs rule out; verifier=… judges whole drafts, and with tools=… "
+            "any draft may call one. Leave Abort out, or let tools come with questions.": whole,
             f"Abort needs a draft whose stream has log-probs, which {names} does not give. Models "
             "of openai:, ollama: and llamacpp: do.": not streams,
-            f"Abort({loss}): the calibration knows the log-probs of {known} drafts, and {needed} "
-            "that would be accepted bound such a loss. Calibrate on more, with the signal "
-            "logprobs, or allow more.": known < needed,
-            f"Abort({loss}): a share of lost drafts needs calibrator=…, made by `calibrate`. "
-            "Abort() stops what provably cannot be accepted.": unfounded,
+            f"Abort({self.loss or LOSS}) needs calibrator=…, made on {needed} drafts or more with "
+            f"log-probs that would be accepted; {known} are known. Calibrate on more, with the "
+            "signal logprobs, or allow a larger loss.": known < needed,
             "Abort() without a calibration needs the signal logprobs, and to know how long a draft "
             f"may become: set max_tokens=… of {names}.": not calibrators and not bounded,
         }
@@ -84,11 +81,20 @@ class Abort(CascadeMiddleware):
         rule = self._rule(call) if call.node == "draft" and call.run.kind == "answer" else None
         if rule is None:
             return await handler(call)
-        listener, outer = Listener(rule), call.on_chunk
+        outer, values = call.on_chunk, list[float]()
 
         def hear(chunk: Chunk) -> str | None:
-            reason = outer(chunk) if outer is not None else None
-            return reason or listener.hear(chunk)
+            reason = None if outer is None else outer(chunk)
+            if chunk.first:
+                values.clear()
+            # White space before the answer does not count in the end, and none behind it stops it.
+            last = ""
+            for token in chunk.logprobs:
+                last = token.token.strip()
+                if values or last:
+                    values.append(token.logprob)
+            why = rule(values) if last and not reason else None
+            return reason if why is None else f"stopped after {len(values)} tokens: {why}"
 
         return await handler(replace(call, on_chunk=hear))
 
@@ -103,11 +109,13 @@ class Abort(CascadeMiddleware):
             rows = getattr(calibrator, "early", ())
             if not rows or calibrator.mismatch(run.messages) is not None:
                 return None
-            return unlikely(rows, _accepts(call, calibrated=True), self.loss or LOSS)
+            accepts, loss = _accepts(call, calibrated=True), self.loss or LOSS
+            lowest = lowest_kept(rows, accepts, loss)
+            return None if lowest is None else partial(_unlikely, accepts, loss, lowest)
         limit = request.max_tokens
         if limit is None or LIMITS & request.extra.keys() or not _scores_logprobs(kernel.parts):
             return None
-        return impossible(limit, _accepts(call, calibrated=False))
+        return partial(_impossible, _accepts(call, calibrated=False), limit)
 
 
 def _scores_logprobs(parts: Parts) -> bool:
@@ -134,59 +142,28 @@ def _accepts(call: Call, *, calibrated: bool) -> Callable[[float], bool]:
     return accepts
 
 
-def impossible(limit: int, accepts: Callable[[float], bool]) -> Rule:
-    """Stop where tokens without any doubt, up to the limit, would not lift the score enough."""
-
-    def rule(values: Sequence[float], total: float) -> str | None:
-        best = ceiling(total, limit)
-        if accepts(best):
-            return None
-        return (
-            f"{limit - len(values)} certain tokens more, up to max_tokens, would lift its score to "
-            f"{best:.3f} at most"
-        )
-
-    return rule
+def _impossible(
+    accepts: Callable[[float], bool], limit: int, values: Sequence[float]
+) -> str | None:
+    """Why tokens without any doubt, up to the limit, would not lift the score enough."""
+    best = ceiling(math.fsum(values), limit)
+    if accepts(best):
+        return None
+    return (
+        f"{limit - len(values)} certain tokens more, up to max_tokens, would lift its score to "
+        f"{best:.3f} at most"
+    )
 
 
-def unlikely(rows: Sequence[EarlyRow], accepts: Callable[[float], bool], loss: float) -> Rule:
-    """Stop where at most a share of the drafts that would be accepted had so bad a stretch."""
-    lowest_of = cache(partial(lowest_kept, rows, accepts, loss))
-
-    def rule(values: Sequence[float], total: float) -> str | None:
-        del total
-        if len(values) < WINDOW or (lowest := lowest_of()) is None:
-            return None
-        window = worst_window(values[-WINDOW:])
-        # Where everything is accepted (time is short), another draft would not be any better.
-        if window >= lowest - ROUNDING or accepts(0.0):
-            return None
-        return (
-            f"the last {WINDOW} have a mean log-prob of {window:.2f}; below {lowest:.2f} are at "
-            f"most {loss:.2%} of the drafts that would be accepted"
-        )
-
-    return rule
-
-
-class Listener:
-    """Log-probabilities of one draft while it is written; white space before the answer does not
-    count in the end, and none behind it may stop it."""
-
-    def __init__(self, rule: Rule) -> None:
-        self._rule, self._total, self._heard = rule, 0.0, 0
-        self._values: list[float] = []
-
-    def hear(self, chunk: Chunk) -> str | None:
-        """Take in a piece; the reason to stop, if there is one."""
-        if chunk.first:
-            self._values, self._total, self._heard = [], 0.0, 0
-        self._heard += len(chunk.logprobs)
-        for token in chunk.logprobs:
-            if self._values or token.token.strip():
-                self._values.append(token.logprob)
-                self._total += token.logprob
-        if not self._values or not chunk.logprobs or not chunk.logprobs[-1].token.strip():
-            return None
-        why = self._rule(self._values, self._total)
-        return None if why is None else f"stopped after {self._heard} tokens: {why}"
+def _unlikely(
+    accepts: Callable[[float], bool], loss: float, lowest: float, values: Sequence[float]
+) -> str | None:
+    """Why at most a share of the drafts that would be accepted had so bad a stretch."""
+    window = worst_window(values[-WINDOW:])
+    # Where everything is accepted (time is short), another draft would not be any better.
+    if len(values) < WINDOW or window >= lowest - ROUNDING or accepts(0.0):
+        return None
+    return (
+        f"the last {WINDOW} have a mean log-prob of {window:.2f}; below {lowest:.2f} are at "
+        f"most {loss:.2%} of the drafts that would be accepted"
+    )

@@ -62,24 +62,22 @@ class Calibrated(CascadeMiddleware):
 
     def signals(self, wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
         """The signals to take: those that it was made with, the user's own among them."""
-        names = self.calibration.signals
+        names, made = self.calibration.signals, "the calibration was made with"
         try:
             signals = {signal.name: signal for signal in to_signals(wanted or names)}
         except ConfigurationError as error:
             raise CalibrationMismatchError(
-                f"the calibration was made with the signals {list(names)}: give yours as "
-                f"signals=[…] too ({error})"
+                f"{made} the signals {list(names)}: give yours as signals=[…] too ({error})"
             ) from error
         if signals.keys() != set(names):
             raise CalibrationMismatchError(
-                f"the calibration was made with the signals {sorted(names)}, not "
-                f"{sorted(signals)}: calibrate again."
+                f"{made} the signals {sorted(names)}, not {sorted(signals)}: calibrate again."
             )
         for name, wording in wordings(names).items():
             if self.calibration.wordings.get(name) != wording:
                 raise CalibrationMismatchError(
-                    f"the calibration was made with another wording of the check {name!r}: "
-                    "calibrate again (`cascade calibrate`)."
+                    f"{made} another wording of the check {name!r}: calibrate again "
+                    "(`cascade calibrate`)."
                 )
         return tuple(signals[name] for name in names)
 
@@ -140,7 +138,7 @@ def task_hash(settings: Settings, small: OpenTier) -> str:
     }
     rarely = {
         "tool_choice": settings.get("tool_choice"),
-        "stop": list(request.stop),
+        "stop": request.stop,
         "extra": dict(request.extra),
     }
     return digest(asked | {name: value for name, value in rarely.items() if value})

@@ -52,31 +52,19 @@ class Deadline(CascadeMiddleware):
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Give the call no more time than is left, else a `DeadlineError`."""
-        started, left = time.perf_counter(), self.left_s(call.run)
-        if left is None:
-            completion = await handler(call)
-        else:
-            completion = await self._within(left, call, handler)
-        if call.node in ("draft", "expert") and not completion.cached:
-            took, name = time.perf_counter() - started, call.tier.name
-            before = self._seen_s.get(name, took)
-            self._seen_s[name] = before + LATENCY_WEIGHT * (took - before)
-        return completion
-
-    async def _within(self, left: float, call: Call, handler: Ask) -> Completion:
-        model = call.tier.model.name
-        if left <= 0:
-            raise DeadlineError(
-                f"{model} was not asked: the deadline has passed.", model=model, billed=False
-            )
-        if call.node == "expert":
-            left *= 1 - WAY_BACK
-        timeout_s = min(left, call.request.timeout_s or left)
-        call = replace(call, request=replace(call.request, timeout_s=timeout_s))
+        started, left, model = time.perf_counter(), self.left_s(call.run), call.tier.model.name
+        if left is not None:
+            if left <= 0:
+                raise DeadlineError(
+                    f"{model} was not asked: the deadline has passed.", model=model, billed=False
+                )
+            left *= 1 - WAY_BACK * (call.node == "expert")
+            timeout_s = min(left, call.request.timeout_s or left)
+            call = replace(call, request=replace(call.request, timeout_s=timeout_s))
         limit = asyncio.timeout(left)
         try:
             async with limit:
-                return await handler(call)
+                completion = await handler(call)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -85,11 +73,15 @@ class Deadline(CascadeMiddleware):
                 model=model,
                 billed=None,
             ) from error
+        if call.node in ("draft", "expert") and not completion.cached:
+            took, name = time.perf_counter() - started, call.tier.name
+            before = self._seen_s.get(name, took)
+            self._seen_s[name] = before + LATENCY_WEIGHT * (took - before)
+        return completion
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Accept what would be escalated where the next tier cannot answer in time."""
-        decision = handler(situation)
-        left = self.left_s(run)
+        decision, left = handler(situation), self.left_s(run)
         if left is None or situation.last or decision.action not in ("escalate", "observe"):
             return decision
         if situation.assessment.objection is not None or not situation.above:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -129,7 +129,7 @@ class Drift(CascadeMiddleware):
             before, self.caution, self._restored = self.caution, "normal", True
             self.alarms = ()
             if self._kernel is not None:
-                self._charts = Charts(self, self._kernel)
+                self._begin(self._kernel)
         self._tell(f"reset from {before}")
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
@@ -137,9 +137,8 @@ class Drift(CascadeMiddleware):
         kernel = runtime.kernel
         with self._lock:
             if self._kernel is None:
-                self._kernel, self._charts = kernel, Charts(self, kernel)
-                named = [(tier.name, tier.model.name) for tier in kernel.tiers]
-                self._run_id = f"{self.name}:{digest([kernel.parts.name, *named])}"
+                self._kernel = kernel
+                self._begin(kernel)
                 kernel.ledger.listeners.append(self._hear)
         if self._kernel is not kernel:
             raise ConfigurationError(
@@ -181,14 +180,67 @@ class Drift(CascadeMiddleware):
             if self.caution != "normal":
                 logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
 
+    def _begin(self, kernel: Kernel) -> None:
+        """Begin all charts."""
+        import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
+
+        self._names = [tier.name for tier in kernel.tiers]
+        models = [tier.model.name for tier in kernel.tiers]
+        self._run_id = f"{self.name}:{digest([kernel.parts.name, self._names, models])}"
+        self._watch = partial(charts.SignalWatch, self.reference, self.window, self.alpha)
+        self._signals: dict[str, SignalWatch] = {}
+        self._rate = charts.RateWatch(self.reference, self.run_length)
+        max_harm = self.max_harm or promises(kernel.policy)
+        self._harm = None if max_harm is None else charts.HarmWatch(max_harm, self.delta)
+        calibrator: Any = (kernel.parts.calibrators or {}).get(self._names[0])
+        usual = getattr(calibrator, "confidences", ())
+        # Where paid signals are taken for some drafts only, the confidence at the decision has
+        # another distribution than on calibration rows, which had all of them.
+        if usual and len(calibrator.stages) == 1 and calibrator.quality.n >= len(usual):
+            self._signals["confidence"] = self._watch(usual)
+
     def _hear(self, entry: LedgerEntry) -> None:
         """Draw an entry into the charts; what fails here is logged, and fails no run."""
+        decision, harm = entry.decision, self._harm
         with self._lock:
-            for kind, chart, text in self._charts.draw(entry, self.caution):
-                if chart not in {alarm.chart for alarm in self.alarms}:
-                    self._alarm(kind, chart, text)
+            if entry.node == "verify" and decision and decision.action != "observe":
+                if entry.tier == self._names[0]:
+                    self._decided(decision)
+                accepted, rate = decision.action == "accept", decision.audit_rate
+                # One that cannot be audited is left out, an escalated one counts at the last draft.
+                if harm and (rate if accepted else entry.tier == self._names[-2:][0]):
+                    harm.decided(entry.run_id, rate if accepted else None)
+                    if accepted and rate and lot(entry.run_id, "audit") >= rate:
+                        harm.audited(entry.run_id, None)  # it was not drawn
+            elif harm and entry.node == "audit" and entry.model is None:
+                # A failed one counts as no harm, which may hide some and never invents it.
+                harm.audited(entry.run_id, max(0.0, entry.loss or 0.0))
+            if harm and harm.alarm:
+                promised = f"the {harm.max_harm:.1%} of all requests that was promised"
+                odds = f"E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f}"
+                told = f"wrong than {promised}: after {harm.n:,} requests {odds}"
+                self._alarm("harm", "harm", f"more accepted drafts are {told}")
+
+    def _decided(self, decision: Decision) -> None:
+        """Draw a decision about a draft of the first tier."""
+        # Under `large_only` the rate is what that makes of it.
+        alone = self.caution == "large_only"
+        rate = None if alone else self._rate.add(decision.action != "accept")
+        if rate is not None:
+            word = "rose" if rate.up > rate.down else "fell"
+            usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
+            self._alarm("escalations", "escalation rate", f"the escalation rate {word}: {usual}")
+        values, p = dict(decision.signals or {}), decision.confidence
+        values["confidence" if decision.calibrated else "score"] = math.nan if p is None else p
+        for name, value in values.items():
+            found = self._signals.setdefault(name, self._watch()).add(value)
+            if found is not None:
+                how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
+                self._alarm("signals", name, f"{name} moved: {how}")
 
     def _alarm(self, kind: Kind, chart: str, text: str) -> None:
+        if chart in {alarm.chart for alarm in self.alarms}:
+            return
         self.caution = CAUTIONS[max(map(CAUTIONS.index, (self.caution, self.reactions[kind])))]
         alarm = Alarm(kind=kind, chart=chart, text=text, caution=self.caution)
         self.alarms += (alarm,)
@@ -202,70 +254,3 @@ class Drift(CascadeMiddleware):
         if self._kernel is not None:
             self._kernel.ledger.book(self._run_id, "drift", note=note)
             self._kernel.ledger.take(self._run_id)  # no run takes it
-
-
-Finding = tuple[Kind, str, str]
-"""Kind, chart and words of an alarm."""
-
-
-class Charts:
-    """Charts of one cascade, drawn from its ledger entries."""
-
-    def __init__(self, drift: Drift, kernel: Kernel) -> None:
-        import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
-
-        self._first, self._last = kernel.tiers[0].name, kernel.tiers[-2:][0].name
-        self._watch = partial(charts.SignalWatch, drift.reference, drift.window, drift.alpha)
-        self._signals: dict[str, SignalWatch] = {}
-        self._rate = charts.RateWatch(drift.reference, drift.run_length)
-        max_harm = drift.max_harm or promises(kernel.policy)
-        self._harm = None if max_harm is None else charts.HarmWatch(max_harm, drift.delta)
-        calibrator: Any = (kernel.parts.calibrators or {}).get(self._first)
-        usual = getattr(calibrator, "confidences", ())
-        # Where paid signals are taken for some drafts only, the confidence at the decision has
-        # another distribution than on calibration rows, which had all of them.
-        if usual and len(calibrator.stages) == 1 and calibrator.quality.n >= len(usual):
-            self._signals["confidence"] = self._watch(usual)
-
-    def draw(self, entry: LedgerEntry, caution: Caution) -> Iterator[Finding]:
-        """Take in an entry; what it shows."""
-        decision = entry.decision if entry.node == "verify" else None
-        if decision is not None and decision.action != "observe":
-            if entry.tier == self._first:
-                yield from self._decided(decision, caution)
-            self._at_stake(entry.run_id, entry.tier, decision)
-        elif self._harm is not None and entry.node == "audit" and entry.model is None:
-            # A failed one counts as no harm, which may hide some and never invents it.
-            self._harm.audited(entry.run_id, max(0.0, entry.loss or 0.0))
-        if self._harm is not None and self._harm.alarm:
-            harm = self._harm
-            promised = f"the {harm.max_harm:.1%} of all requests that was promised"
-            known = (
-                f"E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f} after {harm.n:,} requests"
-            )
-            yield "harm", "harm", f"more accepted drafts are wrong than {promised}: {known}"
-
-    def _decided(self, decision: Decision, caution: Caution) -> Iterator[Finding]:
-        """Draw a decision about a draft of the first tier."""
-        # Under `large_only` the rate is what that makes of it.
-        rate = None if caution == "large_only" else self._rate.add(decision.action != "accept")
-        if rate is not None:
-            word = "rose" if rate.up > rate.down else "fell"
-            usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
-            yield "escalations", "escalation rate", f"the escalation rate {word}: {usual}"
-        values, p = dict(decision.signals or {}), decision.confidence
-        values["confidence" if decision.calibrated else "score"] = math.nan if p is None else p
-        for name, value in values.items():
-            found = self._signals.setdefault(name, self._watch()).add(value)
-            if found is not None:
-                how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
-                yield "signals", name, f"{name} moved: {how}"
-
-    def _at_stake(self, run_id: str, tier: str | None, decision: Decision) -> None:
-        """Tell the watch over harm of a decision, and whether an audit is to come."""
-        accepted, rate = decision.action == "accept", decision.audit_rate
-        if self._harm is None or (accepted and not rate) or not (accepted or tier == self._last):
-            return
-        self._harm.decided(run_id, rate if accepted else None)
-        if rate and accepted and lot(run_id, "audit") >= rate:
-            self._harm.audited(run_id, None)  # it was not drawn

@@ -7,7 +7,6 @@ calibration that was made without examples does not judge such a draft.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,12 +14,10 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
-from cascade.errors import CascadeError, ConfigurationError, is_control_flow
+from cascade.errors import ConfigurationError
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
 from cascade.run import Call
 from cascade.state import Completion
-
-logger = logging.getLogger("cascade")
 
 Choose = Callable[[Sequence[BaseMessage]], "Sequence[Any] | Awaitable[Sequence[Any]]"]
 """Takes the conversation; returns examples, as messages or what LangChain reads as such, such as
@@ -30,7 +27,6 @@ Choose = Callable[[Sequence[BaseMessage]], "Sequence[Any] | Awaitable[Sequence[A
 class Examples(CascadeMiddleware):
     """Examples for the first tier: after system messages, before the conversation.
 
-    A choice that fails loses no question: it is logged, and the draft is made without examples.
     For a choice that needs more than the conversation, override `chosen`.
 
     Raises:
@@ -51,18 +47,8 @@ class Examples(CascadeMiddleware):
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Put examples into the request of a draft of the first tier."""
-        if call.node != "draft" or call.run.tier:
-            return await handler(call)
-        try:
-            shown = await self.chosen(call)
-        except CascadeError:
-            raise
-        except Exception as error:
-            if is_control_flow(error):
-                raise
-            logger.exception("%s: a draft is made without examples", self.name)
-            shown = ()
-        return await handler(with_examples(call, shown))
+        first = call.node == "draft" and not call.run.tier
+        return await handler(with_examples(call, await self.chosen(call)) if first else call)
 
 
 def with_examples(call: Call, shown: Sequence[BaseMessage]) -> Call:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 
 from cascade.errors import ConfigurationError, InputError, LocalOnlyError
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
@@ -105,13 +105,12 @@ class LocalOnly(CascadeMiddleware):
         if note is None or situation.last or decision.action != "escalate":
             return decision
         names = [tier.tier for tier in situation.above]
-        first = 0 if decision.tier is None else names.index(decision.tier)
-        here = [at for at, name in enumerate(names) if name in note["tiers"]]
-        if here:
-            place = next((at for at in here if at >= first), here[-1])
-            return decision.model_copy(update={"tier": names[place]})
-        usable = note["stay"] == "answer" and situation.assessment.objection is None
         wanted = decision.tier or (names[0] if names else "a larger tier")
+        here = [name for name in names if name in note["tiers"]]
+        if here:
+            larger = [name for name in here if names.index(name) >= names.index(wanted)]
+            return decision.model_copy(update={"tier": (larger or here[-1:])[0]})
+        usable = note["stay"] == "answer" and situation.assessment.objection is None
         reason = f"{decision.reason}; but {wanted} must not be asked: {STAYING}"
         action = "accept" if usable else "abstain"
         update = {"action": action, "tier": None, "once": True, "reason": reason}
@@ -151,6 +150,10 @@ _PERSONAL = re.compile(
 )
 
 
+_READABLE = {"text": "text", "reasoning": "reasoning", "tool_call": "args"}
+"""Blocks of a message that can be read here, and what of them is said."""
+
+
 def looks_personal(messages: Sequence[BaseMessage]) -> bool:
     """True if there is an e-mail address, a key, or a telephone, card or account number in a
     conversation: `LocalOnly(private=looks_personal)`.
@@ -158,25 +161,13 @@ def looks_personal(messages: Sequence[BaseMessage]) -> bool:
     What is no text, such as an image, counts as personal, since it cannot be read here. Names and
     addresses are not recognised: give a rule of your own, such as one that asks Presidio.
     """
-    for message in messages:
-        content = message.content
-        blocks = [content] if isinstance(content, str) else content
-        calls = message.tool_calls if isinstance(message, AIMessage) else []
-        texts = [_text(block) for block in blocks]
-        texts += [json.dumps(call["args"], default=str) for call in calls]
-        if any(text is None or _PERSONAL.search(text) or KEYS.search(text) for text in texts):
+    blocks: list[Any] = [block for message in messages for block in message.content_blocks]
+    for block in blocks:
+        said = block.get(_READABLE.get(block["type"], ""))
+        text = said if isinstance(said, str) else json.dumps(said, default=str)
+        if said is None or _PERSONAL.search(text) or KEYS.search(text):
             return True
     return False
-
-
-def _text(block: Any) -> str | None:
-    """The text of a block of a message; None where it has none."""
-    if isinstance(block, str):
-        return block
-    if block.get("type") in ("reasoning", "thinking", "tool_call", "tool_use"):
-        return json.dumps(block, default=str)
-    text = block.get("text")
-    return text if isinstance(text, str) else None
 
 
 def read_stay(given: object, what: str, shown: str = "") -> Stay | None:

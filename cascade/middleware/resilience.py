@@ -15,13 +15,10 @@ from cascade._numbers import to_count, to_number
 from cascade.errors import (
     CircuitOpenError,
     DeadlineError,
-    MalformedResponseError,
     ModelError,
-    ModelTimeoutError,
-    ModelUnavailableError,
     NotSentError,
     RateLimitError,
-    StreamInterruptedError,
+    TransientError,
 )
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot
 from cascade.run import Call
@@ -117,13 +114,6 @@ class RetryBudget:
 
 WELL_S = 30.0
 """A breaker that was closed for longer begins with short pauses again."""
-
-_OUTAGES = (
-    ModelUnavailableError,
-    ModelTimeoutError,
-    StreamInterruptedError,
-    MalformedResponseError,
-)
 
 
 class Breaker(CascadeMiddleware):
@@ -240,4 +230,4 @@ def _speaks_of_server(error: ModelError) -> bool | None:
         return None
     if isinstance(error, RateLimitError):
         return error.retry_after is None
-    return isinstance(error, _OUTAGES)
+    return isinstance(error, TransientError)

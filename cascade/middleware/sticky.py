@@ -71,10 +71,8 @@ class Sticky(CascadeMiddleware):
         tiers = runtime.kernel.tiers
         names = [tier.name for tier in tiers]
         turns = [turn for turn in self._turns(run.messages) if turn.tier in names]
-        if run.kind != "answer" or not turns:
-            return None
-        place = names.index(turns[-1].tier)
-        if place <= run.tier:
+        place = names.index(turns[-1].tier) if turns else 0
+        if run.kind != "answer" or place <= run.tier:
             return None
         reason = self._why(run, turns, tiers[0], tiers[place])
         if reason is not None and go_to(run, tiers, place, reason):
@@ -99,12 +97,11 @@ class Sticky(CascadeMiddleware):
         if run.kind != "answer" or completion is None or completion.cached:
             return
         calls = [e for e in run.entries if e.node in ("draft", "expert") and e.outcome == "ok"]
-        asked = list(dict.fromkeys(entry.tier for entry in calls))
-        if asked and asked[0] == first:
+        asked, usage = list(dict.fromkeys(entry.tier for entry in calls)), completion.usage
+        if first in asked[:1]:
             with self._lock:
                 self._drafted += 1
                 self._escalated += answer.source != first
-        usage = completion.usage
         if usage.known and answer.source in asked:
             tokens = [usage.input_tokens, usage.output_tokens]
             stamp: Any = {"asked": asked, "at": int(time.time()), "tokens": tokens}
@@ -128,7 +125,10 @@ class Sticky(CascadeMiddleware):
         if not held or stay is None or cold is None:
             return None
         draft = _usd(first, tokens, self._held(run, turns, first), output) or 0.0
-        p = self._chance(turns, first)
+        drafted = [turn for turn in turns if turn.asked[0] == first.name]
+        escalated = sum(turn.tier != first.name for turn in drafted)
+        overall = (self._escalated + 1) / (self._drafted + 2)
+        p = (escalated + PRIOR * overall) / (len(drafted) + PRIOR)
         saving, thrown = (1 - p) * stay - draft, p * (cold - stay)
         if saving > thrown:
             return None
@@ -145,13 +145,6 @@ class Sticky(CascadeMiddleware):
             return 0
         kept = prefixes_of(tier.model.name, run.messages, turn.tokens[0])
         return in_steps(1.0, turn.tokens[0]) if kept else 0
-
-    def _chance(self, turns: Sequence[Turn], first: OpenTier) -> float:
-        """P(a draft of the first tier is escalated)."""
-        drafted = [turn for turn in turns if turn.asked[0] == first.name]
-        escalated = sum(turn.tier != first.name for turn in drafted)
-        overall = (self._escalated + 1) / (self._drafted + 2)
-        return (escalated + PRIOR * overall) / (len(drafted) + PRIOR)
 
 
 def _usd(tier: OpenTier, tokens: int, cached: int, output: int) -> float | None:

@@ -77,9 +77,10 @@ class ToolRisks(CascadeMiddleware):
             return decision
         tool = max(situation.called, key=lambda name: RISKS.index(risks.get(name, UNMARKED)))
         risk = risks.get(tool, UNMARKED)
-        if situation.last:
-            return self._last(decision, tool, risk)
-        if decision.action != "accept" or risk == "read":
+        if situation.last and risk == "irreversible" and self.irreversible == "ask":
+            reason = f"{decision.reason}; {tool} is irreversible"
+            return decision.model_copy(update={"action": "ask", "reason": reason, "once": True})
+        if situation.last or decision.action != "accept" or risk == "read":
             return decision
         final, p = risk == "irreversible", situation.assessment.confidence
         demand = self.irreversible_confidence if final else self.write_confidence
@@ -87,22 +88,14 @@ class ToolRisks(CascadeMiddleware):
         kind = "a calibrated confidence" if final else "a confidence"
         words = f"{tool} {marked}, which takes {kind} of {demand:g} or more"
         sure = p is not None and p >= demand
+        update: dict[str, Any] = {"reason": f"{decision.reason}; {words}"}
         if sure and (not final or situation.assessment.calibrated):
-            threshold = max(demand, decision.threshold or 0.0)
-            update = {"reason": f"{decision.reason}; {words}", "threshold": threshold}
+            update["threshold"] = max(demand, decision.threshold or 0.0)
             return decision.model_copy(update=update)
-        demanded = {"threshold": demand, "confidence": p, "tier": None}
-        reason = f"{decision.reason}; but {words}"
-        update = {"action": "escalate", "once": False, "reason": reason, **demanded}
+        update = {"action": "escalate", "once": False, "threshold": demand, "confidence": p}
+        update |= {"tier": None, "reason": f"{decision.reason}; but {words}"}
         refused = decision.model_copy(update=update)
         return refused if sure else with_observation(refused, situation.next_signal)
-
-    def _last(self, decision: Decision, tool: str, risk: Risk) -> Decision:
-        """The last tier's call: a person approves of it, where that is wanted."""
-        if risk != "irreversible" or self.irreversible != "ask":
-            return decision
-        reason = f"{decision.reason}; {tool} is irreversible"
-        return decision.model_copy(update={"action": "ask", "reason": reason, "once": True})
 
 
 def _marks(tools: Sequence[Mapping[str, Any]]) -> dict[str, Risk]:

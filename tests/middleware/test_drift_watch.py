@@ -85,7 +85,7 @@ async def test_what_cannot_be_drawn_harms_no_run(caplog: pytest.LogCaptureFixtur
     drift = short()
     made = pair(middleware=[drift])
     await ask(made, Q)
-    drift._charts = None  # type: ignore[assignment]
+    drift._rate = None  # type: ignore[assignment]
     with caplog.at_level(logging.ERROR):
         assert (await ask(made, Q)).answer == "Canberra"
     assert "a listener of the ledger raised" in caplog.text
@@ -170,7 +170,7 @@ async def test_more_harm_than_promised_is_an_alarm(
 async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_nothing() -> None:
     drift = short(max_harm=0.05)
     kernel = await watching(drift)
-    harm = drift._charts._harm
+    harm = drift._harm
     drawn = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") < 0.5)
     passed = next(f"run {i}" for i in range(99) if lot(f"run {i}", "audit") >= 0.5)
     verified(kernel, drawn, rate=0.5)

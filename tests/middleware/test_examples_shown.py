@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
-from langgraph.errors import GraphInterrupt
 
-from cascade import InputError
 from cascade.middleware import Examples
 from tests.middleware.cascades import ask, both_drivers, large, pair, small
 
@@ -52,23 +48,3 @@ async def test_no_baseline_counts_examples() -> None:
     shown = await ask(pair(small(), middleware=[Examples(lambda _: long)]), Q)
     # Both drafts count ten tokens of prompt; most of the second's are those of examples.
     assert shown.ledger.baseline_usd < plain.ledger.baseline_usd
-
-
-async def test_a_choice_that_fails_loses_no_question(caplog: pytest.LogCaptureFixture) -> None:
-    def choose(_: Any) -> Any:
-        raise KeyError("no examples today")
-
-    model = small()
-    with caplog.at_level(logging.ERROR):
-        assert (await ask(pair(model, middleware=[Examples(choose)]), Q)).answer == "Canberra"
-    assert texts(model) == [Q]
-    assert "without examples" in caplog.text
-
-
-@pytest.mark.parametrize("error", [InputError("not this"), GraphInterrupt()])
-async def test_errors_of_the_cascade_and_interrupts_pass(error: Exception) -> None:
-    def choose(_: Any) -> Any:
-        raise error
-
-    with pytest.raises(type(error)):
-        await ask(pair(middleware=[Examples(choose)]), Q)
