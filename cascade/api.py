@@ -378,8 +378,8 @@ class Cascade:
         return self._result(run, self._response_format)
 
     def as_chat_model(self, **settings: Any) -> Any:
-        """The cascade as a LangChain chat model, with settings of
-        `cascade.integrations.chat_model.CascadeChatModel` such as `temperature`."""
+        """The cascade as a LangChain chat model, with settings of `BaseChatModel` such as
+        `disable_streaming`."""
         above = import_module("cascade.integrations.chat_model")  # by name: it imports this module
         return above.CascadeChatModel(cascade=self, **settings)
 

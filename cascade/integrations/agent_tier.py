@@ -62,7 +62,6 @@ from cascade.models.langchain import QUIET, completion_of
 from cascade.questions import RISK
 from cascade.run import Call, Parts
 from cascade.state import Completion
-from cascade.tiers import OpenTier
 
 TakesOver = Literal["restart", "hand_over", "repair"]
 """View of an agent on the run of the tier before it: nothing; what was done, as a text; or the
@@ -81,7 +80,9 @@ HANDED_OVER = (
 TO_REPAIR = (
     "What was done above is not verified. Check it, correct what is wrong, and finish the task."
 )
+USED_UP = "has used up its steps"
 LOST = "Interrupted: whether it was carried out is not known."
+_LANGSMITH = "ls_provider", "ls_model_name"
 _WAYS = (
     "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say writes=False of "
     "tools that only read"
@@ -91,11 +92,11 @@ _WAYS = (
 class AgentTier(CompositeModel):
     """An agent as the model of a tier.
 
-    Each of its model calls is an entry of the ledger under the tier's node, priced by its model;
-    calls that LangChain's callbacks do not report are one entry. An agent whose tools write is
-    never simply repeated: it is made afresh for each attempt, or the next tier takes over. A call
-    of an irreversible tool is not carried out: it ends the run, and the answer that is accepted has
-    it among its `tool_calls`, for the app to carry out.
+    Each of its model calls is an entry of the ledger, priced by its model; calls that LangChain's
+    callbacks do not report are one entry. An agent whose tools write is never simply repeated: it
+    is made afresh for each attempt, or the next tier takes over. A call of an irreversible tool
+    ends the run: the answer that is accepted has it among its `tool_calls`, for the app to carry
+    out.
 
     Args:
         agent: a graph, an agent, a Runnable or a coroutine function of messages, whose models have
@@ -138,14 +139,14 @@ class AgentTier(CompositeModel):
                 "one by its `graph`."
             )
         ways, priced = get_args(TakesOver), (prices or {}).values()
-        for option, given, good, wanted in (
-            # The letters of a text would be names.
-            ("irreversible", irreversible, not isinstance(irreversible, str), "a list of names"),
-            ("takes_over", takes_over, takes_over in ways, f"one of {', '.join(ways)}"),
-            ("prices", prices, all(isinstance(p, Price) for p in priced), "a Price for each model"),
-        ):
-            if not good:
-                raise ConfigurationError(f"AgentTier({option}={given!r}): give {wanted}.")
+        # The letters of a text would be names.
+        known = takes_over in ways and not isinstance(irreversible, str)
+        if not (known and all(isinstance(price, Price) for price in priced)):
+            raise ConfigurationError(
+                f"AgentTier(irreversible={irreversible!r}, takes_over={takes_over!r}, "
+                f"prices={prices!r}): give a list of names, one of {', '.join(ways)}, and a Price "
+                "for each model."
+            )
         marked = {risk for _, risk in risks_of(agent)} & {"write", "irreversible"}
         self.writes = bool(marked or irreversible) if writes is None else writes
         self.repeatable = fresh or not self.writes
@@ -156,24 +157,18 @@ class AgentTier(CompositeModel):
 
     def check(self, parts: Parts) -> None:
         """Refuse a temperature that the agent would not follow, and a cascade that would run it on
-        what it, or another, has written.
-
-        Raises:
-            ConfigurationError: with the ways out.
-        """
+        what it, or another, has written; by a `ConfigurationError` with the ways out."""
         last = len(parts.tiers) - 1
         stand_ins = [one.tier for one in parts.middleware if isinstance(one, Fallback)]
         tiers = [*parts.tiers, *reversed(stand_ins)]  # in the order in which they are asked
         place = next(i for i, tier in enumerate(tiers) if tier.model is self)
         if (temperature := tiers[place].settings.temperature) is not None:
             raise ConfigurationError(f"{self.name} {_unheard('temperature', temperature)}.")
+        later = tiers[place + 1 :]
+        again = [t.name for t in later if getattr(t.model, "takes_over", "restart") == "restart"]
         second = "shadow" if place < last else "audit" if place == last else ""
-        again = [m.name for m in parts.middleware if isinstance(m, AfterReply) and m.kind == second]
-        again += [
-            above.name
-            for above in tiers[place + 1 :]
-            if getattr(above.model, "takes_over", "restart") == "restart"
-        ]
+        after = [one for one in parts.middleware if isinstance(one, AfterReply)]
+        again += [one.name for one in after if one.kind == second]
         if place < last:
             again += [s.name for s in parts.signals if s.calls and s.model is None]
             again += [] if parts.signals or parts.judge else ["p_true"]
@@ -194,36 +189,6 @@ class AgentTier(CompositeModel):
                 asks for a second run of an agent whose tools write.
             ModelError: it failed.
         """
-        self._refuse(call)
-        run, reason = _AgentRun(self, call, attempt, ledger), ""
-        try:
-            messages = await run.messages()
-        except _Stopped as stopped:
-            messages, reason = run.trajectory, str(stopped)
-        except Exception as error:
-            failed = self._failed(error, call.request)
-            if call.node != "draft" or not isinstance(error, GraphRecursionError):
-                if isinstance(failed, ModelError) and not failed.retryable:
-                    done: Any = messages_to_dict([_plain(m) for m in run.trajectory])
-                    call.run.notes[UNFINISHED] = done
-                # Of models that report nothing, what was spent is unknown.
-                async with nullcontext() if run.booked else ledger.attempt(attempt):
-                    raise failed from error
-            messages, reason = run.trajectory, str(failed)
-        finally:
-            await run.close()
-        call.run.notes.pop(UNFINISHED, None)
-        call.run.stopped = reason or call.run.stopped
-        completion = self._completion(call, messages, stopped=bool(reason))
-        if not run.booked:  # models that report nothing to callbacks
-            async with ledger.attempt(attempt):
-                attempt.completion = completion
-        return completion
-
-    async def _complete(self, request: Request) -> Completion:
-        raise self.error("is an agent: it is asked through a cascade, which books its calls")
-
-    def _refuse(self, call: Call) -> None:
         if call.request.tools:
             raise self.error("has tools of its own: give those of the question to the agent")
         # Those of a self-check are the cascade's, and no promise to a user.
@@ -232,38 +197,44 @@ class AgentTier(CompositeModel):
                 raise self.error(_unheard(option, value))
         if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
             raise self.error(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
+        run = _AgentRun(self, call, attempt, ledger)
+        try:
+            completion = _completion_of(await run.messages(), call)
+        except _Stopped as stopped:
+            call.run.stopped = str(stopped) or call.run.stopped
+            completion = _completion_of(run.trajectory, call, given_up=bool(str(stopped)))
+        except Exception as error:
+            failed = self._failed(error, call.request)
+            if isinstance(failed, ModelError) and not failed.retryable:
+                done: Any = messages_to_dict([_plain(message) for message in run.trajectory])
+                call.run.notes[UNFINISHED] = done
+            # Of models that report nothing, what was spent is unknown.
+            async with nullcontext() if run.booked else ledger.attempt(attempt):
+                raise failed from error
+        finally:
+            await run.close()
+        call.run.notes.pop(UNFINISHED, None)
+        if not run.booked:  # models that report nothing to callbacks
+            async with ledger.attempt(attempt):
+                attempt.completion = completion
+        return completion
 
-    def _completion(self, call: Call, messages: Sequence[Any], *, stopped: bool) -> Completion:
-        last = AIMessage("") if stopped or not messages else messages[-1]
-        # The result of a tool may be the answer.
-        said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
-        written = said.usage_metadata["output_tokens"] if said.usage_metadata else 0
-        limit = None if call.node == "self_check" else call.request.max_tokens
-        cut = "length" if limit is not None and written > limit else None
-        steps = [m for m in messages if isinstance(m, AIMessage)]
-        usages = [m.usage_metadata for m in steps]  # the sum is unknown where one is
-        total = reduce(add_usage, usages, None) if all(usages) else None
-        answer = completion_of(said.model_copy(update={"usage_metadata": total}), self.name)
-        called = [completion_of(m, self.name).call_logprobs or () for m in steps]
-        return replace(
-            answer,
-            call_logprobs=tuple(chain.from_iterable(called)) or None,
-            finish_reason="stopped" if stopped else cut or answer.finish_reason or "stop",
-            trajectory=tuple(map(_plain, messages)),
-        )
+    async def _complete(self, request: Request) -> Completion:
+        raise self.error("is an agent: it is asked through a cascade, which books its calls")
 
     def error(self, why: str, kind: type[ModelError] = UnsupportedContentError) -> ModelError:
         """The error for what the agent cannot do."""
         return kind(f"{self.name} {why}.", model=self.name, billed=None)
 
-    def _failed(self, error: Exception, request: Request) -> Any:
+    def _failed(self, error: Exception, request: Request) -> Exception:
         """The error under its name; one that may have written something is not to be retried."""
         failed = self._failure(error, request, late=isinstance(error, TimeoutError))
         used_up = isinstance(error, GraphRecursionError)
         if not isinstance(failed, CascadeError):
-            did = "has used up its steps" if used_up else f"failed with {type(error).__name__}"
+            did = USED_UP if used_up else f"failed with {type(error).__name__}"
+            why = f"{did}: {error}".rstrip(".")
             named = Caller(self.name, self.model).failed(failed)
-            failed = named or self.error(f"{did}: {error}".rstrip("."), MalformedResponseError)
+            failed = named or self.error(why, MalformedResponseError)
         if isinstance(failed, ModelError) and (used_up or not self.repeatable):
             failed.retryable = False
         return failed
@@ -317,49 +288,46 @@ class _AgentRun(BaseCallbackHandler):
         self._tier, self._call, self._whole, self._ledger = tier, call, whole, ledger
         self._irreversible = set(tier.irreversible)
         self._open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
-        self._task = [  # known from those which the agent adds, and the same ones after a crash
-            m if m.id else m.model_copy(update={"id": f"{call.run.id}-{number}"})
-            for number, m in enumerate(self._given())
-        ]
-
-    def _given(self) -> list[Any]:
-        """The task, with what the tier before has done, as far as this one is to see it."""
-        run, way = self._call.run, self._tier.takes_over
-        task: list[Any] = list(self._call.request.messages)
-        kept: Any = run.notes.get(UNFINISHED)
+        run, kept = call.run, cast("Any", call.run.notes.get(UNFINISHED))
+        task: list[Any] = list(call.request.messages)
         before = messages_from_dict(kept) if kept else run.draft.trajectory if run.draft else ()
         done = _closed(before) if run.kind == "answer" else []
-        if done and way == "hand_over":
+        if done and tier.takes_over == "hand_over":
             task.append(HumanMessage(HANDED_OVER + narrated(done)))
-        elif done and way == "repair":
+        elif done and tier.takes_over == "repair":
             task += [*done, HumanMessage(TO_REPAIR)]
-        return task
+        self._task = [  # known from those which the agent adds, and the same ones after a crash
+            m if m.id else m.model_copy(update={"id": f"{run.id}-{number}"})
+            for number, m in enumerate(task)
+        ]
 
     async def messages(self) -> list[Any]:
         """The messages that the agent adds to the task.
 
-        It runs in the background loop, where its clients keep their connections, and apart from the
-        graph around it, by whose checkpoints a question might get another's answer.
+        It runs apart from the graph around it, by whose checkpoints a question might get another's
+        answer; in the background loop, where its clients keep their connections, or here where this
+        is the loop of its checkpointer.
         """
         around: Any = (self._call.runtime.config or {}).get("callbacks")
         above = getattr(around, "parent_run_id", None)
         manager = looking_on(getattr(around, "handlers", around) or (), above, self)
         config = RunnableConfig({**QUIET, "callbacks": manager, "configurable": {}})
+        home = getattr(getattr(self._tier.agent, "checkpointer", None), "loop", None)
         with set_config_context(config) as apart:
-            said = await InCopiedContext(on_portal(self._asked(config)), apart)
+            asked = self._asked(config)
+            work = asked if home is running_loop() else on_portal(asked)
+            said = await InCopiedContext(work, apart)
         if isinstance(said, Mapping) and said.get("__interrupt__"):
             raise self._tier.error(
                 "waits for a person in the midst of its run: interrupts belong into the graph "
                 "around the cascade"
             )
         told = said.get("messages", ()) if isinstance(said, Mapping) else said
-        told = AIMessage(told) if isinstance(told, str) else told
-        try:
-            messages = convert_to_messages([told] if isinstance(told, BaseMessage) else told)
-        except (TypeError, ValueError, NotImplementedError):
-            messages = []
-        if added := self._added(messages):
-            return added
+        told = [AIMessage(told)] if isinstance(told, str) else told
+        with suppress(TypeError, ValueError, NotImplementedError):
+            told = convert_to_messages([told] if isinstance(told, BaseMessage) else told)
+            if added := self._added(told):
+                return added
         what = f"keys {sorted(said)}" if isinstance(said, Mapping) else type(said).__name__
         raise self._tier.error(
             f"returned no message of its own, but {what}: return messages, a text, or "
@@ -368,13 +336,13 @@ class _AgentRun(BaseCallbackHandler):
         )
 
     async def _asked(self, config: RunnableConfig) -> Any:
-        made: Any = self._tier.agent() if self._tier.fresh else self._tier.agent
+        tier, call, node = self._tier, self._call, self._whole.node
+        made: Any = tier.agent() if tier.fresh else tier.agent
         enters = isinstance(made, AbstractAsyncContextManager)
-        limit_s = self._call.request.timeout_s
-        async with asyncio.timeout(limit_s), made if enters else nullcontext(made) as given:
-            agent = cast("Any", given if isinstance(given, Runnable) else RunnableLambda(given))
-            marks = risks_of(agent)
-            self._irreversible |= {name for name, risk in marks if risk == "irreversible"}
+        limit = asyncio.timeout(call.request.timeout_s)
+        async with limit, made if enters else nullcontext(made) as given:
+            agent: Any = given if isinstance(given, Runnable) else RunnableLambda(given)
+            self._irreversible |= {n for n, risk in risks_of(agent) if risk == "irreversible"}
             kinds = getattr(agent.InputType, "__mro__", ())
             state = any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds)
             # A graph, or what stands around one, takes its state.
@@ -382,15 +350,21 @@ class _AgentRun(BaseCallbackHandler):
             asked: Any = {"messages": self._task} if state else self._task
             # A thread of its own, also where something stands around a graph with a checkpointer.
             config["configurable"] = {"thread_id": str(uuid4())}
-            checkpointed = isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver)
-            if not checkpointed or self._whole.node not in ("draft", "expert"):
-                return await agent.ainvoke(asked, config)
-            config["configurable"] = {"thread_id": f"{self._call.run.id}-{self._call.tier.name}"}
-            kept = await agent.aget_state(config)
-            self.booked, asked = bool(kept.values), None if kept.values else asked
-            self.trajectory = self._added(kept.values.get("messages", ()))
-            # Written before the next step, else a killed process pays for the last one again.
-            return await agent.ainvoke(asked, config, durability="sync")
+            how: dict[str, Any] = {}
+            kept = isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver)
+            if kept and node in ("draft", "expert"):
+                config["configurable"] = {"thread_id": f"{call.run.id}-{call.tier.name}"}
+                if before := (await agent.aget_state(config)).values:
+                    self.booked, asked = True, None
+                    self.trajectory = self._added(before.get("messages", ()))
+                # Written before the next step, else a killed process pays for the last one again.
+                how["durability"] = "sync"
+            try:
+                return await agent.ainvoke(asked, config, **how)
+            except GraphRecursionError as error:
+                if node != "draft":
+                    raise
+                raise _Stopped(f"{tier.name} {USED_UP}") from error
 
     def _added(self, messages: Sequence[Any]) -> list[Any]:
         known = {message.id for message in self._task}
@@ -405,28 +379,23 @@ class _AgentRun(BaseCallbackHandler):
             raise RealRequestForbiddenError(
                 f"{self._tier.name} asked a real model: such requests are forbidden here."
             )
-        (given,) = batch
-        sent = [HumanMessage(given)] if isinstance(given, str) else given
+        (asked,) = batch
+        sent = [HumanMessage(asked)] if isinstance(asked, str) else asked
         self.trajectory = [m for m in self._added(sent) if m.type != "system"]
         stop = self._tier.stop if self._call.node == "draft" and self.trajectory else None
         if stop is not None and (reason := stop(self._task, self.trajectory)) is not None:
             raise _Stopped(reason)
-        whole, tier = self._whole, self._tier_of(metadata or {})
+        tier, told = self._call.tier, [(metadata or {}).get(key) or "unknown" for key in _LANGSMITH]
+        name, given = ":".join(told), tier.settings.price or self._tier.prices
+        own = given.get(name) if isinstance(given, Mapping) else given
+        pricing = own or find_pricing(*told, local=tier.local)
+        answers: Any = SimpleNamespace(name=name, local=tier.local, server=None)
+        tier, whole = replace(tier, model=answers, pricing=pricing), self._whole
         attempt = Attempt(whole.run_id, whole.node, tier, sent, tags=whole.tags)
         attempt.continued = len(self._task) > len(self._call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
         self.booked, self._open[run_id] = True, (held, attempt)
-
-    def _tier_of(self, metadata: Mapping[str, Any]) -> OpenTier:
-        """The tier of a call, with the model that really answers and its price."""
-        tier, provider = self._call.tier, str(metadata.get("ls_provider") or "unknown")
-        model = str(metadata.get("ls_model_name") or "unknown")
-        name, price = f"{provider}:{model}", tier.settings.price or self._tier.prices
-        own = price.get(name) if isinstance(price, Mapping) else price
-        pricing = own or find_pricing(provider, model, local=tier.local)
-        asked: Any = SimpleNamespace(name=name, local=tier.local, server=None)
-        return replace(tier, model=asked, pricing=pricing)
 
     async def _end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
         if run_id not in self._open:  # closed meanwhile
@@ -507,6 +476,28 @@ def _within(part: Any) -> list[Any]:
     else:
         return []
     return [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
+
+
+def _completion_of(messages: Sequence[Any], call: Call, *, given_up: bool = False) -> Completion:
+    """What a run of an agent comes to: its last message, with the tokens of all of them."""
+    name, limit = call.tier.model.name, call.request.max_tokens
+    last = AIMessage("") if given_up or not messages else messages[-1]
+    # The result of a tool may be the answer.
+    said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
+    written = said.usage_metadata["output_tokens"] if said.usage_metadata else 0
+    cut = limit is not None and written > limit and call.node != "self_check"
+    steps = [message for message in messages if isinstance(message, AIMessage)]
+    usages = [message.usage_metadata for message in steps]  # the sum is unknown where one is
+    total = reduce(add_usage, usages, None) if all(usages) else None
+    answer = completion_of(said.model_copy(update={"usage_metadata": total}), name)
+    called = [completion_of(message, name).call_logprobs or () for message in steps]
+    ended = "length" if cut else answer.finish_reason or "stop"
+    return replace(
+        answer,
+        call_logprobs=tuple(chain.from_iterable(called)) or None,
+        finish_reason="stopped" if given_up else ended,
+        trajectory=tuple(map(_plain, messages)),
+    )
 
 
 def _plain(message: Any) -> Any:

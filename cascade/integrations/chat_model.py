@@ -16,7 +16,6 @@ from functools import partial, reduce
 from typing import Any, Literal, cast, get_args
 from uuid import UUID
 
-from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseRunManager
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -31,7 +30,7 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, SkipValidation, TypeAdapter, field_validator
+from pydantic import ConfigDict, SkipValidation, TypeAdapter
 from typing_extensions import is_typeddict
 
 from cascade._portal import iterate_sync, synchronous
@@ -55,42 +54,26 @@ class CascadeChatModel(BaseChatModel):
     `response_metadata` says who answered (`tier`), how sure the cascade was, why, what it cost and
     saved, and the `run_id` of its ledger entries. `usage_metadata` is the sum over all calls.
 
-    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words; what else there is goes
-    to every provider as it is. `temperature`, `max_tokens`, `stop` and `timeout` (seconds for each
-    call of a tier) of the model are for calls that have none. In a graph, decisions go to its
-    `custom` stream, and verifiers and signals see its `context` and store.
+    A call may bring what `Cascade.ainvoke` takes, also in OpenAI's words, and `timeout`, seconds
+    for each call of a tier; what else there is goes to every provider as it is. In a graph,
+    decisions go to its `custom` stream, and verifiers and signals see its `context` and store.
 
-    Streams show nothing before the decision: an accepted draft then comes word by word, the large
-    model's answer as it arrives. Where that breaks after a part was shown, which a chat model
-    cannot take back, `StreamInterruptedError` is raised.
+    Streams show nothing before the decision. Where the large model's answer breaks off after a part
+    was shown, `StreamInterruptedError` is raised.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     cascade: SkipValidation[Cascade]
-    temperature: float | None = None
-    max_tokens: int | None = None
-    stop: list[str] | None = None
-    timeout: float | None = None
-    cache: BaseCache | bool | None = False
-
-    @field_validator("cache")
-    @classmethod
-    def _without_a_cache(cls, given: object) -> bool:
-        if given:
-            raise ValueError("LangChain's cannot tell cascades apart: use the middleware Cache(…)")
-        return False
+    cache: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride]
+    """LangChain's cannot tell cascades apart: use the middleware `Cache`."""
 
     # --- asking
 
-    async def _agenerate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: BaseRunManager | None = None,
-        **kwargs: Any,
+    async def _agenerate(  # LangChain looks at its parameters
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **more: Any
     ) -> ChatResult:
-        run, runtime, context = self._prepared(messages, stop, run_manager, **kwargs)
+        run, runtime, context = self._prepared(messages, stop, run_manager, **more)
         result = await InCopiedContext(self.cascade.adrive(run, runtime), context)
         return ChatResult(generations=[ChatGeneration(message=AIMessage(**_message(result, run)))])
 
@@ -131,9 +114,7 @@ class CascadeChatModel(BaseChatModel):
         whatever counts tokens or shows them would do so twice, also with rejected drafts."""
         kernel, config = self.cascade.kernel, cast("Any", ensure_config())
         caller = run_manager or BaseRunManager.get_noop_manager()
-        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "timeout")}
-        own["stop"] = self.stop if stop is None else stop
-        settings = _settings({**own, **given}, self.cascade.settings.get("tools", ()))
+        settings = _settings({"stop": stop, **given}, self.cascade.settings.get("tools", ()))
         above = None if run_manager is None else run_manager.run_id
         config["callbacks"] = looking_on(caller.inheritable_handlers, above)
         config["metadata"] |= caller.metadata
@@ -168,9 +149,8 @@ class CascadeChatModel(BaseChatModel):
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with tools.
+        """The model with tools: a draft whose call breaks its schema is escalated.
 
-        A draft whose call breaks its schema, or that calls none where it has to, is escalated.
         `tool_choice` is `any` (or True), `auto`, `none`, the name of a tool, or OpenAI's dict;
         `strict` has providers that can hold the arguments to their schema.
 
@@ -195,23 +175,29 @@ class CascadeChatModel(BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """The model with answers of a form: a draft that has not this form is escalated.
 
-        A schema is a pydantic model, a TypedDict, a dataclass or a JSON schema. The methods
-        `json_schema` and `json_mode` hold the text of the answer to it, and keep the free log-probs
-        as signal; `function_calling` asks for a tool call. With `include_raw` the answer is
-        `{"raw": message, "parsed": …, "parsing_error": …}`.
+        The methods `json_schema` and `json_mode` hold the text of the answer to the schema, and
+        keep the free log-probs as signal; `function_calling` asks for a tool call. With
+        `include_raw` the answer is `{"raw": message, "parsed": …, "parsing_error": …}`.
 
         Raises:
             ConfigurationError: the schema cannot be read, or the method does not fit it.
         """
-        form = _form_of(schema, strict)
+        # LangChain reads the descriptions of a TypedDict, models of pydantic 1, and functions in
+        # OpenAI's format.
+        form: Any = schema
+        read = is_typeddict(schema) or is_basemodel_subclass(form)
+        if not (read or (isinstance(schema, dict) and schema.keys() & {"function", "parameters"})):
+            form = to_schema(schema)
+            form = {"name": form.get("title", "answer"), "parameters": form}
+        form = convert_to_json_schema(form, strict=strict)
         methods = [m for m in get_args(Method) if m != "function_calling" or "properties" in form]
         if method not in methods:
             raise ConfigurationError(f"method={method!r}: this schema has {', '.join(methods)}.")
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
-        options = {"ls_structured_output_format": traced, **kwargs}
-        llm: Runnable[LanguageModelInput, AIMessage] = self.bind(response_format=form, **options)
+        kwargs["ls_structured_output_format"] = traced
+        llm: Runnable[LanguageModelInput, AIMessage] = self.bind(response_format=form, **kwargs)
         if method == "function_calling":
-            llm = self.bind_tools([form], tool_choice=form["title"], strict=strict, **options)
+            llm = self.bind_tools([form], tool_choice=form["title"], strict=strict, **kwargs)
 
         def structured(message: AIMessage) -> Any:
             if not include_raw:
@@ -228,7 +214,7 @@ class CascadeChatModel(BaseChatModel):
         return "cascade"
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params = super()._get_ls_params(stop=stop, **kwargs)
         params["ls_provider"] = "cascade"
         params["ls_model_name"] = " → ".join(tier.model.name for tier in self.cascade.tiers)
         return params
@@ -294,16 +280,6 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
 
 
 # --- what an answer says
-
-
-def _form_of(schema: Any, strict: bool | None) -> dict[str, Any]:
-    """The JSON schema of an answer, with a title. LangChain reads the descriptions of a TypedDict,
-    models of pydantic 1, and functions in OpenAI's format."""
-    described = is_typeddict(schema) or is_basemodel_subclass(schema)
-    if not (described or (isinstance(schema, dict) and schema.keys() & {"function", "parameters"})):
-        form = to_schema(schema)
-        schema = {"name": form.get("title", "answer"), "parameters": form}
-    return convert_to_json_schema(schema, strict=strict)
 
 
 def _parsed(schema: Any, message: AIMessage) -> Any:

@@ -25,7 +25,6 @@ from langchain_core.decisions import (
     State,
 )
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_core.messages.utils import convert_to_messages
 from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
 
@@ -39,6 +38,7 @@ from cascade.ledger.prices import Price
 from cascade.models import Model, Request
 from cascade.models.failures import Caller
 from cascade.models.langchain import QUIET, sending_once
+from cascade.questions import to_messages
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
 from cascade.state import Completion, LedgerEntry, Usage
 from cascade.tiers import Tier, open_tier
@@ -53,36 +53,30 @@ class AskedDecisionModel(Model):
     def __init__(self, decides: Any, question: Noul | Choice | Score, *, local: bool) -> None:
         package = type(decides).__module__.partition(".")[0]
         self.provider, self.model = package.removeprefix("langchain_"), decides.model
-        self.local = local
-        core = isinstance(decides, BaseDecisionModel)
-        self._state, self._question = "state" if core else "input", _question(question, core=core)
+        self.local, self._question = local, cast("Any", question)
         self._decides, self._sends_once = sending_once(decides)
 
     async def _complete(self, request: Request) -> Completion:
-        asked = {self._state: list(request.messages), "questions": {"answer": self._question}}
+        state, question = "state", self._question
+        if not isinstance(self._decides, BaseDecisionModel):
+            from langchain_openai import decisions  # noqa: PLC0415 - it has kinds of its own
+
+            text, criteria, state = question.instructions, question.criteria, "input"
+            text = text if isinstance(text, str) else json.dumps(text)
+            if isinstance(question, Choice):
+                question = decisions.Choice(instructions=text, choices=criteria)
+            elif isinstance(question, Score):
+                question = decisions.Score(instructions=text, levels=criteria)
+            else:
+                question = decisions.Predicate(instructions=text)
+        asked: Any = {state: list(request.messages), "questions": {"answer": question}}
         with Caller(self.name, "its server").named():
             # Its clients have one home, as those of chat models.
             response = await on_portal(self._decides.ainvoke(asked, QUIET))
-        told = dict(response.usage or ()) if self._sends_once else {}
+        told: dict[str, Any] = dict(response.usage or ()) if self._sends_once else {}
         usage = Usage(**{name: told.get(name) for name in ("input_tokens", "output_tokens")})
-        text = response.answers["answer"].model_dump_json()
-        return Completion(text, response.model, usage, finish_reason="stop")
-
-
-def _question(question: Noul | Choice | Score, *, core: bool) -> Any:
-    """The question as the model takes it: langchain-openai has kinds of its own."""
-    if core:
-        return question
-    from langchain_openai import decisions  # noqa: PLC0415 - whose model is asked
-
-    told: Any = question.instructions
-    told = told if isinstance(told, str) else json.dumps(told)
-    criteria: Any = question.criteria
-    if isinstance(question, Choice):
-        return decisions.Choice(instructions=told, choices=criteria)
-    if isinstance(question, Score):
-        return decisions.Score(instructions=told, levels=criteria)
-    return decisions.Predicate(instructions=told)
+        said = response.answers["answer"].model_dump_json()
+        return Completion(said, response.model, usage, finish_reason="stop")
 
 
 class DecisionSignal(Signal):
@@ -94,10 +88,8 @@ class DecisionSignal(Signal):
         model: that is asked: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
         question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
             `Score` its level as a share of the highest.
-        correct: label of a `Choice` that stands for a correct draft.
         price: per token, where list prices do not know the model.
         local: whether questions that must stay on this machine may go to it.
-        name: of the signal.
 
     Raises:
         ConfigurationError: the question gives no probability.
@@ -180,16 +172,12 @@ class DecisionVerifier(SignalVerifier):
 
 
 class CascadeDecisionModel(BaseDecisionModel):
-    """The calibrated verifier of a cascade as a decision model.
+    """The calibrated verifier of a cascade as a decision model; `model` is its name in traces.
 
     The first tier drafts an answer to the state, and the confidence in it is the answer: of a
     `Noul` the probability that the draft is correct; of a `Choice`, whose labels stand for the
     tiers from small to large, the tier that the policy would let answer. The large model is not
     asked. What it costs is in the ledger under the node `shadow`, and in `usage`.
-
-    Args:
-        cascade: whose verifier it is.
-        model: name in traces.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -197,6 +185,7 @@ class CascadeDecisionModel(BaseDecisionModel):
     cascade: SkipValidation[Cascade]
     model: str = "cascade"
     _entries: dict[str, list[LedgerEntry]] = PrivateAttr(default_factory=dict)
+    _provider: Any = "cascade"
 
     def model_post_init(self, context: Any, /) -> None:
         """Hear what the drafts cost."""
@@ -205,10 +194,6 @@ class CascadeDecisionModel(BaseDecisionModel):
             self._entries.get(entry.run_id, []).append(entry)
 
         self.cascade.kernel.ledger.listeners.append(hear)
-
-    @property
-    def _provider(self) -> str:
-        return "cascade"
 
     async def _aclassify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
         kernel = self.cascade.kernel
@@ -220,8 +205,11 @@ class CascadeDecisionModel(BaseDecisionModel):
                     f"the question {name!r}: a cascade answers a Noul, or a Choice with a label "
                     f"for each tier, from small to large ({', '.join(tiers)})."
                 )
-        run, runtime = kernel.begin(_messages(state), kind="shadow"), CascadeRuntime(kernel)
-        entries = self._entries[run.id] = []
+        given: Any = [state] if isinstance(state, str | BaseMessage) else state
+        texts = isinstance(given, Sequence) and all(isinstance(m, str | BaseMessage) for m in given)
+        asked: Any = given if texts else [HumanMessage(json.dumps(given, default=str))]
+        run = kernel.begin(to_messages(asked), kind="shadow")
+        runtime, entries = CascadeRuntime(kernel), self._entries.setdefault(run.id, [])
         try:
             await kernel.answer(run, runtime)
             while run.decision is not None and run.decision.action == "observe":
@@ -236,28 +224,15 @@ class CascadeDecisionModel(BaseDecisionModel):
             why = (seen and seen.missing) or decision.reason
             raise ModelError(f"there is no confidence in a draft: {why}", model=self.model)
         chosen = 0 if decision.action == "accept" else tiers.index(decision.tier or tiers[1])
-        return ClassifierResponse(
-            model=self.model,
-            answers={name: _answer(each, p, chosen) for name, each in questions.items()},
-            usage=usage_of(entries),
-            request_id=run.id,
-        )
+        answers: dict[str, Any] = {}
+        for name, question in questions.items():
+            answers[name] = NoulAnswer(type="noul", noul=p)
+            if isinstance(question, Choice):
+                labels = list(question.criteria)
+                shares = dict.fromkeys(labels, 0.0) | {labels[0]: p, labels[chosen or 1]: 1.0 - p}
+                best: Any = {"choice": labels[chosen], "confidence": shares[labels[chosen]]}
+                answers[name] = ChoiceAnswer(type="choice", probabilities=shares, **best)
+        usage = usage_of(entries)
+        return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
 
     _classify = cast("Any", synchronous(_aclassify))
-
-
-def _answer(question: Question, p: float, chosen: int) -> NoulAnswer | ChoiceAnswer:
-    if not isinstance(question, Choice):
-        return NoulAnswer(type="noul", noul=p)
-    labels = list(question.criteria)
-    shares = dict.fromkeys(labels, 0.0) | {labels[0]: p, labels[chosen or 1]: 1.0 - p}
-    best = labels[chosen]
-    return ChoiceAnswer(type="choice", choice=best, probabilities=shares, confidence=shares[best])
-
-
-def _messages(state: State) -> list[Any]:
-    """The question that a state stands for: messages, a text, or its JSON."""
-    given: Any = [state] if isinstance(state, str | BaseMessage) else state
-    if isinstance(given, Sequence) and all(isinstance(each, str | BaseMessage) for each in given):
-        return convert_to_messages(given)
-    return [HumanMessage(json.dumps(given, default=str))]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 from weakref import WeakSet
 
 from cascade.errors import is_control_flow
@@ -43,39 +43,34 @@ class RunRecord:
 
 def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> RunRecord:
     """The record of a run that has ended, waits for a person, or failed."""
-    outcome, answered = _outcome_of(run, error), error is None and run.step == "end"
-    judged = (run.assessment or run.decision) if answered else None
+    outcomes = {
+        "cancelled": isinstance(error, asyncio.CancelledError | GeneratorExit),
+        "failed": error is not None,
+        "interrupted": run.step != "end",  # a person is asked, so that it may go on
+        "abstained": run.answer is None,
+        "degraded": run.degraded,
+        "cached": run.answer is not None and run.answer.cached,
+        "escalated": run.tier > 0,
+    }
+    outcome = next((name for name, holds in outcomes.items() if holds), "accepted")
+    answered = error is None and run.step == "end"
+    judged: Any = (run.assessment or run.decision) if answered else None
     # A cancelled run takes its entries later: what it has spent is not known here.
-    ledger = LedgerView(run.entries) if error is None else getattr(error, "ledger", None)
+    ledger: Any = LedgerView(run.entries) if error is None else getattr(error, "ledger", None)
     bases: list[Basis] = ["unknown"] if ledger is None else [ledger.cost_basis, ledger.saved_basis]
     return RunRecord(
         cascade=kernel.parts.name,
         run_id=run.id,
         outcome=outcome,
         tier=run.source if answered and outcome != "abstained" else None,
-        confidence=None if judged is None else judged.confidence,
-        calibrated=None if judged is None else judged.calibrated,
-        cost_usd=None if ledger is None else ledger.cost_usd,
-        saved_usd=None if ledger is None else ledger.saved_usd,
+        confidence=judged and judged.confidence,
+        calibrated=judged and judged.calibrated,
+        cost_usd=ledger and ledger.cost_usd,
+        saved_usd=ledger and ledger.saved_usd,
         basis=max(bases, key=get_args(Basis).index),
         latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
         error_type=None if error is None else type(error).__name__,
     )
-
-
-def _outcome_of(run: Run, error: BaseException | None) -> str:
-    if error is not None:
-        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
-        return "cancelled" if gone else "failed"
-    if run.step != "end":
-        return "interrupted"  # a person is asked, so that it may go on
-    if run.answer is None:
-        return "abstained"
-    if run.degraded:
-        return "degraded"
-    if run.answer.cached:
-        return "cached"
-    return "escalated" if run.tier > 0 else "accepted"
 
 
 class RunObserver(CascadeMiddleware):
@@ -128,8 +123,8 @@ class RunLog(RunObserver):
     """Log of runs (by default the logger `cascade.runs`): a line of JSON when one ends, INFO, or
     WARNING where it failed or was degraded.
 
-    The fields are those of `RunRecord` and `tags`, also as attributes of the log record. No
-    question, answer or error message is among them. In the line, dollars are texts.
+    The fields are those of `RunRecord` and `tags`, also as attributes of the log record, without
+    questions, answers and error messages. In the line, dollars are texts.
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 
@@ -15,14 +15,13 @@ from cascade.ledger.prices import Price
 from cascade.tiers import ModelLike, Tier
 
 try:
-    from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
+    from langchain.agents.middleware import AgentMiddleware, ModelRequest
 except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "CascadeMiddleware needs langchain: in a clone, pip install '.[langchain]'."
     ) from error
 
-AgentRequest = ModelRequest[Any]
-AgentResponse = ModelResponse[Any]
+T = TypeVar("T")
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -33,10 +32,9 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     Args:
         small: the model that drafts; the agent's own model is the large one.
         large_price: of the agent's own model, where list prices do not know it.
-        options: other options of `Cascade`.
+        options: other options of `Cascade`, which is made at the first step.
 
     Raises:
-        ConfigurationError: the cascade cannot be made; at the first step.
         MissingDependencyError: (on import) langchain is not installed.
     """
 
@@ -47,26 +45,21 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self._small, self._large_price, self._options = small, large_price, options
         self._made: dict[int, tuple[BaseChatModel, Cascade]] = {}
 
-    def wrap_model_call(
-        self, request: AgentRequest, handler: Callable[[AgentRequest], AgentResponse]
-    ) -> AgentResponse:
+    def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., T]) -> T:
         """Ask a cascade where the agent would ask its model."""
-        return handler(self._to_cascade(request))
-
-    async def awrap_model_call(
-        self, request: AgentRequest, handler: Callable[[AgentRequest], Awaitable[AgentResponse]]
-    ) -> AgentResponse:
-        """`wrap_model_call` for agents that run asynchronously."""
-        return await handler(self._to_cascade(request))
-
-    def _to_cascade(self, request: AgentRequest) -> AgentRequest:
         large = request.model
         if id(large) not in self._made:
             tier = Tier(large, price=self._large_price)
             made = Cascade(self._small, tier, **self._options)
             self._made.setdefault(id(large), (large, made))
         _, cascade = self._made[id(large)]
-        return request.override(model=cascade.as_chat_model())
+        return handler(request.override(model=cascade.as_chat_model()))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[..., Awaitable[T]]
+    ) -> T:
+        """`wrap_model_call` for agents that run asynchronously."""
+        return await self.wrap_model_call(request, handler)
 
     async def aclose(self) -> None:
         """Close the connections of the cascades that were made here."""

@@ -1,17 +1,8 @@
 """Traces and metrics through OpenTelemetry (extra `otel`).
 
-    cascade = Cascade(…, middleware=[Telemetry()])
-
-    invoke_agent cascade            one span per run
-    ├─ draft                        one per step
-    │  └─ chat qwen2.5:3b           one per attempt of a call, kind CLIENT
-    ├─ self_check
-    ├─ verify
-    └─ expert
-       └─ chat gpt-5.1
-
-Names follow the semantic conventions for generative AI, version 1.41 (spans, agent spans,
-metrics), https://opentelemetry.io/docs/specs/semconv/gen-ai/.
+A run is a span `invoke_agent NAME`; below it is one for each step (`draft`, `verify`), and below
+these one for each attempt of a call, `chat MODEL`, of the kind CLIENT. Names follow the semantic
+conventions for generative AI, version 1.41, https://opentelemetry.io/docs/specs/semconv/gen-ai/.
 """
 
 from __future__ import annotations
@@ -111,27 +102,25 @@ class Telemetry(RunObserver):
         await super().wrap_step(run, runtime, within)
 
     def _step(self, step: str, run: Run, runtime: CascadeRuntime) -> Span:
-        attributes, parent = {"cascade.run_id": run.id, "cascade.node": step}, Context()
+        name, parent = runtime.kernel.parts.name, Context()
+        if run.kind == "answer" and run.id not in self._open:
+            configurable = (runtime.config or {}).get("configurable") or {}
+            told = {
+                "gen_ai.operation.name": "invoke_agent",
+                "gen_ai.provider.name": "agent-cascade",
+                "gen_ai.agent.name": name,
+                "gen_ai.conversation.id": configurable.get("thread_id"),
+                "cascade.run_id": run.id,
+                **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
+            }
+            whole = self._tracer.start_span(f"invoke_agent {name}", attributes=_known(told))
+            self._open[run.id] = whole
+            if len(self._open) > 10_000:  # a graph may be left between two nodes
+                self._open.pop(next(iter(self._open))).end()
         if run.kind == "answer":
-            if run.id not in self._open:
-                self._begin(run, runtime)
             parent = trace.set_span_in_context(self._open[run.id])
-        return self._tracer.start_span(step, parent, attributes=attributes)
-
-    def _begin(self, run: Run, runtime: CascadeRuntime) -> None:
-        name, config = runtime.kernel.parts.name, runtime.config or {}
-        told = {
-            "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.provider.name": "agent-cascade",
-            "gen_ai.agent.name": name,
-            "gen_ai.conversation.id": (config.get("configurable") or {}).get("thread_id"),
-            "cascade.run_id": run.id,
-            **{f"cascade.tag.{key}": value for key, value in tags_of(run).items()},
-        }
-        known = _known(told)
-        self._open[run.id] = self._tracer.start_span(f"invoke_agent {name}", attributes=known)
-        if len(self._open) > 10_000:  # a graph may be left between two nodes
-            self._open.pop(next(iter(self._open))).end()
+        of_step = {"cascade.run_id": run.id, "cascade.node": step}
+        return self._tracer.start_span(step, parent, attributes=of_step)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """End the run's span, and count the run."""
@@ -248,12 +237,10 @@ def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _decided(run: Run) -> dict[str, Any]:
-    if (decision := run.decision) is None:
+    decision, judged = run.decision, run.assessment or run.decision
+    if decision is None or judged is None:
         return {}
-    judged, reason = (
-        run.assessment or decision,
-        plain_reason(decision.reason, failures(run.entries)),
-    )
+    reason = plain_reason(decision.reason, failures(run.entries))
     sure = {"confidence": judged.confidence, "calibrated": judged.calibrated}
     return {"action": decision.action, "reason": reason, **sure}
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+import aiosqlite
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import CallbackManagerForLLMRun, get_usage_metadata_callback
@@ -20,6 +21,7 @@ from langchain_core.tools import tool
 from langchain_core.tracers.context import collect_runs
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.func import entrypoint
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
@@ -292,6 +294,18 @@ async def test_a_step_is_written_down_before_the_next_one_begins() -> None:
     assert any(message.type == "ai" and message.tool_calls for message in kept)
 
 
+class AtHome(AsyncSqliteSaver):
+    async def aput(self, *given: Any) -> Any:
+        assert asyncio.get_running_loop() is self.loop
+        return await super().aput(*given)
+
+
+async def test_a_checkpointer_may_be_that_of_the_app_around_it() -> None:
+    async with aiosqlite.connect(":memory:") as connection:
+        made = create_agent(chat(CALLS, "460"), [population], checkpointer=AtHome(connection))
+        assert (await pair(agent(made)).ainvoke(Q)).tier == "small"
+
+
 async def test_a_run_that_had_ended_when_the_process_died_is_not_paid_for_again() -> None:
     made = create_agent(chat(CALLS, "460"), [population], checkpointer=InMemorySaver())
     cascade = pair(agent(made), ledger=(store := MemoryLedger()))
@@ -442,7 +456,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"large": agent()}, "large"),
     ({"large": agent(takes_over="repair"), "signals": [], "verifier": None}, "p_true"),
     ({"large": agent(takes_over="repair"), "signals": ["verbalised"]}, "verbalised"),
-    ({"middleware": [Shadow()]}, "shadow and large"),
+    ({"middleware": [Shadow()]}, "large and shadow"),
 ]
 
 
