@@ -87,24 +87,21 @@ class Done:
                 self.saved_usd = None if saved is None else self.saved_usd + saved
 
 
+@dataclass
 class Job:
     """A job under way, with the budget and the progress that its workers share."""
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        journal: Journal,
-        budget_usd: Decimal | None,
-        progress: Callable[[Done], None],
-        stop: asyncio.Event,
-    ) -> None:
-        self.cascade, self.journal, self.budget_usd = cascade, journal, budget_usd
-        self.progress, self.stop = progress, stop
-        self.tiers: Sequence[OpenTier] = cascade.tiers
-        self.done = Done(before_usd=journal.spent_usd)
+    cascade: Cascade
+    journal: Journal
+    budget_usd: Decimal | None
+    progress: Callable[[Done], None]
+    stop: asyncio.Event
+
+    def __post_init__(self) -> None:
+        self.tiers: Sequence[OpenTier] = self.cascade.tiers
+        self.done = Done(before_usd=self.journal.spent_usd)
         self._aside_usd = self._largest_usd = Decimal(0)
-        self._settled = asyncio.Event()
-        self._failures = 0
+        self._settled, self._failures = asyncio.Event(), 0
 
     @property
     def spent_usd(self) -> Decimal:
@@ -168,13 +165,11 @@ class Job:
         cost = (record.counted_usd or Decimal(0)) + (record.expected_usd or Decimal(0))
         self._largest_usd = max(self._largest_usd, cost)
         self.done.count(record)
-        if record.status != "error":
-            self._failures = 0
-        elif row.question is not None:  # what cannot be read says nothing of the others
-            self._failures += 1
-            if self._failures >= GIVE_UP_AFTER:
-                last = f"the last one by {record.error}"
-                self.done.stopped = f"{self._failures} rows in a row failed, {last}"
+        if row.question is not None:  # what cannot be read says nothing of the others
+            self._failures = self._failures + 1 if record.status == "error" else 0
+        if self._failures >= GIVE_UP_AFTER:
+            last = f"the last one by {record.error}"
+            self.done.stopped = f"{self._failures} rows in a row failed, {last}"
 
 
 async def run_job(
@@ -229,8 +224,7 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     `ConfigurationError` where one has none."""
     if row.question is None:
         return Decimal(0)
-    tokens = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1
-    total = Decimal(0)
+    tokens, total = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1, Decimal(0)
     for tier in tiers:
         usage = Usage(input_tokens=tokens, output_tokens=tier.max_tokens or ANSWER_TOKENS)
         cost = tier.pricing.cost(usage, 1000.0)

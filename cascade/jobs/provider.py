@@ -22,7 +22,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from uuid import uuid4
 
-from cascade.api import Cascade
 from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.jobs.engine import INTERRUPTED, Job, ask, costs_of, failed, guessed, record_of
@@ -83,7 +82,7 @@ class ByBatch(CompositeModel):
             await self._complete(call.request)
         body, batch = self.delivered[call.run.id]
         ended_at = batch.completed_at or batch.expired_at or batch.cancelled_at or 0
-        waited_s = max(0, ended_at - batch.created_at)
+        waited_ms = 1000.0 * max(0, ended_at - batch.created_at)
         attempt.id = f"{call.run.id}-{batch.id}"
         attempt.at = datetime.fromtimestamp(batch.created_at, UTC)
         attempt.tags = {**attempt.tags, "batch": batch.id}
@@ -92,7 +91,7 @@ class ByBatch(CompositeModel):
                 completion = self.live.read(body)
             except ModelError as error:
                 raise ModelError(str(error), model=self.name, billed=None) from error
-            attempt.completion = replace(completion, latency_ms=waited_s * 1000.0)
+            attempt.completion = replace(completion, latency_ms=waited_ms)
         return attempt.completion
 
     async def _complete(self, request: Request) -> NoReturn:
@@ -115,15 +114,15 @@ class BatchJob(Job):
 
     _client: openai.AsyncOpenAI
 
-    def __init__(self, cascade: Cascade, *shared: Any) -> None:
-        super().__init__(cascade, *shared)
-        last, parts = cascade.tiers[-1], cascade.kernel.parts
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        last, parts = self.cascade.tiers[-1], self.cascade.kernel.parts
         if not isinstance(last.model, OpenAIModel):
             raise ConfigurationError(
                 f"{last.model.name} cannot be asked by batch: that takes an openai: model that may "
                 "be asked, on a server with OpenAI's Batch API (/v1/files, /v1/batches)."
             )
-        for one in cascade.kernel.middleware:
+        for one in self.cascade.kernel.middleware:
             timed = isinstance(one, Deadline) and one.seconds is not None
             if timed or isinstance(one, Audits | Shadow):
                 raise ConfigurationError(

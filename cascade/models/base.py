@@ -62,9 +62,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer, with the log-probabilities of the tokens that spell it, where
-    the model has `streams_logprobs` and they are asked for; the last one carries the `completion`.
-    The `first` one of an attempt says that what was heard before belongs to another."""
+    """A piece of a streamed answer, with the log-probabilities of its tokens where the model
+    `streams_logprobs`; the last one carries the `completion`. The `first` one of an attempt says
+    that what was heard before belongs to another."""
 
     text: str = ""
     completion: Completion | None = None
@@ -231,15 +231,15 @@ class Model(ABC):
             from cascade.models.failures import conceal  # noqa: PLC0415 - where a call has failed
 
             conceal(error, [str(message.text) for message in request.messages], self.secrets)
-        if isinstance(error, ModelError) or not late:
-            return error
-        error.__cause__ = None
-        return ModelTimeoutError(
-            f"{self.name} gave no answer within {request.timeout_s} s. "
-            "Give it more time, ask for fewer tokens, or use a faster model.",
-            model=self.name,
-            billed=None,
-        )
+        elif late:
+            error.__cause__ = None
+            return ModelTimeoutError(
+                f"{self.name} gave no answer within {request.timeout_s} s. "
+                "Give it more time, ask for fewer tokens, or use a faster model.",
+                model=self.name,
+                billed=None,
+            )
+        return error
 
 
 def _timed(completion: Completion, started: float, *, real: bool) -> Completion:

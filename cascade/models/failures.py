@@ -79,7 +79,7 @@ class Caller:
         self.name, self.address = name, address
         self._advice = {**_ADVICE, **(advice or {})}
 
-    def refused(self, status: int, reason: str, *, retry_after: float | None = None) -> ModelError:
+    def refused(self, status: int, reason: str, headers: object = None) -> ModelError:
         """The error for an HTTP status; a refusal is not billed, a broken server may bill."""
         kind = _BY_STATUS.get(status)
         # Before the class of the status: Ollama and llama.cpp report these with 500, too.
@@ -91,7 +91,7 @@ class Caller:
         broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != 409
         did = "failed" if status >= 500 else "refused the request"
         error = self._error(kind, f"{did} ({status})", reason, None if broken else False)
-        error.status, error.retry_after = status, retry_after
+        error.status, error.retry_after = status, _seconds_to_wait(headers)
         return error
 
     def interrupted(self, reason: str) -> ModelError:
@@ -119,8 +119,7 @@ class Caller:
             return self.interrupted(reason)
         if status is not None:
             headers = getattr(getattr(error, "response", None), "headers", None)
-            wait = retry_after_seconds(headers) if isinstance(headers, Mapping) else None
-            return self.refused(status, reason, retry_after=wait)
+            return self.refused(status, reason, headers)
         known: tuple[tuple[object, type[ModelError], str], ...] = (
             (names & _UNREADABLE, MalformedResponseError, "sent something that cannot be read"),
             (late, ModelTimeoutError, "gave no answer in time"),
@@ -177,11 +176,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         error = cause
 
 
-def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait; None where it gives no number."""
+def _seconds_to_wait(headers: object) -> float | None:
     try:
-        wait = float(headers.get("retry-after") or "")
-    except ValueError:
+        wait = float(headers["retry-after"]) if isinstance(headers, Mapping) else -1.0
+    except (KeyError, ValueError):
         return None
     return wait if 0 <= wait < float("inf") else None
 

@@ -24,7 +24,7 @@ from urllib.request import getproxies
 from pydantic_core import from_json, to_json
 
 from cascade.errors import ConfigurationError, InputError, ModelError
-from cascade.models.failures import Caller, retry_after_seconds, without_secrets
+from cascade.models.failures import Caller, without_secrets
 
 LARGEST_REPLY = 64 * 2**20
 """Bytes of a reply after decompression: far more than 100,000 tokens with alternatives."""
@@ -170,8 +170,7 @@ class Connection:
             body = read_json(raw)
         except (ValueError, RecursionError):
             body = raw[:1000].decode(errors="replace")
-        wait = retry_after_seconds(reply.headers)
-        return self._caller.refused(reply.status, read_error(body)[1], retry_after=wait)
+        return self._caller.refused(reply.status, read_error(body)[1], reply.headers)
 
 
 async def _by_aiohttp(encrypted: bool) -> AsyncGenerator[_Send]:
@@ -211,10 +210,8 @@ async def _by_httpx(proxies: bool) -> AsyncGenerator[_Send]:
         async def send(method: str, url: str, *, data: Any, headers: Any) -> AsyncGenerator[Any]:
             body = data.getvalue() if isinstance(data, io.BytesIO) else data
             async with client.stream(method, url, content=body, headers=headers) as reply:
-                content = SimpleNamespace(iter_any=reply.aiter_bytes)
-                yield SimpleNamespace(
-                    status=reply.status_code, headers=reply.headers, content=content
-                )
+                told: Any = {"status": reply.status_code, "headers": reply.headers}
+                yield SimpleNamespace(content=SimpleNamespace(iter_any=reply.aiter_bytes), **told)
 
         yield send
 

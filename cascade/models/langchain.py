@@ -89,17 +89,15 @@ class LangChainModel(Model):
     async def _complete(self, request: Request) -> Completion:
         with self._caller.named():
             runnable, messages = self._prepared(request)
-            asked = runnable.ainvoke(messages, QUIET, stop=list(request.stop) or None)
-            return self._completion(await on_portal(asked))
+            return self._completion(await on_portal(runnable.ainvoke(messages, QUIET)))
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         heard: list[AIMessageChunk] = []
         with self._caller.named(lambda: bool(heard)):
             runnable, messages = self._prepared(request)
-            # astream is declared as an iterator and is a generator, which has to be closed.
-            parts = runnable.astream(messages, QUIET, stop=list(request.stop) or None)
-            here = iterate_here(cast("AsyncGenerator[AIMessageChunk]", parts))
-            async with aclosing(here):
+            # It is declared as an iterator and is a generator, which has to be closed.
+            parts = cast("AsyncGenerator[AIMessageChunk]", runnable.astream(messages, QUIET))
+            async with aclosing(iterate_here(parts)) as here:
                 async for part in here:
                     heard.append(part)
                     if part.text:
@@ -112,6 +110,8 @@ class LangChainModel(Model):
     def _prepared(self, request: Request) -> tuple[_Runnable, list[BaseMessage]]:
         """The chat model with what the request sets, and the messages."""
         messages, kwargs = list(request.messages), dict(request.extra)
+        if request.stop:
+            kwargs["stop"] = list(request.stop)
         fields: dict[str, Any] = {}
         kinds = {kind.__name__ for kind in type(self.chat).__mro__}
         for setting, names in _FIELDS.items():

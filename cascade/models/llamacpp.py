@@ -105,14 +105,11 @@ class LlamaCppModel(ServedModel):
                 f"{self.name} runs in this process and needs llama.cpp: "
                 'in a clone, pip install ".[llamacpp]"'
             )
-        self.weights_path = find_weights(model)
-        given = dict(options or {})
-        names = Loading.__annotations__.keys() & given.keys()
-        loading = {name: given.pop(name) for name in names}
+        self.weights_path, self._options = find_weights(model), dict(options or {})
+        names = Loading.__annotations__.keys() & self._options.keys()
+        loading = {name: self._options.pop(name) for name in names}
         self._loading = Loading(**{**loading, "path": self.weights_path})
-        self._options = given
         self._engine: Engine | None = None
-        self._knows_tools: bool | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
         self.caller = Caller(self.name, str(self.weights_path), advice)
 
@@ -132,10 +129,8 @@ class LlamaCppModel(ServedModel):
         await self.warm()
         extra = dict(request.extra)
         if request.tools or any(message.type == "tool" for message in request.messages):
-            if self._knows_tools is None:
-                props = await self._connection.request("/props")
-                self._knows_tools = bool(props["chat_template_caps"]["supports_tools"])
-            if not self._knows_tools:
+            props = await self._connection.request("/props")
+            if not props["chat_template_caps"]["supports_tools"]:
                 tools = request.tools if _may_call(request) else ()
                 extra |= {"messages": told(sendable(request.messages), tools)}
                 request = replace(request, tools=(), tool_choice=None)
@@ -148,14 +143,9 @@ class LlamaCppModel(ServedModel):
         calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
         if completion.tool_calls or not calls:
             return completion
-        return replace(
-            completion,
-            text="",
-            tool_calls=calls,
-            finish_reason="tool_calls",
-            logprobs=None,
-            call_logprobs=Tokens(completion.logprobs).of_calls(calls),
-        )
+        scored = Tokens(completion.logprobs).of_calls(calls)
+        made: Any = {"tool_calls": calls, "call_logprobs": scored, "finish_reason": "tool_calls"}
+        return replace(completion, text="", logprobs=None, **made)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         # In one piece where a call may be written as text, which is known at its end; and llama.cpp
@@ -252,12 +242,9 @@ def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-_json = partial(json.dumps, ensure_ascii=False)
-
-
 def told(messages: Sequence[Any], tools: Sequence[Any]) -> list[dict[str, Any]]:
     """The conversation for a template without tools: tools, calls and their results as text."""
-    worded: list[dict[str, Any]] = []
+    written, worded = partial(json.dumps, ensure_ascii=False), list[dict[str, Any]]()
     for role, turn in groupby(messages, key=itemgetter("role")):
         if role == "tool":  # one turn: some templates alternate roles
             results = [f"<tool_response>\n{m.get('content') or ''}\n</tool_response>" for m in turn]
@@ -268,11 +255,11 @@ def told(messages: Sequence[Any], tools: Sequence[Any]) -> list[dict[str, Any]]:
             for call in message.get("tool_calls", ()):
                 function = call["function"]
                 made = {"name": function["name"], "arguments": json.loads(function["arguments"])}
-                parts.append(f"<tool_call>\n{_json(made)}\n</tool_call>")
+                parts.append(f"<tool_call>\n{written(made)}\n</tool_call>")
             content = "\n".join(parts) if len(parts) != 1 else parts[0]  # it may be of blocks
             worded.append({"role": role, "content": content})
     if tools:
-        text = _INTRODUCTION.format(tools="\n".join(map(_json, tools)))
+        text = _INTRODUCTION.format(tools="\n".join(map(written, tools)))
         if worded and worded[0]["role"] == "system":
             text = f"{worded.pop(0)['content']}\n\n{text}"
         worded.insert(0, {"role": "system", "content": text})

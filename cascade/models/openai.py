@@ -17,7 +17,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from langchain_core.messages import BaseMessage, ToolCall, convert_to_openai_messages
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ToolCall,
+    convert_to_openai_messages,
+)
 
 from cascade.errors import ConfigurationError, InputError, ModelError
 from cascade.models.base import Chunk, Model, Request
@@ -30,7 +35,7 @@ from cascade.models.http import (
     read_json,
     stays_here,
 )
-from cascade.models.logprobs import Logprobs, Tokens
+from cascade.models.logprobs import Tokens
 from cascade.state import Completion, Usage
 
 FINISH_REASONS = {
@@ -148,17 +153,18 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
 
 
 class Answer:
-    """An answer that grows by stream chunks; a whole reply is one large chunk. What is not as the
-    format says raises ValueError, TypeError, KeyError or AttributeError."""
+    """An answer that grows by stream chunks; a whole reply is one large chunk. Without thinking and
+    calls it is `plain`. What is not as the format says raises ValueError, TypeError, KeyError or
+    AttributeError."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked_for: str) -> None:
         self.finish_reason: str | None = None
-        self._told: dict[str, Any] = {}
+        self.tokens, self.plain = Tokens(), True
+        self._told: dict[str, Any] = {"model": asked_for}
         self._text: list[str] = []
         self._thinking: list[str] = []
-        self._tokens = Tokens()
         self._calls: dict[int, dict[str, Any]] = {}
-        self._plain, self._answered = True, False
+        self._answered = False
 
     @property
     def begun(self) -> bool:
@@ -172,8 +178,9 @@ class Answer:
 
     def add(self, reply: Any) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text."""
-        told = ("model", "usage", "timings")
-        self._told |= {name: value for name in told if (value := reply.get(name))}
+        for name, kind in (("model", str), ("usage", dict), ("timings", dict)):
+            if isinstance(value := reply.get(name), kind) and value:
+                self._told[name] = value
         if "usage" in reply and reply.get("choices") is None:
             return ""
         # One answer was asked for, the first: pieces of another one beside it are not its own.
@@ -189,7 +196,7 @@ class Answer:
         self._text += [text] if text else []
         thinking = part.get("reasoning_content") or part.get("reasoning")
         self._thinking += [thinking] if isinstance(thinking, str) else []
-        self._tokens.add(_mapping(choice.get("logprobs")).get("content"))
+        self.tokens.add(_mapping(choice.get("logprobs")).get("content"))
         calls = part.get("tool_calls") or []
         for call in calls:
             function, index = call["function"], call.get("index", len(self._calls))
@@ -200,28 +207,24 @@ class Answer:
                 known["arguments"] += arguments
             elif arguments is not None:
                 known["arguments"] = arguments
-        self._plain &= not (calls or thinking or part.get("refusal"))
+        self.plain &= not (calls or thinking or part.get("refusal"))
         return text
 
-    def completed(self, piece: str) -> Logprobs:
-        """The tokens that are complete with the last piece of a stream."""
-        return self._tokens.completed(piece, plain=self._plain)
-
-    def completion(self, *, asked_for: str) -> Completion:
-        """The whole answer; `asked_for` names the model where the reply does not."""
+    def completion(self) -> Completion:
+        """The whole answer."""
         if not self._answered:
             raise ValueError("no choices in the reply")
         text, thinking = "".join(self._text), "".join(self._thinking) or None
-        given, model = self._calls.values(), self._told.get("model")
+        given, usage = self._calls.values(), self._told.get("usage", {})
         calls = tuple(read_tool_call(c["name"], c["arguments"], c["id"]) for c in given)
-        usage, reason = _mapping(self._told.get("usage")), self.finish_reason
         prompt = _mapping(usage.get("prompt_tokens_details"))
         thought = _mapping(usage.get("completion_tokens_details"))
         # OpenAI and OpenRouter; LiteLLM
         kept = prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens"))
+        reason = "tool_calls" if calls and self.finish_reason == "stop" else self.finish_reason
         return Completion(
             text=text,
-            model=model if isinstance(model, str) else asked_for,
+            model=self._told["model"],
             usage=read_counts(
                 wrote=bool(text or calls),
                 total=usage.get("total_tokens"),
@@ -231,12 +234,12 @@ class Answer:
                 cache_write_tokens=kept,
                 reasoning_tokens=thought.get("reasoning_tokens"),
             ),
-            logprobs=self._tokens.of_answer(text, thinking, tool_calls=bool(calls)),
-            call_logprobs=self._tokens.of_calls(calls, thinking),
+            logprobs=self.tokens.of_answer(text, thinking, tool_calls=bool(calls)),
+            call_logprobs=self.tokens.of_calls(calls, thinking),
             tool_calls=calls,
-            finish_reason="tool_calls" if calls and reason == "stop" else reason,
+            finish_reason=reason,
             thinking=thinking,
-            busy_ms=_busy_ms(_mapping(self._told.get("timings"))),
+            busy_ms=_busy_ms(self._told.get("timings", {})),
         )
 
 
@@ -265,12 +268,13 @@ class ServedModel(Model):
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request; errors are those of `sendable`."""
-        choice = request.tool_choice
+        choice: Any = request.tool_choice
         if choice not in (None, "auto", "none", "required"):
-            choice = {"type": "function", "function": {"name": choice}}  # type: ignore[assignment]
+            choice = {"type": "function", "function": {"name": choice}}
+        limit = "max_completion_tokens" if reasons(self.model) else "max_tokens"
         payload: dict[str, Any] = {
             "messages": sendable(request.messages),
-            "max_tokens": request.max_tokens,
+            limit: request.max_tokens,
             "temperature": request.temperature,
             "stop": list(request.stop) or None,
             "seed": request.seed,
@@ -293,13 +297,13 @@ class ServedModel(Model):
 
     def read(self, reply: object) -> Completion:
         """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
-        answer = Answer()
+        answer = Answer(self.model)
         with self.caller.readable():
             self._add(reply, answer)
-            return answer.completion(asked_for=self.model)
+            return answer.completion()
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        answer, payload = Answer(), {**self.payload(request), **self.streaming}
+        answer, payload = Answer(self.model), {**self.payload(request), **self.streaming}
         parts = self._connection.parts(self.path, payload, lambda: answer.begun)
         try:
             with self.caller.readable():
@@ -308,7 +312,8 @@ class ServedModel(Model):
                         if part.startswith(b"[DONE]"):
                             break
                         if piece := self._add(read_json(part), answer):
-                            yield Chunk(piece, logprobs=answer.completed(piece))
+                            tokens = answer.tokens.completed(piece, plain=answer.plain)
+                            yield Chunk(piece, logprobs=tokens)
                         if answer.ended:
                             break
                     with suppress(TimeoutError, ModelError):
@@ -323,7 +328,7 @@ class ServedModel(Model):
         if answer.finish_reason is None:
             raise self.caller.interrupted("it ended without a finish reason")
         with self.caller.readable():
-            completion = answer.completion(asked_for=self.model)
+            completion = answer.completion()
         yield Chunk(completion=completion)
 
     def _add(self, reply: Any, answer: Answer) -> str:
@@ -379,27 +384,16 @@ class OpenAIModel(ServedModel):
                 "give api_key."
             )
 
-    def payload(self, request: Request) -> dict[str, Any]:
-        """The JSON body of a request."""
-        payload = super().payload(request)
-        if reasons(self.model) and "max_tokens" in payload:
-            payload["max_completion_tokens"] = payload.pop("max_tokens")
-        return payload
-
     async def _complete(self, request: Request) -> Completion:
         answer = request.answer
         if answer is None:
             return await super()._complete(request)
         # In one pass, by the log-probabilities that vLLM returns of a prompt: 0 stands for those of
         # its own tokens. Other servers ignore it.
-        asked = self.payload(replace(request, answer=None, logprobs=False, max_tokens=1))
-        asked |= {
-            "messages": [*asked["messages"], {"role": "assistant", "content": answer}],
-            "add_generation_prompt": False,
-            "continue_final_message": True,
-            "prompt_logprobs": 0,
-        }
-        reply = await self._connection.request(self.path, asked)
+        how = {"add_generation_prompt": False, "continue_final_message": True, "prompt_logprobs": 0}
+        given: Any = {"messages": (*request.messages, AIMessage(answer)), "max_tokens": 1}
+        asked = replace(request, logprobs=False, extra={**request.extra, **how}, **given)
+        reply = await self._connection.request(self.path, self.payload(asked))
         completion = self.read(reply)
         with self.caller.readable():
             places = [place for place in reply.get("prompt_logprobs") or () if place]
