@@ -28,7 +28,7 @@ from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on, ranking
 from cascade.evaluation.features import Pair, comparable, pair_of
-from cascade.evaluation.ladder import fit_head, fit_ladder, fit_shapes
+from cascade.evaluation.ladder import climb, fit_head, fit_shapes
 from cascade.policies import Refusal, certify
 
 GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"
@@ -253,15 +253,15 @@ def at_equal(x: Array, y: Array, target: float) -> float:
 
 def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """Within one point of the large model: our choice and a fixed threshold, and both curves."""
-    own, ladder = cross_fit(fit, OPTIONS), fit_ladder(fit, np.arange(len(fit)))
-    sheet = play_on(ladder, test)
-    at = None if ladder.shape.name == "off" else cheapest_within(own, OPTIONS.within, OPTIONS)
+    own, shapes = cross_fit(fit, OPTIONS), list(fit_shapes(fit, np.arange(len(fit))))
+    sheet, shape = play_on(shapes, test), climb(shapes).name
+    at = None if shape == "off" else cheapest_within(own, OPTIONS.within, OPTIONS)
     ours = (1.0, 0.0) if at is None else (float(sheet.share[at]), float(sheet.loss[at]))
     cut = Threshold.of(fit, case.plain).choose(OPTIONS.within)
     threshold = Threshold.of(test, case.plain)
     plain = threshold.apply(cut)
     share, loss = np.append(1.0, sheet.share), np.append(0.0, sheet.loss)
-    if ladder.shape.name == "off":
+    if shape == "off":
         share, loss = np.ones(2), np.zeros(2)
     _, their_share, their_loss = threshold.curve()
     equal, their_equal = min(1.0, at_equal(loss, share, plain[1])), 1.0
@@ -278,7 +278,7 @@ def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
         "cheaper at equal loss": their_equal - equal,
         "share at equal loss": equal / their_equal,
         "less lost at equal cost": their_loss_at - loss_at,
-        "shape": "off" if at is None else ladder.shape.name,
+        "shape": "off" if at is None else shape,
         "covered loss": None if at is None else covered(own, sheet, at, 1),
         "covered cost": None if at is None else covered(own, sheet, at, 0),
     }
@@ -294,8 +294,8 @@ def covered(own: Any, sheet: Any, at: int, which: int) -> bool:
 def gain_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """nAUC on unseen rows: the raw signal, heads without and with a helper."""
     rows = np.arange(len(fit))
-    given = (test.small_correct, test.large_correct), (test.small_cost, test.large_cost)
-    scores = play_on(fit_ladder(fit, rows), test).gains
+    given = test.small_correct, test.large_correct, test.small_cost, test.large_cost
+    scores = play_on(list(fit_shapes(fit, rows)), test).gains
     scores = {"raw": Threshold.of(test, case.plain).doubt, **scores}
     found = {name: ranking(score, *given)["nAUC"] for name, score in scores.items()}
     found["helper"] = found.get("gain", found["router"])
@@ -355,10 +355,10 @@ def tuned_figures(case: Case, fit: Pair, test: Pair) -> Figures:
         }
         ladders.PRIORS, ladders.NOISE = {**usual, **wide}, changes.get("NOISE", noise)
         try:
-            shape = fit_ladder(fit, np.arange(len(fit))).shape
+            shape = climb(list(fit_shapes(fit, np.arange(len(fit)))))
         finally:
             ladders.PRIORS, ladders.NOISE = usual, noise
-        found[name] = float(shape.value(shape.stages(test)).mean())
+        found[name] = float(shape.worth(test).mean())
     return found
 
 

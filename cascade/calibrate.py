@@ -32,11 +32,10 @@ from cascade.confidence.signals import to_signals
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.evaluation.crossfit import LEAST_ROWS, Options
 from cascade.evaluation.features import Pair, Rows, pair_of
-from cascade.evaluation.ladder import Ladder, climb, shape_of_calibration
+from cascade.evaluation.ladder import Shape, shape_of_calibration
 from cascade.evaluation.recordings import Example, Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer, as_scorer
-from cascade.evaluation.trajectories import with_features
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from cascade.kernel import Kernel
 from cascade.ledger.prices import Price, has_price
@@ -341,14 +340,14 @@ def fit(
         ConfigurationError: no row has both models, too few rows, or a bound that is none.
     """
     pair = pair_of(records, made_for.small.name, made_for.large.name)
-    features = [draft.features for draft in pair.outcomes(pair.small)]
+    features = pair.features
 
     def made(rows: Rows) -> Calibration:
         rights = pair.small_correct[rows], pair.large_correct[rows]
         return calibrating.calibrate([features[i] for i in rows], *rights, signals, made_for)
 
-    def choose(part: Pair, rows: Rows) -> Ladder:
-        return climb([shape_of_calibration(made(rows), part, rows)])
+    def choose(part: Pair, rows: Rows) -> list[Shape]:
+        return [shape_of_calibration(made(rows), part, rows)]
 
     n, options = len(pair), options or Options()
     # Each of five folds takes a tenth of a second.
@@ -390,8 +389,6 @@ async def calibrate(
         ConfigurationError: too few rows, or they were made with other settings of the small model.
     """
     pair, rows = (kernel.tiers[0], kernel.tiers[-1]), list(read_transcripts(path))
-    if any(outcome.steps for row in rows for outcome in row.models.values()):
-        rows = with_features(rows)
     task = task_hash(kernel.parts.settings or {}, pair[0])
     if any(row.made_with.get("small", task) != task for row in rows):
         raise ConfigurationError(

@@ -6,9 +6,10 @@ others (repeated cross-fitting), so that a figure and its interval cover the cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,8 @@ from cascade.confidence.calibration import Array
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair, Rows
-from cascade.evaluation.ladder import PRICES, Ladder, Replay, fit_ladder
-from cascade.evaluation.render import dollars
+from cascade.evaluation.ladder import PRICES, Replay, Shape, climb, fit_shapes
+from cascade.evaluation.render import Figure, Unit, dollars
 from cascade.state import Record
 
 LEAST_ROWS = 40
@@ -42,8 +43,8 @@ MISTAKES = 5
 TINY = 1e-12
 """Differences below are noise of the arithmetic."""
 
-Choice = Callable[[Pair, Rows], Ladder]
-"""Fits shapes to some rows of a pair and says which of them the labels pay for."""
+Choice = Callable[[Pair, Rows], Iterable[Shape]]
+"""Fits the shapes to choose from to some rows of a pair, from the simplest up."""
 
 
 class Interval(NamedTuple):
@@ -52,6 +53,10 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    def shown(self, unit: Unit) -> Figure:
+        """The figure in a document."""
+        return Figure(self.value, unit, self.low, self.high)
 
 
 Figures = Mapping[str, Interval]
@@ -160,54 +165,52 @@ class Sheet:
         return np.asarray(isotonic_regression(loss).x)
 
 
-def play_on(ladder: Ladder, pair: Pair) -> Sheet:
-    """Outcome of a ladder; on rows that fitted it, its heads are leave-one-out."""
+def play_on(shapes: Sequence[Shape], pair: Pair) -> Sheet:
+    """Outcome of the shape that pays; on rows that fitted it, its heads are leave-one-out."""
     gains, confidence = dict[str, Array](), np.full(len(pair), np.nan)
-    for shape in ladder.shapes:
+    for shape in shapes:
         if shape.helper is None:
             first = shape.stages(pair)[0]
             gains[shape.name] = first.large - first.kept
             confidence = confidence if shape.name == "router" else first.kept
-    played = ladder.shape.play(ladder.shape.stages(pair), PRICES)
-    return Sheet(pair, played, gains, confidence)
+    return Sheet(pair, climb(shapes).play(pair, PRICES), gains, confidence)
 
 
-def cross_fit(pair: Pair, options: Options, choose: Choice = fit_ladder) -> Sheet:
+def cross_fit(pair: Pair, options: Options, choose: Choice = fit_shapes) -> Sheet:
     """Choose on all folds but one and play on that one, for each fold; again with other folds."""
     n = len(pair)
     folds = FOLDS if n < 2000 else 3
     repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
     rng = np.random.default_rng(0)
-    played, choices = Replay(*np.zeros((4, len(PRICES), n))), []
-    gains, confidence = dict[str, Array](), np.zeros(n)
+    played, confidence, choices = np.zeros((4, len(PRICES), n)), np.zeros(n), []
+    gains = defaultdict[str, Array](lambda: np.zeros(n))
     for fold in (rng.permutation(n) % folds for _ in range(repeats)):
         for k in range(folds):
             held = np.flatnonzero(fold == k)
-            part = play_on(choose(pair, np.flatnonzero(fold != k)), pair)
-            for total, seen in zip(played, part.played, strict=True):
-                total[:, held] += seen[:, held] / repeats
+            part = play_on(list(choose(pair, np.flatnonzero(fold != k))), pair)
+            played[..., held] += np.array(part.played)[..., held] / repeats
             for name, gain in part.gains.items():
-                gains.setdefault(name, np.zeros(n))[held] += gain[held] / repeats
+                gains[name][held] += gain[held] / repeats
             confidence[held] += part.confidence[held] / repeats
             choices.append((part.share, part.lost.mean(axis=1)))
-    whole = {name: gain for name, gain in gains.items() if np.all(gain != 0)}
-    return Sheet(pair, played, whole, confidence, np.array(choices).swapaxes(0, 1))
+    return Sheet(pair, Replay(*played), gains, confidence, np.array(choices).swapaxes(0, 1))
 
 
-def check(pair: Pair, options: Options) -> None:
+def check(pair: Pair, *, weighs_dollars: bool) -> None:
     """Refuse what cannot be evaluated.
 
     Raises:
-        ConfigurationError: too few rows, or a price of errors without costs.
+        ConfigurationError: too few rows, or dollars are to be weighed and not known.
     """
     if len(pair) < LEAST_ROWS:
         raise ConfigurationError(
             f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
             f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
         )
-    if options.price_of_error is not None and not pair.priced:
+    if weighs_dollars and not pair.priced:
         raise ConfigurationError(
-            "price_of_error weighs dollars, and the recording knows no costs: record `cost_usd`."
+            "a price of errors and a check of runs weigh dollars, and the recording knows no costs "
+            f"of {pair.small} and {pair.large}: record `cost_usd`."
         )
 
 
@@ -235,16 +238,16 @@ def recommend(sheet: Sheet, options: Options) -> int | None:
 
 def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
-    name = f"at {dollars(options.price_of_error)} an error"
+    name, goal, price = f"at {dollars(options.price_of_error)} an error", options.within, None
     if within is not None:
-        name = f"lose {points(within) if within else 'nothing'}"
+        name, goal = f"lose {points(within) if within else 'nothing'}", within
     if at is None:
-        return alone(sheet.pair)[1].model_copy(update={"name": name, "within": within, "off": True})
-    price = options.price_of_error  # the user's own, not the nearest that was played
-    if within is not None:
-        known = sheet.pair.priced and PRICES[at] > 0
-        price = float(sheet.pair.large_cost.mean() / PRICES[at]) if known else None
-    goal = options.within if within is None else within
+        off = {"name": name, "within": within, "off": True}
+        return alone(sheet.pair)[1].model_copy(update=off)
+    if within is None:
+        price = options.price_of_error  # the user's own, not the nearest that was played
+    elif sheet.pair.priced and PRICES[at] > 0:
+        price = float(sheet.pair.large_cost.mean() / PRICES[at])
     above = float(norm.sf((goal - sheet.loss[at]) / sheet.errors[1][at]))
     return _point(sheet, at, name, within=within, price_of_error_usd=price, chance_above=above)
 
@@ -296,10 +299,10 @@ def curve_of(score: Array, first: Array, last: Array) -> tuple[Array, Array]:
 
 
 def ranking(
-    score: Array, right: tuple[Array, Array], cost: tuple[Array, Array]
+    score: Array, small: Array, large: Array, kept: Array, asked: Array
 ) -> dict[str, float]:
-    """Figures of how well a score finds the rows to escalate; NaN where there is nothing to gain.
-    Correctness and cost are of rows that are kept, and that are escalated.
+    """Figures of how well a score finds the rows to escalate, from how right both models are, and
+    the dollars of rows that are kept, and escalated; NaN where there is nothing to gain.
 
     `AUDC`: area under quality over the escalated share. `nAUC`: this area above that of a random
     mix, 1 for an oracle. `APGR`: mean share of the gap between the models that is recovered
@@ -307,8 +310,7 @@ def ranking(
     height of the non-decreasing upper hull over cost (2403.12031). `ΔIBC`: what a dollar gains
     over one of the large model's, less 1, the mean of ten equal steps of cost (2310.12963).
     """
-    (small, large), (_, dollars) = right, curve_of(score, *cost)
-    share, quality = curve_of(score, small, large)
+    (share, quality), (_, dollars) = curve_of(score, small, large), curve_of(score, kept, asked)
     oracle_share, oracle = curve_of(large - small, small, large)
     area, mix = np.trapezoid(quality, share), 0.5 * (small.mean() + large.mean())
     best, gap = np.trapezoid(oracle, oracle_share) - mix, quality[-1] - quality[0]
@@ -355,15 +357,16 @@ def aurc(confidence: Array, correct: Array) -> float:
 
 
 def bootstrap(
-    statistics: Callable[[Rows], Mapping[str, float]], n: int, *, draws: int = 100
+    statistics: Callable[..., Mapping[str, float]], *columns: Array, draws: int = 100
 ) -> dict[str, Interval]:
-    """95 % intervals of figures over resampled rows: the spread of the draws around the figure
-    itself, since resampling moves some to one side (the ECE grows). Shares have ends that are."""
-    rng = np.random.default_rng(0)
-    value = statistics(np.arange(n))
-    drawn = [statistics(rng.integers(0, n, n)) for _ in range(draws)]
+    """95 % intervals of figures of columns (n,) over resampled rows: the spread of the draws around
+    the figure itself, since resampling moves some to one side (the ECE grows). Shares have ends
+    that are."""
+    n, rng = len(columns[0]), np.random.default_rng(0)
+    rows = [np.arange(n), *(rng.integers(0, n, n) for _ in range(draws))]
+    whole, *drawn = (statistics(*(column[at] for column in columns)) for at in rows)
     found = {}
-    for name, figure in value.items():
+    for name, figure in whole.items():
         known = np.array([draw[name] for draw in drawn if np.isfinite(draw[name])])
         low = high = np.nan
         if len(known):
@@ -376,14 +379,12 @@ def bootstrap(
 
 def rankings_of(sheet: Sheet) -> dict[str, Figures]:
     """Ranking of the rows to escalate by the gain that each shape expects."""
-    pair = sheet.pair
-
-    def figures(name: str, at: Rows) -> dict[str, float]:
-        right, kept = (pair.small_correct[at], pair.large_correct[at]), pair.small_cost[at]
-        dear = pair.large_cost[at] + (0.0 if name == "router" else kept)
-        return ranking(sheet.gains[name][at], right, (kept, dear))
-
-    return {name: bootstrap(partial(figures, name), len(pair)) for name in sheet.gains}
+    pair, found = sheet.pair, dict[str, Figures]()
+    for name, gain in sheet.gains.items():
+        asked = pair.large_cost + (0.0 if name == "router" else pair.small_cost)
+        known = pair.small_correct, pair.large_correct, pair.small_cost, asked
+        found[name] = bootstrap(ranking, gain, *known)
+    return found
 
 
 def confidences_of(sheet: Sheet) -> dict[str, Figures]:
@@ -394,11 +395,11 @@ def confidences_of(sheet: Sheet) -> dict[str, Figures]:
         return {}
     measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": aurc}
 
-    def figures(score: Array, at: Rows) -> dict[str, float]:
-        return {title: of(score[at], right[at]) for title, of in measures.items()}
+    def figures(*score_and_right: Array) -> dict[str, float]:
+        return {name: measure(*score_and_right) for name, measure in measures.items()}
 
     scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(raw)}
-    return {n: bootstrap(partial(figures, s), len(right)) for n, s in scores.items()}
+    return {name: bootstrap(figures, score, right) for name, score in scores.items()}
 
 
 def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
@@ -406,16 +407,10 @@ def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
     if at is None:
         return ()
     sure, lost = np.nan_to_num(sheet.confidence), sheet.lost[at] * (1 - sheet.played.escalated[at])
-    worst = [i for i in np.lexsort((-sure, -lost))[:MISTAKES] if lost[i] > 0.5]
-    rows = [sheet.pair.rows[i] for i in worst]
-    drafts = [row.models[sheet.pair.small] for row in rows]
-    return tuple(
-        Mistake(
-            id=row.id,
-            question=row.prompt,
-            draft=draft.output or draft.pred,
-            reference=row.reference,
-            confidence=float(confidence),
-        )
-        for row, draft, confidence in zip(rows, drafts, sure[worst], strict=True)
-    )
+    found = []
+    for i in np.lexsort((-sure, -lost))[:MISTAKES]:
+        row, draft = sheet.pair.rows[i], sheet.pair.rows[i].models[sheet.pair.small]
+        said = {"draft": draft.output or draft.pred, "confidence": float(sure[i])}
+        if lost[i] > 0.5:
+            found.append(Mistake(id=row.id, question=row.prompt, reference=row.reference, **said))
+    return tuple(found)

@@ -60,11 +60,11 @@ class Pair:
         """Some of the rows, with the tables that have been made of all."""
         columns = ("small_correct", "large_correct", "small_cost", "large_cost")
         parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in columns}
-        tables: dict[tuple[str, Pair | None], Table] = {
+        parts["_tables"] = {
             key: {name: column[rows] for name, column in table.items()}
             for key, table in self._tables.items()
         }
-        return replace(self, rows=[self.rows[i] for i in rows], _tables=tables, **parts)
+        return replace(self, rows=[self.rows[i] for i in rows], **parts)
 
     def outcomes(self, model: str) -> list[Outcome]:
         """Outcomes of a model that every row has."""
@@ -78,7 +78,13 @@ class Pair:
     @property
     def runs(self) -> list[Sequence[Step]]:
         """The small agent's steps; none where models answer."""
-        return [outcome.steps for outcome in self.outcomes(self.small)]
+        return [draft.steps for draft in self.outcomes(self.small)]
+
+    @cached_property
+    def features(self) -> list[dict[str, float]]:
+        """Features of each draft for a calibration: those that were recorded, and of its run."""
+        drafts = self.outcomes(self.small)
+        return [{**draft.features, **trajectory_features(draft.steps)} for draft in drafts]
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -102,29 +108,26 @@ class Pair:
         `view:NAME`, whether it says the same, and how sure it is of both."""
         key = source, space if source in ("topics", "tasks") else None
         if key not in self._tables:
-            self._tables[key] = self._made(*key)
+            kind, _, model = source.partition(":")
+            drafts, others = self.outcomes(self.small), self.outcomes(model or self.small)
+            match kind:
+                case "topics" | "tasks":
+                    places = (space or self).encoder.transform(self.prompts)
+                    rows = [{f"topic{i}": x for i, x in enumerate(place)} for place in places]
+                case "draft":
+                    rows = [draft_features(draft) for draft in drafts]
+                case "run":
+                    rows = [run_features(draft.steps) for draft in drafts]
+                case "prompt":
+                    rows = [prompt_marks(prompt) for prompt in self.prompts]
+                case "view":
+                    rows = list(map(_view, drafts, others))
+                case _:
+                    rows = [other.model_dump(include={"correct", "cost_usd"}) for other in others]
+            names = dict.fromkeys(name for row in rows for name in row)
+            table = {n: np.array([row.get(n) for row in rows], dtype=np.float64) for n in names}
+            self._tables[key] = {n: c for n, c in table.items() if not np.isnan(c).all()}
         return self._tables[key]
-
-    def _made(self, source: str, space: Pair | None) -> Table:
-        kind, _, model = source.partition(":")
-        rows: list[dict[str, float]]
-        match kind:
-            case "topics" | "tasks":
-                places = (space or self).encoder.transform(self.prompts)
-                return {f"topic{i}": column for i, column in enumerate(places.T)}
-            case "draft":
-                rows = [draft_features(draft) for draft in self.outcomes(self.small)]
-            case "run":
-                rows = [run_features(run) for run in self.runs]
-            case "prompt":
-                rows = [prompt_marks(prompt) for prompt in self.prompts]
-            case "view":
-                rows = list(map(_view, self.outcomes(self.small), self.outcomes(model)))
-            case _:
-                rows = [o.model_dump(include={"correct", "cost_usd"}) for o in self.outcomes(model)]
-        names = dict.fromkeys(name for row in rows for name in row)
-        table = {n: np.array([row.get(n) for row in rows], dtype=np.float64) for n in names}
-        return {n: column for n, column in table.items() if not np.isnan(column).all()}
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
         """The most accurate cheap candidates on the fitting rows."""
@@ -143,41 +146,45 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         ConfigurationError: no row has both models, or large answers cost nothing.
     """
     everything = list(transcripts)
-    both = rows_of_pair(everything, small, large)
-    costs = [(_draft_cost(row.models[small]), row.models[large].cost_usd) for row in both]
-    priced = [i for i, dollars in enumerate(costs) if None not in dollars]
-    rows = [both[i] for i in priced] or both
-    known = np.array([costs[i] for i in priced] or [(0, 1)] * len(rows), dtype=np.float64)
-    if known[:, 1].sum() <= 0:
+    rows, costs = rows_of_pair(everything, small, large), list[Any]()
+    for row in rows:
+        draft = row.models[small]  # a large answer needs no check
+        check = draft.check_cost_usd if "check_cost_usd" in draft.model_fields_set else 0.0
+        costs.append((draft.cost_usd, check, row.models[large].cost_usd))
+    drafted, checked, large_cost = np.array(costs, dtype=np.float64).T
+    small_cost = drafted + checked
+    known = np.flatnonzero(np.isfinite(small_cost + large_cost))
+    if priced := len(known) > 0:
+        rows, small_cost, large_cost = (
+            [rows[i] for i in known],
+            small_cost[known],
+            large_cost[known],
+        )
+    else:
+        small_cost, large_cost = np.zeros(len(rows)), np.ones(len(rows))
+    if large_cost.sum() <= 0:
         raise ConfigurationError(
             f"the answers of {large} cost $0: there is nothing to save. Record `cost_usd`."
         )
-    right = np.array([(row.models[small].correct, row.models[large].correct) for row in rows])
+
+    def answered(name: str) -> bool:
+        costed = [o for row in rows if (o := row.models.get(name)) and o.cost_usd is not None]
+        said = [o for o in costed if o.model_fields_set & {"pred", "output"}]
+        return len(said) == len(rows)
+
     others = [name for name in rows[0].models if priced and name not in (small, large)]
     return Pair(
         small=small,
         large=large,
         rows=rows,
-        small_correct=right[:, 0],
-        large_correct=right[:, 1],
-        small_cost=known[:, 0],
-        large_cost=known[:, 1],
-        priced=bool(priced),
+        small_correct=np.array([row.models[small].correct for row in rows]),
+        large_correct=np.array([row.models[large].correct for row in rows]),
+        small_cost=small_cost,
+        large_cost=large_cost,
+        priced=priced,
         left_out=len(everything) - len(rows),
-        candidates=tuple(n for n in others if all(_answered(row.models.get(n)) for row in rows)),
+        candidates=tuple(name for name in others if answered(name)),
     )
-
-
-def _draft_cost(outcome: Outcome) -> float | None:
-    """Dollars of a draft and of checking it; a large answer needs no check."""
-    check = outcome.check_cost_usd if "check_cost_usd" in outcome.model_fields_set else 0.0
-    return None if outcome.cost_usd is None or check is None else outcome.cost_usd + check
-
-
-def _answered(outcome: Outcome | None) -> bool:
-    if outcome is None or outcome.cost_usd is None:
-        return False
-    return bool(outcome.model_fields_set & {"pred", "output"})
 
 
 _SCORES = ("logprobs", "p_true", "verbalised", "self_consistency", "agreement")
@@ -191,7 +198,12 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
     if "option_logprobs" in signals:
         shares = _option_shares(signals["option_logprobs"])
         scores.append(shares.max())
-        found |= _option_features(shares)
+        ranked = np.append(np.sort(shares)[::-1], 0.0)
+        found["margin"] = np.log(ranked[0]) - np.log(ranked[1] + 1e-9)
+        found["entropy"] = _entropy(shares)
+        found |= {f"rank{i}": np.log(ranked[i] + 1e-6) for i in range(1, len(shares))}
+        found |= {f"mass{i}": np.log(shares[i] + 1e-6) for i in range(4, len(shares))}
+        found |= {f"is{i}": float(np.argmax(shares) == i) for i in range(min(4, len(shares)))}
     if isinstance(votes := signals.get("votes"), list):
         counts, samples = Counter(map(comparable, votes)), signals.get("n_samples")
         # Samples without an answer count too.
@@ -224,15 +236,6 @@ def _option_shares(logprobs: JsonValue) -> Array:
     known = [v if isinstance(v, int | float) and -100 <= v <= 0 else None for v in values]
     shares = [1e-40 if v is None else math.exp(v) for v in known]
     return np.array(shares, dtype=np.float64) / sum(shares)
-
-
-def _option_features(shares: Array) -> dict[str, float]:
-    ranked = np.append(np.sort(shares)[::-1], 0.0)
-    margin = np.log(ranked[0]) - np.log(ranked[1] + 1e-9)
-    found = {"margin": margin, "entropy": _entropy(shares)}
-    found |= {f"rank{i}": np.log(ranked[i] + 1e-6) for i in range(1, len(shares))}
-    found |= {f"mass{i}": np.log(shares[i] + 1e-6) for i in range(4, len(shares))}
-    return found | {f"is{i}": float(np.argmax(shares) == i) for i in range(min(4, len(shares)))}
 
 
 def _entropy(shares: Array) -> float:

@@ -28,19 +28,15 @@ ShapeName = Literal["off", "gain", "router", "known", "calibration"]
 
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
-JUDGED = (0.02, 0.05, 0.1, 0.2, 0.5)
+JUDGED = np.array([0.02, 0.05, 0.1, 0.2, 0.5])
 """Prices over which shapes are compared; the last is for those who may lose much."""
 NOISE = 1.0
 """A step up has to pay by more than so many standard errors of what it pays."""
+SPREADS = {"draft": 0.1, "prompt": 0.07, "topics": 0.03, "run": 0.3, "tasks": 0.3, "view": 0.3}
 PRIORS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "raw": ((1.2, 0.4), (0.4, 0.3)),
-    "draft": ((0.0, 0.1), (0.0, 0.1)),
-    "prompt": ((0.0, 0.07), (0.0, 0.07)),
-    "topics": ((0.0, 0.03), (0.0, 0.03)),
-    "run": ((0.0, 0.3), (0.0, 0.3)),
-    "tasks": ((0.0, 0.3), (0.0, 0.3)),
     "same": ((1.2, 1.2), (0.5, 1.2)),
-    "view": ((0.0, 0.3), (0.0, 0.3)),
+    **{source: ((0.0, spread), (0.0, spread)) for source, spread in SPREADS.items()},
 }
 """(mean, deviation) of the weight of a standardised column, for p_S and for p_L, before any label
 is seen. Tuned with each set left out in turn: `benchmarks/decision_quality.py --only tuned`."""
@@ -61,8 +57,7 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
     if helper is not None:
         targets.append((pair.table(f"answers:{helper}")["correct"], 1))
     for correct, of in targets:
-        prior, spread = priors[:, of].T
-        w, left_out = _fit_logistic(x[fit], correct[fit], prior, spread**-2)
+        w, left_out = _fit_logistic(x[fit], correct[fit], *priors[:, of].T)
         weights.append(w)
         own.append(expit(x @ w))
         own[-1][fit] = left_out
@@ -80,7 +75,7 @@ def _standardised(
     pair: Pair, fit: Rows, columns: Sequence[tuple[str, str]]
 ) -> Callable[[Pair], Array]:
     """A one and the columns (source, name) of any rows, standardised on those that fit: shares as
-    logits, counts as logarithms, the raw score by its rank."""
+    logits, counts as logarithms, the raw score as Φ⁻¹ of its rank."""
 
     def values(of: Pair) -> Array:
         unknown = np.full(len(of), np.nan)
@@ -107,27 +102,23 @@ def _standardised(
         x = np.nan_to_num((read(found) - mean) / deviation)
         if ("draft", "raw") in columns:
             at = columns.index(("draft", "raw"))
-            x[at] = _normal_scores(found[at], given[at].compressed())
+            ranked, raw = np.sort(given[at].compressed()), found[at]
+            below = np.searchsorted(ranked, raw, "left") + np.searchsorted(ranked, raw, "right")
+            n, edge = 2 * (len(ranked) + 1), 0.5 / (len(ranked) + 1)
+            rank = np.clip((below + 1) / n, edge, 1 - edge)
+            x[at] = np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
         return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
 
     return table
 
 
-def _normal_scores(raw: Array, known: Array) -> Array:
-    """Φ⁻¹ of the rank among the known scores; 0 where there is no score."""
-    n, known = len(known), np.sort(known)
-    below = np.searchsorted(known, raw, "left") + np.searchsorted(known, raw, "right")
-    rank = np.clip((below + 1) / (2 * (n + 1)), 0.5 / (n + 1), 1 - 0.5 / (n + 1))
-    return np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
-
-
-def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[Array, Array]:
+def _fit_logistic(x: Array, y: Array, prior: Array, deviation: Array) -> tuple[Array, Array]:
     """Weights of largest posterior, by Newton's method, and leave-one-out probabilities.
 
     Without its own row a logit is η − (y − p)·h/(1 − p(1 − p)·h), with h = x'H⁻¹x and H the
     Hessian of the whole fit.
     """
-    w = prior.copy()
+    w, precision = prior.copy(), deviation**-2
     rate = np.clip(y.mean(), 0.02, 0.98)
     w[0] = np.log(rate / (1 - rate))
     largest, hessian = np.inf, np.diag(precision)
@@ -146,12 +137,12 @@ def _fit_logistic(x: Array, y: Array, prior: Array, precision: Array) -> tuple[A
 
 
 class Stage(NamedTuple):
-    """A point of decision, (n,) each; the last of a shape is the large answer, which is kept.
+    """A point of decision, (n,) each.
 
     Attributes:
         kept, large: P(right) of the answer that is kept here, and of the large model.
         right: whether the answer kept here is right.
-        paid, expected: dollars to get here from the point before, and as known beforehand.
+        paid, dear: dollars to get here, and of the large answer as known beforehand.
         on_keeping: dollars that are paid only if the answer is kept: a draft that was not needed
             to decide.
     """
@@ -160,8 +151,12 @@ class Stage(NamedTuple):
     large: Array
     right: Array
     paid: Array
-    expected: Array
+    dear: Array
     on_keeping: Array
+
+    def sides(self, each: float) -> tuple[Array, Array]:
+        """Value of keeping and of escalating, in right answers; `each` dollar is so many."""
+        return self.kept - each * self.on_keeping, self.large - each * self.dear
 
 
 class Replay(NamedTuple):
@@ -176,105 +171,82 @@ class Replay(NamedTuple):
 @dataclass(frozen=True)
 class Shape:
     """A policy for every price of a large answer, fitted on some rows of a recording: a head for
-    each of its points of decision, the last of which asks the `helper` where there is one. Without
-    a head it is `off`: the large model answers everything."""
+    the draft, or the question alone, and one for what the `helper` says where there is one."""
 
     name: ShapeName
     pair: Pair
     fit: Rows
-    heads: Sequence[Head] = ()
+    heads: Sequence[Head]
     helper: str | None = None
 
     def stages(self, pair: Pair) -> list[Stage]:
         """What is known at each point of these rows; leave-one-out on those that fitted it."""
-        free, found = np.zeros(len(pair)), list[Stage]()
-        for own, large, *its in (head(pair) for head in self.heads):
-            kept, right, costs = own, pair.small_correct, (pair.small_cost, free, free)
-            if self.name == "router":  # a draft is made where it is kept
-                costs = free, free, pair.small_cost
-            elif its:  # the likelier of two answers is given
-                answers, known = (of.table(f"answers:{self.helper}") for of in (pair, self.pair))
-                kept = np.maximum(own, its[0])
-                right = np.where(its[0] > own, answers["correct"], right)
-                costs = answers["cost_usd"], self._expected(known["cost_usd"], pair), free
-            found.append(Stage(kept, large, right, *costs))
-        dear = self._expected(self.pair.large_cost, pair)
-        return [*found, Stage(free, free, pair.large_correct, pair.large_cost, dear, free)]
+        free, dear = np.zeros(len(pair)), self._expected(self.pair.large_cost, pair)
+        own, large = self.heads[0](pair)
+        costs = pair.small_cost, dear, free
+        if self.name in ("off", "router"):  # a draft is made where it is kept
+            costs = free, dear, pair.small_cost
+        found = [Stage(own, large, pair.small_correct, *costs)]
+        for head in self.heads[1:]:  # the likelier of two answers is given
+            (own, large, its), answers = head(pair), pair.table(f"answers:{self.helper}")
+            right = np.where(its > own, answers["correct"], pair.small_correct)
+            costs = pair.small_cost + answers["cost_usd"], dear, free
+            found.append(Stage(np.maximum(own, its), large, right, *costs))
+        return found
 
     def _expected(self, cost: Array, of: Pair) -> Array:
         """Dollars as known beforehand: a straight line over the length of the question."""
         x, y = self.pair.characters[self.fit], cost[self.fit]
-        slope, middle, mean = 0.0, float(x.mean()), float(y.mean())
-        if x.var() > 0:
-            slope = float(np.mean((x - middle) * (y - mean)) / x.var())
-        return np.maximum(mean + slope * (of.characters - middle), 0.1 * mean)
-
-    @cached_property
-    def learned(self) -> list[Stage]:
-        """Stages of the rows that fitted it."""
-        return [Stage(*(column[self.fit] for column in stage)) for stage in self.stages(self.pair)]
+        middle, mean = x.mean(), y.mean()
+        slope = np.mean((x - middle) * (y - mean)) / (x.var() or 1.0)
+        return np.asarray(np.maximum(mean + slope * (of.characters - middle), 0.1 * mean))
 
     @cached_property
     def unit(self) -> float:
         """Mean dollars of a large answer."""
         return float(self.pair.large_cost[self.fit].mean())
 
-    def play(self, given: Sequence[Stage], prices: Sequence[float] | Array) -> Replay:
-        """The policies of these prices on rows, given as their stages."""
-        *stages, last = given
-        n = len(last.right)
-        escalated, cost, loss = np.zeros((3, len(prices), n))
-        right = np.tile(last.right, (len(prices), 1))
-        for k, price in enumerate(map(float, prices)):
-            going = np.ones(n, bool)
-            for here, table in zip(stages, self._continuations(price), strict=True):
-                cost[k, going] += here.paid[going]
-                keep, ask = self._sides(here, last, price)
-                on = going & (np.interp(ask - keep, *table) + keep > np.maximum(keep, ask))
-                kept = going & ~on & (keep >= ask)
-                right[k, kept] = here.right[kept]
-                loss[k, kept] = (here.large - here.kept)[kept]
-                cost[k, kept] += here.on_keeping[kept]
-                escalated[k, going & ~on & ~kept] = 1.0
-                going = on
-            escalated[k, going] = 1.0
-            cost[k] += escalated[k] * last.paid
-        return Replay(escalated, right, cost, loss)
+    def play(self, pair: Pair, prices: Array) -> Replay:
+        """The policies of these prices on rows."""
+        (first, *second), played = self.stages(pair), []
+        for each in prices / self.unit:
+            here = first
+            if second:
+                keep, ask = first.sides(each)
+                further = keep + np.interp(ask - keep, *self._going_on(each))
+                here = Stage(*np.where(further > np.maximum(keep, ask), second[0], first))
+            keep, ask = here.sides(each)
+            kept = keep >= ask
+            right = np.where(kept, here.right, pair.large_correct)
+            cost = here.paid + np.where(kept, here.on_keeping, pair.large_cost)
+            played.append((~kept, right, cost, np.where(kept, here.large - here.kept, 0.0)))
+        return Replay(*np.stack(played, axis=1))
 
-    def _sides(self, here: Stage, last: Stage, price: float) -> tuple[Array, Array]:
-        """Value of keeping and of escalating, in right answers less their price."""
-        each = price / self.unit
-        return here.kept - each * here.on_keeping, here.large - each * last.expected
+    def _going_on(self, each: float) -> tuple[Array, Array]:
+        """How much more asking the helper was worth than keeping the draft, by how doubtful that
+        was: an average over the nearest tenth of the fitting rows, 30 at least."""
+        first, second, asking = self._learned
+        after = np.maximum(*second.sides(each)) - each * asking
+        keep, ask = first.sides(each)
+        order, n = np.argsort(ask - keep, kind="stable"), len(keep)
+        width = min(n, max(30, n // 10))
+        start = np.clip(np.arange(n) - width // 2, 0, n - width)
+        total = np.concatenate([[0.0], np.cumsum((after - keep)[order])])
+        return (ask - keep)[order], (total[start + width] - total[start]) / width
 
-    def _continuations(self, price: float) -> list[tuple[Array, Array]]:
-        """Per stage: how much more going on was worth than keeping, by how doubtful a row was; an
-        average over the nearest fitting rows. The last stage cannot go on."""
-        *stages, last = self.learned
-        tables, after = list[tuple[Array, Array]](), np.zeros(0)
-        for here in reversed(stages):
-            keep, ask = self._sides(here, last, price)
-            none = np.zeros(1), np.full(1, -99.0)
-            tables.insert(0, _smooth(ask - keep, after - keep) if tables else none)
-            on = keep + np.interp(ask - keep, *tables[0])
-            after = np.maximum(np.maximum(keep, ask), on) - price / self.unit * here.expected
-        return tables
+    @cached_property
+    def _learned(self) -> tuple[Stage, Stage, Array]:
+        """Both stages of the rows that fitted it, and dollars of the helper as known beforehand."""
+        first, second = (Stage(*(c[self.fit] for c in stage)) for stage in self.stages(self.pair))
+        its_cost = self.pair.table(f"answers:{self.helper}")["cost_usd"]
+        return first, second, self._expected(its_cost, self.pair)[self.fit]
 
-    def value(self, stages: Sequence[Stage]) -> Array:
-        """Worth at each price of `JUDGED`, in right answers, (prices, n): those that it gives more
-        than the large model alone, and what it saves, priced in errors."""
-        played, prices = self.play(stages, JUDGED), np.array(JUDGED)
-        saved = (stages[-1].paid - played.cost) / self.unit
-        return played.right - stages[-1].right + prices[:, None] * saved
-
-
-def _smooth(x: Array, y: Array) -> tuple[Array, Array]:
-    """Moving average of y over the nearest tenth of the rows by x, 30 at least."""
-    order = np.argsort(x, kind="stable")
-    n = len(x)
-    width = min(n, max(30, n // 10))
-    first = np.clip(np.arange(n) - width // 2, 0, n - width)
-    total = np.concatenate([[0.0], np.cumsum(y[order])])
-    return x[order], (total[first + width] - total[first]) / width
+    def worth(self, pair: Pair) -> Array:
+        """Worth at each of the `JUDGED` prices, in right answers, (prices, n): those that it gives
+        more than the large model alone, and what it saves, priced in errors."""
+        played = self.play(pair, JUDGED)
+        saved = (pair.large_cost - played.cost) / self.unit
+        return np.asarray(played.right - pair.large_correct + JUDGED[:, None] * saved)
 
 
 def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
@@ -291,16 +263,14 @@ def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
         yield Shape("known", pair, fit, [drafted, helped], name)
 
 
-def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None = None) -> Shape:
+def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows) -> Shape:
     """A calibration as it decides online: accept unless p_L − p_S is above the price. It is told
-    the costs of `fit`, the rows that it was fitted to, or of all."""
-    rows = np.arange(len(pair)) if fit is None else fit
-    large = float(pair.large_correct[rows].mean())
+    the costs of the rows that it was fitted to."""
+    large = float(pair.large_correct[fit].mean())
 
     @cache
     def head(other: Pair) -> tuple[Array, ...]:
-        drafts = other.outcomes(other.small)
-        found = [calibration.estimate(draft.features, calibration.signals) for draft in drafts]
+        found = [calibration.estimate(draft, calibration.signals) for draft in other.features]
         if all(estimate is None for estimate in found):
             raise ConfigurationError(
                 f"no draft of {other.small} has the features that the calibration reads "
@@ -309,30 +279,23 @@ def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows | None 
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 
-    return Shape("calibration", pair, rows, [head])
+    return Shape("calibration", pair, fit, [head])
 
 
-class Ladder(NamedTuple):
-    """The shapes that were tried, from the simplest up, and the highest to which a step paid:
-    `off` where the large model alone is worth more, at any price of an error."""
+def climb(shapes: Sequence[Shape]) -> Shape:
+    """The highest of the shapes, from the simplest up, to which leave-one-out rows show that each
+    step pays by more than its noise; `off` where the large model alone is worth more, at any price
+    of an error."""
 
-    shapes: Sequence[Shape]
-    shape: Shape
+    def nothing(of: Pair) -> tuple[Array, ...]:
+        return np.full(len(of), -np.inf), np.zeros(len(of))
 
-
-def fit_ladder(pair: Pair, fit: Rows) -> Ladder:
-    """The ladder of all shapes, fitted to some rows of a recording."""
-    return climb(list(fit_shapes(pair, fit)))
-
-
-def climb(shapes: Sequence[Shape]) -> Ladder:
-    """Step up only where leave-one-out rows show that it pays by more than its noise."""
-    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit), np.zeros(1), 0.0
+    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit, [nothing]), np.zeros(1), 0.0
     for shape in shapes:
-        worth = shape.value(shape.learned)
+        worth = np.take(shape.worth(shape.pair), shape.fit, axis=1)
         # At prices at which it does not pay, it is switched off.
         worth = np.where(worth.mean(axis=1, keepdims=True) > 0, worth, 0.0).mean(axis=0)
         better = worth - below
         if better.mean() > noise * better.std() / np.sqrt(len(better)):
             best, below, noise = shape, worth, NOISE
-    return Ladder(shapes, best)
+    return best

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import JsonValue
@@ -115,7 +115,7 @@ def choice(answer: str, text: str, question: str) -> bool:
     for letter, option in _OPTION.findall(question):
         if letter.upper() == "A":  # of several lists, as of examples, the last is the question's
             options = {}
-        options[letter.upper()] = option
+        options[letter.upper()] = _plain(option).strip(". ")
     options = options if len(options) > 1 else {}
     wanted = _letter_in(text, options)
     if wanted is None:
@@ -127,22 +127,20 @@ def choice(answer: str, text: str, question: str) -> bool:
 
 
 def _letter_in(answer: str, options: Mapping[str, str]) -> str | None:
-    named = [_last(pattern, answer) for pattern in _SETTLED]
-    named += [_by_text(answer, options), _last(_CAPITAL, answer)]
+    inside = {letter: text for letter, text in options.items() if _holds(_plain(answer), text)}
+    # Of "animal" and "living animal" the longer was meant.
+    meant = [x for x, t in inside.items() if not any(t in o and t != o for o in inside.values())]
+    named = [
+        *(_last(pattern, answer) for pattern in _SETTLED),
+        meant[0] if len(meant) == 1 else None,
+        _last(_CAPITAL, answer),
+    ]
     return next((x for x in named if x and (not options or x in options)), None)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    matches = list(pattern.finditer(text))
-    return next(group for group in matches[-1].groups() if group).upper() if matches else None
-
-
-def _by_text(answer: str, options: Mapping[str, str]) -> str | None:
-    """The option whose text is said; of "animal" and "living animal" the longer was meant."""
-    said = _plain(answer)
-    inside = {k: t for k, text in options.items() if _holds(said, t := _plain(text).strip(". "))}
-    whole = [k for k, t in inside.items() if not any(t in o and t != o for o in inside.values())]
-    return whole[0] if len(whole) == 1 else None
+    letters = [match[match.lastindex or 0].upper() for match in pattern.finditer(text)]
+    return letters[-1] if letters else None
 
 
 # Numbers --------------------------------------------------------------------------------------
@@ -177,16 +175,14 @@ def _numbers(text: str) -> tuple[float, ...]:
     """The number that an answer ends in, a percentage as a share too; empty where there is none."""
     text = _FRACTION.sub(r" \1/\2 ", text).replace("−", "-").replace("**", "")
     for stated in reversed(list(_SAID.finditer(text))):
-        said = next(group for group in stated.groups() if group is not None).rpartition("=")[2]
-        first = _NUMBER.search(said)
+        match = _NUMBER.search(stated[stated.lastindex or 0].rpartition("=")[2])
         # "Answer: First we buy …" begins the reasoning and states nothing yet.
-        if first and first.start() < _NEAR:
-            return _values(first)
-    found = list(_NUMBER.finditer(text))
-    return _values(found[-1]) if found else ()
-
-
-def _values(match: re.Match[str]) -> tuple[float, ...]:
+        if match and match.start() < _NEAR:
+            break
+    else:
+        match = next(reversed(list(_NUMBER.finditer(text))), None)
+    if match is None:
+        return ()
     value = float(f"{match['digits'].replace(',', '')}e{match['exponent'] or 0}")
     value /= float(match["over"] or 1)
     if match["sign"] or match["minus"]:
@@ -195,8 +191,6 @@ def _values(match: re.Match[str]) -> tuple[float, ...]:
 
 
 # JSON -----------------------------------------------------------------------------------------
-
-_JSON_BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
 def same_json(answer: str, reference: Reference, question: str = "") -> float:
@@ -211,13 +205,13 @@ def same_json(answer: str, reference: Reference, question: str = "") -> float:
     return 0.0
 
 
-def _json_in(text: str) -> JsonValue:
+def _json_in(text: str) -> Any:
     """The JSON value in a text: all of it, a fenced block, or from the first brace to the last."""
     opened = sorted((text.find(pair[0]), pair) for pair in ("{}", "[]") if pair[0] in text)
     braced = (text[start : text.rfind(pair[1]) + 1] for start, pair in opened)
-    for piece in (text, *_JSON_BLOCK.findall(text), *braced):
+    for piece in (text, *re.findall(r"(?s)```(?:json)?\s*\n(.*?)```", text), *braced):
         with suppress(ValueError, RecursionError):
-            return cast(JsonValue, json.loads(piece))
+            return json.loads(piece)
     raise ValueError(f"no JSON in {text!r:.80}")
 
 

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 from cascade.confidence.calibrating import TextEncoder, cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import lowest_kept
-from cascade.confidence.trajectory import Step, message_steps, trajectory_features
+from cascade.confidence.trajectory import Step, message_steps
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
 from cascade.evaluation.features import Pair, Rows, pair_of, run_features
-from cascade.evaluation.recordings import Outcome, Transcript, read_transcripts
+from cascade.evaluation.recordings import read_transcripts
 from cascade.evaluation.render import percent
 from cascade.state import Record
 
@@ -35,19 +35,6 @@ LOST = 0.05
 """Share of the successes that an early stop may lose, where nothing else is said."""
 STRENGTH = 0.3
 """Prior deviation of a weight: signals of runs and topics of questions may say much."""
-
-
-def with_features(rows: Sequence[Transcript]) -> list[Transcript]:
-    """Recordings whose runs have the features that `TrajectorySignal` takes of an agent's."""
-
-    def featured(outcome: Outcome) -> Outcome:
-        features = {**outcome.features, **trajectory_features(outcome.steps)}
-        return outcome.model_copy(update={"features": features})
-
-    return [
-        row.model_copy(update={"models": {name: featured(o) for name, o in row.models.items()}})
-        for row in rows
-    ]
 
 
 class EarlyStop(Fitted):
@@ -115,52 +102,54 @@ def fit_early_stop(
     more than its noise.
     """
     fit = np.arange(len(pair)) if fit is None else fit
-    runs, right, topics = pair.runs, pair.small_correct, [*pair.table("topics", pair).values()]
-    places = np.array(topics).reshape(-1, len(pair)).T
+    runs, right, large_cost = pair.runs, pair.small_correct, pair.large_cost
+    topics = np.array([*pair.table("topics", pair).values()]).reshape(-1, len(pair)).T
     length = np.array([len(run) for run in runs])
     chances, points = np.full((len(POINTS), len(pair)), np.inf), dict[int, Linear]()
     for number, after in enumerate(POINTS):
-        at, labels = np.flatnonzero(length > after), right[fit[length[fit] > after]] > 0.5
-        if min(labels.sum(), (~labels).sum()) < LEAST_RUNS:
-            continue
-        table, own = _table([runs[i][:after] for i in at], places[at]), np.isin(at, fit)
-        points[after] = _chance(table[own], right[at[own]])
-        chances[number, at] = points[after].predict(table)
-        chances[number, at[own]] = cross_fitted(_chance, table[own], right[at[own]])
+        at = np.flatnonzero(length > after)
+        own = np.isin(at, fit)
+        labels = right[at[own]]
+        if np.bincount(labels > 0.5, minlength=2).min() >= LEAST_RUNS:
+            table = _table([runs[i][:after] for i in at], topics[at])
+            points[after] = _chance(table[own], labels)
+            chances[number, at] = points[after].predict(table)
+            chances[number, at[own]] = cross_fitted(_chance, table[own], labels)
 
     def ends(below: float) -> Array:
         low = chances < below
         return np.where(low.any(axis=0), np.array(POINTS)[np.argmax(low, axis=0)], 0)
 
-    lowest = np.minimum(chances.min(axis=0), 1.0)
-    scored = sorted(zip(right[fit].tolist(), lowest[fit].tolist(), strict=True))
-    most = lowest_kept(scored, lambda correct: correct > 0.5, share) or 0.0
-    below, best = 0.0, 0.0
-    for bound in np.unique(lowest[fit][lowest[fit] < most]) + 1e-9:
-        ended = ends(bound)
+    def worth(below: float) -> float:
+        ended = ends(below)
         left = pair.small_cost - spent_until(pair, ended)
-        low = np.where(ended > 0, np.max(chances, axis=0, initial=0.0, where=chances < bound), 0)
-        expected, seen = (((ended > 0) * (left - p * pair.large_cost))[fit] for p in (low, right))
-        worth = min(expected.sum(), seen.sum()) - np.linalg.norm(seen)
-        if worth > best:
-            below, best = float(bound), float(worth)
-    stop = EarlyStop(points=points, text=pair.encoder, below=below, share=share)
-    return stop, ends(below)
+        low = np.max(chances, axis=0, initial=0.0, where=chances < below)
+        expected, seen = (((ended > 0) * (left - p * large_cost))[fit] for p in (low, right))
+        return float(min(expected.sum(), seen.sum()) - np.linalg.norm(seen))
+
+    lowest = np.minimum(chances.min(axis=0), 1.0)[fit]
+    scored = sorted(zip(right[fit].tolist(), lowest.tolist(), strict=True))
+    most = lowest_kept(scored, lambda correct: correct > 0.5, share) or 0.0
+    bounds = np.unique(lowest[lowest < most]) + 1e-9
+    below = max([0.0, *bounds.tolist()], key=worth)
+    return EarlyStop(points=points, text=pair.encoder, below=below, share=share), ends(below)
 
 
-def early_stop_of(path: str | Path, small: str, large: str, *, share: float = LOST) -> EarlyStop:
+def early_stop_of(path: str | Path, small: str, large: str) -> EarlyStop:
     """The early stop that a file of recorded runs of two agents gives."""
-    return fit_early_stop(pair_of(read_transcripts(path), small, large), share=share)[0]
+    return fit_early_stop(pair_of(read_transcripts(path), small, large))[0]
 
 
 def spent_until(pair: Pair, after: Array) -> Array:
-    """Dollars of runs that are given up after so many steps; of the whole run where that is 0."""
-    spent = pair.small_cost.copy()
-    for i in np.flatnonzero(after > 0).tolist():
-        steps = pair.rows[i].models[pair.small].steps
+    """Dollars of runs that are given up after so many steps, 0 being none; where the dollars of
+    steps are unknown, all have cost the same."""
+    spent, drafts = pair.small_cost.copy(), pair.outcomes(pair.small)
+    for i in np.flatnonzero(after > 0):
+        steps = drafts[i].steps
         known = [step.cost_usd for step in steps if step.cost_usd is not None]
-        share = sum(known[: int(after[i])]) / sum(known) if len(known) == len(steps) else None
-        spent[i] *= after[i] / len(steps) if share is None else share
+        if len(known) < len(steps) or not any(known):
+            known = [1.0] * len(steps)
+        spent[i] *= sum(known[: int(after[i])]) / sum(known)
     return spent
 
 
@@ -205,31 +194,30 @@ def check_runs(
     """Worth of a check of each run, which shows its `correct`, with a restart by the large agent
     where it fails. Figures are of `test`, other runs, or of runs that the early stop has not seen,
     which loses this `share` of the successes at most."""
-    options = options or Options()
-    check(pair, options)
-    if not pair.priced:
-        raise ConfigurationError("what a check saves is unknown: record `cost_usd` of both agents.")
-    if test is None:
+    check(pair, weighs_dollars=True)
+    if test is not None:
+        rows, after = test, fit_early_stop(pair, share=share)[0].ends(test)
+    else:
         rows, after = pair, np.zeros(len(pair))
         order = np.random.default_rng(0).permutation(len(pair))
         for held in np.array_split(order, FOLDS):
             after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
-    else:
-        rows, after = test, fit_early_stop(pair, share=share)[0].ends(test)
-    small, large, spent = rows.small_correct, rows.large_correct, spent_until(rows, after)
-    passed = np.where(after > 0, 0.0, small)
+    small, large, alone = rows.small_correct, rows.large_correct, rows.large_cost
+    stopped = np.where(after > 0, 0.0, small), spent_until(rows, after)
 
-    def figures(at: Rows) -> dict[str, float]:
-        found = {"large_solved": float(large[at].mean())}
-        for name, ok, paid in (("", passed, spent), ("whole_", small, rows.small_cost)):
-            cost, solved = (paid + (1 - ok) * rows.large_cost)[at], np.maximum(ok, large)[at]
-            found[f"{name}cost"] = float(cost.sum() / rows.large_cost[at].sum())
+    def figures(large: Array, alone: Array, *replayed: Array) -> dict[str, float]:
+        found = {"large_solved": float(large.mean())}
+        for name, solved, cost in zip(("", "whole_"), replayed[::2], replayed[1::2], strict=True):
+            found[f"{name}cost"] = float(cost.sum() / alone.sum())
             found[f"{name}solved"] = float(solved.mean())
-            found[f"{name}gained"] = float((solved - large[at]).mean())
+            found[f"{name}gained"] = float((solved - large).mean())
         return found
 
-    known = bootstrap(figures, len(rows), draws=400)
-    worth, sentence = _judged(pair.large, known["cost"], known["gained"], options.within)
+    replayed = []
+    for passed, spent in (stopped, (small, rows.small_cost)):
+        replayed += [np.maximum(passed, large), spent + (1 - passed) * alone]
+    known = bootstrap(figures, large, alone, *replayed, draws=400)
+    worth, sentence = _judged(pair.large, known["cost"], known["gained"], options or Options())
     return Checked(
         small=pair.small,
         large=pair.large,
@@ -242,7 +230,7 @@ def check_runs(
     )
 
 
-def _judged(large: str, cost: Interval, gained: Interval, within: float) -> tuple[Worth, str]:
+def _judged(large: str, cost: Interval, gained: Interval, options: Options) -> tuple[Worth, str]:
     """Which of the two the user gets, in a word and in a sentence."""
     low, high = (percent(end) for end in cost[1:])
     pays = f"it costs {percent(cost.value)} of {large} alone ({low} to {high})"
@@ -250,7 +238,7 @@ def _judged(large: str, cost: Interval, gained: Interval, within: float) -> tupl
     solves = f"solves {more} ({100 * gained.low:+.1f} to {100 * gained.high:+.1f})"
     if cost.high < 1 and gained.low > 0:
         return "cheaper and better", f"Use it: {pays}, and {solves}."
-    if cost.high < 1 and gained.low >= -within:
+    if cost.high < 1 and gained.low >= -options.within:
         return "cheaper", f"Use it: {pays}, and solves as much ({solves})."
     if cost.value >= 1 and gained.low > 0:
         return "dearer and better", f"It saves no money and does better: {pays}, and {solves}."

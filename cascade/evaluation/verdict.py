@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from cascade.confidence.calibration import Calibration
 from cascade.evaluation import crossfit
-from cascade.evaluation.crossfit import Choice, Figures, Interval, Mistake, Options, Point, Sheet
+from cascade.evaluation.crossfit import Choice, Figures, Mistake, Options, Point, Sheet
 from cascade.evaluation.features import Pair, Rows
-from cascade.evaluation.ladder import climb, fit_ladder, shape_of_calibration
+from cascade.evaluation.ladder import climb, fit_shapes, shape_of_calibration
 from cascade.evaluation.render import Cell, Document, Figure, Picture, Series, Table, percent
 from cascade.state import Record
 
@@ -48,9 +48,8 @@ class Evaluation(Record):
     """Everything that was found; quality and costs are of questions like the recorded ones.
 
     Attributes:
-        sentence: the verdict for people, in one sentence, with `notes` of what to know besides.
         points: the menu, in order of `MENU`; the verdict is about the one that is `recommended`.
-        shape: what is recommended, fitted to all rows, with a `helper` that it asks.
+        shape, helper: what is recommended, fitted to all rows, and whom it asks too.
         alone: the small model, the large one, and an oracle.
         frontier: (cost share, right answers) of the policies at all prices.
         rankings: how well each shape's expected gain finds the rows to escalate.
@@ -63,7 +62,7 @@ class Evaluation(Record):
     options: Options
     rows: int
     test_rows: int
-    verdict: Verdict
+    verdict: Verdict = "unclear"
     sentence: str = ""
     notes: tuple[str, ...] = ()
     points: tuple[Point, ...]
@@ -84,7 +83,7 @@ def evaluate(
     *,
     test: Pair | None = None,
     calibration: Calibration | None = None,
-    choose: Choice = fit_ladder,
+    choose: Choice = fit_shapes,
 ) -> Evaluation:
     """Evaluation of a pair of models: a choice on its rows, and figures on those that had no part
     in it, or on the rows of `test`. A `calibration` is judged as it decides online.
@@ -92,8 +91,8 @@ def evaluate(
     Raises:
         ConfigurationError: too few rows, or an option that cannot be had with these.
     """
-    options = options or Options()
-    crossfit.check(pair, options)
+    options, rows = options or Options(), np.arange(len(pair))
+    crossfit.check(pair, weighs_dollars=options.price_of_error is not None)
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
@@ -101,18 +100,14 @@ def evaluate(
     # others use the machine too.
     with threadpool_limits(1, "blas"):
         if calibration is None:
-            own = crossfit.cross_fit(pair, options, choose)
-            ladder = choose(pair, np.arange(len(pair)))
+            own, shapes = crossfit.cross_fit(pair, options, choose), list(choose(pair, rows))
         else:
-            ladder = climb([shape_of_calibration(calibration, pair)])
-            own = crossfit.play_on(ladder, pair)
-    sheet = own if test is None else crossfit.play_on(ladder, test)
-    at = None if ladder.shape.name == "off" else crossfit.recommend(own, options)
+            shapes = [shape_of_calibration(calibration, pair, rows)]
+            own = crossfit.play_on(shapes, pair)
+    sheet, shape = own if test is None else crossfit.play_on(shapes, test), climb(shapes)
+    at = None if shape.name == "off" else crossfit.recommend(own, options)
     goal = None if options.price_of_error else options.within
-    point = crossfit.point_of(sheet, at, goal, options)
     menu = [(crossfit.cheapest_within(own, loss, options), loss) for loss in crossfit.MENU]
-    shape = "off" if at is None else ladder.shape.name
-    to_tell = _rows_to_tell(own, at, options)
     rights = sheet.played.right.mean(axis=1).tolist()
     found = Evaluation(
         small=pair.small,
@@ -120,36 +115,20 @@ def evaluate(
         options=options,
         rows=len(pair),
         test_rows=0 if test is None else len(test),
-        verdict=_verdict(own, point, shape, options, to_tell),
         points=tuple(crossfit.point_of(sheet, *chosen, options) for chosen in menu),
-        recommended=point,
-        shape=shape,
-        helper=ladder.shape.helper,
+        recommended=crossfit.point_of(sheet, at, goal, options),
+        shape="off" if at is None else shape.name,
+        helper=shape.helper,
         alone=crossfit.alone(sheet.pair),
         frontier=tuple(zip(sheet.share.tolist(), rights, strict=True)),
         rankings=crossfit.rankings_of(sheet),
         confidence=crossfit.confidences_of(sheet),
         mistakes=crossfit.worst_mistakes(sheet, at),
-        rows_to_tell=to_tell,
+        rows_to_tell=_rows_to_tell(own, at, options),
     )
-    notes = tuple(_notes(found, sheet.pair))
-    return found.model_copy(update={"sentence": _sentence(found), "notes": notes})
-
-
-def _verdict(own: Sheet, point: Point, shape: str, options: Options, to_tell: int) -> Verdict:
-    weighed, n = options.price_of_error is not None, len(own.pair)
-    if not own.pair.priced:
-        return "unpriced"
-    if point.off or point.cost.high >= 1:
-        seems = not point.off and point.cost.value < 1 - WORTHWHILE
-        hidden = not weighed and len(_hidden_by_noise(own, options)) > 0
-        hopeless = n >= FAIR_TEST and to_tell > (1 + TOO_MANY) * n
-        return "unclear" if (seems or hidden) and not hopeless else "off"
-    if not weighed and point.loss.high > options.within + UNCERTAIN:
-        return "unclear"
-    if point.escalated < HARDLY_EVER and shape != "known":
-        return "small"
-    return "router" if shape == "router" else "cascade"
+    verdict, sentence = _judged(found, own)
+    found = found.model_copy(update={"verdict": verdict, "sentence": sentence})
+    return found.model_copy(update={"notes": tuple(_notes(found, sheet.pair))})
 
 
 def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
@@ -180,50 +159,50 @@ def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
 # Words ----------------------------------------------------------------------------------------
 
 
-def _sentence(found: Evaluation) -> str:
-    """For a manager: what to do, what it saves, what it may lose, and how sure that is."""
-    large, n, cost, loss = found.large, found.rows, found.recommended.cost, found.recommended.loss
+def _judged(found: Evaluation, own: Sheet) -> tuple[Verdict, str]:
+    """For a manager, in a word and in a sentence: what to do, what it saves, what it may lose, and
+    how sure that is."""
+    large, n, point, options = found.large, found.rows, found.recommended, found.options
+    cost, loss, weighed = point.cost, point.loss, options.price_of_error is not None
+    if not own.pair.priced:
+        return "unpriced", (
+            "What a cascade saves is unknown, since the recording does not say what all "
+            f"answers of {found.small} and {large} cost: record both anew with their prices "
+            "(`--prices FILE`), or write `cost_usd` into it."
+        )
+    goal = point.name if weighed else f"within {crossfit.points(options.within)} of {large}"
     saves = f"it saves {percent(1 - cost.value)} of what {large} alone costs"
     gives = f"{_fewer(loss.value)} of 100 answers are right"
+    seems = f"it seems that {saves}, and that {gives}, but it may be {_fewer(loss.high)}"
+    unclear = not weighed and loss.high > options.within + UNCERTAIN
+    if off := point.off or cost.high >= 1:
+        seems = f"a saving {goal} is possible and not shown"
+        hidden = not weighed and len(_hidden_by_noise(own, options)) > 0
+        hopeless = n >= FAIR_TEST and found.rows_to_tell > (1 + TOO_MANY) * n
+        possible = hidden or (not point.off and cost.value < 1 - WORTHWHILE)
+        unclear = possible and not hopeless
+    if unclear:
+        more = _rounded(max(found.rows_to_tell, 2 * n) - n)
+        return "unclear", f"Too few rows to tell: with {n:,} {seems}. About {more} more would tell."
+    if off:
+        why = f"no cascade with {found.small} saves money {goal} on these {n:,} rows"
+        if (missing := max(FAIR_TEST, found.rows_to_tell) - n) > 0:
+            why = f"{why}, and to be sure takes about {_rounded(missing)} more"
+        if (ratio := found.alone[0].cost.value) >= 1:
+            why = f"a draft costs {percent(ratio)} of a large answer"
+        return "off", f"Switch it off and let {large} answer everything: {why}."
     most = f"{percent(1 - cost.high).removesuffix(' %')} to {percent(1 - cost.low)}"
-    sure = f"{saves} (95 % sure: {most}), and {gives} ({_fewer(loss.high)} to {_fewer(loss.low)})"
-    seems = f"a saving {_goal(found)} is possible and not shown"
-    if not found.recommended.off and cost.high < 1:
-        seems = f"it seems that {saves}, and that {gives}, but it may be {_fewer(loss.high)}"
-    uses = {"small": f"Let {found.small} answer everything", "cascade": "Use the cascade"}
-    uses["router"] = "Use a router that reads the question alone"
-    match found.verdict:
-        case "unpriced":
-            return (
-                "What a cascade saves is unknown, since the recording does not say what all "
-                f"answers of {found.small} and {large} cost: record both anew with their prices "
-                "(`--prices FILE`), or write `cost_usd` into it."
-            )
-        case "off":
-            return f"Switch it off and let {large} answer everything: {_why_off(found)}."
-        case "unclear":
-            more = _rounded(max(found.rows_to_tell, 2 * n) - n)
-            return f"Too few rows to tell: with {n:,} {seems}. About {more} more would tell."
-    return f"{uses[found.verdict]}: {sure}."
-
-
-def _why_off(found: Evaluation) -> str:
-    if (ratio := found.alone[0].cost.value) >= 1:
-        return f"a draft costs {percent(ratio)} of a large answer"
-    why = f"no cascade with {found.small} saves money {_goal(found)} on these {found.rows:,} rows"
-    missing = max(FAIR_TEST, found.rows_to_tell) - found.rows
-    return f"{why}, and to be sure takes about {_rounded(missing)} more" if missing > 0 else why
+    sure = f"{saves} (95 % sure: {most}), and {gives} ({_fewer(loss.high)} to {_fewer(loss.low)})."
+    if point.escalated < HARDLY_EVER and found.shape != "known":
+        return "small", f"Let {found.small} answer everything: {sure}"
+    if found.shape == "router":
+        return "router", f"Use a router that reads the question alone: {sure}"
+    return "cascade", f"Use the cascade: {sure}"
 
 
 def _rounded(count: int) -> str:
     """A number of rows, to two digits: more would be pretended."""
     return f"{round(count, 2 - len(str(count))):,}"
-
-
-def _goal(found: Evaluation) -> str:
-    if found.options.price_of_error is not None:
-        return found.recommended.name
-    return f"within {crossfit.points(found.options.within)} of {found.large}"
 
 
 def _fewer(loss: float) -> str:
@@ -299,8 +278,8 @@ def _points(found: Evaluation, title: str, listed: Iterable[Point], heads: Itera
         loss, priced = point.loss, found.verdict != "unpriced"
         change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
         cells: dict[str, Cell] = {
-            "right answers": _share(point.quality),
-            "cost": _share(point.cost) if priced else None,
+            "right answers": point.quality.shown("share"),
+            "cost": point.cost.shown("share") if priced else None,
             "right answers, points": change,
             "large answers": Figure(point.escalated, "share"),
             "per question": Figure(point.cost_usd, "usd"),
@@ -314,16 +293,12 @@ def _points(found: Evaluation, title: str, listed: Iterable[Point], heads: Itera
     return Table(title, ("", *heads), tuple(rows))
 
 
-def _share(known: Interval) -> Figure:
-    return Figure(known.value, "share", known.low, known.high)
-
-
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
-    rows: list[tuple[Cell, ...]] = []
-    for head in next(iter(known.values()), {}):
-        cells = (figures[head] for figures in known.values())
-        rows.append((head, *(Figure(cell.value, "number", cell.low, cell.high) for cell in cells)))
+    heads, columns = next(iter(known.values()), {}), known.values()
+    rows: list[tuple[Cell, ...]] = [
+        (head, *(figures[head].shown("number") for figures in columns)) for head in heads
+    ]
     return Table(title, ("", *known), tuple(rows), (note,), folded=True)
 
 

@@ -13,8 +13,8 @@ from cascade.evaluation.features import Pair, draft_features
 from cascade.evaluation.ladder import (
     PRICES,
     Shape,
+    climb,
     fit_head,
-    fit_ladder,
     fit_shapes,
     shape_of_calibration,
 )
@@ -151,21 +151,21 @@ def test_a_column_that_never_varies_or_is_unknown_does_no_harm() -> None:
 
 
 def test_the_dearer_an_error_the_more_is_escalated() -> None:
-    shape = shapes(pair())["gain"]
-    asked = shape.play(shape.learned, PRICES).escalated.mean(axis=1)
+    found = pair()
+    asked = shapes(found)["gain"].play(found, PRICES).escalated.mean(axis=1)
     assert asked[0] > 0.5
     assert asked[-1] == 0
     assert (np.diff(asked) <= 0).all()
 
 
 def test_what_is_played_is_booked_and_a_router_drafts_only_what_it_keeps() -> None:
-    found = shapes(pair())
+    found = pair()
     for name, escalated in (("gain", CHEAP + DEAR), ("router", DEAR)):
-        first, last = found[name].learned
-        played = found[name].play([first, last], [0.1])
+        played = shapes(found)[name].play(found, np.array([0.1]))
         kept = played.escalated[0] == 0
         assert played.cost[0] == pytest.approx(np.where(kept, CHEAP, escalated))
-        assert played.right[0].tolist() == np.where(kept, first.right, last.right).tolist()
+        right = np.where(kept, found.small_correct, found.large_correct)
+        assert played.right[0].tolist() == right.tolist()
 
 
 def test_long_questions_need_more_doubt() -> None:
@@ -176,15 +176,15 @@ def test_long_questions_need_more_doubt() -> None:
         return row.model_copy(update={"prompt": "word " * (900 if long else 100), "models": models})
 
     found = pair([sized(i, row) for i, row in enumerate(recording(300, informative=False))])
-    shape = shapes(found)["gain"]
-    asked = shape.play(shape.learned, [0.5]).escalated[0]
+    asked = shapes(found)["gain"].play(found, np.array([0.5])).escalated[0]
     long_ones = found.characters > 1000
     assert asked[~long_ones].mean() > asked[long_ones].mean()
 
 
 def test_a_helper_is_asked_in_doubt_and_its_answer_given_where_it_is_likelier() -> None:
-    found = shapes(pair(recording(300, helper="oracle")))
-    gain, known = (found[name].play(found[name].learned, [0.05]) for name in ("gain", "known"))
+    found = pair(recording(300, helper="oracle"))
+    of = shapes(found)
+    gain, known = (of[name].play(found, np.array([0.05])) for name in ("gain", "known"))
     assert known.right.mean() > gain.right.mean()
     assert known.cost[0] == pytest.approx(2 * CHEAP)
 
@@ -203,7 +203,7 @@ def test_without_signals_only_the_router_is_there() -> None:
     ],
 )
 def test_a_step_is_taken_where_it_pays_beyond_its_noise(rows: list[Transcript], name: str) -> None:
-    assert fit_ladder(pair(rows), np.arange(len(rows))).shape.name == name
+    assert climb(list(fit_shapes(pair(rows), np.arange(len(rows))))).name == name
 
 
 def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> None:
@@ -211,15 +211,15 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
     drafts = [draft.features for draft in found.outcomes("small")]
     rights = found.small_correct, found.large_correct
     calibration = calibrate(drafts, *rights, [("p_true", 0)], MADE_FOR)
-    shape = shape_of_calibration(calibration, found)
-    first, last = shape.stages(found)
-    kept = shape.play([first, last], [price]).escalated[0] == 0
+    rows = np.arange(len(found))
+    shape = shape_of_calibration(calibration, found, rows)
+    (first,), played = shape.stages(found), shape.play(found, np.array([price]))
     policy = EconomicPolicy(price_of_error=shape.unit / price)
-    known = first.kept, first.large, last.expected, kept
+    known = first.kept, first.large, first.dear, played.escalated[0] == 0
     for p, best, cost, accepted in zip(*known, strict=True):
         assessed = Assessment(confidence=float(p), calibrated=True)
         above = (TierOutlook("large", float(best), Decimal(str(cost))),)
         online = policy.decide(Situation(assessed, above))
         assert (online.action == "accept") == accepted
     with pytest.raises(ConfigurationError, match="has the features that the calibration reads"):
-        shape_of_calibration(calibration, pair()).stages(pair())
+        shape_of_calibration(calibration, pair(), rows).stages(pair())

@@ -92,11 +92,12 @@ def test_the_same_stop_looks_at_a_run_that_is_under_way(tmp_path: Path) -> None:
         EarlyStop.load(tmp_path / "none.json")
 
 
-def test_costs_of_steps_that_nobody_knows_are_shared_out_by_their_number() -> None:
+@pytest.mark.parametrize("cost", [None, 0.0])
+def test_costs_of_steps_that_nobody_knows_are_shared_out_by_their_number(cost: Any) -> None:
     rows = recording(n=2)
     for row in rows:
         for each in row["models"]["small"]["steps"]:
-            del each["cost_usd"]
+            each["cost_usd"] = cost
     unknown = pair_of([Transcript(**row) for row in rows], "small", "large")
     whole = unknown.small_cost
     lengths = [len(run) for run in unknown.runs]
@@ -142,7 +143,7 @@ def test_unknown_costs_are_said() -> None:
     rows = recording()
     for row in rows:
         del row["models"]["large"]["cost_usd"]
-    with pytest.raises(ConfigurationError, match="cost_usd"):
+    with pytest.raises(ConfigurationError, match=r"a check of runs weigh dollars, .*`cost_usd`"):
         check_runs(pair_of([Transcript(**row) for row in rows], "small", "large"))
 
 

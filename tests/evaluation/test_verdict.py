@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
 from cascade.evaluation.features import Pair, Rows
-from cascade.evaluation.ladder import Ladder, fit_ladder
+from cascade.evaluation.ladder import Shape, fit_shapes
 from cascade.evaluation.render import to_text
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording
@@ -60,7 +61,7 @@ def test_figures_are_those_of_rows_that_were_left_out(good: Evaluation) -> None:
     whole, fresh = pair(recording(600)), pair(recording(4000, seed=9))
     at = cheapest_within(cross_fit(whole, Options(repeats=2)), 0.05, Options())
     assert at is not None
-    seen = play_on(fit_ladder(whole, np.arange(600)), fresh)
+    seen = play_on(list(fit_shapes(whole, np.arange(600))), fresh)
     assert good.recommended.cost.low < seen.share[at] < good.recommended.cost.high
     assert good.recommended.loss.low < seen.loss[at] < good.recommended.loss.high
 
@@ -69,9 +70,9 @@ def test_small_matrices_are_not_shared_among_threads() -> None:
     def threads() -> set[int]:
         return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
 
-    def choose(fitted: Pair, rows: Rows) -> Ladder:
+    def choose(fitted: Pair, rows: Rows) -> Iterator[Shape]:
         assert threads() == {1}
-        return fit_ladder(fitted, rows)
+        return fit_shapes(fitted, rows)
 
     with threadpool_limits(2, "blas"):
         evaluate(pair(), Options(repeats=1), choose=choose)
@@ -223,7 +224,11 @@ def test_helpers_and_rows_left_out_are_told() -> None:
     ("rows", "options", "message"),
     [
         (recording(39), {}, r"39 rows .* needs 40 at least, 1 more"),
-        (recording(40, cheap=None), {"price_of_error": 1.0}, "the recording knows no costs"),
+        (
+            recording(40, cheap=None),
+            {"price_of_error": 1.0},
+            "the recording knows no costs of small and large: record `cost_usd`",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_says_why(
