@@ -152,7 +152,9 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
             parts[name].append(np.fromiter(kept, parts[name][0].dtype, len(values)))
         begin += WINDOW
     whole = {name: np.concatenate(parts.pop(name)) for name in names}
-    return _books(whole, period, len(await store.unfinished(period, older_than=LONGEST_CALL)))
+    ended = datetime.now(UTC) - LONGEST_CALL
+    begun = replace(period, until=min(until, ended) if until else ended)
+    return _books(whole, period, len(await store.unfinished(begun)))
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -1,8 +1,5 @@
-"""Stores of a ledger: the interface, the one in memory, selections and sums.
-
-A store of another kind is a `LedgerStore`; `cascade.testing.ledger_conformance` says whether it is
-sound.
-"""
+"""Stores of a ledger: the interface, which `cascade.testing.ledger_conformance` checks, the one in
+memory, selections and sums."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ EXACT = Context(prec=200)
 
 
 def total_of(amounts: Iterable[Decimal]) -> Decimal:
-    """The exact sum of amounts."""
+    """The exact sum."""
     return reduce(EXACT.add, amounts, Decimal(0))
 
 
@@ -48,9 +45,8 @@ def tagged(**tags: str) -> Iterator[None]:
     """Tags of every entry of the runs within: `with tagged(user="42"): ...`; they add up.
 
     Raises:
-        ConfigurationError: a value is no text.
+        ConfigurationError: a value is no text; 42 and "42" would be found and summed apart.
     """
-    # 42 and "42" would be found and summed apart.
     if not all(isinstance(value, str) for value in tags.values()):
         raise ConfigurationError(f"tagged(**{tags!r}): give values as text, {{'user': '42'}}.")
     token = _tags.set({**_tags.get(), **tags})
@@ -75,7 +71,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """Sums of dollars by their basis, and the number of unknown amounts, which are not zero."""
+    """Sums of dollars by basis, and the number of unknown amounts, which are not zero."""
 
     measured: Decimal = Decimal(0)
     estimated: Decimal = Decimal(0)

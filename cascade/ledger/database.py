@@ -1,7 +1,5 @@
-"""Databases reached through SQLAlchemy Core: SQLite files and PostgreSQL servers.
-
-The ledger, budgets, keys and lessons may share one database, each with tables of its own.
-"""
+"""Databases reached through SQLAlchemy Core: SQLite files and PostgreSQL servers. The ledger,
+budgets, keys and lessons may share one, each with tables of its own."""
 
 from __future__ import annotations
 
@@ -38,17 +36,14 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-LOCK = 0x6361736361646500
-"""Key of PostgreSQL's advisory lock under which tables are made."""
-
 BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
 """Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
 
-JOURNAL = 4_000
-"""Transactions by event loops, some 40 MB, after which SQLite's journal is moved."""
+LOCK = 0x6361736361646500
+"""Key of PostgreSQL's advisory lock under which tables are made."""
 
 background = Portal()
-"""Thread with the event loop of all connections to PostgreSQL, and of what stores write."""
+"""Thread with the event loop of all connections to PostgreSQL, and of what writers write."""
 
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -151,7 +146,6 @@ class Database:
     Args:
         url: see `database_url`, which may refuse it.
         name: of the part, for messages and for the table of its version, `<name>_version`.
-        metadata: its tables.
         migrations: lead from version 1 to 2, 2 to 3, …, by `alembic.operations.Operations`.
         read_only: nothing is written, made or migrated.
     """
@@ -174,7 +168,7 @@ class Database:
         self._version = sa.Table(f"{name}_version", metadata, version, keep_existing=True)
         self._opened: tuple[int, int] | None = None
         self._file: sqlite3.Connection | None = None
-        self._in_journal = 0  # transactions by `write_now`
+        self.in_journal = 0  # transactions by `write_now`
         options: dict[str, Any] = {"creator": lambda: self._connect(BUSY_S)}
         if self.on_server:
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
@@ -205,8 +199,7 @@ class Database:
     def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
         """True if work in a transaction was done by the thread that asks, without a wait for a lock
         or a disk. Where it was not, `write` tells what is wrong."""
-        ready = self._opened is not None and self._in_journal < 2 * JOURNAL
-        if self.path is None or not ready or self._opened != self._identity():
+        if self.path is None or self._opened is None or self._opened != self._identity():
             return False
         with suppress(Exception):
             if self._file is None:
@@ -215,14 +208,9 @@ class Database:
             with self._file:
                 self._file.execute("BEGIN IMMEDIATE")
                 work(self._file)
-            self._in_journal += 1
+            self.in_journal += 1
             return True
         return False
-
-    @property
-    def journal_is_long(self) -> bool:
-        """True if it is time to move SQLite's journal into the database."""
-        return self._in_journal >= JOURNAL
 
     def move_journal(self, *, wait: bool = False) -> bool:
         """True if SQLite's journal was moved into the database, which takes a while beside those
@@ -230,7 +218,7 @@ class Database:
         PostgreSQL cleans its files by itself."""
         if self.path is None:
             return not self.on_server
-        self._in_journal = 0
+        self.in_journal = 0
         with suppress(sqlite3.Error), closing(self._connect(BUSY_S * wait)) as file:
             for mode in ("PASSIVE", "TRUNCATE"):  # the second has little left to do
                 busy, *_ = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -253,7 +241,6 @@ class Database:
         await asyncio.to_thread(self.close)
 
     def _there(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Begin something that asks a server."""
         work: Any = greenlet_spawn(function, *arguments)
         return asyncio.run_coroutine_threadsafe(work, background.loop(waits=False))
 
@@ -292,7 +279,6 @@ class Database:
         return None
 
     def _connect(self, wait_s: float) -> sqlite3.Connection:
-        """A connection to SQLite, whose transactions begin where it is said."""
         place = ":memory:"
         if self.path is not None:
             if self.read_only and self._opened is None and not self.path.exists():
@@ -314,7 +300,6 @@ class Database:
         return connection
 
     def _bring_up_to_date(self, connection: sa.Connection) -> None:
-        """Make the tables where there are none, and migrate older ones."""
         if self.on_server and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})

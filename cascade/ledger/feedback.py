@@ -21,16 +21,14 @@ None where an earlier verdict is taken back. Neither words are kept nor who judg
 
 
 class Feedback(Record):
-    """A verdict about the answer of one run; the fields are LangSmith's, and `correct`.
-
-    There is one for each `key` of each person (`by`): another one of the same key replaces it.
+    """A verdict about the answer of one run; the fields are LangSmith's, and `correct`. Another one
+    of the same person (`by`) about the same `key` replaces it.
 
     Attributes:
         key: what is judged; `correct` is the whole answer.
         score: how good it is, from 0, the worst, to 1.
         value: anything else that was chosen, such as a category.
         correction: what the answer should have been.
-        by: who judges, such as a user's name.
     """
 
     run_id: str = Field(min_length=1, max_length=256)
@@ -45,8 +43,8 @@ class Feedback(Record):
 
     @property
     def wrong(self) -> bool | None:
-        """True if the answer is judged wrong: by `correct`, else by a score below a half; None
-        where neither says so, or another aspect than the whole answer is judged."""
+        """True if the whole answer is judged wrong: by `correct`, else by a score below a half;
+        None where neither says so."""
         if self.key != "correct":
             return None
         if self.correct is not None:

@@ -1,9 +1,8 @@
 """Ledger: one entry for each attempt of a call, and for each node that asked no model.
 
-It stands below all middleware. A model call is made within `Ledger.attempt`: the entry is begun in
-the store before anything is sent and completed whichever way the call ends, so no failure, retry or
-cancellation loses what was spent. LangGraph writes no state for a failed attempt; entries are
-therefore kept here as well until their run takes them into its state.
+It stands below all middleware. The entry of a call is begun in the store before anything is sent
+and completed whichever way the call ends. LangGraph writes no state for a failed attempt, so
+entries are kept here as well until their run takes them into its state.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
 logger = logging.getLogger("cascade")
 
 MAX_PENDING_RUNS = 10_000
-"""Runs whose entries wait for `take`; of more the oldest are forgotten, which the store has."""
+"""Runs whose entries wait for `take`; the oldest of more are forgotten, which the store has."""
 
 NOTHING, NO_TOKENS = Decimal(0), Usage(input_tokens=0, output_tokens=0)
 
@@ -43,11 +42,8 @@ entries no more, and theirs must not take its own."""
 
 
 class Machine:
-    """Clock of one machine that this process asks, also in several threads.
-
-    Eight calls at once that last ten seconds are ten seconds of it, not eighty: the sum of all that
-    is charged is never above its wall time.
-    """
+    """Clock of one machine, thread-safe: eight calls at once that last ten seconds are ten seconds
+    of it, not eighty. The sum of all that is charged is never above its wall time."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._lock = clock, Lock()
@@ -55,10 +51,9 @@ class Machine:
         self._shares = 0.0  # grows by dt ÷ n while n calls are under way
 
     def begin(self) -> Callable[[float | None], tuple[float, Basis]]:
-        """Begin a call, right before it is sent, which is ended by what is returned, once. That
-        takes the milliseconds in which the model computed, where the server says them, and returns
-        those that are charged, with their basis: alone on the machine the server's, else the share
-        of each moment."""
+        """Begin a call, and return what ends it, once: of the milliseconds in which the model
+        computed, where the server says them, it makes those that are charged, with their basis:
+        alone on the machine the server's, else the share of each moment."""
         began, before = self._advance(1)
 
         def end(busy_ms: float | None) -> tuple[float, Basis]:
@@ -90,14 +85,9 @@ def machine_of(server: str) -> Machine:
 
 @dataclass(slots=True)
 class Attempt:
-    """A call that is under way, with what its entry needs.
-
-    Attributes:
-        completion: the answer, once it is there.
-        heard: characters of the answer that have arrived.
-        note: why the answer was stopped, if it was.
-        continued: whether it goes on from another tier's work, and costs more or less than alone.
-    """
+    """A call that is under way, with what its entry needs: characters `heard` of the answer, a
+    `note` why it was stopped, and whether it has `continued` another tier's work, and costs more or
+    less than alone."""
 
     run_id: str
     node: str
@@ -115,10 +105,8 @@ class Attempt:
 
 
 class Ledger:
-    """Ledger of what a cascade spends and saves; without a store, in its runs alone.
-
-    Attributes:
-        listeners: are called with each entry the moment it arises; what one raises is logged.
+    """Ledger of what a cascade spends and saves; without a store, in its runs alone. Its
+    `listeners` are called with each entry the moment it arises; what one raises is logged.
 
     Raises:
         ConfigurationError: the store is none.
@@ -197,8 +185,7 @@ class Ledger:
         return entry
 
     def take(self, run_id: str) -> list[LedgerEntry]:
-        """The entries of a run that are not in its state yet, oldest first; also those of attempts
-        that failed."""
+        """The entries of a run that are not in its state yet, oldest first."""
         with self._lock:
             return self._pending.pop(run_id, [])
 
@@ -253,7 +240,6 @@ class Ledger:
         return {"baseline_usd": baseline, "saved_usd": baseline - cost or NOTHING, **more}
 
     def _failed(self, attempt: Attempt, error: BaseException) -> LedgerEntry:
-        """The entry of a call that failed or was cancelled; a refusal is not billed."""
         outcome, note = "failed", f"{type(error).__name__}: {error}"
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             outcome, note = "cancelled", "cancelled while it ran"
@@ -267,7 +253,7 @@ class Ledger:
     def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost: the prompt by its characters,
         the answer as long as is known, or usual, or allowed, and at least what had arrived; by the
-        hour, what a call of this tier costs on average. None where nothing says."""
+        hour, what a call of this tier usually costs."""
         n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
         sent, output = usage.input_tokens, usage.output_tokens
         if sent is None:
@@ -297,7 +283,6 @@ async def _begin(store: LedgerStore, attempt: Attempt) -> None:
 def _entry(
     attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, /, **more: Any
 ) -> LedgerEntry:
-    """An entry whose cost counts against the saving, unless `more` says otherwise."""
     answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
     fields = {
         **usage.model_dump(exclude={"cache_write_1h_tokens"}),

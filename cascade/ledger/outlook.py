@@ -1,9 +1,5 @@
-"""Expected costs: of larger tiers for a drafted question, and of the large model alone.
-
-The large model alone would find earlier turns of a conversation in its provider's prompt cache, at
-a fraction of the price; in a cascade it sees only some of them, so that its cache is often cold.
-All is pure Python, since it runs with every request.
-"""
+"""Expected costs: of larger tiers for a drafted question, and of the large model alone, which would
+find earlier turns of a conversation in its provider's prompt cache."""
 
 from __future__ import annotations
 
@@ -34,8 +30,8 @@ TTL_S, MINIMUM, STEP = 300.0, 1024, 128
 minutes after their last use. Anthropic's ask for as much, and keep it for 5."""
 
 KEPT, REFIT_EVERY, BEGINNINGS = 2_000, 100, 50_000
-"""Audits from whose lengths is learned; those between two fits, which come after 1, 2, 4, 8, … of
-them at first; and beginnings of prompts that are remembered of a cache."""
+"""Audits from whose lengths is learned; those between two fits, at first 1, 2, 4, …; and beginnings
+of prompts that are remembered of a cache."""
 
 WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
 """Until enough is known the large model writes at most so many times the expected or the draft's
@@ -210,8 +206,7 @@ Prefixes = Sequence[tuple[bytes, int]]
 
 
 class PromptCache:
-    """The beginnings of prompts that a model was sent lately, and the questions that left them
-    there. Thread-safe."""
+    """The beginnings of prompts that a model was sent lately, and the questions that left them."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._lock = clock, Lock()
@@ -265,7 +260,7 @@ def in_steps(share: float, tokens: int) -> int:
 
 
 def characters(messages: Sequence[BaseMessage]) -> int:
-    """Length of a prompt: its text, its tool calls, and a lump for each other block."""
+    """Length of a prompt: its text, its tool calls, and `OTHER_BLOCK` for each other block."""
     size = 0
     for message in messages:
         content = message.content

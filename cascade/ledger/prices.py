@@ -1,7 +1,6 @@
 """Prices of calls: set by the user, from a file, from a provider's list, or unknown.
 
-Local models have no price until one is set: hardware and power are not free, and a guess of zero
-would turn every figure of the ledger into flattery.
+Local models have no price until one is set: hardware and power are not free.
 """
 
 from __future__ import annotations
@@ -35,11 +34,8 @@ class Pricing(Record):
     batch_share: Decimal | None = None
 
     def by_batch(self) -> Pricing:
-        """The price of calls by the provider's batch API.
-
-        Raises:
-            ConfigurationError: it is not known.
-        """
+        """The price of calls by the provider's batch API; a `ConfigurationError` where it is not
+        known."""
         share = self.batch_share
         if not has_price(self, busy_ms=1.0):
             return self
@@ -80,11 +76,10 @@ class Pricing(Record):
 class Price(Pricing):
     """A price in US dollars, set by the user.
 
-    Per 1M tokens: of `input`; of `output`, reasoning included; of input that was read from the
-    provider's cache (`cached_input`, by default as `input`), written to it for 5 minutes
-    (`cache_write`, as `input`) and for an hour (`cache_write_1h`, as `cache_write`). Or `per_hour`
-    of a machine of your own, which `Price.local` computes. `batch_share` is the share of it that a
-    call by the provider's batch API costs, in (0, 1]; `source` is for ledger entries.
+    Per 1M tokens of `input`, of `output`, reasoning included, of input that was read from the
+    provider's cache (`cached_input`) and written to it (`cache_write`, and `cache_write_1h` for an
+    hour). Or `per_hour` of a machine of your own, which `Price.local` computes. `batch_share` of it
+    costs a call by the provider's batch API, in (0, 1]; `source` is for ledger entries.
 
     Raises:
         ConfigurationError: an amount is out of its range, or nothing is priced.
@@ -132,8 +127,7 @@ class Price(Pricing):
         paid hours in which it computes, in (0, 1]; `kw` what it draws while it does.
 
         Raises:
-            ConfigurationError: an amount is out of its range, kw is without kwh, or nothing is
-                priced.
+            ConfigurationError: an amount is out of its range, or nothing is priced.
         """
         hardware = _amount("Price.local.hardware_per_hour", hardware_per_hour)
         share = _amount("Price.local.utilisation", utilisation, above=0, most=1)
@@ -148,8 +142,7 @@ class Price(Pricing):
 
 
 class ListPrice(Pricing):
-    """A provider's list price, or that of its batch API, from genai-prices: dated, offline, kept by
-    the pydantic team."""
+    """A provider's list price, or that of its batch API, from genai-prices: dated, offline."""
 
     provider: str
     model: str
@@ -201,14 +194,13 @@ def _amount(name: str, value: Dollars, **bounds: float) -> Decimal:
 
 
 def _to_finest(amount: Decimal) -> Decimal:
-    """The amount to 1e-15 dollars, so that adding many of them rounds nothing."""
-    short = round(amount, 15)
+    short = round(amount, 15)  # so that adding many of them rounds nothing
     return amount if amount == short else short
 
 
 def _counts(usage: Usage) -> tuple[int, int, int, int, int] | None:
-    """Tokens of plain input, read from the provider's cache, written to it for 5 minutes and for an
-    hour, and of output; None where they are unknown."""
+    """Tokens of plain input, read from the cache, written to it for minutes and for an hour, and of
+    output; None where they are unknown."""
     if usage.input_tokens is None or usage.output_tokens is None:
         return None
     read = min(usage.cached_tokens or 0, usage.input_tokens)
@@ -248,11 +240,8 @@ def find_pricing(
 
 
 def to_price(given: object) -> Price:
-    """A price from a table with the parameters of `Price`, or with those of `Price.local`.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
+    """A price from a table with the parameters of `Price` or `Price.local`; a `ConfigurationError`
+    where it is none."""
     if not isinstance(given, Mapping) or not given:
         raise ConfigurationError(f"{given!r} is no price: give input and output.")
     try:
@@ -262,8 +251,8 @@ def to_price(given: object) -> Price:
 
 
 def load_prices(path: str | Path) -> dict[str, Price]:
-    """Prices of many models from a TOML file: a table for each, with the parameters of `Price` or
-    of `Price.local`, named by its model string, such as ["openai:gpt-5.1"].
+    """Prices of many models from a TOML file: a table for each, as in `to_price`, named by its
+    model string, such as ["openai:gpt-5.1"].
 
     Raises:
         ConfigurationError: the file cannot be read, or a table is no price.

@@ -1,8 +1,7 @@
 """Budgets of keys, shared by all processes on one database.
 
-What a request may cost is put aside before it is sent, and counted when it has ended. Both stand in
-the row of the key's account, which is locked while it changes, so that no number of requests,
-processes and machines spends more than is there.
+What a request may cost is put aside before it is sent, and counted when it has ended, in the row of
+the key's account, which is locked while it changes: nothing spends more than is there.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -38,8 +36,7 @@ LINGER_S = 0.005
 ZERO = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """Dollars that are put aside for one request until it is settled, or its lease ends."""
 
     id: str
@@ -47,8 +44,7 @@ class Reservation:
     usd: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Refusal to put dollars aside: those of a window are `spent`, or `put_aside` by requests under
     way that may cost less."""
 
@@ -59,7 +55,7 @@ class Refusal:
 
 
 class Account(BaseModel):
-    """Account of a key: money spent, and money put aside for its requests under way; `held` has the
+    """Account of a key: money spent, and put aside for its requests under way; `held` has the
     dollars of each and the end of its lease."""
 
     day: date
@@ -128,12 +124,9 @@ def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
 
 
 class Budgets:
-    """Money that keys may spend, put aside and counted in a database: never overspent.
-
-    Several processes and machines may share it. What is put aside and not settled within a lease,
-    longer than a request takes, counts as spent: its process died, and whether the request was paid
-    for is not known.
-    """
+    """Money that keys may spend, put aside and counted in a database: never overspent. What is not
+    settled within a lease, longer than a request takes, counts as spent: its process died, and
+    whether the request was paid for is not known."""
 
     def __init__(
         self,
@@ -173,8 +166,7 @@ class Budgets:
         return await self._ask(key, Account.model_copy)
 
     async def aclose(self) -> None:
-        """Finish what is under way, and disconnect; it may be used again. What is not settled when
-        the process ends, as the database is away, lapses with its lease."""
+        """Finish what is under way and disconnect; what cannot be settled lapses with its lease."""
         with suppress(UnavailableError):
             await asyncio.to_thread(self._writer.close)
 
@@ -190,7 +182,7 @@ class Budgets:
         return made[-1]
 
     def _count(self, key: str, change: Callable[[Account], None]) -> asyncio.Future[None]:
-        waiting = Change((key, change), "end")
+        waiting = Change((key, change), kept=True)
         self._writer.put(waiting)
         done = asyncio.wrap_future(waiting.done)
         done.add_done_callback(lambda one: one.cancelled() or one.exception())

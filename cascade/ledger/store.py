@@ -1,10 +1,7 @@
 """The ledger's store in a database: SQLite by default, PostgreSQL for several machines.
 
-    store = open_store("sqlite:///ledger.db")
-    cascade = Cascade(small=..., large=..., ledger=store)
-
-Changes wait in a bounded queue, which is written in batches in the background. A call that is about
-to be sent waits until it is written; in SQLite its own thread writes it, with what waits.
+Entries wait in a bounded queue. A call that is about to be sent waits until it is written; in
+SQLite its own thread writes it, with what waits.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,17 +30,13 @@ from sqlalchemy.dialects import postgresql, sqlite  # isort: skip
 
 T = TypeVar("T")
 
-QUEUE = 10_000
-"""Changes that may wait to be written."""
-
-LINGER_S, SLOW_S = 0.05, 5.0
-"""Time that entries wait for others, unless a caller waits for them; longest wait to be written."""
+QUEUE, LINGER_S, SLOW_S = 10_000, 0.05, 5.0
+"""Changes that may wait to be written, how long they wait for others, and longest wait for all."""
 
 # --- the table
 
 _COLUMNS: dict[Any, str] = {
-    Words: "id run_id node tier model price note",
-    sa.Text: "cost_basis basis outcome",
+    Words: "id run_id node tier model price note cost_basis basis outcome",
     sa.BigInteger: "input_tokens output_tokens cached_tokens reasoning_tokens cache_write_tokens",
     Money: "cost_usd saved_usd baseline_usd baseline_low_usd baseline_high_usd assumed_usd",
     sa.Double: "latency_ms loss",
@@ -62,9 +55,7 @@ entries = sa.Table(
     sa.Index("ledger_entries_at", "at", "id"),
 )
 COLUMNS = tuple(column.name for column in entries.columns)
-
 IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
-"""A call under way, or one whose process died."""
 
 
 class Tagged(NamedTuple):
@@ -86,7 +77,6 @@ def _row_of(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _entry_of(row: Any) -> Tagged:
-    """The entry in a row of all columns."""
     fields = dict(zip(COLUMNS, row, strict=True))
     tags = fields.pop("tags") or NO_TAGS
     low, high = fields.pop("baseline_low_usd"), fields.pop("baseline_high_usd")
@@ -102,8 +92,8 @@ _FORGET = sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGU
 
 @lru_cache
 def _for_sqlite(statement: Any) -> tuple[str, list[tuple[str, Any]]]:
-    """A statement as text with the names of its values, and what gives each its form: to execute it
-    by SQLAlchemy takes longer than SQLite itself."""
+    """A statement as text with the names of its values and their conversions: to execute it by
+    SQLAlchemy takes longer than SQLite itself."""
     dialect = sqlite.dialect(json_serializer=to_json)
     compiled = statement.compile(dialect=dialect)
     types = {name: bound.type.dialect_impl(dialect) for name, bound in compiled.binds.items()}
@@ -129,8 +119,8 @@ class SqlLedger(LedgerStore):
     """Store of ledger entries in SQLite or PostgreSQL, for `Cascade(ledger=…)`; also `open_store`.
 
     What is read has in it all that was appended before. Where the database is away, entries wait
-    and are written when it is back; `begin`, `flush` and whatever reads raise `LedgerError` within
-    a second. What waits is written by `close`, `aclose`, and at exit.
+    until it is back; `begin`, `flush` and whatever reads raise `LedgerError` within a second. What
+    waits is written by `close`, `aclose`, and at exit.
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://…`, or `memory://`
@@ -143,8 +133,8 @@ class SqlLedger(LedgerStore):
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        self._database = Database(url, "ledger", entries.metadata, read_only=read_only)
-        self.writer = Writer(self._database, write, LINGER_S, SLOW_S)
+        database = Database(url, "ledger", entries.metadata, read_only=read_only)
+        self.writer = Writer(database, write, LINGER_S, SLOW_S)
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
@@ -153,7 +143,7 @@ class SqlLedger(LedgerStore):
             patience_s = 0 if writer.problem else PATIENCE_S
             if not writer.room.wait_for(lambda: len(writer.queue) < QUEUE, patience_s):
                 raise writer.unavailable()
-            writer.put(*(Change(Tagged(entry, tags), "end") for entry in entries))
+            writer.put(*(Change(Tagged(entry, tags), kept=True) for entry in entries))
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
@@ -163,7 +153,7 @@ class SqlLedger(LedgerStore):
 
     @override
     def withdraw(self, entry_id: str) -> None:
-        self.writer.put(Change(entry_id, "closed"))
+        self.writer.put(Change(entry_id))
 
     async def delete(
         self,
@@ -185,10 +175,10 @@ class SqlLedger(LedgerStore):
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
         chosen = sa.delete(entries).where(*_where(selection))
-        steps = chosen.where(IS_BEGUN), chosen
+        steps, database = (chosen.where(IS_BEGUN), chosen), self.writer.database
         await self.flush()
-        _, deleted = await self._database.write(lambda c: [c.execute(s).rowcount for s in steps])
-        await asyncio.to_thread(self._database.move_journal, wait=True)
+        _, deleted = await database.write(lambda c: [c.execute(s).rowcount for s in steps])
+        await asyncio.to_thread(database.move_journal, wait=True)
         return deleted
 
     @override
@@ -197,7 +187,7 @@ class SqlLedger(LedgerStore):
 
     async def entries(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
         """Entries ordered by time, then id; begun calls are not among them, see `unfinished`."""
-        return await self._read(_chosen(selection), lambda row: _entry_of(row).entry)
+        return await self._read(_chosen(selection), _entries_of)
 
     async def rows(
         self,
@@ -214,15 +204,11 @@ class SqlLedger(LedgerStore):
             ConfigurationError: there is no such column.
         """
         found = _chosen(selection).with_only_columns(*map(_column, columns))
-        return await self._read(found.limit(limit), tuple)
+        return await self._read(found.limit(limit), lambda rows: [tuple(row) for row in rows])
 
-    async def unfinished(
-        self, selection: Selection = EVERYTHING, *, older_than: timedelta = timedelta()
-    ) -> list[LedgerEntry]:
-        """Calls that were begun and never completed: their process was killed or, where
-        `older_than` is no longer than a call takes, is still at it."""
-        old = entries.c.at <= datetime.now(UTC) - older_than
-        return await self._read(_chosen(selection, IS_BEGUN, old), lambda row: _entry_of(row).entry)
+    async def unfinished(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
+        """Calls that were begun and not completed: their process was killed, or is still at it."""
+        return await self._read(_chosen(selection, IS_BEGUN), _entries_of)
 
     @override
     async def spent(self, node: str, since: datetime) -> Decimal:
@@ -231,7 +217,7 @@ class SqlLedger(LedgerStore):
         cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, nothing, type_=Money)
         chosen = entries.c.node == node, entries.c.at >= since, ~IS_BEGUN
         statement = sa.select(cost, sa.func.count()).where(*chosen).group_by(cost)
-        return total_of(EXACT.multiply(*each) for each in await self._read(statement, tuple))
+        return await self._read(statement, lambda rows: total_of(EXACT.multiply(*r) for r in rows))
 
     async def export(self, path: str | Path, selection: Selection = EVERYTHING) -> int:
         """Number of entries written to a new file, `.jsonl` or `.csv`. Amounts are decimal text,
@@ -240,30 +226,28 @@ class SqlLedger(LedgerStore):
         Raises:
             ConfigurationError: the name has none of these endings.
         """
-        await self.flush()
         found = _chosen(selection).execution_options(yield_per=200)  # flat memory for millions
-        write_all = partial(write_entries, Path(path))
-        return await self._database.read(lambda c: write_all(map(_entry_of, c.execute(found))))
+        return await self._read(found, lambda rows: write_entries(Path(path), map(_entry_of, rows)))
 
     @override
     async def ready(self) -> str | None:
         probe = sa.text("UPDATE ledger_version SET version_num = version_num")
+        database = self.writer.database
         try:
-            work = self._database.write(lambda connection: connection.execute(probe).rowcount)
-            await asyncio.wait_for(work, PATIENCE_S)
+            await asyncio.wait_for(database.write(lambda c: c.execute(probe).rowcount), PATIENCE_S)
         except TimeoutError:
-            return f"{self._database.place} has not answered for {PATIENCE_S} s."
+            return f"{database.place} has not answered for {PATIENCE_S} s."
         except LedgerError as error:
             return str(error)
         return None
 
-    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
+    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> T:
         await self.flush()
-        return await self._database.read(lambda c: [made(row) for row in c.execute(statement)])
+        return await self.writer.database.read(lambda c: made(c.execute(statement)))
 
     @override
     async def flush(self) -> None:
-        if not self._database.read_only:
+        if not self.writer.database.read_only:
             await self.writer.written()
 
     @override
@@ -275,9 +259,12 @@ open_store = SqlLedger
 """Makes a store: `open_store("sqlite:///ledger.db")`."""
 
 
-def _chosen(selection: Selection, *more: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Rows of a selection in their order, without begun calls unless `more` says otherwise."""
-    chosen = sa.select(entries).where(*_where(selection), *(more or (~IS_BEGUN,)))
+def _entries_of(rows: Any) -> list[LedgerEntry]:
+    return [_entry_of(row).entry for row in rows]
+
+
+def _chosen(selection: Selection, kind: sa.ColumnElement[bool] = ~IS_BEGUN) -> sa.Select[Any]:
+    chosen = sa.select(entries).where(*_where(selection), kind)
     return chosen.order_by(entries.c.at, entries.c.id)
 
 
@@ -291,7 +278,6 @@ def _where(selection: Selection) -> list[sa.ColumnElement[bool]]:
 
 @lru_cache(maxsize=256)
 def _column(name: str) -> Any:
-    """The column that `SqlLedger.rows` calls so."""
     of, _, part = name.partition(".")
     if not part and of in entries.c:
         return entries.c[of]

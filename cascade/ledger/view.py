@@ -12,12 +12,8 @@ from cascade.state import Basis, LedgerEntry, Record
 
 
 class LedgerView(Record):
-    """Read-only view of ledger entries with their totals.
-
-    Sums are exact, and additive: the sum over nodes is the sum over entries. A total with an
-    unknown part is None and its basis `unknown`; `cost`, `saved` and `baseline` keep the parts
-    apart by their basis.
-    """
+    """Read-only view of ledger entries with their exact totals. One with an unknown part is None
+    and its basis `unknown`; `cost`, `saved` and `baseline` keep the parts apart by basis."""
 
     entries: tuple[LedgerEntry, ...] = ()
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from cascade.errors import CascadeError, LedgerError
 from cascade.ledger.base import UnavailableError
@@ -21,8 +21,9 @@ from cascade.ledger.database import ANSWER_S, Database, background
 
 logger = logging.getLogger("cascade")
 
-BATCH = 200
-"""Changes of one transaction."""
+BATCH, JOURNAL = 200, 4_000
+"""Changes of one transaction, and transactions by event loops, some 40 MB, after which SQLite's
+journal is moved."""
 
 PATIENCE_S, PAUSE_S = 0.9, 0.1
 """Longest wait for a database that could not be written, and time between two tries."""
@@ -30,19 +31,20 @@ PATIENCE_S, PAUSE_S = 0.9, 0.1
 
 @dataclass(eq=False, slots=True)
 class Change:
-    """A change that waits to be written (of None only its turn is waited for), and is tried again
-    where that fails: not at all, until the writer is closed, or until the process ends."""
+    """A change that waits to be written; `work` is None where only its turn is waited for. One that
+    is `kept` must not be lost."""
 
     work: Any
-    until: Literal["tried", "closed", "end"]
+    kept: bool = False
     done: Future[None] = field(default_factory=Future)
 
 
 class Writer:
-    """Queue of changes of a database, written in their order, for any thread and event loop.
+    """Queue of changes of a database, written in their order, for any thread and event loop; where
+    that fails, they are tried again.
 
     Args:
-        write: makes changes, by their `work`, in a transaction; where that fails, once more.
+        write: makes changes, by their `work`, in a transaction.
         linger_s: time that changes wait for others, unless a caller waits for one.
         slow_s: longest wait for the database.
     """
@@ -67,21 +69,20 @@ class Writer:
     def waiting(self) -> list[Change]:
         """The changes that must not be lost."""
         with self.room:
-            return [one for one in (*self._writing, *self.queue) if one.until == "end"]
+            return [change for change in (*self._writing, *self.queue) if change.kept]
 
-    def put(self, *changes: Change) -> None:
+    def put(self, *changes: Change, urgent: bool = False) -> None:
         """Hand changes over."""
         with self.room:
             self._begin_use()
             self.queue.extend(changes)
-            waited_for = any(change.until == "tried" for change in changes)
-            self._wake(urgent=waited_for or len(self.queue) >= BATCH)
+            self._wake(urgent=urgent or len(self.queue) >= BATCH)
 
     async def written(self, work: Any = None, undo: Any = None) -> None:
         """Wait until a change is written, with all before it. Where it is given up after a try,
         which may have come through, `undo` is put; an `UnavailableError` says why."""
-        change = Change(work, "tried")
-        self.put(change)
+        change = Change(work)
+        self.put(change, urgent=True)
         try:
             async with asyncio.timeout(PATIENCE_S if self.problem else self._slow_s):
                 await asyncio.wrap_future(change.done)
@@ -90,7 +91,7 @@ class Writer:
                 if change in self.queue:
                     self.queue.remove(change)
                 elif undo is not None:
-                    self.put(Change(undo, "closed"))
+                    self.put(Change(undo))
             if isinstance(error, TimeoutError):
                 raise self.unavailable() from None
             raise
@@ -101,11 +102,13 @@ class Writer:
         with self.room:
             self._begin_use()
             works = [*(change.work for change in self.queue), work]
-            busy = self._writing or self.problem or len(works) > BATCH
-            if busy or not self.database.write_now(partial(self._write, works)):
+            busy = self._writing or self.problem or self.database.in_journal >= 2 * JOURNAL
+            if busy or len(works) > BATCH:
+                return False
+            if not self.database.write_now(partial(self._write, works)):
                 return False
             written, self.queue = self.queue, deque()
-            if self.database.journal_is_long:
+            if self.database.in_journal >= JOURNAL:
                 self._wake()
         _tell(written)
         return True
@@ -165,7 +168,7 @@ class Writer:
         """Write what is in the queue, until it is empty."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._urgent.wait(), self._linger_s)
-        if self.database.journal_is_long:
+        if self.database.in_journal >= JOURNAL:
             self.database.move_journal()
         while True:
             with self.room:
@@ -187,11 +190,10 @@ class Writer:
                     logger.warning("a database cannot be written, trying again: %s", error)
                 self.problem = str(error)
                 with self.room:
-                    tried = [one for one in (*changes, *self.queue) if one.until == "tried"]
-                    _tell(tried, self.unavailable())
+                    told = [change for change in (*changes, *self.queue) if not change.kept]
+                    _tell(told, self.unavailable())
                     self.room.notify_all()
-                changes = [change for change in changes if change.until != "tried"]
-                if self._process is None:  # it was closed
+                if self._process is None:  # it was closed, and nothing must be kept
                     return
                 await asyncio.sleep(PAUSE_S)
             except Exception as error:  # noqa: BLE001 - the caller is told, or the log
@@ -199,9 +201,9 @@ class Writer:
                     for each in changes:
                         await self._make([each])
                 else:
-                    told = f"{self.database.place} refused {works[0]} ({error})"
-                    logger.error("%s", told)
-                    _tell(changes, LedgerError(told))
+                    refused = LedgerError(f"{self.database.place} refused {works[0]} ({error})")
+                    logger.error("%s", refused)
+                    _tell(changes, refused)
                 return
             else:
                 if self.problem is not None:

@@ -52,17 +52,13 @@ def reply(
             tokens.
     """
     tokens = split_tokens(text)
+    written = len(tokens) if output_tokens is None else output_tokens
     return Completion(
         text=text,
         model=model,
-        usage=Usage(
-            input_tokens=input_tokens,
-            output_tokens=len(tokens) if output_tokens is None else output_tokens,
-        ),
-        logprobs=None if probability is None else _logprobs(tokens, probability, top),
-        call_logprobs=None
-        if call_probability is None
-        else _logprobs(_call_tokens(tool_calls), call_probability, ()),
+        usage=Usage(input_tokens=input_tokens, output_tokens=written),
+        logprobs=_logprobs(tokens, probability, top),
+        call_logprobs=_logprobs(_call_tokens(tool_calls), call_probability),
         tool_calls=tuple(tool_calls),
         finish_reason="tool_calls" if tool_calls else finish_reason,
     )
@@ -84,8 +80,12 @@ def _call_tokens(calls: Sequence[ToolCall]) -> list[str]:
 
 
 def _logprobs(
-    tokens: list[str], probability: float | Sequence[float], top: Sequence[tuple[str, float]]
-) -> tuple[TokenLogprob, ...]:
+    tokens: list[str],
+    probability: float | Sequence[float] | None,
+    top: Sequence[tuple[str, float]] = (),
+) -> tuple[TokenLogprob, ...] | None:
+    if probability is None:
+        return None
     given = [probability] * len(tokens) if isinstance(probability, int | float) else probability
     if len(given) != len(tokens):
         raise ValueError(f"{len(given)} probabilities for the {len(tokens)} tokens {tokens}")
@@ -140,22 +140,14 @@ class ScriptedModel(Model):
         returns_logprobs: bool | None = None,
         local: bool = True,
     ) -> None:
-        self.model = name
-        self.local = local
+        self.model, self.local = name, local
         self.requests: list[Request] = []
         self._answers: Answers = [answers] if isinstance(answers, str) else answers
-        self._probability = logprobs
-        self._usage = usage
-        self._delay_s = delay_s
-        self._failures = list(failures)
-        self._given = 0
-        self._lock = threading.Lock()
-        self.returns_logprobs = (
-            logprobs is not None or _has_logprobs(self._answers)
-            if returns_logprobs is None
-            else returns_logprobs
-        )
-        self.streams_logprobs = self.returns_logprobs
+        self._probability, self._usage, self._delay_s = logprobs, usage, delay_s
+        self._failures, self._given, self._lock = list(failures), 0, threading.Lock()
+        if returns_logprobs is None:
+            returns_logprobs = logprobs is not None or _has_logprobs(self._answers)
+        self.returns_logprobs = self.streams_logprobs = returns_logprobs
 
     async def _complete(self, request: Request) -> Completion:
         with self._lock:
@@ -165,10 +157,12 @@ class ScriptedModel(Model):
             await asyncio.sleep(self._delay_s)
         if isinstance(answer, Exception):
             raise answer
-        completion = self._from_text(answer) if isinstance(answer, str) else answer
+        if isinstance(answer, str):
+            answer = reply(answer, probability=self._probability, model=self.model)
+            answer = replace(answer, usage=self._usage or answer.usage)
         if request.logprobs and self.returns_logprobs:
-            return completion
-        return replace(completion, logprobs=None, call_logprobs=None)
+            return answer
+        return replace(answer, logprobs=None, call_logprobs=None)
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         completion = await self._complete(request)
@@ -197,10 +191,6 @@ class ScriptedModel(Model):
         position = min(self._given, len(self._answers) - 1)
         self._given += 1
         return self._answers[position]
-
-    def _from_text(self, text: str) -> Completion:
-        completion = reply(text, probability=self._probability, model=self.model)
-        return replace(completion, usage=self._usage) if self._usage else completion
 
 
 def _has_logprobs(answers: Answers) -> bool:

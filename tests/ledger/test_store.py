@@ -217,7 +217,7 @@ async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, pa
 
 
 async def test_the_journal_is_moved(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(databases, "JOURNAL", 100)
+    monkeypatch.setattr(writers, "JOURNAL", 100)
     wal = path.with_name("ledger.db-wal")
     async with open_store(url) as store:
         longest = 0
