@@ -23,11 +23,8 @@ from cascade.errors import CascadeError, ConfigurationError, InputError, ModelNo
 INTERRUPTED = 130
 """Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
 
-EXTRAS: dict[str, str] = {
-    **dict.fromkeys(("numpy", "scipy", "sklearn", "threadpoolctl"), "calibrate"),
-    **dict.fromkeys(("fastapi", "uvicorn", "yaml"), "service"),
-}
-"""Packages of commands beyond those that are always installed, with the extra that has them."""
+EXTRAS = {"calibrate": "numpy scipy sklearn threadpoolctl", "service": "fastapi uvicorn yaml"}
+"""Packages beyond those that are always installed, by the extra that has them."""
 
 AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 """Whether a machine reads what is said."""
@@ -98,10 +95,11 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         code = INTERRUPTED if isinstance(error, Interrupted) else 1 + wrong
         return _tell(code, type(error).__name__, str(error), error.ledger)
     except ModuleNotFoundError as error:
-        if (extra := EXTRAS.get(error.name or "")) is None:
-            raise
-        told = f"{error.name} is not installed: install the extra `{extra}`."
-        return _tell(2, type(error).__name__, told)
+        for extra, packages in EXTRAS.items():
+            if error.name in packages.split():
+                told = f"{error.name} is not installed: install the extra `{extra}`."
+                return _tell(2, type(error).__name__, told)
+        raise
     except OSError as error:
         told = ": ".join(str(x) for x in (error.filename, error.strerror or error) if x)
         return _tell(1, type(error).__name__, f"{told}.")

@@ -114,11 +114,10 @@ def evaluate(
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
-    from cascade.evaluation import read_transcripts, trajectories, verdict  # noqa: PLC0415
-    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
+    from cascade.evaluation import crossfit, read_transcripts, trajectories, verdict  # noqa: PLC0415
     from cascade.evaluation.features import pair_of  # noqa: PLC0415
 
-    wanted, path, tested = Options(**vars(goal)), fit or file, None
+    wanted, path, tested = crossfit.Options(**vars(goal)), fit or file, None
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
     pair = small or "?", large or "?"
@@ -166,7 +165,7 @@ def calibrate(
     Ends with 1 where no certificate could be given that was asked for, or where the confidence is
     of no use.
     """
-    from cascade.calibrate import rule_of  # noqa: PLC0415 - heavy
+    from cascade import calibrate as making  # noqa: PLC0415 - heavy
     from cascade.confidence.calibrating import LEAST_LABELS  # noqa: PLC0415
     from cascade.evaluation.trajectories import early_stop_of  # noqa: PLC0415
 
@@ -180,20 +179,17 @@ def calibrate(
             path, least = to.with_suffix(".jsonl"), LEAST_LABELS * (2 if max_harm else 1)
             rows = examples.read(file, path)
             done = _record(cascade, rows, path, examples, least, agree_with_large)
-        fitted = _fit(cascade, path, **given)
-        rule = rule_of(fitted.evaluation, cascade.tiers)
+        with busy("fitting"):
+            fitted = asyncio.run(making.calibrate(cascade.kernel, path, **given))
+        rule = making.rule_of(fitted.evaluation, cascade.tiers)
     made = fitted.calibration
     made.save(to)
     if stop is not None:
         early_stop_of(path, made.small.name, cascade.tiers[-1].model.name).save(stop)
     shown = ("calibrated", "recommendation", "quality", "certificates", "signals", "p_large")
-    data = {
-        "calibration": to,
-        **{name: getattr(made, name) for name in shown},
-        "refusals": [refusal.reason for refusal in fitted.refusals],
-        "headline": fitted.evaluation.sentence if fitted.evaluation else None,
-        "collected": done,
-    }
+    data = {name: getattr(made, name) for name in shown} | {"calibration": to, "collected": done}
+    data["refusals"] = [refusal.reason for refusal in fitted.refusals]
+    data["headline"] = fitted.evaluation and fitted.evaluation.sentence
     give(data, "\n".join(_told(fitted, to, rule)))
     if not made.recommendation.use:
         raise CascadeError(made.recommendation.text)
@@ -222,15 +218,15 @@ def try_(
     from cascade.calibrate import labels_of, with_shots  # noqa: PLC0415 - heavy
     from cascade.evaluation.crossfit import Options  # noqa: PLC0415
 
-    choices = labels_of(examples.read(file, to / ANSWERS))
-    # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
-    compares_words = not examples.scorer.startswith(("numeric", "json", "judge"))
-    if choices and compares_words and examples.system is None:
-        told = f"Answer with one of these words alone: {', '.join(choices)}."
-        examples = replace(examples, system=told)
-        say(f"system message, unless you give --system: {told}")
-    if choices and models.temperature is None:
-        models = replace(models, temperature=0.0)
+    if choices := labels_of(examples.read(file, to / ANSWERS)):
+        # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
+        if models.temperature is None:
+            models = replace(models, temperature=0.0)
+        compares_words = not examples.scorer.startswith(("numeric", "json", "judge"))
+        if compares_words and examples.system is None:
+            told = f"Answer with one of these words alone: {', '.join(choices)}."
+            examples = replace(examples, system=told)
+            say(f"system message, unless you give --system: {told}")
     rows = with_shots(examples.read(file, to / ANSWERS), shots)
     given: dict[str, Any] = {"max_harms": max_harm or (), "options": Options(**vars(goal))}
     with ExitStack() as opened:
@@ -249,16 +245,13 @@ def demo(
     The large model's answers come with the package: a real model's, recorded once, at the list
     price of a hosted model of its size.
     """
-    from cascade.api import Cascade  # noqa: PLC0415 - heavy
+    from cascade import Cascade, Price, Tier  # noqa: PLC0415 - heavy
     from cascade.calibrate import SIGNALS  # noqa: PLC0415
-    from cascade.evaluation import read_examples  # noqa: PLC0415
-    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
-    from cascade.ledger.prices import Price  # noqa: PLC0415
-    from cascade.tiers import Tier  # noqa: PLC0415
+    from cascade.evaluation import crossfit, read_examples  # noqa: PLC0415
 
-    every = read_examples(DEMO / "questions.jsonl")
-    if not LEAST_ROWS <= n <= len(every):
-        raise ConfigurationError(f"--n {n}: give {LEAST_ROWS} to {len(every)}, which is all.")
+    every, least = read_examples(DEMO / "questions.jsonl"), crossfit.LEAST_ROWS
+    if not least <= n <= len(every):
+        raise ConfigurationError(f"--n {n}: give {least} to {len(every)}, which is all.")
     # The first ones are of all kinds; neighbours of a kind share the examples before a question,
     # which llama.cpp then reads once.
     rows = sorted(every[:n], key=lambda example: example.id)
@@ -364,13 +357,6 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
         raise typer.Exit(1)
 
 
-def _fit(cascade: Cascade, path: Path, **options: Any) -> CalibrationFit:
-    from cascade.calibrate import calibrate as made  # noqa: PLC0415 - heavy
-
-    with busy("fitting"):
-        return asyncio.run(made(cascade.kernel, path, **options))
-
-
 def _told(fitted: CalibrationFit, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:
     """A calibration in words, line by line."""
     made, q = fitted.calibration, fitted.calibration.quality
@@ -401,27 +387,29 @@ def _judge(
     **options: Any,
 ) -> None:
     """Record, fit, and write everything; a verdict, and what to do next."""
-    from cascade.calibrate import write_artefacts  # noqa: PLC0415 - heavy
+    from cascade import calibrate as making  # noqa: PLC0415 - heavy
     from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
 
-    collected = _record(cascade, rows, to / ANSWERS, how, LEAST_ROWS)
-    fitted = _fit(cascade, to / ANSWERS, **options)
-    files = write_artefacts(to, fitted, cascade.tiers, rows)
+    path = to / ANSWERS
+    collected = _record(cascade, rows, path, how, LEAST_ROWS)
+    with busy("fitting"):
+        fitted = asyncio.run(making.calibrate(cascade.kernel, path, **options))
+    files = making.write_artefacts(to, fitted, cascade.tiers, rows)
     found: Any = fitted.evaluation
     then = _next_step(found, files["configuration"])
-    more = {"files": files, "collected": collected, "next": then, "assumed": assumed}
+    more: Any = {"files": files, "collected": collected, "next": then, "assumed": assumed}
     more["recommendation"] = fitted.calibration.recommendation
-    text = "\n".join(f"Assumed: {price}." for price in assumed)
-    _show(found, text, f"wrote {', '.join(map(str, files.values()))}\nnext: {then}", **more)
+    _show(found, f"wrote {', '.join(map(str, files.values()))}\nnext: {then}", **more)
 
 
-def _show(found: Evaluation, text: str = "", remark: str = "", **more: Any) -> None:
-    """Write an evaluation, with `text` below it, and `more` for machines."""
+def _show(found: Evaluation, remark: str = "", assumed: Sequence[str] = (), **more: Any) -> None:
+    """Write an evaluation with the prices that it assumes, and `more` for machines."""
     from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
     from cascade.evaluation.verdict import to_document  # noqa: PLC0415
 
-    data = {"headline": found.sentence, **dict(found), **more}
-    give(data, "\n".join(filter(None, [to_text(to_document(found)), text])), remark)
+    lines = [to_text(to_document(found)), *(f"Assumed: {price}." for price in assumed)]
+    data = {"headline": found.sentence, **dict(found), "assumed": assumed, **more}
+    give(data, "\n".join(lines), remark)
 
 
 def _next_step(found: Evaluation, configuration: Path) -> str:

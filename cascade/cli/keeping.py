@@ -71,7 +71,7 @@ def list_keys(where: Ledger) -> None:
     """Show all keys, without their secrets."""
     found = _with_keys(where, lambda kept: kept.list())
     remark = "" if found else f"no keys yet: `cascade keys create {where} NAME` makes one"
-    give([key.model_dump() for key in found], "\n".join(map(_line, found)), remark)
+    give(found, "\n".join(map(_line, found)), remark)
 
 
 def _line(key: Key) -> str:
@@ -91,7 +91,7 @@ def revoke(
 ) -> None:
     """End a key for good."""
     key = _with_keys(where, lambda kept: kept.revoke(key_id))
-    give(key.model_dump(), f"{key.id} {key.name} is revoked")
+    give(key, f"{key.id} {key.name} is revoked")
 
 
 @lessons.command()
@@ -116,10 +116,7 @@ def delete(
     give(gone, f"deleted: {gone.lessons:,} lessons", "" if gone.scrubbed else left)
 
 
-@lessons.command(
-    epilog="Example: cascade lessons terms sqlite:///lessons.db 'ollama:*' --may-train "
-    "--source https://ollama.com/library/qwen2.5"
-)
+@lessons.command()
 @spread
 def terms(
     where: Lessons,

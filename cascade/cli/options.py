@@ -85,9 +85,8 @@ class Models:
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
         """The cascade of both models, or of the small one where nothing may leave this machine; it
         is closed with `opened`, and so is the ledger at that address."""
-        from cascade.api import Cascade  # noqa: PLC0415 - heavy, keeps --help fast
+        from cascade import Cascade, Tier  # noqa: PLC0415 - heavy, keeps --help fast
         from cascade.ledger.prices import load_prices  # noqa: PLC0415
-        from cascade.tiers import Tier  # noqa: PLC0415
 
         if self.large is None and not options.get("local_only"):
             raise ConfigurationError(
