@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 from anthropic.types import JSONOutputFormatParam, ToolChoiceParam
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
-from pydantic import BaseModel, Field, StrictInt
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 from typing_extensions import override
@@ -62,16 +62,18 @@ class CountRequest(wire.AnyRequest):
     tool_choice: ToolChoiceParam | None = None
 
 
-class MessagesRequest(CountRequest, wire.Sampled):
+class MessagesRequest(CountRequest):
     """Conversation to be answered."""
 
     max_tokens: wire.Count
     stop_sequences: list[str] | None = None
-    top_k: Annotated[StrictInt, Field(ge=0)] | None = None
+    temperature: wire.Temperature | None = None
     output_config: OutputConfig | None = None
 
 
-@router.post("/v1/messages/count_tokens", openapi_extra=wire.takes(CountRequest))
+@router.post(
+    "/v1/messages/count_tokens", openapi_extra=wire.takes("/v1/messages/count_tokens", CountRequest)
+)
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a conversation, roughly: by its characters, since no tier is asked."""
     gateway = wire.gateway_of(request)
@@ -87,13 +89,12 @@ async def count_tokens(request: Request) -> Response:
 
 
 def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    extra = {**(body.model_extra or {}), "top_p": body.top_p, "top_k": body.top_k}
     form = body.output_config and body.output_config.format
     choice: dict[str, Any] = {**(body.tool_choice or {})} if body.tools else {}
     names = {"any": "required", "tool": choice.get("name")}
     settings = wire.settings_of(
         served,
-        extra,
+        body.model_extra,
         form=wire.schema_format(schema=form["schema"]) if form else None,
         stop=body.stop_sequences,
         tools=[_tool(tool, number) for number, tool in enumerate(body.tools or ())],
@@ -227,7 +228,7 @@ class MessageWriter(wire.Writer):
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return sent_event("error", **fault.body("anthropic"))
+        return sent_event("error", **fault.body("/v1/messages"))
 
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}

@@ -23,7 +23,6 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -36,20 +35,17 @@ from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger.prices import has_price
 from cascade.service import anthropic, ollama, openai, page
 from cascade.service.config import LOOPBACK, Configured, ListenConfig, LogConfig
-from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, protocol_of
+from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of
 from cascade.service.gateway import Gateway
-from cascade.service.wire import BODIES, gateway_of, json_response
+from cascade.service.wire import gateway_of, json_response
 
 logger = logging.getLogger("cascade")
 
 own = APIRouter(tags=["operators"])
 
-ARRIVE_S = 60.0
-"""Seconds between two looks at each connection: a request has to arrive whole, and what is written
-has to be read, from one to the next but one."""
-
-LARGEST_HEAD = 64 * 1024
-"""Bytes of a request before its body."""
+ARRIVE_S, LARGEST_HEAD = 60.0, 64 * 1024
+"""Seconds between two looks at each connection (a request has to arrive whole, and what is written
+to be read, from one to the next but one), and bytes of a request before its body."""
 
 
 def create_app(configured: Configured) -> FastAPI:
@@ -91,16 +87,12 @@ def create_app(configured: Configured) -> FastAPI:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of the bodies that routes read themselves."""
-    made = app.openapi_schema
-    if not made:
-        made = FastAPI.openapi(app)
-        bodies: Any = [(body, "validation") for body in BODIES]
-        _, schemas = models_json_schema(bodies, ref_template="#/components/schemas/{model}")
-        parts = made.setdefault("components", {})
-        parts["schemas"] = {**schemas.get("$defs", {}), **parts.get("schemas", {})}
-        parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        made["security"] = [{"key": []}]
+    """The OpenAPI document, with the keys that routes ask for themselves."""
+    made = FastAPI.openapi(app)
+    made.setdefault("components", {})["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"}
+    }
+    made["security"] = [{"key": []}]
     return made
 
 
@@ -113,7 +105,7 @@ async def _show_fault(request: Request, error: Exception) -> Response:
     fault = fault_of(error, request.url.path)
     if fault.status == CLIENT_GONE:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(fault.body(protocol_of(request.url.path)), fault.status, fault.headers)
+    return JSONResponse(fault.body(request.url.path), fault.status, fault.headers)
 
 
 def _of_http(request: Request, error: HTTPException) -> ServiceError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -18,20 +18,11 @@ logger = logging.getLogger("cascade")
 CLIENT_GONE = 499
 """nginx's status for a client that closed the connection."""
 
-Protocol = Literal["openai", "anthropic", "ollama"]
-
-
-def protocol_of(path: str) -> Protocol:
-    """The protocol that is spoken at a path."""
-    if path.startswith("/api/"):
-        return "ollama"
-    return "anthropic" if path.startswith("/v1/messages") else "openai"
-
 
 class ServiceError(Exception):
-    """A request that is answered with an error, in each protocol's own form: what is wrong and the
-    way out, never a key or a prompt; a `code` for programs; the `param` of the request that is
-    wrong; seconds after which it may come again."""
+    """A request that is answered with an error: what is wrong and the way out, never a key or a
+    prompt; a `code` for programs; the `param` of the request that is wrong; seconds after which it
+    may come again."""
 
     def __init__(
         self,
@@ -49,12 +40,12 @@ class ServiceError(Exception):
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
 
-    def body(self, protocol: Protocol) -> dict[str, Any]:
-        """The body in the form of a protocol."""
-        if protocol == "ollama":
+    def body(self, path: str) -> dict[str, Any]:
+        """The body in the form of the protocol that is spoken at a path."""
+        if path.startswith("/api/"):
             return {"error": self.message}
         openai_type, anthropic_type = _TYPES.get(self.status, ("server_error", "api_error"))
-        if protocol == "anthropic":
+        if path.startswith("/v1/messages"):
             return {"type": "error", "error": {"type": anthropic_type, "message": self.message}}
         said = {"message": self.message, "type": openai_type}
         return {"error": {**said, "param": self.param, "code": self.code}}
@@ -118,8 +109,8 @@ _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
     (errors.LedgerError, 503, "ledger_unavailable", "the ledger cannot be reached or written"),
     (errors.CascadeError, 500, "cascade_failed", "the service failed"),
 )
-"""Kinds of errors, the first that fits: status, code, and what has failed in words that name no
-server; without words, the error's own are for clients."""
+"""Kinds of errors, the first that fits: status, code, and words that name no server; without
+words, the error's own are for clients."""
 
 
 def kind_of(error: BaseException) -> str:

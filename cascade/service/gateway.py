@@ -60,21 +60,16 @@ from cascade.state import Completion, Decision, LedgerEntry
 
 logger = logging.getLogger("cascade")
 
-WATCH_S = 2.0
-"""Seconds between two looks at the configuration and the calibrations."""
+WATCH_S, PATIENCE_S = 2.0, 30.0
+"""Seconds between two looks at the configuration and the calibrations, and the longest wait of a
+request for one of the places of its cascade."""
 
-RECENT = 500
-"""Finished requests that the page can show."""
+RECENT, MOST_OWNERS = 500, 10_000
+"""Finished requests that the page can show, and runs whose key is remembered."""
 
 WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
 """Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
 never held up, so that others behind the same proxy cannot be locked out."""
-
-PATIENCE_S = 30.0
-"""Longest wait of a request for one of the places of its cascade."""
-
-MOST_OWNERS = 10_000
-"""Runs whose key is remembered."""
 
 Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
@@ -227,7 +222,7 @@ class Served:
         store: LedgerStore | None,
         metrics: Sequence[CascadeMiddleware],
     ) -> None:
-        self.name, self.config = name, config
+        self.name, self.config, self.busy = name, config, 0
         self.version = _changed_at(folder, config.calibrator)
         self.own_price = OwnPrice()
         stack = [self.own_price, *metrics, *_middleware(config, store, folder)]
@@ -270,8 +265,8 @@ class Served:
     async def retire(self) -> None:
         """Close the cascade after its last request, when another has taken its place."""
         try:
-            for _ in range(self.config.concurrency):
-                await self.places.acquire()
+            while self.busy:  # noqa: ASYNC110 - seconds do not matter
+                await asyncio.sleep(0.1)
         finally:
             await self.cascade.aclose()
 
@@ -307,22 +302,21 @@ class Gateway:
         """
         if not self.config.auth:
             return None
-        secret = _secret(request, page=page)
-        guess, host = self.keys.is_guess(secret), address_of(request)
-        if guess and (wait_s := self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE)):
+        secret, wrong = _secret(request, page=page), False
+        bounds = (address_of(request), WRONG_PER_MINUTE, WRONG_AT_ONCE)
+        guess = self.keys.is_guess(secret)
+        if guess and (wait_s := self.guesses.take(*bounds)):
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
             raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
-        wrong = False
         try:
             key = await self.keys.find(secret)
             wrong = key is None
         finally:
             if guess and not wrong:
-                self.guesses.take(host, WRONG_PER_MINUTE, WRONG_AT_ONCE, count=-1)
+                self.guesses.take(*bounds, count=-1)
         if key is None:
             said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
-            challenge = {"WWW-Authenticate": "Bearer"}
-            raise ServiceError(401, said, "invalid_api_key", headers=challenge)
+            raise ServiceError(401, said, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         if admin and not key.admin:
             said = "this needs an admin key: `cascade keys create … --admin` makes one."
             raise ServiceError(403, said, "admin_key_needed")
@@ -361,6 +355,7 @@ class Gateway:
             raise ServiceError(429, said, "rate_limit_exceeded", retry_after=wait_s)
         unknown_usd, reservation = self.config.unknown_call_usd, None
         patience_s = min(PATIENCE_S, run.settings.get("deadline") or PATIENCE_S)
+        served.busy += 1
         try:
             if key and key.limits:
                 most, size = run.settings.get("max_tokens"), size + served.prompt_size
@@ -376,6 +371,7 @@ class Gateway:
             said = f"{served.name} is busy: no place was free in {patience_s:.3g} s; try again."
             raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
         finally:
+            served.busy -= 1
             if reservation is not None:
                 usd = known_cost(run.entries, unknown_usd)
                 self.money.settle(reservation, usd).add_done_callback(counted)

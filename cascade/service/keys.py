@@ -39,9 +39,9 @@ PREFIX = "csk_"
 KEY_TAG, CASCADE_TAG = "key", "cascade"
 """Tags of ledger entries: the id of the key, and the name of the cascade."""
 
-KNOWN_FOR_S, WRONG_FOR_S = 2.0, 10.0
-"""Seconds for which a key that was found, and one that was not, is not looked up again; a revoked
-key lives on for as long."""
+KNOWN_FOR_S, WRONG_FOR_S, MOST_REMEMBERED = 2.0, 10.0, 10_000
+"""Seconds for which a key that was found (also where it is revoked then), and one that was not, is
+not looked up again; keys and addresses that are remembered."""
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, FILE_CHARACTERS = 3, 64, 4_500
 """Fewer characters than in usual text, what providers put around a prompt, and what an image or a
@@ -52,8 +52,6 @@ ANSWER_TOKENS = 1024
 
 PATIENCE_S, POLL_S = 10.0, 0.1
 """Longest wait for money that requests under way have put aside, and seconds between two looks."""
-
-MOST_REMEMBERED = 10_000
 
 _FORM = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 

@@ -117,9 +117,9 @@ def _settings(body: OllamaRequest, served: Served, **more: Any) -> Settings:
 
 
 def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
-    """The conversation; calls without ids get some, and results find them: of their tool where it
-    is named, else the next."""
-    found, taken = list[AnyMessage](), set[str]()
+    """The conversation; calls without ids get some, and results find them: the next of the tool
+    that they name, or the next where they name none."""
+    found = list[AnyMessage]()
     left = defaultdict[str | None, deque[str]](deque)  # by the tool's name, and None for all
     for position, message in enumerate(given):
         calls: list[dict[str, Any]] = [
@@ -131,13 +131,10 @@ def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
             left[call["name"]].append(call["id"])
         call_id, name = message.tool_call_id, message.tool_name
         if message.role == "tool" and call_id is None:
-            waiting = left[name]
-            while waiting and waiting[0] in taken:
-                waiting.popleft()
-            if not waiting:
+            if not left[name]:
                 said = f"messages: the result of {name or 'a tool'!r} has no call before it."
                 raise ServiceError(400, said, param="messages")
-            taken.add(call_id := waiting.popleft())
+            call_id = left[name].popleft()
         content = _content(message)
         found.append(wire.message_of(message.role, content, calls, call_id=call_id, name=name))
     return found
@@ -186,7 +183,7 @@ class LineWriter(wire.Writer):
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return wire.json_bytes(fault.body("ollama")) + b"\n"
+        return wire.json_bytes(fault.body("/api/chat")) + b"\n"
 
     def _line(self, text: str, *, done: bool, **more: Any) -> dict[str, Any]:
         at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -229,7 +226,7 @@ async def tags(request: Request) -> Response:
     return wire.json_response({"models": [_card(served) for served in there]})
 
 
-@router.post("/api/show", openapi_extra=wire.takes(ShowRequest))
+@router.post("/api/show", openapi_extra=wire.takes("/api/show", ShowRequest))
 async def show(request: Request) -> Response:
     """Show one model."""
     gateway = wire.gateway_of(request)

@@ -40,6 +40,7 @@ router = APIRouter(tags=["OpenAI"])
 
 Plain = ResponseFormatText | ResponseFormatJSONObject
 BY_TYPE = Field(discriminator="type")
+Choice = Literal["none", "auto", "required"]
 
 # --- chat completions
 
@@ -55,17 +56,16 @@ class Message(BaseModel):
     refusal: str | None = None
 
 
-class ChatRequest(wire.Sampled):
+class ChatRequest(wire.AnyRequest):
     """Conversation to be answered."""
 
     messages: list[Message] = Field(min_length=1)
     stream_options: dict[str, Any] | None = None
     n: Literal[1] | None = Field(default=None, description="Each answer is a request of its own.")
     tools: list[ChatCompletionFunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChatCompletionNamedToolChoiceParam | None = (
-        None
-    )
+    tool_choice: Choice | ChatCompletionNamedToolChoiceParam | None = None
     response_format: Annotated[Plain | ResponseFormatJSONSchema, BY_TYPE] | None = None
+    temperature: wire.Temperature | None = None
     max_tokens: wire.Count | None = None
     max_completion_tokens: wire.Count | None = None
     stop: str | list[str] | None = None
@@ -78,7 +78,7 @@ def _read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Set
     choice, alternatives, form = body.tool_choice, body.top_logprobs, body.response_format
     settings = wire.settings_of(
         served,
-        {**(body.model_extra or {}), "top_p": body.top_p},
+        body.model_extra,
         form=form.model_dump(by_alias=True, exclude_unset=True) if form else None,
         stop=body.stop,
         tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
@@ -174,7 +174,7 @@ class ChatWriter(wire.Writer):
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
-        return b"data: " + wire.json_bytes(fault.body("openai")) + b"\n\n"
+        return b"data: " + wire.json_bytes(fault.body("/v1/chat/completions")) + b"\n\n"
 
     def _chunk(self, delta: dict[str, Any]) -> bytes:
         return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
@@ -223,15 +223,16 @@ class TextOptions(BaseModel):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ResponseRequest(wire.Sampled):
+class ResponseRequest(wire.AnyRequest):
     """Input to be answered."""
 
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoiceFunction | None = None
+    tool_choice: Choice | ToolChoiceFunction | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
+    temperature: wire.Temperature | None = None
     max_output_tokens: wire.Count | None = None
 
 
@@ -241,8 +242,8 @@ def _read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessa
         why = "an answer comes at once and is not stored: give the whole conversation as input."
         raise wire.unsupported(name, why)
     text, choice = body.text or TextOptions(), body.tool_choice
-    extra |= {"top_p": body.top_p, "verbosity": text.verbosity}
-    extra["reasoning_effort"] = body.reasoning.effort if body.reasoning else None
+    effort = body.reasoning.effort if body.reasoning else None
+    extra |= {"verbosity": text.verbosity, "reasoning_effort": effort}
     form = text.format.model_dump(by_alias=True, exclude_unset=True) if text.format else None
     if form is not None and form["type"] == "json_schema":
         form = wire.schema_format(**{name: v for name, v in form.items() if name != "type"})
@@ -298,8 +299,13 @@ class ResponseWriter(wire.Writer):
     """Response: whole, or as OpenAI's events, each with its number."""
 
     def __init__(self, body: ResponseRequest) -> None:
-        self._id, self._message_id = f"resp_{uuid4().hex}", f"msg_{uuid4().hex}"
-        self._body, self._made = body, int(time.time())
+        given = body.model_dump(include={"tools", "tool_choice"}, exclude_none=True)
+        tools = [{"strict": None, "parameters": None, **tool} for tool in given.pop("tools", ())]
+        head = {"id": f"resp_{uuid4().hex}", "object": "response", "created_at": int(time.time())}
+        usual = {"output": [], "parallel_tool_calls": True, "tool_choice": "auto", "tools": tools}
+        none = dict.fromkeys(("error", "incomplete_details", "usage"))
+        self._response = {**head, "model": body.model, **usual, **none, **given}
+        self._message = {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant"}
         self._number, self._open = -1, False
 
     @override
@@ -312,26 +318,26 @@ class ResponseWriter(wire.Writer):
             for n, (i, f) in enumerate(_functions(reply))
         ]
         if reply.text or not output:
-            output.insert(0, self._item(status, _part(reply.answer, reply.refusal)))
+            part = _part(reply.answer, reply.refusal)
+            output.insert(0, {**self._message, "status": status, "content": [part]})
         written = {"cache_write_tokens": usage.cache_write_tokens or 0}
-        return self._response(
-            status,
-            incomplete_details={"reason": reason} if reason else None,
-            output=output,
-            usage=_usage(reply, "input_tokens", "output_tokens", **written),
-            cascade=reply.way.facts(),
-        )
+        return self._response | {
+            "status": status,
+            "incomplete_details": {"reason": reason} if reason else None,
+            "output": output,
+            "usage": _usage(reply, "input_tokens", "output_tokens", **written),
+            "cascade": reply.way.facts(),
+        }
 
     @override
     def begin(self) -> bytes:
-        kinds, response = ("created", "in_progress"), self._response("in_progress")
-        return b"".join(self._say(f"response.{kind}", response=response) for kind in kinds)
+        begun = {"response": self._response | {"status": "in_progress"}}
+        return self._say("created", **begun) + self._say("in_progress", **begun)
 
     @override
     def text(self, text: str) -> bytes:
-        return self._opened(_part("")) + self._say_part(
-            "output_text.delta", delta=text, logprobs=[]
-        )
+        opened = b"" if self._open else self._opened(_part(""))
+        return opened + self._say_part("output_text.delta", delta=text, logprobs=[])
 
     @override
     def end(self, reply: Reply) -> Iterator[bytes]:
@@ -339,58 +345,45 @@ class ResponseWriter(wire.Writer):
         for index, item in enumerate(body["output"]):
             if item["type"] == "message":
                 (part,) = item["content"]
-                kind, said = part["type"], {n: v for n, v in part.items() if n != "type"}
-                yield self._opened(_part("", reply.refusal and ""))
+                if not self._open:
+                    yield self._opened(_part("", reply.refusal and ""))
                 if reply.refusal:
                     yield self._say_part("refusal.delta", delta=reply.refusal)
-                yield self._say_part(f"{kind}.done", **said)
+                said = {name: value for name, value in part.items() if name != "type"}
+                yield self._say_part(f"{part['type']}.done", **said)
                 yield self._say_part("content_part.done", part=part)
             else:
                 place = {"item_id": item["id"], "output_index": index}
-                arguments, about = item["arguments"], "response.function_call_arguments"
+                arguments, about = item["arguments"], "function_call_arguments"
                 added = item | {"status": "in_progress", "arguments": ""}
-                yield self._say("response.output_item.added", output_index=index, item=added)
+                yield self._say("output_item.added", output_index=index, item=added)
                 yield self._say(f"{about}.delta", **place, delta=arguments)
                 yield self._say(f"{about}.done", **place, name=item["name"], arguments=arguments)
-            yield self._say("response.output_item.done", output_index=index, item=item)
-        yield self._say(f"response.{body['status']}", response=body)
+            yield self._say("output_item.done", output_index=index, item=item)
+        yield self._say(body["status"], response=body)
 
     @override
     def failed(self, fault: ServiceError) -> bytes:
         error = {"code": fault.code, "message": fault.message}
-        said = self._say("error", **error, param=fault.param)
-        return said + self._say("response.failed", response=self._response("failed", error=error))
-
-    def _response(self, status: str, **more: Any) -> dict[str, Any]:
-        same = {"model", "tools", "tool_choice"}
-        given = self._body.model_dump(
-            mode="json", include=same, exclude_unset=True, exclude_none=True
+        self._number += 1
+        said = wire.sent_event("error", sequence_number=self._number, **error, param=fault.param)
+        return said + self._say(
+            "failed", response={**self._response, "status": "failed", "error": error}
         )
-        tools = [{"strict": None, "parameters": None, **t} for t in given.pop("tools", ())]
-        own = {"id": self._id, "object": "response", "created_at": self._made, "status": status}
-        usual = {"output": [], "parallel_tool_calls": True, "tool_choice": "auto", "tools": tools}
-        none = dict.fromkeys(("error", "incomplete_details", "usage"))
-        return {**own, **usual, **none, **given, **more}
-
-    def _item(self, status: str, *content: dict[str, Any]) -> dict[str, Any]:
-        own = {"id": self._message_id, "type": "message", "role": "assistant"}
-        return {**own, "status": status, "content": list(content)}
 
     def _opened(self, part: dict[str, Any]) -> bytes:
-        """The beginning of the message, once: the first item, and its first part."""
-        if self._open:
-            return b""
-        self._open, item = True, self._item("in_progress")
-        added = self._say("response.output_item.added", output_index=0, item=item)
+        """The beginning of the message: the first item, and its first part."""
+        self._open, item = True, {**self._message, "status": "in_progress", "content": []}
+        added = self._say("output_item.added", output_index=0, item=item)
         return added + self._say_part("content_part.added", part=part)
 
     def _say_part(self, kind: str, **content: Any) -> bytes:
-        place = {"item_id": self._message_id, "output_index": 0, "content_index": 0}
-        return self._say(f"response.{kind}", **place, **content)
+        place = {"item_id": self._message["id"], "output_index": 0, "content_index": 0}
+        return self._say(kind, **place, **content)
 
     def _say(self, kind: str, **content: Any) -> bytes:
         self._number += 1
-        return wire.sent_event(kind, sequence_number=self._number, **content)
+        return wire.sent_event(f"response.{kind}", sequence_number=self._number, **content)
 
 
 def _part(text: str, refusal: str | None = None) -> dict[str, Any]:

@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from ray.serve import Application, Deployment
 
-FILLED = 0.7
-"""Share of the places of the narrowest cascade that autoscaling aims at: a new replica takes
-seconds to come."""
-
-TAIL_S = 5.0
-"""Seconds between the last answer of a replica and its end."""
-
 
 class Arguments(BaseModel, extra="forbid"):
     """Arguments of `serve run`."""
@@ -41,8 +34,7 @@ class GatewayReplica:
     def __init__(self, *places: str) -> None:
         self._path = next((each for each in places if Path(each).exists()), places[0])
 
-    def __serve_build_asgi_app__(self) -> "FastAPI":
-        """The application; called by Ray once in each replica."""
+    def __serve_build_asgi_app__(self) -> "FastAPI":  # called by Ray once in each replica
         from cascade.service.app import create_app, set_up_logs  # noqa: PLC0415 - heavy
 
         configured = read_config(self._path)
@@ -60,9 +52,8 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
     try:
         from ray import serve  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Ray Serve is needed ({error}): install the extra `ray-serve`."
-        ) from error
+        said = f"Ray Serve is needed ({error}): install the extra `ray-serve`."
+        raise MissingDependencyError(said) from error
     path, replicas = arguments.config, arguments.max_replicas
     config = read_config(path).config
     if not config.auth:
@@ -82,13 +73,13 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
         autoscaling_config={
             "min_replicas": arguments.min_replicas,
             "max_replicas": replicas,
-            "target_ongoing_requests": max(1.0, FILLED * places),
+            "target_ongoing_requests": max(1.0, 0.7 * places),  # a new replica takes seconds
             "upscale_delay_s": 5.0,  # Ray's 30 s are as long as a request waits for its place
         },
         max_ongoing_requests=config.listen.connections,
         max_queued_requests=config.listen.connections,
         # Ray waits for the requests under way, then the replica for audits and the ledger.
-        graceful_shutdown_timeout_s=2 * config.shutdown_grace_s + TAIL_S,
+        graceful_shutdown_timeout_s=2 * config.shutdown_grace_s + 5.0,
     )
     deployment = cast("Deployment", made)  # Ray says that it is a function
     return deployment.bind(path, str(Path(path).resolve()))

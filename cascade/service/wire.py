@@ -33,23 +33,18 @@ from cascade.service.keys import FILE_CHARACTERS
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[StrictInt, Field(ge=1)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 Ask = Callable[[Tell], Awaitable[Reply]]
 
-MOST_VALUES = 100_000
-"""Values in the JSON of a body: to read more holds up all other requests for over 50 ms."""
-
-MOST_ENTRIES = 4_000
-"""Entries of all lists in a body, such as messages, for the same reason; a call of a tool takes as
-long as two."""
+MOST_VALUES, MOST_ENTRIES = 100_000, 4_000
+"""Values in the JSON of a body, and entries of all its lists, such as messages (a call of a tool is
+two): to read more holds up all other requests for over 50 ms."""
 
 PING_S = 10.0
 """A stream that has nothing to tell says so this often: clients and proxies give up on silence."""
 
 GATHER_S = 0.002
 """Pieces that come within so long of each other are sent together; the first ones go at once."""
-
-PREFIX = "x-cascade-"
-"""Of headers with wishes."""
 
 IGNORED = frozenset(
     [
@@ -71,14 +66,10 @@ def gateway_of(request: Request) -> Gateway:
 # --- bodies
 
 
-BODIES: list[type[BaseModel]] = []
-"""Models of bodies, for the OpenAPI document."""
-
-
-def takes(model: type[BaseModel]) -> dict[str, Any]:
+def takes(path: str, model: type[BaseModel]) -> dict[str, Any]:
     """The part of the OpenAPI document about a body that a route reads by `read_body`."""
-    BODIES.append(model)
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    here = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema"
+    schema = model.model_json_schema(ref_template=here + "/$defs/{model}")
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
@@ -88,17 +79,16 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         said = "packed bodies are not taken: send it without Content-Encoding."
         raise ServiceError(415, said, "packed_body", headers={"Connection": "close"})
-    most, raw, values = gateway_of(request).config.max_body_mib, bytearray(), 0
+    most, raw = gateway_of(request).config.max_body_mib, bytearray()
     try:
         async for piece in request.stream():
             raw += piece
-            values += piece.count(b",") + piece.count(b"[") + piece.count(b"{")
             if len(raw) > most * 2**20:
                 said = f"the body is longer than {most:.2g} MiB: send less, or set max_body_mib."
                 raise ServiceError(413, said, "body_too_long", headers={"Connection": "close"})
     except ClientDisconnect:
         raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
-    if values > MOST_VALUES:
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
         said = f"the body has more than {MOST_VALUES:,} values: send less."
         raise ServiceError(413, said, "body_too_long")
     try:
@@ -108,8 +98,8 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         raise ServiceError(400, f"the body is not JSON: {error}.", "invalid_json") from None
     if not isinstance(value, dict):
         raise ServiceError(400, "the body is no JSON object.", "invalid_json")
-    wishes = [(name, v) for name, v in request.headers.items() if name.startswith(PREFIX)]
-    own = {name.removeprefix(PREFIX).replace("-", "_"): v for name, v in wishes}
+    wishes = [(n, v) for n, v in request.headers.items() if n.startswith("x-cascade-")]
+    own = {name.removeprefix("x-cascade-").replace("-", "_"): v for name, v in wishes}
     if own and isinstance(given := value.get("cascade") or {}, dict):
         value["cascade"] = {**given, **own}
     try:
@@ -161,13 +151,6 @@ class AnyRequest(BaseModel, extra="allow", allow_inf_nan=False):
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
 
-class Sampled(AnyRequest):
-    """Common part of the requests of OpenAI and Anthropic."""
-
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-
-
 _EVERYWHERE = frozenset(
     [
         *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
@@ -183,7 +166,7 @@ _OLLAMA = _EVERYWHERE | {"keep_alive", "think", "truncate", "shift", *Options.mo
 
 def settings_of(
     served: Served,
-    extra: Mapping[str, Any],
+    extra: Mapping[str, Any] | None,
     form: Mapping[str, Any] | None = None,
     stop: str | list[str] | None = None,
     **more: Any,
@@ -191,7 +174,8 @@ def settings_of(
     """Settings of a request: parameters that go to every tier as they are, a response format in
     the form of chat completions, and settings by name, without those that are not given."""
     tiers = served.cascade.tiers
-    others = {name: v for name, v in extra.items() if v is not None and name not in IGNORED}
+    given = (extra or {}).items()
+    others = {name: v for name, v in given if v is not None and name not in IGNORED}
     for name, tier in product(others, tiers):
         if name not in (_OLLAMA if tier.model.provider == "ollama" else _OPENAI):
             why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
@@ -367,7 +351,7 @@ def serves(
     """Add a route for requests of this form: `read` makes messages and settings of one, a writer
     its answer, whole or as a stream. A client that leaves cancels its run."""
 
-    @router.post(path, summary=form.__doc__, openapi_extra=takes(form))
+    @router.post(path, summary=form.__doc__, openapi_extra=takes(path, form))
     async def converse(request: Request) -> Response:
         began, gateway = time.time(), gateway_of(request)
         key = await gateway.key_of(request)
