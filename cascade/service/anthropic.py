@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from typing import Any, Literal
 from uuid import uuid4
 
-from anthropic.types import JSONOutputFormatParam, ToolChoiceParam
+from anthropic.types import OutputConfigParam, ToolChoiceParam
 from fastapi import APIRouter
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
-from typing_extensions import override
 
 from cascade.run import Settings
 from cascade.service import wire
@@ -37,28 +36,12 @@ class AnthropicMessage(BaseModel):
     content: str | Blocks
 
 
-class InputTool(BaseModel):
-    """Tool that the model may call."""
-
-    type: str | None = None
-    name: str
-    description: str | None = None
-    input_schema: dict[str, Any] | None = None
-    cache_control: dict[str, Any] | None = None
-
-
-class OutputConfig(BaseModel):
-    """Form of the answer."""
-
-    format: JSONOutputFormatParam | None = None
-
-
 class CountRequest(wire.AnyRequest):
     """Conversation whose tokens are counted."""
 
     messages: list[AnthropicMessage] = Field(min_length=1)
     system: str | Blocks | None = None
-    tools: list[InputTool] | None = None
+    tools: Blocks | None = None
     tool_choice: ToolChoiceParam | None = None
 
 
@@ -68,12 +51,13 @@ class MessagesRequest(CountRequest):
     max_tokens: wire.Count
     stop_sequences: list[str] | None = None
     temperature: wire.Temperature | None = None
-    output_config: OutputConfig | None = None
+    output_config: OutputConfigParam | None = None
 
 
-@router.post(
-    "/v1/messages/count_tokens", openapi_extra=wire.takes("/v1/messages/count_tokens", CountRequest)
-)
+COUNT = "/v1/messages/count_tokens"
+
+
+@router.post(COUNT, openapi_extra=wire.takes(COUNT, CountRequest))
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a conversation, roughly: by its characters, since no tier is asked."""
     gateway = wire.gateway_of(request)
@@ -89,7 +73,7 @@ async def count_tokens(request: Request) -> Response:
 
 
 def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    form = body.output_config and body.output_config.format
+    form = (body.output_config or {}).get("format")
     choice: dict[str, Any] = {**(body.tool_choice or {})} if body.tools else {}
     names = {"any": "required", "tool": choice.get("name")}
     settings = wire.settings_of(
@@ -105,51 +89,40 @@ def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Sett
     return conversation(body), settings
 
 
-def _tool(tool: InputTool, number: int) -> dict[str, Any]:
-    if tool.type not in (None, "custom") or tool.input_schema is None:
-        said = f"{tool.type or 'a tool without input_schema'}: the models of a cascade can share "
-        raise wire.unsupported(f"tools.{number}", said + "tools with a schema only.")
-    function = {"name": tool.name, "parameters": tool.input_schema}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return wire.marked({"type": "function", "function": function}, dict(tool))
+def _tool(tool: dict[str, Any], number: int) -> dict[str, Any]:
+    match tool:
+        case {"name": str(name), "input_schema": dict(schema)}:
+            about = {"description": tool["description"]} if tool.get("description") else {}
+            function = {"name": name, "parameters": schema, **about}
+            return wire.marked({"type": "function", "function": function}, tool)
+    said = f"{tool.get('type', 'a tool')!r:.40}: the models of a cascade can share tools with a "
+    raise wire.unsupported(f"tools.{number}", f"{said}name and an input_schema only.")
 
 
 def conversation(body: CountRequest) -> list[AnyMessage]:
-    """The messages; `cache_control` stays on the blocks that have it.
-
-    Raises:
-        ServiceError: 400, a block cannot be read.
-    """
+    """The messages: each result of a tool is one of its own, as in other protocols, and comes
+    first. `cache_control` stays on the blocks that have it."""
     found = list[AnyMessage]()
     if body.system:
         found.append(wire.message_of("system", content_of(body.system, "system")))
     for number, message in enumerate(body.messages):
-        found += _messages(message.role, message.content, f"messages.{number}.content")
-    return found
-
-
-def _messages(role: str, content: str | Blocks, place: str) -> list[AnyMessage]:
-    """Messages of one: each result of a tool is a message of its own, as in other protocols, and
-    comes first."""
-    if isinstance(content, str):
-        return [wire.message_of(role, content)]
-    found, calls, rest = list[AnyMessage](), Blocks(), Blocks()
-    for block in content:
-        match block:
-            case {"type": "tool_result", "tool_use_id": str(call_id)}:
-                said = content_of(block.get("content") or "", place)
-                if block.get("is_error"):
-                    said = f"Error: {said}" if isinstance(said, str) else ["Error: ", *said]
-                found.append(wire.message_of("tool", said, call_id=call_id))
-            case {"type": "tool_use", "id": call_id, "name": name, "input": given}:
-                calls.append({"id": call_id, "name": name, "arguments": given})
-            case {"type": "thinking" | "redacted_thinking"}:  # another model's, of no use to ours
-                pass
-            case _:
-                rest.append(block)
-    if rest or role == "assistant":
-        found.append(wire.message_of(role, content_of(rest, place), calls))
+        content, place = message.content, f"messages.{number}.content"
+        calls, rest = Blocks(), Blocks()
+        for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            match block:
+                case {"type": "tool_result", "tool_use_id": str(call_id)}:
+                    said = content_of(block.get("content") or "", place)
+                    if block.get("is_error"):
+                        said = f"Error: {said}" if isinstance(said, str) else ["Error: ", *said]
+                    found.append(wire.message_of("tool", said, call_id=call_id))
+                case {"type": "tool_use", "id": call_id, "name": name, "input": given}:
+                    calls.append({"id": call_id, "name": name, "arguments": given})
+                case {"type": "thinking" | "redacted_thinking"}:  # another model's, of no use here
+                    pass
+                case _:
+                    rest.append(block)
+        if rest or message.role == "assistant":
+            found.append(wire.message_of(message.role, content_of(rest, place), calls))
     return found
 
 
@@ -175,7 +148,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
 _REASONS = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 
 
-class MessageWriter(wire.Writer):
+class _MessageWriter(wire.Writer):
     """Message: whole, or as Anthropic's events."""
 
     ping = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -184,7 +157,6 @@ class MessageWriter(wire.Writer):
         self._model, self._id = body.model, f"msg_{uuid4().hex}"
         self._open = False
 
-    @override
     def whole(self, reply: Reply) -> dict[str, Any]:
         content: Blocks = [
             {"type": "tool_use", "id": call["id"], "name": call["name"], "input": call["args"]}
@@ -196,11 +168,9 @@ class MessageWriter(wire.Writer):
         usage, facts = _usage(reply.completion.usage), reply.way.facts()
         return self._message(content=content, stop_reason=reason, usage=usage, cascade=facts)
 
-    @override
     def begin(self) -> bytes:
         return sent_event("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
 
-    @override
     def text(self, text: str) -> bytes:
         opened = b""
         if not self._open:
@@ -209,7 +179,6 @@ class MessageWriter(wire.Writer):
         delta = {"type": "text_delta", "text": text}
         return opened + sent_event("content_block_delta", index=0, delta=delta)
 
-    @override
     def end(self, reply: Reply) -> Iterator[bytes]:
         whole = self.whole(reply)
         if reply.refusal:
@@ -226,7 +195,6 @@ class MessageWriter(wire.Writer):
         yield sent_event("message_delta", delta=ended, **last)
         yield sent_event("message_stop")
 
-    @override
     def failed(self, fault: ServiceError) -> bytes:
         return sent_event("error", **fault.body("/v1/messages"))
 
@@ -235,4 +203,4 @@ class MessageWriter(wire.Writer):
         return {**own, "content": [], "stop_reason": None, "stop_sequence": None, **more}
 
 
-wire.serves(router, "/v1/messages", MessagesRequest, _read, MessageWriter)
+wire.serves(router, "/v1/messages", MessagesRequest, _read, _MessageWriter)

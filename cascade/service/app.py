@@ -3,7 +3,6 @@ route, bounded connections, a graceful end, logs."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import logging
@@ -17,7 +16,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -30,7 +28,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cascade._version import __version__
-from cascade.errors import CascadeError, ConfigurationError, LedgerError
+from cascade.errors import CascadeError, ConfigurationError
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger.prices import has_price
 from cascade.service import anthropic, ollama, openai, page
@@ -338,11 +336,10 @@ def set_up_logs(config: LogConfig) -> None:
 
 
 def describe(configured: Configured) -> list[str]:
-    """Description of what would run, in lines; no model is asked.
+    """Description of what would run, in lines; no model is asked, and no ledger opened.
 
     Raises:
         ConfigurationError: it cannot run.
-        LedgerError: the ledger's database cannot be written.
     """
     config, gateway = configured.config, Gateway(configured)
     asks = "asks for keys" if config.auth else "asks for no key"
@@ -357,12 +354,4 @@ def describe(configured: Configured) -> list[str]:
             if not has_price(tier.pricing, busy_ms=1.0):
                 usd = config.unknown_call_usd
                 lines.append(f"  remark: it has no price; each call counts ${usd:f} for budgets")
-    folder = Path(kept.partition(":///")[2].partition("?")[0]).absolute().parent
-    if kept.startswith("sqlite:") and not folder.is_dir():  # to ask would make the file
-        raise LedgerError(f"ledger: there is no folder {folder}: make it.")
-    if kept.startswith("postgres") and gateway.store is not None:
-        with gateway.store as store:
-            why = asyncio.run(store.ready())
-        if why is not None:
-            raise LedgerError(f"ledger: {why}")
     return lines

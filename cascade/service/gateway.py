@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from langchain_core.messages import AnyMessage
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field, Json
 from starlette.requests import Request
 from typing_extensions import override
 
@@ -48,8 +48,8 @@ from cascade.service.keys import (
     KEY_TAG,
     Key,
     Keys,
-    Line,
     Rates,
+    Tags,
     address_of,
     counted,
     dollars,
@@ -75,13 +75,6 @@ Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
 
 
-def _pairs(given: object) -> object:
-    if not isinstance(given, str):
-        return given
-    pairs = [pair.partition("=") for pair in given.split(",")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
 class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
     """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`, which goes
     over the body."""
@@ -92,10 +85,8 @@ class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docst
     """Seconds from the arrival of the request to its answer."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
-    tags: Annotated[dict[Line, Line], BeforeValidator(_pairs)] = Field(
-        default_factory=dict, max_length=20
-    )
-    """Of the ledger entries of this request; as a header `user=ada,team=x`."""
+    tags: Tags | Json[Tags] = Field(default_factory=dict)
+    """Of the ledger entries of this request; as a header in JSON."""
 
 
 @dataclass(slots=True)
@@ -441,9 +432,6 @@ class Gateway:
         why = None if self.store is None else await self.store.ready()
         if why is not None:
             logger.error("the ledger cannot be written yet: %s", why)
-        elif self.config.auth and all(key.revoked_at for key in await self.keys.list()):
-            told = "there is no valid key yet: `cascade keys create %s NAME` makes one"
-            logger.warning(told, self.configured.path)
         self.start(self._watch())
         self.start(self._warm())
 

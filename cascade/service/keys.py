@@ -60,6 +60,7 @@ Line = Annotated[
     str,
     StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
 ]
+Tags = Annotated[dict[Line, Line], Field(max_length=20)]
 
 
 class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
@@ -79,7 +80,7 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
     """Budget of a day of UTC; None: no bound."""
     month_usd: Dollars | None = None
     """Budget of a month of UTC; None: no bound."""
-    tags: dict[Line, Line] = Field(default_factory=dict, max_length=20)
+    tags: Tags = Field(default_factory=dict)
     """Tags of the ledger entries of its requests, beside `key` and `cascade`."""
     admin: StrictBool = False
     """Whether it opens `/admin` and the page."""

@@ -15,7 +15,6 @@ from openai.types.chat import ChatCompletionFunctionTool
 from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
-from typing_extensions import override
 
 from cascade._version import __version__
 from cascade.run import Settings
@@ -55,13 +54,13 @@ class OllamaRequest(wire.AnyRequest):
     stream: StrictBool | None = Field(default=True, description="By default true.")
     options: OllamaOptions | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
+    tools: list[ChatCompletionFunctionTool] | None = None
 
 
 class OllamaChatRequest(OllamaRequest):
     """Conversation to be answered."""
 
     messages: list[OllamaMessage] = Field(default_factory=list)
-    tools: list[ChatCompletionFunctionTool] | None = None
 
 
 class OllamaGenerateRequest(OllamaRequest):
@@ -71,49 +70,44 @@ class OllamaGenerateRequest(OllamaRequest):
     system: str | None = None
     images: list[str] | None = Field(default=None, description="Base64.")
 
+    @property
+    def messages(self) -> list[OllamaMessage]:
+        """The prompt as a conversation."""
+        told = [OllamaMessage(role="system", content=self.system)] if self.system else []
+        return [*told, OllamaMessage(role="user", content=self.prompt, images=self.images)]
+
 
 class ShowRequest(BaseModel):
     """Model that is shown."""
 
-    model: str = ""
-    name: str = ""
+    model: str
 
 
 # --- reading
 
 
-def _read_chat(body: OllamaChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    tools = [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
-    return _messages(body.messages), _settings(body, served, tools=tools)
-
-
-def _read_prompt(body: OllamaGenerateRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    extra = body.model_extra or {}
+def _read(
+    body: OllamaChatRequest | OllamaGenerateRequest, served: Served
+) -> tuple[list[AnyMessage], Settings]:
+    given, extra = body.options or OllamaOptions(), {**(body.model_extra or {})}
     for name in ("suffix", "template", "context", "raw"):
         if extra.pop(name, None):
             raise wire.unsupported(name, "a cascade answers conversations: use /api/chat.")
-    given = [OllamaMessage(role="system", content=body.system)] if body.system else []
-    if body.prompt or body.images:
-        given.append(OllamaMessage(role="user", content=body.prompt, images=body.images))
-    return _messages(given), _settings(body, served)
-
-
-def _settings(body: OllamaRequest, served: Served, **more: Any) -> Settings:
-    given = body.options or OllamaOptions()
     form = {"type": "json_object"} if body.format == "json" else None
     if isinstance(body.format, dict):
         form = wire.schema_format(schema=body.format)
     limit = given.num_predict or 0
-    return wire.settings_of(
+    settings = wire.settings_of(
         served,
-        {**(body.model_extra or {}), **(given.model_extra or {})},
+        {**extra, **(given.model_extra or {})},
         form=form,
         stop=given.stop,
+        tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
         max_tokens=limit if limit > 0 else None,  # below 0: as long as it takes
         temperature=given.temperature,
         seed=given.seed,
-        **more,
     )
+    return _messages(body.messages), settings
 
 
 def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
@@ -135,7 +129,10 @@ def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
                 said = f"messages: the result of {name or 'a tool'!r} has no call before it."
                 raise ServiceError(400, said, param="messages")
             call_id = left[name].popleft()
-        content = _content(message)
+        content: str | list[Any] = message.content or ""
+        if message.images:
+            urls = [f"data:image/{_KINDS.get(x[:4], 'png')};base64,{x}" for x in message.images]
+            content = [{"type": "text", "text": content}, *map(wire.image_part, urls)]
         found.append(wire.message_of(message.role, content, calls, call_id=call_id, name=name))
     return found
 
@@ -143,18 +140,10 @@ def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
 _KINDS = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
 
 
-def _content(message: OllamaMessage) -> str | list[dict[str, Any]]:
-    text = message.content or ""
-    if not message.images:
-        return text
-    urls = [f"data:image/{_KINDS.get(x[:4], 'png')};base64,{x}" for x in message.images]
-    return [{"type": "text", "text": text}, *map(wire.image_part, urls)]
-
-
 # --- writing
 
 
-class LineWriter(wire.Writer):
+class _LineWriter(wire.Writer):
     """Ollama's lines of JSON; the last one has the counts and the extension `cascade`. While it
     waits it sends spaces, which stand before the JSON of the next line."""
 
@@ -165,23 +154,19 @@ class LineWriter(wire.Writer):
         self._model, self._chats = body.model, isinstance(body, OllamaChatRequest)
         self._begun = time.perf_counter()
 
-    @override
     def whole(self, reply: Reply) -> dict[str, Any]:
         said = self._line(reply.text, done=True, **_said(reply))
         return said | self._counts(reply)
 
-    @override
     def text(self, text: str) -> bytes:
         return wire.json_bytes(self._line(text, done=False)) + b"\n"
 
-    @override
     def end(self, reply: Reply) -> Iterator[bytes]:
         refusal, said = reply.refusal or "", _said(reply)
         if refusal or said:
             yield wire.json_bytes(self._line(refusal, done=False, **said)) + b"\n"
         yield wire.json_bytes(self._line("", done=True) | self._counts(reply)) + b"\n"
 
-    @override
     def failed(self, fault: ServiceError) -> bytes:
         return wire.json_bytes(fault.body("/api/chat")) + b"\n"
 
@@ -211,8 +196,8 @@ def _said(reply: Reply) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-wire.serves(router, "/api/chat", OllamaChatRequest, _read_chat, LineWriter)
-wire.serves(router, "/api/generate", OllamaGenerateRequest, _read_prompt, LineWriter)
+wire.serves(router, "/api/chat", OllamaChatRequest, _read, _LineWriter)
+wire.serves(router, "/api/generate", OllamaGenerateRequest, _read, _LineWriter)
 
 # --- models
 
@@ -232,7 +217,7 @@ async def show(request: Request) -> Response:
     gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
     body, _ = await wire.read_body(request, ShowRequest)
-    served = gateway.model(body.model or body.name, key)
+    served = gateway.model(body.model, key)
     tiers = [*served.models.values()]
     info = {"general.architecture": "cascade", "cascade.tiers": tiers}
     more = {"model_info": info, "capabilities": ["completion", "tools"]}

@@ -29,7 +29,6 @@ from openai.types.shared import (
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
-from typing_extensions import override
 
 from cascade.run import Settings
 from cascade.service import wire
@@ -122,7 +121,7 @@ def _functions(reply: Reply) -> list[tuple[str | None, dict[str, Any]]]:
     ]
 
 
-class ChatWriter(wire.Writer):
+class _ChatWriter(wire.Writer):
     """Chat completion: whole, or as OpenAI's chunks. The last chunk has the finish reason and the
     extension `cascade`."""
 
@@ -133,7 +132,6 @@ class ChatWriter(wire.Writer):
         self._wants_logprobs = bool(body.logprobs or body.top_logprobs)
         self._alternatives = body.top_logprobs or 0
 
-    @override
     def whole(self, reply: Reply) -> dict[str, Any]:
         calls = [{"id": i, "type": "function", "function": f} for i, f in _functions(reply)]
         text = None if reply.refusal or (calls and not reply.answer) else reply.answer
@@ -148,17 +146,14 @@ class ChatWriter(wire.Writer):
         made = {**self._head, "object": "chat.completion", "choices": [choice]}
         return made | {"usage": usage, "cascade": reply.way.facts()}
 
-    @override
     def begin(self) -> bytes:
         # Most of a stream: only the text of a piece is written anew.
         self._before, self._after = self._chunk({"content": "\0"}).split(b'"\\u0000"')
         return self._chunk({"role": "assistant", "content": ""})
 
-    @override
     def text(self, text: str) -> bytes:
         return self._before + wire.json_bytes(text) + self._after
 
-    @override
     def end(self, reply: Reply) -> Iterator[bytes]:
         whole = self.whole(reply)
         (choice,) = whole["choices"]
@@ -172,7 +167,6 @@ class ChatWriter(wire.Writer):
             yield self._event([], usage=whole["usage"])
         yield b"data: [DONE]\n\n"
 
-    @override
     def failed(self, fault: ServiceError) -> bytes:
         return b"data: " + wire.json_bytes(fault.body("/v1/chat/completions")) + b"\n\n"
 
@@ -185,7 +179,7 @@ class ChatWriter(wire.Writer):
         return b"data: " + wire.json_bytes({**chunk, **usage, **more}) + b"\n\n"
 
 
-wire.serves(router, "/v1/chat/completions", ChatRequest, _read_chat, ChatWriter)
+wire.serves(router, "/v1/chat/completions", ChatRequest, _read_chat, _ChatWriter)
 
 # --- models
 
@@ -195,22 +189,10 @@ async def models(request: Request) -> Response:
     """List the models that this key may ask for."""
     gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    return wire.json_response({"object": "list", "data": [_card(n) for n in gateway.models(key)]})
-
-
-@router.get("/v1/models/{name:path}")
-async def model(request: Request, name: str) -> Response:
-    """Show one model."""
-    gateway = wire.gateway_of(request)
-    key = await gateway.key_of(request)
-    return wire.json_response(_card(gateway.model(name, key).name))
-
-
-def _card(name: str) -> dict[str, Any]:
-    """A model for clients of OpenAI and of Anthropic, which ask at the same place."""
     own = {"object": "model", "created": 0, "owned_by": "cascade"}
-    made = {"display_name": name, "created_at": "1970-01-01T00:00:00Z"}
-    return {"id": name, **own, "type": "model", **made}
+    own |= {"type": "model", "created_at": "1970-01-01T00:00:00Z"}  # for clients of Anthropic
+    cards = [{"id": name, "display_name": name, **own} for name in gateway.models(key)]
+    return wire.json_response({"object": "list", "data": cards})
 
 
 # --- responses
@@ -295,7 +277,7 @@ def _item(item: dict[str, Any], place: str) -> AnyMessage:
     raise wire.unreadable(place, item)
 
 
-class ResponseWriter(wire.Writer):
+class _ResponseWriter(wire.Writer):
     """Response: whole, or as OpenAI's events, each with its number."""
 
     def __init__(self, body: ResponseRequest) -> None:
@@ -308,7 +290,6 @@ class ResponseWriter(wire.Writer):
         self._message = {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant"}
         self._number, self._open = -1, False
 
-    @override
     def whole(self, reply: Reply) -> dict[str, Any]:
         short = {"length": "max_output_tokens", "content_filter": "content_filter"}
         reason = short.get(reply.finish_reason)
@@ -329,17 +310,14 @@ class ResponseWriter(wire.Writer):
             "cascade": reply.way.facts(),
         }
 
-    @override
     def begin(self) -> bytes:
         begun = {"response": self._response | {"status": "in_progress"}}
         return self._say("created", **begun) + self._say("in_progress", **begun)
 
-    @override
     def text(self, text: str) -> bytes:
         opened = b"" if self._open else self._opened(_part(""))
         return opened + self._say_part("output_text.delta", delta=text, logprobs=[])
 
-    @override
     def end(self, reply: Reply) -> Iterator[bytes]:
         body = self.whole(reply)
         for index, item in enumerate(body["output"]):
@@ -362,7 +340,6 @@ class ResponseWriter(wire.Writer):
             yield self._say("output_item.done", output_index=index, item=item)
         yield self._say(body["status"], response=body)
 
-    @override
     def failed(self, fault: ServiceError) -> bytes:
         error = {"code": fault.code, "message": fault.message}
         self._number += 1
@@ -392,4 +369,4 @@ def _part(text: str, refusal: str | None = None) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-wire.serves(router, "/v1/responses", ResponseRequest, _read_response, ResponseWriter)
+wire.serves(router, "/v1/responses", ResponseRequest, _read_response, _ResponseWriter)

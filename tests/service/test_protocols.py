@@ -116,7 +116,7 @@ async def test_a_body_that_is_no_json_object_is_refused(served: Served, raw: byt
 
 
 async def test_wishes_in_headers_go_over_the_body(served: Served, upstream: Upstream) -> None:
-    headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": "user=ada"}
+    headers = {"X-Cascade-Price-Of-Error": "10", "X-Cascade-Tags": '{"user": "ada"}'}
     answer = await served.ask(headers, cascade={"price_of_error": 1e-9})
     rows = await served.gateway.store.rows(columns=["tags"])
     assert answer.headers["x-cascade-tier"] == "large"
@@ -127,10 +127,9 @@ async def test_wishes_in_headers_go_over_the_body(served: Served, upstream: Upst
         assert f"cascade.{name.lower().replace('-', '_')}" in bad.json()["error"]["message"]
 
 
-async def test_models_are_listed_and_shown(served: Served) -> None:
-    client = openai_of(served)
-    assert [model.id async for model in client.models.list()] == ["support"]
-    assert (await client.models.retrieve("support")).owned_by == "cascade"
+async def test_models_are_listed(served: Served) -> None:
+    (model,) = [model async for model in openai_of(served).models.list()]
+    assert (model.id, model.owned_by) == ("support", "cascade")
 
 
 # --- OpenAI's responses

@@ -63,7 +63,6 @@ def test_what_would_run_is_described_without_asking(tmp_path: Path, upstream: Up
     [
         ("threshold: 0.8", "calibrator: gone.json", r"cascades\.support: "),
         ("threshold: 0.8", "threshold: 0.8\n    max_harm: 0.1", "each of them decides alone"),
-        ("ledger.db", "gone/ledger.db", "there is no folder"),
         ("ledger: sqlite:///ledger.db", "auth: false", "audits need a ledger"),
         ("UPSTREAM_KEY", "NO_SUCH_KEY", "NO_SUCH_KEY is not set"),
         ("price: {input: 1", "price: {inputs: 1", r"'inputs': give those of Price"),
