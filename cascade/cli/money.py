@@ -3,6 +3,7 @@ recorded costs) and `cascade report` (what a ledger says was spent and saved).""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -29,14 +30,38 @@ from cascade.cli.options import (
 from cascade.errors import ConfigurationError
 
 
+def _tokens(typed: str) -> tuple[Decimal, Decimal]:
+    with suppress(ValueError, InvalidOperation):
+        read, written = map(Decimal, typed.split(","))
+        return read, written
+    raise ConfigurationError(f"{typed!r}: write two prices with a comma, such as 1.25,10.")
+
+
+def _time(typed: str) -> datetime:
+    unit = {"m": "minutes", "h": "hours", "d": "days"}.get(typed[-1:])
+    with suppress(ValueError, OverflowError):
+        if unit is not None and typed[:-1].isdigit():
+            found = datetime.now(UTC) - timedelta(**{unit: float(typed[:-1])})
+        else:
+            found = datetime.fromisoformat(typed)
+        if 1900 <= found.year < 2500:  # it is compared with the period before
+            return found
+    raise ConfigurationError(
+        f"{typed!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."
+    )
+
+
+TokenPrice = Annotated[Any, Option(parser=_tokens, metavar="IN,OUT", help="Dollars per 1M tokens.")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RequestOptions:
     """A request: its prices, tokens and seconds."""
 
     small: SmallName = None
     large: LargeName = None
-    small_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
-    large_price: Annotated[Text, Option(metavar="IN,OUT", help="Dollars per 1M tokens.")] = None
+    small_price: TokenPrice = None
+    large_price: TokenPrice = None
     hourly: Annotated[Amount, Option(help="Dollars per hour of the small model's machine.")] = None
     utilisation: Annotated[Decimal, Option(help="Share in which it computes.")] = Decimal(1)
     kw: Annotated[Amount, Option(help="Kilowatts that it draws while it computes.")] = None
@@ -57,16 +82,12 @@ class Expected:
     ] = None
     accept_n: Annotated[Count, Option(min=1, help="Seen on so many: gives intervals.")] = None
     requests: Annotated[Amount, Option(min=0, help="Requests per month.")] = None
-    fixed_usd: Annotated[
-        Decimal, Option(min=0, help="A month: hardware written off, maintenance, training.")
-    ] = Decimal(0)
+    fixed_usd: Annotated[Decimal, Option(min=0, help="A month: hardware, upkeep.")] = Decimal(0)
 
 
 @spread
 def plan(
-    recorded: Annotated[
-        File, Argument(help="Recorded answers or runs of agents: the costs are theirs.")
-    ] = None,
+    recorded: Annotated[File, Argument(help="Recorded answers or runs, for their costs.")] = None,
     *,
     request: RequestOptions,
     expected: Expected,
@@ -79,26 +100,24 @@ def plan(
         raise ConfigurationError("--accept-n says nothing alone: give --accept too.")
     if request.kwh_price and request.kw is None:
         raise ConfigurationError("--kwh-price says nothing alone: give --kw too.")
-    known = dict(vars(expected))
-    if recorded is not None:
-        with busy(f"reading {recorded}"):
-            seen = expected.accept_rate, expected.accept_n
-            known |= work.recorded(recorded, request.small, request.large, *seen)
-        note = f"The costs are those of {recorded}."
+    if recorded is None:
+        costs = _costs(request)
     else:
-        costs, note = _costs(request)
-        known |= costs
-    found = work.plan(**known)
-    told = {"summary": found.sentence, "verdict": found.verdict, **found.figures}
-    ratio = found.figures["cost_ratio"].value
-    told |= {"cost_ratio": ratio, "break_even_accept_rate": found.break_even}
-    give({**told, "from_requests": found.from_requests}, to_text(work.to_document(found, [note])))
+        with busy(f"reading {recorded}"):
+            models, rate = (request.small, request.large), expected.accept_rate is None
+            costs = work.recorded(recorded, *models, rate=rate)
+        costs["note"] = f"The costs are those of {recorded}."
+    found = work.plan(**{**vars(expected), **costs})
+    told = {"summary": found.document.sentence, "verdict": found.verdict, **found.figures}
+    told["cost_ratio"] = found.figures["cost_ratio"].value
+    told |= {"break_even_accept_rate": found.break_even, "from_requests": found.from_requests}
+    give(told, to_text(found.document))
 
 
-def _costs(request: RequestOptions) -> tuple[dict[str, Decimal], str]:
+def _costs(request: RequestOptions) -> dict[str, Any]:
     """Dollars of a draft, its check and a large answer, and what they rest on."""
-    from cascade.evaluation import plan as work  # noqa: PLC0415 - heavy, keeps --help fast
-    from cascade.ledger.prices import Price  # noqa: PLC0415
+    from cascade.ledger.prices import Price  # noqa: PLC0415 - heavy, keeps --help fast
+    from cascade.state import Usage  # noqa: PLC0415
 
     read, written = request.input_tokens, request.output_tokens
     if read is None or written is None:
@@ -110,44 +129,36 @@ def _costs(request: RequestOptions) -> tuple[dict[str, Decimal], str]:
         power = {"kw": request.kw or 0, "kwh": request.kwh_price or 0}
         hardware = {"hardware_per_hour": request.hourly or 0, "utilisation": request.utilisation}
         by_hour = Price.local(**hardware, **power).per_hour
+        if request.busy_s is None:
+            raise ConfigurationError("give --busy-s, the seconds that a draft keeps it computing.")
     small = _price("small", request.small, request.small_price, by_hour)
     large = _price("large", request.large, request.large_price, None)
-    asked = read + written + work.CHECK_QUESTION_TOKENS
-    check = work.call_usd(small, asked, work.CHECK_ANSWER_TOKENS, request.busy_s)
-    costs = {
-        "draft_usd": work.call_usd(small, read, written, request.busy_s),
+
+    def usd(price: Any, asked: int, told: int) -> Decimal:
+        usage, busy_s = Usage(input_tokens=asked, output_tokens=told), request.busy_s or 0
+        return Decimal(price.cost(usage, float(busy_s * 1000)))
+
+    # A check adds some 30 tokens to question and draft, and has room for its one word.
+    check = usd(small, read + written + 30, 4)
+    return {
+        "draft_usd": usd(small, read, written),
         "check_usd": request.check_calls * check,
-        "large_usd": work.call_usd(large, read, request.large_output_tokens or written),
+        "large_usd": usd(large, read, request.large_output_tokens or written),
+        "note": f"Prices: {small.source} (small); {large.source} (large).",
     }
-    return costs, f"Prices: {small.source} (small); {large.source} (large)."
 
 
-def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:
+def _price(which: str, model: Text, tokens: Any, by_hour: Amount) -> Any:
     """The price of a model, from what was typed about it."""
     from cascade.ledger.prices import ListPrice, Price, find_pricing  # noqa: PLC0415 - heavy
 
+    if tokens is not None or by_hour is not None:
+        read, written = tokens or (None, None)
+        return Price(input=read, output=written, per_hour=by_hour)
     provider, _, name = (model or "").partition(":")
-    local = provider in ("", "llamacpp", "ollama", "replay")
-    if by_hour is not None and not local:
-        raise ConfigurationError(
-            f"--{which} {model} is hosted and has a price per token: the machine's price "
-            "(--hourly, --kw) goes with a local model."
-        )
-    if tokens is not None:
-        try:
-            price_in, price_out = map(Decimal, tokens.split(","))
-        except (ValueError, InvalidOperation):
-            raise ConfigurationError(
-                f"--{which}-price {tokens!r}: write two prices with a comma, dollars per 1M input "
-                f"and output tokens: --{which}-price 1.25,10."
-            ) from None
-        return Price(input=price_in, output=price_out, per_hour=by_hour)
-    if by_hour is not None:
-        return Price(per_hour=by_hour)
-    if name:
-        found = find_pricing(provider, name, local=local, base_url=None)
-        if isinstance(found, ListPrice):
-            return found
+    listed = find_pricing(provider, name) if name else None
+    if isinstance(listed, ListPrice):
+        return listed
     machine = ", or --hourly for a machine of your own" if which == "small" else ""
     raise ConfigurationError(
         f"there is no price of {model or f'the {which} model'}: give --{which} with a list price, "
@@ -159,13 +170,11 @@ def _price(which: str, model: Text, tokens: Text, by_hour: Amount) -> Any:
 def report(
     ledger: Annotated[str, Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
     *,
-    since: Annotated[Text, Option(help="From then on: a date, or so long ago: 24h, 7d.")] = None,
-    until: Annotated[Text, Option(help="Before then.")] = None,
+    since: Annotated[Any, Option(parser=_time, help="A date, or so long ago: 24h, 7d.")] = None,
+    until: Annotated[Any, Option(parser=_time, help="Before then.")] = None,
     tag: Annotated[Texts, Option(help="Only runs with this tag, name=value.")] = None,
     by: Annotated[Text, Option(help="Break down by this tag as well.")] = None,
-    compare: Annotated[
-        bool, Option(help="Compare with the period of the same length before.")
-    ] = False,
+    compare: Annotated[bool, Option(help="Compare with as long a period before.")] = False,
     html: Page = None,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
@@ -173,31 +182,9 @@ def report(
     from cascade.evaluation.report import make_report  # noqa: PLC0415
     from cascade.ledger import Selection, open_store  # noqa: PLC0415
 
-    selection = Selection(since=_time(since), until=_time(until), tags=to_tags(tag))
-
+    selection = Selection(since=since, until=until, tags=to_tags(tag))
     with busy("reading the ledger"):
         made = partial(make_report, selection=selection, tag=by, compare=compare)
         found = using(open_store(ledger, read_only=True), made)
     write_page(html, found.document)
     give(found, to_text(found.document))
-
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-
-
-def _time(given: str | None) -> datetime | None:
-    if given is None:
-        return None
-    unit, count = _UNITS.get(given[-1:]), given[:-1]
-    try:
-        if unit is not None and count.isdigit():
-            found = datetime.now(UTC) - timedelta(**{unit: float(count)})
-        else:
-            found = datetime.fromisoformat(given)
-        if not 1900 <= found.year < 2500:  # it is compared with the period before
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ConfigurationError(
-            f"{given!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

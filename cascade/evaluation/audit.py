@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from cascade.evaluation.render import Figure, percent
+from cascade.evaluation.render import Figure
 from cascade.state import Basis
 
 Array = NDArray[np.float64]
@@ -67,28 +67,15 @@ class Quality:
     error_rate: Figure
     due: float
 
-    @property
-    def sentence(self) -> str:
-        """The findings in a sentence, then the bounds; of drafts that were checked."""
-        seen = f"{self.worse:,} of {self.checked:,} checked drafts were worse than the large answer"
-        if self.loss.basis == "measured":
-            return f"{seen}: {percent(self.loss.value)} is lost per request, as all were checked."
-        return (
-            f"{seen}: at most {percent(self.error_rate.high)} of the accepted drafts are, at most "
-            f"{percent(self.loss.high)} is lost per request (95 %)."
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Outcome of another threshold on the decided requests; that of the latest is `in_force`.
 
-    Attributes:
-        escalated: share of the requests that would have gone to the large model.
-        cost_usd: all spent; where the large model was not asked, what it is predicted to cost.
-        worse: P(accepted and worse than the large answer) per request: from audits, else from
-            1 − calibrated confidence. Its interval takes drafts that were not compared to be all
-            right, or all wrong.
+    `escalated` of them would have gone to the large model; `cost_usd` is all spent, with what the
+    large model is predicted to cost where it was not asked; `worse` is P(accepted and worse than
+    the large answer) per request, from audits, else from 1 − calibrated confidence, whose interval
+    takes drafts that were not compared to be all right, or all wrong.
     """
 
     threshold: float
@@ -119,63 +106,57 @@ class Sample:
         """Σ y/π ÷ Σ 1/π over the values of the audited (Hájek 1971)."""
         return float(np.average(values, weights=self.weights))
 
-    def figure(self, value: float, ends: Range, method: str) -> Figure:
+    def figure(self, value: float, low: float, high: float, method: str) -> Figure:
         """A share with its interval; no bound lies on the wrong side of what was measured."""
-        low, high = min(ends[0], value), max(ends[1], value)
         basis: Basis = "estimated" if self.n < self.total else "measured"
+        low, high = min(low, value), max(high, value)
         return Figure(value, "share", low, high, basis, n=self.n, method=method)
 
+    def bounded(self, values: Array, least: float = 0.0, most: float = 1.0) -> Figure:
+        """Mean over all drafts of what is known of the audited, within limits.
 
-def bounded_mean(values: Array, sample: Sample, limits: Range = (0.0, 1.0)) -> Figure:
-    """Mean over all drafts of what is known of the audited, within limits."""
-    if not sample.n:
-        return sample.figure(0.0, limits, NO_AUDITS)
-    middle = sample.mean(values)
-    if sample.n == sample.total:
-        return sample.figure(middle, (middle, middle), "exact")
-    if sample.n < FEW:
-        return sample.figure(middle, limits, f"only {sample.n} audits: all that is possible")
-    return sample.figure(middle, adjusted(values, sample, limits), "adjusted t")
+        Student's interval with one imaginary audit at either limit, and half a draft for
+        continuity: Bonett and Price (2012) for paired 0/1 answers, Agresti and Coull (1998) for one
+        share; it does not collapse to a point when all audits agree. Then, other values may still
+        be there in as large a share as no audit would meet with probability 2.5 %.
+        """
+        middle = self.mean(values) if self.n else 0.0
+        if self.n == self.total:
+            return self.figure(middle, middle, middle, "exact")
+        if self.n < FEW:
+            method = f"only {self.n} audits: all that is possible" if self.n else NO_AUDITS
+            return self.figure(middle, least, most, method)
+        w, degrees = self.weights, max(1.0, self.size - 1.0)
+        y, weight = np.r_[values, least, most], np.r_[w, np.full(2, w.mean())]
+        centre = float(np.average(y, weights=weight))
+        variance = np.sum((1.0 - 1.0 / weight) * (weight * (y - centre)) ** 2) / weight.sum() ** 2
+        half = float(special.stdtrit(degrees + 2, 0.5 + LEVEL / 2) * np.sqrt(variance))
+        half += (most - least) / (2 * self.total)
+        low, high = max(least, centre - half), min(most, centre + half)
+        if np.ptp(values) == 0:
+            only = float(values[0])
+            missed = -np.log1p(-min(1.0 / float(w.mean()), 1.0 - 1e-12)) * (degrees + 1) * w.mean()
+            unseen = min(1.0, float(np.log(2.0 / (1.0 - LEVEL)) / missed))
+            low = min(low, only - unseen * (only - least))
+            high = max(high, only + unseen * (most - only))
+        return self.figure(middle, low, high, "adjusted t")
 
+    def student(self, values: Array, spread: float) -> Array:
+        """Hájek mean with Student's interval; for values with a mass at one point it is too narrow.
 
-def student(values: Array, sample: Sample, *, spread: float = 0.0) -> tuple[float, float, float]:
-    """Hájek mean with Student's interval; for values with a mass at one point it is too narrow.
-
-    The standard error is that under Poisson sampling, finite population included. `spread` is a
-    standard deviation known from elsewhere, a floor for that of a few audits; with one audit it is
-    all there is.
-    """
-    w, n, middle = sample.weights, sample.n, sample.mean(values)
-    open_ = (1.0 - 1.0 / w) * w**2
-    variance = spread**2 * np.sum(open_)
-    if n > 1:
-        variance = max(variance, np.sum(open_ * (values - middle) ** 2) * n / (n - 1))
-    error = float(np.sqrt(variance)) / w.sum()
-    half = float(special.stdtrit(max(1.0, sample.size - 1.0), 0.5 + COST_LEVEL / 2)) * error
-    return middle, middle - half, middle + half
-
-
-def adjusted(values: Array, sample: Sample, limits: Range) -> Range:
-    """Student's interval with one imaginary audit at either limit, and half a draft for continuity.
-
-    Bonett and Price (2012) for paired 0/1 answers, Agresti and Coull (1998) for one share: it
-    does not collapse to a point when all audits agree. Then, other values may still be there in
-    as large a share as no audit would meet with probability 2.5 %.
-    """
-    w, (a, b) = sample.weights, limits
-    degrees = max(1.0, sample.size - 1.0)
-    y, weight = np.r_[values, limits], np.r_[w, np.full(2, w.mean())]
-    middle = float(np.average(y, weights=weight))
-    variance = np.sum((1.0 - 1.0 / weight) * (weight * (y - middle)) ** 2) / weight.sum() ** 2
-    half = float(special.stdtrit(degrees + 2, 0.5 + LEVEL / 2) * np.sqrt(variance))
-    half += (b - a) / (2 * sample.total)
-    low, high = max(a, middle - half), min(b, middle + half)
-    if np.ptp(values) > 0:
-        return low, high
-    only = float(values[0])
-    missed = -np.log1p(-min(1.0 / float(w.mean()), 1.0 - 1e-12)) * (degrees + 1) * w.mean()
-    unseen = min(1.0, float(np.log(2.0 / (1.0 - LEVEL)) / missed))
-    return min(low, only - unseen * (only - a)), max(high, only + unseen * (b - only))
+        The standard error is that under Poisson sampling, finite population included. `spread` is
+        a standard deviation known from elsewhere, a floor for that of a few audits; with one audit
+        it is all there is.
+        """
+        w, middle = self.weights, self.mean(values)
+        open_ = (1.0 - 1.0 / w) * w**2
+        variance = spread**2 * np.sum(open_)
+        if self.n > 1:
+            seen = np.sum(open_ * (values - middle) ** 2) * self.n / (self.n - 1)
+            variance = max(variance, seen)
+        error = float(np.sqrt(variance)) / w.sum()
+        half = float(special.stdtrit(max(1.0, self.size - 1.0), 0.5 + COST_LEVEL / 2)) * error
+        return np.array([middle, middle - half, middle + half])
 
 
 def wilson(share: float, n: float) -> Range:
@@ -186,16 +167,6 @@ def wilson(share: float, n: float) -> Range:
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = (middle - spread) / scale, (middle + spread) / scale
     return max(0.0, min(share, low)), min(1.0, max(share, high))
-
-
-def power(values: Array, proxy: Array, sample: Sample) -> float:
-    """Weight of a proxy in PPI++: κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1]; 0 for a
-    proxy that does not vary (arXiv 2311.01453, eq. 4; 2605.31278)."""
-    f = proxy[sample.audited]
-    if len(f) < 2 or np.ptp(f) == 0:
-        return 0.0
-    (variance, covariance), _ = np.cov(f, values, aweights=sample.weights)
-    return float(np.clip(covariance / variance, 0.0, 1.0))
 
 
 def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
@@ -211,23 +182,20 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
     blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]
     sample = Sample(rated.rate, rated.large)
     known = float(runs.measured.sum() + runs.large[accepted & audited].sum())
-    rest, method = np.zeros(3), "exact"
+    rest, assumed, method = np.zeros(3), _limits(blind), "exact"
     if not sample.n and sample.total:
         rest, method = _limits(rated), NO_AUDITS
     elif sample.n < sample.total:
         predicted = np.nan_to_num(rated.predicted)
         errors = sample.found - predicted[sample.audited]
-        spread = _spread(runs, rated) if sample.n < MANY else 0.0
-        means = np.array(student(errors, sample, spread=spread))
+        means = sample.student(errors, _spread(runs, rated) if sample.n < MANY else 0.0)
         rest = predicted.sum() - sample.found.sum() + sample.total * means
         rest, method = np.maximum(0.0, rest), f"difference estimator, t, {sample.n} audits"
-    assumed = _limits(blind)
+    value, low, high = (known + rest + assumed).tolist()
+    baseline = replace(sample.figure(value, low, high, method), unit="usd")
     if assumed.any():
         method = f"{method}; assumed limits where none could be" if sample.n else NO_AUDITS
-    value, *ends = (known + rest + assumed).tolist()
-    baseline = replace(sample.figure(value, (ends[0], ends[1]), method), unit="usd")
-    if assumed.any():
-        baseline = replace(baseline, basis="estimated")
+        baseline = replace(baseline, basis="estimated", method=method)
     guessed = blind.predicted if sample.n else np.r_[blind.predicted, rated.predicted]
     unknown = int(np.isnan(guessed).sum())
     gaps: dict[str, Any] = {"value": None, "high": None} if unknown else {}
@@ -265,27 +233,28 @@ def quality_of(runs: Any) -> Quality | None:
     large model answered; None where no draft could be audited.
 
     With 1 − confidence as a proxy f of the loss y: PPI++, κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷
-    Σ A_i/π_i; Horvitz and Thompson's estimator in Hájek's form where κ is 0.
+    Σ A_i/π_i with κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1] (arXiv 2311.01453, eq. 4;
+    2605.31278); Horvitz and Thompson's estimator in Hájek's form where κ is 0.
     """
     drafts = runs[runs.outcome == "accepted"]
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
         return None
     sample, proxy = Sample(rated.rate, rated.loss), 1.0 - rated.confidence
-    tuned = sample.n >= TUNED and not np.isnan(proxy).any()
-    kappa = power(sample.found, proxy, sample) if tuned else 0.0
-    fitted = kappa * proxy if tuned else np.zeros(sample.total)
-    most = 1.0 + kappa
-    found = bounded_mean(sample.found - fitted[sample.audited], sample, (-most, most))
-    shift = float(fitted.mean()) if sample.total else 0.0
+    lost, f = sample.found, proxy[sample.audited]
+    kappa = shift = 0.0
+    if sample.n >= TUNED and not np.isnan(proxy).any() and np.ptp(f) > 0:
+        (variance, covariance), _ = np.cov(f, lost, aweights=sample.weights)
+        kappa = float(np.clip(covariance / variance, 0.0, 1.0))
+        lost, shift = lost - kappa * f, float((kappa * proxy).mean())
+    found = sample.bounded(lost, -1.0 - kappa, 1.0 + kappa)
     share = sample.total / max(1, sample.total + np.isin(runs.outcome, _LARGE_ANSWERED).sum())
-    lost = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
+    loss = found.map(lambda end: min(1.0, max(-1.0, end + shift)) * share)
     if kappa:
-        lost = replace(lost, method=f"PPI++ κ={kappa:.2f}, {found.method}")
-    wrong = bounded_mean(np.maximum(sample.found, 0.0), sample)
-    if not len(drafts):
-        lost = wrong = Figure(0.0, "share", 0.0, 0.0)
-    return Quality(sample.n, int((sample.found > 0).sum()), lost, wrong, float(rated.rate.sum()))
+        loss = replace(loss, method=f"PPI++ κ={kappa:.2f}, {found.method}")
+    wrong = sample.bounded(np.maximum(sample.found, 0.0))
+    worse = int((sample.found > 0).sum())
+    return Quality(sample.n, worse, loss, wrong, float(rated.rate.sum()))
 
 
 def right(runs: Any, spent: float, quality: Quality | None) -> Figure:
@@ -325,24 +294,23 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
     """Outcomes of other thresholds on the same requests, by rising threshold; none where no draft
     was decided about. `bill` is that of the large model alone."""
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]
-    was, n = decided.outcome == "accepted", len(decided)
-    measured = np.where(decided.measured > 0, decided.measured, np.nan)
-    known = np.where(np.isnan(decided.large), decided.predicted, decided.large)
-    large = np.where(was, known, measured)
-    movable = ~np.isnan(decided.confidence + large)
+    was, n, sure = decided.outcome == "accepted", len(decided), decided.confidence
+    unseen = np.isnan(decided.large)
+    large = np.where(decided.measured > 0, decided.measured, np.nan)
+    large = np.where(was, np.where(unseen, decided.predicted, decided.large), large)
+    movable = ~np.isnan(sure + large)
     if not movable.any():
         return ()
-    ends = np.quantile(decided.confidence[movable], np.linspace(0, 1, 8), method="lower")
+    ends = np.quantile(sure[movable], np.linspace(0, 1, 8), method="lower")
     given = decided.threshold[movable & ~np.isnan(decided.threshold)][-1:].tolist()
     choices = []
     for cut in sorted({0.0, 1.0, *np.clip([*ends, *given], 0.0, 1.0).tolist()}):
-        taken = np.where(movable, decided.confidence >= cut, was)
+        taken = np.where(movable, sure >= cut, was)
         # The call of an audit becomes that of the escalation: it is paid already.
-        called, saved = was & ~taken & np.isnan(decided.large), taken & ~was
-        cost = spent + float(large[called].sum() - large[saved].sum())
+        cost = spent + float(large[was & ~taken & unseen].sum() - large[taken & ~was].sum())
         rated = taken & (decided.rate > 0)
         sample = Sample(decided.rate[rated], decided.loss[rated])
-        errors = bounded_mean(np.maximum(sample.found, 0.0), sample)
+        errors = sample.bounded(np.maximum(sample.found, 0.0))
         # Audits stand for the drafts with a rate; those without are blind.
         blind = decided[taken & ~rated] if sample.n else decided[taken]
         judged = int(taken.sum()) - len(blind)

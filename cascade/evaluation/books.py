@@ -15,7 +15,7 @@ from cascade.ledger.base import EXACT, Selection
 from cascade.ledger.feedback import FEEDBACK
 from cascade.ledger.store import SqlLedger
 
-NOTHING = Decimal(0)
+NOTHING: Any = Decimal(0)
 
 SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
 """A run belongs to the period in which it begins, and its later entries are read for so long; so
@@ -33,16 +33,20 @@ person's; `shadow` is the large model's with a draft beside it; `degraded` asked
 which could not be had; `cached` took an earlier answer; `unfinished` has no answer in the ledger.
 """
 
-_WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
+_DECIDED = ("confidence", "calibrated", "threshold", "audit_rate")
 _DOLLARS = ("cost_usd", "assumed_usd", "baseline_usd")
-_MEASURES = (
-    *("baseline_low_usd", "baseline_high_usd"),
-    *("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "latency_ms"),
-    *("confidence", "calibrated", "threshold", "audit_rate", "loss"),
+_VALUES = (
+    "at",
+    *_DOLLARS,
+    "baseline_low_usd",
+    "baseline_high_usd",
+    "latency_ms",
+    "loss",
+    *_DECIDED,
 )
-"""Columns of entries: words, "" for none; exact dollars, None where unknown; and numbers, NaN."""
-
-_DECIDED = ("action", "confidence", "calibrated", "threshold", "audit_rate")
+_WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
+"""Columns of entries: what was decided; exact dollars; these with times and other numbers, None or
+NaN where unknown; and words, "" for none."""
 
 NUMBERS = (
     *("day", "rate", "confidence", "calibrated", "threshold", "predicted", "low", "high"),
@@ -66,15 +70,15 @@ class Sums(NamedTuple):
     `no_baseline` drafts were accepted and theirs is unknown.
     """
 
-    requests: int
-    calls: int
-    unknown: int
-    unpriced: int
-    no_baseline: int
-    spent: Decimal
-    assumed: Decimal
-    saved: Decimal
-    estimated: Decimal
+    requests: Any = 0
+    calls: Any = 0
+    unknown: Any = 0
+    unpriced: Any = 0
+    no_baseline: Any = 0
+    spent: Any = NOTHING
+    assumed: Any = NOTHING
+    saved: Any = NOTHING
+    estimated: Any = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,41 +91,26 @@ class Books:
             `day`, which is that of their run, as tags are, and `called`: whether a model was
             asked. The model of a verifier is the one that drafted.
         runs: record array of `RUNS`, in the order in which they began.
-        counted: what each entry adds to the fields of `Sums`.
+        counted: columns of what each entry adds to the fields of `Sums`.
         unfinished: calls whose process ended before they did.
     """
 
     period: Selection
     entries: dict[str, Any]
     runs: Any
-    counted: Sequence[Any]
+    counted: Sums
     unfinished: int
-
-    def total(self, where: Any = slice(None)) -> Sums:
-        """Sums over all entries, or those that a mask takes."""
-        part = [column[where] for column in self.counted]
-        return _summed(np.zeros(len(part[0]), int), 1, part)[0]
 
     def summed(self, labels: Iterable[Any]) -> dict[Any, Sums]:
         """Sums over entries of the same label."""
         codes: dict[Any, int] = {}
         places = np.array([codes.setdefault(label, len(codes)) for label in labels], int)
-        return dict(zip(codes, _summed(places, len(codes), self.counted), strict=True))
-
-
-def _summed(places: Any, n: int, counted: Sequence[Any]) -> list[Sums]:
-    """Sums over entries of the same place, of which there are so many."""
-    found = [np.full(n, NOTHING, column.dtype) for column in counted]
-    with localcontext(EXACT):
-        for sums, column in zip(found, counted, strict=True):
-            np.add.at(sums, places, column)
-    return [Sums(*row) for row in zip(*(sums.tolist() for sums in found), strict=True)]
-
-
-def merged(parts: Iterable[Sums]) -> Sums:
-    """The sums of all parts."""
-    with localcontext(EXACT):
-        return Sums._make(map(sum, zip(*parts, strict=True)))
+        found = [np.full(len(codes), NOTHING, column.dtype) for column in self.counted]
+        with localcontext(EXACT):
+            for sums, column in zip(found, self.counted, strict=True):
+                np.add.at(sums, places, column)
+        rows = zip(*(sums.tolist() for sums in found), strict=True)
+        return dict(zip(codes, map(Sums._make, rows), strict=True))
 
 
 async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> Books:
@@ -131,73 +120,74 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
         ConfigurationError: the period is empty.
         LedgerError: the ledger cannot be read.
     """
-    since, until = _utc(selection.since), _utc(selection.until)
+    since, until = (
+        time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+        for time in (selection.since, selection.until)
+    )
     if since is not None and until is not None and since >= until:
         raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")
     period = replace(selection, since=since, until=until)
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
-    names = (*_WORDS, *(f"tags.{tag}" for tag in tags), "at", *_DOLLARS, *_MEASURES)
-    columns = [f"decision.{name}" if name in _DECIDED else name for name in names]
-    parts = {name: [np.empty(0, float if name in _MEASURES else object)] for name in names}
+    names = (*_VALUES, *_WORDS, *(f"tags.{tag}" for tag in tags))
+    columns = [f"decision.{name}" if name in (*_DECIDED, "action") else name for name in names]
+    kinds = [float if name in _VALUES[4:] else object for name in names]
+    parts = [[np.empty(0, kind)] for kind in kinds]
     same: dict[str, str] = {}  # equal words are kept once
     end = wider.until or datetime.now(UTC) + SLACK
     oldest = await store.rows(wider, ("at",), limit=1)
     begin = oldest[0][0] if oldest else end
     while begin < end:
         part = replace(wider, since=begin, until=min(begin + WINDOW, end))
-        found = zip(*await store.rows(part, columns), strict=True)
-        for name, values in zip(names, found, strict=False):  # none where there are no rows
-            words = name not in ("at", *_DOLLARS, *_MEASURES)
-            kept = (same.setdefault(each or "", each or "") if words else each for each in values)
-            parts[name].append(np.fromiter(kept, parts[name][0].dtype, len(values)))
+        rows = await store.rows(part, columns)
+        found = zip(*rows, strict=True)
+        for name, kind, kept, values in zip(names, kinds, parts, found, strict=bool(rows)):
+            words = () if name in _VALUES else [each or "" for each in values]
+            known = map(same.setdefault, words, words) if words else values
+            kept.append(np.fromiter(known, kind, len(rows)))
         begin += WINDOW
-    whole = {name: np.concatenate(parts.pop(name)) for name in names}
+    entries = {name: np.concatenate(parts.pop(0)) for name in names}
     ended = datetime.now(UTC) - LONGEST_CALL
     begun = replace(period, until=min(until, ended) if until else ended)
-    return _books(whole, period, len(await store.unfinished(begun)))
+    return _books(entries, period, len(await store.unfinished(begun)))
 
 
-def _utc(time: datetime | None) -> datetime | None:
-    """A time in UTC; one without a zone is in UTC already."""
-    return time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
-
-
-def _books(whole: Any, period: Selection, unfinished: int) -> Books:
+def _books(entries: dict[str, Any], period: Selection, unfinished: int) -> Books:
     begins: dict[str, int] = {}
     # An audit of a run of an earlier period belongs to none: its cost counts now.
-    for i, (run_id, node) in enumerate(zip(whole["run_id"], whole["node"], strict=True)):
+    for i, (run_id, node) in enumerate(zip(entries["run_id"], entries["node"], strict=True)):
         if node not in (EVENTS, "audit", FEEDBACK):
             begins.setdefault(run_id, i)
-    first = np.array([begins.get(run_id, i) for i, run_id in enumerate(whole["run_id"])], int)
-    inside = np.ones(len(first), bool)
+    first = np.array([begins.get(run_id, i) for i, run_id in enumerate(entries["run_id"])], int)
+    kept, at = entries["node"] != FEEDBACK, entries["at"][first]
     if period.since is not None:
-        inside &= whole["at"] >= period.since
+        kept &= at >= period.since
     if period.until is not None:
-        inside &= whole["at"] < period.until
-    kept = inside[first] & (whole["node"] != FEEDBACK)
-    entries, first = {name: whole.pop(name)[kept] for name in [*whole]}, first[kept]
-    _, begun, run = np.unique(first, return_index=True, return_inverse=True)
+        kept &= at < period.until
+    entries = {name: entries.pop(name)[kept] for name in [*entries]}
+    _, begun, run = np.unique(first[kept], return_index=True, return_inverse=True)
 
-    usd, assumed, worth = (entries[name] for name in _DOLLARS)
-    entries |= {name: entries[name].astype(float) for name in _DOLLARS}
-    node, cost, baseline = entries["node"], entries["cost_usd"], entries["baseline_usd"]
-    called, ok, unknown = entries["model"] != "", entries["outcome"] == "ok", np.isnan(cost)
+    exact = [entries[name] for name in _DOLLARS]
+    for name, dollars in zip(_DOLLARS, exact, strict=True):
+        entries[name] = dollars.astype(float)
+        dollars[np.isnan(entries[name])] = NOTHING
+    usd, assumed, worth = exact
+    cost, baseline, node = entries["cost_usd"], entries["baseline_usd"], entries["node"]
+    ok, unknown, called = entries["outcome"] == "ok", np.isnan(cost), entries["model"] != ""
     accepted = (entries["action"] == "accept") & ~np.isin(node, ("expert", "shadow"))
     large = (node == "expert") & ok
     # Without a price it is its own baseline, whatever it cost.
     unpriced = large & unknown & np.isnan(baseline)
     own = unpriced | (large & ((entries["basis"] == "measured") | (cost == baseline)))
     missing = (accepted | (large & ~unpriced)) & np.isnan(baseline)
-    measured = _known(np.where(unpriced, assumed, worth), own)
-    estimated = _known(worth, (large | accepted) & ~own)
+    measured = np.where(own, np.where(unpriced, assumed, worth), NOTHING)
+    estimated = np.where((large | accepted) & ~own, worth, NOTHING)
 
     runs = _runs(entries, run, len(begun), measured.astype(float), estimated.astype(float))
+    runs.day = [at.toordinal() for at in entries["at"][begun]]
+    entries |= {name: entries[name][begun][run] for name in entries if name.startswith("tags.")}
+    entries |= {"called": called, "day": runs.day[run].astype(int)}
     drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
     drafter[run[drafted]] = entries["model"][drafted]
-    runs.day = [at.toordinal() for at in entries["at"][begun]]
-    tags = [name for name in entries if name.startswith("tags.")]
-    entries |= {name: entries[name][begun][run] for name in tags}
-    entries |= {"called": called, "day": runs.day[run].astype(int)}
     credited = accepted & ~called & (baseline != 0)
     entries["model"] = np.where(credited, drafter[run], entries["model"])
     begins_run = np.zeros(len(run), bool)
@@ -205,20 +195,14 @@ def _books(whole: Any, period: Selection, unfinished: int) -> Books:
 
     seen = accepted & ~np.isnan(runs.large[run])  # by an audit
     measured[seen] = [Decimal(repr(each)) for each in runs.large[run][seen].tolist()]
-    assumed, estimated[seen] = _known(assumed, unknown), NOTHING
+    spent, assumed = np.where(unknown, assumed, usd), np.where(unknown, assumed, NOTHING)
+    estimated[seen] = NOTHING
     no_price = unknown & np.isnan(entries["assumed_usd"])
     counts = (begins_run, called, unknown, no_price, missing & ~seen)
     with localcontext(EXACT):
-        spent = _known(usd, ~unknown) + assumed
-        dollars = (spent, assumed, measured - spent, estimated)
-    counted = (*(column.astype(int) for column in counts), *dollars)
+        sums = (spent, assumed, measured - spent, estimated)
+    counted = Sums._make([*(count.astype(int) for count in counts), *sums])
     return Books(period, entries, runs[begins_run[begun]], counted, unfinished)
-
-
-def _known(dollars: Any, where: Any) -> Any:
-    """Exact dollars where a mask says so and they are known, else nothing."""
-    kept = (usd if yes and usd else NOTHING for usd, yes in zip(dollars, where, strict=True))
-    return np.fromiter(kept, object, len(dollars))
 
 
 def _runs(entries: Any, run: Any, n: int, measured: Any, estimated: Any) -> Any:

@@ -9,7 +9,7 @@ that is r + (1 − a) with r = (c_S + c_V)/c_L: a cascade saves only if a > r, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -18,42 +18,23 @@ from typing import Any, Literal
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
-from cascade.evaluation.render import Document, Fact, Figure, Table, dollars, words
-from cascade.ledger.prices import ListPrice, Price
-from cascade.state import Usage
-
-CHECK_QUESTION_TOKENS, CHECK_ANSWER_TOKENS = 30, 4
-"""Tokens of a self-check beyond the question and the draft, and room for its one word."""
+from cascade.evaluation.render import Document, Fact, Figure, Table, dollars, percent, words
 
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
 
-LINES: Mapping[str, tuple[str, str]] = {
-    "draft_usd": ("draft, c_S", ""),
-    "check_usd": ("self-check, c_V", "per draft"),
-    "large_usd": ("large model, c_L", ""),
-    "cost_ratio": ("cost ratio r = (c_S + c_V) / c_L", ""),
-    "accept_rate": ("accept rate a", "expected"),
-    "relative_cost": ("cost, r + 1 − a", "of the large model alone"),
-    "saved_per_1000_usd": ("saved per 1,000 requests", "fixed cost not counted"),
-    "fixed_usd": ("fixed cost", "a month"),
-    "large_month_usd": ("large model alone", "a month"),
-    "month_usd": ("cascade, all costs", "a month"),
-}
-"""Figures of a plan by name, with their labels and what they are of."""
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Forecast of cost and saving: those figures of `LINES` that can be told, per request where
-    nothing else is said, the accept rate from which it saves, with a fixed cost where the requests
-    are known, and from so many requests a month on that is paid for."""
+    """Forecast of cost and saving: figures per request, or as their names say, the accept rate from
+    which it saves, with a fixed cost where the requests are known, and from so many requests a
+    month on that is paid for."""
 
     verdict: Verdict
-    sentence: str
     figures: Mapping[str, Figure]
     break_even: Decimal
-    from_requests: int | None = None
+    from_requests: int | None
+    document: Document
 
 
 def plan(
@@ -65,9 +46,11 @@ def plan(
     accept_n: int | None = None,
     requests: Decimal | None = None,
     fixed_usd: Decimal = Decimal(0),
+    note: str = "",
 ) -> Plan:
-    """Forecast on these figures; the accept rate was seen on so many examples, and the requests and
-    the fixed cost are those of a month, which count for the verdict where both are given."""
+    """Forecast on these figures, which rest on what a `note` says; the accept rate was seen on so
+    many examples, and the requests and the fixed cost are those of a month, which count for the
+    verdict where both are given."""
     if not large_usd:
         raise ConfigurationError(
             "the large model costs $0 per request: there is nothing to save. Set its price."
@@ -75,44 +58,61 @@ def plan(
     each, usd = draft_usd + check_usd, partial(Figure, unit="usd")
     ratio, starts = each / large_usd, None
     least = ratio + (fixed_usd / (requests * large_usd) if requests else 0)
-    verdict: Verdict = "never" if (least if accept_rate is None else ratio) >= 1 else "open"
-    figures = {"draft_usd": usd(draft_usd), "check_usd": usd(check_usd)}
-    figures |= {"large_usd": usd(large_usd), "cost_ratio": Figure(ratio, "share")}
-    figures |= {"fixed_usd": usd(fixed_usd)} if fixed_usd else {}
+    lines: dict[str, tuple[str, Figure, str]] = {
+        "draft_usd": ("draft, c_S", usd(draft_usd), ""),
+        "check_usd": ("self-check, c_V", usd(check_usd), "per draft"),
+        "large_usd": ("large model, c_L", usd(large_usd), ""),
+        "cost_ratio": ("cost ratio r = (c_S + c_V) / c_L", Figure(ratio, "share"), ""),
+    }
+    if fixed_usd:
+        lines["fixed_usd"] = ("fixed cost", usd(fixed_usd), "a month")
     if requests is not None:
-        figures["large_month_usd"] = usd(requests * large_usd)
+        lines["large_month_usd"] = ("large model alone", usd(requests * large_usd), "a month")
+    verdict: Verdict = "never" if (least if accept_rate is None else ratio) >= 1 else "open"
     if accept_rate is not None:
         accept, gained = Figure(accept_rate, "share"), accept_rate * large_usd - each
         if accept_n is not None:
             low, high = (Decimal(str(end)) for end in wilson(float(accept_rate), accept_n))
             accept = replace(accept, low=low, high=high, n=accept_n)
+        relative = accept.map(lambda a: ratio + 1 - a)
         net = saved = accept.map(lambda a: 1000 * (a * large_usd - each), "usd")
-        starts = math.ceil(fixed_usd / gained) if gained > 0 else None
-        figures |= {"accept_rate": accept, "relative_cost": accept.map(lambda a: ratio + 1 - a)}
-        figures["saved_per_1000_usd"] = saved
+        lines["accept_rate"] = ("accept rate a", accept, "expected")
+        lines["relative_cost"] = ("cost, r + 1 − a", relative, "of the large model alone")
+        lines["saved_per_1000_usd"] = ("saved per 1,000 requests", saved, "fixed cost not counted")
         if requests is not None:
-            figures["month_usd"] = usd(requests * (large_usd - gained) + fixed_usd)
             net = saved.map(lambda each: each * requests / 1000 - fixed_usd)
+            month = usd(requests * (large_usd - gained) + fixed_usd)
+            lines["month_usd"] = ("cascade, all costs", month, "a month")
+        starts = math.ceil(fixed_usd / gained) if gained > 0 else None
         ends = net.numbers[1:] if accept_n is not None else net.numbers[:1]
         if verdict == "open":
             verdict = "loses" if max(ends) <= 0 else "saves" if min(ends) > 0 else "uncertain"
-    sentence = _sentence(verdict, figures, Figure(least, "share"), starts)
+    figures = {name: figure for name, (_, figure, _) in lines.items()}
+    sentence, even = _sentence(verdict, figures, least, starts), Figure(least, "share")
     if fixed_usd and accept_rate is None and not requests:
         sentence += " Its fixed cost is not counted: say how many requests a month has."
     elif fixed_usd and accept_rate is not None:
         pays = "No number of requests pays for it"
         pays = pays if starts is None else f"It is paid for from {starts:,} requests a month on"
         sentence += f" The fixed cost is {dollars(fixed_usd)} a month. {pays}."
-    return Plan(verdict, sentence, figures, least, starts)
+    document = Document(
+        title="Whether a cascade can pay",
+        sentence=sentence,
+        tables=(Table("Per request", ("", "", ""), tuple(lines.values())),),
+        facts=(Fact("saves from an accept rate of", even),),
+        notes=(note,) if note else (),
+        tone="good" if verdict == "saves" else "bad" if verdict in ("loses", "never") else "open",
+    )
+    return Plan(verdict, figures, least, starts, document)
 
 
 def _sentence(
-    verdict: Verdict, figures: Mapping[str, Figure], break_even: Figure, starts: int | None
+    verdict: Verdict, figures: Mapping[str, Figure], break_even: Decimal, starts: int | None
 ) -> str:
     rate = f"an accept rate of {words(figures.get('accept_rate'))}"
     gain = f"{words(figures.get('saved_per_1000_usd'))} per 1,000 requests"
-    least = words(break_even)
-    costs = " and check" if break_even == figures["cost_ratio"] else ", check and fixed"
+    least = percent(break_even)
+    costs = " and check" if break_even == figures["cost_ratio"].value else ", check and fixed"
     why = f"{rate} is not above the {least} from which it saves"
     why = why if starts is None else f"{gain} do not pay for the fixed cost"
     return {
@@ -126,29 +126,11 @@ def _sentence(
     }[verdict]
 
 
-def call_usd(
-    price: Price | ListPrice, input_tokens: int, output_tokens: int, busy_s: Decimal | None = None
-) -> Decimal:
-    """Dollars of a call, which keeps a machine busy for so many seconds."""
-    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)
-    cost = price.cost(usage, None if busy_s is None else float(busy_s * 1000))
-    if cost is None:
-        raise ConfigurationError(
-            "the small model is priced per busy hour: give --busy-s, the seconds that it computes "
-            "for a draft."
-        )
-    return cost
-
-
 def recorded(
-    path: Path,
-    small: str | None,
-    large: str | None,
-    accept_rate: Decimal | None = None,
-    accept_n: int | None = None,
+    path: Path, small: str | None, large: str | None, *, rate: bool = True
 ) -> dict[str, Any]:
-    """Figures for `plan`, from recorded answers or whole runs of agents. Where no accept rate
-    is given, it is the share of drafts that `evaluate` keeps."""
+    """Figures for `plan`, from recorded answers or whole runs of agents; the accept `rate` is the
+    share of drafts that `evaluate` keeps."""
     from cascade.evaluation.features import pair_of  # noqa: PLC0415 - scikit-learn
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
@@ -156,27 +138,10 @@ def recorded(
     pair = pair_of(read_transcripts(path), small or "?", large or "?")
     if not pair.priced:
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
-    if accept_rate is None:
+    costs = {"draft_usd": pair.small_cost, "large_usd": pair.large_cost}
+    known: dict[str, Any] = {name: Decimal(str(usd.mean())) for name, usd in costs.items()}
+    if rate:
         found = evaluate(pair)
-        accept_rate, accept_n = Decimal(str(1 - found.recommended.escalated)), found.rows
-    return {
-        "draft_usd": Decimal(str(pair.small_cost.mean())),
-        "large_usd": Decimal(str(pair.large_cost.mean())),
-        "accept_rate": accept_rate,
-        "accept_n": accept_n,
-    }
-
-
-def to_document(found: Plan, notes: Sequence[str] = ()) -> Document:
-    """The plan with its figures and what they rest on, which `notes` say."""
-    known = found.figures
-    rows = tuple((LINES[name][0], known[name], LINES[name][1]) for name in LINES if name in known)
-    bad = found.verdict in ("loses", "never")
-    return Document(
-        title="Whether a cascade can pay",
-        sentence=found.sentence,
-        tables=(Table("Per request", ("", "", ""), rows),),
-        facts=(Fact("saves from an accept rate of", Figure(found.break_even, "share")),),
-        notes=tuple(notes),
-        tone="good" if found.verdict == "saves" else "bad" if bad else "open",
-    )
+        kept = Decimal(str(1 - found.recommended.escalated))
+        known |= {"accept_rate": kept, "accept_n": found.rows}
+    return known

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from html import escape
 from importlib.resources import files
 from io import StringIO
@@ -37,12 +38,6 @@ points; seconds; a whole number; any other number."""
 
 AxisUnit = Unit | Literal["days"]
 """`days` are ordinals of dates."""
-
-Tone = Literal["good", "bad", "open"]
-"""Whether the sentence of a document is good news, bad news, or neither."""
-
-Role = Literal["cascade", "small", "large", "other"]
-"""Meaning of a line or dot, which gives its colour; a line of others is dashed."""
 
 UNKNOWN = "?"
 
@@ -109,12 +104,13 @@ class Table:
 @dataclass(frozen=True, slots=True)
 class Series:
     """Values of one kind in a picture under its name in the legend: (x, y), or with an interval
-    (x, y, low, high), in the units of the axes; what is not finite is not drawn."""
+    (x, y, low, high), in the units of the axes; what is not finite is not drawn. Its `role` gives
+    it its colour; a line of others is dashed."""
 
     name: str
     points: tuple[tuple[float, ...], ...]
     kind: Literal["line", "dots"] = "line"
-    role: Role = "cascade"
+    role: Literal["cascade", "small", "large", "other"] = "cascade"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +137,11 @@ class Document:
     pictures: tuple[Picture, ...] = ()
     facts: tuple[Fact, ...] = ()
     notes: tuple[str, ...] = ()
-    tone: Tone = "open"
+    tone: Literal["good", "bad", "open"] = "open"
     alarms: tuple[str, ...] | None = None
 
 
-def dollars(amount: Number | None) -> str:
-    """`$1,234`, `$12.30`, `$0.0123`: three digits, eight decimals at most; `?` where unknown."""
-    return written(amount, "usd")
-
-
-def percent(share: Number | None) -> str:
-    """`73.8 %`; two decimals below 1 %; `?` where unknown."""
-    return written(share, "share")
+# Words ----------------------------------------------------------------------------------------
 
 
 def counted(n: int, what: str) -> str:
@@ -169,43 +158,17 @@ def written(value: Number | None, unit: Unit) -> str:
     size, (least, form) = abs(known), _FORMS[unit]
     sign = "−" if known < 0 else "+" if unit == "points" else ""
     if 0 < size < Decimal(least):
-        sign, size = "−" if known < 0 else "<", Decimal(least)
+        sign, size = sign or "<", Decimal(least)
     said = form(size)
     return f"{sign}{said}" if re.search("[1-9]", said) else said
 
 
-def words(cell: Cell, *, interval: bool = True) -> str:
-    """A cell as people read it: `≈ $1.20 ($0.90 to $1.50)`, `73.8 % (70.1 to 76.9)`, `?`."""
-    if not isinstance(cell, Figure):
-        return UNKNOWN if cell is None else cell
-    said = UNKNOWN if cell.basis == "unknown" else written(cell.value, cell.unit)
-    if said != UNKNOWN:
-        said = f"≈ {said}" if cell.basis == "estimated" else said
-        said = f"{said} + {UNKNOWN}" if cell.partial else said
-    between = interval_of(cell) if interval else ""
-    return f"{said} ({between})" if between else said
-
-
-def interval_of(cell: Cell) -> str:
-    """The interval of a figure as people read it; "" where it has none, or it says nothing."""
-    if not isinstance(cell, Figure):
-        return ""
-    value, low, high = cell.numbers
-    ends = [written(end, cell.unit) for end in (low, high)]
-    at_least_nothing = low == 0 and math.isnan(value) and math.isnan(high)
-    if at_least_nothing or ends == [UNKNOWN] * 2 or low == high == value:
-        return ""
-    if all(end.endswith(" %") for end in ends):
-        ends = [end.removesuffix(" %") for end in ends]
-    return " to ".join(ends)
-
-
-def _dollars(size: Decimal) -> str:
-    if size >= 1000:
-        return f"${size:,.0f}"
-    places = max(2, min(8, 2 - size.adjusted())) if size else 2
-    whole, _, cents = f"{size:,.{places}f}".partition(".")
-    return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
+def _digits(size: Decimal, fewest: int, most: int) -> str:
+    """Three digits that count, within so many decimals; no zeros at the end of more than those."""
+    places = max(fewest, min(most, 2 - size.adjusted()))
+    whole, _, part = f"{size:,.{places}f}".partition(".")
+    part = part[:fewest] + part[fewest:].rstrip("0")
+    return f"{whole}.{part}" if part else whole
 
 
 def _seconds(size: Decimal) -> str:
@@ -215,31 +178,53 @@ def _seconds(size: Decimal) -> str:
     return f"{ms:.0f} ms" if ms >= 10 or not ms else f"{ms:.2g} ms"
 
 
-def _number(size: Decimal) -> str:
-    """Three significant digits without a power of ten."""
-    said = f"{size:,.{max(0, min(6, 2 - size.adjusted())) if size else 0}f}"
-    return said.rstrip("0").rstrip(".") if "." in said else said
-
-
 _FORMS: Mapping[Unit, tuple[str, Callable[[Decimal], str]]] = {
-    "usd": ("1e-8", _dollars),
+    "usd": ("1e-8", lambda size: f"${_digits(size, 2 if size < 1000 else 0, 8)}"),
     "share": ("1e-4", lambda size: f"{100 * size:,.{2 if 0 < size < Decimal('.01') else 1}f} %"),
     "points": ("0", lambda size: f"{100 * size:,.1f}"),
     "seconds": ("1e-5", _seconds),
     "count": ("0", lambda size: f"{size:,.0f}"),
-    "number": ("0", _number),
+    "number": ("0", lambda size: _digits(size, 0, 6)),
 }
 """How a size is written; what is less than so much, and not nothing, is written as less."""
+
+
+def words(cell: Cell) -> str:
+    """A cell as people read it: `≈ $1.20 ($0.90 to $1.50)`, `73.8 % (70.1 to 76.9)`, `?`."""
+    said, between = _words(cell)
+    return f"{said} ({between})" if between else said
+
+
+def _words(cell: Cell) -> tuple[str, str]:
+    """A cell, and its interval; "" where it has none, or it says nothing."""
+    if not isinstance(cell, Figure):
+        return UNKNOWN if cell is None else cell, ""
+    said = written(cell.value, cell.unit)
+    if said != UNKNOWN:
+        said = f"{'≈ ' * (cell.basis == 'estimated')}{said}{f' + {UNKNOWN}' * cell.partial}"
+    value, low, high = cell.numbers
+    ends = [written(end, cell.unit) for end in (low, high)]
+    at_least_nothing = low == 0 and math.isnan(value) and math.isnan(high)
+    if at_least_nothing or ends == [UNKNOWN] * 2 or low == high == value:
+        return said, ""
+    if all(end.endswith(" %") for end in ends):
+        ends = [end.removesuffix(" %") for end in ends]
+    return said, " to ".join(ends)
+
+
+dollars, percent = partial(written, unit="usd"), partial(written, unit="share")
+"""`$1,234`, `$12.30`, `$0.0123`: three digits, eight decimals at most; `73.8 %`, two decimals below
+1 %; `?` where unknown."""
+
+
+# Text and JSON --------------------------------------------------------------------------------
 
 WIDTH, _LONGEST = 100, 44
 """Columns of a terminal that text is wrapped to, and letters from which on a cell is."""
 
-_ACTING = re.compile(r"[\0-\t\v-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff]")
-"""Characters that act on a terminal, or turn what follows around."""
-
 
 def to_text(document: Document) -> str:
-    r"""A document for a terminal, without pictures; `\x1b` stands for what would act on it."""
+    """A document for a terminal, without pictures."""
     facts = [(fact.label, words(fact.figure), fact.note) for fact in document.facts]
     notes = [*(f"Wrong now: {alarm}" for alarm in document.alarms or ()), *document.notes]
     parts = [
@@ -249,8 +234,7 @@ def to_text(document: Document) -> str:
         "\n".join(_wrapped(f"- {note}", "  ") for note in notes),
         *map(table_text, document.tables),
     ]
-    text = "\n\n".join(filter(None, parts))
-    return _ACTING.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+    return "\n\n".join(filter(None, parts))
 
 
 def table_text(table: Table) -> str:
@@ -259,11 +243,11 @@ def table_text(table: Table) -> str:
     for i, row in enumerate(table.rows):
         mark = "" if table.strong is None else "→ " if i == table.strong else "  "
         lines.append((f"{mark}{words(row[0])}", *map(words, row[1:])))
-    parts = [table.title, _columns(lines, left_columns(table)) if table.rows else ""]
+    parts = [table.title, _columns(lines, _left(table)) if table.rows else ""]
     return "\n".join(filter(None, [*parts, *map(_wrapped, table.notes)]))
 
 
-def left_columns(table: Table) -> set[int]:
+def _left(table: Table) -> set[int]:
     """Indices of the columns of words, which stand to the left."""
     columns = range(1, len(table.columns))
     return {0, *(i for i in columns if all(isinstance(row[i], str) for row in table.rows))}
@@ -294,37 +278,39 @@ def to_json(value: object, *, indent: int | None = 2) -> str:
     return made.decode()
 
 
+# HTML -----------------------------------------------------------------------------------------
+
+STYLE = files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+POLICY = (
+    f"default-src 'none'; img-src data:; form-action 'self'; base-uri 'none'; style-src 'sha256-"
+    f"{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+)
+"""The style sheet of all pages, and what a browser may load beside a page: nothing but that."""
+
+
 def to_page(document: Document) -> str:
     """The whole page."""
-    style = style_sheet()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
-    return framed(document.title, body(document), head)
+    return framed(document.title, body(document))
 
 
-def framed(title: str, inner: str, head: str) -> str:
-    """HTML with what belongs around it; `head` says how it looks."""
+def framed(title: str, inner: str) -> str:
+    """HTML with what belongs around it."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{head}\n<title>{escape(title)}</title>\n</head>\n"
-        f"<body>\n<main>\n{inner}\n</main>\n</body>\n</html>\n"
+        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n<title>{escape(title)}</title>\n'
+        f"</head>\n<body>\n<main>\n{inner}\n</main>\n</body>\n</html>\n"
     )
-
-
-def style_sheet() -> str:
-    """The style sheet of all pages."""
-    return files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def body(document: Document) -> str:
     """A document as HTML."""
     alarm = "" if document.alarms is None else '<p class="sentence good">No alarm now.</p>'
     if document.alarms:
-        listed = bullets(document.alarms)
+        listed = _bullets(document.alarms)
         alarm = f'<section class="sentence bad" role="alert"><h2>Wrong now</h2>{listed}</section>'
-    cards = "".join(
+    facts = "".join(
         f"<div><dt>{escape(fact.label)}</dt><dd>{_cell(fact.figure, fact.note)}</dd></div>"
         for fact in document.facts
     )
@@ -333,18 +319,17 @@ def body(document: Document) -> str:
         f"<h1>{escape(document.title)}</h1>",
         f'<p class="sentence {document.tone}">{marked(document.sentence)}</p>',
         alarm,
-        f'<dl class="facts">{cards}</dl>' if cards else "",
-        bullets(document.notes),
-        f'<div class="pictures">{drawn}</div>' if drawn else "",
+        facts and f'<dl class="facts">{facts}</dl>',
+        _bullets(document.notes),
+        drawn and f'<div class="pictures">{drawn}</div>',
         *map(table_html, document.tables),
     ]
     return "\n".join(filter(None, parts))
 
 
-def bullets(notes: Iterable[str]) -> str:
-    """A list of sentences."""
+def _bullets(notes: Iterable[str]) -> str:
     items = "".join(f"<li>{marked(note)}</li>" for note in notes)
-    return f"<ul>{items}</ul>" if items else ""
+    return items and f"<ul>{items}</ul>"
 
 
 def marked(sentence: str) -> str:
@@ -352,36 +337,34 @@ def marked(sentence: str) -> str:
     return re.sub("`([^`]*)`", r"<code>\1</code>", escape(sentence))
 
 
-def table_html(given: Table, more: str = "", *, opened: bool = False) -> str:
-    """A table under its title; a folded one may be `opened`. `more` is HTML between the two."""
-    title, left = escape(given.title), left_columns(given)
-    sides = [' class="left"' if i in left else "" for i in range(len(given.columns))]
-    heads = (
-        f'<th scope="col"{sides[i]}>{escape(head)}</th>' for i, head in enumerate(given.columns)
+def table_html(table: Table) -> str:
+    """A table under its title."""
+    title, left = escape(table.title), _left(table)
+    sides = [' class="left"' * (i in left) for i in range(len(table.columns))]
+    heads = "".join(
+        f'<th scope="col"{side}>{escape(head)}</th>'
+        for side, head in zip(sides, table.columns, strict=True)
     )
     rows = ""
-    for i, (name, *cells) in enumerate(given.rows):
-        shown = (
-            f"<td{side}>{_cell(cell)}</td>" for side, cell in zip(sides[1:], cells, strict=True)
-        )
-        strong = ' class="strong"' if i == given.strong else ""
-        rows += f'<tr{strong}><th scope="row">{escape(words(name))}</th>{"".join(shown)}</tr>'
-    grid = (
+    for i, (name, *row) in enumerate(table.rows):
+        cells = zip(sides[1:], map(_cell, row), strict=True)
+        shown = "".join(f"<td{side}>{cell}</td>" for side, cell in cells)
+        strong = ' class="strong"' * (i == table.strong)
+        rows += f'<tr{strong}><th scope="row">{_cell(name)}</th>{shown}</tr>'
+    grid = rows and (
         f'<div class="wide" role="region" tabindex="0" aria-label="{title}"><table><thead><tr>'
-        f"{''.join(heads)}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    notes = "".join(f'<p class="soft">{marked(note)}</p>' for note in given.notes)
-    inner = f"{more}{grid if rows else ''}{notes}"
-    if given.folded:
-        return f"<details{' open' * opened}><summary>{title}</summary>{inner}</details>"
+    inner = grid + "".join(f'<p class="soft">{marked(note)}</p>' for note in table.notes)
+    if table.folded:
+        return f"<details><summary>{title}</summary>{inner}</details>"
     return f"<section><h2>{title}</h2>{inner}</section>"
 
 
 def _cell(cell: Cell, note: str = "") -> str:
-    between = interval_of(cell)
-    small = f"({between}) {note}" if between else note
-    shown = escape(words(cell, interval=False))
-    return f"{shown} <small>{escape(small.rstrip())}</small>" if small else shown
+    said, between = map(escape, _words(cell))
+    small = f"({between}) {escape(note)}".rstrip() if between else escape(note)
+    return f"{said} <small>{small}</small>" if small else said
 
 
 # Drawings -------------------------------------------------------------------------------------
@@ -392,8 +375,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 58, 456, 30, 294, 344
 def to_figure(picture: Picture) -> str:
     """A drawing under its title and legend; its colours are classes of the page around it."""
     points = [point for series in picture.series for point in series.points]
-    across, up = [point[0] for point in points], [y for point in points for y in point[1:]]
-    (left, right), (bottom, top) = span(across, picture.units[0]), span(up, picture.units[1])
+    across, up = picture.units
+    left, right = _span([point[0] for point in points], across)
+    bottom, top = _span([value for point in points for value in point[1:]], up)
 
     def x(value: float) -> float:
         return _LEFT + (value - left) / (right - left) * (_RIGHT - _LEFT)
@@ -402,21 +386,25 @@ def to_figure(picture: Picture) -> str:
         return _BOTTOM + (value - bottom) / (top - bottom) * (_TOP - _BOTTOM)
 
     drawn = [_text(_RIGHT, _HEIGHT - 8, picture.x), _text(4, _TOP - 15, picture.y, "start")]
-    for value, said in ticks(bottom, top, picture.units[1]):
+    for value, said in _ticks(bottom, top, up):
         drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
         drawn.append(_text(_LEFT - 7, y(value) + 4, said))
-    for value, said in ticks(left, right, picture.units[0]):
+    for value, said in _ticks(left, right, across):
         drawn.append(_text(x(value), _BOTTOM + 18, said, "middle"))
     zero = y(0.0 if bottom < 0 < top else bottom)
     drawn.append(f'<path class="base" d="M{_LEFT} {zero:.1f}H{_RIGHT}"/>')
     legend = ""
     for series in picture.series:
-        for at, _, *ends in series.points:
+        places, drawing = [], f'<path class="{series.kind} {series.role}"'
+        for at, value, *ends in series.points:
             if ends and math.isfinite(at + sum(ends)):
                 low, high = map(y, ends)
                 drawn.append(f'<path class="range" d="M{x(at):.1f} {low:.1f}V{high:.1f}"/>')
-        drawn.append(_stroke(series, [(x(point[0]), y(point[1])) for point in series.points]))
-        key = _stroke(series, [(1, 6), (21, 6)] if series.kind == "line" else [(11, 6)])
+            if math.isfinite(at + value):
+                places.append(f"{x(at):.1f} {y(value):.1f}")
+        way = ("h0M" if series.kind == "dots" else "L").join(places)
+        drawn.append(f'{drawing} d="M{way}h0"/>' if places else "")
+        key = f'{drawing} d="M1 6h{20 if series.kind == "line" else 0}"/>'
         legend += f'<span><svg viewBox="0 0 22 12">{key}</svg>{escape(series.name)}</span> '
     label = escape(f"{picture.title}: {picture.y} by {picture.x}")
     return (
@@ -426,7 +414,7 @@ def to_figure(picture: Picture) -> str:
     )
 
 
-def span(values: Iterable[float], unit: AxisUnit) -> tuple[float, float]:
+def _span(values: Iterable[float], unit: AxisUnit) -> tuple[float, float]:
     """The ends of an axis: around all values with some air."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
@@ -435,9 +423,8 @@ def span(values: Iterable[float], unit: AxisUnit) -> tuple[float, float]:
     return first, min(1.02, high + air) if high <= 1 and unit == "share" else high + air
 
 
-def ticks(low: float, high: float, unit: AxisUnit) -> Iterable[tuple[float, str]]:
-    """Round numbers between two values, seven at most, or days, with how they are written: shorter
-    than in words."""
+def _ticks(low: float, high: float, unit: AxisUnit) -> Iterable[tuple[float, str]]:
+    """Round numbers between two values, seven at most, or days, with how they are written."""
     rough = (high - low) / 6
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
@@ -445,19 +432,8 @@ def ticks(low: float, high: float, unit: AxisUnit) -> Iterable[tuple[float, str]
     for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
         if unit == "days":
             yield i * step, f"{date.fromordinal(round(i * step)):%b %-d}"
-        elif unit == "share":
-            yield i * step, f"{100 * i * step:.4g} %".replace("-", "−")
         else:
-            yield i * step, written(i * step, unit).removesuffix(".00")
-
-
-def _stroke(series: Series, points: Iterable[tuple[float, float]]) -> str:
-    places = [(f"{x:.1f}", f"{y:.1f}") for x, y in points if math.isfinite(x + y)]
-    if series.kind == "dots":
-        dot = f'<circle class="{series.role}" r="5.5"'
-        return "".join(f'{dot} cx="{x}" cy="{y}"/>' for x, y in places)
-    way = "L".join(map(" ".join, places))
-    return f'<path class="line {series.role}" d="M{way}"/>' if places else ""
+            yield i * step, written(i * step, unit).replace(".0 %", " %").removesuffix(".00")
 
 
 def _text(x: float, y: float, said: str, anchor: str = "end") -> str:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from cascade.errors import ConfigurationError
 from cascade.evaluation import audit
 from cascade.evaluation.audit import Choice, Quality, SavingReport
-from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, merged, read
+from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, read
 from cascade.evaluation.render import (
     Cell,
     Document,
@@ -44,6 +43,9 @@ TAGS, TABLES = ("team", "key", "cascade", "agent"), ("model", "tier", "day", "no
 OUTAGE, MOST_LINES = 3, 30
 """So many calls of a tier that fail one after the other are an outage; a table has so many lines,
 and the others are summed up in one."""
+
+ENDS = {"ok": "answered", "failed": "failed", "not_sent": "not sent", "cancelled": "cancelled"}
+"""Ends of calls, as they are called in tables."""
 
 NO_DOCUMENT = Document("", "")
 
@@ -81,16 +83,11 @@ async def make_report(
     tag: str | None = None,
     compare: bool = True,
 ) -> Report:
-    """Report of a period: verified saving, quality, costs, and a verdict.
+    """Report of a period, with tables by `TAGS`, one more `tag` and `TABLES`, compared with the
+    period of the same length before it, where it has a begin.
 
     A run belongs to the period in which it begins, with all its entries up to an hour beyond. It
     takes a second of CPU for some 60,000 entries: a service makes it in a thread of its own.
-
-    Args:
-        store: the ledger.
-        selection: by time, tag or run.
-        tag: make a table by this tag as well; there is one by each of `TAGS` and `TABLES`.
-        compare: also read the period of the same length before, where the selection has a begin.
 
     Raises:
         ConfigurationError: the selection is of parts of runs, or entries have no such tag.
@@ -102,8 +99,8 @@ async def make_report(
     if compare and since is not None:
         length = (books.period.until or datetime.now(UTC)) - since
         before = replace(selection, since=since - length, until=since)
-        earlier = report_of(await read(store, before, tags))
-    made = report_of(books, earlier)
+        earlier = _report(await read(store, before, tags))
+    made = _report(books, earlier)
     there = [table.title[3:] for table in made.document.tables if table.title.startswith("By ")]
     if tag and there and tag not in there:
         raise ConfigurationError(
@@ -112,14 +109,13 @@ async def make_report(
     return made
 
 
-def report_of(books: Books, earlier: Report | None = None) -> Report:
-    """The report of books that were read already."""
-    runs, total = books.runs, books.total()
-    spent = float(total.spent)
-    found = audit.account(runs, spent, unpriced=total.unpriced > 0)
-    known = len(runs) > 0 and not total.unpriced and not found.unknown
+def _report(books: Books, earlier: Report | None = None) -> Report:
+    entries, runs = books.entries, books.runs
+    total = books.summed([""] * len(entries["node"])).get("", Sums())
+    spent, unpriced = float(total.spent), total.unpriced > 0
+    found, quality = audit.account(runs, spent, unpriced=unpriced), audit.quality_of(runs)
+    known = len(runs) > 0 and not unpriced and not found.unknown
     claimed = known and (found.saving.n or found.saving.basis == "measured")
-    quality = audit.quality_of(runs)
     made = Report(
         requests=len(runs),
         outcomes=Counter(runs.outcome.tolist()),
@@ -127,27 +123,31 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
         saving=found,
         quality=quality,
         escalation=audit.escalation(runs),
-        right_usd=Figure(None) if total.unpriced else audit.right(runs, spent, quality),
+        right_usd=Figure(None) if unpriced else audit.right(runs, spent, quality),
         what_if=audit.choices_of(runs, spent, found.baseline),
     )
-    audits = float(books.total(books.entries["node"] == "audit").spent)
-    verdict, reason, advice = _verdict(made, audits, unpriced=total.unpriced > 0)
-    sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
-    if quality is not None and quality.checked:
-        sentence = f"{sentence} {quality.sentence}"
-    good = verdict == "saves" and not (quality and quality.loss.numbers[1] > 0)
+    audits = float(books.counted.spent[entries["node"] == "audit"].sum())
+    verdict, reason, advice = _verdict(made, audits, unpriced=unpriced)
+    lossy = quality is not None and quality.loss.numbers[1] > 0
+    tone: Any = {"saves": "open" if lossy else "good", "loses": "bad"}.get(verdict, "open")
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
-    facts = _facts(made, books, total) if len(books.entries["node"]) else ()
+    facts = _facts(made, books, total) if len(entries["node"]) else ()
+    tables = _tables(made, books, total)
+    if earlier is not None and earlier.requests:
+        both = zip(facts, earlier.document.facts, strict=False)
+        rows = tuple((now.label, now.figure, before.figure) for now, before in both)
+        heads = ("", "this period", "before")
+        tables = (Table("Compared with the period before", heads, rows), *tables)
     document = Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
-        sentence=sentence,
+        sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}. {_checked(quality)}".rstrip(),
         facts=facts,
         notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
-        tables=tuple(_tables(made, books, total, facts, earlier)),
+        tables=tuple(table for table in tables if table.rows),
         pictures=tuple(_pictures(books)),
-        tone="good" if good else "bad" if verdict == "loses" else "open",
+        tone=tone,
         alarms=tuple(_alarms(books)),
     )
     return replace(made, verdict=verdict, reason=reason, advice=advice, document=document)
@@ -156,10 +156,8 @@ def report_of(books: Books, earlier: Report | None = None) -> Report:
 def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, str, str]:
     """The verdict, its reason, and what to do next; `audits` cost so much."""
     saved, share, quality = made.saving.saving, made.saving.share, made.quality
-    of_bill = " of what the large model alone would have cost"
-    _, low, high = saved.numbers
-    loses = high <= 0 and not low >= 0  # an unknown end is no comfort
-    unknown, advice = unpriced or made.saving.unknown, ""
+    (_, low, high), unknown = saved.numbers, unpriced or made.saving.unknown
+    of_bill, advice = "of what the large model alone would have cost", ""
     if unknown:
         advice = (
             "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
@@ -180,20 +178,21 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
                 f"with {percent(live.worse.value)} of the requests accepted and worse, at most "
                 f"{percent(live.worse.high)}"
             )
-    elif loses and high + audits <= 0:
-        verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
-        reason += "" if share.high is None else f", {percent(-share.high)}{of_bill}"
-        advice = (
-            "Switch it off: ask the large model alone. A cheaper draft, a better calibration or a "
-            "lower threshold may turn it; `cascade evaluate` tells on recorded answers."
-        )
-    elif loses:
-        reason = (
-            f"its audits cost {dollars(audits)}, without which it would have saved up to "
-            f"{dollars(high + audits)}: audit a smaller share"
-        )
+    elif high <= 0 and not low >= 0:  # an unknown end is no comfort
+        if high + audits > 0:
+            reason = (
+                f"its audits cost {dollars(audits)}, without which it would have saved up to "
+                f"{dollars(high + audits)}: audit a smaller share"
+            )
+        else:
+            verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
+            reason += "" if share.high is None else f", {percent(-share.high)} {of_bill}"
+            advice = (
+                "Switch it off: ask the large model alone. A cheaper draft, a better calibration "
+                "or a lower threshold may turn it; `cascade evaluate` tells on recorded answers."
+            )
     elif made.verified_usd is not None and low > 0:
-        verdict, sure = "saves", f"{dollars(low)}, {percent(share.low)}{of_bill}"
+        verdict, sure = "saves", f"{dollars(low)}, {percent(share.low)} {of_bill}"
         reason = f"a verified net saving of at least {sure}"
         if quality is not None and (lost := quality.loss.numbers[1]) > 0:
             reason += f"; but it lost at least {percent(lost)} of quality per request"
@@ -206,6 +205,20 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
     return verdict, reason, advice
 
 
+def _checked(quality: Quality | None) -> str:
+    """What audits found, then the bounds."""
+    if quality is None or not quality.checked:
+        return ""
+    worse = f"{quality.worse:,} of {quality.checked:,} checked drafts were worse"
+    seen = f"{worse} than the large answer"
+    if quality.loss.basis == "measured":
+        return f"{seen}: {percent(quality.loss.value)} is lost per request, as all were checked."
+    return (
+        f"{seen}: at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "
+        f"{percent(quality.loss.high)} is lost per request (95 %)."
+    )
+
+
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
     """Notes on the figures."""
     quality, drafts = made.quality, runs[runs.outcome == "accepted"]
@@ -214,8 +227,7 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
             "Accepted drafts without a baseline, as their usage or the large model's price is "
             f"unknown: {total.no_baseline:,}. They count as nothing saved unless audited."
         )
-    blind = int((~(drafts.rate > 0) & np.isnan(drafts.large)).sum())
-    if blind:
+    if blind := int((~(drafts.rate > 0) & np.isnan(drafts.large)).sum()):
         yield (
             "Accepted drafts that could not be audited (auditing off, or its budget used up): "
             f"{blind:,} of {len(drafts):,}, for which the quality figures do not stand. "
@@ -249,21 +261,21 @@ def _alarms(books: Books) -> Iterable[str]:
 
 def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
-    found, took = made.saving, books.runs.latency_s
-    quality = made.quality if made.quality and made.quality.checked else None
+    found, quality, took = made.saving, made.quality, books.runs.latency_s
     ends = Counter(books.entries["outcome"][books.entries["called"]].tolist())
     calls = ends["failed"] + ends["ok"]
-    half, most = _took(took[took > 0], (0.5, 0.95))
-    estimate = Figure(found.estimated_usd, "usd", basis="estimated")
+    half, most = _took(took[took > 0], 0.5, 0.95)
     parts = f"measured {dollars(found.measured_usd)}"
-    parts += f", estimated {words(estimate)}" if found.estimated_usd else ""
+    if found.estimated_usd:
+        parts += f", estimated {words(Figure(found.estimated_usd, 'usd', basis='estimated'))}"
     if made.verified_usd is not None and found.saving.basis == "estimated":
         parts += ", the lower end may be claimed"
     paid = "audits included"
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
-    worse = f"{quality.worse:,} of {quality.checked:,}" if quality else "?"
-    rate = quality.error_rate if quality else Figure(None)
+    worse, rate = "?", "?"
+    if quality is not None and quality.checked:
+        worse, rate = f"{quality.worse:,} of {quality.checked:,}", words(quality.error_rate)
     each = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
     alone = f"large alone {dollars(each.value)}"
     return (
@@ -272,7 +284,7 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
         Fact("large model alone", found.baseline, "with every request"),
         Fact("saved", found.saving, parts),
         Fact("of the large-only bill", found.share, found.saving.method),
-        Fact("checked drafts that were worse", worse, f"of all accepted {words(rate)}"),
+        Fact("checked drafts that were worse", worse, f"of all accepted {rate}"),
         Fact("escalated", made.escalation),
         Fact("cost per answer as good as the large model's", made.right_usd, alone),
         Fact("95 % of requests took at most", most, f"half of them {words(half)}"),
@@ -280,59 +292,79 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     )
 
 
-def _tables(
-    made: Report, books: Books, total: Sums, facts: Sequence[Fact], earlier: Report | None
-) -> Iterable[Table]:
-    """All tables that have rows."""
-    entries, rows = books.entries, list[tuple[Cell, ...]]()
-    if earlier is not None and earlier.requests:
-        before = {fact.label: fact.figure for fact in earlier.document.facts}
-        rows = [(fact.label, fact.figure, before.get(fact.label, "")) for fact in facts]
-    tables = [Table("Compared with the period before", ("", "this period", "before"), tuple(rows))]
+def _tables(made: Report, books: Books, total: Sums) -> Iterable[Table]:
+    entries = books.entries
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     estimated = float(total.estimated)
     scale = made.saving.estimated_usd / estimated if estimated else 0.0
     tags = (name for name in entries if name.startswith("tags."))
-    tables += [_breakdown(books, total, by, scale) for by in (*tags, *TABLES)]
-    tables += [_tokens(books), _calls(books), _choices(made.what_if), _unknown(books)]
-    told = np.flatnonzero((entries["node"] == EVENTS) & (entries["note"] != ""))
-    events = tuple((f"{entries['at'][i]:%Y-%m-%d %H:%M}", entries["note"][i]) for i in told)
-    tables.append(Table("Events", ("at, UTC", "what"), events, folded=True))
-    return (table for table in tables if table.rows)
+    yield from (_breakdown(books, total, by, scale) for by in (*tags, *TABLES))
+
+    rows: list[tuple[Cell, ...]] = []
+    for tier, calls in _calls_by_tier(books):
+        ends, took = entries["outcome"][calls], entries["latency_ms"][calls] / 1000
+        counts = (Figure(int((ends == end).sum()), "count") for end in ENDS)
+        rows.append((tier, *counts, *_took(took[ends == "ok"], 0.5, 0.95, 0.99)))
+    times = ("50 % took", "95 %", "99 %")
+    yield Table("Calls by tier", ("tier", *ENDS.values(), *times), tuple(rows))
+
+    notes = ["On the decided requests, in the order of their confidence."]
+    rows, strong = [], None
+    for i, choice in enumerate(made.what_if):
+        asked, cost = Figure(choice.escalated, "share"), Figure(choice.cost_usd, "usd")
+        rows.append((f"{choice.threshold:.3f}", asked, cost, choice.saving, choice.worse))
+        if choice.in_force:
+            notes.append(f"The threshold in force is {choice.threshold:.3f}.")
+            strong = i
+    heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
+    yield Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
+
+    node, model, note = (entries[name] for name in ("node", "model", "note"))
+    lost = np.isnan(entries["cost_usd"])
+    why = {(n, m): said for n, m, said in zip(node[lost], model[lost], note[lost], strict=True)}
+    groups, rows = books.summed(zip(node, model, strict=True)) if why else {}, []
+    for label, said in why.items():
+        sums = groups[label]
+        assumed = _dollars(sums.assumed, sums.unpriced)
+        rows.append((*label, said or "no reason given", Figure(sums.unknown, "count"), assumed))
+    yield Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
+
+    told = np.flatnonzero((node == EVENTS) & (note != ""))
+    rows = [(f"{entries['at'][i]:%Y-%m-%d %H:%M}", note[i]) for i in told]
+    yield Table("Events", ("at, UTC", "what"), tuple(rows), folded=True)
 
 
 def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
     """One line per group, of which every column adds up to the headline: days in order, other
     groups by what they cost. No lines where no entry has such a tag."""
     group, labels = by.removeprefix("tags."), books.entries[by].tolist()
-    days, tagged = by == "day", group != by
+    days = by == "day"
+    left_out = by in ("model", "tier", "node")  # a run has entries in several groups
     groups = books.summed(labels) if any(labels) else {}
     names = sorted(groups, key=lambda name: -name if days else -groups[name].spent)
-    if others := names[MOST_LINES:]:
+    if others := set(names[MOST_LINES:]):
         rest = f"({len(others):,} {'earlier' if days else 'others'})"
+        groups = books.summed(rest if label in others else label for label in labels)
         names[MOST_LINES:] = [rest]
-        groups[rest] = merged(map(groups.pop, others))
     lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
     rows: list[tuple[Cell, ...]] = []
     for name, sums in (*lines, ("total", total)) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
         guess = float(sums.estimated) * scale
         cells: tuple[Figure, ...] = (
+            Figure(sums.requests, "count"),
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
             Figure(sums.saved, "usd", partial=sums.unpriced > 0),
             replace(_dollars(guess, sums.no_baseline), basis="estimated" if guess else "measured"),
-        )
-        if days or tagged:  # elsewhere a run has entries in several groups
-            cells = (Figure(sums.requests, "count"), *cells)
+        )[left_out:]
         if name or any(cell.value != 0 for cell in cells):
             rows.append((label, *cells))
-    figures = ("calls", "cost", "saved, measured", "saved, estimated")
-    heads = (group, "requests", *figures) if days or tagged else (group, *figures)
-    return Table(f"By {group}", heads, tuple(rows), strong=len(rows) - 1)
+    heads = ("requests", "calls", "cost", "saved, measured", "saved, estimated")[left_out:]
+    return Table(f"By {group}", (group, *heads), tuple(rows), strong=len(rows) - 1)
 
 
-def _dollars(known: float | Decimal, unpriced: int) -> Figure:
+def _dollars(known: Number, unpriced: int) -> Figure:
     """A sum of which so many parts are unknown."""
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
 
@@ -344,58 +376,9 @@ def _calls_by_tier(books: Books) -> Iterable[tuple[str, Any]]:
         yield tier, np.flatnonzero(called & (tiers == tier))
 
 
-def _tokens(books: Books) -> Table:
-    kinds = [books.entries[f"{of}_tokens"] for of in ("input", "output", "cached", "cache_write")]
-    rows: list[tuple[Cell, ...]] = []
-    for tier, calls in _calls_by_tier(books):
-        read, written, cached, kept = (int(np.nansum(tokens[calls])) for tokens in kinds)
-        untold = np.isnan(kinds[0] + kinds[1]) & (books.entries["outcome"] == "ok")
-        counts = (read - cached - kept, cached, kept, written)
-        cells = (Figure(n, "count", partial=bool(untold[calls].any())) for n in counts)
-        share = Figure(cached / read if read else None, "share")
-        rows.append((tier, Figure(len(calls), "count"), *cells, share))
-    heads = ("input, uncached", "cached", "cache writes", "output", "cached share")
-    return Table("Tokens by tier", ("tier", "calls", *heads), tuple(rows))
-
-
-def _calls(books: Books) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for tier, calls in _calls_by_tier(books):
-        outcome, took = books.entries["outcome"][calls], books.entries["latency_ms"][calls] / 1000
-        ends = Counter(outcome.tolist())
-        counts = (Figure(ends[end], "count") for end in ("ok", "failed", "not_sent", "cancelled"))
-        rows.append((tier, *counts, *_took(took[outcome == "ok"], (0.5, 0.95, 0.99))))
-    heads = ("answered", "failed", "not sent", "cancelled", "50 % took", "95 %", "99 %")
-    return Table("Calls by tier", ("tier", *heads), tuple(rows))
-
-
-def _took(times: Any, shares: Sequence[float]) -> list[Figure]:
+def _took(times: Any, *shares: float) -> list[Figure]:
     found = np.quantile(times if len(times) else [np.nan], shares)
     return [Figure(time, "seconds") for time in found.tolist()]
-
-
-def _choices(found: Sequence[Choice]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    notes, strong = ["On the decided requests, in the order of their confidence."], None
-    for i, choice in enumerate(found):
-        asked, cost = Figure(choice.escalated, "share"), Figure(choice.cost_usd, "usd")
-        rows.append((f"{choice.threshold:.3f}", asked, cost, choice.saving, choice.worse))
-        if choice.in_force:
-            notes.append(f"The threshold in force is {choice.threshold:.3f}.")
-            strong = i
-    heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    return Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
-
-
-def _unknown(books: Books) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    node, model, note, usd = (books.entries[of] for of in ("node", "model", "note", "cost_usd"))
-    for label in dict.fromkeys(zip(node[np.isnan(usd)], model[np.isnan(usd)], strict=True)):
-        its = np.isnan(usd) & (node == label[0]) & (model == label[1])
-        sums, why = books.total(its), note[its][-1] or "no reason given"
-        assumed = _dollars(sums.assumed, sums.unpriced)
-        rows.append((*label, why, Figure(sums.unknown, "count"), assumed))
-    return Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
 
 
 def _pictures(books: Books) -> Iterable[Picture]:
@@ -405,15 +388,16 @@ def _pictures(books: Books) -> Iterable[Picture]:
     sums = books.summed(books.entries["day"].tolist())
     for day in np.unique(runs.day).astype(int).tolist():
         part, paid = runs[runs.day == day], sums[day]
-        saved.append(
-            (day, audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0).saving)
-        )
+        found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
+        saved.append((day, found.saving))
         escalated.append((day, audit.escalation(part)))
-    days, decided = "day, UTC", "share of decided requests"
-    if any(saving.value is not None for _, saving in saved):
-        yield Picture("Saving per day", days, "dollars", (_spans(saved),), ("days", "usd"))
-    if any(rate.n for _, rate in escalated):
-        yield Picture("Escalation per day", days, decided, (_spans(escalated),), ("days", "share"))
+    kinds: Any = (
+        ("Saving per day", "dollars", "usd", saved),
+        ("Escalation per day", "share of decided requests", "share", escalated),
+    )
+    for title, y, unit, figures in kinds:
+        if any(figure.value is not None for _, figure in figures):
+            yield Picture(title, "day, UTC", y, (_spans(figures),), ("days", unit))
     if groups := audit.reliability(runs):
         lines = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other"), _spans(groups)
         good = "as good as the large answer"

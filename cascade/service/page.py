@@ -1,7 +1,6 @@
 """The page: what the service saves, how sure that is, what it costs in quality, what is wrong now.
 
-It is made here as HTML without a script: a browser may load one style sheet, and nothing from
-another host.
+It is made here as HTML without a script, and a browser loads nothing beside it.
 """
 
 from __future__ import annotations
@@ -9,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
@@ -39,8 +37,7 @@ from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
 from cascade.service.wire import gateway_of
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self' data:; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": f"{render.POLICY}; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -49,15 +46,8 @@ HEADERS = {
 }
 """Headers that bound the page in a browser."""
 
-STYLE = '<link rel="stylesheet" href="/static/page.css"><link rel="icon" href="data:,">'
-
-WEEK = timedelta(days=7)
-"""Period that is shown where none is asked for."""
-
-NOW = timedelta(minutes=15)
-"""Failures within so long are "now"."""
-
-MIDNIGHT = time(tzinfo=UTC)
+WEEK, NOW, MIDNIGHT = timedelta(days=7), timedelta(minutes=15), time(tzinfo=UTC)
+"""Period that is shown where none is asked for, and time within which failures are "now"."""
 
 KEPT_S, MOST_KEPT, LISTED = 30.0, 32, 200
 """Seconds for which a report is shown again, reports that are kept, and requests that are shown."""
@@ -96,7 +86,7 @@ class Guarded(APIRoute):
                 if fault.status == 401 or fault.code == "admin_key_needed":
                     fault = LOG_IN
                 said = f"<h1>cascade</h1><p>{render.marked(fault.message)}</p>"
-                told = render.framed("cascade", said, STYLE)
+                told = render.framed("cascade", said)
                 response = HTMLResponse(told, fault.status, fault.headers)
             response.headers.update(HEADERS)
             return response
@@ -105,9 +95,6 @@ class Guarded(APIRoute):
 
 
 router = APIRouter(route_class=Guarded)
-
-
-# --- what is shown
 
 
 class View(BaseModel):
@@ -131,8 +118,7 @@ class View(BaseModel):
 
     def selection(self) -> Selection:
         """The entries of the view."""
-        since = datetime.combine(self.first, MIDNIGHT)
-        until = None
+        since, until = datetime.combine(self.first, MIDNIGHT), None
         if self.last is not None:
             until = datetime.combine(self.last, MIDNIGHT) + timedelta(days=1)
         tags = {CASCADE_TAG: self.cascade, KEY_TAG: self.key}
@@ -153,20 +139,19 @@ async def show(request: Request) -> Response:
     """Show the page."""
     gateway, view = gateway_of(request), View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
-    names = {key.id: key.name for key in keys}
     told = Document("cascade", "There is no ledger, so nothing is known of savings: set `ledger`.")
     alarms = _alarms(gateway)
     if gateway.store is not None:
         told = (await _report(request.app.state.reports, gateway.store, view.selection())).document
         if (why := await gateway.store.ready()) is not None:
             alarms.append(f"The ledger cannot be written: {why}")
-    said = render.body(replace(told, alarms=(*alarms, *(told.alarms or ()))))
-    for key_id, name in names.items():
-        said = said.replace(key_id, escape(name))
     budgets = await _budgets(gateway, keys)
-    money = render.table_html(budgets) if budgets.rows else ""
-    parts = [_header(view, gateway, names), said, money, _requests(view, gateway)]
-    return HTMLResponse(render.framed("cascade", "\n".join(filter(None, parts)), STYLE))
+    tables = (*told.tables, budgets) if budgets.rows else told.tables
+    said = render.body(replace(told, alarms=(*alarms, *(told.alarms or ())), tables=tables))
+    for key in keys:
+        said = said.replace(key.id, escape(key.name))
+    parts = (_header(view, gateway, keys), said, _requests(view, gateway))
+    return HTMLResponse(render.framed("cascade", "\n".join(parts)))
 
 
 async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
@@ -199,16 +184,6 @@ async def export(request: Request, name: str) -> Response:
     return FileResponse(path, media_type=kind, filename=name, background=done)
 
 
-@router.get("/static/page.css")
-async def static() -> Response:
-    """The style sheet."""
-    own = files("cascade.service").joinpath("static/page.css").read_text(encoding="utf-8")
-    return Response(render.style_sheet() + own, media_type="text/css")
-
-
-# --- HTML
-
-
 def _alarms(gateway: Gateway) -> list[str]:
     since = datetime.now(UTC) - NOW
     late = [way for way in gateway.ways if way.at >= since]
@@ -221,17 +196,18 @@ def _alarms(gateway: Gateway) -> list[str]:
     return found
 
 
-def _options(given: Iterable[tuple[str, str]], chosen: str) -> str:
-    return "".join(
-        f'<option value="{escape(value)}"{" selected" if value == chosen else ""}>'
+def _select(label: str, name: str, options: Mapping[str, str], chosen: str) -> str:
+    listed = "".join(
+        f'<option value="{escape(value)}"{" selected" * (value == chosen)}>'
         f"{escape(said[:60])}</option>"
-        for value, said in given
+        for value, said in options.items()
     )
+    return f'<label>{label} <select form="view" name="{name}">{listed}</select></label>'
 
 
-def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
-    cascades = _options([("", "all cascades"), *((n, n) for n in gateway.served)], view.cascade)
-    keys = _options([("", "all teams"), *names.items()], view.key)
+def _header(view: View, gateway: Gateway, keys: Iterable[Key]) -> str:
+    cascades = {"": "all cascades", **{name: name for name in gateway.served}}
+    teams = {"": "all teams", **{key.id: key.name for key in keys}}
     told = view.model_dump(mode="json", by_alias=True, include={"first", "last", "cascade", "key"})
     query = escape(urlencode({name: value for name, value in told.items() if value}))
     return (
@@ -239,8 +215,8 @@ def _header(view: View, gateway: Gateway, names: dict[str, str]) -> str:
         '<form id="view" method="get" action="/" class="filters">'
         f'<label>From <input type="date" name="from" value="{view.first}"></label>'
         f'<label>to <input type="date" name="to" value="{view.last or ""}"></label>'
-        f'<label>Cascade <select name="cascade">{cascades}</select></label>'
-        f'<label>Team <select name="key">{keys}</select></label><button>Show</button></form>'
+        f"{_select('Cascade', 'cascade', cascades, view.cascade)}"
+        f"{_select('Team', 'key', teams, view.key)}<button>Show</button></form>"
         f'<nav aria-label="Export"><a href="/export/ledger.csv?{query}">CSV</a> '
         f'<a href="/export/ledger.jsonl?{query}">JSON lines</a></nav></header>'
     )
@@ -277,14 +253,13 @@ def _requests(view: View, gateway: Gateway) -> str:
         )
         for way in ways[:LISTED]
     )
-    kinds = _options([("", "all"), ("failed", "failed"), ("escalated", "escalated")], view.only)
-    search = (
-        '<p class="filters">'
-        f'<label>Search <input form="view" name="q" value="{escape(view.search)}"></label>'
-        f'<label>Only <select form="view" name="only">{kinds}</select></label>'
-        '<button form="view" formaction="/#requests">List</button></p>'
-    )
     title = f"Requests of this process: {len(ways)} of the last {len(gateway.ways)}"
-    table = Table(title, (*columns, "cost", "saved", "time", "run"), rows, folded=True)
-    listed = render.table_html(table, search, opened=bool(view.search or view.only))
-    return f'<div id="requests">{listed}</div>'
+    folded = not (view.search or view.only)
+    table = Table(title, (*columns, "cost", "saved", "time", "run"), rows, folded=folded)
+    kinds = {"": "all", "failed": "failed", "escalated": "escalated"}
+    return (
+        f'<div id="requests"><p class="filters"><label>Search requests <input form="view" name="q" '
+        f'value="{escape(view.search)}"></label>{_select("Only", "only", kinds, view.only)}'
+        f'<button form="view" formaction="/#requests">List</button></p>{render.table_html(table)}'
+        "</div>"
+    )

@@ -172,15 +172,14 @@ LARGE = ("--large-price", "1,10")
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--small-price", "1", *LARGE), "--small-price '1'"),
-        (("--small-price", "a,b", *LARGE), "--small-price 'a,b'"),
+        (("--small-price", "1", *LARGE), "'--small-price': '1': write two"),
+        (("--small-price", "a,b", *LARGE), "'--small-price': 'a,b'"),
         (LARGE, "there is no price of the small model: give --small"),
         (("--small-price", "1,1"), "--large-price"),
         (("--small-price", "1,1", *LARGE, "--kwh-price", "0.3"), "give --kw too"),
         (("--hourly", "1", "--utilisation", "2", *LARGE), "utilisation"),
         (("--hourly", "1", *LARGE), "give --busy-s"),
         (("--small-price", "1,1", *LARGE, "--accept-n", "10"), "give --accept too"),
-        (("--small", "openai:gpt-5.1", "--hourly", "1", *LARGE), "--small openai:gpt-5.1"),
         (("--small", "gpt-5.1", *LARGE), "there is no price of gpt-5.1"),
         (("--small-price", "1,1", "--large-price", "0,0"), "nothing to save"),
         (("--small-price", "1,1", *LARGE, "--accept", "1.5"), "1.5"),

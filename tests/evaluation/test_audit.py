@@ -34,14 +34,6 @@ def test_the_hajek_mean_weighs_by_the_inverse_rate() -> None:
     assert (audit.wilson(0.0, 10)[0], audit.wilson(1.0, 10)[1]) == (0.0, 1.0)
 
 
-def test_the_weight_of_a_proxy_by_hand() -> None:
-    s = audit.Sample(np.full(4, 0.5), np.array([0, 0, np.nan, np.nan]))
-    proxy = np.array([1.0, 0.0, 1.0, 0.0])
-    assert audit.power(np.array([1.0, 1.0]), proxy, s) == 0.0
-    assert audit.power(np.array([1.0, 0.0]), proxy, s) == 1.0
-    assert audit.power(np.array([1.0, 0.0]), np.ones(4), s) == 0.0
-
-
 def test_measured_and_estimated_parts_add_up_to_the_saving() -> None:
     outcome = [*["accepted"] * 4, "escalated"]
     known: dict[str, Any] = {"rate": 0.5, "outcome": outcome, "measured": [0, 0, 0, 0, 3]}
@@ -66,7 +58,7 @@ def test_few_audits_and_agreement_of_all_prove_nothing() -> None:
     assert (nothing.low, nothing.high, nothing.method) == (-0.5, 0.5, audit.NO_AUDITS)
     # (1 − 0.1)^K = 0.025: 35 losses among the 100 could have stayed unseen.
     s = audit.Sample(np.full(100, 0.1), np.where(np.arange(100) < 10, 0.0, np.nan))
-    assert audit.adjusted(np.zeros(10), s, (-1.0, 1.0))[1] == pytest.approx(0.35, abs=0.011)
+    assert s.bounded(np.zeros(10), -1.0, 1.0).high == pytest.approx(0.35, abs=0.011)
 
 
 def test_where_every_draft_was_audited_the_bound_is_what_was_measured() -> None:

@@ -67,7 +67,8 @@ def test_a_page_is_well_formed_and_loads_its_style_sheet_alone() -> None:
     page = to_page(DOCUMENT)
     style = re.search(r"<style>(.*?)</style>", page, re.S)
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    assert f"default-src 'none'; style-src 'sha256-{digest}';" in page
+    assert f"style-src 'sha256-{digest}'" in page
+    assert "default-src 'none'" in page
 
 
 @pytest.mark.parametrize(
@@ -95,4 +96,4 @@ def test_what_is_no_number_is_left_out_of_a_drawing() -> None:
     none = Series("none", ((math.nan, 1.0),))
     drawn = to_figure(Picture("p", "x", "y", (odd, none), ("number", "number")))
     assert not any(said in drawn for said in ("nan", "inf"))
-    assert drawn.count("<circle") == 2  # with that of the legend
+    assert [way.count("M") for way in re.findall(r'class="dots[^"]*" d="([^"]*)"', drawn)] == [1, 1]
