@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from threading import Lock
+from typing import Any
 
 from cascade._numbers import to_number
-from cascade.errors import CascadeError, ConfigurationError
+from cascade.errors import ConfigurationError
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars, has_price
@@ -19,8 +19,8 @@ from cascade.middleware.background import lot, patience
 from cascade.middleware.base import Decide, Slot
 from cascade.middleware.comparing import AfterReply, Loss
 from cascade.policies.base import Situation
-from cascade.run import Answer, CascadeRuntime, Kernel, Parts, Run, known_cost
-from cascade.state import Decision, LedgerEntry
+from cascade.run import Answer, CascadeRuntime, Parts, Run, known_cost
+from cascade.state import Completion, Decision, LedgerEntry
 from cascade.tiers import ModelLike
 
 REFRESH_S = 15.0
@@ -106,48 +106,26 @@ class Audits(AfterReply):
         drafted = answer.source in [tier.name for tier in kernel.tiers[:-1]] and not answer.degraded
         if run.kind != "answer" or not drafted or not rate or lot(run.id, self.kind) >= rate:
             return
-        audit = self.again(run)
-        assert audit.draft is not None, "what is audited is a draft"
+        draft, messages = run.draft, list(run.messages)
+        assert draft is not None, "what is audited is a draft"
         if self.budget is not None:
-            expected = kernel.outlook.cost(kernel.tiers[-1], audit.draft, audit.messages)
+            expected = kernel.outlook.cost(kernel.tiers[-1], draft, messages)
             self.budget.reserve(run.id, expected)
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
-        self._background.start(partial(self._audit, audit, rate, estimate, kernel), run.id)
 
-    async def _audit(
-        self, audit: Run, rate: float, estimate: Decimal | None, kernel: Kernel
-    ) -> None:
-        """Ask, compare, book, and let the outlook learn how long large answers are."""
-        draft, runtime = audit.draft, CascadeRuntime(kernel, show="final")
-        assert draft is not None
-        try:
-            large = (await kernel.answer(audit, runtime)).completion
-        except CascadeError as error:
-            self.book(kernel, audit, draft.tier, outcome="failed", note=f"not audited: {error}")
-            return
-        assert large is not None, "the auditor answers or raises"
-        loss, note = await self.compare(audit, draft, large, runtime)
-        correction = Decimal(0)
-        measured = kernel.outlook.measured(large.usage, audit.messages, large.busy_ms)
-        if measured is None:
-            note += "; what the large model costs is unknown, so the estimate stands"
-        elif estimate is not None:
-            correction = measured - estimate  # makes the estimated baseline the measured one
-        self.book(
-            kernel,
-            audit,
-            draft.tier,
-            id=f"{audit.id}-audit",  # where a step is executed again, one result is left
-            loss=loss,
-            note=note,
-            saved_usd=correction,
-            baseline_usd=correction,
-            basis="estimated" if correction else "measured",
-        )
-        seen, written = visible(draft.usage), large.usage.output_tokens
-        if seen is not None and written is not None:
-            kernel.outlook.learn(seen, written, 1 / rate)
+        def measured(large: Completion) -> Mapping[str, Any]:
+            """The correction that makes the estimated baseline the measured one, where it is known;
+            the outlook learns how long large answers are."""
+            seen, written = visible(draft.usage), large.usage.output_tokens
+            if seen is not None and written is not None:
+                kernel.outlook.learn(seen, written, 1 / rate)
+            usd = kernel.outlook.measured(large.usage, messages, large.busy_ms)
+            error = Decimal(0) if usd is None or estimate is None else usd - estimate
+            basis = "estimated" if error else "measured"
+            return {"saved_usd": error, "baseline_usd": error, "basis": basis}
+
+        self.answer_again(run, kernel, measured)
 
 
 class DailyBudget:

@@ -10,7 +10,9 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from langchain_core.messages import HumanMessage, SystemMessage
@@ -45,6 +47,10 @@ _OPTION = re.compile(r"\W*([A-Za-z])(?:\W*$|[).:\]]+\s)")
 Loss = Callable[[str, str, str], float | Awaitable[float]]
 """A comparison of the user's: (question, draft, large model's answer) → loss in [−1, 1]; it may be
 async."""
+
+
+Fields = Callable[[Completion], Mapping[str, Any]]
+"""Further fields of a result, by the large model's answer."""
 
 
 class Comparison(NamedTuple):
@@ -96,16 +102,34 @@ class AfterReply(CascadeMiddleware):
                 "or local_only keeps the large one from being asked."
             )
 
-    def again(self, run: Run) -> Run:
-        """A second run about the question, at its beginning, with the tags that are seen here."""
-        second = run.copy(self.kind)
-        second.step, second.settings["tags"] = "begin", tags_of(run)
-        return second
+    def answer_again(self, run: Run, kernel: Kernel, fields: Fields, **changed: Any) -> None:
+        """Have the question answered once more in the background, by a run that differs in so much
+        from this one, compare its draft with the answer of the other, and book the result."""
+        known = run.draft
+        assert known is not None, "the run was answered"
+        again = replace(run.copy(self.kind), step="begin", **changed)
+        again.settings["tags"] = tags_of(run)
+        self._background.start(partial(self._answer, again, known, kernel, fields), run.id)
 
-    def book(self, kernel: Kernel, run: Run, tier: str, **fields: Any) -> None:
-        """Book the result about a draft of a tier."""
-        tags = run.settings.get("tags")
-        kernel.ledger.book(run.id, self.kind, tier=tier, tags=tags, **fields)
+    async def _answer(self, again: Run, known: Completion, kernel: Kernel, fields: Fields) -> None:
+        runtime, book = CascadeRuntime(kernel, show="final"), partial(kernel.ledger.book, again.id)
+        told: dict[str, Any] = {"tier": known.tier, "tags": again.settings.get("tags")}
+        try:
+            await kernel.answer(again, runtime)
+        except CascadeError as error:
+            book(self.kind, outcome="failed", note=f"not compared: {error}", **told)
+            return
+        draft, large = (known, again.draft) if self.kind == "audit" else (again.draft, known)
+        if draft is not None and large is not None:
+            loss, note = await self.compare(again, draft, large, runtime)
+            # Where a step is executed again, one result is left.
+            told |= {
+                "id": f"{again.id}-{self.kind}",
+                "tier": draft.tier,
+                "loss": loss,
+                "note": note,
+            }
+            book(self.kind, **told, **fields(large))
 
     async def compare(
         self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime

@@ -6,20 +6,14 @@ again.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace
-from functools import partial
+from typing import Any
 
 from cascade._numbers import to_number
-from cascade.errors import CascadeError
 from cascade.middleware.background import lot
 from cascade.middleware.base import Slot, go_to
 from cascade.middleware.comparing import AfterReply, Loss
-from cascade.run import Answer, CascadeRuntime, Kernel, Run
-from cascade.state import Completion
+from cascade.run import Answer, CascadeRuntime, Run
 from cascade.tiers import ModelLike
-
-logger = logging.getLogger("cascade")
 
 
 class Shadow(AfterReply):
@@ -30,7 +24,8 @@ class Shadow(AfterReply):
     usual way; when the share grows, those that were live stay so.
 
     Args:
-        live_share: may be changed while the cascade runs.
+        live_share: of conversations in which the small model answers first; it may be changed while
+            the cascade runs.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.AfterReply`.
     """
 
@@ -46,16 +41,7 @@ class Shadow(AfterReply):
         name: str = "shadow",
     ) -> None:
         super().__init__(name, compare, judge)
-        self.live_share = live_share
-
-    @property
-    def live_share(self) -> float:
-        """Share of conversations in which the small model answers first."""
-        return self._live_share
-
-    @live_share.setter
-    def live_share(self, share: float) -> None:
-        self._live_share = to_number("Shadow.live_share", share, least=0, most=1)
+        self.live_share = to_number("Shadow.live_share", live_share, least=0, most=1)
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """Hand a question that is not live to the large model."""
@@ -68,21 +54,8 @@ class Shadow(AfterReply):
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Draft after the reply."""
-        large, kernel = answer.completion, runtime.kernel
-        if run.kind != "answer" or not run.notes.get(self.name):
-            return
-        if answer.source == kernel.tiers[-1].name and large is not None and not large.cached:
-            self._background.start(partial(self._draft, self.again(run), large, kernel), run.id)
-
-    async def _draft(self, shadow: Run, large: Completion, kernel: Kernel) -> None:
-        shadow = replace(shadow, tier=0, draft=None, assessment=None, decision=None)
-        runtime = CascadeRuntime(kernel, show="final")
-        try:
-            await kernel.answer(shadow, runtime)
-        except CascadeError as error:
-            logger.warning("a shadow draft has failed: %s", error)
-            return
-        if shadow.draft is not None:
-            loss, note = await self.compare(shadow, shadow.draft, large, runtime)
-            own = f"{shadow.id}-shadow"
-            self.book(kernel, shadow, shadow.draft.tier, id=own, loss=loss, note=note)
+        kernel, large = runtime.kernel, answer.completion
+        shadowed = run.kind == "answer" and run.notes.get(self.name)
+        if shadowed and answer.source == kernel.tiers[-1].name and large and not large.cached:
+            begin: Any = {"tier": 0, "draft": None, "assessment": None, "decision": None}
+            self.answer_again(run, kernel, lambda large: {}, **begin)

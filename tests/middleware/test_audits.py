@@ -37,7 +37,6 @@ async def test_where_the_large_models_cost_is_unknown_the_estimate_stands() -> N
     ledger = await audited(small(), ScriptedModel([answer], name="large"))
     (result,) = [entry for entry in of(ledger, "audit") if entry.model is None]
     assert (result.saved_usd, result.loss) == (0, 0.0)
-    assert "the estimate stands" in result.note
 
 
 async def test_entries_bear_the_tags_of_the_run() -> None:
