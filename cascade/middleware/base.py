@@ -57,8 +57,7 @@ class CascadeMiddleware:
     slot: Slot = Slot.PROMPTS
 
     def check(self, parts: Parts) -> None:
-        """Refuse a cascade in which this cannot work, by a `ConfigurationError` with what is in the
-        way."""
+        """Refuse a cascade in which this cannot work, by a `ConfigurationError`."""
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """See a question first, or answer it at once; the kernel books the hit. Called again where
@@ -82,12 +81,9 @@ class CascadeMiddleware:
         is logged, and the answer stands."""
 
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
-        """Look on while one agent works (`run.step`), for traces and metrics: a run that fails,
-        waits or is cancelled is seen here alone.
-
-        Call the handler once, let pass what it raises, and raise nothing else. Then `run.step` is
-        the next one, `person` where the run waits, or `end`.
-        """
+        """Look on while one agent works (`run.step`): a run that fails, waits or is cancelled is
+        seen here alone. Call the handler once, and raise nothing but what it raises; then
+        `run.step` is the next one, `person` where the run waits, or `end`."""
         await handler(run, runtime)
 
     async def aclose(self) -> None:

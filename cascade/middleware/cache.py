@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from functools import cache as once
 from functools import partial
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,8 @@ _NOT_DECIDING = frozenset({"tags", "deadline", "timeout_s", "local_only", "of"})
 
 _SEEN = {"type", "content", "name", "tool_calls", "tool_call_id"}
 """Parts of a message that a model sees."""
+
+_ANSWER = TypeAdapter(Answer)
 
 
 class Cache(CascadeMiddleware):
@@ -85,7 +86,7 @@ class Cache(CascadeMiddleware):
             key = self._key(run, runtime.kernel)
             async with patience("the cache"):
                 if found := await self._cache.aget([key]):
-                    kept = _adapter().validate_python(found[key])
+                    kept = _ANSWER.validate_python(found[key])
         return kept if kept is not None and _stands(kept, run, runtime.kernel) else None
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
@@ -104,7 +105,7 @@ class Cache(CascadeMiddleware):
         # What came from a cache is audited no more.
         decision = decision.model_copy(update={"reason": reason, "audit_rate": None})
         kept = Answer(replace(completion, cached=True), decision, answer.source)
-        value = (_adapter().dump_python(kept, mode="json"), self.ttl_s)
+        value = (_ANSWER.dump_python(kept, mode="json"), self.ttl_s)
         async with patience("to keep an answer, the cache"):
             await self._cache.aset({self._key(run, kernel): value})
 
@@ -117,11 +118,6 @@ class Cache(CascadeMiddleware):
         settings = {k: v for k, v in run.settings.items() if k not in _NOT_DECIDING}
         said = [message.model_dump(include=_SEEN) for message in run.messages]
         return NAMESPACE, _hash([self._identities[kernel], settings, said])
-
-
-@once
-def _adapter() -> TypeAdapter[Answer]:
-    return TypeAdapter(Answer)
 
 
 def _hash(value: Any) -> str:

@@ -105,9 +105,7 @@ class Calibrated(CascadeMiddleware):
             self._compare(self._settings, digests)
             self._void = False
         except ModelError as error:
-            if not error.circumstantial:
-                raise
-            # The question will meet the same failure and go on; the next one is checked again.
+            # The question will meet the same failure; the next one is checked again.
             logger.warning("the calibration could not be checked: %s", error)
             return
         except CalibrationMismatchError as error:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ConfigurationError, InputError, LocalOnlyError
+from cascade.errors import ConfigurationError, LocalOnlyError
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
 from cascade.policies.base import Situation, promises
 from cascade.run import Answer, Call, CascadeRuntime, Run
@@ -55,7 +55,7 @@ class LocalOnly(CascadeMiddleware):
         name: str = "local_only",
     ) -> None:
         self.name = name
-        self.always = read_stay(always, "local_only")
+        self.always = read_stay(always, f"local_only is {always!r}")
         if private is not None and not callable(private):
             raise ConfigurationError(f"private={private!r}: give a function of the messages.")
         self.private = private
@@ -65,7 +65,6 @@ class LocalOnly(CascadeMiddleware):
 
         Raises:
             ConfigurationError: the rule said something without meaning, or no tier is here.
-            InputError: the settings of the question did.
         """
         stay = await self._stay(run)
         if stay is None:
@@ -118,18 +117,16 @@ class LocalOnly(CascadeMiddleware):
 
     async def _stay(self, run: Run) -> Stay | None:
         """The strictest of what the options, the settings, earlier answers and the rule say."""
-        try:
-            stays = [self.always, read_stay(run.settings.get("local_only"), "local_only")]
-        except ConfigurationError as error:
-            raise InputError(str(error)) from error
+        own = run.settings.get("local_only")
+        stays = [self.always, read_stay(own, f"local_only is {own!r}")]
         stays += [message.response_metadata.get(STAMP) for message in run.messages]
         stays = [stay for stay in stays if stay in STAYS]
         if not stays and self.private is not None:
             said = self.private(run.messages)
             said = await said if inspect.isawaitable(said) else said
             # Not the answer itself: it may quote the conversation.
-            shown = f"a value of type {type(said).__name__}"
-            stays.append(read_stay(said, "what private=… returned", shown))
+            told = f"what private=… returned is of type {type(said).__name__}"
+            stays.append(read_stay(said, told))
         return next((stay for stay in STAYS if stay in stays), None)
 
 
@@ -170,13 +167,11 @@ def looks_personal(messages: Sequence[BaseMessage]) -> bool:
     return False
 
 
-def read_stay(given: object, what: str, shown: str = "") -> Stay | None:
-    """Fate of a question that has to stay; None where it may leave."""
+def read_stay(given: object, told: str) -> Stay | None:
+    """Fate of a question that has to stay, None where it may leave, or an error with what is
+    told."""
     if given is None or isinstance(given, bool):
         return "answer" if given else None
-    for stay in STAYS:
-        if given == stay:
-            return stay
-    raise ConfigurationError(
-        f"{what} is {shown or repr(given)}: give True, False, 'answer' or 'abstain'."
-    )
+    if given not in STAYS:
+        raise ConfigurationError(f"{told}: give True, False, 'answer' or 'abstain'.")
+    return "answer" if given == "answer" else "abstain"

@@ -119,10 +119,6 @@ WELL_S = 30.0
 class Breaker(CascadeMiddleware):
     """Circuit breaker: a server is left alone after failures, longer each time one more call fails.
 
-        closed ──too many failures──→ open ──its time is over──→ half-open ──success──→ closed
-                                       ↑                             │
-                                       └──────────── failure ────────┘
-
     Counted is what speaks of the server: no listener, 5xx, no answer in time, a broken connection,
     an answer that cannot be read, 429 without `Retry-After`. Where the breaker is open, nothing is
     sent: the draft goes to the next tier, and the expert returns the draft, marked as degraded.

@@ -28,9 +28,8 @@ careless side, and a forgotten one is seldom the worst."""
 class ToolRisks(CascadeMiddleware):
     """Risks of tools: a draft that calls them has to be surer than one that only says something.
 
-    What it accepts is a part of what the policy accepts, so a certificate, which bounds
-    P(accepted and wrong), holds on. Tools can also be marked themselves, by `risk` in the
-    `metadata` or `extras` of a LangChain tool.
+    What it accepts is a part of what the policy accepts, so a certificate holds on. Tools can also
+    be marked themselves, by `risk` in the `metadata` or `extras` of a LangChain tool.
 
     Args:
         tools: risks by the tools' names. While no tool is marked, there is no rule.
@@ -114,5 +113,4 @@ def _checked(tool: str, risk: Any) -> Risk:
         raise ConfigurationError(
             f"the tool {tool!r} has risk={risk!r}; a tool is one of {', '.join(RISKS)}."
         )
-    known: Risk = risk
-    return known
+    return RISKS[RISKS.index(risk)]
