@@ -40,8 +40,6 @@ async def traced(
     # LangGraph leaves the tag out of `stream_mode="messages"`: drafts, checks and audits.
     config["tags"] = [*(config.get("tags") or ()), "nostream"]
     manager = get_async_callback_manager_for_config(cast("RunnableConfig", config))
-    if not manager.handlers:
-        return await on_wire(call, attempt)
     (reported,) = await manager.on_chat_model_start(
         {"lc": 1, "type": "not_implemented", "id": ["cascade", model.provider, model.model]},
         [list(request.messages)],
@@ -51,7 +49,7 @@ async def traced(
     try:
         completion = await on_wire(call, attempt)
     except BaseException as error:
-        await reported.on_llm_error(error, response=LLMResult(generations=[]))
+        await reported.on_llm_error(error)
         raise
     info = {"finish_reason": completion.finish_reason, "model_name": completion.model}
     generation = ChatGeneration(message=completion.to_message(call.tier.name), generation_info=info)

@@ -108,7 +108,6 @@ class AgentTier(CompositeModel):
         takes_over: what it sees of the run of the tier before it.
         stop: is asked before each model call of a draft whether to give it up.
         prices: by model string, where list prices do not know a model and the tier has no price.
-        local: whether all its models are on this machine.
 
     Raises:
         ConfigurationError: it is no agent, or a value has no meaning; and from `Cascade`, where an
@@ -129,7 +128,6 @@ class AgentTier(CompositeModel):
         takes_over: TakesOver = "restart",
         stop: Stop | None = None,
         prices: Mapping[str, Price] | None = None,
-        local: bool = False,
     ) -> None:
         runs = isinstance(agent, Runnable) or is_async_callable(agent)
         if not (callable(agent) and not runs if fresh else runs):
@@ -150,10 +148,9 @@ class AgentTier(CompositeModel):
         marked = {risk for _, risk in risks_of(agent)} & {"write", "irreversible"}
         self.writes = bool(marked or irreversible) if writes is None else writes
         self.repeatable = fresh or not self.writes
-        self.model, self.local, self.takes_over = name, local, takes_over
-        self.irreversible, self.prices = frozenset(irreversible), dict(prices or {})
-        self.stop, self.fresh = stop, fresh
         self.agent: Any = agent
+        self.model, self.fresh, self.stop, self.takes_over = name, fresh, stop, takes_over
+        self.irreversible, self.prices = frozenset(irreversible), dict(prices or {})
 
     def check(self, parts: Parts) -> None:
         """Refuse a temperature that the agent would not follow, and a cascade that would run it on
@@ -268,13 +265,8 @@ class _Stopped(BaseException):
 
 
 class _AgentRun(BaseCallbackHandler):
-    """One run of an agent: books each model call inside it, and ends it before it does what it must
-    not.
-
-    Attributes:
-        booked: whether there was a model call.
-        trajectory: messages that the agent has added to the task so far.
-    """
+    """One run of an agent, which it ends before something irreversible: whether any model call was
+    `booked`, and its `trajectory`, the messages that the agent has added to the task so far."""
 
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
     run_inline = True
@@ -308,10 +300,8 @@ class _AgentRun(BaseCallbackHandler):
         answer; in the background loop, where its clients keep their connections, or here where this
         is the loop of its checkpointer.
         """
-        around: Any = (self._call.runtime.config or {}).get("callbacks")
-        above = getattr(around, "parent_run_id", None)
-        manager = looking_on(getattr(around, "handlers", around) or (), above, self)
-        config = RunnableConfig({**QUIET, "callbacks": manager, "configurable": {}})
+        callbacks = looking_on((self._call.runtime.config or {}).get("callbacks"), self)
+        config = RunnableConfig({**QUIET, "callbacks": callbacks, "configurable": {}})
         home = getattr(getattr(self._tier.agent, "checkpointer", None), "loop", None)
         with set_config_context(config) as apart:
             asked = self._asked(config)

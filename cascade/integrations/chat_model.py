@@ -9,12 +9,10 @@ are counted once, and only tracers see the calls of the tiers below it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from functools import partial, reduce
 from typing import Any, Literal, cast, get_args
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseRunManager
 from langchain_core.exceptions import OutputParserException
@@ -87,8 +85,7 @@ class CascadeChatModel(BaseChatModel):
                 tell(event)
                 if isinstance(event, Token):
                     shown += event.text
-                    for word in re.findall(r"\s*\S+|\s+$", event.text):
-                        yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+                    yield ChatGenerationChunk(message=AIMessageChunk(content=event.text))
                 elif isinstance(event, Retracted) and shown:
                     raise StreamInterruptedError(
                         f"{event.reason}. A part of the answer was shown already: ask again, or "
@@ -113,11 +110,9 @@ class CascadeChatModel(BaseChatModel):
         """The run, with the configuration and context around it, in which tracers look on alone:
         whatever counts tokens or shows them would do so twice, also with rejected drafts."""
         kernel, config = self.cascade.kernel, cast("Any", ensure_config())
-        caller = run_manager or BaseRunManager.get_noop_manager()
         settings = _settings({"stop": stop, **given}, self.cascade.settings.get("tools", ()))
-        above = None if run_manager is None else run_manager.run_id
-        config["callbacks"] = looking_on(caller.inheritable_handlers, above)
-        config["metadata"] |= caller.metadata
+        config["callbacks"] = looking_on(run_manager)
+        config["metadata"] |= {} if run_manager is None else run_manager.metadata
         if agent := config["metadata"].get("lc_agent_name"):
             settings["tags"] = {"agent": str(agent), **settings.get("tags", {})}
         if thread := config["metadata"].get("thread_id"):  # no `configurable` comes this far
@@ -155,14 +150,12 @@ class CascadeChatModel(BaseChatModel):
         `strict` has providers that can hold the arguments to their schema.
 
         Raises:
-            ConfigurationError: a tool cannot be read, or there is none to be chosen.
+            ConfigurationError: a tool cannot be read.
         """
         read = to_settings(tools=tools).get("tools", [])
         if strict is not None:
             read = [t | convert_to_openai_tool(t["function"], strict=strict) for t in read]
-        if tool_choice is not None:
-            kwargs["tool_choice"] = _read_choice(tool_choice, read)
-        return self.bind(tools=read, **kwargs)
+        return self.bind(tools=read, tool_choice=tool_choice, **kwargs)
 
     def with_structured_output(
         self,
@@ -241,36 +234,29 @@ def _settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ())
     extra = {name: named.pop(name) for name in named.keys() - known}
     if extra:
         named["extra"] = named.get("extra", {}) | extra
-    choice = named.pop("tool_choice", None)
+    choice = wanted = named.pop("tool_choice", None)
     settings = to_settings(**named)
-    if choice is not None:
-        settings["tool_choice"] = _read_choice(choice, settings.get("tools", tools))
-    return settings
-
-
-def _read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
-    """The cascade's word for whether a tool is called, or which."""
-    names = [tool["function"]["name"] for tool in tools]
+    if choice is None:
+        return settings
     match choice:
         case {"function": {"name": wanted}} | {"name": wanted}:
             pass
         case True | "any":
             wanted = "required"
-        case _:
-            wanted = choice or "auto"
+    names = [tool["function"]["name"] for tool in settings.get("tools", tools)]
+    settings["tool_choice"] = wanted = str(wanted or "auto")
     if wanted not in ["auto", "none", *names, *(["required"] if names else [])]:
         raise ConfigurationError(
             f"tool_choice={choice!r}: give 'any', 'auto', 'none' or the name of a tool; tools "
             f"there are: {', '.join(names) or 'none'}."
         )
-    return str(wanted)
+    return settings
 
 
-def looking_on(
-    handlers: Iterable[BaseCallbackHandler], above: UUID | None, *own: BaseCallbackHandler
-) -> AsyncCallbackManager:
-    """Callbacks of what runs below a run: the tracers among its handlers, and some of its own."""
-    those = [*own, *filter(_looks_on, handlers)]
+def looking_on(around: Any, *own: BaseCallbackHandler) -> AsyncCallbackManager:
+    """Callbacks of what runs below a run: the tracers among those around it, and its own."""
+    those = [*own, *filter(_looks_on, getattr(around, "inheritable_handlers", around) or ())]
+    above = getattr(around, "run_id", None) or getattr(around, "parent_run_id", None)
     return AsyncCallbackManager(those, inheritable_handlers=those, parent_run_id=above)
 
 

@@ -34,7 +34,6 @@ from cascade.api import Cascade
 from cascade.confidence import Asked, Probe, Signal
 from cascade.errors import ConfigurationError, LocalOnlyError, ModelError
 from cascade.integrations.chat_model import usage_of
-from cascade.ledger.prices import Price
 from cascade.models import Model, Request
 from cascade.models.failures import Caller
 from cascade.models.langchain import QUIET, sending_once
@@ -50,10 +49,10 @@ class AskedDecisionModel(Model):
     """A decision model with one question, as a model that cascades ask and pay for; its completions
     are the JSON of the answer."""
 
-    def __init__(self, decides: Any, question: Noul | Choice | Score, *, local: bool) -> None:
+    def __init__(self, decides: Any, question: Noul | Choice | Score) -> None:
         package = type(decides).__module__.partition(".")[0]
         self.provider, self.model = package.removeprefix("langchain_"), decides.model
-        self.local, self._question = local, cast("Any", question)
+        self._question: Any = question
         self._decides, self._sends_once = sending_once(decides)
 
     async def _complete(self, request: Request) -> Completion:
@@ -88,8 +87,7 @@ class DecisionSignal(Signal):
         model: that is asked: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
         question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
             `Score` its level as a share of the highest.
-        price: per token, where list prices do not know the model.
-        local: whether questions that must stay on this machine may go to it.
+        tier: options of `Tier`, such as `price` and `local`.
 
     Raises:
         ConfigurationError: the question gives no probability.
@@ -103,9 +101,8 @@ class DecisionSignal(Signal):
         question: Noul | Choice | Score = CORRECT,
         *,
         correct: str | None = None,
-        price: Price | None = None,
-        local: bool = False,
         name: str = "decision",
+        **tier: Any,
     ) -> None:
         labels = question.criteria if isinstance(question, Choice) else {correct: None}
         if not isinstance(question, Noul | Choice | Score) or correct not in labels:
@@ -116,7 +113,7 @@ class DecisionSignal(Signal):
         if not isinstance(model, Runnable):
             raise ConfigurationError(f"model={model!r}: give a decision model, not its name.")
         self.name, self._correct = name, correct
-        self.model = Tier(AskedDecisionModel(model, question, local=local), price=price)
+        self.model = Tier(AskedDecisionModel(model, question), **tier)
 
     def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
         """The conversation with the draft."""

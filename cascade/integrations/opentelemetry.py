@@ -51,9 +51,9 @@ _within: ContextVar[tuple[dict[str, LedgerEntry], ...]] = ContextVar("entries_of
 
 
 class Telemetry(RunObserver):
-    """Spans of runs, steps and model calls, and metrics of calls.
+    """Spans of runs, steps and model calls, and metrics: `gen_ai.client.token.usage`,
+    `gen_ai.client.operation.duration`, `cascade.requests`.
 
-    Metrics: `gen_ai.client.token.usage`, `gen_ai.client.operation.duration`, `cascade.requests`.
     Dollars spent and saved, with their basis, are on all spans; unknown figures are left out, never
     zero. Work after the reply (audits) is a trace of its own, with the `cascade.run_id` of its run.
 
@@ -91,15 +91,11 @@ class Telemetry(RunObserver):
 
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
         """A span for the step, below that of its run."""
-
-        async def within(run: Run, runtime: CascadeRuntime) -> None:
-            step = "router" if run.step == "begin" else run.step
-            with self._in_span(run, partial(self._step, step, run, runtime)) as span:
-                await handler(run, runtime)
-                if step == "verify":
-                    span.set_attributes(_known(_decided(run), "cascade."))
-
-        await super().wrap_step(run, runtime, within)
+        step = "router" if run.step == "begin" else run.step
+        with self._in_span(run, partial(self._step, step, run, runtime)) as span:
+            await super().wrap_step(run, runtime, handler)
+            if step == "verify":
+                span.set_attributes(_known(_decided(run), "cascade."))
 
     def _step(self, step: str, run: Run, runtime: CascadeRuntime) -> Span:
         name, parent = runtime.kernel.parts.name, Context()

@@ -61,8 +61,7 @@ class PrometheusMetrics(RunObserver):
         self._calls = seconds("call_seconds", "node tier outcome", "Seconds per model call.")
         about = "Confidence in the last judged draft of a request."
         self._confidence = make(Histogram, "confidence", "calibrated", about, buckets=SHARES)
-        about = "Ledger entries, also of cache hits, audits and alarms for drift."
-        self._entries = count("entries", "node tier outcome", about)
+        self._entries = count("entries", "node tier outcome", "Ledger entries, also of audits.")
         about = "Ledger entries of unknown cost, which no sum contains."
         self._unknown = count("unknown_cost_entries", "node tier", about)
         about = "Tokens; cached and cache_write are part of input, reasoning of output."

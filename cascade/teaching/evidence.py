@@ -21,9 +21,6 @@ ALPHA, DOUBT = 0.05, 0.2
 """Chance that a group without any gain ever goes live, and that a live one is dropped that does no
 harm."""
 
-PAIRS_KEPT = 500
-"""Evidence is of the last so many pairs of a group."""
-
 TRIED_FIRST, RARELY = 8, 1 / 16
 """Pairs after which a group without a gain is tried rarely, and the chance of a trial then: it may
 come back."""
@@ -31,8 +28,9 @@ come back."""
 ALIKE = 0.25
 """Jaccard index of the words of two questions from which they are alike."""
 
-MOST_GROUPS, MOST_LESSONS = 200, 500
-"""Groups of one place; what is unlike all of so many gets no examples. Newest lessons of one."""
+MOST_GROUPS, MOST_LESSONS, MOST_PAIRS = 200, 500, 500
+"""Groups of one place (what is unlike all of so many gets no examples), and the newest lessons and
+pairs of one."""
 
 _WORD = re.compile(r"\w+")
 
@@ -57,7 +55,7 @@ class Group:
     words: frozenset[str] = frozenset()
     lessons: dict[str, frozenset[str]] = field(default_factory=dict)
     live: bool = False
-    pairs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=PAIRS_KEPT))
+    pairs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_PAIRS))
 
     def near(self, question: str) -> list[str]:
         """Its lessons, the nearest to a question first; of two that are as near, the newer."""

@@ -56,13 +56,9 @@ class Lesson(Record):
     """One question with the small model's draft and the large model's answer.
 
     Attributes:
-        run_id: of the run in the ledger; a run has one lesson at most.
-        at: when the large model had answered.
-        origin: why it did: the draft was not accepted, or was accepted and audited.
         task, tenant, user: tags of the run; else the cascade's name, the tag `key`, and None.
         messages: the conversation up to the question, in OpenAI's form, text alone.
         draft: None where the small model gave no whole one.
-        answer: empty where the large model only calls tools.
         loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
             them.
         verdicts: what people said of the answer that they saw: of the draft where `origin` is
@@ -172,16 +168,15 @@ class Deleted:
 class LessonStore(AbstractAsyncContextManager["LessonStore"]):
     """Lessons with the verdicts of people about them, and terms of models.
 
-    It connects with its first use; methods may be called in any event loop and thread, and raise
-    `cascade.ledger.base.UnavailableError` where the database cannot be reached.
+    Methods may be called in any event loop and thread; where the database cannot be reached they
+    raise `cascade.ledger.base.UnavailableError`.
 
     Args:
         url: `sqlite:///lessons.db`, `postgresql://…` or `memory://`; it may be the ledger's.
         redact: takes out of every text what must not be stored; where it raises, nothing is.
 
     Raises:
-        ConfigurationError: the address has none of these forms.
-        MissingDependencyError: SQLAlchemy or the driver is not installed.
+        ConfigurationError: the address has none of these forms, or its driver is not installed.
     """
 
     def __init__(self, url: str, *, redact: Callable[[str], str] | None = None) -> None:

@@ -28,21 +28,16 @@ logger = logging.getLogger("cascade")
 TRIAL = "trial"
 """Node of the calls that try whether examples help."""
 
-NEAR, MOST_CHARACTERS = 12, 2_000
-"""Lessons that are looked at for one question, and characters of all examples."""
-
-MOST_ASKED = 5_000
-"""Requests that are remembered until their right answer is known."""
-
 UNTRIED = 3
 """First lessons of a group, without a trial: what hardly repeats is not tried at all."""
 
-AWAY_S, READ_EVERY_S = 5.0, 1.0
-"""Seconds in which no request waits for the lessons, after one has waited in vain, and those
-between two looks for new lessons."""
+NEAR, MOST_CHARACTERS, MOST_TRIALS = 12, 2_000, 5_000
+"""Lessons that are looked at for one question, characters of all examples, and requests that wait
+for a trial until their right answer is known."""
 
-LATE = timedelta(minutes=1)
-"""Time by which a lesson may be written later than another that is newer."""
+AWAY_S, READ_EVERY_S, LATE = 5.0, 1.0, timedelta(minutes=1)
+"""Seconds in which no request waits for the lessons, after one has waited in vain; those between
+two looks for new lessons; and the time by which one may be written later than a newer one."""
 
 
 @dataclass(slots=True)
@@ -144,7 +139,7 @@ class Memory(Examples):
             runtime = CascadeRuntime(call.runtime.kernel, show="final")
             asked = replace(call, run=again, runtime=runtime, node=TRIAL, on_chunk=None)
             self._trials[run.id] = _Trial(asked, group, near, bool(shown))
-            if len(self._trials) > MOST_ASKED:
+            if len(self._trials) > MOST_TRIALS:
                 self._trials.popitem(last=False)
         return shown
 

@@ -56,7 +56,7 @@ def agent(model: str) -> AgentTier:
     options: Any = {"max_tokens": 48, "temperature": 0.0}
     chat = Cascade(tiers=[Tier(model, **options)]).as_chat_model()
     made = create_agent(chat, [population, add], system_prompt="Call the tool that answers.")
-    return AgentTier(made.with_config(recursion_limit=8), name=Path(model).stem, local=True)
+    return AgentTier(made.with_config(recursion_limit=8), name=Path(model).stem)
 
 
 def right(question: str, answer: str) -> bool:
