@@ -159,10 +159,9 @@ class AnswerRecorder:
                 f"{self.models[0]} returns no log-probabilities, so that no draft would have a "
                 "confidence: ask it one question more, signals=['p_true'] (--signals p_true)."
             )
-        tasks = [task_hash(kernel.parts.settings or {}, tier) for tier in pair]
         self.made_with: dict[str, Any] = {
             "models": self.models,
-            **dict(zip(("small", "large"), tasks, strict=True)),
+            "settings": [task_hash(kernel.parts.settings or {}, tier) for tier in pair],
             "signals": [f"{s.name} {s.wording}".strip() for s in signals],
             "scorer": f"{scorer.spec}{', agreement with large' * agree}",
         }
@@ -193,7 +192,7 @@ class AnswerRecorder:
             await self._check(example, there.get(example.id))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Anew, whole or not at all: a line that was cut off must not join the next one.
-        draft = self.path.with_suffix(".new")
+        draft = self.path.with_name(f"{self.path.name}.new")
         draft.write_text("".join(row.to_line() for row in there.values()), encoding="utf-8")
         self._size = draft.replace(self.path).stat().st_size
         left = [example for example in examples if example.id not in there]
@@ -367,15 +366,13 @@ def fit(
         said = [calibration.estimate(features[i], calibration.signals) for i in proving]
         known = np.array([np.nan if one is None else one.confidence for one in said])
     until = datetime.now(UTC) + timedelta(days=90)  # traffic drifts
-    right, raw, refused, proved = pair.small_correct[proving], not calibration.calibrated, [], []
-    for harm in max_harms:
-        found = certify(known, right, max_harm=harm, delta=delta, valid_until=until)
-        if isinstance(found, Refusal):
-            refused.append(found.model_copy(update={"halved": True, "raw": raw}))
-        else:
-            proved.append(found)
-    calibration = calibration.model_copy(update={"certificates": tuple(proved)})
-    return CalibrationFit(calibration, tuple(refused), evaluation)
+    how: Any = {"delta": delta, "valid_until": until}
+    found = [certify(known, pair.small_correct[proving], max_harm=x, **how) for x in max_harms]
+    proved = tuple(one for one in found if not isinstance(one, Refusal))
+    why = {"halved": True, "raw": not calibration.calibrated}
+    refused = tuple(one.model_copy(update=why) for one in found if isinstance(one, Refusal))
+    calibration = calibration.model_copy(update={"certificates": proved})
+    return CalibrationFit(calibration, refused, evaluation)
 
 
 async def calibrate(
@@ -390,7 +387,7 @@ async def calibrate(
     """
     pair, rows = (kernel.tiers[0], kernel.tiers[-1]), list(read_transcripts(path))
     task = task_hash(kernel.parts.settings or {}, pair[0])
-    if any(row.made_with.get("small", task) != task for row in rows):
+    if any(row.made_with.get("settings", [task])[0] != task for row in rows):
         raise ConfigurationError(
             f"{path} was recorded with other settings of the small model: give the same "
             "--max-tokens and --temperature."

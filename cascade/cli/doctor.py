@@ -42,9 +42,7 @@ class Check:
 
 @spread
 def doctor(
-    model: Annotated[
-        Texts, Option(help="Ask this model one word, at its price; repeatable.")
-    ] = None,
+    model: Annotated[Texts, Option(help="Ask it one word, at its price; repeatable.")] = None,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""
     with busy("looking around …"):

@@ -65,12 +65,8 @@ MaxHarm = Annotated[
 class Goal:
     """Goal."""
 
-    within: Annotated[
-        float, Option(min=0, max=0.99, help="Quality that may be lost: 0.01 is a point.")
-    ] = 0.01
-    caution: Annotated[
-        float, Option(min=0, max=9, help="Standard errors of the loss to stay below that.")
-    ] = 0.0
+    within: Annotated[float, Option(min=0, max=0.99, help="Loss allowed: 0.01 is a point.")] = 0.01
+    caution: Annotated[float, Option(min=0, max=9, help="Standard errors to stay below it.")] = 0.0
     price_of_error: PriceOfError = None
 
 
@@ -106,9 +102,7 @@ def evaluate(
     small: SmallName = None,
     large: LargeName = None,
     calibration: CalibrationFile = None,
-    checked: Annotated[
-        bool, Option("--checked", help="A check shows which runs of the small agent failed.")
-    ] = False,
+    checked: Annotated[bool, Option("--checked", help="A check shows which runs failed.")] = False,
     goal: Goal,
     html: Page = None,
 ) -> None:
@@ -150,9 +144,7 @@ def calibrate(
     file: Annotated[Path, Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
     to: Annotated[Path, Option("--out", help="File to write.")] = Path("calibration.json"),
-    agree_with_large: Annotated[
-        bool, Option(help="No references: the large model's answer counts as right.")
-    ] = False,
+    agree_with_large: Annotated[bool, Option(help="The large answer counts as right.")] = False,
     max_harm: MaxHarm = None,
     delta: Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)] = 0.1,
     recorded: Annotated[bool, Option("--recorded", help="FILE has transcripts.")] = False,

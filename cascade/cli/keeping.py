@@ -122,9 +122,7 @@ def terms(
     where: Lessons,
     model: Annotated[str | None, Argument(help="provider:name, or provider:*.")] = None,
     *,
-    may_train: Annotated[
-        bool | None, Option("--may-train/--no-train", help="Whether to train on answers.")
-    ] = None,
+    may_train: Annotated[bool | None, Option("--may-train/--no-train", help="On answers.")] = None,
     source: Annotated[str, Option(help="Where that is written.")] = "",
 ) -> None:
     """Show what was stated of models, or state it of one, as of today."""
@@ -155,9 +153,7 @@ def export(
     form: Annotated[
         Literal["messages", "prompt_completion", "preference"], Option(help="Its columns.")
     ] = "messages",
-    evaluation: Annotated[
-        list[Path] | None, Option(help="Questions not to be trained on; repeatable.")
-    ] = None,
+    evaluation: Annotated[list[Path] | None, Option(help="Not trained on; repeatable.")] = None,
     task: Annotated[Text, Option(help="Of this task.")] = None,
     validation: Annotated[float, Option(help="Share that a second file gets.")] = 0.1,
 ) -> None:

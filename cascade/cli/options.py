@@ -40,7 +40,7 @@ LargeName = Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model asked in 
 PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=1e-9)]
 System = Annotated[Text, Option(help="System message before each question.")]
 CalibrationFile = Annotated[File, Option("--calibration", help="File of `cascade calibrate`.")]
-AtOnce = Annotated[Count, Option(min=1, help="Questions under way at once; 2 of Ollama's.")]
+AtOnce = Annotated[Count, Option(min=1, help="Questions at once: 8 (batch 16), 2 of Ollama's.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
 Page = Annotated[File, Option("--html", help="Write a page as well.")]
 

@@ -84,7 +84,8 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Version = typer.Option(callback=_show_version, is_eager=True, help="Print the version and leave.")
+LEAVE = "Print the version and leave."
+Version = typer.Option("--version", callback=_show_version, is_eager=True, help=LEAVE)
 
 
 @app.callback()

@@ -101,12 +101,8 @@ def batch(
     system: System = None,
     budget_usd: Annotated[Amount, Option(help="Dollars of the whole job, at most.", min=0)] = None,
     concurrency: AtOnce = None,
-    engine: Annotated[
-        Literal["local", "ray"], Option(help="This process, or a Ray cluster.")
-    ] = "local",
-    provider_batch: Annotated[
-        bool, Option(help="Ask the large model by its provider's batch API, at half the price.")
-    ] = False,
+    engine: Annotated[Literal["local", "ray"], Option(help="Here, or a Ray cluster.")] = "local",
+    provider_batch: Annotated[bool, Option(help="Large answers by batch, at half price.")] = False,
     ledger: Annotated[Text, Option(help="Its address: sqlite:///ledger.db, …")] = None,
     fresh: Annotated[bool, Option(help="Forget what was done before, and pay anew.")] = False,
     models: Models,

@@ -133,7 +133,7 @@ TOLD = (SystemMessage("Be brief"), HumanMessage("Is a?"))
 @pytest.mark.parametrize(
     ("how", "asked", "message"),
     [
-        ({"limit": 7}, {}, r"'a', 'Is a\?', .* something else was asked \(small\)"),
+        ({"limit": 7}, {}, r"'a', 'Is a\?', .* something else was asked \(settings\)"),
         ({"small": model("other")}, {}, r"by scripted:small and scripted:large, .*\(models\)"),
         ({"scorer": "contains"}, {}, r"\(scorer\)"),
         ({}, {"messages": (HumanMessage("Else?"),)}, r"\(question\)"),
