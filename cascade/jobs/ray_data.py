@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +46,6 @@ def run_on_ray(
     journal: Journal,
     *,
     concurrency: int = CONCURRENCY,
-    replicas: int | None = None,
 ) -> Done:
     """Answer all rows that the journal has no answer to, on a Ray cluster.
 
@@ -58,11 +57,9 @@ def run_on_ray(
         make: makes the cascade of each replica, in the folder in which the job was started.
         rows: all that are not done are held in memory.
         journal: knows what is done, and is told.
-        concurrency: rows under way at once in each replica.
-        replicas: processes with a cascade; by default one for each core of the cluster.
+        concurrency: rows under way at once in each replica, of which there is one for each core.
     """
     to_count("concurrency", concurrency)
-    to_count("replicas", replicas or 1)
     if find_spec("ray") is None or find_spec("pyarrow") is None:
         raise MissingDependencyError(
             "a job on Ray needs Ray Data: install the extra `ray`, or leave --engine out."
@@ -74,24 +71,50 @@ def run_on_ray(
         return done
     with ExitStack() as opened:
         given = (make, made_with(make(opened)), Path.cwd())
-    with ExitStack() as ended:
-        if not ray.is_initialized():
-            own = {"object_store_memory": OBJECT_STORE_BYTES}
-            own = {} if os.environ.get("RAY_ADDRESS") else own
-            try:
-                ray.init(
-                    include_dashboard=False, log_to_driver=False, configure_logging=False, **own
-                )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigurationError(
-                    f"the Ray cluster cannot be reached: {error}. Check RAY_ADDRESS."
-                ) from error
-            ended.callback(ray.shutdown)
-        cores = replicas or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        for record in _answers(ray, given, asked, concurrency, cores):
-            journal.add(record)
-            done.count(record)
+    data: Any = import_module("ray.data")
+    data.DataContext.get_current().enable_progress_bars = False
+    with _connected(ray):
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        blocks = -(-len(asked) // concurrency)
+        items = [{"row": pickle.dumps(row)} for row in asked]
+        answered = data.from_items(items, override_num_blocks=blocks).map_batches(
+            Replica,
+            fn_constructor_args=given,
+            batch_size=concurrency,
+            batch_format="pyarrow",
+            compute=data.ActorPoolStrategy(size=min(cores, blocks)),
+        )
+        try:
+            for found in answered.iter_rows():
+                if problem := json.loads(found["said"]).get("problem"):
+                    raise ConfigurationError(f"a replica cannot begin: {problem}")
+                record = RowRecord.from_json(found["said"])
+                journal.add(record)
+                done.count(record)
+        except ray.exceptions.RayError as error:
+            raise ModelUnavailableError(
+                f"Ray has failed: {error}. Run the same command again to go on.", model="ray"
+            ) from error
     return done
+
+
+@contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    """A connection to a cluster; one that is made here ends with the block."""
+    if ray.is_initialized():
+        yield
+        return
+    own = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the Ray cluster cannot be reached: {error}. Check RAY_ADDRESS."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 class Replica:
@@ -128,37 +151,8 @@ class Replica:
         self._opened.close()  # Ray tells of the end of a replica by nothing else
 
     async def _ask_all(self, rows: Iterable[Row]) -> list[RowRecord]:
-        asked = (ask(self._cascade, row) for row in rows)
-        records = await asyncio.gather(*asked)
-        store = self._cascade.kernel.ledger.store
-        if store is not None:
+        records = await asyncio.gather(*(ask(self._cascade, row) for row in rows))
+        if (store := self._cascade.kernel.ledger.store) is not None:
             with suppress(LedgerError):  # it has told the log, and tries again
                 await store.flush()  # before the journal says that they are done
         return records
-
-
-def _answers(
-    ray: Any, given: tuple[Any, ...], rows: list[Row], concurrency: int, replicas: int
-) -> Iterator[RowRecord]:
-    """Records of rows, as they come back."""
-    data: Any = import_module("ray.data")
-    data.DataContext.get_current().enable_progress_bars = False
-    blocks = -(-len(rows) // concurrency)
-    items = [{"row": pickle.dumps(row)} for row in rows]
-    answered = data.from_items(items, override_num_blocks=blocks).map_batches(
-        Replica,
-        fn_constructor_args=given,
-        batch_size=concurrency,
-        batch_format="pyarrow",
-        compute=data.ActorPoolStrategy(size=min(replicas, blocks)),
-    )
-    try:
-        for found in answered.iter_rows():
-            problem = json.loads(found["said"]).get("problem")
-            if problem is not None:
-                raise ConfigurationError(f"a replica cannot begin: {problem}")
-            yield RowRecord.from_json(found["said"])
-    except ray.exceptions.RayError as error:
-        raise ModelUnavailableError(
-            f"Ray has failed: {error}. Run the same command again to go on.", model="ray"
-        ) from error

@@ -41,13 +41,9 @@ def server_address(host: str | None) -> str:
 
 
 class OllamaModel(ServedModel):
-    """A model that an Ollama server runs.
+    """A model that an Ollama server runs, by default that of OLLAMA_HOST or this machine's.
 
-    Args:
-        model: the model's name and tag, such as `qwen2.5:3b`.
-        base_url: address of the server, by default OLLAMA_HOST or http://127.0.0.1:11434.
-        api_key: sent as bearer token, for servers behind a gateway.
-        options: for every request: `think`, `keep_alive`, and model options such as `num_ctx`.
+    Options are `think`, `keep_alive`, and model options such as `num_ctx`.
 
     Raises:
         ConfigurationError: the address is none.
@@ -56,23 +52,16 @@ class OllamaModel(ServedModel):
     provider = "ollama"
     path = "/api/chat"
     streaming: ClassVar[Any] = {"stream": True}
+    advice: ClassVar[Mapping[Any, str]] = {
+        ConnectionRefusedError: "Is Ollama running? `ollama serve`, or set OLLAMA_HOST.",
+        ModelNotFoundError: "Get it with `ollama pull {model}`.",
+    }
     returns_logprobs = True
     streams_logprobs = True
     forces_tools = False
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        advice: dict[Any, str] = {
-            ConnectionRefusedError: "Is Ollama running? `ollama serve`, or set OLLAMA_HOST.",
-            ModelNotFoundError: f"Get it with `ollama pull {model}`.",
-        }
-        super().__init__(model, server_address(base_url), (api_key or "").strip(), options, advice)
+    def _found(self, base_url: str | None, api_key: str) -> tuple[str, str]:
+        return server_address(base_url), api_key
 
     async def digest(self) -> str | None:
         """The server's own digest of the model, None when it has no model of that name."""
@@ -110,15 +99,15 @@ class OllamaModel(ServedModel):
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if others := [block.get("type") for block in blocks if block.get("type") != "text"]:
+        if not isinstance(content, str):  # blocks of text alone are one text
+            other = next(block.get("type") for block in content if block.get("type") != "text")
             raise UnsupportedContentError(
-                f"{self.name} is sent text alone, not {others[0]!r}: a model without vision would "
+                f"{self.name} is sent text alone, not {other!r}: a model without vision would "
                 f"leave it out and say nothing. For one with vision give Tier('openai:{self.model}'"
                 f", base_url='{without_secrets(self.base_url)}/v1').",
                 model=self.name,
             )
-        told = {"role": message["role"], "content": "\n".join(block["text"] for block in blocks)}
+        told = {"role": message["role"], "content": content}
         calls = [call["function"] for call in message.get("tool_calls", ())]
         made = [{"function": {**c, "arguments": json.loads(c["arguments"])}} for c in calls]
         name = message.get("name") if message["role"] == "tool" else None

@@ -200,13 +200,12 @@ class Answer:
         calls = part.get("tool_calls") or []
         for call in calls:
             function, index = call["function"], call.get("index", len(self._calls))
-            known = self._calls.setdefault(index, {"id": None, "name": None, "arguments": ""})
-            known["id"] = call.get("id") or known["id"]
+            known = self._calls.setdefault(index, {"call_id": None, "name": None, "arguments": ""})
+            known["call_id"] = call.get("id") or known["call_id"]
             known["name"] = function.get("name") or known["name"]
-            if isinstance(arguments := function.get("arguments"), str):
-                known["arguments"] += arguments
-            elif arguments is not None:
-                known["arguments"] = arguments
+            if isinstance(given := function.get("arguments"), str | None):
+                given = known["arguments"] + (given or "")
+            known["arguments"] = given
         self.plain &= not (calls or thinking or part.get("refusal"))
         return text
 
@@ -215,8 +214,8 @@ class Answer:
         if not self._answered:
             raise ValueError("no choices in the reply")
         text, thinking = "".join(self._text), "".join(self._thinking) or None
-        given, usage = self._calls.values(), self._told.get("usage", {})
-        calls = tuple(read_tool_call(c["name"], c["arguments"], c["id"]) for c in given)
+        calls = tuple(read_tool_call(**call) for call in self._calls.values())
+        usage = self._told.get("usage", {})
         prompt = _mapping(usage.get("prompt_tokens_details"))
         thought = _mapping(usage.get("completion_tokens_details"))
         # OpenAI and OpenRouter; LiteLLM
@@ -245,26 +244,44 @@ class Answer:
 
 class ServedModel(Model):
     """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
-    for a stream. Errors may have ways out of their own, by their kind (`advice`)."""
+    for a stream. Errors may have ways out of their own, by their kind (`advice`).
+
+    Args:
+        model: the model's name at its server.
+        base_url: address of the server.
+        api_key: sent as bearer token.
+        options: parameters for every request.
+    """
 
     path: ClassVar[str] = "/chat/completions"
     streaming: ClassVar[Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    advice: ClassVar[Mapping[Any, str]] = {}
 
     def __init__(
         self,
         model: str,
-        url: str,
-        key: str,
-        options: Mapping[str, Any] | None,
-        advice: Mapping[Any, str] | None = None,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model, self.base_url = model, url
-        self.server, self.local = url, stays_here(url, model)
-        self.secrets, self._options = (key,), dict(options or {})
+        self.model = model
+        url, key = self._found(base_url, (api_key or "").strip())
+        self.base_url = self.server = url
+        self.local, self.secrets, self._options = (
+            stays_here(url, model),
+            (key,),
+            dict(options or {}),
+        )
+        advice = {kind: way_out.format(model=model) for kind, way_out in self.advice.items()}
         self.caller = Caller(self.name, without_secrets(url), advice)
         # A user in the address stands for a key; no request has both.
         bearer = {"authorization": f"Bearer {key}"} if key and "@" not in url else {}
         self._connection = Connection(url, bearer, self.caller)
+
+    def _found(self, base_url: str | None, api_key: str) -> tuple[str, str]:
+        """Address and key, which may be those of the environment."""
+        return base_url or "", api_key
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request; errors are those of `sendable`."""
@@ -349,13 +366,8 @@ def reasons(model: str) -> bool:
 
 
 class OpenAIModel(ServedModel):
-    """A model behind an OpenAI-compatible chat-completions API.
-
-    Args:
-        model: the model's name at the provider.
-        base_url: address of a compatible server, by default OPENAI_BASE_URL or OpenAI's own.
-        api_key: by default OPENAI_API_KEY; a server on this machine needs none.
-        options: parameters for every request (`top_p`, `reasoning_effort`, …).
+    """A model behind an OpenAI-compatible chat-completions API, by default that of OPENAI_BASE_URL
+    or OpenAI's own, with the key in OPENAI_API_KEY.
 
     Raises:
         ConfigurationError: the address is none, or no key was given or found, and the server is
@@ -364,25 +376,18 @@ class OpenAIModel(ServedModel):
 
     provider = "openai"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def _found(self, base_url: str | None, api_key: str) -> tuple[str, str]:
         url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         check_address(url, "http://localhost:8000/v1")
-        key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-        super().__init__(model, url, key, options)
-        self.returns_logprobs = self.streams_logprobs = not reasons(model)
-        self.scores = not url.startswith("https://api.openai.com/")
+        key = api_key or os.environ.get("OPENAI_API_KEY", "").strip()
         if not key and not is_loopback(url) and "@" not in url:
             raise ConfigurationError(
                 f"{self.name} at {without_secrets(url)} needs an API key: set OPENAI_API_KEY or "
                 "give api_key."
             )
+        self.returns_logprobs = self.streams_logprobs = not reasons(self.model)
+        self.scores = not url.startswith("https://api.openai.com/")
+        return url, key
 
     async def _complete(self, request: Request) -> Completion:
         answer = request.answer

@@ -155,7 +155,8 @@ def test_what_is_wrong_with_a_replica_or_with_ray_is_told(
 
 @pytest.fixture
 def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})  # on whatever machine
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
@@ -165,7 +166,7 @@ def _cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_cluster")
 def test_a_cluster_answers_every_row_once_and_for_all(upstream: Upstream, tmp_path: Path) -> None:
     with Journal(tmp_path / "j", expected()) as journal:
-        done = run_on_ray(MAKE, rows(40), journal, concurrency=4, replicas=2)
+        done = run_on_ray(MAKE, rows(40), journal, concurrency=4)
         assert (done.answered, done.failed, done.escalated) == (40, 1, 10)
         assert journal.spent_usd == done.spent_usd > Decimal(0)
         found = [journal.find(n) for n in range(40)]
@@ -207,7 +208,7 @@ def replicas_of(url: str) -> Iterator[int]:
 @pytest.mark.parametrize("upstream", [Killing], indirect=True)
 def test_of_killed_replicas_nothing_is_lost_or_doubled(upstream: Killing, tmp_path: Path) -> None:
     with Journal(tmp_path / "j", expected()) as journal:
-        done = run_on_ray(MAKE, rows(60), journal, concurrency=4, replicas=2)
+        done = run_on_ray(MAKE, rows(60), journal, concurrency=4)
         answers = [record and record.answer for record in map(journal.find, range(60))]
     assert upstream.killed >= 1
     assert (done.answered, done.failed, done.escalated) == (60, 1, 15)
