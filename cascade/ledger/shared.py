@@ -182,9 +182,8 @@ class Budgets:
         return made[-1]
 
     def _count(self, key: str, change: Callable[[Account], None]) -> asyncio.Future[None]:
-        waiting = Change((key, change), kept=True)
-        self._writer.put(waiting)
-        done = asyncio.wrap_future(waiting.done)
+        done = asyncio.get_running_loop().create_future()
+        self._writer.put(Change((key, change), kept=True, done=done))
         done.add_done_callback(lambda one: one.cancelled() or one.exception())
         return done
 

@@ -9,9 +9,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,9 +20,9 @@ from cascade.ledger.database import ANSWER_S, Database, background
 
 logger = logging.getLogger("cascade")
 
-BATCH, JOURNAL = 200, 4_000
-"""Changes of one transaction, and transactions by event loops, some 40 MB, after which SQLite's
-journal is moved."""
+BATCH, LITTLE, JOURNAL = 1_000, 200, 4_000
+"""Changes of one transaction, and of one that an event loop makes; transactions by event loops,
+some 40 MB, after which SQLite's journal is moved."""
 
 PATIENCE_S, PAUSE_S = 0.9, 0.1
 """Longest wait for a database that could not be written, and time between two tries."""
@@ -36,7 +35,7 @@ class Change:
 
     work: Any
     kept: bool = False
-    done: Future[None] = field(default_factory=Future)
+    done: asyncio.Future[None] | None = None
 
 
 class Writer:
@@ -76,16 +75,17 @@ class Writer:
         with self.room:
             self._begin_use()
             self.queue.extend(changes)
-            self._wake(urgent=urgent or len(self.queue) >= BATCH)
+            self._wake(urgent=urgent or len(self.queue) >= LITTLE)
 
     async def written(self, work: Any = None, undo: Any = None) -> None:
         """Wait until a change is written, with all before it. Where it is given up after a try,
         which may have come through, `undo` is put; an `UnavailableError` says why."""
-        change = Change(work)
+        done = asyncio.get_running_loop().create_future()
+        change = Change(work, done=done)
         self.put(change, urgent=True)
         try:
             async with asyncio.timeout(PATIENCE_S if self.problem else self._slow_s):
-                await asyncio.wrap_future(change.done)
+                await done
         except BaseException as error:
             with self.room:
                 if change in self.queue:
@@ -103,7 +103,7 @@ class Writer:
             self._begin_use()
             works = [*(change.work for change in self.queue), work]
             busy = self._writing or self.problem or self.database.in_journal >= 2 * JOURNAL
-            if busy or len(works) > BATCH:
+            if busy or len(works) > LITTLE:
                 return False
             if not self.database.write_now(partial(self._write, works)):
                 return False
@@ -214,10 +214,18 @@ class Writer:
 
 
 def _tell(changes: Iterable[Change], error: LedgerError | None = None) -> None:
-    """Tell the callers who wait that it is written, or why not."""
-    for change in changes:
-        with suppress(InvalidStateError):  # it was told, or waits no more
-            if error is None:
-                change.done.set_result(None)
-            else:
-                change.done.set_exception(error)
+    """Tell the callers who wait that it is written, or why not: each event loop once."""
+    waiting: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for done in [change.done for change in changes if change.done is not None]:
+        waiting.setdefault(done.get_loop(), []).append(done)
+    for loop, its in waiting.items():
+        with suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(_end, its, error)
+
+
+def _end(waiting: Iterable[asyncio.Future[None]], error: LedgerError | None) -> None:
+    for done in waiting:
+        if not done.done() and error is None:
+            done.set_result(None)
+        elif not done.done() and error is not None:
+            done.set_exception(error)

@@ -221,3 +221,5 @@ async def test_closing_does_not_wait_for_a_database_that_stays_away(tmp_path: Pa
     await budgets.aclose()
     with pytest.raises(UnavailableError):
         await settling
+    (tmp_path / "none").mkdir()  # it is counted, as long as the process lives
+    await asyncio.wait_for(budgets.account("key"), 60)

@@ -63,6 +63,7 @@ def full_disk(path: Path) -> Iterator[None]:
 
 async def test_a_thread_writes_more(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "BATCH", 2)
+    monkeypatch.setattr(writers, "LITTLE", 2)
     monkeypatch.setattr(stores, "LINGER_S", 60)
     async with open_store(url) as store:
         await store.flush()
