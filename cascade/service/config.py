@@ -5,7 +5,6 @@ Errors name the file, the line and the key. Secrets are variables (`${NAME}`, `a
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import operator
 import os
@@ -380,14 +379,12 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def _problems(error: ValidationError, written: Any, text: str) -> dict[Place, str]:
     """What is wrong with a configuration, by place; where several kinds of values are taken, with
     what is wrong for each. A value that is not in the text, and may be a secret, is not shown."""
-    known = {name for section in Section.__subclasses__() for name in section.model_fields}
     found, shown = dict[Place, list[str]](), dict[Place, str]()
     for each in error.errors():
         place, given = place_in(written, each), each["input"]
         words = each["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if each["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(str(each["loc"][-1]), known, 1, 0.5)
-            words = "there is no such key" + (f"; did you mean {close[0]!r}?" if close else "")
+            words = "there is no such key: docs/service.md has all"
         elif isinstance(given, str | int | float) and str(given) in text:
             shown[place] = f", not {given!r}"
         found.setdefault(place, []).append(words.partition(", unable to ")[0])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,20 +44,8 @@ from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig, read_config
 from cascade.service.faults import ServiceError, kind_of
-from cascade.service.keys import (
-    CASCADE_TAG,
-    KEY_TAG,
-    Key,
-    Keys,
-    Rates,
-    Tags,
-    address_of,
-    counted,
-    dollars,
-    estimate,
-    put_aside,
-)
-from cascade.state import Completion, Decision, LedgerEntry
+from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, Rates, Tags, dollars, put_aside
+from cascade.state import Completion, Decision, LedgerEntry, Usage
 
 logger = logging.getLogger("cascade")
 
@@ -70,6 +59,10 @@ RECENT, MOST_OWNERS = 500, 10_000
 WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
 """Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
 never held up, so that others behind the same proxy cannot be locked out."""
+
+CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, ANSWER_TOKENS = 3, 64, 1024
+"""Fewer characters than in usual text, what providers put around a prompt, and the length of an
+answer that nothing limits, so that more is put aside than is spent."""
 
 Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
@@ -253,6 +246,19 @@ class Served:
             run.notes[OwnPrice.name] = usd
         return run
 
+    def estimate(self, size: int, max_tokens: int | None, unknown_usd: Decimal) -> Decimal:
+        """Dollars that one run may cost with a request of `size` characters, tools and schema among
+        them: every tier is asked, every signal taken, and a call of unknown cost counts
+        `unknown_usd`."""
+        tokens = (size + self.prompt_size) // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+        calls = 1 + sum(signal.calls for signal in self.cascade.kernel.parts.signals)
+        total, last = Decimal(0), self.cascade.tiers[-1]
+        for tier in self.cascade.tiers:
+            most = max_tokens or tier.max_tokens or ANSWER_TOKENS
+            cost = tier.pricing.cost(Usage(input_tokens=tokens, output_tokens=most))
+            total += (unknown_usd if cost is None else cost) * (1 if tier is last else calls)
+        return total
+
     async def retire(self) -> None:
         """Close the cascade after its last request, when another has taken its place."""
         try:
@@ -349,8 +355,7 @@ class Gateway:
         served.busy += 1
         try:
             if key and key.limits:
-                most, size = run.settings.get("max_tokens"), size + served.prompt_size
-                usd = estimate(served.cascade, size, most, unknown_usd)
+                usd = served.estimate(size, run.settings.get("max_tokens"), unknown_usd)
                 reservation = await put_aside(self.money, key, usd)
                 self._owners[run.id] = key.id
                 if len(self._owners) > MOST_OWNERS:
@@ -365,7 +370,7 @@ class Gateway:
             served.busy -= 1
             if reservation is not None:
                 usd = known_cost(run.entries, unknown_usd)
-                self.money.settle(reservation, usd).add_done_callback(counted)
+                self.money.settle(reservation, usd).add_done_callback(_counted)
 
     async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Reply:
         way = Way(run.id, served.name, key.name if key else "")
@@ -422,7 +427,7 @@ class Gateway:
         usd = known_cost([entry], self.config.unknown_call_usd)
         if entry.node in BACKGROUND and key_id and usd and self.loop is not None:
             charge = partial(self.money.charge, key_id, usd)
-            self.loop.call_soon_threadsafe(lambda: charge().add_done_callback(counted))
+            self.loop.call_soon_threadsafe(lambda: charge().add_done_callback(_counted))
 
     # --- life
 
@@ -516,6 +521,22 @@ class Gateway:
                 await self.store.aclose()
             except LedgerError as error:
                 logger.error("the ledger was not written to its end: %s", error)
+
+
+def _counted(done: asyncio.Future[None]) -> None:
+    """Log that a cost could not be counted."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        logger.error("a budget could not be counted: %s", error)
+
+
+def address_of(request: Request) -> str:
+    """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
+    host = request.client.host if request.client else ""
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return host
+    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))
 
 
 def _secret(request: Request, *, page: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import math
 import re
 import secrets
@@ -14,8 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from ipaddress import IPv6Address, ip_network
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StrictBool, StringConstraints, ValidationError
 from sqlalchemy import Column, MetaData, Table, Text
@@ -24,14 +22,6 @@ from cascade.errors import ConfigurationError
 from cascade.ledger.database import Database, json_type
 from cascade.ledger.shared import Budgets, Refusal, Reservation, Window
 from cascade.service.faults import ServiceError
-from cascade.state import Usage
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from cascade.api import Cascade
-
-logger = logging.getLogger("cascade")
 
 PREFIX = "csk_"
 """By which a leaked key is found in logs and repositories."""
@@ -42,13 +32,6 @@ KEY_TAG, CASCADE_TAG = "key", "cascade"
 KNOWN_FOR_S, WRONG_FOR_S, MOST_REMEMBERED = 2.0, 10.0, 10_000
 """Seconds for which a key that was found (also where it is revoked then), and one that was not, is
 not looked up again; keys and addresses that are remembered."""
-
-CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, FILE_CHARACTERS = 3, 64, 4_500
-"""Fewer characters than in usual text, what providers put around a prompt, and what an image or a
-file counts, so that more is put aside than is spent."""
-
-ANSWER_TOKENS = 1024
-"""Tokens of an answer for which money is put aside where nothing limits it."""
 
 PATIENCE_S, POLL_S = 10.0, 0.1
 """Longest wait for money that requests under way have put aside, and seconds between two looks."""
@@ -208,16 +191,6 @@ class Rates:
         return wait_s
 
 
-def address_of(request: Request) -> str:
-    """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
-    host = request.client.host if request.client else ""
-    try:
-        address = IPv6Address(host)
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))
-
-
 # --- dollars
 
 
@@ -246,28 +219,8 @@ async def put_aside(budgets: Budgets, key: Key, usd: Decimal) -> Reservation:
     raise ServiceError(402, f"{said} The next {window} begins at 00:00 UTC.", "budget_exhausted")
 
 
-def counted(done: asyncio.Future[None]) -> None:
-    """Log that a cost could not be counted."""
-    if not done.cancelled() and (error := done.exception()) is not None:
-        logger.error("a budget could not be counted: %s", error)
-
-
 def dollars(usd: Decimal | None) -> str:
     """An amount for people: to the millionth, and four digits beyond the leading zeros."""
     if not usd:
         return "?" if usd is None else "$0"
     return "$" + f"{round(usd, max(6, 3 - usd.adjusted())):f}".rstrip("0").rstrip(".")
-
-
-def estimate(cascade: Cascade, size: int, max_tokens: int | None, unknown_usd: Decimal) -> Decimal:
-    """Dollars that one run may cost with a prompt of `size` characters, tools and schema among
-    them: every tier is asked, every signal taken, and a call of unknown cost counts
-    `unknown_usd`."""
-    tokens, total = size // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS, Decimal(0)
-    drafts = len(cascade.tiers) - 1
-    calls = 1 + sum(signal.calls for signal in cascade.kernel.parts.signals)
-    for number, tier in enumerate(cascade.tiers):
-        most = max_tokens or tier.max_tokens or ANSWER_TOKENS
-        cost = tier.pricing.cost(Usage(input_tokens=tokens, output_tokens=most))
-        total += (unknown_usd if cost is None else cost) * (calls if number < drafts else 1)
-    return total

@@ -28,13 +28,15 @@ from cascade.models.openai import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Reply, Served, Tell, Way, Wishes, header
-from cascade.service.keys import FILE_CHARACTERS
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[StrictInt, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Ask = Callable[[Tell], Awaitable[Reply]]
+
+FILE_CHARACTERS = 4_500
+"""Size of an image or a file, in characters, for which money is put aside."""
 
 MOST_VALUES, MOST_ENTRIES = 100_000, 4_000
 """Values in the JSON of a body, and entries of all its lists, such as messages (a call of a tool is
