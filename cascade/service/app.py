@@ -12,17 +12,15 @@ import signal
 import socket
 import threading
 from asyncio import TimerHandle
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -33,7 +31,7 @@ from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger.prices import has_price
 from cascade.service import anthropic, ollama, openai, page
 from cascade.service.config import LOOPBACK, Configured, ListenConfig, LogConfig
-from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of
+from cascade.service.faults import ServiceError, fault_of
 from cascade.service.gateway import Gateway
 from cascade.service.wire import gateway_of, json_response
 
@@ -55,20 +53,12 @@ def create_app(configured: Configured) -> FastAPI:
     registry = CollectorRegistry()
     gateway = Gateway(configured, [PrometheusMetrics(registry)])
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        await gateway.open()
-        try:
-            yield
-        finally:
-            await gateway.aclose()
-
     app = FastAPI(
         dependencies=[] if configured.config.auth else [Depends(own_pages)],
         title="cascade",
         version=__version__,
         description="OpenAI's, Anthropic's and Ollama's protocols in front of cascades.",
-        lifespan=lifespan,
+        lifespan=lambda _: gateway,
         docs_url=None,  # its pages load scripts from another host
         redoc_url=None,
         responses={"default": {"description": "An error, in the form of the protocol."}},
@@ -78,7 +68,7 @@ def create_app(configured: Configured) -> FastAPI:
     for router in (openai.router, anthropic.router, ollama.router, own):
         app.include_router(router)
     app.include_router(page.router, include_in_schema=False)
-    for kind in (ServiceError, CascadeError, HTTPException, Exception):
+    for kind in (ServiceError, CascadeError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _show_fault)
     app.openapi = partial(_document, app)  # type: ignore[method-assign]
     return app
@@ -98,23 +88,17 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 
 async def _show_fault(request: Request, error: Exception) -> Response:
-    if isinstance(error, HTTPException):
-        error = _of_http(request, error)
-    fault = fault_of(error, request.url.path)
-    if fault.status == CLIENT_GONE:
-        return Response(status_code=CLIENT_GONE)
-    return JSONResponse(fault.body(request.url.path), fault.status, fault.headers)
-
-
-def _of_http(request: Request, error: HTTPException) -> ServiceError:
-    if error.status_code not in (404, 405):
-        return ServiceError(error.status_code, str(error.detail), headers=error.headers)
-    path, paths = request.url.path, request.app.openapi()["paths"]
-    here = f"/{path.split('/')[1][:20]}/"
-    near = [each for each in paths if each.startswith(here)] or paths
-    there = ", ".join(f"{method.upper()} {each}" for each in near for method in paths[each])
-    said = f"{request.method} {path[:100]} is not served here; there are {there}."
-    return ServiceError(error.status_code, said, "not_served", headers=error.headers)
+    path = request.url.path
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)  # nginx's
+    if isinstance(error, HTTPException):  # no such path, or no such method of it
+        paths, here = request.app.openapi()["paths"], f"/{path.split('/')[1][:20]}/"
+        near = [each for each in paths if each.startswith(here)] or paths
+        there = ", ".join(f"{method.upper()} {each}" for each in near for method in paths[each])
+        said = f"{request.method} {path[:100]} is not served here; there are {there}."
+        error = ServiceError(error.status_code, said, "not_served", headers=error.headers)
+    fault = fault_of(error, path)
+    return JSONResponse(fault.body(path), fault.status, fault.headers)
 
 
 # --- before any route
@@ -129,7 +113,8 @@ async def own_pages(request: Request) -> None:
     """
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     if not _OWN_HOST.fullmatch(host):
-        said = f"without keys this service answers to {', '.join(LOOPBACK)} only, not to {host!r}."
+        there = ", ".join(LOOPBACK)
+        said = f"without keys this service answers to {there} only, not to {host!r:.80}."
         raise ServiceError(403, said, "foreign_host")
     if origin is not None and origin.partition("://")[2] != host:
         said = f"without keys this service answers no page of another site ({origin!r:.80})."
@@ -166,8 +151,7 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus; asks for a key of any kind."""
     await gateway_of(request).key_of(request)
-    text = generate_latest(request.app.state.registry)
-    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @own.post("/admin/reload")

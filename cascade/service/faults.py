@@ -15,9 +15,6 @@ from cascade.ledger.export import without_places
 
 logger = logging.getLogger("cascade")
 
-CLIENT_GONE = 499
-"""nginx's status for a client that closed the connection."""
-
 
 class ServiceError(Exception):
     """A request that is answered with an error: what is wrong and the way out, never a key or a

@@ -431,7 +431,7 @@ class Gateway:
 
     # --- life
 
-    async def open(self) -> None:
+    async def __aenter__(self) -> None:
         """Connect to the ledger before the first requests need it; it may also come later."""
         self.loop = asyncio.get_running_loop()
         why = None if self.store is None else await self.store.ready()
@@ -507,7 +507,7 @@ class Gateway:
             raise ConfigurationError("\n".join(problems))
         return served
 
-    async def aclose(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Finish audits, write what waits, and disconnect."""
         for task in self._tasks:
             task.cancel()

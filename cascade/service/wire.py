@@ -26,7 +26,7 @@ from cascade.confidence.schemas import check_schema, check_tools
 from cascade.events import Event, Retracted, Token
 from cascade.models.openai import read_tool_call
 from cascade.run import Settings
-from cascade.service.faults import CLIENT_GONE, ServiceError, fault_of, invalid
+from cascade.service.faults import ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Reply, Served, Tell, Way, Wishes, header
 
 T = TypeVar("T")
@@ -82,14 +82,11 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         said = "packed bodies are not taken: send it without Content-Encoding."
         raise ServiceError(415, said, "packed_body", headers={"Connection": "close"})
     most, raw = gateway_of(request).config.max_body_mib, bytearray()
-    try:
-        async for piece in request.stream():
-            raw += piece
-            if len(raw) > most * 2**20:
-                said = f"the body is longer than {most:.2g} MiB: send less, or set max_body_mib."
-                raise ServiceError(413, said, "body_too_long", headers={"Connection": "close"})
-    except ClientDisconnect:
-        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
+    async for piece in request.stream():
+        raw += piece
+        if len(raw) > most * 2**20:
+            said = f"the body is longer than {most:.2g} MiB: send less, or set max_body_mib."
+            raise ServiceError(413, said, "body_too_long", headers={"Connection": "close"})
     if sum(map(raw.count, (b",", b"[", b"{"))) > MOST_VALUES:
         said = f"the body has more than {MOST_VALUES:,} values: send less."
         raise ServiceError(413, said, "body_too_long")
@@ -395,7 +392,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         if not leaving.done():
             raise
-        raise ServiceError(CLIENT_GONE, "the client went away.", "cancelled") from None
+        raise ClientDisconnect from None
     finally:
         leaving.cancel()
 
