@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from base64 import b64decode
 from collections import deque
@@ -153,8 +154,7 @@ def header(value: str | float | Decimal) -> str:
         return str(value).lower()
     if not isinstance(value, str):
         return f"{value:f}" if isinstance(value, Decimal) else f"{value:.4f}"
-    plain = value.translate(_PLAIN).encode("ascii", "replace").decode()
-    return "".join(c if c.isprintable() else " " for c in plain[:400])
+    return re.sub("[^ -~]", " ", value[:400].translate(_PLAIN))
 
 
 @dataclass(slots=True)
@@ -207,7 +207,7 @@ class Served:
         metrics: Sequence[CascadeMiddleware],
     ) -> None:
         self.name, self.config, self.busy = name, config, 0
-        self.version = _changed_at(folder, config.calibrator)
+        self.version: float | None = None  # of its calibration
         self.own_price = OwnPrice()
         stack = [self.own_price, *metrics, *_middleware(config, store, folder)]
         options = {option: getattr(config, option) for option in _SAME}
@@ -283,7 +283,7 @@ class Gateway:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.served, self._seen = dict[str, Served](), _versions(configured)
-        self.served = self._build(configured)
+        self.served = self._build(configured, self._seen)
 
     # --- who asks
 
@@ -438,22 +438,20 @@ class Gateway:
         if why is not None:
             logger.error("the ledger cannot be written yet: %s", why)
         self.start(self._watch())
-        self.start(self._warm())
 
     def start(self, work: Coroutine[Any, Any, object]) -> None:
         """Begin work beside the requests, which is stopped at the end."""
         self._tasks.add(task := asyncio.ensure_future(work))
         task.add_done_callback(self._tasks.discard)
 
-    async def _warm(self) -> None:
-        """Load weights before the first requests need them."""
+    async def _watch(self) -> None:
+        """Load weights before the first requests need them, then look out for changes."""
         for tier in [tier for served in self.served.values() for tier in served.cascade.tiers]:
             try:
                 await tier.model.warm()
             except CascadeError as error:
                 logger.warning("%s is not ready yet: %s", tier.model.name, error)
 
-    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_S)
             if _versions(self.configured) != self._seen:
@@ -475,7 +473,7 @@ class Gateway:
             waits = [key for key in RESTART if getattr(new, key) != getattr(old, key)]
             new = new.model_copy(update={key: getattr(old, key) for key in waits})
             configured = replace(configured, config=new)
-            seen, served = _versions(configured), self._build(configured)
+            served = self._build(configured, seen := _versions(configured))
         except CascadeError as error:
             logger.error("the configuration is not loaded: %s", error)
             return {"changed": [], "needs_restart": [], "problems": str(error).splitlines()}
@@ -490,16 +488,17 @@ class Gateway:
         logger.info("configuration loaded again; changed: %s", ", ".join(changed) or "nothing")
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
-    def _build(self, configured: Configured) -> dict[str, Served]:
+    def _build(self, configured: Configured, seen: Mapping[str | None, float]) -> dict[str, Served]:
         """The cascades of a configuration; those that have not changed, as they are."""
         served, problems, folder = dict[str, Served](), list[str](), configured.path.parent
         for name, given in configured.config.cascades.items():
-            known, version = self.served.get(name), _changed_at(folder, given.calibrator)
+            known, version = self.served.get(name), seen.get(given.calibrator)
             if known is not None and (known.config, known.version) == (given, version):
                 served[name] = known
                 continue
             try:
                 served[name] = made = Served(name, given, folder, self.store, self._metrics)
+                made.version = version
                 made.cascade.kernel.ledger.listeners.append(self._charge)
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
@@ -550,18 +549,13 @@ def _secret(request: Request, *, page: bool) -> str:
     return request.headers.get("x-api-key", "")
 
 
-def _changed_at(folder: Path, name: str | None) -> float | None:
-    try:
-        return (folder / name).stat().st_mtime if name else None
-    except OSError:
-        return None
-
-
-def _versions(configured: Configured) -> list[float | None]:
-    """The times of the last changes of a configuration and its calibrations."""
-    calibrators = [each.calibrator for each in configured.config.cascades.values()]
-    folder = configured.path.parent
-    return [_changed_at(folder, name) for name in (configured.path.name, *calibrators)]
+def _versions(configured: Configured) -> dict[str | None, float]:
+    """The times of the last changes of a configuration and its calibrations, by their names."""
+    path, found = configured.path, dict[str | None, float]()
+    for name in (path.name, *(each.calibrator for each in configured.config.cascades.values())):
+        with suppress(OSError):
+            found[name] = (path.parent / (name or path.name)).stat().st_mtime
+    return found
 
 
 _SAME = (

@@ -150,17 +150,15 @@ class AnyRequest(BaseModel, extra="allow", allow_inf_nan=False):
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
 
-_EVERYWHERE = frozenset(
+_OPENAI = frozenset(
     [
         *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
-        *("repetition_penalty", "repeat_penalty"),
+        *("repetition_penalty", "repeat_penalty", "logit_bias", "modalities", "verbosity"),
+        *("parallel_tool_calls", "reasoning_effort", "web_search_options", "chat_template_kwargs"),
+        *("min_tokens", "ignore_eos"),
     ]
 )
-_OPENAI = _EVERYWHERE | {
-    *("logit_bias", "modalities", "parallel_tool_calls", "reasoning_effort", "verbosity"),
-    *("web_search_options", "chat_template_kwargs", "min_tokens", "ignore_eos"),
-}
-_OLLAMA = _EVERYWHERE | {"keep_alive", "think", "truncate", "shift", *Options.model_fields}
+_OLLAMA = {"keep_alive", "think", "truncate", "shift", "min_p", *Options.model_fields}
 
 
 def settings_of(
