@@ -27,7 +27,7 @@ from langchain_core.runnables.config import ensure_config, set_config_context
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from langchain_core.utils.pydantic import is_basemodel_subclass
+from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_subclass
 from pydantic import ConfigDict, SkipValidation, TypeAdapter
 from typing_extensions import is_typeddict
 
@@ -192,13 +192,22 @@ class CascadeChatModel(BaseChatModel):
         if method == "function_calling":
             llm = self.bind_tools([form], tool_choice=form["title"], strict=strict, **kwargs)
 
+        plain = isinstance(schema, Mapping) or is_typeddict(schema)
+        kind: Any = Any if plain else schema
+        v1 = not plain and is_pydantic_v1_subclass(kind)
+        parse = kind.parse_obj if v1 else TypeAdapter(kind).validate_python
+
         def structured(message: AIMessage) -> Any:
-            if not include_raw:
-                return _parsed(schema, message)
+            calls, parsed, failed = message.tool_calls, None, None
             try:
-                return {"raw": message, "parsed": _parsed(schema, message), "parsing_error": None}
-            except OutputParserException as error:
-                return {"raw": message, "parsed": None, "parsing_error": error}
+                said = calls[0]["args"] if calls else JsonOutputParser().parse(str(message.text))
+                parsed = parse(said)
+            except ValueError as error:
+                failed = OutputParserException(f"the answer is no {form['title']}: {error}")
+                if not include_raw:
+                    raise failed from error
+            with_raw = {"raw": message, "parsed": parsed, "parsing_error": failed}
+            return with_raw if include_raw else parsed
 
         return llm | structured
 
@@ -266,19 +275,6 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
 
 
 # --- what an answer says
-
-
-def _parsed(schema: Any, message: AIMessage) -> Any:
-    """Content of an answer, as JSON or as the arguments of a call."""
-    calls = message.tool_calls
-    facts = calls[0]["args"] if calls else JsonOutputParser().parse(str(message.text))
-    if isinstance(schema, Mapping) or is_typeddict(schema):
-        return facts
-    of_pydantic = getattr(schema, "model_validate", None) or getattr(schema, "parse_obj", None)
-    try:
-        return (of_pydantic or TypeAdapter(schema).validate_python)(facts)
-    except ValueError as error:
-        raise OutputParserException(f"{facts!r} is no {schema.__name__}: {error}") from error
 
 
 def _message(result: CascadeResult, run: Run) -> dict[str, Any]:

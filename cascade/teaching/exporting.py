@@ -134,30 +134,29 @@ def _unfit(
 ) -> str | None:
     """Reason why a lesson must not be trained on; None where it may."""
     draft, calls, may = lesson.draft or "", lesson.tool_calls, lesson.may_train(stated)
-    trained = [lesson.answer, *map(str, calls), *([draft] if form == "preference" else [])]
+    pair, loss = form == "preference", lesson.loss
+    trained = [lesson.answer, *map(str, calls), *([draft] if pair else [])]
     spoken = any(message.get("role") == "assistant" for message in lesson.messages)
+    said = _words("\n".join([*lesson.texts, lesson.answer, draft]))
+    held = any(q in said for q in asked if q.count(" ") > LEAST_WORDS)
+    own = terms_of(lesson.draft_model, stated)
+    alike = not calls and normalise(draft) == normalise(lesson.answer)
     reasons = {
         "terms forbid training": may is False,
         "terms of training are not stated": may is None,
-        "people say that the answer is wrong": bool(lesson.answer_is_wrong),
+        "people say that the answer is wrong": lesson.answer_is_wrong,
         "the answer is empty": not lesson.answer.strip() and not calls,
         # They would be trained on, too.
         "earlier answers of unknown origin": form == "messages" and spoken,
         "it speaks to a grader": any(map(speaks_of_grading, [*lesson.texts, *trained])),
         "the answer holds a secret": any(MASK in t or KEYS.search(t) for t in trained),
-        "in the evaluation": _holds(lesson, asked),
+        "in the evaluation": held or _words(lesson.question) in asked,
+        "terms of the draft's model do not permit training": pair and not own.may_train,
+        "there is no draft": pair and not draft.strip(),
+        "draft and answer are as good": pair and (alike or loss == 0),
+        "it is not known which is better": pair and loss is None and lesson.origin == "audited",
+        "an audit found the draft better": not pair and (loss or 0) < 0,
     }
-    if form == "preference":
-        own = terms_of(lesson.draft_model, stated)
-        alike = not calls and normalise(draft) == normalise(lesson.answer)
-        reasons |= {
-            "terms of the draft's model do not permit training": not own.may_train,
-            "there is no draft": not draft.strip(),
-            "draft and answer are as good": alike or lesson.loss == 0,
-            "it is not known which is better": lesson.loss is None and lesson.origin == "audited",
-        }
-    else:
-        reasons["an audit found the draft better"] = (lesson.loss or 0) < 0
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
@@ -166,13 +165,6 @@ def _conversation(lesson: Lesson) -> str:
     both = zip(lesson.texts, lesson.messages, strict=True)
     said = [(t.casefold().split(), m.get("role"), m.get("tool_calls")) for t, m in both]
     return json.dumps(said, default=str)
-
-
-def _holds(lesson: Lesson, asked: Collection[str]) -> bool:
-    """True if a question is that of a lesson, or stands in its texts, in the same words."""
-    own = _words(lesson.question)
-    said = _words("\n".join([*lesson.texts, lesson.answer, lesson.draft or ""]))
-    return own in asked or any(q in said for q in asked if q.count(" ") > LEAST_WORDS)
 
 
 def _words(text: str) -> str:
