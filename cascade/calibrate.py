@@ -128,12 +128,10 @@ class Collected:
 
     def __str__(self) -> str:
         left = self.total - self.skipped - self.written - self.unlabelled - len(self.failures)
-        each = left / max(self.written, 1)
-        spent, more = "?", ""
-        if self.spent_usd is not None:
-            spent, more = f"${self.spent_usd:.4f}", f" and ${float(self.spent_usd) * each:.4f}"
+        usd, each = self.spent_usd, left / max(self.written, 1)
+        spent, more = ("?" if x is None else f"${x:.4f}" for x in (usd, usd and float(usd) * each))
         done = f"{self.total - left} of {self.total}, {spent} spent"
-        return f"{done}, {(time.monotonic() - self.began) * each:.0f} s{more} left"
+        return f"{done}, {(time.monotonic() - self.began) * each:.0f} s and {more} left"
 
 
 class AnswerRecorder:

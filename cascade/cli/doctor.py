@@ -62,7 +62,6 @@ async def _look(models: list[str]) -> list[Check]:
 
 
 async def _check_model(spec: str) -> list[Check]:
-    """A model's answer, its log-probabilities and its price."""
     from langchain_core.messages import HumanMessage  # noqa: PLC0415 - heavy, keeps --help fast
 
     from cascade.ledger.prices import has_price  # noqa: PLC0415
@@ -91,7 +90,6 @@ async def _check_model(spec: str) -> list[Check]:
 
 
 async def _check_ollama() -> list[Check]:
-    """The Ollama server, and its smallest model."""
     from httpx import AsyncClient, HTTPError  # noqa: PLC0415 - heavy, keeps --help fast
 
     from cascade.models.failures import without_secrets  # noqa: PLC0415

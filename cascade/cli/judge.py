@@ -350,7 +350,6 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
 
 
 def _told(fitted: CalibrationFit, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:
-    """A calibration in words, line by line."""
     made, q = fitted.calibration, fitted.calibration.quality
     area = "unknown" if q.auroc is None else f"{q.auroc:.3f}"
     yield f"{to}: {q.n} labelled drafts, {q.accuracy_small:.1%} of them right"
@@ -395,7 +394,6 @@ def _judge(
 
 
 def _show(found: Evaluation, remark: str = "", assumed: Sequence[str] = (), **more: Any) -> None:
-    """Write an evaluation with the prices that it assumes, and `more` for machines."""
     from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
     from cascade.evaluation.verdict import to_document  # noqa: PLC0415
 
