@@ -291,7 +291,7 @@ def _record(
 
     recorder = AnswerRecorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
     limits: Any = {"least": least, "concurrency": how.concurrency or at_once(cascade, 8)}
-    if not how.yes:
+    if not how.yes and len(rows) >= least:  # else nothing is asked
         _confirm(cascade, rows, path, how.yes_up_to)
     try:
         with busy("getting ready") as line:
