@@ -109,9 +109,8 @@ def plan(
         costs["note"] = f"The costs are those of {recorded}."
     found = work.plan(**{**vars(expected), **costs})
     told = {"summary": found.document.sentence, "verdict": found.verdict, **found.figures}
-    told["cost_ratio"] = found.figures["cost_ratio"].value
-    told |= {"break_even_accept_rate": found.break_even, "from_requests": found.from_requests}
-    give(told, to_text(found.document))
+    told |= {name: found.figures[name].value for name in ("cost_ratio", "break_even_accept_rate")}
+    give({**told, "from_requests": found.from_requests}, to_text(found.document))
 
 
 def _costs(request: RequestOptions) -> dict[str, Any]:

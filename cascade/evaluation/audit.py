@@ -20,7 +20,6 @@ from cascade.evaluation.render import Figure
 from cascade.state import Basis
 
 Array = NDArray[np.float64]
-Range = tuple[float, float]
 
 LEVEL, COST_LEVEL = 0.95, 0.96
 """Costs have long tails, of which Student's interval covers 94 % where it says 95 %
@@ -41,10 +40,9 @@ _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 
 @dataclass(frozen=True, slots=True)
 class SavingReport:
-    """Saving against the large model alone, in dollars, audits paid for: what is measured of it,
-    the estimated baseline of the other requests, of which `assumed_usd` rests on assumed limits,
-    and their sum, whose lower end is the verified net saving; the same as a share of the large-only
-    bill, and that bill (`baseline`). Of `unknown` drafts there is no baseline."""
+    """Saving against the large model alone, audits paid for: what is measured of it, the estimated
+    baseline of the others, of which `assumed_usd` rests on assumed limits, and their sum, as
+    dollars and as a `share` of the large-only bill (`baseline`). `unknown` drafts have none."""
 
     measured_usd: float
     estimated_usd: float
@@ -70,13 +68,10 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Outcome of another threshold on the decided requests; that of the latest is `in_force`.
-
-    `escalated` of them would have gone to the large model; `cost_usd` is all spent, with what the
-    large model is predicted to cost where it was not asked; `worse` is P(accepted and worse than
-    the large answer) per request, from audits, else from 1 − calibrated confidence, whose interval
-    takes drafts that were not compared to be all right, or all wrong.
-    """
+    """Outcome of another threshold on the decided requests; that of the latest is `in_force`. So
+    many had been `escalated`, at a cost that is predicted where the large model was not asked;
+    `worse` is P(accepted and worse than the large answer), from audits, else from 1 − calibrated
+    confidence; for its interval drafts that were not compared may be all right, or all wrong."""
 
     threshold: float
     in_force: bool
@@ -89,11 +84,8 @@ class Choice:
 class Sample:
     """The audits that came of `total` drafts, each to be drawn with its rate π in (0, 1] and
     weighing 1/π, with what they found, NaN for the others. `size` is Kish's effective number of
-    them, (Σw)²/Σw².
-
-    Where fewer came than were due, they are taken for a random part of those, which cancels in
-    Hájek's means and only widens intervals.
-    """
+    them, (Σw)²/Σw². Where fewer came than were due, they are taken for a random part of those,
+    which cancels in Hájek's means and only widens intervals."""
 
     def __init__(self, rates: Array, found: Array) -> None:
         self.audited = ~np.isnan(found)
@@ -143,11 +135,8 @@ class Sample:
 
     def student(self, values: Array, spread: float) -> Array:
         """Hájek mean with Student's interval; for values with a mass at one point it is too narrow.
-
-        The standard error is that under Poisson sampling, finite population included. `spread` is
-        a standard deviation known from elsewhere, a floor for that of a few audits; with one audit
-        it is all there is.
-        """
+        The error is that under Poisson sampling, finite population included, and no less than for
+        a standard deviation that is known from elsewhere (`spread`)."""
         w, middle = self.weights, self.mean(values)
         open_ = (1.0 - 1.0 / w) * w**2
         variance = spread**2 * np.sum(open_)
@@ -159,7 +148,7 @@ class Sample:
         return np.array([middle, middle - half, middle + half])
 
 
-def wilson(share: float, n: float) -> Range:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """Wilson's (1927) score interval of a share that was seen on n examples, an effective number
     perhaps: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)."""
     z = float(special.ndtri((1.0 + LEVEL) / 2))
@@ -170,13 +159,10 @@ def wilson(share: float, n: float) -> Range:
 
 
 def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
-    """The saving of runs that cost so much.
-
-    The baseline of drafts that were not audited is the sum of the predictions, corrected by the
-    mean error on the audited. Drafts that could not be audited, or in whose place another large
-    model answered, enter with the ledger's limits. A cost without a price (`unpriced`) leaves a
-    saving no lower end, a draft without a baseline no upper one.
-    """
+    """The saving of runs that cost so much: the baseline of drafts that were not audited is the sum
+    of the predictions, corrected by the mean error on the audited. Drafts that could not be
+    audited, or in whose place another large model answered, enter with the ledger's limits. A cost
+    without a price (`unpriced`) leaves no lower end, a draft without a baseline no upper one."""
     accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
     rated = runs[accepted & (runs.rate > 0)]
     blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]

@@ -28,25 +28,14 @@ EVENTS = "drift"
 Outcome = Literal[
     "accepted", "escalated", "degraded", "abstained", "person", "shadow", "cached", "unfinished"
 ]
-"""End of a run: with a draft, with the large model's answer, with none on purpose, with a
-person's; `shadow` is the large model's with a draft beside it; `degraded` asked the large model,
-which could not be had; `cached` took an earlier answer; `unfinished` has no answer in the ledger.
-"""
+"""End of a run; `degraded` asked the large model, which could not be had, `abstained` has no
+answer on purpose, `shadow` the large model's with a draft beside it, `cached` an earlier one."""
 
-_DECIDED = ("confidence", "calibrated", "threshold", "audit_rate")
-_DOLLARS = ("cost_usd", "assumed_usd", "baseline_usd")
-_VALUES = (
-    "at",
-    *_DOLLARS,
-    "baseline_low_usd",
-    "baseline_high_usd",
-    "latency_ms",
-    "loss",
-    *_DECIDED,
-)
 _WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
-"""Columns of entries: what was decided; exact dollars; these with times and other numbers, None or
-NaN where unknown; and words, "" for none."""
+_DOLLARS = ("cost_usd", "assumed_usd", "baseline_usd")
+_DECIDED = ("confidence", "calibrated", "threshold", "audit_rate")
+_FLOATS = ("baseline_low_usd", "baseline_high_usd", "latency_ms", "loss", *_DECIDED)
+"""Columns of entries: words, "" for none; exact dollars; and numbers, NaN where unknown."""
 
 NUMBERS = (
     *("day", "rate", "confidence", "calibrated", "threshold", "predicted", "low", "high"),
@@ -63,12 +52,9 @@ of the audit, or of a draft beside the large model's answer, which has a `rate` 
 
 
 class Sums(NamedTuple):
-    """Sums over entries, of which `requests` begin a run and `calls` asked a model.
-
-    `spent` has in it what is `assumed` for the entries of `unknown` cost; `unpriced` of them have
-    no assumption. `saved` are measured baselines less `spent`, `estimated` the other baselines;
-    `no_baseline` drafts were accepted and theirs is unknown.
-    """
+    """Sums over entries, of which `requests` begin a run and `calls` asked a model; `spent` has in
+    it what is `assumed` for those of `unknown` cost, of which `unpriced` have no assumption;
+    `saved` are measured baselines less `spent`, `estimated` the others, `no_baseline` unknown."""
 
     requests: Any = 0
     calls: Any = 0
@@ -128,10 +114,10 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
         raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")
     period = replace(selection, since=since, until=until)
     wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
-    names = (*_VALUES, *_WORDS, *(f"tags.{tag}" for tag in tags))
+    words = (*_WORDS, *(f"tags.{tag}" for tag in tags))
+    names = (*words, "at", *_DOLLARS, *_FLOATS)
     columns = [f"decision.{name}" if name in (*_DECIDED, "action") else name for name in names]
-    kinds = [float if name in _VALUES[4:] else object for name in names]
-    parts = [[np.empty(0, kind)] for kind in kinds]
+    parts = [[np.empty(0, float if name in _FLOATS else object)] for name in names]
     same: dict[str, str] = {}  # equal words are kept once
     end = wider.until or datetime.now(UTC) + SLACK
     oldest = await store.rows(wider, ("at",), limit=1)
@@ -139,11 +125,10 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
     while begin < end:
         part = replace(wider, since=begin, until=min(begin + WINDOW, end))
         rows = await store.rows(part, columns)
-        found = zip(*rows, strict=True)
-        for name, kind, kept, values in zip(names, kinds, parts, found, strict=bool(rows)):
-            words = () if name in _VALUES else [each or "" for each in values]
-            known = map(same.setdefault, words, words) if words else values
-            kept.append(np.fromiter(known, kind, len(rows)))
+        for i, values in enumerate(zip(*rows, strict=True)):
+            told = [each or "" for each in values] if i < len(words) else ()
+            known = map(same.setdefault, told, told) if told else values
+            parts[i].append(np.fromiter(known, parts[i][0].dtype, len(rows)))
         begin += WINDOW
     entries = {name: np.concatenate(parts.pop(0)) for name in names}
     ended = datetime.now(UTC) - LONGEST_CALL

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
-from cascade.evaluation.render import Document, Fact, Figure, Table, dollars, percent, words
+from cascade.evaluation.render import Document, Figure, Table, words
 
 Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 """`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
@@ -26,13 +26,11 @@ Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Forecast of cost and saving: figures per request, or as their names say, the accept rate from
-    which it saves, with a fixed cost where the requests are known, and from so many requests a
-    month on that is paid for."""
+    """Forecast of cost and saving: figures per request, or as their names say, and from so many
+    requests a month on the fixed cost is paid for."""
 
     verdict: Verdict
     figures: Mapping[str, Figure]
-    break_even: Decimal
     from_requests: int | None
     document: Document
 
@@ -63,6 +61,7 @@ def plan(
         "check_usd": ("self-check, c_V", usd(check_usd), "per draft"),
         "large_usd": ("large model, c_L", usd(large_usd), ""),
         "cost_ratio": ("cost ratio r = (c_S + c_V) / c_L", Figure(ratio, "share"), ""),
+        "break_even_accept_rate": ("saves from an accept rate of", Figure(least, "share"), ""),
     }
     if fixed_usd:
         lines["fixed_usd"] = ("fixed cost", usd(fixed_usd), "a month")
@@ -84,35 +83,31 @@ def plan(
             month = usd(requests * (large_usd - gained) + fixed_usd)
             lines["month_usd"] = ("cascade, all costs", month, "a month")
         starts = math.ceil(fixed_usd / gained) if gained > 0 else None
+        if fixed_usd and starts is not None:
+            paid = Figure(starts, "count")
+            lines["from_requests"] = ("fixed cost is paid for from", paid, "requests a month")
         ends = net.numbers[1:] if accept_n is not None else net.numbers[:1]
         if verdict == "open":
             verdict = "loses" if max(ends) <= 0 else "saves" if min(ends) > 0 else "uncertain"
     figures = {name: figure for name, (_, figure, _) in lines.items()}
-    sentence, even = _sentence(verdict, figures, least, starts), Figure(least, "share")
+    sentence = _sentence(verdict, figures, starts)
     if fixed_usd and accept_rate is None and not requests:
         sentence += " Its fixed cost is not counted: say how many requests a month has."
-    elif fixed_usd and accept_rate is not None:
-        pays = "No number of requests pays for it"
-        pays = pays if starts is None else f"It is paid for from {starts:,} requests a month on"
-        sentence += f" The fixed cost is {dollars(fixed_usd)} a month. {pays}."
     document = Document(
         title="Whether a cascade can pay",
         sentence=sentence,
         tables=(Table("Per request", ("", "", ""), tuple(lines.values())),),
-        facts=(Fact("saves from an accept rate of", even),),
         notes=(note,) if note else (),
         tone="good" if verdict == "saves" else "bad" if verdict in ("loses", "never") else "open",
     )
-    return Plan(verdict, figures, least, starts, document)
+    return Plan(verdict, figures, starts, document)
 
 
-def _sentence(
-    verdict: Verdict, figures: Mapping[str, Figure], break_even: Decimal, starts: int | None
-) -> str:
+def _sentence(verdict: Verdict, figures: Mapping[str, Figure], starts: int | None) -> str:
     rate = f"an accept rate of {words(figures.get('accept_rate'))}"
     gain = f"{words(figures.get('saved_per_1000_usd'))} per 1,000 requests"
-    least = percent(break_even)
-    costs = " and check" if break_even == figures["cost_ratio"].value else ", check and fixed"
+    ratio, even = figures["cost_ratio"], figures["break_even_accept_rate"]
+    least, costs = words(even), " and check" if even == ratio else ", check and fixed"
     why = f"{rate} is not above the {least} from which it saves"
     why = why if starts is None else f"{gain} do not pay for the fixed cost"
     return {

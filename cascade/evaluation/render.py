@@ -33,8 +33,8 @@ from cascade.state import Basis
 Number = int | float | Decimal
 
 Unit = Literal["usd", "share", "points", "seconds", "count", "number"]
-"""Form of a number: dollars; a share of 1 as percent; a share of 1 as signed percentage
-points; seconds; a whole number; any other number."""
+"""Form of a number; `share` and `points` are a share of 1, as percent and as signed percentage
+points, `count` is a whole number."""
 
 AxisUnit = Unit | Literal["days"]
 """`days` are ordinals of dates."""
@@ -46,9 +46,7 @@ UNKNOWN = "?"
 class Figure:
     """A number with its unit, its 95 % interval, and how it is known: an estimate is shown behind
     `≈`, an unknown number as `?`, and a sum of which a part is unknown (`partial`) as `$1.20 + ?`.
-
-    `n` is on how many audits or examples it rests, and `method` how its interval was made.
-    """
+    It rests on `n` audits or examples."""
 
     value: Number | None
     unit: Unit = "number"
@@ -141,9 +139,6 @@ class Document:
     alarms: tuple[str, ...] | None = None
 
 
-# Words ----------------------------------------------------------------------------------------
-
-
 def counted(n: int, what: str) -> str:
     """`1 audit`, `2,000 audits`."""
     return f"{n:,} {what}{'' if n == 1 else 's'}"
@@ -217,8 +212,6 @@ dollars, percent = partial(written, unit="usd"), partial(written, unit="share")
 1 %; `?` where unknown."""
 
 
-# Text and JSON --------------------------------------------------------------------------------
-
 WIDTH, _LONGEST = 100, 44
 """Columns of a terminal that text is wrapped to, and letters from which on a cell is."""
 
@@ -277,8 +270,6 @@ def to_json(value: object, *, indent: int | None = 2) -> str:
     made = pydantic_core.to_json(value, indent=indent, inf_nan_mode="null", fallback=of_numpy)
     return made.decode()
 
-
-# HTML -----------------------------------------------------------------------------------------
 
 STYLE = files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")
 POLICY = (
@@ -367,17 +358,14 @@ def _cell(cell: Cell, note: str = "") -> str:
     return f"{said} <small>{small}</small>" if small else said
 
 
-# Drawings -------------------------------------------------------------------------------------
-
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 58, 456, 30, 294, 344
 
 
 def to_figure(picture: Picture) -> str:
     """A drawing under its title and legend; its colours are classes of the page around it."""
     points = [point for series in picture.series for point in series.points]
-    across, up = picture.units
-    left, right = _span([point[0] for point in points], across)
-    bottom, top = _span([value for point in points for value in point[1:]], up)
+    left, right, across = _axis([point[0] for point in points], picture.units[0])
+    bottom, top, up = _axis([y for point in points for y in point[1:]], picture.units[1])
 
     def x(value: float) -> float:
         return _LEFT + (value - left) / (right - left) * (_RIGHT - _LEFT)
@@ -386,10 +374,10 @@ def to_figure(picture: Picture) -> str:
         return _BOTTOM + (value - bottom) / (top - bottom) * (_TOP - _BOTTOM)
 
     drawn = [_text(_RIGHT, _HEIGHT - 8, picture.x), _text(4, _TOP - 15, picture.y, "start")]
-    for value, said in _ticks(bottom, top, up):
+    for value, said in up.items():
         drawn.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>')
         drawn.append(_text(_LEFT - 7, y(value) + 4, said))
-    for value, said in _ticks(left, right, across):
+    for value, said in across.items():
         drawn.append(_text(x(value), _BOTTOM + 18, said, "middle"))
     zero = y(0.0 if bottom < 0 < top else bottom)
     drawn.append(f'<path class="base" d="M{_LEFT} {zero:.1f}H{_RIGHT}"/>')
@@ -414,26 +402,26 @@ def to_figure(picture: Picture) -> str:
     )
 
 
-def _span(values: Iterable[float], unit: AxisUnit) -> tuple[float, float]:
-    """The ends of an axis: around all values with some air."""
+def _axis(values: Iterable[float], unit: AxisUnit) -> tuple[float, float, dict[float, str]]:
+    """The ends of an axis around all values with some air, and at most seven round numbers, or
+    days, between them with how they are written."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     air = 0.6 if unit == "days" else 0.06 * (high - low) or abs(high) * 0.1 or 1.0
-    first = max(0.0, low - air) if low >= 0 else low - air
-    return first, min(1.02, high + air) if high <= 1 and unit == "share" else high + air
-
-
-def _ticks(low: float, high: float, unit: AxisUnit) -> Iterable[tuple[float, str]]:
-    """Round numbers between two values, seven at most, or days, with how they are written."""
+    low, top = max(0.0, low - air) if low >= 0 else low - air, high + air
+    high = min(1.02, top) if high <= 1 and unit == "share" else top
     rough = (high - low) / 6
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
     step = max(step, 1.0) if unit == "days" else step
-    for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
-        if unit == "days":
-            yield i * step, f"{date.fromordinal(round(i * step)):%b %-d}"
-        else:
-            yield i * step, written(i * step, unit).replace(".0 %", " %").removesuffix(".00")
+    places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return low, high, {i * step: _tick(i * step, unit) for i in places}
+
+
+def _tick(value: float, unit: AxisUnit) -> str:
+    if unit == "days":
+        return f"{date.fromordinal(round(value)):%b %-d}"
+    return written(value, unit).replace(".0 %", " %").removesuffix(".00")
 
 
 def _text(x: float, y: float, said: str, anchor: str = "end") -> str:

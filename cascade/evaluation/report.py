@@ -209,24 +209,20 @@ def _checked(quality: Quality | None) -> str:
     """What audits found, then the bounds."""
     if quality is None or not quality.checked:
         return ""
-    worse = f"{quality.worse:,} of {quality.checked:,} checked drafts were worse"
-    seen = f"{worse} than the large answer"
-    if quality.loss.basis == "measured":
-        return f"{seen}: {percent(quality.loss.value)} is lost per request, as all were checked."
-    return (
-        f"{seen}: at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "
-        f"{percent(quality.loss.high)} is lost per request (95 %)."
-    )
+    bounds = f"{percent(quality.loss.value)} is lost per request, as all were checked"
+    if quality.loss.basis != "measured":
+        bounds = f"at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "
+        bounds += f"{percent(quality.loss.high)} is lost per request (95 %)"
+    seen = f"{quality.worse:,} of {quality.checked:,} checked drafts were worse than the large"
+    return f"{seen} answer: {bounds}."
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
     """Notes on the figures."""
     quality, drafts = made.quality, runs[runs.outcome == "accepted"]
     if total.no_baseline:
-        yield (
-            "Accepted drafts without a baseline, as their usage or the large model's price is "
-            f"unknown: {total.no_baseline:,}. They count as nothing saved unless audited."
-        )
+        why = "as their usage or the large model's price is unknown; they count as nothing saved"
+        yield f"Accepted drafts without a baseline, {why} unless audited: {total.no_baseline:,}."
     if blind := int((~(drafts.rate > 0) & np.isnan(drafts.large)).sum()):
         yield (
             "Accepted drafts that could not be audited (auditing off, or its budget used up): "
@@ -236,10 +232,8 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
     if quality is None:
         yield "Nothing is known about quality: audit some drafts, Cascade(…, audit_rate=0.05)."
     elif quality.due - quality.checked > 3 * quality.due**0.5:  # more than chance explains
-        yield (
-            f"About {quality.due:,.0f} audits were due; {quality.checked:,} have a result, and "
-            "stand for all of them: see the log."
-        )
+        known = f"{quality.checked:,} have a result, which stand for all: see the log."
+        yield f"About {quality.due:,.0f} audits were due; {known}"
 
 
 def _alarms(books: Books) -> Iterable[str]:
@@ -250,13 +244,11 @@ def _alarms(books: Books) -> Iterable[str]:
         failed = calls[after:][ends[after:] != "cancelled"]
         if len(failed) >= OUTAGE:
             since, why = entries["at"][failed[0]], entries["note"][failed[0]]
-            said = f"The last {len(failed):,} calls of {tier or 'a tier'} failed"
-            yield f"{said}, since {since:%Y-%m-%d %H:%M} UTC: {why}"
+            last = f"The last {len(failed):,} calls of {tier or 'a tier'} failed"
+            yield f"{last}, since {since:%Y-%m-%d %H:%M} UTC: {why}"
     if books.unfinished:
-        yield (
-            f"Calls of unknown outcome: {books.unfinished:,}. Their process ended before they "
-            "did; if they were paid for, that is not in these figures."
-        )
+        why = "Their process ended before they did; what they cost is not in these figures."
+        yield f"Calls of unknown outcome: {books.unfinished:,}. {why}"
 
 
 def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
@@ -268,12 +260,10 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     parts = f"measured {dollars(found.measured_usd)}"
     if found.estimated_usd:
         parts += f", estimated {words(Figure(found.estimated_usd, 'usd', basis='estimated'))}"
-    if made.verified_usd is not None and found.saving.basis == "estimated":
-        parts += ", the lower end may be claimed"
     paid = "audits included"
     if total.unknown:
         paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
-    worse, rate = "?", "?"
+    worse = rate = "?"
     if quality is not None and quality.checked:
         worse, rate = f"{quality.worse:,} of {quality.checked:,}", words(quality.error_rate)
     each = found.baseline.map(lambda bill: bill / made.requests if made.requests else None)
@@ -308,25 +298,23 @@ def _tables(made: Report, books: Books, total: Sums) -> Iterable[Table]:
     times = ("50 % took", "95 %", "99 %")
     yield Table("Calls by tier", ("tier", *ENDS.values(), *times), tuple(rows))
 
-    notes = ["On the decided requests, in the order of their confidence."]
-    rows, strong = [], None
-    for i, choice in enumerate(made.what_if):
-        asked, cost = Figure(choice.escalated, "share"), Figure(choice.cost_usd, "usd")
-        rows.append((f"{choice.threshold:.3f}", asked, cost, choice.saving, choice.worse))
-        if choice.in_force:
-            notes.append(f"The threshold in force is {choice.threshold:.3f}.")
-            strong = i
+    rows = []
+    for of in made.what_if:
+        asked, cost = Figure(of.escalated, "share"), Figure(of.cost_usd, "usd")
+        rows.append((f"{of.threshold:.3f}", asked, cost, of.saving, of.worse))
+    note = "On the decided requests, by their confidence; the marked threshold is in force."
+    strong = next((i for i, of in enumerate(made.what_if) if of.in_force), None)
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
-    yield Table("Other thresholds", heads, tuple(rows), tuple(notes), strong)
+    yield Table("Other thresholds", heads, tuple(rows), (note,), strong)
 
-    node, model, note = (entries[name] for name in ("node", "model", "note"))
-    lost = np.isnan(entries["cost_usd"])
-    why = {(n, m): said for n, m, said in zip(node[lost], model[lost], note[lost], strict=True)}
-    groups, rows = books.summed(zip(node, model, strict=True)) if why else {}, []
-    for label, said in why.items():
-        sums = groups[label]
-        assumed = _dollars(sums.assumed, sums.unpriced)
-        rows.append((*label, said or "no reason given", Figure(sums.unknown, "count"), assumed))
+    node, note = entries["node"], entries["note"]
+    places = list(zip(node, entries["model"], strict=True))
+    why = {places[i]: note[i] for i in np.flatnonzero(np.isnan(entries["cost_usd"]))}
+    rows = []
+    for label, sums in books.summed(places).items() if why else ():
+        if label in why:
+            cells = Figure(sums.unknown, "count"), _dollars(sums.assumed, sums.unpriced)
+            rows.append((*label, why[label] or "no reason given", *cells))
     yield Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
 
     told = np.flatnonzero((node == EVENTS) & (note != ""))

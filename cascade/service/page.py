@@ -57,12 +57,7 @@ Reports = dict[str, tuple[float, asyncio.Task[Report]]]
 Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2500, 1, 1))]
 """Of those beyond, the period before would lie outside of the calendar."""
 
-LOG_IN = ServiceError(
-    401,
-    "log in with any name, and with an admin key as the password: `cascade keys create … --admin` "
-    "makes one.",
-    headers={"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'},
-)
+LOG_IN = "log in with any name, and an admin key (`cascade keys create … --admin`) as the password."
 
 
 class Guarded(APIRoute):
@@ -84,7 +79,8 @@ class Guarded(APIRoute):
             except (ServiceError, CascadeError) as error:
                 fault = fault_of(error, request.url.path)
                 if fault.status == 401 or fault.code == "admin_key_needed":
-                    fault = LOG_IN
+                    basic = {"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'}
+                    fault = ServiceError(401, LOG_IN, headers=basic)
                 said = f"<h1>cascade</h1><p>{render.marked(fault.message)}</p>"
                 told = render.framed("cascade", said)
                 response = HTMLResponse(told, fault.status, fault.headers)

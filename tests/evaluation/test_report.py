@@ -319,7 +319,7 @@ def test_other_thresholds_agree_with_the_report_at_the_one_in_force() -> None:
     assert now.escalated == pytest.approx(report.escalation.value)
     wrong = report.quality.error_rate.numbers[2] * (1 - now.escalated)
     assert now.worse.high == pytest.approx(wrong)
-    assert "The threshold in force is 0.350" in text_of(report)
+    assert "→ 0.350" in text_of(report)
     # A higher one costs more and lets less through.
     for rising in ([c.cost_usd for c in report.what_if], [c.escalated for c in report.what_if]):
         assert rising == sorted(rising)
