@@ -20,6 +20,7 @@ from cascade.ledger.view import LedgerView
 from cascade.middleware.cache import identity
 from cascade.questions import to_messages
 from cascade.result import CascadeResult
+from cascade.run import known_cost
 from cascade.state import Usage
 from cascade.tiers import OpenTier
 
@@ -239,22 +240,22 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
 
 def failed(row: Row, error: CascadeError) -> RowRecord:
     """Record of a row whose run failed."""
-    entries = error.run.entries if isinstance(error, PersonNeededError) else error.ledger or ()
-    run_id = next((entry.run_id for entry in entries), None)
-    said, costs = f"{type(error).__name__}: {error}", costs_of(LedgerView(entries))
-    return RowRecord(row.number, row.key, "error", run_id=run_id, error=said, **costs)
+    run = error.run if isinstance(error, PersonNeededError) else None
+    entries = list(run.entries if run else error.ledger or ())
+    return RowRecord(
+        row.number,
+        row.key,
+        "error",
+        cost_usd=LedgerView(entries).cost_usd,
+        counted_usd=known_cost(entries),
+        run_id=next((entry.run_id for entry in entries), None),
+        error=f"{type(error).__name__}: {error}",
+    )
 
 
 def record_of(row: Row, result: CascadeResult) -> RowRecord:
     """Record of a row that was answered."""
     ledger = result.ledger
-    same: dict[str, Any] = {name: getattr(result, name) for name in (*OF_RESULT, "run_id")}
-    same |= {"saved_usd": ledger.saved_usd, "saved_basis": ledger.saved_basis}
-    return RowRecord(row.number, row.key, "ok", **same, **costs_of(ledger))
-
-
-def costs_of(ledger: LedgerView) -> dict[str, Any]:
-    """Dollars of a run for its record; counted is also what an unknown cost is assumed to be."""
-    costs = (e.assumed_usd if e.cost_usd is None else e.cost_usd for e in ledger)
-    counted = sum((cost for cost in costs if cost is not None), Decimal(0))
-    return {"cost_usd": ledger.cost_usd, "counted_usd": counted}
+    of_result: dict[str, Any] = {name: getattr(result, name) for name in (*OF_RESULT, "run_id")}
+    of_result |= {name: getattr(ledger, name) for name in ("cost_usd", "saved_usd", "saved_basis")}
+    return RowRecord(row.number, row.key, "ok", counted_usd=known_cost(list(ledger)), **of_result)

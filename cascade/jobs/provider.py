@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.jobs.engine import INTERRUPTED, Job, ask, costs_of, failed, guessed, record_of
+from cascade.jobs.engine import INTERRUPTED, Job, ask, failed, guessed, record_of
 from cascade.jobs.files import Row
 from cascade.jobs.journal import RowRecord
 from cascade.kernel import InCopiedContext, Kernel
@@ -35,7 +35,7 @@ from cascade.models.base import Request
 from cascade.models.http import is_loopback
 from cascade.models.openai import OpenAIModel
 from cascade.questions import to_messages
-from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
+from cascade.run import Call, CascadeRuntime, Run, Settings, known_cost, to_request
 from cascade.state import Completion
 
 if TYPE_CHECKING:
@@ -166,9 +166,8 @@ class BatchJob(Job):
 
     async def _go_on(self, row: Row, run: Run) -> RowRecord:
         """Record of a row whose run is taken to its end, or to where its answer has to come."""
-        paid = costs_of(LedgerView(run.entries))["counted_usd"]
+        paid, kept = known_cost(run.entries), dict[str, Any]()
         runtime, last = CascadeRuntime(self.kernel, show="final"), self.tiers[-1]
-        kept: dict[str, Any] = {}
         try:
             while run.step not in ("expert", "person", "end"):
                 await InCopiedContext(self.kernel.advance(run, runtime))

@@ -155,12 +155,22 @@ class Model(ABC):
         while True:
             try:
                 async with aclosing(self._stream(request)) as chunks:
-                    while (chunk := await self._next(chunks, request, deadline)) is not None:
+                    while True:
+                        # Around each piece: a timeout belongs to the task that waits, and a
+                        # consumer may take pieces in several tasks.
+                        limit = asyncio.timeout_at(deadline)
+                        try:
+                            async with limit:
+                                chunk = await anext(chunks, None)
+                        except (TimeoutError, ModelError) as error:
+                            failure = self._failure(error, request, late=limit.expired())
+                            raise failure from error.__cause__
+                        if chunk is None:
+                            return
                         if chunk.completion is not None:
                             timed = _timed(chunk.completion, started, real=self.real)
                             chunk = replace(chunk, completion=timed)
                         yield chunk
-                    return
             except BadRequestError as error:  # before the first piece: a later one interrupts
                 request = self._without_logprobs(request, error)
 
@@ -212,18 +222,6 @@ class Model(ABC):
             raise error
         self.returns_logprobs = self.streams_logprobs = False
         return replace(request, logprobs=False, top_logprobs=0)
-
-    async def _next(
-        self, chunks: AsyncGenerator[Chunk], request: Request, deadline: float | None
-    ) -> Chunk | None:
-        """The next piece within the time limit, which is set around each: a timeout belongs to the
-        task that waits, and a consumer may take pieces in several tasks."""
-        limit = asyncio.timeout_at(deadline)
-        try:
-            async with limit:
-                return await anext(chunks, None)
-        except (TimeoutError, ModelError) as error:
-            raise self._failure(error, request, late=limit.expired()) from error.__cause__
 
     def _failure(self, error: Exception, request: Request, *, late: bool) -> Exception:
         """Error for the caller: with nothing of the question, and no key."""

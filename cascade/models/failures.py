@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cascade.errors import (
@@ -91,7 +91,10 @@ class Caller:
         broken = kind in (ModelUnavailableError, ModelTimeoutError) and status != 409
         did = "failed" if status >= 500 else "refused the request"
         error = self._error(kind, f"{did} ({status})", reason, None if broken else False)
-        error.status, error.retry_after = status, _seconds_to_wait(headers)
+        error.status = status
+        with suppress(KeyError, ValueError):  # there is none, or a date
+            wait = float(headers["retry-after"]) if isinstance(headers, Mapping) else -1.0
+            error.retry_after = wait if 0 <= wait < float("inf") else None
         return error
 
     def interrupted(self, reason: str) -> ModelError:
@@ -107,8 +110,11 @@ class Caller:
         the answer had `begun` to arrive or not; None where it is a bug, here or in the SDK."""
         reason = str(error) or type(error).__name__
         names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
+        response = getattr(error, "response", None)
         # What is no HTTP at all has a status of 400 in aiohttp.
-        status = None if "ClientError" in names else _status(error)
+        places = ((error, "status_code"), (error, "code"), (response, "status_code"))
+        said = (getattr(at, n, None) for at, n in places if "ClientError" not in names)
+        status = next((s for s in said if isinstance(s, int) and 400 <= s < 600), None)
         late = any("Timeout" in name for name in names)
         if names & _NEVER_CONNECTED:
             did, way_out = "does not answer: no server listens there", ConnectionRefusedError
@@ -118,8 +124,7 @@ class Caller:
         if begun and (status or late or names & _BROKE_OFF):
             return self.interrupted(reason)
         if status is not None:
-            headers = getattr(getattr(error, "response", None), "headers", None)
-            return self.refused(status, reason, headers)
+            return self.refused(status, reason, getattr(response, "headers", None))
         known: tuple[tuple[object, type[ModelError], str], ...] = (
             (names & _UNREADABLE, MalformedResponseError, "sent something that cannot be read"),
             (late, ModelTimeoutError, "gave no answer in time"),
@@ -160,13 +165,6 @@ class Caller:
         return kind(said, model=self.name, billed=billed)
 
 
-def _status(error: Exception) -> int | None:
-    """The HTTP status of an exception, by the attributes that SDKs use."""
-    answered = getattr(getattr(error, "response", None), "status_code", None)
-    codes = (getattr(error, "status_code", None), getattr(error, "code", None), answered)
-    return next((code for code in codes if isinstance(code, int) and 400 <= code < 600), None)
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     for _ in range(10):
         yield error
@@ -174,14 +172,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if cause is None:
             return
         error = cause
-
-
-def _seconds_to_wait(headers: object) -> float | None:
-    try:
-        wait = float(headers["retry-after"]) if isinstance(headers, Mapping) else -1.0
-    except (KeyError, ValueError):
-        return None
-    return wait if 0 <= wait < float("inf") else None
 
 
 GAP = "[…]"

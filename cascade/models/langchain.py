@@ -154,17 +154,31 @@ def completion_of(message: AIMessage, model: str) -> Completion:
     tokens = Tokens(logprobs.get("content") if isinstance(logprobs, Mapping) else logprobs)
     words = (metadata.get(f"{word}_reason") for word in ("finish", "stop", "done"))
     known = metadata.get("cost_basis") == "measured"  # by the cascade that gave the answer
+    usage: Mapping[str, Any] = message.usage_metadata or {}
+    details: Mapping[str, Any] = usage.get("input_token_details", {})
+    # langchain-anthropic counts writes by how long they are kept, and then 0 in all.
+    names = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+    written = [n for name in names if (n := count(details.get(name))) is not None]
     return Completion(
         text=text,
         model=str(metadata.get("model_name") or metadata.get("model") or model),
-        usage=_usage_of(message),
+        usage=read_counts(
+            wrote=bool(text or calls),
+            total=usage.get("total_tokens"),
+            input_tokens=usage.get("input_tokens"),
+            output_tokens=usage.get("output_tokens"),
+            cached_tokens=details.get("cache_read"),
+            cache_write_tokens=sum(written) if written else None,
+            cache_write_1h_tokens=details.get("ephemeral_1h_input_tokens"),
+            reasoning_tokens=usage.get("output_token_details", {}).get("reasoning"),
+        ),
         logprobs=tokens.of_answer(text, thinking, tool_calls=bool(calls)),
         call_logprobs=tokens.of_calls(calls, thinking),
         tool_calls=tuple(calls),
         finish_reason=finish_reason(next(filter(None, words), None)),
         thinking=thinking,
         # What LangChain's cache writes into each answer that is taken from it.
-        cached=dict(message.usage_metadata or ()).get("total_cost") == 0,
+        cached=usage.get("total_cost") == 0,
         cost_usd=Decimal(str(metadata["cost_usd"])) if known else None,
     )
 
@@ -215,22 +229,3 @@ def _server(chat: BaseChatModel, provider: str) -> str | None:
         return str(client.base_url)
     places = [getattr(chat, name) for name in type(chat).model_fields if _ADDRESS.search(name)]
     return next((place for place in places if isinstance(place, str) and "://" in place), None)
-
-
-def _usage_of(message: AIMessage) -> Usage:
-    """The usage that a message reports, where its counts can be true."""
-    usage: Mapping[str, Any] = message.usage_metadata or {}
-    details: Mapping[str, Any] = usage.get("input_token_details", {})
-    # langchain-anthropic counts writes by how long they are kept, and then 0 in all.
-    names = ("cache_creation", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
-    written = [tokens for name in names if (tokens := count(details.get(name))) is not None]
-    return read_counts(
-        wrote=bool(message.text or message.tool_calls),
-        total=usage.get("total_tokens"),
-        input_tokens=usage.get("input_tokens"),
-        output_tokens=usage.get("output_tokens"),
-        cached_tokens=details.get("cache_read"),
-        cache_write_tokens=sum(written) if written else None,
-        cache_write_1h_tokens=details.get("ephemeral_1h_input_tokens"),
-        reasoning_tokens=usage.get("output_token_details", {}).get("reasoning"),
-    )

@@ -135,7 +135,19 @@ class LlamaCppModel(ServedModel):
                 extra |= {"messages": told(sendable(request.messages), tools)}
                 request = replace(request, tools=(), tool_choice=None)
         if request.answer is not None:
-            extra |= await self._held_to(request.answer)
+            # llama.cpp returns no log-probabilities of a prompt: a grammar holds it to this one.
+            # The values are those of the model without the grammar.
+            asked = {"content": request.answer, "add_special": False, "with_pieces": True}
+            tokens = (await self._connection.request("/tokenize", asked))["tokens"]
+            if any(not isinstance(token["piece"], str) for token in tokens):
+                raise UnsupportedContentError(
+                    f"{self.name} has no score for an answer with a character of several tokens, "
+                    "to which no grammar holds.",
+                    model=self.name,
+                )
+            only = " ".join(f"<[{token['id']}]>" for token in tokens) or '""'
+            limit = max(1, len(tokens))
+            extra |= {"grammar": f"root ::= {only}", "temperature": 0, "max_tokens": limit}
         return replace(request, extra=extra)
 
     async def _complete(self, request: Request) -> Completion:
@@ -157,20 +169,6 @@ class LlamaCppModel(ServedModel):
         async with aclosing(pieces):
             async for chunk in pieces:
                 yield chunk
-
-    async def _held_to(self, answer: str) -> dict[str, Any]:
-        """Parameters that leave a model no choice but a given answer, since llama.cpp returns no
-        log-probabilities of a prompt. The values are those of the model without the grammar."""
-        asked = {"content": answer, "add_special": False, "with_pieces": True}
-        tokens = (await self._connection.request("/tokenize", asked))["tokens"]
-        if any(not isinstance(token["piece"], str) for token in tokens):
-            raise UnsupportedContentError(
-                f"{self.name} has no score for an answer with a character of several tokens, to "
-                "which no grammar holds.",
-                model=self.name,
-            )
-        grammar = "root ::= " + (" ".join(f"<[{token['id']}]>" for token in tokens) or '""')
-        return {"grammar": grammar, "temperature": 0, "max_tokens": max(1, len(tokens))}
 
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""

@@ -129,15 +129,6 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _busy_ms(timings: Mapping[str, Any]) -> float | None:
-    """Time of reading and writing by the server's clock; None where it tells none that is true."""
-    told = [(timings[name], unit) for name, unit in _CLOCKS.items() if timings.get(name)]
-    if any(type(t) not in (int, float) or t < 0 for t, _ in told):
-        return None
-    busy = float(sum(time * unit for time, unit in told))
-    return busy if 0 < busy < float("inf") else None
-
-
 def read_tool_call(name: object, arguments: object, call_id: object = None) -> ToolCall:
     """One tool call, with arguments as an object or as JSON text; a ValueError where they are no
     JSON object, or there is no name."""
@@ -221,6 +212,9 @@ class Answer:
         # OpenAI and OpenRouter; LiteLLM
         kept = prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens"))
         reason = "tool_calls" if calls and self.finish_reason == "stop" else self.finish_reason
+        clocks = self._told.get("timings", {})
+        times = [(clocks[name], unit) for name, unit in _CLOCKS.items() if clocks.get(name)]
+        credible = all(type(t) in (int, float) and 0 <= t < float("inf") for t, _ in times)
         return Completion(
             text=text,
             model=self._told["model"],
@@ -238,7 +232,7 @@ class Answer:
             tool_calls=calls,
             finish_reason=reason,
             thinking=thinking,
-            busy_ms=_busy_ms(self._told.get("timings", {})),
+            busy_ms=float(sum(t * unit for t, unit in times)) if times and credible else None,
         )
 
 
