@@ -454,17 +454,16 @@ def _within(part: Any) -> list[Any]:
         return [node.bound for node in getattr(part, "nodes", {}).values()]
     if isinstance(part, Runnable):
         return list(getattr(part, "__dict__", {}).values())
+    held: list[Any] = []
     if isinstance(part, Mapping | list | tuple):
-        held = list(part.values() if isinstance(part, Mapping) else part)
+        held += part.values() if isinstance(part, Mapping) else part
     elif callable(part) and not inspect.isclass(part):
         function: Any = part if inspect.isroutine(part) else part.__call__
         own = getattr(function, "__self__", None)
-        held = [own, *getattr(own, "__dict__", {}).values()]
+        held += [own, *getattr(own, "__dict__", {}).values()]
         with suppress(TypeError, ValueError):  # no Python, or a variable that has no value yet
             named = inspect.getclosurevars(inspect.unwrap(function))
             held += [*named.nonlocals.values(), *named.globals.values()]
-    else:
-        return []
     return [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
 
 
@@ -499,14 +498,11 @@ def _plain(message: Any) -> Any:
 
 
 def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Messages in which each call has a result: providers refuse others."""
-    results = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-    closed: list[BaseMessage] = []
-    for message in messages:
-        calls = message.tool_calls if isinstance(message, AIMessage) else ()
-        lost = [call["id"] or "" for call in calls if call["id"] not in results]
-        closed += [message, *(ToolMessage(LOST, tool_call_id=i, status="error") for i in lost)]
-    return closed
+    """Messages in which each call has a result, also the last ones: providers refuse others."""
+    answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
+    steps = [m for m in messages if isinstance(m, AIMessage)]
+    lost = [c["id"] or "" for m in steps for c in m.tool_calls if c["id"] not in answered]
+    return [*messages, *(ToolMessage(LOST, tool_call_id=name, status="error") for name in lost)]
 
 
 def _unheard(option: str, value: object) -> str:

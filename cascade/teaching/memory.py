@@ -126,7 +126,7 @@ class Memory(Examples):
         run, tags = call.run, tags_of(call.run)
         with self._lock:
             place = place_of(tags, call.runtime.kernel.parts.name)
-            group = group_of(run.question, self.groups[place])
+            group = group_of(run.question, self.groups.get(place, ()))
             if group is None or len(group.lessons) < UNTRIED:
                 return ()
             near = group.near(run.question)[:NEAR]
