@@ -21,14 +21,13 @@ from langchain_core.messages import BaseMessage
 
 from cascade.state import Completion, TokenLogprob
 
+_LOGPROBS = "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean token_count"
+_TEXT = "answer_words answer_truncated answer_refuses answer_hedges"
+_PROMPT = "prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols"
 FEATURES: Mapping[str, frozenset[str]] = {
-    signal: frozenset(names.split())
-    for signal, names in {
-        "logprobs": "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean "
-        "token_count",
-        "text": "answer_words answer_truncated answer_refuses answer_hedges",
-        "prompt": "prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols",
-    }.items()
+    "logprobs": frozenset(_LOGPROBS.split()),
+    "text": frozenset(_TEXT.split()),
+    "prompt": frozenset(_PROMPT.split()),
 }
 """Features of the built-in signals that are not called as their signal is."""
 
@@ -112,11 +111,10 @@ async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
         tasks = [asyncio.ensure_future(ask(probe)) for probe in probes]
         try:
             replies += await asyncio.gather(*tasks)
-        except BaseException:
+        finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            raise
     features = signal.read(asked, replies)
     return await features if inspect.isawaitable(features) else features
 

@@ -1,9 +1,8 @@
-"""Fits: of a calibration to labelled drafts, with its quality on rows that it has not seen, and of
-the topics of prompts.
+"""Fits of calibrations to labelled drafts, and of the topics of prompts.
 
-All fits are logistic regressions with a normal prior whose mean is the raw score as it is: few
-labels change little. A step from few parameters to many is taken as far as cross-fitting shows that
-it pays by more than its noise. Needs scipy and scikit-learn.
+All are logistic regressions with a normal prior whose mean is the raw score as it is: few labels
+change little. A step from few parameters to many is taken as far as cross-fitting shows that it
+pays by more than its noise. Needs scipy and scikit-learn.
 """
 
 from __future__ import annotations
@@ -94,10 +93,11 @@ def calibrate(
     paid = [name for name, calls in signals if calls]
     taken = [(*free, *paid[:count]) for count in range(0 if free else 1, len(paid) + 1)]
     fitted = [_fit_stage(rows, correct, stage, names) for stage in taken]
-    stages = [fit.stage for fit in fitted]
-    for at, (fit, later) in enumerate(pairwise(fitted)):
-        stages[at] = fit.stage.model_copy(update={"outlook": _outlook(fit.seen, later.seen)})
     last = fitted[-1]
+    stages = [
+        fit.stage.model_copy(update={"outlook": _outlook(fit.seen, later.seen)})
+        for fit, later in pairwise(fitted)
+    ]
     gain, share, auroc_gain = _fit_gain_head(last, correct, large)
     area = auroc(last.seen, correct)
     quality = Quality(
@@ -119,7 +119,7 @@ def calibrate(
         **dict(made_for),
         created_at=datetime.now(UTC),
         library_version=__version__,
-        stages=tuple(stages),
+        stages=(*stages, last.stage),
         quality=quality,
         recommendation=_recommend(last, correct, quality),
         p_large=quality.accuracy_large,
@@ -307,11 +307,8 @@ def _columns_allowed(table: Array, correct: Array) -> range:
 
 
 def _fit_base(table: Array, correct: Array) -> Linear:
-    """Slope and shift of the raw logit; the base rate where there is no raw score.
-
-    A slope below 0 becomes 0: a score that falls with the truth says nothing, or was mistaken for
-    its opposite, which is for a person to find out.
-    """
+    """Slope and shift of the raw logit; the base rate where there is no raw score. A slope below 0
+    becomes 0: such a score says nothing, or was mistaken for its opposite."""
     if not _scored(table):
         rate = (correct.sum() + 1) / (len(correct) + 2)
         return Linear(intercept=float(np.log(rate / (1 - rate))))
@@ -341,12 +338,9 @@ def _fit(
     scale = np.where(deviation > 1e-9, deviation, 1e9)
     first = [PRIOR_ROWS, PRIOR_ROWS] if raw else [FLAT]
     parts = [np.ones((len(table), 1)), np.nan_to_num(table[:, :1])][: len(first)]
-    found = _minimise(
-        np.hstack([*parts, np.nan_to_num((x - mean) / scale)]),
-        labels,
-        np.array([0.0, 1.0][: len(first)] + [0.0] * len(columns)),
-        np.array(first + [precision] * len(columns)),
-    )
+    design = np.hstack([*parts, np.nan_to_num((x - mean) / scale)])
+    prior = np.array([0.0, 1.0][: len(first)] + [0.0] * len(columns))
+    found = _minimise(design, labels, prior, np.array(first + [precision] * len(columns)))
     fitted = zip(columns, mean.tolist(), scale.tolist(), found[len(first) :].tolist(), strict=True)
     return Linear(
         intercept=float(found[0]),
@@ -395,10 +389,10 @@ def ece(probability: Array, correct: Array) -> float:
     return float(np.abs(gaps).sum() / len(order))
 
 
-def ece_noise(probability: Array, *, draws: int = 100) -> Array:
-    """The ECE that perfectly calibrated probabilities like these show on as many rows, (draws,)."""
+def ece_noise(probability: Array) -> Array:
+    """The ECE that perfectly calibrated probabilities like these show on as many rows, (100,)."""
     rng = np.random.default_rng(0)
-    draw = [(rng.random(len(probability)) < probability).astype(np.float64) for _ in range(draws)]
+    draw = [(rng.random(len(probability)) < probability).astype(np.float64) for _ in range(100)]
     return np.array([ece(probability, labels) for labels in draw])
 
 
@@ -408,10 +402,8 @@ def brier(probability: Array, correct: Array) -> float:
 
 
 def auroc(score: Array, label: Array) -> float:
-    """P(score of a positive > score of a negative), ties count half; NaN with one class only.
-
-    `sklearn.metrics.roc_auc_score` gives the same in ten times the time.
-    """
+    """P(score of a positive > score of a negative), ties count half; NaN with one class only. That
+    of scikit-learn takes ten times the time."""
     positive = label > 0.5
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
@@ -453,12 +445,11 @@ class TextEncoder(Fitted):
             Counter(word for word in _WORD.findall(prompt.lower()) if word in self.words)
             for prompt in prompts
         ]
-        places = {word: at for at, word in enumerate({word for counts in found for word in counts})}
-        table = np.array([self.words[word] for word in places])
+        table = {word: np.array(self.words[word]) for word in set[str]().union(*found)}
         rows = np.zeros((len(prompts), self.dimensions))
         for row, counts in zip(rows, found, strict=True):
             if counts:
-                known = table[[places[word] for word in counts]]
+                known = np.array([table[word] for word in counts])
                 tf_idf = (1 + np.log(list(counts.values()))) * known[:, 0]
                 row[:] = (tf_idf / np.linalg.norm(tf_idf)) @ known[:, 1:]
         return rows

@@ -72,7 +72,12 @@ class Column(Fitted):
             return cls(name=name, scale="log")
         if name in _IN_NATS or ((values < 0.0) | (values > 1.0)).any():
             return cls(name=name, scale="plain")
-        return cls(name=name, scale="logit", margin=margin_of(values))
+        # Half of their least distance from 0 and 1. A fixed margin that suits votes would tie the
+        # log-probs of a sure model.
+        inside = values[(values > 0.0) & (values < 1.0)]
+        least = np.minimum(inside, 1.0 - inside).min(initial=1.0) / 2
+        margin = float(np.clip(least, LEAST_MARGIN, MOST_MARGIN))
+        return cls(name=name, scale="logit", margin=margin)
 
     def scaled(self, value: float) -> float:
         """A value on the column's scale; NaN stays."""
@@ -125,15 +130,6 @@ def owner(feature: str, signals: Collection[str]) -> str | None:
     others = [signal for signal in signals if signal not in FEATURES]
     fitting = [s for s in others if feature == s or feature.startswith(f"{s}_")]
     return max(fitting, key=len, default=None)
-
-
-def margin_of(scores: Array) -> float:
-    """Distance at which scores are kept from 0 and 1 before the logit: half of their least
-    distance. A fixed margin that suits votes would tie the log-probs of a sure model."""
-    inside = scores[(scores > 0.0) & (scores < 1.0)]
-    if not len(inside):
-        return MOST_MARGIN
-    return float(np.clip(np.minimum(inside, 1.0 - inside).min() / 2, LEAST_MARGIN, MOST_MARGIN))
 
 
 # --- fitted maps from a matrix to probabilities

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import accumulate
 from typing import Any
 
@@ -20,6 +20,8 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from pydantic_core import SchemaError, SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
+from referencing import Resource
+from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from cascade.errors import ConfigurationError
@@ -155,15 +157,10 @@ def _check_form(schema: Any) -> set[str]:
 
 
 def _target(reference: str, schema: Any) -> Any:
-    """Target of a reference. No address is ever asked."""
-    found = schema
-    for step in reference.split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        try:
-            found = found[int(name)] if isinstance(found, list) else found[name]
-        except (ValueError, LookupError, TypeError):
-            raise _SchemaProblemError(f"{reference!r} leads nowhere in it") from None
-    return found
+    try:
+        return EMPTY_REGISTRY.resolver_with_root(Resource.opaque(schema)).lookup(reference).contents
+    except (Unresolvable, ValueError, TypeError):
+        raise _SchemaProblemError(f"{reference!r} leads nowhere in it") from None
 
 
 _TAGS = ("(one)", "(list)")
@@ -253,17 +250,15 @@ def _bounded(kind: type[Validator]) -> type[Validator]:
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
-    checks = {**kind.VALIDATORS, **own}
-    bounded: type[Validator] = extend(kind, {word: _timed(checks[word]) for word in checks})
-    return bounded
 
-
-def _timed(check: Callable[..., Any]) -> Callable[..., Any]:
-    def timed(*given: Any) -> Any:
+    def timed(check: Callable[..., Any], *given: Any) -> Any:
         _tick()
         return check(*given)
 
-    return timed
+    checks = {**kind.VALIDATORS, **own}
+    looking = {word: partial(timed, check) for word, check in checks.items()}
+    bounded: type[Validator] = extend(kind, looking)
+    return bounded
 
 
 @lru_cache(maxsize=512)
@@ -271,26 +266,22 @@ def _compiled(pattern: str) -> SchemaValidator:
     return SchemaValidator(cs.str_schema(pattern=pattern, regex_engine="rust-regex"))
 
 
-def _matches(pattern: str, text: str) -> bool:
-    return _compiled(pattern).isinstance_python(text)
-
-
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
-    if isinstance(value, str) and not _matches(pattern, value):
+    if isinstance(value, str) and not _compiled(pattern).isinstance_python(value):
         yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def _pattern_properties(validator: Any, named: Any, value: Any, schema: Any) -> Iterator[Any]:
     for name, part in value.items() if isinstance(value, dict) else ():
         for pattern in named:
-            if _matches(pattern, name):
+            if _compiled(pattern).isinstance_python(name):
                 yield from validator.descend(part, named[pattern], path=name, schema_path=pattern)
 
 
 def _additional_properties(validator: Any, allowed: Any, value: Any, schema: Any) -> Iterator[Any]:
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, part in value.items() if isinstance(value, dict) else ():
-        if name not in known and not any(_matches(pattern, name) for pattern in patterns):
+        if name not in known and not any(_compiled(p).isinstance_python(name) for p in patterns):
             yield from validator.descend(part, allowed, path=name)
 
 

@@ -77,8 +77,6 @@ class PromptSignal(Signal):
 
 
 class _OtherModel(Signal):
-    """A question to another model, given as `Cascade` takes models."""
-
     calls = 1
 
     def __init__(self, model: Any, *, name: str = "") -> None:
@@ -103,12 +101,12 @@ class PrefillScore(_OtherModel):
         read = logprob_features(replies[0].logprobs) if replies else {}
         if not read:
             return {}
-        parts = {part: read[f"logprob_{part}"] for part in ("min", "q10", "window_min")}
         own = logprob_features(asked.draft.decisive_logprobs)
+        parts = ("min", "q10", "window_min")
+        features = {f"{self.name}_{part}": read[f"logprob_{part}"] for part in parts}
         if own:
-            parts["gap"] = own["logprob_mean"] - read["logprob_mean"]
-        score = {self.name: math.exp(read["logprob_mean"])}
-        return score | {f"{self.name}_{part}": value for part, value in parts.items()}
+            features[f"{self.name}_gap"] = own["logprob_mean"] - read["logprob_mean"]
+        return {self.name: math.exp(read["logprob_mean"]), **features}
 
 
 _FINAL = re.compile(r"(?:final answer|answer)\s*(?:is|:|=)\s*(.+)", re.IGNORECASE)
@@ -118,9 +116,8 @@ _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 
 
 def normalise(text: str) -> str:
-    """A short answer without case, punctuation, articles and the words around it: what follows the
-    last "answer is" or "answer:", else the whole text. A number loses thousands separators and
-    trailing zeros."""
+    """A short answer, or what follows the last "answer is" or "answer:", without case, punctuation
+    and articles; a number without thousands separators and trailing zeros."""
     stated = _FINAL.findall(text)
     answer = (stated[-1] if stated else text).strip().casefold()
     words = _NOISE.sub(" ", re.sub(r"(?<=\d),(?=\d{3}\b)", "", answer))

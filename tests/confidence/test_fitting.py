@@ -76,7 +76,7 @@ def test_sure_scores_are_not_tied_and_votes_are_no_certainties() -> None:
     sure = table_of([{"s": p} for p in (0.5, 0.99, 0.9999, 0.99999)], "s")["raw"]
     assert len(set(sure.tolist())) == 4
     for votes in ([0.0, 0.2, 1.0], [0.0, 1.0]):
-        assert calibration.margin_of(np.array(votes)) == 0.02
+        assert calibration.Column.of("s", np.array(votes)).margin == 0.02
 
 
 @pytest.mark.parametrize(
