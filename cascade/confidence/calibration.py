@@ -17,14 +17,7 @@ from langchain_core.messages import BaseMessage
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError
 
-from cascade.confidence.base import (
-    FEATURES,
-    Features,
-    combine,
-    score_of,
-    shots_of,
-    system_hash,
-)
+from cascade.confidence.base import FEATURES, Features, combine, score_of, shots_of, system_hash
 from cascade.confidence.signals import EarlyRow
 from cascade.errors import CalibrationMismatchError, ConfigurationError
 from cascade.state import Certificate, Record

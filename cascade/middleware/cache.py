@@ -81,13 +81,21 @@ class Cache(CascadeMiddleware):
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """The answer of an earlier run, if there is one."""
-        kept: Answer | None = None
+        kept, kernel = Answer(None, None, ""), runtime.kernel
         if self._may_hold(run):
-            key = self._key(run, runtime.kernel)
+            key = self._key(run, kernel)
             async with patience("the cache"):
                 if found := await self._cache.aget([key]):
                     kept = _ANSWER.validate_python(found[key])
-        return kept if kept is not None and _stands(kept, run, runtime.kernel) else None
+        decided, completion = kept.decision, kept.completion
+        if decided is None or completion is None:
+            return None
+        # The stack may be stricter now.
+        seen = Assessment(decided.signals or {}, decided.confidence, decided.calibrated)
+        last = kept.source == kernel.tiers[-1].name
+        situation = Situation(seen, called=completion.called, last=last)
+        again = kernel.decide(run, situation, lambda _: decided)
+        return kept if again.action == decided.action else None
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Keep an answer that may be given again."""
@@ -123,19 +131,6 @@ class Cache(CascadeMiddleware):
 def _hash(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _stands(kept: Answer, run: Run, kernel: Kernel) -> bool:
-    """True if the stack would decide about a kept answer as it did: it may be stricter now."""
-    decided, completion = kept.decision, kept.completion
-    assert decided is not None
-    assert completion is not None
-    seen = Assessment(
-        signals=decided.signals or {}, confidence=decided.confidence, calibrated=decided.calibrated
-    )
-    last = kept.source == kernel.tiers[-1].name
-    situation = Situation(seen, called=completion.called, last=last)
-    return kernel.decide(run, situation, lambda _: decided).action == decided.action
 
 
 def identity(kernel: Kernel) -> str:

@@ -171,7 +171,9 @@ class Breaker(CascadeMiddleware):
             failed = False
             return completion
         except ModelError as error:
-            failed = _speaks_of_server(error)
+            if not isinstance(error, NotSentError | DeadlineError):
+                waits = isinstance(error, RateLimitError) and error.retry_after is not None
+                failed = isinstance(error, TransientError) and not waits
             if failed:
                 circuit.last, circuit.why = type(error).__name__, str(error)
             raise
@@ -218,12 +220,3 @@ class Circuit:
     closed_at: float = -math.inf
     last: str = ""
     why: str = ""
-
-
-def _speaks_of_server(error: ModelError) -> bool | None:
-    """True if a failure says that the server has failed; None where it says nothing."""
-    if isinstance(error, NotSentError | DeadlineError):
-        return None
-    if isinstance(error, RateLimitError):
-        return error.retry_after is None
-    return isinstance(error, TransientError)

@@ -16,13 +16,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade._numbers import to_number
 from cascade.errors import ModelError
-from cascade.ledger.outlook import (
-    CHARACTERS_PER_TOKEN,
-    TTL_S,
-    characters,
-    in_steps,
-    prefixes_of,
-)
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, TTL_S, characters, in_steps, prefixes_of
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot, go_to
 from cascade.policies.base import dollars
 from cascade.run import Answer, Call, CascadeRuntime, Run, to_request

@@ -84,8 +84,8 @@ class ToolRisks(CascadeMiddleware):
         final, p = risk == "irreversible", situation.assessment.confidence
         demand = self.irreversible_confidence if final else self.write_confidence
         marked = f"is {risk}" if tool in risks else f"has no mark and counts as {risk}"
-        kind = "a calibrated confidence" if final else "a confidence"
-        words = f"{tool} {marked}, which takes {kind} of {demand:g} or more"
+        words = f"{tool} {marked}, which takes a confidence of {demand:g} or more"
+        words += ", calibrated" if final else ""
         sure = p is not None and p >= demand
         update: dict[str, Any] = {"reason": f"{decision.reason}; {words}"}
         if sure and (not final or situation.assessment.calibrated):
