@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -159,10 +158,10 @@ class Lengths:
         low, high = 0.0, WORDY_FACTOR * max(expected, draft) + WORDY_TOKENS
         if self.factors is not None:
             low, high = expected * self.factors[0], expected * self.factors[1]
-        most = sys.maxsize if cap is None else cap
         # exp(log(100)) is a little more than 100.
-        ends = math.floor(low + 1e-9), math.ceil(high - 1e-9)
-        return min(most, round(expected)), min(most, ends[0]), min(most, ends[1])
+        found = round(expected), math.floor(low + 1e-9), math.ceil(high - 1e-9)
+        usual, least, most = (n if cap is None else min(cap, n) for n in found)
+        return usual, least, most
 
 
 def fit_lengths(audits: Sequence[tuple[int, int, float]]) -> Lengths:

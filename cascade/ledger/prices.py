@@ -36,20 +36,17 @@ class Pricing(Record):
     def by_batch(self) -> Pricing:
         """The price of calls by the provider's batch API; a `ConfigurationError` where it is not
         known."""
-        share = self.batch_share
+        tokens, share = self.per_million, self.batch_share
+        if tokens is not None and share is not None:
+            cheaper = {name: usd * share for name, usd in tokens.items()}
+            source = f"{self.source}, by batch × {share}"
+            return self.model_copy(update={"per_million": cheaper, "source": source})
         if not has_price(self, busy_ms=1.0):
             return self
-        if share is None:
-            raise ConfigurationError(
-                f"what a call by batch costs is not known ({self.source}): give the tier "
-                "Price(input=…, output=…, batch_share=…), 0.5 where it is half."
-            )
-        cheaper = {name: usd * share for name, usd in (self.per_million or {}).items()}
-        parts = {
-            "per_million": cheaper or None,
-            "per_hour": self.per_hour and self.per_hour * share,
-        }
-        return self.model_copy(update={**parts, "source": f"{self.source}, by batch × {share}"})
+        raise ConfigurationError(
+            f"what a call by batch costs is not known ({self.source}): give the tier "
+            "Price(input=…, output=…, batch_share=…), 0.5 where it is half."
+        )
 
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
@@ -152,7 +149,7 @@ class ListPrice(Pricing):
     def by_batch(self) -> Pricing:
         probe = Usage(input_tokens=1_000, output_tokens=1_000)
         batch = self.model_copy(update={"batch": True, "source": f"{self.source}, by batch"})
-        return super().by_batch() if batch.cost(probe) == self.cost(probe) else batch
+        return batch if batch.cost(probe) != self.cost(probe) else super().by_batch()
 
     @override
     def cost(

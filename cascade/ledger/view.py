@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
-from cascade.ledger.base import Amounts
+from cascade.ledger.base import Amounts, total_of
 from cascade.state import Basis, LedgerEntry, Record
 
 
@@ -92,21 +92,20 @@ class LedgerView(Record):
             "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
             for row in (head, rule, *rows[1:-1], rule, rows[-1])
         ]
-        return "\n".join([*lines, *self._footnotes()])
-
-    def _footnotes(self) -> Iterator[str]:
         if self.cost.estimated:
-            yield "≈ cost: not all of what it rests on was told by the servers"
+            lines.append("≈ cost: not all of what it rests on was told by the servers")
         if self.baseline.estimated:
             part = _plain(self.saved.estimated)
-            yield f"≈ saved: {part} rests on estimates of what the large model costs"
+            lines.append(f"≈ saved: {part} rests on estimates of what the large model costs")
         if unknown := [entry for entry in self.entries if entry.cost_usd is None]:
-            assumed = Amounts.of((entry.assumed_usd, "estimated") for entry in unknown).known
+            assumed = _plain(total_of(entry.assumed_usd or Decimal(0) for entry in unknown))
             of = f"{len(unknown):,} of {len(self.entries):,} entries"
-            yield f"? the cost of {of} is unknown; budgets count {_plain(assumed)} for it"
-            yield from sorted({f"? unknown: {entry.note}" for entry in unknown if entry.note})
+            lines.append(f"? the cost of {of} is unknown; budgets count {assumed} for it")
+            lines += sorted({f"? unknown: {entry.note}" for entry in unknown if entry.note})
         if any(e.saved_usd is None and e.cost_usd is not None for e in self.entries):
-            yield "? saved: the large model's cost is unknown; a price by tokens or audits tell it"
+            why = "the large model's cost is unknown; a price by tokens or audits tell it"
+            lines.append(f"? saved: {why}")
+        return "\n".join(lines)
 
 
 def _row(name: str, view: LedgerView) -> tuple[str, ...]:
