@@ -92,18 +92,16 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
             same[str(example.reference)].append(example)
     in_turn = [e for one_of_each in zip_longest(*same.values()) for e in one_of_each if e]
     if not 0 <= shots <= len(in_turn):
-        raise ConfigurationError(
-            f"shots={shots}: give a whole number from 0 on; only {len(in_turn)} examples have a "
-            "reference to show."
-        )
+        told = f"shots={shots}: give a whole number from 0 on"
+        raise ConfigurationError(f"{told}; only {len(in_turn)} examples have a reference to show.")
     shown: list[AnyMessage] = []
     for example in in_turn[:shots]:
         shown += [HumanMessage(example.question), AIMessage(str(example.reference))]
     left = []
     for example in examples:
         if example not in in_turn[:shots]:
-            told = int(example.messages[0].type == "system")
-            asked = (*example.messages[:told], *shown, *example.messages[told:])
+            system = int(example.messages[0].type == "system")
+            asked = (*example.messages[:system], *shown, *example.messages[system:])
             left.append(replace(example, messages=asked))
     return left
 
@@ -147,10 +145,8 @@ class AnswerRecorder:
         pair, signals = (kernel.tiers[0], kernel.tiers[-1]), kernel.parts.signals
         self.models = [tier.model.name for tier in pair]
         if len(set(self.models)) == 1:
-            raise ConfigurationError(
-                f"small and large are both {self.models[0]}: transcripts tell answers apart by the "
-                "model's name, so two different ones are needed."
-            )
+            told = f"small and large are both {self.models[0]}"
+            raise ConfigurationError(f"{told}: give two, whose answers their names tell apart.")
         free = {signal.name for signal in signals} <= {*SIGNALS}
         if free and not pair[0].model.returns_logprobs:
             raise ConfigurationError(
@@ -181,10 +177,8 @@ class AnswerRecorder:
             OSError: the file cannot be written, or another process records to it.
         """
         if len(examples) < least:
-            raise ConfigurationError(
-                f"{len(examples)} examples, where {least} or more are needed; 100 to 300 are "
-                "usual. Nothing was asked."
-            )
+            told = f"{len(examples)} examples, where {least} or more are needed"
+            raise ConfigurationError(f"{told}; 100 to 300 are usual. Nothing was asked.")
         there = {row.id: row for row in read_transcripts(self.path)} if self.path.exists() else {}
         for example in examples:
             await self._check(example, there.get(example.id))
@@ -353,10 +347,8 @@ def fit(
     if not max_harms:
         return CalibrationFit(made(np.arange(n)), (), evaluation)
     if n < 2 * LEAST_LABELS:
-        raise ConfigurationError(
-            f"{n} labelled drafts: with max_harm one half of them fits and the other proves, which "
-            f"needs {2 * LEAST_LABELS} or more."
-        )
+        told = f"{n} labelled drafts: with max_harm one half fits and the other proves"
+        raise ConfigurationError(f"{told}, which needs {2 * LEAST_LABELS} or more.")
     order = np.random.default_rng(0).permutation(n)
     calibration, proving = made(np.sort(order[: n // 2])), order[n // 2 :]
     known = np.full(len(proving), np.nan)
@@ -386,10 +378,8 @@ async def calibrate(
     pair, rows = (kernel.tiers[0], kernel.tiers[-1]), list(read_transcripts(path))
     task = task_hash(kernel.parts.settings or {}, pair[0])
     if any(row.made_with.get("settings", [task])[0] != task for row in rows):
-        raise ConfigurationError(
-            f"{path} was recorded with other settings of the small model: give the same "
-            "--max-tokens and --temperature."
-        )
+        told = f"{path} was recorded with other settings of the small model"
+        raise ConfigurationError(f"{told}: give the same --max-tokens and --temperature.")
     systems: Any = {row.made_with.get("system") for row in rows}
     shots: Any = {tuple(row.made_with.get("shots", ())) or None for row in rows}
     small, large = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in pair]
@@ -440,10 +430,8 @@ def write_artefacts(
         ConfigurationError: too few rows for a verdict.
     """
     if (found := fitted.evaluation) is None:
-        raise ConfigurationError(
-            f"{fitted.calibration.quality.n} labelled drafts with both models are too few to say "
-            f"what a cascade is worth: {LEAST_ROWS} or more are needed."
-        )
+        told = f"{fitted.calibration.quality.n} labelled drafts are too few to judge a cascade"
+        raise ConfigurationError(f"{told}: {LEAST_ROWS} or more are needed.")
     names = {"calibration": "calibration.json", "page": "verdict.html"}
     names["configuration"] = "cascade.yaml"
     files = {what: folder / name for what, name in names.items()}

@@ -121,10 +121,8 @@ def evaluate(
             tested = pair_of(read_transcripts(test), *pair)
             both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
             if both:
-                raise ConfigurationError(
-                    f"{test}: {len(both):,} of its rows are in {path} too, so that its figures "
-                    "would be too good: leave them out of one of the two."
-                )
+                told = f"{test}: {len(both):,} of its rows are in {path} too"
+                raise ConfigurationError(f"{told}: leave them out, or its figures are too good.")
         line.update(f"fitting and measuring on {len(fitted):,} rows")
         given = None if calibration is None else Calibration.load(calibration)
         found: Any = (
@@ -302,10 +300,8 @@ def _record(
         told = f"interrupted: {kept:,} of {len(rows):,} are in {path}; the same command goes on"
         raise Interrupted(told) from None
     if done.unlabelled == done.total:
-        raise ConfigurationError(
-            "of no example is it known which answer is right: name their column, --label, or give "
-            "another --scorer."
-        )
+        told = "of no example is it known which answer is right"
+        raise ConfigurationError(f"{told}: name their column, --label, or give another --scorer.")
     if done.failures:
         name, why = list(done.failures.items())[-1]
         say(f"failed examples: {len(done.failures)}; the next run tries them again")
@@ -342,9 +338,7 @@ def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: f
     if hosted <= up_to_usd:
         return
     if not sys.stdin.isatty():
-        raise ConfigurationError(
-            f"say --yes to spend this ({prices}); no person is there to be asked."
-        )
+        raise ConfigurationError(f"say --yes to spend this ({prices}); nobody is here to be asked.")
     if not typer.confirm("Go on?", err=True):
         raise typer.Exit(1)
 

@@ -158,15 +158,12 @@ def _check_system(cascade: Cascade, rows: Iterable[Row]) -> None:
     asked = (row.question for row in rows if row.question is not None)
     found = Counter(made.mismatch(to_messages(question)) for question in asked)
     whole, fitting = found.total(), found.pop(None, 0)
-    told = (
-        f"{whole - fitting:,} of {whole:,} rows have drafts without a confidence, which are "
-        f"escalated, since {' and '.join(map(str, found))}."
-    )
+    why = f"without a confidence, since {' and '.join(map(str, found))}"
+    told = f"{whole - fitting:,} of {whole:,} rows have drafts {why}, and are escalated."
     if found and not fitting:
         raise ConfigurationError(
-            f"{told} Give the system message with --system, examples in a column `messages` "
-            "(`cascade try` writes both into cascade.yaml), or leave --calibration out. Nothing "
-            "was asked."
+            f"{told} Give the system message with --system, examples in a column `messages` (both "
+            "are in the cascade.yaml of `cascade try`), or leave --calibration out."
         )
     if found:
         say(told, style="yellow")

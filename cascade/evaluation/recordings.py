@@ -107,15 +107,14 @@ def _named(path: Path, rows: Iterable[T]) -> Iterator[T]:
     except ConfigurationError:
         raise
     except UnicodeDecodeError as error:
+        told = f"{path} is not UTF-8 (byte {error.start}), convert it first"
         raise ConfigurationError(
-            f"{path} is not UTF-8 (byte {error.start}): convert it first, "
-            f"`iconv -f latin1 -t utf-8 {path} > utf8.csv`."
+            f"{told}: `iconv -f latin1 -t utf-8 {path} > utf8.csv`."
         ) from error
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigurationError(
-            f"{path} cannot be read ({reason}): mend it, or give another file."
-        ) from error
+        told = f"{path} cannot be read ({reason})"
+        raise ConfigurationError(f"{told}: mend it, or give another file.") from error
 
 
 def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
@@ -241,9 +240,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         parquet = import_module("pyarrow.parquet")  # by name, since it has no types
     except ImportError as error:
-        raise MissingDependencyError(
-            "Parquet needs pyarrow: install the extra `parquet`."
-        ) from error
+        raise MissingDependencyError("for Parquet install the extra `parquet`.") from error
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
             yield from batch.to_pylist()

@@ -84,10 +84,10 @@ def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
         if isinstance(error, ValidationError):
             wrong = error.errors()[0]
             why = f"line {number}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
-        raise ConfigurationError(
-            f"{path} is no recording of version 1 ({why}). Give a JSONL file that "
-            "cascade.models.Recorder wrote; delete a broken line, or record again."
-        ) from error
+        told = (
+            f"{path} is no recording of version 1 ({why}): give a file of cascade.models.Recorder"
+        )
+        raise ConfigurationError(f"{told}; delete a broken line, or record again.") from error
     return header, answers
 
 
@@ -121,10 +121,10 @@ class ReplayModel(Model):
     async def _complete(self, request: Request) -> Completion:
         key = request_key(request)
         if key not in self._answers:
+            asked = f"{_question(request)!r} with the key {key}"
             raise RecordingMissError(
-                f"{self._path} has no recorded answer of {self.header.model} with the key {key} "
-                f"for {_question(request)!r}. Prompt and settings have to be the recorded ones; "
-                "to add this one, ask through Recorder(model, path)."
+                f"{self._path} has no answer of {self.header.model} to {asked}: prompt and "
+                "settings must be as recorded; to add this one, ask through Recorder(model, path)."
             )
         return next(self._answers[key])
 
@@ -149,11 +149,9 @@ class Recorder(Model):
             self._append(header.model_dump_json())
         known, _ = _read(self._path)
         if (known.model, known.weights_sha256) != (header.model, header.weights_sha256):
-            raise ConfigurationError(
-                f"{self._path} is a recording of {known.model} (weights {known.weights_sha256}), "
-                f"and cannot be continued with {header.model} (weights {header.weights_sha256}). "
-                "Give another path, or delete the file."
-            )
+            weights = f"{known.weights_sha256}, not {header.weights_sha256}"
+            told = f"{self._path} is of {known.model}, not {header.model} (weights {weights})"
+            raise ConfigurationError(f"{told}: give another path, or delete the file.")
         # A line that was cut off must not join the next.
         os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
 
