@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -16,16 +16,8 @@ from openai.types.chat import (
     ChatCompletionMessageFunctionToolCall,
     ChatCompletionNamedToolChoiceParam,
 )
-from openai.types.responses import (
-    FunctionTool,
-    ResponseFormatTextJSONSchemaConfig,
-    ToolChoiceFunction,
-)
-from openai.types.shared import (
-    ResponseFormatJSONObject,
-    ResponseFormatJSONSchema,
-    ResponseFormatText,
-)
+from openai.types.chat.completion_create_params import ResponseFormat
+from openai.types.responses import FunctionTool, ResponseFormatTextConfigParam, ToolChoiceFunction
 from pydantic import BaseModel, Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,7 +29,6 @@ from cascade.service.gateway import Reply, Served
 
 router = APIRouter(tags=["OpenAI"])
 
-Plain = ResponseFormatText | ResponseFormatJSONObject
 BY_TYPE = Field(discriminator="type")
 Choice = Literal["none", "auto", "required"]
 
@@ -63,7 +54,7 @@ class ChatRequest(wire.AnyRequest):
     n: Literal[1] | None = Field(default=None, description="Each answer is a request of its own.")
     tools: list[ChatCompletionFunctionTool] | None = None
     tool_choice: Choice | ChatCompletionNamedToolChoiceParam | None = None
-    response_format: Annotated[Plain | ResponseFormatJSONSchema, BY_TYPE] | None = None
+    response_format: Annotated[ResponseFormat, BY_TYPE] | None = None
     temperature: wire.Temperature | None = None
     max_tokens: wire.Count | None = None
     max_completion_tokens: wire.Count | None = None
@@ -74,11 +65,11 @@ class ChatRequest(wire.AnyRequest):
 
 
 def _read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    choice, alternatives, form = body.tool_choice, body.top_logprobs, body.response_format
+    choice, alternatives = body.tool_choice, body.top_logprobs
     settings = wire.settings_of(
         served,
         body.model_extra,
-        form=form.model_dump(by_alias=True, exclude_unset=True) if form else None,
+        form=body.response_format,
         stop=body.stop,
         tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
         tool_choice=choice["function"]["name"] if isinstance(choice, dict) else choice,
@@ -126,22 +117,21 @@ class _ChatWriter(wire.Writer):
     extension `cascade`."""
 
     def __init__(self, body: ChatRequest) -> None:
-        own, at = f"chatcmpl-{uuid4().hex}", int(time.time())
-        self._head = {"id": own, "created": at, "model": body.model}
-        self._wants_usage = bool((body.stream_options or {}).get("include_usage"))
-        self._wants_logprobs = bool(body.logprobs or body.top_logprobs)
-        self._alternatives = body.top_logprobs or 0
+        own, self._body = f"chatcmpl-{uuid4().hex}", body
+        self._head = {"id": own, "created": int(time.time()), "model": body.model}
+        wants_usage = (body.stream_options or {}).get("include_usage")
+        self._usage = {"usage": None} if wants_usage else {}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         calls = [{"id": i, "type": "function", "function": f} for i, f in _functions(reply)]
         text = None if reply.refusal or (calls and not reply.answer) else reply.answer
         message = {"role": "assistant", "content": text, "refusal": reply.refusal}
-        choice: dict[str, Any] = {"index": 0, "logprobs": None}
-        if self._wants_logprobs and (found := reply.completion.logprobs) is not None:
-            content = [each.to_openai(self._alternatives) for each in found]
-            choice["logprobs"] = {"content": content, "refusal": None}
+        choice = {"index": 0, "finish_reason": reply.finish_reason, "logprobs": None}
         choice["message"] = message | ({"tool_calls": calls} if calls else {})
-        choice["finish_reason"] = reply.finish_reason
+        wanted, found = self._body.top_logprobs or 0, reply.completion.logprobs
+        if (self._body.logprobs or wanted) and found is not None:
+            content = [each.to_openai(wanted) for each in found]
+            choice["logprobs"] = {"content": content, "refusal": None}
         usage = _usage(reply, "prompt_tokens", "completion_tokens")
         made = {**self._head, "object": "chat.completion", "choices": [choice]}
         return made | {"usage": usage, "cascade": reply.way.facts()}
@@ -163,7 +153,7 @@ class _ChatWriter(wire.Writer):
         for index, call in enumerate(message.get("tool_calls", ())):
             yield self._chunk({"tool_calls": [{"index": index, **call}]})
         yield self._event([{**choice, "delta": {}}], cascade=whole["cascade"])
-        if self._wants_usage:
+        if self._usage:
             yield self._event([], usage=whole["usage"])
         yield b"data: [DONE]\n\n"
 
@@ -174,9 +164,8 @@ class _ChatWriter(wire.Writer):
         return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        usage = {"usage": None} if self._wants_usage else {}
         chunk = {**self._head, "object": "chat.completion.chunk", "choices": choices}
-        return b"data: " + wire.json_bytes({**chunk, **usage, **more}) + b"\n\n"
+        return b"data: " + wire.json_bytes({**chunk, **self._usage, **more}) + b"\n\n"
 
 
 wire.serves(router, "/v1/chat/completions", ChatRequest, _read_chat, _ChatWriter)
@@ -201,7 +190,7 @@ async def models(request: Request) -> Response:
 class TextOptions(BaseModel):
     """Options of the answer's text."""
 
-    format: Annotated[Plain | ResponseFormatTextJSONSchemaConfig, BY_TYPE] | None = None
+    format: Annotated[ResponseFormatTextConfigParam, BY_TYPE] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -219,14 +208,15 @@ class ResponseRequest(wire.AnyRequest):
 
 
 def _read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessage], Settings]:
-    extra = {name: value for name, value in (body.model_extra or {}).items() if value}
-    for name in extra.keys() & {"previous_response_id", "conversation", "background"}:
-        why = "an answer comes at once and is not stored: give the whole conversation as input."
-        raise wire.unsupported(name, why)
+    extra = {**(body.model_extra or {})}
+    for name in ("previous_response_id", "conversation", "background"):
+        if extra.pop(name, None):
+            why = "an answer comes at once and is not stored: give the whole conversation as input."
+            raise wire.unsupported(name, why)
     text, choice = body.text or TextOptions(), body.tool_choice
     effort = body.reasoning.effort if body.reasoning else None
     extra |= {"verbosity": text.verbosity, "reasoning_effort": effort}
-    form = text.format.model_dump(by_alias=True, exclude_unset=True) if text.format else None
+    form: Mapping[str, Any] | None = text.format
     if form is not None and form["type"] == "json_schema":
         form = wire.schema_format(**{name: v for name, v in form.items() if name != "type"})
     functions = [t.model_dump(exclude={"type"}, exclude_unset=True) for t in body.tools or ()]
@@ -245,36 +235,33 @@ def _read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessa
 
 def _conversation(given: str | list[dict[str, Any]]) -> list[AnyMessage]:
     """The conversation; calls in a row are one message."""
-    if isinstance(given, str):
-        return [wire.message_of("user", given)]
-    messages = list[AnyMessage]()
-    for number, item in enumerate(given):
-        if item.get("type") == "reasoning":  # another model's, of no use to ours
-            continue
-        made, last = _item(item, f"input.{number}"), messages[-1] if messages else None
-        if isinstance(last, AIMessage) and isinstance(made, AIMessage) and made.tool_calls:
-            last.tool_calls += made.tool_calls
-        else:
-            messages.append(made)
-    return messages
-
-
-def _item(item: dict[str, Any], place: str) -> AnyMessage:
-    match {"type": "message", **item}:
-        case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
-            content = wire.content_of(output, f"{place}.output")
-            return wire.message_of("tool", content, call_id=call_id)
-        case {"type": "function_call", "call_id": str(call_id), "name": name, "arguments": given}:
-            return wire.message_of(
-                "assistant", "", [{"id": call_id, "name": name, "arguments": given}]
-            )
-        case {
-            "type": "message",
-            "role": ("user" | "system" | "developer" | "assistant") as role,
-            "content": content,
-        }:
-            return wire.message_of(role, wire.content_of(content, f"{place}.content"))
-    raise wire.unreadable(place, item)
+    found = list[AnyMessage]()
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    for number, item in enumerate(items):
+        match {"type": "message", **item}:
+            case {"type": "reasoning"}:  # another model's, of no use to ours
+                pass
+            case {"type": "function_call_output", "call_id": str(call_id), "output": output}:
+                content = wire.content_of(output, f"input.{number}.output")
+                found.append(wire.message_of("tool", content, call_id=call_id))
+            case {"type": "function_call", "call_id": str(i), "name": name, "arguments": args}:
+                call = {"id": i, "name": name, "arguments": args}
+                made = wire.message_of("assistant", "", [call])
+                last = found[-1] if found else None
+                if isinstance(last, AIMessage) and isinstance(made, AIMessage):
+                    last.tool_calls += made.tool_calls
+                else:
+                    found.append(made)
+            case {
+                "type": "message",
+                "role": ("user" | "system" | "developer" | "assistant") as role,
+                "content": said,
+            }:
+                content = wire.content_of(said, f"input.{number}.content")
+                found.append(wire.message_of(role, content))
+            case _:
+                raise wire.unreadable(f"input.{number}", item)
+    return found
 
 
 class _ResponseWriter(wire.Writer):
