@@ -25,7 +25,6 @@ from pydantic import (
     Field,
     IPvAnyNetwork,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -156,6 +155,10 @@ class AuditConfig(Section):
     """A model that compares long answers."""
 
 
+def _with_rate(given: object) -> object:
+    return {"rate": given} if type(given) in (int, float) else given
+
+
 class PromptTurn(Section):
     """One message."""
 
@@ -193,7 +196,7 @@ class CascadeConfig(Section):
     """JSON schema; a draft that breaks it is escalated. A request may bring another."""
     tool_risks: Mapping[str, Literal["read", "write", "irreversible"]] | None = None
     """Tools by name as `read`, `write` or `irreversible`."""
-    audits: AuditConfig | None = None
+    audits: Annotated[AuditConfig | None, BeforeValidator(_with_rate)] = None
     """Ask the large model about a share of accepted drafts as well; a number is its `rate`."""
     mode: Literal["live", "shadow", "canary"] = "live"
     """`shadow`: the large model answers, and drafts are made beside it; `canary`: a share is
@@ -216,12 +219,6 @@ class CascadeConfig(Section):
     """Another model where the large one cannot be had; by default the draft is the answer."""
     concurrency: Count = 64
     """Requests that run at once; the next ones wait, and get 429 after 30 seconds."""
-
-    @field_validator("audits", mode="before")
-    @classmethod
-    def _a_rate(cls, given: object) -> object:
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        return {"rate": given} if number else given
 
 
 class LogConfig(Section):
@@ -285,25 +282,18 @@ Place = tuple[str | int, ...]
 """The way to a value: names of keys, and numbers in lists."""
 
 
-def read_config(
-    path: str | Path,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> Configured:
-    """The configuration in a YAML file.
+def read_config(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Configured:
+    """The configuration in a YAML file, where `${NAME}` stands for an environment variable.
 
     Args:
         path: of the file. Calibrations, and a ledger of SQLite, are relative to its folder.
         overrides: go over the file.
-        environment: instead of the process's own; `${NAME}` in a value is replaced by a variable,
-            `$${` by `${`.
 
     Raises:
         ConfigurationError: with a line for each thing that is wrong.
     """
     path, overrides = Path(path), overrides or {}
-    reader = _Reader(path, os.environ if environment is None else environment)
+    reader = _Reader(path)
     written, problems = _merged(reader.document, overrides), reader.problems
     if not problems:
         try:
@@ -334,8 +324,7 @@ def _merged(under: Any, over: Mapping[str, Any]) -> dict[str, Any]:
 class _Reader(yaml.SafeLoader):
     """Reads a file and replaces each `${NAME}`; knows the line of each value, and problems."""
 
-    def __init__(self, path: Path, variables: Mapping[str, str]) -> None:
-        self.variables = variables
+    def __init__(self, path: Path) -> None:
         self.lines: dict[Place, int] = {(): 1}
         self.problems: dict[Place, str] = {}
         try:
@@ -368,9 +357,9 @@ class _Reader(yaml.SafeLoader):
         if not isinstance(value, str):
             return value
         for name in filter(None, _VARIABLE.findall(value)):
-            if not self.variables.get(name):
+            if not os.environ.get(name):
                 self.problems[place] = f"the environment variable {name} is not set."
-        return _VARIABLE.sub(lambda m: self.variables.get(m[1], "") if m[1] else "${", value)
+        return _VARIABLE.sub(lambda m: os.environ.get(m[1], "") if m[1] else "${", value)
 
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

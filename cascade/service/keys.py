@@ -9,7 +9,6 @@ import math
 import re
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -89,8 +88,7 @@ def digest_of(secret: str) -> str:
 _TABLE = Table(
     "service_keys",
     MetaData(),
-    Column("id", Text, primary_key=True),
-    Column("digest", Text, nullable=False, unique=True),
+    Column("digest", Text, primary_key=True),
     Column("key", json_type, nullable=False),
 )
 
@@ -117,8 +115,8 @@ class Keys:
             first = error.errors(include_url=False)[0]
             told = f"a key's {first['loc'][0]} is {first['input']!r:.80}: {first['msg']}."
             raise ConfigurationError(told) from None
-        row = {"id": key.id, "digest": key.digest, "key": key}
-        await self._database.write(lambda c: c.execute(_TABLE.insert(), row))
+        made = _TABLE.insert().values(digest=key.digest, key=key)
+        await self._database.write(lambda c: c.execute(made))
         return key, secret
 
     async def list(self, *where: Any) -> Sequence[Key]:
@@ -129,13 +127,12 @@ class Keys:
 
     async def revoke(self, key_id: str) -> Key:
         """Revoke a valid key."""
-        mine = _TABLE.c.id == key_id
-        key = next(iter(await self.list(mine)), None)
+        key = next((key for key in await self.list() if key.id == key_id), None)
         if key is None or key.revoked_at is not None:
             why = "it is revoked already" if key else "there is no key with this id"
             raise ConfigurationError(f"{key_id}: {why}; `cascade keys list` shows all.")
         key = key.model_copy(update={"revoked_at": datetime.now(UTC)})
-        change = _TABLE.update().where(mine).values(key=key)
+        change = _TABLE.update().where(_TABLE.c.digest == key.digest).values(key=key)
         await self._database.write(lambda c: c.execute(change))
         self._known.pop(key.digest, None)
         return key
@@ -174,20 +171,19 @@ class Rates:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._left: dict[str, tuple[float, float]] = {}
 
     def take(
         self, name: str, per_minute: float, at_once: float | None = None, count: int = 1
     ) -> int:
-        """Count a request, or take one back (`count=-1`); the seconds to wait where there were too
-        many."""
+        """Count a request, or take one back (`count=-1`); seconds to wait where it is too many."""
         now, most = self._clock(), max(1.0, at_once or per_minute)
         left, at = self._left.pop(name, (most, now))
         left = min(most, left + (now - at) * per_minute / 60)
         wait_s = math.ceil(max(0.0, 1 - left) * 60 / per_minute)
         self._left[name] = (left if wait_s and count > 0 else left - count, now)
         if len(self._left) > MOST_REMEMBERED:
-            self._left.popitem(last=False)
+            del self._left[next(iter(self._left))]
         return wait_s
 
 

@@ -166,11 +166,14 @@ def test_the_reference_is_what_the_code_says() -> None:
 
 
 @pytest.mark.parametrize("text", SERVED)
-def test_a_configuration_of_a_document_is_one(text: str, tmp_path: Path) -> None:
+def test_a_configuration_of_a_document_is_one(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "cascade.yaml"
     file.write_text(text, encoding="utf-8")
-    keys = {"OPENAI_API_KEY": "x", "LEDGER_URL": "sqlite:///l.db", "OLLAMA_URL": "http://o:1"}
-    assert read_config(file, environment=keys).config.cascades
+    for name, value in {"LEDGER_URL": "sqlite:///l.db", "OLLAMA_URL": "http://o:1"}.items():
+        monkeypatch.setenv(name, value)
+    assert read_config(file).config.cascades
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
