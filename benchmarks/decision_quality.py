@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from cascade.confidence.calibration import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
 from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on, ranking
-from cascade.evaluation.features import Pair, comparable, pair_of
+from cascade.evaluation.features import Pair, Rows, comparable, pair_of
 from cascade.evaluation.ladder import climb, fit_head, fit_shapes
 from cascade.policies import Refusal, certify
 
@@ -167,17 +167,15 @@ def load(arguments: argparse.Namespace) -> Iterator[tuple[Case, Pair, Pair | Non
             continue
         yield (
             case,
-            known_pair(rows[case.set_name], case),
-            known_pair(rows[f"{case.set_name} test"], case) if second else None,
+            pair_of(rows[case.set_name], case.small, case.large),
+            pair_of(rows[f"{case.set_name} test"], case.small, case.large) if second else None,
         )
 
 
-def known_pair(rows: list[Transcript], case: Case) -> Pair:
-    """A pair whose columns have been read, so that its parts share them."""
-    pair = pair_of(rows, case.small, case.large)
-    for source in ("draft", "prompt", *(f"view:{name}" for name in pair.candidates)):
-        pair.table(source)
-    return pair
+def part(pair: Pair, rows: Rows) -> Pair:
+    """Some of the rows, with the candidates of all."""
+    some = pair_of([pair.rows[i] for i in rows], pair.small, pair.large)
+    return replace(some, candidates=pair.candidates)
 
 
 def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[tuple[Pair, Pair]]:
@@ -188,8 +186,8 @@ def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[
         return
     for seed in range(1 if other is not None and size == n else count):
         order = np.random.default_rng(seed).permutation(n)
-        fit, rest = (np.sort(part) for part in (order[:size], order[size : size + MOST_SEEN]))
-        yield pair.take(fit), pair.take(rest) if other is None else other
+        fit, rest = order[:size], order[size : size + MOST_SEEN]
+        yield part(pair, fit), part(pair, rest) if other is None else other
 
 
 # Tables ---------------------------------------------------------------------------------------

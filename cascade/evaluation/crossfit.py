@@ -39,9 +39,8 @@ HEADS_ERROR = 0.005
 CHOICE = 0.5
 """Share of the variance between ladders, fitted to parts of the rows, that counts for the ladder
 of all rows (Rubin 1987: between and within variances add up; here its parts share their rows)."""
-MISTAKES = 5
-TINY = 1e-12
-"""Differences below are noise of the arithmetic."""
+NOISE = 1e-12
+"""Of the arithmetic."""
 
 Choice = Callable[[Pair, Rows], Iterable[Shape]]
 """Fits the shapes to choose from to some rows of a pair, from the simplest up."""
@@ -63,14 +62,9 @@ Figures = Mapping[str, Interval]
 
 
 class Options(Record):
-    """Options of an evaluation.
-
-    Attributes:
-        within: quality that may be lost against the large model, as a share of the questions.
-        caution: standard errors that an expected loss has to stay below what may be lost.
-        price_of_error: dollars of a wrong answer; it recommends the point instead of `within`.
-        repeats: of the cross-fitting; None for as many as so many rows need.
-    """
+    """Options of an evaluation: the share of the right answers that may be lost, by `caution`
+    standard errors; in its place dollars of an error; and `repeats` of the cross-fitting, None for
+    as many as so many rows need."""
 
     within: float = Field(default=0.01, ge=0, lt=1)
     caution: float = 0.0
@@ -83,12 +77,11 @@ class Point(Record):
 
     Attributes:
         within: the loss that was allowed; None at a price of an error, and for a model alone.
-        quality, loss: share of right answers, and of those of the large model that are lost.
+        loss: share of the right answers of the large model that is lost.
         cost: of the large model's alone, as a share; its interval covers the choice.
         cost_usd, per_right_usd: dollars per question, and per right answer.
         price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
         chance_above: that the true loss is above what may be lost.
-        off: the large model alone.
     """
 
     name: str
@@ -315,12 +308,12 @@ def ranking(
     area, mix = np.trapezoid(quality, share), 0.5 * (small.mean() + large.mean())
     best, gap = np.trapezoid(oracle, oracle_share) - mix, quality[-1] - quality[0]
     rooms = np.array([best, gap, dollars[-1] - dollars[0]])
-    best, gap, dearer = np.where(rooms > TINY, rooms, np.nan)
+    best, gap, dearer = np.where(rooms > NOISE, rooms, np.nan)
     recovered, steps = (quality - quality[0]) / gap, np.linspace(0.1, 1, 10)
     better = np.interp(dearer * steps, dollars - dollars[0], recovered) / steps
 
     def calls(least: float) -> float:
-        at = max(int(np.argmax(recovered >= least - TINY)), 1)
+        at = max(int(np.argmax(recovered >= least - NOISE)), 1)
         return float(np.interp(least, recovered[at - 1 : at + 1], share[at - 1 : at + 1]))
 
     return {
@@ -408,7 +401,7 @@ def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:
         return ()
     sure, lost = np.nan_to_num(sheet.confidence), sheet.lost[at] * (1 - sheet.played.escalated[at])
     found = []
-    for i in np.lexsort((-sure, -lost))[:MISTAKES]:
+    for i in np.lexsort((-sure, -lost))[:5]:
         row, draft = sheet.pair.rows[i], sheet.pair.rows[i].models[sheet.pair.small]
         said = {"draft": draft.output or draft.pred, "confidence": float(sure[i])}
         if lost[i] > 0.5:

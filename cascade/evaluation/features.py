@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -55,16 +55,6 @@ class Pair:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def take(self, rows: Rows) -> Pair:
-        """Some of the rows, with the tables that have been made of all."""
-        columns = ("small_correct", "large_correct", "small_cost", "large_cost")
-        parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in columns}
-        parts["_tables"] = {
-            key: {name: column[rows] for name, column in table.items()}
-            for key, table in self._tables.items()
-        }
-        return replace(self, rows=[self.rows[i] for i in rows], **parts)
 
     def outcomes(self, model: str) -> list[Outcome]:
         """Outcomes of a model that every row has."""
@@ -187,9 +177,6 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
     )
 
 
-_SCORES = ("logprobs", "p_true", "verbalised", "self_consistency", "agreement")
-
-
 def draft_features(outcome: Outcome) -> dict[str, float]:
     """Features of an answer, as collected, else what recorded signals say; `raw` is its score of
     itself: the recorded confidence, the probability of the likeliest option, the share of votes for
@@ -220,7 +207,8 @@ def draft_features(outcome: Outcome) -> dict[str, float]:
         found["answered"] = extracted
     if collected := outcome.features:
         found = {"raw": math.nan, **collected}
-    scores.append(combine(score_of(name, collected) for name in _SCORES))
+    known = ("logprobs", "p_true", "verbalised", "self_consistency", "agreement")
+    scores.append(combine(score_of(name, collected) for name in known))
     found["raw"] = next((score for score in scores if score is not None), math.nan)
     return found
 
@@ -274,29 +262,21 @@ def _view(draft: Outcome, other: Outcome) -> dict[str, float]:
     return found
 
 
-_OPTION = re.compile(r"(?:^|\n)\(?([A-J])[.)] ")
-_NEGATION = re.compile(r"\b(not|except|least|never|false|incorrect)\b", re.IGNORECASE)
-_SYMBOL = re.compile(r"[=^$\\+*/∀∃⊃<>]")
-_WORD = re.compile(r"\w+")
-_DIGIT = re.compile(r"\d")
-
-
 def prompt_marks(prompt: str) -> dict[str, float]:
     """Length, numbers, negations, options and the like, before anything is asked."""
     text = prompt[-LONGEST_PROMPT:]
-    parts = _OPTION.split(text)
-    question, options = parts[0], parts[2::2]
-    lengths = np.array([len(option) for option in options] or [0])
-    words = _WORD.findall(question) or [""]
+    question, *options = re.split(r"(?:^|\n)\(?[A-J][.)] ", text)
+    words, lengths = re.findall(r"\w+", question) or [""], np.array([*map(len, options)] or [0])
+    negation = re.search(r"\b(not|except|least|never|false|incorrect)\b", question, re.IGNORECASE)
     return {
         "characters": len(text),
         "question": len(question),
         "option": float(lengths.mean()),
         "option_spread": float(lengths.std()),
         "digits": sum(map(str.isdigit, question)),
-        "numeric_options": sum(bool(_DIGIT.search(o)) for o in options) / max(len(options), 1),
-        "negation": float(bool(_NEGATION.search(question))),
-        "symbols": len(_SYMBOL.findall(text)),
+        "numeric_options": sum(bool(re.search(r"\d", o)) for o in options) / max(len(options), 1),
+        "negation": float(bool(negation)),
+        "symbols": len(re.findall(r"[=^$\\+*/∀∃⊃<>]", text)),
         "sentences": question.count("."),
         "word_length": sum(map(len, words)) / len(words),
         "capitals": sum(word[:1].isupper() for word in words) / len(words),

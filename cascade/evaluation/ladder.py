@@ -51,11 +51,10 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
     columns = [(source, name) for source in sources for name in pair.table(source, pair)]
     usual = [name if name in ("raw", "same") else s.partition(":")[0] for s, name in columns]
     priors = np.array([((0.0, 30.0), (0.0, 30.0)), *(PRIORS[name] for name in usual)])
-    table = _standardised(pair, fit, columns)
-    x, weights, own = table(pair), [], []
     targets = [(pair.small_correct, 0), (pair.large_correct, 1)]
     if helper is not None:
         targets.append((pair.table(f"answers:{helper}")["correct"], 1))
+    x, weights, own = _standardised(pair, columns, pair, fit), [], []
     for correct, of in targets:
         w, left_out = _fit_logistic(x[fit], correct[fit], *priors[:, of].T)
         weights.append(w)
@@ -65,24 +64,25 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
     def head(other: Pair) -> tuple[Array, ...]:
         if other is pair:
             return tuple(own)
-        rows = table(other)
+        rows = _standardised(other, columns, pair, fit)
         return tuple(expit(rows @ w) for w in weights)
 
     return head
 
 
-def _standardised(
-    pair: Pair, fit: Rows, columns: Sequence[tuple[str, str]]
-) -> Callable[[Pair], Array]:
-    """A one and the columns (source, name) of any rows, standardised on those that fit: shares as
-    logits, counts as logarithms, the raw score as Φ⁻¹ of its rank."""
+def _standardised(of: Pair, columns: Sequence[tuple[str, str]], pair: Pair, fit: Rows) -> Array:
+    """A one and the columns (source, name), standardised on the rows that fit: shares as logits,
+    counts as logarithms, the raw score as Φ⁻¹ of its rank."""
 
     def values(of: Pair) -> Array:
         unknown = np.full(len(of), np.nan)
         found = [of.table(source, pair).get(name, unknown) for source, name in columns]
         return np.array(found).reshape(len(columns), len(of))
 
-    given = np.ma.masked_invalid(np.take(values(pair), fit, axis=1))
+    found = whole = values(pair)
+    if of is not pair:
+        found = values(of)
+    given = np.ma.masked_invalid(np.take(whole, fit, axis=1))
     least, most = (np.ma.filled(f(axis=1, keepdims=True), -1.0) for f in (given.min, given.max))
     marks = np.ma.filled((given == 0) | (given == 1), True).all(axis=1, keepdims=True)
     share, count = (least >= 0) & (most <= 1) & ~marks, (least >= 0) & (most > 1)
@@ -95,21 +95,15 @@ def _standardised(
     known = np.ma.masked_invalid(read(given.data))
     mean = np.ma.filled(known.mean(axis=1, keepdims=True), 0.0)
     deviation = np.ma.filled(known.std(axis=1, keepdims=True), 0.0)
-    deviation[deviation <= 1e-9] = np.inf
-
-    def table(of: Pair) -> Array:
-        found = values(of)
-        x = np.nan_to_num((read(found) - mean) / deviation)
-        if ("draft", "raw") in columns:
-            at = columns.index(("draft", "raw"))
-            ranked, raw = np.sort(given[at].compressed()), found[at]
-            below = np.searchsorted(ranked, raw, "left") + np.searchsorted(ranked, raw, "right")
-            n, edge = 2 * (len(ranked) + 1), 0.5 / (len(ranked) + 1)
-            rank = np.clip((below + 1) / n, edge, 1 - edge)
-            x[at] = np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
-        return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
-
-    return table
+    x = np.nan_to_num((read(found) - mean) / np.where(deviation > 1e-9, deviation, np.inf))
+    if ("draft", "raw") in columns:
+        at = columns.index(("draft", "raw"))
+        ranked, raw = np.sort(given[at].compressed()), found[at]
+        below = np.searchsorted(ranked, raw, "left") + np.searchsorted(ranked, raw, "right")
+        n, edge = 2 * (len(ranked) + 1), 0.5 / (len(ranked) + 1)
+        rank = np.clip((below + 1) / n, edge, 1 - edge)
+        x[at] = np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
+    return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
 
 
 def _fit_logistic(x: Array, y: Array, prior: Array, deviation: Array) -> tuple[Array, Array]:
@@ -171,18 +165,19 @@ class Replay(NamedTuple):
 @dataclass(frozen=True)
 class Shape:
     """A policy for every price of a large answer, fitted on some rows of a recording: a head for
-    the draft, or the question alone, and one for what the `helper` says where there is one."""
+    the draft, or the question alone, and one for what the `helper` says where there is one. Without
+    heads it is `off`: the large model answers everything."""
 
     name: ShapeName
     pair: Pair
     fit: Rows
-    heads: Sequence[Head]
+    heads: Sequence[Head] = ()
     helper: str | None = None
 
     def stages(self, pair: Pair) -> list[Stage]:
         """What is known at each point of these rows; leave-one-out on those that fitted it."""
         free, dear = np.zeros(len(pair)), self._expected(self.pair.large_cost, pair)
-        own, large = self.heads[0](pair)
+        own, large, *_ = self.heads[0](pair) if self.heads else (free - np.inf, free)
         costs = pair.small_cost, dear, free
         if self.name in ("off", "router"):  # a draft is made where it is kept
             costs = free, dear, pair.small_cost
@@ -208,12 +203,12 @@ class Shape:
 
     def play(self, pair: Pair, prices: Array) -> Replay:
         """The policies of these prices on rows."""
-        (first, *second), played = self.stages(pair), []
+        (first, *second), going_on, played = self.stages(pair), self._going_on(prices), []
         for each in prices / self.unit:
             here = first
             if second:
                 keep, ask = first.sides(each)
-                further = keep + np.interp(ask - keep, *self._going_on(each))
+                further = keep + np.interp(ask - keep, *next(going_on))
                 here = Stage(*np.where(further > np.maximum(keep, ask), second[0], first))
             keep, ask = here.sides(each)
             kept = keep >= ask
@@ -222,24 +217,20 @@ class Shape:
             played.append((~kept, right, cost, np.where(kept, here.large - here.kept, 0.0)))
         return Replay(*np.stack(played, axis=1))
 
-    def _going_on(self, each: float) -> tuple[Array, Array]:
-        """How much more asking the helper was worth than keeping the draft, by how doubtful that
-        was: an average over the nearest tenth of the fitting rows, 30 at least."""
-        first, second, asking = self._learned
-        after = np.maximum(*second.sides(each)) - each * asking
-        keep, ask = first.sides(each)
-        order, n = np.argsort(ask - keep, kind="stable"), len(keep)
+    def _going_on(self, prices: Array) -> Iterator[tuple[Array, Array]]:
+        """At each price, how much more asking the helper was worth than keeping the draft, by how
+        doubtful that was: an average over the nearest tenth of the fitting rows, 30 at least."""
+        first, second = (Stage(*np.array(s)[:, self.fit]) for s in self.stages(self.pair))
+        its_cost = self.pair.table(f"answers:{self.helper}")["cost_usd"]
+        asking, n = self._expected(its_cost, self.pair)[self.fit], len(self.fit)
         width = min(n, max(30, n // 10))
         start = np.clip(np.arange(n) - width // 2, 0, n - width)
-        total = np.concatenate([[0.0], np.cumsum((after - keep)[order])])
-        return (ask - keep)[order], (total[start + width] - total[start]) / width
-
-    @cached_property
-    def _learned(self) -> tuple[Stage, Stage, Array]:
-        """Both stages of the rows that fitted it, and dollars of the helper as known beforehand."""
-        first, second = (Stage(*(c[self.fit] for c in stage)) for stage in self.stages(self.pair))
-        its_cost = self.pair.table(f"answers:{self.helper}")["cost_usd"]
-        return first, second, self._expected(its_cost, self.pair)[self.fit]
+        for each in prices / self.unit:
+            after = np.maximum(*second.sides(each)) - each * asking
+            keep, ask = first.sides(each)
+            order = np.argsort(ask - keep, kind="stable")
+            total = np.concatenate([[0.0], np.cumsum((after - keep)[order])])
+            yield (ask - keep)[order], (total[start + width] - total[start]) / width
 
     def worth(self, pair: Pair) -> Array:
         """Worth at each of the `JUDGED` prices, in right answers, (prices, n): those that it gives
@@ -286,11 +277,7 @@ def climb(shapes: Sequence[Shape]) -> Shape:
     """The highest of the shapes, from the simplest up, to which leave-one-out rows show that each
     step pays by more than its noise; `off` where the large model alone is worth more, at any price
     of an error."""
-
-    def nothing(of: Pair) -> tuple[Array, ...]:
-        return np.full(len(of), -np.inf), np.zeros(len(of))
-
-    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit, [nothing]), np.zeros(1), 0.0
+    best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit), np.zeros(1), 0.0
     for shape in shapes:
         worth = np.take(shape.worth(shape.pair), shape.fit, axis=1)
         # At prices at which it does not pay, it is switched off.

@@ -151,12 +151,9 @@ _NUMBER = re.compile(
     r"(?:\s?(?:[eE]|[*×x]\s?10\s?\^\s?\{?)(?P<exponent>[-+]?\d+)\}?)?"
     r"(?:\s?/\s?(?P<over>\d*[1-9]\d*)(?![\d/]))?\s?(?P<percent>\\?%|percent\b)?"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _SAID = re.compile(
     r"####([^\n]*)|\\boxed\{([^{}]*)\}|\b(?:answer|ans)\s*(?:is|:|=)([^\n]*)", re.IGNORECASE
 )
-_NEAR = 24
-"""Characters between "the answer is" and its number."""
 
 
 def numeric(answer: str, text: str, question: str) -> bool:
@@ -173,11 +170,12 @@ def numeric(answer: str, text: str, question: str) -> bool:
 
 def _numbers(text: str) -> tuple[float, ...]:
     """The number that an answer ends in, a percentage as a share too; empty where there is none."""
-    text = _FRACTION.sub(r" \1/\2 ", text).replace("−", "-").replace("**", "")
+    text = re.sub(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", r" \1/\2 ", text)
+    text = text.replace("−", "-").replace("**", "")
     for stated in reversed(list(_SAID.finditer(text))):
         match = _NUMBER.search(stated[stated.lastindex or 0].rpartition("=")[2])
         # "Answer: First we buy …" begins the reasoning and states nothing yet.
-        if match and match.start() < _NEAR:
+        if match and match.start() < 24:
             break
     else:
         match = next(reversed(list(_NUMBER.finditer(text))), None)

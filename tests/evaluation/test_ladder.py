@@ -46,18 +46,6 @@ def test_rows_without_a_cost_are_left_out_where_others_have_theirs() -> None:
         pair(recording(5, dear=0.0))
 
 
-def test_a_part_of_a_pair_is_the_pair_of_these_rows() -> None:
-    def read(of: Pair) -> list[Any]:
-        answers, view = of.table("answers:helper"), of.table("view:helper")
-        columns = of.raw, of.large_cost, answers["cost_usd"], *view.values()
-        return [of.prompts, *(column.tolist() for column in columns)]
-
-    rows = recording(20, helper="oracle")
-    whole = pair(rows)
-    assert len(read(whole)) == 5
-    assert read(whole.take(np.arange(0, 20, 2))) == read(pair(rows[::2]))
-
-
 def test_a_check_is_paid_with_the_draft_and_not_with_the_large_answer() -> None:
     def checked(cost: float | None) -> Transcript:
         small = Outcome(correct=1, cost_usd=0.1, check_cost_usd=cost)
