@@ -36,6 +36,29 @@ class Fitted(Record):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def save(self, path: str | Path) -> None:
+        """Write the file."""
+        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file.
+
+        Raises:
+            ConfigurationError: there is none, or it holds nothing that can be computed with.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except (OSError, ValidationError) as error:
+            why = getattr(error, "strerror", None)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                why = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+            raise ConfigurationError(
+                f"{path} is no {cls.__name__} of this version ({why}). `cascade calibrate … "
+                "--out FILE` makes a Calibration, and `--stop FILE` an EarlyStop."
+            ) from error
+
 
 # --- from features by name to a matrix
 
@@ -309,29 +332,6 @@ class Calibration(Fitted, MadeFor):
     def calibrated(self) -> bool:
         """True if the labels showed that the confidence from all signals is a probability."""
         return self.stages[-1].calibrated
-
-    def save(self, path: str | Path) -> None:
-        """Write the file."""
-        Path(path).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Calibration:
-        """Read a file.
-
-        Raises:
-            ConfigurationError: there is none, or it is no calibration that can be computed with.
-        """
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except (OSError, ValidationError) as error:
-            why = getattr(error, "strerror", None)
-            if isinstance(error, ValidationError):
-                first = error.errors()[0]
-                why = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-            raise ConfigurationError(
-                f"{path} is no calibration of this version ({why}). "
-                "`cascade calibrate … --out FILE` makes one."
-            ) from error
 
     def check(self, small: ModelIdentity, large: ModelIdentity, task_hash: str) -> None:
         """Refuse to be used for anything that it, with its certificates, was not made for.

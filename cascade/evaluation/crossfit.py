@@ -31,14 +31,6 @@ FOLDS = 5
 """Parts of the rows, each left out once; three of many rows."""
 MENU = (0.0, 0.01, 0.02, 0.05)
 """Losses for which the menu says what they save."""
-OPTIMISM = 0.75
-"""Standard errors that are added to an expected loss, because the cheapest of many policies was
-chosen on the same rows, and heads promise too much."""
-HEADS_ERROR = 0.005
-"""Error that is expected of a loss by the heads alone: with few rows it is the smaller one."""
-CHOICE = 0.5
-"""Share of the variance between ladders, fitted to parts of the rows, that counts for the ladder
-of all rows (Rubin 1987: between and within variances add up; here its parts share their rows)."""
 NOISE = 1e-12
 """Of the arithmetic."""
 
@@ -137,24 +129,26 @@ class Sheet:
     @cached_property
     def errors(self) -> Array:
         """(2, prices) standard errors of cost share and loss: within the rows, where one of n more
-        or less is possible, and between the ladders that other rows would have chosen."""
+        or less is possible, and between the ladders that other rows would have chosen (Rubin 1987:
+        both variances add up; half of this one, since the parts that chose share their rows)."""
         n, spent = len(self.pair), self.played.cost - self.share[:, None] * self.pair.large_cost
         unit = self.pair.large_cost.mean()
         within = np.array([spent.var(axis=1) / unit**2, self.lost.var(axis=1)])
-        between = 0.0 if self.choices is None else CHOICE * self.choices.var(axis=1, ddof=1)
+        between = 0.0 if self.choices is None else 0.5 * self.choices.var(axis=1, ddof=1)
         return np.asarray(np.sqrt(np.maximum(within, 1 / n) / n + between))
 
     @cached_property
     def loss(self) -> Array:
         """(prices,) expected loss of right answers, which rises with the price: what was seen and
-        what the heads expect, by their precision, and a part of the error for having chosen; on
-        rows that chose nothing, what was seen."""
+        what the heads expect, by their precision (half a point for heads, which is less with few
+        rows), and ¾ of the error for having chosen the cheapest of many policies and for heads that
+        promise too much; on rows that chose nothing, what was seen."""
         seen = np.asarray(self.lost.mean(axis=1))
         if self.choices is None:
             return seen
         error, expected = self.errors[1], self.played.expected_loss.mean(axis=1)
-        share = HEADS_ERROR**2 / (HEADS_ERROR**2 + error**2)
-        loss = share * seen + (1 - share) * expected + OPTIMISM * error
+        share = 0.005**2 / (0.005**2 + error**2)
+        loss = share * seen + (1 - share) * expected + 0.75 * error
         return np.asarray(isotonic_regression(loss).x)
 
 
@@ -207,26 +201,19 @@ def check(pair: Pair, *, weighs_dollars: bool) -> None:
         )
 
 
-def cheapest_within(sheet: Sheet, within: float, options: Options) -> int | None:
-    """The cheapest policy that loses no more than allowed; None where it saves less than a
-    standard error."""
+def cheapest_within(sheet: Sheet, within: float | None, options: Options) -> int | None:
+    """The cheapest policy that loses no more than allowed, or without a bound the best one at the
+    price of an error; None where it does not save, by a standard error, or does not pay."""
+    if within is None:
+        unit, each = float(sheet.pair.large_cost.mean()), options.price_of_error or 1.0
+        at = int(np.argmin(np.abs(PRICES - min(unit / each, PRICES[-1]))))
+        return at if sheet.loss[at] * each < (1 - sheet.share[at]) * unit else None
     lost = isotonic_regression(sheet.loss + options.caution * sheet.errors[1]).x
     allowed = np.flatnonzero(lost <= within)
     if not len(allowed):
         return None
     at = int(allowed[np.argmin(sheet.share[allowed])])
     return at if sheet.share[at] + sheet.errors[0][at] < 1 else None
-
-
-def recommend(sheet: Sheet, options: Options) -> int | None:
-    """The point that is recommended: at the price of an error, or the cheapest within the loss."""
-    if options.price_of_error is None:
-        return cheapest_within(sheet, options.within, options)
-    unit = float(sheet.pair.large_cost.mean())
-    price = min(unit / options.price_of_error, PRICES[-1])
-    at = int(np.argmin(np.abs(PRICES - price)))
-    pays = sheet.loss[at] * options.price_of_error < (1 - sheet.share[at]) * unit
-    return at if pays else None
 
 
 def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
@@ -342,11 +329,16 @@ def _hull_height(quality: Array, cost: Array) -> float:
     return float(np.trapezoid(hull, x) / (x[-1] - x[0]))
 
 
-def aurc(confidence: Array, correct: Array) -> float:
-    """Mean over all coverages of the error among the accepted; lower is better."""
+def grading(confidence: Array, correct: Array) -> dict[str, float]:
+    """Figures of a confidence; `AURC`: mean over all coverages of the error among the accepted."""
     share, risk = curve_of(confidence, np.zeros(len(correct)), 1.0 - correct)
     coverage = np.arange(1, len(correct) + 1) / len(correct)
-    return float(np.mean(np.interp(coverage, share, risk) / coverage))
+    return {
+        "ECE": ece(confidence, correct),
+        "Brier": brier(confidence, correct),
+        "AUROC": auroc(confidence, correct),
+        "AURC": float(np.mean(np.interp(coverage, share, risk) / coverage)),
+    }
 
 
 def bootstrap(
@@ -386,13 +378,8 @@ def confidences_of(sheet: Sheet) -> dict[str, Figures]:
     raw, right = sheet.pair.raw, sheet.pair.small_correct
     if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
         return {}
-    measures = {"ECE": ece, "Brier": brier, "AUROC": auroc, "AURC": aurc}
-
-    def figures(*score_and_right: Array) -> dict[str, float]:
-        return {name: measure(*score_and_right) for name, measure in measures.items()}
-
     scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(raw)}
-    return {name: bootstrap(figures, score, right) for name, score in scores.items()}
+    return {name: bootstrap(grading, score, right) for name, score in scores.items()}
 
 
 def worst_mistakes(sheet: Sheet, at: int | None) -> tuple[Mistake, ...]:

@@ -27,13 +27,6 @@ Rows = NDArray[np.intp]
 Table = Mapping[str, Array]
 """Columns by name, (n,) each, NaN where a value is missing; none that is missing everywhere."""
 
-LONGEST_PROMPT = 6000
-"""Characters from the end: of prompts with worked examples the question is what counts."""
-CHEAP = 0.15
-"""A helper may cost this share of a large answer, or as much as a draft."""
-MOST_HELPERS = 3
-"""Helpers that are tried: the most accurate cheap ones. More would be a choice among noise."""
-
 
 @dataclass(frozen=True, eq=False)
 class Pair:
@@ -120,12 +113,13 @@ class Pair:
         return self._tables[key]
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
-        """The most accurate cheap candidates on the fitting rows."""
-        most = max(1.001 * self.small_cost[fit].mean(), CHEAP * self.large_cost[fit].mean())
+        """The three most accurate candidates on the fitting rows that cost no more than a draft, or
+        15 % of a large answer; more would be a choice among noise."""
+        most = max(1.001 * self.small_cost[fit].mean(), 0.15 * self.large_cost[fit].mean())
         answers = {name: self.table(f"answers:{name}") for name in self.candidates}
         cheap = [name for name, of in answers.items() if of["cost_usd"][fit].mean() <= most]
         right = {name: float(answers[name]["correct"][fit].mean()) for name in cheap}
-        return tuple(sorted(cheap, key=lambda name: -right[name])[:MOST_HELPERS])
+        return tuple(sorted(cheap, key=lambda name: -right[name])[:3])
 
 
 def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
@@ -264,7 +258,7 @@ def _view(draft: Outcome, other: Outcome) -> dict[str, float]:
 
 def prompt_marks(prompt: str) -> dict[str, float]:
     """Length, numbers, negations, options and the like, before anything is asked."""
-    text = prompt[-LONGEST_PROMPT:]
+    text = prompt[-6000:]  # after worked examples the question is what counts
     question, *options = re.split(r"(?:^|\n)\(?[A-J][.)] ", text)
     words, lengths = re.findall(r"\w+", question) or [""], np.array([*map(len, options)] or [0])
     negation = re.search(r"\b(not|except|least|never|false|incorrect)\b", question, re.IGNORECASE)

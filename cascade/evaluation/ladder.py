@@ -112,19 +112,17 @@ def _fit_logistic(x: Array, y: Array, prior: Array, deviation: Array) -> tuple[A
     Without its own row a logit is η − (y − p)·h/(1 − p(1 − p)·h), with h = x'H⁻¹x and H the
     Hessian of the whole fit.
     """
-    w, precision = prior.copy(), deviation**-2
-    rate = np.clip(y.mean(), 0.02, 0.98)
+    hessian = precision = np.diag(deviation**-2)
+    w, rate = prior.copy(), np.clip(y.mean(), 0.02, 0.98)
     w[0] = np.log(rate / (1 - rate))
-    largest, hessian = np.inf, np.diag(precision)
     for _ in range(15):
-        if largest < 1e-3:
-            break
         p = expit(x @ w)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x
-        hessian[np.diag_indices_from(hessian)] += precision
-        step = np.linalg.solve(hessian, x.T @ (y - p) - precision * (w - prior))
+        hessian = (x * (p * (1 - p))[:, None]).T @ x + precision
+        step = np.linalg.solve(hessian, x.T @ (y - p) - precision @ (w - prior))
         largest = float(np.abs(step).max())
         w += step * min(1.0, 2.0 / max(largest, 1e-12))
+        if largest < 1e-3:
+            break
     p = expit(x @ w)
     leverage = np.einsum("ij,ji->i", x, np.linalg.solve(hessian, x.T))
     return w, expit(x @ w - (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3))

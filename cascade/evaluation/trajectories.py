@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from langchain_core.messages import BaseMessage
-from pydantic import ValidationError
 
 from cascade.confidence.calibrating import TextEncoder, cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import lowest_kept
 from cascade.confidence.trajectory import Step, message_steps
-from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
 from cascade.evaluation.features import Pair, Rows, pair_of, run_features
 from cascade.evaluation.recordings import read_transcripts
@@ -29,12 +27,8 @@ from cascade.state import Record
 
 POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 """Steps after which a run may be given up."""
-LEAST_RUNS = 10
-"""Successes and failures that the chance of success after some steps is fitted to."""
 LOST = 0.05
 """Share of the successes that an early stop may lose, where nothing else is said."""
-STRENGTH = 0.3
-"""Prior deviation of a weight: signals of runs and topics of questions may say much."""
 
 
 class EarlyStop(Fitted):
@@ -47,38 +41,21 @@ class EarlyStop(Fitted):
     below: Share
     share: Share
 
-    def after(self, question: str, run: Sequence[Step]) -> int:
-        """After how many of its steps the run is given up; 0 lets it go on."""
-        topics = self.text.transform([question])
-        for after, chance in self.points.items():
-            if len(run) >= after:
-                table = _table([run[:after]], topics)
-                if chance.predict(table)[0] < self.below:
-                    return after
-        return 0
-
-    def ends(self, pair: Pair) -> Array:
-        """After how many steps runs of other rows are given up; their last step ends them."""
-        tasks = zip(pair.prompts, pair.runs, strict=True)
-        return np.array([self.after(question, run[:-1]) for question, run in tasks])
+    def after(self, questions: Sequence[str], runs: Sequence[Sequence[Step]]) -> Array:
+        """After how many of their steps (n,) runs are given up; 0 lets one go on."""
+        topics, ended = self.text.transform(questions), np.zeros(len(runs))
+        for after in sorted(self.points, reverse=True):
+            at = np.array([i for i, run in enumerate(runs) if len(run) >= after], dtype=np.intp)
+            if len(at):
+                table = _table([runs[i][:after] for i in at], topics[at])
+                ended[at[self.points[after].predict(table) < self.below]] = after
+        return ended
 
     def __call__(self, task: Sequence[BaseMessage], run: Sequence[BaseMessage]) -> str | None:
         """Reason to stop a run that is under way, or None to let it go on."""
-        after = self.after(str(task[-1].text), message_steps(run))
+        after = int(self.after([str(task[-1].text)], [message_steps(run)])[0])
         chance = f"after {after} steps its chance of success is below {self.below:.2f}"
         return chance if after else None
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_text(self.model_dump_json() + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> EarlyStop:
-        """Read it; a `ConfigurationError` where it is no early stop."""
-        try:
-            return cls.model_validate_json(Path(path).read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ConfigurationError(f"{path} is no early stop of this version.") from error
 
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
@@ -88,7 +65,8 @@ def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
 
 
 def _chance(table: Array, right: Array) -> Linear:
-    return fit_gain(table, right, right, precision=STRENGTH**-2).small
+    """The chance of success; signals of runs and topics of questions may say much."""
+    return fit_gain(table, right, right, precision=0.3**-2).small
 
 
 def fit_early_stop(
@@ -110,7 +88,7 @@ def fit_early_stop(
         at = np.flatnonzero(length > after)
         own = np.isin(at, fit)
         labels = right[at[own]]
-        if np.bincount(labels > 0.5, minlength=2).min() >= LEAST_RUNS:
+        if np.bincount(labels > 0.5, minlength=2).min() >= 10:
             table = _table([runs[i][:after] for i in at], topics[at])
             points[after] = _chance(table[own], labels)
             chances[number, at] = points[after].predict(table)
@@ -153,9 +131,6 @@ def spent_until(pair: Pair, after: Array) -> Array:
     return spent
 
 
-Worth = Literal["cheaper and better", "cheaper", "dearer and better", "off", "unclear"]
-
-
 class Checked(Record):
     """A cascade of agents whose tasks are checked, beside the large agent alone.
 
@@ -168,7 +143,7 @@ class Checked(Record):
     small: str
     large: str
     rows: int
-    worth: Worth
+    worth: Literal["cheaper and better", "cheaper", "dearer and better", "off", "unclear"]
     sentence: str
     stopped: float
     lost: float
@@ -196,27 +171,22 @@ def check_runs(
     which loses this `share` of the successes at most."""
     check(pair, weighs_dollars=True)
     if test is not None:
-        rows, after = test, fit_early_stop(pair, share=share)[0].ends(test)
+        stop, _ = fit_early_stop(pair, share=share)  # a run's last step ends it
+        rows, after = test, stop.after(test.prompts, [run[:-1] for run in test.runs])
     else:
         rows, after = pair, np.zeros(len(pair))
         order = np.random.default_rng(0).permutation(len(pair))
         for held in np.array_split(order, FOLDS):
             after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
     small, large, alone = rows.small_correct, rows.large_correct, rows.large_cost
-    stopped = np.where(after > 0, 0.0, small), spent_until(rows, after)
 
-    def figures(large: Array, alone: Array, *replayed: Array) -> dict[str, float]:
-        found = {"large_solved": float(large.mean())}
-        for name, solved, cost in zip(("", "whole_"), replayed[::2], replayed[1::2], strict=True):
-            found[f"{name}cost"] = float(cost.sum() / alone.sum())
-            found[f"{name}solved"] = float(solved.mean())
-            found[f"{name}gained"] = float((solved - large).mean())
-        return found
+    def replayed(passed: Array, spent: Array) -> dict[str, Interval]:
+        columns = large, alone, np.maximum(passed, large), spent + (1 - passed) * alone
+        return bootstrap(_figures, *columns, draws=400)
 
-    replayed = []
-    for passed, spent in (stopped, (small, rows.small_cost)):
-        replayed += [np.maximum(passed, large), spent + (1 - passed) * alone]
-    known = bootstrap(figures, large, alone, *replayed, draws=400)
+    known = replayed(small * (after == 0), spent_until(rows, after))
+    whole = replayed(small, rows.small_cost)
+    known |= {f"whole_{name}": whole[name] for name in ("cost", "solved", "gained")}
     worth, sentence = _judged(pair.large, known["cost"], known["gained"], options or Options())
     return Checked(
         small=pair.small,
@@ -230,7 +200,16 @@ def check_runs(
     )
 
 
-def _judged(large: str, cost: Interval, gained: Interval, options: Options) -> tuple[Worth, str]:
+def _figures(large: Array, alone: Array, solved: Array, cost: Array) -> dict[str, float]:
+    return {
+        "large_solved": float(large.mean()),
+        "cost": float(cost.sum() / alone.sum()),
+        "solved": float(solved.mean()),
+        "gained": float((solved - large).mean()),
+    }
+
+
+def _judged(large: str, cost: Interval, gained: Interval, options: Options) -> tuple[Any, str]:
     """Which of the two the user gets, in a word and in a sentence."""
     low, high = (percent(end) for end in cost[1:])
     pays = f"it costs {percent(cost.value)} of {large} alone ({low} to {high})"

@@ -20,8 +20,6 @@ from cascade.state import Record
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
-HARDLY_EVER = 0.01
-"""Share of large answers below which the small model answers everything."""
 WORTHWHILE = 0.05
 """A share of the cost that is worth more rows to find out about."""
 UNCERTAIN = 0.05
@@ -30,10 +28,6 @@ NEAREST = 0.005
 """Losses that are nearer to each other need not be told apart."""
 FAIR_TEST = 200
 """With fewer rows a cascade that does not save has not had a fair test."""
-TOO_MANY = 10
-"""Times the rows that are there: who would have to label so many more is told to leave it off."""
-POSSIBLE = 1.28
-"""Standard errors of a loss: what is farther off has a chance of less than one in ten."""
 SHAPES: Mapping[str, str] = {
     "gain": "the draft, or how it was arrived at, and the question decide",
     "router": "the question alone decides",
@@ -105,8 +99,8 @@ def evaluate(
             shapes = [shape_of_calibration(calibration, pair, rows)]
             own = crossfit.play_on(shapes, pair)
     sheet, shape = own if test is None else crossfit.play_on(shapes, test), climb(shapes)
-    at = None if shape.name == "off" else crossfit.recommend(own, options)
     goal = None if options.price_of_error else options.within
+    at = None if shape.name == "off" else crossfit.cheapest_within(own, goal, options)
     menu = [(crossfit.cheapest_within(own, loss, options), loss) for loss in crossfit.MENU]
     rights = sheet.played.right.mean(axis=1).tolist()
     found = Evaluation(
@@ -132,10 +126,10 @@ def evaluate(
 
 
 def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
-    """Policies that save and possibly lose no more than allowed, for all that so few rows tell."""
+    """Policies that save and may lose no more than allowed, with a chance of one in ten."""
     cost, loss = own.errors
     saves = own.share < 1 - np.maximum(1.96 * cost, WORTHWHILE)
-    return np.flatnonzero(saves & (own.loss - POSSIBLE * loss <= options.within))
+    return np.flatnonzero(saves & (own.loss - 1.28 * loss <= options.within))
 
 
 def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
@@ -178,7 +172,7 @@ def _judged(found: Evaluation, own: Sheet) -> tuple[Verdict, str]:
     if off := point.off or cost.high >= 1:
         seems = f"a saving {goal} is possible and not shown"
         hidden = not weighed and len(_hidden_by_noise(own, options)) > 0
-        hopeless = n >= FAIR_TEST and found.rows_to_tell > (1 + TOO_MANY) * n
+        hopeless = n >= FAIR_TEST and found.rows_to_tell > 11 * n  # ten times more to label
         possible = hidden or (not point.off and cost.value < 1 - WORTHWHILE)
         unclear = possible and not hopeless
     if unclear:
@@ -193,7 +187,7 @@ def _judged(found: Evaluation, own: Sheet) -> tuple[Verdict, str]:
         return "off", f"Switch it off and let {large} answer everything: {why}."
     most = f"{percent(1 - cost.high).removesuffix(' %')} to {percent(1 - cost.low)}"
     sure = f"{saves} (95 % sure: {most}), and {gives} ({_fewer(loss.high)} to {_fewer(loss.low)})."
-    if point.escalated < HARDLY_EVER and found.shape != "known":
+    if point.escalated < 0.01 and found.shape != "known":
         return "small", f"Let {found.small} answer everything: {sure}"
     if found.shape == "router":
         return "router", f"Use a router that reads the question alone: {sure}"
@@ -238,10 +232,6 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
         yield f"Rows left out, without one of the models or without its cost: {pair.left_out:,}."
 
 
-MENU_HEADS = "cost", "right answers, points", "large answers", "per right answer", "price of error"
-ALONE_HEADS = "right answers", "cost", "per question", "per right answer"
-
-
 def to_document(found: Evaluation) -> Document:
     """The evaluation as tables and a picture."""
     strong, listed = found.recommended, list(found.points)
@@ -252,11 +242,13 @@ def to_document(found: Evaluation) -> Document:
         f"On {rows}. Cost is relative to {found.large} alone. Price of error: for "
         "Cascade(price_of_error=…), which then decides so."
     )
-    menu = _points(found, "What you may lose, and what you pay", listed, MENU_HEADS)
+    heads = "cost", "right answers, points", "large answers", "per right answer", "price of error"
+    menu = _points(found, "What you may lose, and what you pay", listed, heads)
+    alone = "right answers", "cost", "per question", "per right answer"
     ranked = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
     tables = (
         replace(menu, notes=(note,), strong=listed.index(strong)),
-        _points(found, "Without a cascade", found.alone, ALONE_HEADS),
+        _points(found, "Without a cascade", found.alone, alone),
         _grid("Who is escalated first", found.rankings, ranked),
         _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
         _wrong(found),

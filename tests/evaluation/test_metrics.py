@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade.evaluation.crossfit import aurc, bootstrap, curve_of, ranking
+from cascade.evaluation.crossfit import bootstrap, curve_of, grading, ranking
 
 SMALL = np.array([1.0, 1.0, 0.0, 0.0])
 LARGE = np.array([1.0, 1.0, 1.0, 1.0])
@@ -47,8 +47,8 @@ def test_without_a_gap_nothing_can_be_recovered() -> None:
 
 
 def test_risk_over_coverage_of_a_perfect_and_a_useless_confidence() -> None:
-    assert aurc(-PERFECT, SMALL) == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
-    assert aurc(0 * PERFECT, SMALL) == pytest.approx(0.5)
+    assert grading(-PERFECT, SMALL)["AURC"] == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
+    assert grading(0 * PERFECT, SMALL)["AURC"] == pytest.approx(0.5)
 
 
 def test_an_interval_holds_its_figure_also_where_resampling_moves_it() -> None:

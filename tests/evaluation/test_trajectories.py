@@ -59,7 +59,7 @@ def test_hopeless_runs_are_given_up_and_few_successes_are_lost() -> None:
     runs, others = pair(n=400), pair(n=400, seed=1)
     stop, _ = fit_early_stop(runs, share=0.2)
     assert 0 < stop.below < 1
-    after = stop.ends(others)
+    after = stop.after(others.prompts, [run[:-1] for run in others.runs])
     right = others.small_correct > 0.5
     assert (after[~right] > 0).mean() > 0.5
     assert (after[right] > 0).mean() <= 0.2 + 3 * np.sqrt(0.2 * 0.8 / right.sum())
@@ -88,7 +88,7 @@ def test_the_same_stop_looks_at_a_run_that_is_under_way(tmp_path: Path) -> None:
     assert stop([HumanMessage(first.prompt)], []) is None
     said = stop([HumanMessage(first.prompt)], run)
     assert said.startswith("after 1 steps its chance of success is below")
-    with pytest.raises(ConfigurationError, match="no early stop"):
+    with pytest.raises(ConfigurationError, match=r"no EarlyStop of this version .*--stop FILE"):
         EarlyStop.load(tmp_path / "none.json")
 
 
