@@ -76,8 +76,9 @@ class OllamaModel(ServedModel):
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        options: dict[str, Any] = {n: getattr(request, n) for n in ("temperature", "stop", "seed")}
-        options |= {"stop": list(request.stop) or None, "num_predict": request.max_tokens}
+        asked: dict[str, Any] = {n: getattr(request, n) for n in ("temperature", "seed")}
+        asked |= {"stop": list(request.stop) or None, "num_predict": request.max_tokens}
+        own = {name: value for name, value in asked.items() if value is not None}
         payload: dict[str, Any] = {
             "model": self.model,
             "stream": False,
@@ -88,13 +89,13 @@ class OllamaModel(ServedModel):
             "top_logprobs": request.top_logprobs or None if request.logprobs else None,
             # Ollama would drop the beginning of a prompt that is too long, and say nothing.
             "truncate": False,
+            "options": {},
         }
-        for name, value in {**self._options, **request.extra}.items():
+        for name, value in {**self._options, **own, **request.extra}.items():
             if name == "options":
-                options |= value
+                payload["options"] |= value
             else:
-                (payload if name in _TOP_LEVEL else options)[name] = value
-        payload["options"] = {name: value for name, value in options.items() if value is not None}
+                (payload if name in _TOP_LEVEL else payload["options"])[name] = value
         return {name: value for name, value in payload.items() if value is not None}
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:

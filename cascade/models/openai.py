@@ -17,12 +17,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 from uuid import uuid4
 
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    ToolCall,
-    convert_to_openai_messages,
-)
+from langchain_core.messages import AIMessage, BaseMessage, ToolCall, convert_to_openai_messages
 
 from cascade.errors import ConfigurationError, InputError, ModelError
 from cascade.models.base import Chunk, Model, Request
@@ -46,12 +41,7 @@ FINISH_REASONS = {
 }
 """Other providers' words for why a model stopped → the words of `Completion`."""
 
-_CLOCKS = {
-    "prompt_ms": 1.0,
-    "predicted_ms": 1.0,
-    "prompt_eval_duration": 1e-6,
-    "eval_duration": 1e-6,
-}
+_CLOCKS = {"prompt_ms": 1, "predicted_ms": 1, "prompt_eval_duration": 1e-6, "eval_duration": 1e-6}
 """Times that llama.cpp and Ollama tell → milliseconds of their units."""
 
 
@@ -262,11 +252,8 @@ class ServedModel(Model):
         self.model = model
         url, key = self._found(base_url, (api_key or "").strip())
         self.base_url = self.server = url
-        self.local, self.secrets, self._options = (
-            stays_here(url, model),
-            (key,),
-            dict(options or {}),
-        )
+        self.local, self.secrets = stays_here(url, model), (key,)
+        self._options = dict(options or {})
         advice = {kind: way_out.format(model=model) for kind, way_out in self.advice.items()}
         self.caller = Caller(self.name, without_secrets(url), advice)
         # A user in the address stands for a key; no request has both.
@@ -395,8 +382,7 @@ class OpenAIModel(ServedModel):
         reply = await self._connection.request(self.path, self.payload(asked))
         completion = self.read(reply)
         with self.caller.readable():
-            places = [place for place in reply.get("prompt_logprobs") or () if place]
-            read = [next(iter(place.values())) for place in places]
+            read = [next(iter(at.values())) for at in reply.get("prompt_logprobs") or () if at]
             tokens = [{"token": t.get("decoded_token"), "logprob": t.get("logprob")} for t in read]
         logprobs = Tokens(tokens).of_answer(answer)
         return replace(completion, text=answer, logprobs=logprobs, finish_reason="stop")

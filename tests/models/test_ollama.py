@@ -34,6 +34,13 @@ async def test_every_setting_reaches_the_server(
     assert sent == {**asked, **named, "tools": [WEATHER], "format": CITY, "options": options}
 
 
+async def test_what_a_request_sets_goes_over_the_options_of_its_tier(server: Upstream) -> None:
+    model = OllamaModel("m", base_url=server.url, options={"temperature": 1, "num_ctx": 64})
+    await ask(model, temperature=0.0)
+    assert server.last.body["options"] == {"temperature": 0.0, "num_ctx": 64}
+    await model.aclose()
+
+
 async def test_the_conversation_arrives_in_ollama_form(
     ollama_model: OllamaModel, server: Upstream
 ) -> None:
