@@ -1,7 +1,4 @@
-"""An agent as a tier: its whole run is the draft, and each model call inside it a ledger entry.
-
-cascade = Cascade(small=AgentTier(cheap_agent), large=AgentTier(strong_agent))
-"""
+"""An agent as a tier: its whole run is the draft, and each model call inside it a ledger entry."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """A cascade as a LangChain chat model: for every app that takes a `BaseChatModel`.
 
-    model = Cascade(small="ollama:qwen2.5:3b", large="openai:gpt-5.1").as_chat_model()
-    agent = create_agent(model, tools=[…])
-
 To the app a call of the cascade is one call of one model. A rejected draft is never shown, tokens
 are counted once, and only tracers see the calls of the tiers below it.
 """

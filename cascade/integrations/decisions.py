@@ -1,11 +1,5 @@
-"""LangChain's decision models: as signals and verifiers of a cascade, and a cascade as one of them.
-
-judge = DecisionSignal(model, Noul(instructions="Is the last answer correct?"))
-cascade = Cascade(small, large, signals=["logprobs", judge])
-
-classifier = CascadeDecisionModel(cascade=cascade)
-ModelRouterMiddleware(choices={…}, instructions="…", classifier=classifier)
-"""
+"""LangChain's decision models: as signals and verifiers of a cascade, and a cascade as one of them,
+such as the `classifier` of `ModelRouterMiddleware`."""
 
 from __future__ import annotations
 
@@ -79,9 +73,8 @@ class AskedDecisionModel(Model):
 
 
 class DecisionSignal(Signal):
-    """Signal of a decision model about a draft, the last message of the conversation that it reads.
-
-    The value is a probability, missing where the model refuses to answer.
+    """Signal of a decision model about a draft, the last message of the conversation that it reads:
+    a probability, missing where the model refuses to answer.
 
     Args:
         model: that is asked: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
@@ -105,13 +98,13 @@ class DecisionSignal(Signal):
         **tier: Any,
     ) -> None:
         labels = question.criteria if isinstance(question, Choice) else {correct: None}
-        if not isinstance(question, Noul | Choice | Score) or correct not in labels:
+        known = isinstance(model, Runnable) and isinstance(question, Noul | Choice | Score)
+        if not known or correct not in labels:
             raise ConfigurationError(
-                f"question={question!r}, correct={correct!r}: give a Noul, a Score, or a Choice "
-                "with the label that stands for a correct draft."
+                f"DecisionSignal({model!r}, {question!r}, correct={correct!r}): give a decision "
+                "model, not its name, and a Noul, a Score, or a Choice with the label that stands "
+                "for a correct draft."
             )
-        if not isinstance(model, Runnable):
-            raise ConfigurationError(f"model={model!r}: give a decision model, not its name.")
         self.name, self._correct = name, correct
         self.model = Tier(AskedDecisionModel(model, question), **tier)
 
@@ -155,10 +148,9 @@ class SignalVerifier:
                 raise
             return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
         features: Any = self._signal.read(asked, [said])
-        if (p := self._signal.score(features)) is not None:
-            return Verdict(confidence=p)
+        p = self._signal.score(features)
         why = f"the verifier gave no probability: {said.text[:80]!r}"
-        return Verdict(accept=False, reason=why)
+        return Verdict(accept=False, reason=why) if p is None else Verdict(confidence=p)
 
 
 class DecisionVerifier(SignalVerifier):
@@ -186,11 +178,8 @@ class CascadeDecisionModel(BaseDecisionModel):
 
     def model_post_init(self, context: Any, /) -> None:
         """Hear what the drafts cost."""
-
-        def hear(entry: LedgerEntry) -> None:
-            self._entries.get(entry.run_id, []).append(entry)
-
-        self.cascade.kernel.ledger.listeners.append(hear)
+        heard, listeners = self._entries, self.cascade.kernel.ledger.listeners
+        listeners.append(lambda entry: heard.get(entry.run_id, []).append(entry))
 
     async def _aclassify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
         kernel = self.cascade.kernel

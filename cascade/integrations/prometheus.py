@@ -1,8 +1,5 @@
 """Prometheus metrics of cascades (extra `prometheus`).
 
-    metrics = PrometheusMetrics()
-    cascade = Cascade(…, name="support", middleware=[metrics])
-
 All label values come from the set-up (names of cascades, tiers, nodes) or from short fixed lists,
 so the number of time series is bounded. A saving is the difference of what was gained and lost.
 """
