@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from typer import Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.options import EMBEDDED, Texts, spread
+from cascade.cli.options import EMBEDDED, spread
 from cascade.errors import CascadeError
 
 KEYS = {
@@ -42,7 +42,7 @@ class Check:
 
 @spread
 def doctor(
-    model: Annotated[Texts, Option(help="Ask it one word, at its price; repeatable.")] = None,
+    model: Annotated[list[str] | None, Option(help="Ask it one word; repeatable.")] = None,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""
     with busy("looking around …"):

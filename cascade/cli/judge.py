@@ -19,7 +19,6 @@ from cascade.cli.options import (
     EMBEDDED,
     AtOnce,
     CalibrationFile,
-    File,
     LargeName,
     Models,
     Page,
@@ -27,8 +26,6 @@ from cascade.cli.options import (
     Small,
     SmallName,
     System,
-    Text,
-    Texts,
     at_once,
     must_be_file,
     spread,
@@ -55,10 +52,7 @@ ASSUMED = (
 
 SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
-MaxHarm = Annotated[
-    list[float] | None,
-    Option(help="Certify P(accepted and wrong) at most this; repeatable.", **SHARE),
-]
+MaxHarm = Annotated[list[float] | None, Option(help="Most P(accepted and wrong).", **SHARE)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +68,11 @@ class Goal:
 class ExampleOptions:
     """Examples, and how both models are asked about them."""
 
-    question: Annotated[Text, Option(help="Column of the questions.")] = None
-    label: Annotated[Text, Option(help="Column of the right answers.")] = None
+    question: Annotated[str | None, Option(help="Column of the questions.")] = None
+    label: Annotated[str | None, Option(help="Column of the right answers.")] = None
     system: System = None
     scorer: Annotated[str, Option(help="exact, contains, choice, numeric, json, …")] = "exact"
-    signals: Annotated[Texts, Option(help="Take this signal; repeatable.")] = None
+    signals: Annotated[list[str] | None, Option(help="Take this signal; repeatable.")] = None
     concurrency: AtOnce = None
     yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
     yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
@@ -95,10 +89,10 @@ class ExampleOptions:
 
 @spread
 def evaluate(
-    file: Annotated[File, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
+    file: Annotated[Path | None, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
     *,
-    fit: Annotated[File, Option(help="The transcripts, in place of FILE.")] = None,
-    test: Annotated[File, Option(help="Other transcripts, for the figures alone.")] = None,
+    fit: Annotated[Path | None, Option(help="The transcripts, in place of FILE.")] = None,
+    test: Annotated[Path | None, Option(help="Other transcripts, for the figures alone.")] = None,
     small: SmallName = None,
     large: LargeName = None,
     calibration: CalibrationFile = None,
@@ -146,7 +140,7 @@ def calibrate(
     max_harm: MaxHarm = None,
     delta: Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)] = 0.1,
     recorded: Annotated[bool, Option("--recorded", help="FILE has transcripts.")] = False,
-    stop: Annotated[File, Option(help="Write when to give up runs of the small agent.")] = None,
+    stop: Annotated[Path | None, Option(help="Write when to give up a small agent's run.")] = None,
     models: Models,
     examples: ExampleOptions,
 ) -> None:
@@ -184,9 +178,7 @@ def calibrate(
     if not made.recommendation.use:
         raise CascadeError(made.recommendation.text)
     if fitted.refusals and not made.certificates:
-        raise CascadeError(
-            "no certificate could be given; the calibration was written all the same"
-        )
+        raise CascadeError("no certificate could be given; the calibration is written.")
 
 
 @spread

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -13,18 +14,7 @@ import typer
 from typer import Argument, Option
 
 from cascade.cli.console import give
-from cascade.cli.options import (
-    Amount,
-    Count,
-    Number,
-    Text,
-    Texts,
-    must_be_file,
-    must_be_there,
-    spread,
-    to_tags,
-    using,
-)
+from cascade.cli.options import must_be_file, must_be_there, spread, to_tags, using
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -50,11 +40,11 @@ def create(
     where: Ledger,
     name: Annotated[str, Argument(help="Whose key it is.")],
     *,
-    model: Annotated[Texts, Option(help="It may ask for; repeatable. All by default.")] = None,
-    per_minute: Annotated[Number, Option(help="Requests per minute.")] = None,
-    day_usd: Annotated[Amount, Option(help="Dollars per day of UTC.", min=0)] = None,
-    month_usd: Annotated[Amount, Option(help="Dollars per month of UTC.", min=0)] = None,
-    tag: Annotated[Texts, Option(metavar="NAME=VALUE", help="Of its entries; repeatable.")] = None,
+    model: Annotated[list[str] | None, Option(help="It may ask for; all by default.")] = None,
+    per_minute: Annotated[float | None, Option(help="Requests per minute.")] = None,
+    day_usd: Annotated[Decimal | None, Option(help="Dollars per day of UTC.", min=0)] = None,
+    month_usd: Annotated[Decimal | None, Option(help="Dollars per month of UTC.", min=0)] = None,
+    tag: Annotated[list[str] | None, Option(help="Of its entries, name=value; repeatable.")] = None,
     admin: Annotated[bool, Option("--admin", help="It opens /admin and the page.")] = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
@@ -99,10 +89,10 @@ def revoke(
 def delete(
     where: Lessons,
     *,
-    user: Annotated[Text, Option(help="Of this user, by the tag `user`.")] = None,
-    tenant: Annotated[Text, Option(help="Of this tenant, by tag or key.")] = None,
-    run: Annotated[Text, Option(help="Of this run.")] = None,
-    older_than: Annotated[Count, Option(min=1, max=36_500, help="Than so many days.")] = None,
+    user: Annotated[str | None, Option(help="Of this user, by the tag `user`.")] = None,
+    tenant: Annotated[str | None, Option(help="Of this tenant, by tag or key.")] = None,
+    run: Annotated[str | None, Option(help="Of this run.")] = None,
+    older_than: Annotated[int | None, Option(min=1, max=36_500, help="Than so many days.")] = None,
     everything: Annotated[bool, Option("--all", help="All lessons there are.")] = False,
 ) -> None:
     """Delete lessons and verdicts for good, also from SQLite's own files."""
@@ -154,7 +144,7 @@ def export(
         Literal["messages", "prompt_completion", "preference"], Option(help="Its columns.")
     ] = "messages",
     evaluation: Annotated[list[Path] | None, Option(help="Not trained on; repeatable.")] = None,
-    task: Annotated[Text, Option(help="Of this task.")] = None,
+    task: Annotated[str | None, Option(help="Of this task.")] = None,
     validation: Annotated[float, Option(help="Share that a second file gets.")] = 0.1,
 ) -> None:
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""

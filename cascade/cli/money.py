@@ -8,25 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from cascade.cli.console import busy, give
-from cascade.cli.options import (
-    Amount,
-    Count,
-    File,
-    LargeName,
-    Page,
-    SmallName,
-    Text,
-    Texts,
-    spread,
-    to_tags,
-    using,
-    write_page,
-)
+from cascade.cli.options import LargeName, Page, SmallName, spread, to_tags, using, write_page
 from cascade.errors import ConfigurationError
 
 
@@ -62,14 +50,14 @@ class RequestOptions:
     large: LargeName = None
     small_price: TokenPrice = None
     large_price: TokenPrice = None
-    hourly: Annotated[Amount, Option(help="Dollars per hour of the small model's machine.")] = None
+    hourly: Annotated[Decimal | None, Option(help="Dollars per hour of its machine.")] = None
     utilisation: Annotated[Decimal, Option(help="Share in which it computes.")] = Decimal(1)
-    kw: Annotated[Amount, Option(help="Kilowatts that it draws while it computes.")] = None
-    kwh_price: Annotated[Amount, Option(help="Dollars per kWh.")] = None
-    input_tokens: Annotated[Count, Option(min=0, help="Of a request.")] = None
-    output_tokens: Annotated[Count, Option(min=0, help="Of the small model's answer.")] = None
-    large_output_tokens: Annotated[Count, Option(min=1, help="Of the large one's.")] = None
-    busy_s: Annotated[Amount, Option(min=0, help="It computes so long for a draft.")] = None
+    kw: Annotated[Decimal | None, Option(help="Kilowatts that it draws while it computes.")] = None
+    kwh_price: Annotated[Decimal | None, Option(help="Dollars per kWh.")] = None
+    input_tokens: Annotated[int | None, Option(min=0, help="Of a request.")] = None
+    output_tokens: Annotated[int | None, Option(min=0, help="Of the small model's answer.")] = None
+    large_output_tokens: Annotated[int | None, Option(min=1, help="Of the large one's.")] = None
+    busy_s: Annotated[Decimal | None, Option(min=0, help="It computes so long for a draft.")] = None
     check_calls: Annotated[int, Option(min=0, help="Of a self-check without log-probs.")] = 0
 
 
@@ -78,16 +66,16 @@ class Expected:
     """Expected use."""
 
     accept_rate: Annotated[
-        Amount, Option("--accept", min=0, max=1, help="Share of the drafts that is accepted.")
+        Decimal | None, Option("--accept", min=0, max=1, help="Share of accepted drafts.")
     ] = None
-    accept_n: Annotated[Count, Option(min=1, help="Seen on so many: gives intervals.")] = None
-    requests: Annotated[Amount, Option(min=0, help="Requests per month.")] = None
+    accept_n: Annotated[int | None, Option(min=1, help="Seen on so many: gives intervals.")] = None
+    requests: Annotated[Decimal | None, Option(min=0, help="Requests per month.")] = None
     fixed_usd: Annotated[Decimal, Option(min=0, help="A month: hardware, upkeep.")] = Decimal(0)
 
 
 @spread
 def plan(
-    recorded: Annotated[File, Argument(help="Recorded answers or runs, for their costs.")] = None,
+    recorded: Annotated[Path | None, Argument(help="Recorded answers, for their costs.")] = None,
     *,
     request: RequestOptions,
     expected: Expected,
@@ -147,7 +135,7 @@ def _costs(request: RequestOptions) -> dict[str, Any]:
     }
 
 
-def _price(which: str, model: Text, tokens: Any, by_hour: Amount) -> Any:
+def _price(which: str, model: str | None, tokens: Any, by_hour: Decimal | None) -> Any:
     """The price of a model, from what was typed about it."""
     from cascade.ledger.prices import ListPrice, Price, find_pricing  # noqa: PLC0415 - heavy
 
@@ -171,8 +159,8 @@ def report(
     *,
     since: Annotated[Any, Option(parser=_time, help="A date, or so long ago: 24h, 7d.")] = None,
     until: Annotated[Any, Option(parser=_time, help="Before then.")] = None,
-    tag: Annotated[Texts, Option(help="Only runs with this tag, name=value.")] = None,
-    by: Annotated[Text, Option(help="Break down by this tag as well.")] = None,
+    tag: Annotated[list[str] | None, Option(help="Only runs with this tag, name=value.")] = None,
+    by: Annotated[str | None, Option(help="Break down by this tag as well.")] = None,
     compare: Annotated[bool, Option(help="Compare with as long a period before.")] = False,
     html: Page = None,
 ) -> None:

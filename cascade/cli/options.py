@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
-from decimal import Decimal
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -27,22 +26,16 @@ T = TypeVar("T")
 EMBEDDED = "llamacpp:smollm2-135m"
 """The model that comes as a package, and drafts where no other is named."""
 
-Text = str | None
-Texts = list[str] | None
-File = Path | None
-Number = float | None
-Amount = Decimal | None
-Count = int | None
 
 Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
-SmallName = Annotated[Text, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
-LargeName = Annotated[Text, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")]
-PriceOfError = Annotated[Number, Option(help="Dollars that a wrong answer costs you.", min=1e-9)]
-System = Annotated[Text, Option(help="System message before each question.")]
-CalibrationFile = Annotated[File, Option("--calibration", help="File of `cascade calibrate`.")]
-AtOnce = Annotated[Count, Option(min=1, help="Questions at once: 8 (batch 16), 2 of Ollama's.")]
+SmallName = Annotated[str | None, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
+LargeName = Annotated[str | None, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")]
+PriceOfError = Annotated[float | None, Option(help="Dollars that a wrong answer costs.", min=1e-9)]
+System = Annotated[str | None, Option(help="System message before each question.")]
+CalibrationFile = Annotated[Path | None, Option("--calibration", help="Of `cascade calibrate`.")]
+AtOnce = Annotated[int | None, Option(min=1, help="Questions at once: 8, batch 16, Ollama's 2.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
-Page = Annotated[File, Option("--html", help="Write a page as well.")]
+Page = Annotated[Path | None, Option("--html", help="Write a page as well.")]
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
@@ -78,9 +71,9 @@ class Models:
 
     small: Small = EMBEDDED
     large: LargeName = None
-    prices: Annotated[File, Option(help="File of prices (TOML); see docs/prices.md.")] = None
-    max_tokens: Annotated[Count, Option(help="Longest answer, in tokens.")] = None
-    temperature: Annotated[Number, Option(help="Of both models; 0 for short labels.")] = None
+    prices: Annotated[Path | None, Option(help="File of prices (TOML); see docs/prices.md.")] = None
+    max_tokens: Annotated[int | None, Option(help="Longest answer, in tokens.")] = None
+    temperature: Annotated[float | None, Option(help="Of both models; 0 for short labels.")] = None
 
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
         """The cascade of both models, or of the small one where nothing may leave this machine; it
@@ -115,7 +108,7 @@ class Models:
 class PolicyOptions:
     """Escalation."""
 
-    threshold: Annotated[Number, Option(help="Accept drafts at this confidence and above.")] = None
+    threshold: Annotated[float | None, Option(help="Accept drafts from this confidence.")] = None
     price_of_error: PriceOfError = None
     calibrator: CalibrationFile = None
 
@@ -126,7 +119,7 @@ def at_once(cascade: Cascade, usual: int) -> int:
     return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual
 
 
-def write_page(path: File, document: Any) -> None:
+def write_page(path: Path | None, document: Any) -> None:
     """Write a document as a page, where that is wanted."""
     if path is not None:
         from cascade.evaluation.render import to_page  # noqa: PLC0415 - heavy

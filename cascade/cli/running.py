@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,18 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from cascade.cli.console import AS_JSON, Interrupted, busy, give, printable, say, screen
-from cascade.cli.options import (
-    Amount,
-    AtOnce,
-    Count,
-    Models,
-    PolicyOptions,
-    System,
-    Text,
-    at_once,
-    must_be_file,
-    spread,
-)
+from cascade.cli.options import AtOnce, Models, PolicyOptions, System, at_once, must_be_file, spread
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.events import Decided, Provisional, Token
 
@@ -43,8 +33,7 @@ def ask(
     *,
     system: System = None,
     local_only: Annotated[
-        bool,
-        Option("--local-only", help="Ask no model elsewhere; a doubtful draft is the answer too."),
+        bool, Option("--local-only", help="Ask no model elsewhere; a draft in doubt is the answer.")
     ] = False,
     models: Models,
     policy: PolicyOptions,
@@ -96,14 +85,14 @@ def batch(
     source: Annotated[Path, Argument(help="CSV, JSONL or Parquet, or a folder of such files.")],
     *,
     output: Annotated[Path, Option(help="Where the answers go: .csv or .jsonl.")],
-    column: Annotated[Text, Option(help="Column with the questions.")] = None,
+    column: Annotated[str | None, Option(help="Column with the questions.")] = None,
     prefix: Annotated[str, Option(help="Before the names of the columns added.")] = "",
     system: System = None,
-    budget_usd: Annotated[Amount, Option(help="Dollars of the whole job, at most.", min=0)] = None,
+    budget_usd: Annotated[Decimal | None, Option(help="Most dollars of the job.", min=0)] = None,
     concurrency: AtOnce = None,
     engine: Annotated[Literal["local", "ray"], Option(help="Here, or a Ray cluster.")] = "local",
     provider_batch: Annotated[bool, Option(help="Large answers by batch, at half price.")] = False,
-    ledger: Annotated[Text, Option(help="Its address: sqlite:///ledger.db, …")] = None,
+    ledger: Annotated[str | None, Option(help="Its address: sqlite:///ledger.db, …")] = None,
     fresh: Annotated[bool, Option(help="Forget what was done before, and pay anew.")] = False,
     models: Models,
     policy: PolicyOptions,
@@ -213,9 +202,8 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
         why = f"failed, the last by {done.last_error}"
         raise CascadeError(f"{counted(failed, 'row')} {why} {again} to ask anew.")
     if unreadable:
-        raise CascadeError(
-            f"{counted(unreadable, 'row')} without a question: mend the file. {again}."
-        )
+        why = "without a question: mend the file"
+        raise CascadeError(f"{counted(unreadable, 'row')} {why}. {again}.")
 
 
 @spread
@@ -224,7 +212,7 @@ def serve(
     *,
     check: Annotated[bool, Option("--check", help="Say what would run, and leave.")] = False,
     no_auth: Annotated[bool, Option("--no-auth", help="Ask for no key; on loopback.")] = False,
-    port: Annotated[Count, Option(help="Instead of listen.port.")] = None,
+    port: Annotated[int | None, Option(help="Instead of listen.port.")] = None,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
     from cascade import service  # noqa: PLC0415 - heavy

@@ -143,10 +143,8 @@ def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
 def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: str) -> None:
     first = seen.setdefault(name, number)
     if first != number:
-        raise ConfigurationError(
-            f"{path}:{number}: the id {name!r} is in {unit} {first} already. A question may count "
-            "once: delete one of the two."
-        )
+        told = f"{path}:{number}: the id {name!r} is in {unit} {first} already"
+        raise ConfigurationError(f"{told}. A question may count once: delete one of the two.")
 
 
 # Transcripts ----------------------------------------------------------------------------------
@@ -229,10 +227,8 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
                 )
         for row in rows:
             if None in row:  # what stands under no name
-                raise ConfigurationError(
-                    f"{path}:{rows.line_num}: more fields than names. Put a field that has "
-                    f"{between!r} in it between quotes."
-                )
+                told = f"{path}:{rows.line_num}: more fields than names"
+                raise ConfigurationError(f"{told}. Put a field with {between!r} between quotes.")
             yield row
 
 
@@ -274,10 +270,9 @@ def read_examples(
         wanted = (given,) if given else usual
         found = next((name for name in wanted if name in names), "")
         if not found and wanted is not LABELS:
-            raise ConfigurationError(
-                f"{path} has no column {' or '.join(wanted)}; it has "
-                f"{', '.join(names) or 'no examples'}. Name the columns, --question and --label."
-            )
+            told = f"{path} has no column {' or '.join(wanted)}"
+            has = f"it has {', '.join(names) or 'no examples'}"
+            raise ConfigurationError(f"{told}; {has}. Name the columns, --question and --label.")
         return found
 
     asked, known = column(question, QUESTIONS), column(label, LABELS)
