@@ -96,7 +96,8 @@ async def _show_fault(request: Request, error: Exception) -> Response:
         near = [each for each in paths if each.startswith(here)] or paths
         there = ", ".join(f"{method.upper()} {each}" for each in near for method in paths[each])
         said = f"{request.method} {path[:100]} is not served here; there are {there}."
-        error = ServiceError(error.status_code, said, "not_served", headers=error.headers)
+        allowed = {**(error.headers or {})}
+        error = ServiceError(error.status_code, said, "not_served", headers=allowed)
     fault = fault_of(error, path)
     return JSONResponse(fault.body(path), fault.status, fault.headers)
 

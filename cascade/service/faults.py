@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,26 +16,24 @@ from cascade.ledger.export import without_places
 logger = logging.getLogger("cascade")
 
 
+@dataclass(eq=False)
 class ServiceError(Exception):
     """A request that is answered with an error: what is wrong and the way out, never a key or a
     prompt; a `code` for programs; the `param` of the request that is wrong; seconds after which it
     may come again."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        code: str = "invalid_value",
-        *,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
-        self.headers = dict(headers or {})
-        if retry_after is not None:
-            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    status: int
+    message: str
+    code: str = "invalid_value"
+    _: KW_ONLY
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    retry_after: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+        if self.retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
 
     def body(self, path: str) -> dict[str, Any]:
         """The body in the form of the protocol that is spoken at a path."""

@@ -30,7 +30,6 @@ from cascade import middleware as ready
 from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event, Token
-from cascade.ledger.base import LedgerStore
 from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Budgets
@@ -198,26 +197,20 @@ class OwnPrice(CascadeMiddleware):
 class Served:
     """A cascade under its name; a changed one takes the place of the old for new requests."""
 
-    def __init__(
-        self,
-        name: str,
-        config: CascadeConfig,
-        folder: Path,
-        store: LedgerStore | None,
-        metrics: Sequence[CascadeMiddleware],
-    ) -> None:
+    def __init__(self, name: str, config: CascadeConfig, gateway: Gateway) -> None:
         self.name, self.config, self.busy = name, config, 0
         self.version: float | None = None  # of its calibration
-        self.own_price = OwnPrice()
-        stack = [self.own_price, *metrics, *_middleware(config, store, folder)]
-        options = {option: getattr(config, option) for option in _SAME}
+        self.own_price, folder = OwnPrice(), gateway.configured.path.parent
+        stack = [self.own_price, *gateway.metrics, *_middleware(config, gateway)]
+        options: dict[str, Any] = {"name": name, **{n: getattr(config, n) for n in _SAME}}
         if config.private is not None:
             stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
         if config.calibrator is not None:
             options["calibrator"] = folder / config.calibrator
         pair = ("small", "large") if len(config.tiers) == 2 else ()
         tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
-        self.cascade = Cascade(tiers=tiers, ledger=store, middleware=stack, name=name, **options)
+        self.cascade = Cascade(tiers=tiers, middleware=stack, ledger=gateway.store, **options)
+        self.cascade.kernel.ledger.listeners.append(gateway.charge)
         self.models = {tier.name: name_of(tier.model) for tier in self.cascade.tiers}
         policy = partial(choose_policy, self.cascade.tiers, self.cascade.calibration)
         self.own_price.policy = lru_cache(256)(lambda usd: policy(price_of_error=usd))
@@ -278,7 +271,7 @@ class Gateway:
         self.keys, self.money = Keys(kept or "memory://"), Budgets(kept or "memory://")
         self.rates, self.guesses = Rates(), Rates()
         self.ways: deque[Way] = deque(maxlen=RECENT)
-        self._metrics = tuple(metrics)
+        self.metrics = tuple(metrics)
         self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -421,7 +414,7 @@ class Gateway:
         took, cost = 1000 * way.seconds, dollars(way.cost_usd)
         logger.log(level, "%s; %s, %.0f ms", told, cost, took, extra={"run": facts})
 
-    def _charge(self, entry: LedgerEntry) -> None:
+    def charge(self, entry: LedgerEntry) -> None:
         """Charge what background work costs to the key of its run."""
         key_id = self._owners.get(entry.run_id)
         usd = known_cost([entry], self.config.unknown_call_usd)
@@ -490,16 +483,15 @@ class Gateway:
 
     def _build(self, configured: Configured, seen: Mapping[str | None, float]) -> dict[str, Served]:
         """The cascades of a configuration; those that have not changed, as they are."""
-        served, problems, folder = dict[str, Served](), list[str](), configured.path.parent
+        served, problems = dict[str, Served](), list[str]()
         for name, given in configured.config.cascades.items():
             known, version = self.served.get(name), seen.get(given.calibrator)
             if known is not None and (known.config, known.version) == (given, version):
                 served[name] = known
                 continue
             try:
-                served[name] = made = Served(name, given, folder, self.store, self._metrics)
+                served[name] = made = Served(name, given, self)
                 made.version = version
-                made.cascade.kernel.ledger.listeners.append(self._charge)
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
         if problems:
@@ -565,9 +557,8 @@ _SAME = (
 """Options that a cascade takes as they stand in its configuration."""
 
 
-def _middleware(
-    config: CascadeConfig, store: LedgerStore | None, folder: Path
-) -> list[CascadeMiddleware]:
+def _middleware(config: CascadeConfig, gateway: Gateway) -> list[CascadeMiddleware]:
+    folder = gateway.configured.path.parent
     stack: list[CascadeMiddleware] = [ready.Retries(config.retries), ready.Breaker(config.breaker)]
     if config.abort:
         stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))
@@ -582,7 +573,7 @@ def _middleware(
     if config.drift is not None:
         stack.append(ready.Drift(config.drift))
     if (audits := config.audits) is not None:
-        if store is None:
+        if gateway.store is None:
             raise ConfigurationError("audits need a ledger, their place: set ledger.")
         judge = None if audits.judge is None else audits.judge.open(folder)
         daily_usd, compare = audits.daily_usd, audits.compare

@@ -77,12 +77,6 @@ class OllamaGenerateRequest(OllamaRequest):
         return [*told, OllamaMessage(role="user", content=self.prompt, images=self.images)]
 
 
-class ShowRequest(BaseModel):
-    """Model that is shown."""
-
-    model: str
-
-
 # --- reading
 
 
@@ -211,12 +205,12 @@ async def tags(request: Request) -> Response:
     return wire.json_response({"models": [_card(served) for served in there]})
 
 
-@router.post("/api/show", openapi_extra=wire.takes("/api/show", ShowRequest))
+@router.post("/api/show", openapi_extra=wire.takes("/api/show", wire.AnyRequest))
 async def show(request: Request) -> Response:
     """Show one model."""
     gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    body, _ = await wire.read_body(request, ShowRequest)
+    body, _ = await wire.read_body(request, wire.AnyRequest)
     served = gateway.model(body.model, key)
     tiers = [*served.models.values()]
     info = {"general.architecture": "cascade", "cascade.tiers": tiers}
