@@ -1,6 +1,4 @@
-"""The service: gateways for the protocols of OpenAI, Anthropic and Ollama, with keys, budgets and a
-page. Names load on first use: FastAPI and the clients' types take a second.
-"""
+"""The service: OpenAI's, Anthropic's and Ollama's protocols, with keys, budgets and a page."""
 
 from __future__ import annotations
 

@@ -312,8 +312,7 @@ class Lines(logging.Formatter):
 
 
 def set_up_logs(config: LogConfig) -> None:
-    """Write the service's own records to standard error, and of others only warnings: clients of
-    providers log whole requests at the level debug."""
+    """Write our records to standard error, and of clients, which log whole requests, warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(Lines(as_json=config.format == "json"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

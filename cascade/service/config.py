@@ -199,8 +199,7 @@ class CascadeConfig(Section):
     audits: Annotated[AuditConfig | None, BeforeValidator(_with_rate)] = None
     """Ask the large model about a share of accepted drafts as well; a number is its `rate`."""
     mode: Literal["live", "shadow", "canary"] = "live"
-    """`shadow`: the large model answers, and drafts are made beside it; `canary`: a share is
-    live."""
+    """`shadow`: the large model answers, drafts are made beside it; `canary`: a share is live."""
     canary_share: Share = 0.1
     """Share of requests that is live in the mode `canary`."""
     drift: Reaction | None = None

@@ -63,8 +63,7 @@ _TYPES = {
 
 
 def place_in(given: Any, error: ErrorDetails) -> tuple[str | int, ...]:
-    """Place of the value that an error is about, as it was written: pydantic goes on with the kinds
-    that it may be of."""
+    """Place of the value that an error is about, without the kinds that it may be of."""
     place, missing = error["loc"], error["type"] == "missing"
     for n, part in enumerate(place[:-1] if missing else place):
         try:
@@ -104,8 +103,7 @@ _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
     (errors.LedgerError, 503, "ledger_unavailable", "the ledger cannot be reached or written"),
     (errors.CascadeError, 500, "cascade_failed", "the service failed"),
 )
-"""Kinds of errors, the first that fits: status, code, and words that name no server; without
-words, the error's own are for clients."""
+"""The first kind that fits counts: status, code, and words without servers, else the error's."""
 
 
 def kind_of(error: BaseException) -> str:

@@ -50,8 +50,7 @@ from cascade.state import Completion, Decision, LedgerEntry, Usage
 logger = logging.getLogger("cascade")
 
 WATCH_S, PATIENCE_S = 2.0, 30.0
-"""Seconds between two looks at the configuration and the calibrations, and the longest wait of a
-request for one of the places of its cascade."""
+"""Seconds between two looks at the files, and the longest wait of a request for a place."""
 
 RECENT, MOST_OWNERS = 500, 10_000
 """Finished requests that the page can show, and runs whose key is remembered."""
@@ -69,8 +68,7 @@ Tell = Callable[["Way", Event], None]
 
 
 class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
-    """The extension `cascade` of a request's body; each is also a header, `X-Cascade-…`, which goes
-    over the body."""
+    """Extension `cascade` of a body; each is also a header `X-Cascade-…`, which goes over it."""
 
     price_of_error: float | None = Field(default=None, gt=0)
     """Dollars that a wrong answer costs; escalation is weighed against it."""
@@ -222,8 +220,7 @@ class Served:
     def begin(
         self, messages: list[AnyMessage], settings: Settings, wishes: Wishes, key: Key | None
     ) -> Run:
-        """A run as a request and its key want it, with the prompt of the configuration where it has
-        none of its own."""
+        """A run as a request and its key want it, with our prompt where it has none of its own."""
         of_key = {**key.tags, KEY_TAG: key.id} if key else {}
         tags = {**self.config.tags, **wishes.tags, **of_key, CASCADE_TAG: self.name}
         settings["tags"] = tags
@@ -240,9 +237,8 @@ class Served:
         return run
 
     def estimate(self, size: int, max_tokens: int | None, unknown_usd: Decimal) -> Decimal:
-        """Dollars that one run may cost with a request of `size` characters, tools and schema among
-        them: every tier is asked, every signal taken, and a call of unknown cost counts
-        `unknown_usd`."""
+        """Dollars that a run may cost with `size` characters, where every tier is asked, every
+        signal taken, and a call of unknown cost counts `unknown_usd`."""
         tokens = (size + self.prompt_size) // CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
         calls = 1 + sum(signal.calls for signal in self.cascade.kernel.parts.signals)
         total, last = Decimal(0), self.cascade.tiers[-1]
@@ -287,8 +283,8 @@ class Gateway:
         password, which browsers send by themselves, also where another site's page asks.
 
         Raises:
-            ServiceError: 401, it has no valid key; 403, an admin key is needed; 429, too many wrong
-                ones came from its address.
+            ServiceError: 401, no valid key; 403, no admin's; 429, too many wrong ones came from
+                its address.
         """
         if not self.config.auth:
             return None
@@ -333,8 +329,7 @@ class Gateway:
     async def ask(
         self, served: Served, run: Run, size: int, key: Key | None, tell: Tell | None = None
     ) -> Reply:
-        """Take a run to its end, in a place of its own, with its money put aside: what so many
-        characters may cost.
+        """Take a run to its end, in a place of its own, with money for its `size` put aside.
 
         Raises:
             ServiceError: it is not admitted.
@@ -388,7 +383,6 @@ class Gateway:
         except BaseException as error:
             left = isinstance(error, asyncio.CancelledError)
             way.error = way.error or ("the client left" if left else kind_of(error))
-            logger.debug("run %s: %s", run.id, error)
             raise
         finally:
             way.seconds = time.perf_counter() - begun

@@ -1,5 +1,4 @@
-"""API keys, kept as hashes in the ledger's database: who may ask, how often, and for how many
-dollars."""
+"""API keys, kept as hashes in the ledger's database, their rates and their budgets."""
 
 from __future__ import annotations
 
@@ -194,8 +193,7 @@ async def put_aside(budgets: Budgets, key: Key, usd: Decimal) -> Reservation:
     """Put dollars of a key aside; waits for those that requests under way have put aside.
 
     Raises:
-        ServiceError: the budget does not cover it: 402 where it is spent, 429 where it is only put
-            aside.
+        ServiceError: 402 where the budget is spent, 429 where it is only put aside.
     """
     until = time.monotonic() + PATIENCE_S
     while isinstance(answer := await budgets.reserve(key.id, usd, key.limits), Refusal):

@@ -113,8 +113,7 @@ def _functions(reply: Reply) -> list[tuple[str | None, dict[str, Any]]]:
 
 
 class _ChatWriter(wire.Writer):
-    """Chat completion: whole, or as OpenAI's chunks. The last chunk has the finish reason and the
-    extension `cascade`."""
+    """Chat completion: whole, or as chunks; the last has the finish reason and `cascade`."""
 
     def __init__(self, body: ChatRequest) -> None:
         own, self._body = f"chatcmpl-{uuid4().hex}", body

@@ -201,8 +201,7 @@ def unsupported(name: str, why: str) -> ServiceError:
 
 
 def _check(settings: Settings) -> None:
-    """Refuse schemas that no answer can be checked by; what was read once is known to the
-    cascade."""
+    """Refuse schemas that no answer can be checked by."""
     check_tools(settings.get("tools") or [])
     check_schema(settings.get("schema") or {})
 
@@ -234,8 +233,7 @@ def message_of(
 
 
 def content_of(given: object, place: str) -> str | list[Any]:
-    """Content of a message of any protocol: text where all of it is plain text, else parts in
-    OpenAI's form."""
+    """Content of any protocol's message: text where all of it is, else parts in OpenAI's form."""
     if isinstance(given, str):
         return given
     if not isinstance(given, list):
