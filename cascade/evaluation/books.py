@@ -74,8 +74,8 @@ class Books:
     Attributes:
         period: when its runs begin, in UTC, and what else they have in common.
         entries: columns by name (a tag's is `tags.NAME`), in the order of their times, with their
-            `day`, which is that of their run, as tags are, and `called`: whether a model was
-            asked. The model of a verifier is the one that drafted.
+            `day`, which is that of their run, as tags are. The model of a verifier is the one that
+            drafted.
         runs: record array of `RUNS`, in the order in which they began.
         counted: columns of what each entry adds to the fields of `Sums`.
         unfinished: calls whose process ended before they did.
@@ -170,7 +170,7 @@ def _books(entries: dict[str, Any], period: Selection, unfinished: int) -> Books
     runs = _runs(entries, run, len(begun), measured.astype(float), estimated.astype(float))
     runs.day = [at.toordinal() for at in entries["at"][begun]]
     entries |= {name: entries[name][begun][run] for name in entries if name.startswith("tags.")}
-    entries |= {"called": called, "day": runs.day[run].astype(int)}
+    entries["day"] = runs.day[run].astype(int)
     drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
     drafter[run[drafted]] = entries["model"][drafted]
     credited = accepted & ~called & (baseline != 0)

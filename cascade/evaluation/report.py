@@ -54,12 +54,10 @@ NO_DOCUMENT = Document("", "")
 class Report:
     """Savings and losses of a cascade in a period, with their intervals; made by `make_report`.
 
-    Attributes:
-        requests: runs that began in the period; `outcomes`, how so many of them ended.
-        verified_usd: the lower end of the saving's interval, where it can be claimed.
-        quality: None where there are accepted drafts and none of them could be audited.
-        escalation: share of the decided requests that went to the large model.
-        right_usd: dollars per answer that is as good as the large model's, where quality is known.
+    Runs that began in the period are its `requests`, of which so many had each of the `outcomes`;
+    `verified_usd` is the lower end of the saving, where it can be claimed; there is no `quality`
+    where none of the accepted drafts could be audited; `escalation` is a share of the decided
+    requests, `right_usd` dollars per answer that is as good as the large model's.
     """
 
     requests: int
@@ -126,15 +124,18 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
         right_usd=Figure(None) if unpriced else audit.right(runs, spent, quality),
         what_if=audit.choices_of(runs, spent, found.baseline),
     )
+    tiers, called = entries["tier"], books.counted.calls > 0
+    calls_of = {of: np.flatnonzero(called & (tiers == of)) for of in dict.fromkeys(tiers[called])}
     audits = float(books.counted.spent[entries["node"] == "audit"].sum())
     verdict, reason, advice = _verdict(made, audits, unpriced=unpriced)
+    seen = _checked(quality) if quality is not None and quality.checked else ""
     lossy = quality is not None and quality.loss.numbers[1] > 0
     tone: Any = {"saves": "open" if lossy else "good", "loses": "bad"}.get(verdict, "open")
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     facts = _facts(made, books, total) if len(entries["node"]) else ()
-    tables = _tables(made, books, total)
+    tables = _tables(made, books, total, calls_of)
     if earlier is not None and earlier.requests:
         both = zip(facts, earlier.document.facts, strict=False)
         rows = tuple((now.label, now.figure, before.figure) for now, before in both)
@@ -142,13 +143,13 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
         tables = (Table("Compared with the period before", heads, rows), *tables)
     document = Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
-        sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}. {_checked(quality)}".rstrip(),
+        sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}.{seen}",
         facts=facts,
         notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
         tables=tuple(table for table in tables if table.rows),
         pictures=tuple(_pictures(books)),
         tone=tone,
-        alarms=tuple(_alarms(books)),
+        alarms=tuple(_alarms(books, calls_of)),
     )
     return replace(made, verdict=verdict, reason=reason, advice=advice, document=document)
 
@@ -205,16 +206,14 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
     return verdict, reason, advice
 
 
-def _checked(quality: Quality | None) -> str:
+def _checked(quality: Quality) -> str:
     """What audits found, then the bounds."""
-    if quality is None or not quality.checked:
-        return ""
     bounds = f"{percent(quality.loss.value)} is lost per request, as all were checked"
     if quality.loss.basis != "measured":
         bounds = f"at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "
         bounds += f"{percent(quality.loss.high)} is lost per request (95 %)"
     seen = f"{quality.worse:,} of {quality.checked:,} checked drafts were worse than the large"
-    return f"{seen} answer: {bounds}."
+    return f" {seen} answer: {bounds}."
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
@@ -236,9 +235,9 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
         yield f"About {quality.due:,.0f} audits were due; {known}"
 
 
-def _alarms(books: Books) -> Iterable[str]:
+def _alarms(books: Books, calls_of: Mapping[str, Any]) -> Iterable[str]:
     entries = books.entries
-    for tier, calls in _calls_by_tier(books):
+    for tier, calls in calls_of.items():
         ends = entries["outcome"][calls]
         after = max(np.flatnonzero(ends == "ok"), default=-1) + 1
         failed = calls[after:][ends[after:] != "cancelled"]
@@ -254,7 +253,7 @@ def _alarms(books: Books) -> Iterable[str]:
 def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     """The figures of the first view, also those by which two periods are compared."""
     found, quality, took = made.saving, made.quality, books.runs.latency_s
-    ends = Counter(books.entries["outcome"][books.entries["called"]].tolist())
+    ends = Counter(books.entries["outcome"][books.counted.calls > 0].tolist())
     calls = ends["failed"] + ends["ok"]
     half, most = _took(took[took > 0], 0.5, 0.95)
     parts = f"measured {dollars(found.measured_usd)}"
@@ -282,7 +281,9 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     )
 
 
-def _tables(made: Report, books: Books, total: Sums) -> Iterable[Table]:
+def _tables(
+    made: Report, books: Books, total: Sums, calls_of: Mapping[str, Any]
+) -> Iterable[Table]:
     entries = books.entries
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
     estimated = float(total.estimated)
@@ -291,7 +292,7 @@ def _tables(made: Report, books: Books, total: Sums) -> Iterable[Table]:
     yield from (_breakdown(books, total, by, scale) for by in (*tags, *TABLES))
 
     rows: list[tuple[Cell, ...]] = []
-    for tier, calls in _calls_by_tier(books):
+    for tier, calls in calls_of.items():
         ends, took = entries["outcome"][calls], entries["latency_ms"][calls] / 1000
         counts = (Figure(int((ends == end).sum()), "count") for end in ENDS)
         rows.append((tier, *counts, *_took(took[ends == "ok"], 0.5, 0.95, 0.99)))
@@ -355,13 +356,6 @@ def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
 def _dollars(known: Number, unpriced: int) -> Figure:
     """A sum of which so many parts are unknown."""
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
-
-
-def _calls_by_tier(books: Books) -> Iterable[tuple[str, Any]]:
-    """Places of the calls of each tier."""
-    tiers, called = books.entries["tier"], books.entries["called"]
-    for tier in dict.fromkeys(tiers[called]):
-        yield tier, np.flatnonzero(called & (tiers == tier))
 
 
 def _took(times: Any, *shares: float) -> list[Figure]:

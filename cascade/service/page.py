@@ -141,13 +141,14 @@ async def show(request: Request) -> Response:
         told = (await _report(request.app.state.reports, gateway.store, view.selection())).document
         if (why := await gateway.store.ready()) is not None:
             alarms.append(f"The ledger cannot be written: {why}")
-    budgets = await _budgets(gateway, keys)
-    tables = (*told.tables, budgets) if budgets.rows else told.tables
-    said = render.body(replace(told, alarms=(*alarms, *(told.alarms or ())), tables=tables))
+    tables = [*told.tables, *await _budgets(gateway, keys)]
+    # Requests that are looked for stand first, and all of them last and folded.
+    tables.insert(0 if view.search or view.only else len(tables), _requests(view, gateway))
+    alarms += told.alarms or ()
+    said = render.body(replace(told, alarms=tuple(alarms), tables=tuple(tables)))
     for key in keys:
         said = said.replace(key.id, escape(key.name))
-    parts = (_header(view, gateway, keys), said, _requests(view, gateway))
-    return HTMLResponse(render.framed("cascade", "\n".join(parts)))
+    return HTMLResponse(render.framed("cascade", f"{_header(view, gateway, keys)}\n{said}"))
 
 
 async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
@@ -198,27 +199,29 @@ def _select(label: str, name: str, options: Mapping[str, str], chosen: str) -> s
         f"{escape(said[:60])}</option>"
         for value, said in options.items()
     )
-    return f'<label>{label} <select form="view" name="{name}">{listed}</select></label>'
+    return f'<label>{label} <select name="{name}">{listed}</select></label>'
 
 
 def _header(view: View, gateway: Gateway, keys: Iterable[Key]) -> str:
     cascades = {"": "all cascades", **{name: name for name in gateway.served}}
     teams = {"": "all teams", **{key.id: key.name for key in keys}}
+    kinds = {"": "all requests", "failed": "failed", "escalated": "escalated"}
     told = view.model_dump(mode="json", by_alias=True, include={"first", "last", "cascade", "key"})
     query = escape(urlencode({name: value for name, value in told.items() if value}))
     return (
-        '<header class="bar"><strong>cascade</strong>'
-        '<form id="view" method="get" action="/" class="filters">'
+        '<header class="bar"><strong>cascade</strong><form action="/" class="filters">'
         f'<label>From <input type="date" name="from" value="{view.first}"></label>'
         f'<label>to <input type="date" name="to" value="{view.last or ""}"></label>'
         f"{_select('Cascade', 'cascade', cascades, view.cascade)}"
-        f"{_select('Team', 'key', teams, view.key)}<button>Show</button></form>"
-        f'<nav aria-label="Export"><a href="/export/ledger.csv?{query}">CSV</a> '
+        f"{_select('Team', 'key', teams, view.key)}{_select('List', 'only', kinds, view.only)}"
+        f'<label>with <input name="q" value="{escape(view.search)}"></label>'
+        '<button>Show</button></form><nav aria-label="Export">'
+        f'<a href="/export/ledger.csv?{query}">CSV</a> '
         f'<a href="/export/ledger.jsonl?{query}">JSON lines</a></nav></header>'
     )
 
 
-async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
+async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Iterable[Table]:
     rows: list[tuple[Cell, ...]] = []
     for key in keys:
         if key.limits and key.revoked_at is None:
@@ -228,34 +231,19 @@ async def _budgets(gateway: Gateway, keys: Iterable[Key]) -> Table:
                 usd = [Figure(each, "usd") for each in (limit, spent, account.put_aside_usd)]
                 rows.append((key.name, window, *usd, Figure(float(spent / limit), "share")))
     columns = ("key", "window", "budget", "spent", "put aside", "share spent")
-    return Table("Budgets of keys", columns, tuple(rows))
+    return [Table("Budgets of keys", columns, tuple(rows))] if rows else []
 
 
-def _requests(view: View, gateway: Gateway) -> str:
+def _requests(view: View, gateway: Gateway) -> Table:
     ways = [way for way in reversed(gateway.ways) if view.lists(way)]
-    columns = ("at (UTC)", "cascade", "team", "answered by", "why", "way")
-    rows = tuple(
-        (
-            f"{way.at:%m-%d %H:%M:%S}",
-            way.name,
-            way.key or "–",
-            way.error or way.tier or "no answer",
-            ("degraded: " if way.degraded else "") + way.reason,
-            " → ".join(way.steps()),
-            Figure(way.cost_usd, "usd"),
-            Figure(way.saved_usd, "usd"),
-            Figure(way.seconds, "seconds"),
-            way.run_id,
-        )
-        for way in ways[:LISTED]
-    )
+    rows: list[tuple[Cell, ...]] = []
+    for way in ways[:LISTED]:
+        by, why = way.error or way.tier or "no answer", "degraded: " * way.degraded + way.reason
+        told = (f"{way.at:%m-%d %H:%M:%S}", way.name, way.key or "–", by, why)
+        money = Figure(way.cost_usd, "usd"), Figure(way.saved_usd, "usd")
+        took = Figure(way.seconds, "seconds")
+        rows.append((*told, " → ".join(way.steps()), *money, took, way.run_id))
     title = f"Requests of this process: {len(ways)} of the last {len(gateway.ways)}"
+    heads = ("at (UTC)", "cascade", "team", "answered by", "why", "way", "cost", "saved", "time")
     folded = not (view.search or view.only)
-    table = Table(title, (*columns, "cost", "saved", "time", "run"), rows, folded=folded)
-    kinds = {"": "all", "failed": "failed", "escalated": "escalated"}
-    return (
-        f'<div id="requests"><p class="filters"><label>Search requests <input form="view" name="q" '
-        f'value="{escape(view.search)}"></label>{_select("Only", "only", kinds, view.only)}'
-        f'<button form="view" formaction="/#requests">List</button></p>{render.table_html(table)}'
-        "</div>"
-    )
+    return Table(title, (*heads, "run"), tuple(rows), folded=folded)
