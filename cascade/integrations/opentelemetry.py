@@ -8,7 +8,6 @@ conventions for generative AI, version 1.41, https://opentelemetry.io/docs/specs
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -129,22 +128,27 @@ class Telemetry(RunObserver):
         self._requests.add(1, _known({"name": record.cascade, **outcome}, "cascade."))
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
-        """Keep an entry for the spans that are open."""
+        """Keep an entry for the spans that are open, and count the call."""
         for entries in _within.get():
             entries[entry.id] = entry
+        if entry.model is None:
+            return
+        labels = _of_model(entry.model)  # only what has few values
+        if entry.outcome != "ok":
+            failed = entry.outcome == "failed"  # the note begins with the kind of error
+            labels["error.type"] = entry.note.partition(":")[0] if failed else entry.outcome
+        self._duration.record(entry.latency_ms / 1000, labels)
+        for kind, tokens in (("input", entry.input_tokens), ("output", entry.output_tokens)):
+            if tokens is not None:
+                self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
 
     # --- calls
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
-        """A span for the attempt, and its metrics."""
-        model, request, begun = call.tier.model, call.request, time.perf_counter()
-        labels: dict[str, Any] = {  # of metrics: only what has few values
-            "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": _PROVIDERS.get(model.provider, model.provider),
-            "gen_ai.request.model": model.model,
-        }
-        attributes = {
-            **labels,
+        """A span for the attempt."""
+        model, request = call.tier.model, call.request
+        asked = {
+            **_of_model(model.name),
             "gen_ai.request.max_tokens": request.max_tokens,
             "gen_ai.request.temperature": request.temperature,
             "cascade.run_id": call.run.id,
@@ -152,39 +156,25 @@ class Telemetry(RunObserver):
             "cascade.tier": call.tier.name,
             **self._quoted("input", request.messages),
         }
-        how: Any = {"kind": SpanKind.CLIENT, "attributes": _known(attributes)}
+        how: Any = {"kind": SpanKind.CLIENT, "attributes": _known(asked)}
         name = f"chat {model.model}"
         with self._in_span(call.run, lambda: self._tracer.start_span(name, **how)) as span:
-            try:
-                completion = await handler(call)
-                with harmless():
-                    self._answered(span, labels, completion)
-                return completion
-            except BaseException as error:
-                labels["error.type"] = type(error).__name__
-                raise
-            finally:
-                with harmless():
-                    self._duration.record(time.perf_counter() - begun, labels)
-
-    def _answered(self, span: Span, labels: dict[str, Any], said: Completion) -> None:
-        usage, reason = said.usage, said.finish_reason
-        labels["gen_ai.response.model"] = said.model
-        told = {
-            "response.model": said.model,
-            "response.finish_reasons": reason and [reason],
-            "usage.input_tokens": usage.input_tokens,
-            "usage.output_tokens": usage.output_tokens,
-            "usage.cache_read.input_tokens": usage.cached_tokens,
-            "usage.cache_creation.input_tokens": usage.cache_write_tokens,
-            "usage.reasoning.output_tokens": usage.reasoning_tokens,
-        }
-        messages = [said.to_message("")] if self._capture_content else []
-        answer = self._quoted("output", messages, finish_reason=reason or "stop")
-        span.set_attributes(_known(told, "gen_ai.") | answer)
-        for kind, tokens in (("input", usage.input_tokens), ("output", usage.output_tokens)):
-            if tokens is not None:
-                self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
+            said = await handler(call)
+            usage, reason = said.usage, said.finish_reason
+            told = {
+                "response.model": said.model,
+                "response.finish_reasons": reason and [reason],
+                "usage.input_tokens": usage.input_tokens,
+                "usage.output_tokens": usage.output_tokens,
+                "usage.cache_read.input_tokens": usage.cached_tokens,
+                "usage.cache_creation.input_tokens": usage.cache_write_tokens,
+                "usage.reasoning.output_tokens": usage.reasoning_tokens,
+            }
+            with harmless():
+                messages = [said.to_message("")] if self._capture_content else []
+                answer = self._quoted("output", messages, finish_reason=reason or "stop")
+                span.set_attributes(_known(told, "gen_ai.") | answer)
+            return said
 
     # --- spans
 
@@ -224,6 +214,12 @@ class Telemetry(RunObserver):
             return {}
         written = [{**_in_parts(message), **more} for message in messages]
         return {f"gen_ai.{kind}.messages": json.dumps(written, ensure_ascii=False, default=str)}
+
+
+def _of_model(name: str) -> dict[str, Any]:
+    provider, _, model = name.partition(":")
+    told = {"provider.name": _PROVIDERS.get(provider, provider), "request.model": model}
+    return _known({"operation.name": "chat", **told}, "gen_ai.")
 
 
 def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

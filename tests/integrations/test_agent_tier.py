@@ -44,6 +44,7 @@ from cascade.middleware import Fallback, Retries, Shadow
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run
 from cascade.testing import ScriptedModel
+from tests.acceptance.traced import Traced
 
 Q = "How many people live in Canberra?"
 PRICES = {"fake:cheap": Price(input=1, output=2), "fake:dear": Price(input=10, output=20)}
@@ -237,6 +238,15 @@ async def test_tracers_see_the_calls_and_counters_of_the_graph_around_do_not() -
 
 def below(run: Any) -> list[Any]:
     return [run, *(each for child in run.child_runs for each in below(child))]
+
+
+async def test_metrics_count_each_call() -> None:
+    traced = Traced()
+    await pair(agent(), middleware=[traced.observer]).ainvoke(Q)
+    data: Any = traced.reader.get_metrics_data()
+    (metrics,) = [each.metrics for each in data.resource_metrics[0].scope_metrics]
+    (calls,) = [m.data.data_points for m in metrics if m.name.endswith("operation.duration")]
+    assert [(p.count, p.attributes["gen_ai.request.model"]) for p in calls] == [(2, "cheap")]
 
 
 async def test_a_rejected_run_is_not_shown_in_the_stream_around_it() -> None:
