@@ -31,9 +31,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cascade.ledger import Budgets, SqlLedger, open_store
 from cascade.ledger.base import Amounts
-from cascade.ledger.shared import Reservation
+from cascade.ledger.shared import Budgets, Reservation
+from cascade.ledger.store import SqlLedger, open_store
 from tests.ledger import postgres
 from tests.ledger.samples import call, decided
 

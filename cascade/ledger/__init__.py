@@ -14,16 +14,9 @@ if TYPE_CHECKING:
     from cascade.ledger.base import Selection as Selection
     from cascade.ledger.base import tagged as tagged
     from cascade.ledger.prices import load_prices as load_prices
-    from cascade.ledger.shared import Budgets as Budgets
-    from cascade.ledger.store import SqlLedger as SqlLedger
     from cascade.ledger.store import open_store as open_store
 
 __getattr__ = lazily(
     __name__,
-    {
-        "base": "MemoryLedger Selection tagged",
-        "prices": "load_prices",
-        "shared": "Budgets",
-        "store": "SqlLedger open_store",
-    },
+    {"base": "MemoryLedger Selection tagged", "prices": "load_prices", "store": "open_store"},
 )

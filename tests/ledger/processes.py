@@ -13,8 +13,7 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 
-from cascade.ledger import Budgets
-from cascade.ledger.shared import Reservation
+from cascade.ledger.shared import Budgets, Reservation
 
 ROOT = Path(__file__).resolve().parents[2]
 
