@@ -158,12 +158,12 @@ class Ledger:
 
     def book(
         self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
-    ) -> LedgerEntry:
+    ) -> None:
         """Book a node that asked no model: it costs and saves nothing unless `fields` say so."""
         given = {"run_id": run_id, "node": node, "cost_usd": NOTHING, "saved_usd": NOTHING}
-        return self.record(LedgerEntry(**given | fields), {**current_tags(), **(tags or {})})
+        self.record(LedgerEntry(**given | fields), {**current_tags(), **(tags or {})})
 
-    def record(self, entry: LedgerEntry, tags: Mapping[str, str]) -> LedgerEntry:
+    def record(self, entry: LedgerEntry, tags: Mapping[str, str]) -> None:
         """Hand an entry to the store at once, and keep it for `take`. Where the store fails, the
         log has the entry instead: what was asked is paid for."""
         if self.store is not None:
@@ -182,7 +182,6 @@ class Ledger:
                 self._pending.setdefault(entry.run_id, []).append(entry)
                 while len(self._pending) > MAX_PENDING_RUNS:
                     self._pending.popitem(last=False)
-        return entry
 
     def take(self, run_id: str) -> list[LedgerEntry]:
         """The entries of a run that are not in its state yet, oldest first."""
