@@ -241,14 +241,14 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
 def failed(row: Row, error: CascadeError) -> RowRecord:
     """Record of a row whose run failed."""
     run = error.run if isinstance(error, PersonNeededError) else None
-    entries = list(run.entries if run else error.ledger or ())
+    ledger = LedgerView(run.entries if run else error.ledger or ())
     return RowRecord(
         row.number,
         row.key,
         "error",
-        cost_usd=LedgerView(entries).cost_usd,
-        counted_usd=known_cost(entries),
-        run_id=next((entry.run_id for entry in entries), None),
+        cost_usd=ledger.cost_usd,
+        counted_usd=known_cost(list(ledger)),
+        run_id=next((entry.run_id for entry in ledger), None),
         error=f"{type(error).__name__}: {error}",
     )
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from uuid import uuid4
 
@@ -46,7 +45,7 @@ MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """Limits of one batch, OpenAI's."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0
-"""Seconds until the provider is asked how far it is; each wait is half as long again."""
+"""Seconds until the provider is asked again how far it is; each wait is half as long again."""
 
 TROUBLES = 30
 """So often in a row the provider may fail before the job ends; the next run goes on."""
@@ -201,36 +200,31 @@ class BatchJob(Job):
                 f"the budget of ${self.budget_usd} does not cover the rows that wait: with them "
                 f"${self.spent_usd:.6f} are spent"
             )
-        url, key, wait_s = live.base_url, live.secrets[0] or "none", FIRST_WAIT_S
+        url, key = live.base_url, live.secrets[0] or "none"
         http = DefaultAsyncHttpxClient(trust_env=not is_loopback(url), follow_redirects=False)
+        wait_s, troubles = FIRST_WAIT_S, 0
         async with AsyncOpenAI(
             base_url=url, api_key=key, max_retries=0, http_client=http
         ) as self._client:
             while True:
-                while covered and await self._persist(self._send):
-                    pass
-                if not self._open():
+                try:
+                    with live.caller.named():
+                        for name in self._open():
+                            await self._look(name)
+                        while covered and await self._send():
+                            pass
+                    troubles = 0
+                except ModelError as error:
+                    troubles, wait_s = troubles + 1, max(wait_s, error.retry_after or 0)
+                    if not error.retryable or troubles == TROUBLES:
+                        raise
+                if not troubles and not self._open():
                     return
                 await asyncio.sleep(min(LONGEST_WAIT_S, wait_s))
                 wait_s *= 1.5
-                for name in self._open():
-                    await self._persist(partial(self._look, name))
 
     def _open(self) -> list[str]:
         return [name for name, note in self.journal.batches.items() if not note.get("done")]
-
-    async def _persist(self, what: Callable[[], Awaitable[Any]]) -> Any:
-        """Ask the provider, and again after a wait while it fails."""
-        troubles = 0
-        while True:
-            try:
-                with self.model.live.caller.named():
-                    return await what()
-            except ModelError as error:
-                troubles += 1
-                if not error.retryable or troubles == TROUBLES:
-                    raise
-                await asyncio.sleep(error.retry_after or FIRST_WAIT_S)
 
     async def _send(self) -> bool:
         """Begin a batch of what is in none yet; False where there is nothing."""

@@ -276,8 +276,9 @@ async def interrupted_after_drafts(cascade: Cascade, folder: Path) -> Done:
 async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_twice(
     step: Step, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider, "FIRST_WAIT_S", 600.0)
-    server.fails(step, "busy")
+    monkeypatch.setattr(provider, "TROUBLES", 10**9)
+    busy: list[Fault] = ["busy"] * 10_000
+    server.fails(step, *busy)
     server.looks = 0
     stop, cascade = asyncio.Event(), pair(server)
 
@@ -291,6 +292,7 @@ async def test_a_stop_is_heard_while_the_provider_is_asked_and_nothing_is_sent_t
         done = await run(cascade, tmp_path, stop=stop)
         stopping.cancel()
     assert (done.stopped, done.waiting) == ("it was interrupted", HARD)
+    server.mend()
     rest = await run(cascade, tmp_path)
     assert (rest.answered, rest.waiting) == (HARD, 0)
     assert server.batched == BY_BATCH

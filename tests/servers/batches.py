@@ -67,6 +67,10 @@ class BatchServer(Upstream):
         """Say what goes wrong with the next requests for a step."""
         self._faults.setdefault(step, deque()).extend(faults)
 
+    def mend(self) -> None:
+        """Let nothing go wrong any more."""
+        self._faults.clear()
+
     @property
     def batched(self) -> Counter[str]:
         """How often each question stands in a batch that was created."""
