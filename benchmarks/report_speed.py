@@ -20,8 +20,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.store import open_store
-from cascade.state import Decision, LedgerEntry
+from cascade.state import Decision
 
 BEGIN = datetime.now(UTC) - timedelta(days=20)
 RATE = 0.1

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cascade.ledger.base import LedgerStore as LedgerStore
     from cascade.ledger.base import MemoryLedger as MemoryLedger
     from cascade.ledger.base import tagged as tagged
+    from cascade.ledger.entries import LedgerEntry as LedgerEntry
     from cascade.ledger.prices import Price as Price
     from cascade.ledger.view import LedgerView as LedgerView
     from cascade.middleware.base import CascadeMiddleware as CascadeMiddleware
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from cascade.result import CascadeResult as CascadeResult
     from cascade.run import Run as Run
     from cascade.state import Decision as Decision
-    from cascade.state import LedgerEntry as LedgerEntry
     from cascade.tiers import Tier as Tier
 
 __getattr__ = lazily(
@@ -55,13 +55,14 @@ __getattr__ = lazily(
         "events": "Decided Provisional Retracted Token",
         "graph": "build_graph",
         "ledger.base": "LedgerStore MemoryLedger tagged",
+        "ledger.entries": "LedgerEntry",
         "ledger.prices": "Price",
         "ledger.view": "LedgerView",
         "middleware.base": "CascadeMiddleware",
         "policies": "EconomicPolicy Policy Situation ThresholdPolicy",
         "result": "CascadeResult",
         "run": "Run",
-        "state": "Decision LedgerEntry",
+        "state": "Decision",
         "tiers": "Tier",
     },
 )

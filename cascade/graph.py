@@ -28,9 +28,9 @@ from cascade._portal import run_sync
 from cascade.errors import InputError
 from cascade.events import Reader
 from cascade.kernel import Kernel
+from cascade.models.withheld import WithheldModel
 from cascade.run import CascadeRuntime, Run, Settings, Show, read_settings
 from cascade.state import Record
-from cascade.tiers import WithheldModel
 
 SHOW = "show"
 """Key of `config["configurable"]`: what a stream of events (`stream_mode="custom"`) shows."""

@@ -24,12 +24,13 @@ from cascade.confidence import Signal
 from cascade.errors import ConfigurationError, ExtensionError
 from cascade.events import Event
 from cascade.ledger.base import LedgerStore
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
 from cascade.models.base import Chunk, Request
 from cascade.policies.base import Policy, Situation
-from cascade.state import Assessment, Completion, Decision, LedgerEntry
+from cascade.state import Assessment, Completion, Decision
 from cascade.tiers import OpenTier
 
 if TYPE_CHECKING:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cascade._numbers import to_count, to_number
-from cascade.errors import ConfigurationError, LocalOnlyError
+from cascade.errors import ConfigurationError
 from cascade.ledger.outlook import PricedTier
 from cascade.ledger.prices import Price, Pricing, find_pricing
-from cascade.models import Model, Request, open_model
+from cascade.models import Model, open_model
+from cascade.models.withheld import WithheldModel
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -95,25 +96,6 @@ class OpenTier(PricedTier):
     model: Model
     settings: Tier
     local: bool
-
-
-class WithheldModel(Model):
-    """Placeholder of a model that requests must not reach: no address, no key.
-
-    Names and prices go on to mean the same, so that a decision to escalate is still explained.
-    """
-
-    real = False
-
-    def __init__(self, model: Model) -> None:
-        self.provider, self.model = model.provider, model.model
-        self.returns_logprobs, self.forces_tools = model.returns_logprobs, model.forces_tools
-
-    async def _complete(self, request: Request) -> NoReturn:
-        raise LocalOnlyError(
-            f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
-            model=self.name,
-        )
 
 
 def open_tier(given: ModelLike, default_name: str | None = None) -> OpenTier:

@@ -24,7 +24,7 @@ from cascade.events import Decided, Provisional, Token
 if TYPE_CHECKING:
     from cascade.api import Cascade
     from cascade.jobs import Done, Row
-    from cascade.state import LedgerEntry
+    from cascade.ledger.entries import LedgerEntry
 
 
 @spread

@@ -34,10 +34,11 @@ from cascade.driving import graph_around, watched
 from cascade.errors import ConfigurationError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext
+from cascade.ledger.entries import LedgerEntry
+from cascade.models.logprobs import to_openai
 from cascade.questions import to_messages, to_schema, to_settings
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Run, Settings
-from cascade.state import LedgerEntry
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 """Ways to ask for a structured output."""
@@ -292,7 +293,7 @@ def _message(result: CascadeResult, run: Run) -> dict[str, Any]:
         "unknown_usage": sum(not entry.usage.known for entry in ledger if entry.model),
     }
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
-        metadata["logprobs"] = {"content": [token.to_openai() for token in run.draft.logprobs]}
+        metadata["logprobs"] = {"content": [to_openai(token) for token in run.draft.logprobs]}
     return {
         "content": result.answer,
         "tool_calls": list(result.message.tool_calls),

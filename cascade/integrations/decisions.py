@@ -28,12 +28,13 @@ from cascade.api import Cascade
 from cascade.confidence import Asked, Probe, Signal
 from cascade.errors import ConfigurationError, LocalOnlyError, ModelError
 from cascade.integrations.chat_model import usage_of
+from cascade.ledger.entries import LedgerEntry
 from cascade.models import Model, Request
 from cascade.models.failures import Caller
 from cascade.models.langchain import QUIET, sending_once
 from cascade.questions import to_messages
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
-from cascade.state import Completion, LedgerEntry, Usage
+from cascade.state import Completion, Usage
 from cascade.tiers import Tier, open_tier
 
 CORRECT = Noul(instructions="Is the last answer in this conversation correct and complete?")

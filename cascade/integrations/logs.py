@@ -15,11 +15,12 @@ from typing import Any, get_args
 from weakref import WeakSet
 
 from cascade.errors import is_control_flow
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run
-from cascade.state import Basis, LedgerEntry
+from cascade.state import Basis
 
 logger = logging.getLogger("cascade")
 

@@ -19,12 +19,13 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from cascade.errors import MissingDependencyError, is_control_flow
 from cascade.integrations.logs import RunObserver, RunRecord, harmless
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.view import LedgerView
 from cascade.middleware import Advance, Ask
 from cascade.middleware.background import tags_of
 from cascade.run import Call, CascadeRuntime, Run
-from cascade.state import Completion, LedgerEntry
+from cascade.state import Completion
 
 try:
     from opentelemetry import metrics, trace

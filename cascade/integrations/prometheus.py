@@ -11,8 +11,8 @@ from typing import Any
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.integrations.logs import RunObserver, RunRecord
+from cascade.ledger.entries import LedgerEntry
 from cascade.run import Run
-from cascade.state import LedgerEntry
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram

@@ -19,7 +19,8 @@ from typing import Self
 from typing_extensions import override
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.state import Basis, LedgerEntry
+from cascade.ledger.entries import LedgerEntry
+from cascade.state import Basis
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade.errors import ConfigurationError
-from cascade.state import LedgerEntry
+from cascade.ledger.entries import LedgerEntry
 
 _DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")

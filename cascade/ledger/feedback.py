@@ -13,7 +13,8 @@ from pydantic import Field, JsonValue, ValidationError
 
 from cascade.errors import ConfigurationError, InputError, UnknownRunError
 from cascade.ledger.base import LedgerStore
-from cascade.state import LedgerEntry, Record
+from cascade.ledger.entries import LedgerEntry
+from cascade.state import Record
 
 FEEDBACK = "feedback"
 """Node of the entry of a verdict, whose `loss` is 1 where the answer is wrong, 0 where it is right,

@@ -25,9 +25,10 @@ from langchain_core.messages import BaseMessage
 
 from cascade.errors import CascadeError, ConfigurationError, ModelError, NotSentError
 from cascade.ledger.base import LedgerStore, current_tags
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, Outlook, PricedTier, characters
 from cascade.ledger.prices import has_price
-from cascade.state import Basis, Completion, LedgerEntry, Usage, new_id
+from cascade.state import Basis, Completion, Usage, new_id
 
 logger = logging.getLogger("cascade")
 

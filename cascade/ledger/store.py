@@ -20,9 +20,10 @@ from typing_extensions import override
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection, total_of
 from cascade.ledger.database import Database, Money, UtcTime, Words, json_type, to_json
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.export import write_entries
 from cascade.ledger.writer import PATIENCE_S, Change, Writer
-from cascade.state import Decision, LedgerEntry
+from cascade.state import Decision
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from cascade.ledger.base import Amounts, total_of
-from cascade.state import Basis, LedgerEntry, Record
+from cascade.ledger.entries import LedgerEntry
+from cascade.state import Basis, Record
 
 
 class LedgerView(Record):

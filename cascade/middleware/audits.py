@@ -12,6 +12,7 @@ from typing import Any
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import visible
 from cascade.ledger.prices import Dollars, has_price
@@ -20,7 +21,7 @@ from cascade.middleware.base import Decide, Slot
 from cascade.middleware.comparing import AfterReply, Loss
 from cascade.policies.base import Situation
 from cascade.run import Answer, CascadeRuntime, Parts, Run, known_cost
-from cascade.state import Completion, Decision, LedgerEntry
+from cascade.state import Completion, Decision
 from cascade.tiers import ModelLike
 
 REFRESH_S = 15.0

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from cascade._numbers import to_count, to_number
 from cascade.confidence.base import digest
 from cascade.errors import ConfigurationError
+from cascade.ledger.entries import LedgerEntry
 from cascade.middleware.background import Background, call_user, lot, patience
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot, go_to
 from cascade.policies.base import Situation, promises
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
-from cascade.state import Decision, LedgerEntry, Record
+from cascade.state import Decision, Record
 
 if TYPE_CHECKING:
     from cascade.policies.drift import SignalWatch

@@ -15,6 +15,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from langchain_core.messages import ToolCall
 
@@ -185,3 +186,14 @@ def _values(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
         # An object without anything in it has no value.
         elif piece["key"] is None and piece.span() != (begin, end):
             yield piece.span()
+
+
+def to_openai(token: TokenLogprob, alternatives: int | None = None) -> dict[str, Any]:
+    """A token in OpenAI's form, with so many alternatives, or with all."""
+
+    def form(text: str, logprob: float) -> dict[str, Any]:
+        raw = list(text.encode("utf-8", "surrogatepass"))
+        return {"token": text, "logprob": logprob, "bytes": raw}
+
+    others = [form(*other) for other in token.top[:alternatives]]
+    return {**form(token.token, token.logprob), "top_logprobs": others}

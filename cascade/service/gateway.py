@@ -30,6 +30,7 @@ from cascade import middleware as ready
 from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event, Token
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.export import failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Budgets
@@ -45,7 +46,7 @@ from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig, read_config
 from cascade.service.faults import ServiceError, kind_of
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, Rates, Tags, dollars, put_aside
-from cascade.state import Completion, Decision, LedgerEntry, Usage
+from cascade.state import Completion, Decision, Usage
 
 logger = logging.getLogger("cascade")
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cascade.models.logprobs import to_openai
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
@@ -129,7 +130,7 @@ class _ChatWriter(wire.Writer):
         choice["message"] = message | ({"tool_calls": calls} if calls else {})
         wanted, found = self._body.top_logprobs or 0, reply.completion.logprobs
         if (self._body.logprobs or wanted) and found is not None:
-            content = [each.to_openai(wanted) for each in found]
+            content = [to_openai(each, wanted) for each in found]
             choice["logprobs"] = {"content": content, "refusal": None}
         usage = _usage(reply, "prompt_tokens", "completion_tokens")
         made = {**self._head, "object": "chat.completion", "choices": [choice]}

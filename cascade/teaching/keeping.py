@@ -10,13 +10,13 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 
 from cascade.ledger.base import UnavailableError
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.feedback import Feedback
 from cascade.middleware.background import Background, tags_of
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.middleware.shadow import Shadow
 from cascade.models.openai import sendable
 from cascade.run import Answer, CascadeRuntime, Run
-from cascade.state import LedgerEntry
 from cascade.teaching.lessons import Lesson, LessonStore, Terms, place_of, terms_of, the_store
 
 logger = logging.getLogger("cascade")

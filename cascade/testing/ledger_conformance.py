@@ -21,7 +21,8 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from cascade.ledger.base import LedgerStore, Selection
-from cascade.state import Decision, LedgerEntry
+from cascade.ledger.entries import LedgerEntry
+from cascade.state import Decision
 
 Capability = Literal["append", "begin", "spent", "read", "delete", "durable"]
 """Capability of a store: keep entries and tell those of a run (`append`), write down calls before

@@ -12,8 +12,9 @@ from typing import Any
 from cascade.evaluation.render import Table, to_text, words
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import EVERYTHING, Selection
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.store import SqlLedger, open_store
-from cascade.state import Decision, LedgerEntry
+from cascade.state import Decision
 
 NOON, HOUR = datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(hours=1)
 DRAFT, CENT, MORE = Decimal("0.0001"), Decimal("0.01"), Decimal("0.012")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from cascade.state import Decision, LedgerEntry
+from cascade.ledger.entries import LedgerEntry
+from cascade.state import Decision
 
 
 class Clock:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from cascade.ledger.base import NO_TAGS, LedgerStore, MemoryLedger
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.store import open_store
-from cascade.state import LedgerEntry
 from cascade.testing.ledger_conformance import Capability, LedgerConformance
 from tests.ledger.samples import call, entry
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.view import LedgerView
-from cascade.state import LedgerEntry
 from tests.ledger.samples import entry
 
 

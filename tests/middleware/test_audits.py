@@ -11,10 +11,11 @@ from langchain_core.messages import HumanMessage
 from cascade import Cascade, ConfigurationError, MemoryLedger
 from cascade.errors import LedgerError, ModelUnavailableError
 from cascade.ledger import tagged
+from cascade.ledger.entries import LedgerEntry
 from cascade.middleware import Audits, Deadline, LocalOnly, Retries
 from cascade.middleware.audits import DailyBudget
 from cascade.run import CascadeRuntime
-from cascade.state import Decision, LedgerEntry
+from cascade.state import Decision
 from cascade.testing import ScriptedModel
 from cascade.testing.scripted import reply
 from tests.middleware.cascades import ask, large, losses, of, pair, small
