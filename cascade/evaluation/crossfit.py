@@ -65,13 +65,11 @@ class Options(Record):
 
 
 class Point(Record):
-    """A policy of the frontier, or a model alone; dollars are None where unknown.
+    """A policy of the frontier, or a model alone; dollars, of a question, are None where unknown.
 
     Attributes:
         within: the loss that was allowed; None at a price of an error, and for a model alone.
-        loss: share of the right answers of the large model that is lost.
-        cost: of the large model's alone, as a share; its interval covers the choice.
-        cost_usd, per_right_usd: dollars per question, and per right answer.
+        cost, loss: of the large model's, as a share; intervals cover the choice.
         price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
         chance_above: that the true loss is above what may be lost.
     """
@@ -101,14 +99,10 @@ class Mistake(Record):
 
 @dataclass(frozen=True)
 class Sheet:
-    """Replay of the policies of all `PRICES` on rows that had no part in their choice.
-
-    Attributes:
-        gains: (n,) of escalating, as each shape without a helper expects them.
-        confidence: P(the draft is right); NaN where no shape looks at drafts.
-        choices: cost share and loss of each ladder that was fitted, on all rows alike, (2, ladders,
-            prices); None for rows that chose nothing.
-    """
+    """Replay of the policies of all `PRICES` on rows that had no part in their choice, with the
+    gains of escalating that each shape without a helper expects, P(the draft is right), NaN where
+    no shape looks at drafts, and cost share and loss of each shape that was chosen, on all rows
+    alike, (2, choices, prices), None for rows that chose nothing."""
 
     pair: Pair
     played: Replay
@@ -183,21 +177,12 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_shapes) -> Shee
     return Sheet(pair, Replay(*played), gains, confidence, np.array(choices).swapaxes(0, 1))
 
 
-def check(pair: Pair, *, weighs_dollars: bool) -> None:
-    """Refuse what cannot be evaluated.
-
-    Raises:
-        ConfigurationError: too few rows, or dollars are to be weighed and not known.
-    """
+def check(pair: Pair) -> None:
+    """Refuse a pair of too few rows, with a `ConfigurationError`."""
     if len(pair) < LEAST_ROWS:
         raise ConfigurationError(
             f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
             f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
-        )
-    if weighs_dollars and not pair.priced:
-        raise ConfigurationError(
-            "a price of errors and a check of runs weigh dollars, and the recording knows no costs "
-            f"of {pair.small} and {pair.large}: record `cost_usd`."
         )
 
 
@@ -353,12 +338,12 @@ def bootstrap(
     found = {}
     for name, figure in whole.items():
         known = np.array([draw[name] for draw in drawn if np.isfinite(draw[name])])
-        low = high = np.nan
+        ends = np.full(2, np.nan)
         if len(known):
-            low, high = figure + np.quantile(known - known.mean(), [0.025, 0.975])
+            ends = figure + np.quantile(known - known.mean(), [0.025, 0.975])
             if min(figure, known.min()) >= 0 and max(figure, known.max()) <= 1:
-                low, high = max(low, 0.0), min(high, 1.0)
-        found[name] = Interval(float(figure), float(low), float(high))
+                ends = np.clip(ends, 0.0, 1.0)
+        found[name] = Interval(float(figure), *ends.tolist())
     return found
 
 

@@ -129,15 +129,9 @@ def _fit_logistic(x: Array, y: Array, prior: Array, deviation: Array) -> tuple[A
 
 
 class Stage(NamedTuple):
-    """A point of decision, (n,) each.
-
-    Attributes:
-        kept, large: P(right) of the answer that is kept here, and of the large model.
-        right: whether the answer kept here is right.
-        paid, dear: dollars to get here, and of the large answer as known beforehand.
-        on_keeping: dollars that are paid only if the answer is kept: a draft that was not needed
-            to decide.
-    """
+    """A point of decision, (n,) each: P(right) of the answer that is `kept` here, and of the large
+    model, and whether it is `right`; dollars that are `paid` to get here, of the large answer as
+    known beforehand, and `on_keeping` alone: of a draft that was not needed to decide."""
 
     kept: Array
     large: Array

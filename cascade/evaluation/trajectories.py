@@ -19,6 +19,7 @@ from cascade.confidence.calibrating import TextEncoder, cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import lowest_kept
 from cascade.confidence.trajectory import Step, message_steps
+from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
 from cascade.evaluation.features import Pair, Rows, pair_of, run_features
 from cascade.evaluation.recordings import read_transcripts
@@ -169,7 +170,9 @@ def check_runs(
     """Worth of a check of each run, which shows its `correct`, with a restart by the large agent
     where it fails. Figures are of `test`, other runs, or of runs that the early stop has not seen,
     which loses this `share` of the successes at most."""
-    check(pair, weighs_dollars=True)
+    check(pair)
+    if not pair.priced:
+        raise ConfigurationError("what a check saves is unknown: record `cost_usd` of both agents.")
     if test is not None:
         stop, _ = fit_early_stop(pair, share=share)  # a run's last step ends it
         rows, after = test, stop.after(test.prompts, [run[:-1] for run in test.runs])

@@ -43,11 +43,10 @@ class Evaluation(Record):
 
     Attributes:
         points: the menu, in order of `MENU`; the verdict is about the one that is `recommended`.
-        shape, helper: what is recommended, fitted to all rows, and whom it asks too.
         alone: the small model, the large one, and an oracle.
         frontier: (cost share, right answers) of the policies at all prices.
-        rankings: how well each shape's expected gain finds the rows to escalate.
-        confidence: how good P(draft is right) and the raw score are.
+        rankings, confidence: quality of each shape's expected gain, of P(draft is right) and of the
+            raw score.
         rows_to_tell: rows that would tell the loss to within what may be lost.
     """
 
@@ -83,10 +82,10 @@ def evaluate(
     in it, or on the rows of `test`. A `calibration` is judged as it decides online.
 
     Raises:
-        ConfigurationError: too few rows, or an option that cannot be had with these.
+        ConfigurationError: too few rows, or drafts without what the calibration reads.
     """
     options, rows = options or Options(), np.arange(len(pair))
-    crossfit.check(pair, weighs_dollars=options.price_of_error is not None)
+    crossfit.check(pair)
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
@@ -142,12 +141,10 @@ def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
         if not len(hidden):
             return len(own.pair)
         at = int(hidden[np.argmin(own.loss[hidden])])
-        near = min(near, max(abs(float(own.loss[at]) - options.within), NEAREST))
-    share, (cost, loss) = float(own.share[at]), (float(error[at]) for error in own.errors)
-    widths = [1.96 * loss / near]
-    if share < 1 <= share + 1.96 * cost:
-        widths.append(1.96 * cost / (1 - share))
-    return math.ceil(len(own.pair) * max(widths) ** 2)
+        near = min(near, max(abs(own.loss[at] - options.within), NEAREST))
+    share, (cost, loss) = own.share[at], 1.96 * own.errors[:, at]
+    too_wide = cost / (1 - share) if share < 1 <= share + cost else 0.0
+    return math.ceil(len(own.pair) * float(max(loss / near, too_wide)) ** 2)
 
 
 # Words ----------------------------------------------------------------------------------------
@@ -218,9 +215,8 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
         if (each := point.price_of_error_usd) is not None:
             yield f"For Cascade: price_of_error={each:.3g}, the dollars that an error costs."
     if pair.priced:
-        ratio = found.alone[0].cost.value
         saves = "a cascade saves only where more than that share of the drafts is kept"
-        if ratio >= 1:
+        if (ratio := found.alone[0].cost.value) >= 1:
             saves = "no cascade of these two can save money"
         yield f"A draft costs {percent(ratio)} of a large answer: {saves}."
     if not np.isfinite(pair.raw).any() and not any(pair.runs):

@@ -157,7 +157,8 @@ def test_where_the_question_alone_tells_a_router_is_the_answer() -> None:
 
 def test_unknown_costs_give_no_headline() -> None:
     unknown = found(recording(200, cheap=None))
-    assert unknown.verdict == "unpriced"
+    weighed = found(recording(200, cheap=None), price_of_error=1.0)
+    assert weighed.verdict == unknown.verdict == "unpriced"
     assert "all answers of small and large cost: record both anew" in unknown.sentence
     assert unknown.recommended.cost_usd is None
     assert all(one.cost_usd is None for one in unknown.alone)
@@ -220,22 +221,9 @@ def test_helpers_and_rows_left_out_are_told() -> None:
     assert any("without one of the models or without its cost: 1." in n for n in told.notes)
 
 
-@pytest.mark.parametrize(
-    ("rows", "options", "message"),
-    [
-        (recording(39), {}, r"39 rows .* needs 40 at least, 1 more"),
-        (
-            recording(40, cheap=None),
-            {"price_of_error": 1.0},
-            "the recording knows no costs of small and large: record `cost_usd`",
-        ),
-    ],
-)
-def test_what_cannot_be_evaluated_says_why(
-    rows: list[Transcript], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        found(rows, **options)
+def test_too_few_rows_say_how_many_are_needed() -> None:
+    with pytest.raises(ConfigurationError, match=r"39 rows .* needs 40 at least, 1 more"):
+        found(recording(39))
 
 
 def test_the_same_rows_in_another_order_give_the_same_verdict() -> None:
