@@ -1,8 +1,5 @@
-"""Signals about a draft, and calibrations that make one confidence of them; loaded on first use.
-
-Calibrations and their fitting need numpy and are imported from their modules:
-`cascade.confidence.calibration`, `cascade.confidence.calibrating`.
-"""
+"""Signals about a draft, loaded on first use; calibrations, which make one confidence of them, need
+numpy and are imported from `cascade.confidence.calibration` and `calibrating`."""
 
 from __future__ import annotations
 

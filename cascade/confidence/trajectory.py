@@ -1,8 +1,4 @@
-"""Signals of a trajectory: how an agent's run went, step by step.
-
-Pure features of the steps so far: the same for a run that is recorded and for one that is under
-way, where the first k steps decide whether to let it go on.
-"""
+"""Signals of a trajectory: how an agent's run went, step by step; of a run under way, so far."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Middleware: optional features around the kernel, one file for each.
-
-    Cascade(small, large, middleware=[Cache(SqliteCache("answers.db")), Retries(attempts=2)])
-
-Names load on first use.
-"""
+"""Middleware: optional features around the kernel, one file for each; loaded on first use."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Abort: a draft is stopped while it is written, once it cannot be accepted any more.
-
-It is ruled out then: it goes through self-check and verifier without any cost, and is escalated.
-"""
+"""Abort: a draft is stopped while it is written, and escalated, once it cannot be accepted."""
 
 from __future__ import annotations
 

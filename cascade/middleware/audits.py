@@ -116,8 +116,7 @@ class Audits(AfterReply):
         estimate = accepted[-1].baseline_usd if accepted else None
 
         def measured(large: Completion) -> Mapping[str, Any]:
-            """The correction that makes the estimated baseline the measured one, where it is known;
-            the outlook learns how long large answers are."""
+            # What makes the estimated baseline the measured one; and how long large answers are.
             seen, written = visible(draft.usage), large.usage.output_tokens
             if seen is not None and written is not None:
                 kernel.outlook.learn(seen, written, 1 / rate)

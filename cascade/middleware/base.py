@@ -91,8 +91,7 @@ class CascadeMiddleware:
 
 
 def go_to(run: Run, tiers: Sequence[OpenTier], place: int, reason: str) -> bool:
-    """Let a larger tier answer at once; False where the question must not leave this machine for
-    it."""
+    """Let a larger tier answer at once; False where the question must not leave for it."""
     if run.settings.get("local_only") and not tiers[place].local:
         return False
     run.tier = place

@@ -1,7 +1,4 @@
-"""Calibration of a cascade: what it was made for, and whether that still holds.
-
-Imported only where a cascade has a calibration.
-"""
+"""Calibration of a cascade that has one: what it was made for, and whether that still holds."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Examples: a draft is made with worked answers before its conversation.
-
-The kernel sees that more was sent than the user asked: no baseline counts those tokens, and a
-calibration that was made without examples does not judge such a draft.
-"""
+"""Examples: a draft is made with worked answers before its conversation. No baseline counts their
+tokens, and a calibration that was made without them does not judge such a draft."""
 
 from __future__ import annotations
 

@@ -168,8 +168,7 @@ def looks_personal(messages: Sequence[BaseMessage]) -> bool:
 
 
 def read_stay(given: object, told: str) -> Stay | None:
-    """Fate of a question that has to stay, None where it may leave, or an error with what is
-    told."""
+    """Fate of a question that has to stay, None where it may leave; else an error says so."""
     if given is None or isinstance(given, bool):
         return "answer" if given else None
     if given not in STAYS:

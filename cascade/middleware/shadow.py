@@ -1,8 +1,4 @@
-"""Shadow: the large model answers, and the small one drafts beside it, after the reply.
-
-What the agents decide in a shadow run is what they would have decided; the large model is not asked
-again.
-"""
+"""Shadow: the large model answers, and the small one drafts beside it, after the reply."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Tool risks: what a draft has to show before it may call a tool that changes something.
-
-A wrong text can be read again; a deleted file is gone. So the demand does not follow from what an
-error costs on average: it stands beside the policy, and only ever makes it accept less.
-"""
+"""Tool risks: what a draft has to show before it may call a tool that changes something. A wrong
+text can be read again; a deleted file is gone, whatever an error costs on average."""
 
 from __future__ import annotations
 
