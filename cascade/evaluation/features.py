@@ -20,7 +20,7 @@ from cascade.confidence.calibrating import TextEncoder, fit_text_encoder
 from cascade.confidence.calibration import Array
 from cascade.confidence.trajectory import Step, trajectory_features
 from cascade.errors import ConfigurationError
-from cascade.evaluation.recordings import Outcome, Transcript, rows_of_pair
+from cascade.evaluation.recordings import Outcome, Transcript
 
 Rows = NDArray[np.intp]
 
@@ -130,7 +130,14 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         ConfigurationError: no row has both models, or large answers cost nothing.
     """
     everything = list(transcripts)
-    rows, costs = rows_of_pair(everything, small, large), list[Any]()
+    rows, costs = [row for row in everything if {small, large} <= row.models.keys()], list[Any]()
+    if not rows or small == large:
+        counts = Counter(name for row in everything for name in row.models).most_common()
+        there = ", ".join(f"{name} ({n:,})" for name, n in counts)
+        told = f"no row has both {small!r} and {large!r}: name two models, --small and --large"
+        raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
+    # What is drawn at random must not depend on the order in which answers were recorded.
+    rows.sort(key=lambda row: row.id)
     for row in rows:
         draft = row.models[small]  # a large answer needs no check
         check = draft.check_cost_usd if "check_cost_usd" in draft.model_fields_set else 0.0

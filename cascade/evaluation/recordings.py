@@ -165,20 +165,6 @@ def read_transcripts(path: str | Path) -> Iterator[Transcript]:
         yield record
 
 
-def rows_of_pair(records: Iterable[Transcript], small: str, large: str) -> list[Transcript]:
-    """The rows that have both models, sorted by id: what is drawn at random must not depend on the
-    order in which answers were recorded. No such row is a `ConfigurationError`."""
-    rows = list(records)
-    found = [row for row in rows if small in row.models and large in row.models]
-    if not found or small == large:
-        counts = Counter(name for row in rows for name in row.models).most_common()
-        raise ConfigurationError(
-            f"no row has both {small!r} and {large!r}: name two models, --small and --large. There "
-            f"are, with their number of rows: {', '.join(f'{name} ({n:,})' for name, n in counts)}."
-        )
-    return sorted(found, key=lambda record: record.id)
-
-
 # Tables and labelled examples -----------------------------------------------------------------
 
 QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
