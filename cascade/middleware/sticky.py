@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 from langchain_core.messages import BaseMessage
+from pydantic import Field
 
 from cascade._numbers import to_number
 from cascade.errors import ModelError
@@ -20,20 +21,20 @@ from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, TTL_S, characters, in_s
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot, go_to
 from cascade.policies.base import dollars
 from cascade.run import Answer, Call, CascadeRuntime, Run, to_request
-from cascade.state import Completion, Usage
+from cascade.state import Completion, Record, Usage
 from cascade.tiers import OpenTier
 
 PRIOR = 2
 """So many drafts of a conversation count as much as the rest of the traffic."""
 
 
-class Turn(NamedTuple):
+class Turn(Record):
     """An earlier answer of a conversation, by its stamp: its place among the messages, the tier
     that answered, those that were asked, when, and the tokens of prompt and answer."""
 
     place: int
     tier: str
-    asked: tuple[str, ...]
+    asked: tuple[str, ...] = Field(min_length=1)
     at: float
     tokens: tuple[int, int]
 
@@ -106,9 +107,7 @@ class Sticky(CascadeMiddleware):
             told = message.response_metadata
             # Another message, or another version of this, has no such stamp.
             with suppress(KeyError, TypeError, ValueError):
-                stamp = told[self.name]
-                asked, (read, written) = tuple(stamp["asked"]), stamp["tokens"]
-                yield Turn(place, told["tier"], asked, stamp["at"], (read, written))
+                yield Turn(place=place, tier=told["tier"], **told[self.name])
 
     def _why(self, run: Run, turns: Sequence[Turn], first: OpenTier, tier: OpenTier) -> str | None:
         """Reason to stay with a tier; None where there is none."""

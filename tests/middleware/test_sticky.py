@@ -107,6 +107,7 @@ async def test_a_question_that_must_stay_here_goes_to_no_model_elsewhere() -> No
         {"tier": "elsewhere", "sticky": {"asked": ["elsewhere"], "at": 1, "tokens": [1, 1]}},
         {"tier": "large", "sticky": {"at": 1}},
         {"tier": "large", "sticky": "yes"},
+        {"tier": "large", "sticky": {"asked": [], "at": 1, "tokens": [1, 1]}},
         {},
     ],
 )
