@@ -149,10 +149,10 @@ class AnswerRecorder:
             raise ConfigurationError(f"{told}: give two, whose answers their names tell apart.")
         free = {signal.name for signal in signals} <= {*SIGNALS}
         if free and not pair[0].model.returns_logprobs:
-            raise ConfigurationError(
-                f"{self.models[0]} returns no log-probabilities, so that no draft would have a "
-                "confidence: ask it one question more, signals=['p_true'] (--signals p_true)."
+            told = (
+                f"{self.models[0]} returns no log-probabilities: no draft would have a confidence"
             )
+            raise ConfigurationError(f"{told}. Give signals=['p_true'] (--signals p_true).")
         self.made_with: dict[str, Any] = {
             "models": self.models,
             "settings": [task_hash(kernel.parts.settings or {}, tier) for tier in pair],
