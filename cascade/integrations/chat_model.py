@@ -6,6 +6,7 @@ are counted once, and only tracers see the calls of the tiers below it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from functools import partial, reduce
@@ -83,7 +84,8 @@ class CascadeChatModel(BaseChatModel):
                 tell(event)
                 if isinstance(event, Token):
                     shown += event.text
-                    yield ChatGenerationChunk(message=AIMessageChunk(content=event.text))
+                    for word in re.findall(r"\s*\S+|\s+$", event.text):  # a draft comes whole
+                        yield ChatGenerationChunk(message=AIMessageChunk(content=word))
                 elif isinstance(event, Retracted) and shown:
                     raise StreamInterruptedError(
                         f"{event.reason}. A part of the answer was shown already: ask again, or "
