@@ -72,9 +72,10 @@ class OllamaGenerateRequest(OllamaRequest):
 
     @property
     def messages(self) -> list[OllamaMessage]:
-        """The prompt as a conversation."""
+        """The prompt as a conversation; none asks nothing."""
         told = [OllamaMessage(role="system", content=self.system)] if self.system else []
-        return [*told, OllamaMessage(role="user", content=self.prompt, images=self.images)]
+        asked = OllamaMessage(role="user", content=self.prompt, images=self.images)
+        return [*told, asked] if self.prompt or self.images else []
 
 
 # --- reading
@@ -147,6 +148,9 @@ class _LineWriter(wire.Writer):
     def __init__(self, body: OllamaRequest) -> None:
         self._model, self._chats = body.model, isinstance(body, OllamaChatRequest)
         self._begun = time.perf_counter()
+
+    def loaded(self) -> dict[str, Any]:
+        return {**self._line("", done=True), "done_reason": "load"}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         said = self._line(reply.text, done=True, **_said(reply))

@@ -178,10 +178,21 @@ async def models(request: Request) -> Response:
     """List the models that this key may ask for."""
     gateway = wire.gateway_of(request)
     key = await gateway.key_of(request)
-    own = {"object": "model", "created": 0, "owned_by": "cascade"}
-    own |= {"type": "model", "created_at": "1970-01-01T00:00:00Z"}  # for clients of Anthropic
-    cards = [{"id": name, "display_name": name, **own} for name in gateway.models(key)]
-    return wire.json_response({"object": "list", "data": cards})
+    return wire.json_response({"object": "list", "data": [*map(_card, gateway.models(key))]})
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> Response:
+    """Show one model."""
+    gateway = wire.gateway_of(request)
+    key = await gateway.key_of(request)
+    return wire.json_response(_card(gateway.model(name, key).name))
+
+
+def _card(name: str) -> dict[str, Any]:
+    own = {"id": name, "object": "model", "created": 0, "owned_by": "cascade"}
+    made = {"display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+    return {**own, "type": "model", **made}  # for clients of OpenAI and of Anthropic
 
 
 # --- responses
@@ -205,6 +216,7 @@ class ResponseRequest(wire.AnyRequest):
     reasoning: Reasoning | None = None
     temperature: wire.Temperature | None = None
     max_output_tokens: wire.Count | None = None
+    truncation: Literal["disabled"] | None = None
 
 
 def _read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessage], Settings]:

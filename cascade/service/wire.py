@@ -125,7 +125,8 @@ def _size(body: Any) -> int:
             total += FILE_CHARACTERS if encoded else len(value)
         elif isinstance(value, dict):
             total += sum(map(len, value))
-            left += value.items()
+            text = value.get("type") == "text"  # whatever its name, as in Anthropic's documents
+            left += [("", each) for each in value.values()] if text else value.items()
         elif isinstance(value, list):
             entries += len(value) * (2 if name == "tool_calls" else 1)
             if entries > MOST_ENTRIES:
@@ -246,10 +247,11 @@ def content_of(given: object, place: str) -> str | list[Any]:
 
 def _part(given: Any, place: str) -> dict[str, Any]:
     match given:
-        case {"type": "text" | "input_text" | "output_text", "text": str(text)} | {
-            "type": "refusal",
-            "refusal": str(text),
-        }:
+        case (
+            {"type": "text" | "input_text" | "output_text", "text": str(text)}
+            | {"type": "refusal", "refusal": str(text)}
+            | {"type": "document", "source": {"type": "text", "data": str(text)}}
+        ):
             part: dict[str, Any] = {"type": "text", "text": text}
         case (
             {"type": "image_url", "image_url": dict()}
@@ -264,10 +266,12 @@ def _part(given: Any, place: str) -> dict[str, Any]:
         case {"type": "image", "source": {"type": "url", "url": str(url)}}:
             part = image_part(url)
         case {
-            "type": "image",
+            "type": "image" | "document" as kind,
             "source": {"type": "base64", "media_type": str(form), "data": str(data)},
         }:
-            part = image_part(f"data:{form};base64,{data}")
+            url, name = f"data:{form};base64,{data}", given.get("title") or "document.pdf"
+            file = {"type": "file", "file": {"filename": name, "file_data": url}}
+            part = image_part(url) if kind == "image" else file
         case _:
             raise unreadable(place, given)
     return marked(part, given)
@@ -315,6 +319,10 @@ class Writer(ABC):
     media_type: ClassVar[str] = "text/event-stream"
     ping: ClassVar[bytes] = b": waiting for the decision\n\n"
 
+    def loaded(self) -> dict[str, Any] | None:
+        """The answer to a request that asks nothing, by which clients have a model loaded."""
+        return None
+
     @abstractmethod
     def whole(self, reply: Reply) -> dict[str, Any]:
         """The answer in one piece."""
@@ -353,6 +361,9 @@ def serves(
         body, size = await read_body(request, form)
         served = gateway.model(body.model, key)
         messages, settings = read(body, served)
+        writer = make_writer(body)
+        if not messages and (loaded := writer.loaded()) is not None:
+            return json_response(loaded)
         last = messages[-1] if messages else HumanMessage("")
         if last.type == "human" and not str(last.content).strip():
             said = "messages: there is none, or the last one is empty: ask something."
@@ -361,7 +372,7 @@ def serves(
             await asyncio.to_thread(_check, settings)
         run = served.begin(messages, settings, body.cascade or Wishes(), key)
         run.begun_at = began
-        ask, writer = partial(gateway.ask, served, run, size, key), make_writer(body)
+        ask = partial(gateway.ask, served, run, size, key)
         unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
         headers = {"x-cascade-ignored": unused} if unused else {}
         if not body.stream:

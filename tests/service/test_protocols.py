@@ -129,7 +129,12 @@ async def test_wishes_in_headers_go_over_the_body(served: Served, upstream: Upst
 
 async def test_models_are_listed(served: Served) -> None:
     (model,) = [model async for model in openai_of(served).models.list()]
+    assert model == await openai_of(served).models.retrieve("support")
     assert (model.id, model.owned_by) == ("support", "cascade")
+    (other,) = [model async for model in anthropic_of(served).models.list()]
+    assert other == await anthropic_of(served).models.retrieve("support")
+    with pytest.raises(openai.NotFoundError, match="gone"):
+        await openai_of(served).models.retrieve("gone")
 
 
 # --- OpenAI's responses
@@ -217,6 +222,8 @@ async def test_a_coding_agents_twenty_calls_go_through(served: Served, upstream:
     assert sent[3]["tool_call_id"] == sent[2]["tool_calls"][0]["id"]
 
 
+PAGES = {"type": "base64", "media_type": "application/pdf", "data": "aaaa"}
+PDF = {"filename": "a.pdf", "file_data": "data:application/pdf;base64,aaaa"}
 PIXELS = {"type": "base64", "media_type": "image/png", "data": "aaaa"}
 RESULT = {"type": "tool_result", "tool_use_id": "t"}
 CALLED = {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x"}}
@@ -229,6 +236,11 @@ CALLED = {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x
         (
             {"type": "image", "source": {"type": "url", "url": "https://a/b.png"}},
             [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}],
+        ),
+        ({"type": "document", "source": {"type": "text", "data": "s"}}, "s"),
+        (
+            {"type": "document", "source": PAGES, "title": "a.pdf"},
+            [{"type": "file", "file": PDF}],
         ),
         ({"type": "text", "text": "s", **MARK}, [{"type": "text", "text": "s", **MARK}]),
         ({**RESULT, "content": "no"}, "no"),
@@ -262,6 +274,15 @@ async def test_ollamas_api_generates_lists_and_shows(served: Served, upstream: U
     assert ollama.ListResponse.model_validate(there).models[0].model == "support"
     assert ollama.ShowResponse.model_validate(shown.json()).capabilities == ["completion", "tools"]
     assert upstream.asked("small")[0].body["messages"][0]["role"] == "system"
+
+
+@pytest.mark.parametrize("asked", ["/api/generate", "/api/chat"])
+async def test_a_model_is_loaded_by_asking_nothing(
+    served: Served, upstream: Upstream, asked: str
+) -> None:
+    answer = await served.post((asked, {}))
+    assert (answer.status_code, answer.json()["done_reason"]) == (200, "load")
+    assert upstream.seen == []
 
 
 async def test_a_body_without_a_content_type_is_json(served: Served) -> None:
@@ -340,6 +361,7 @@ HEARD = {
             {
                 **COMMON,
                 "max_output_tokens": 9,
+                "truncation": "disabled",
                 "reasoning": {"effort": "low"},
                 "tools": [{"type": "function", **NAMED, "strict": True}],
                 "tool_choice": {"type": "function", "name": "weather"},
