@@ -8,7 +8,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from itertools import product
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from cascade.confidence.schemas import check_schema, check_tools
 from cascade.events import Event, Retracted, Token
@@ -382,7 +382,14 @@ def serves(
         way = await while_connected(request.receive, anext(pieces))
         headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         headers |= way.headers() if way else {}
-        return StreamingResponse(pieces, headers=headers, media_type=writer.media_type)
+        return _Stream(pieces, headers=headers, media_type=writer.media_type)
+
+
+class _Stream(StreamingResponse):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pieces: Any = self.body_iterator
+        async with aclosing(pieces):  # also where the client leaves while it reads nothing
+            await super().__call__(scope, receive, send)
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:

@@ -627,6 +627,31 @@ async def test_words_that_were_sent_are_not_followed_by_another_answer(
     assert way.error == "broke off"
 
 
+async def test_a_client_that_leaves_while_it_reads_nothing_ends_its_run(
+    served: Served, upstream: Upstream
+) -> None:
+    upstream.says("small", Answer("draft", p=0.3))
+    upstream.says("large", Answer("one two three four", held=Held(), first=2))
+    reading = asyncio.Event()
+    body = json.dumps({"model": "support", "messages": ASKED, "stream": True}).encode()
+    told = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Any:
+        if not told:
+            await reading.wait()
+        return told.pop() if told else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            reading.set()
+            await asyncio.Event().wait()
+
+    path, key = "/v1/chat/completions", f"Bearer {served.secret}".encode()
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b""}
+    await served.app({**scope, "headers": [(b"authorization", key)]}, receive, send)
+    assert [way.error for way in served.gateway.ways] == ["the client left"]
+
+
 async def test_a_stream_that_waits_says_that_it_lives(
     served: Served, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
