@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,7 +160,6 @@ def report(
     until: Annotated[Any, Option(parser=_time, help="Before then.")] = None,
     tag: Annotated[list[str] | None, Option(help="Only runs with this tag, name=value.")] = None,
     by: Annotated[str | None, Option(help="Break down by this tag as well.")] = None,
-    compare: Annotated[bool, Option(help="Compare with as long a period before.")] = False,
     html: Page = None,
 ) -> None:
     """Say what was spent, what was saved for certain, and what that cost in quality."""
@@ -171,7 +169,7 @@ def report(
 
     selection = Selection(since=since, until=until, tags=to_tags(tag))
     with busy("reading the ledger"):
-        made = partial(make_report, selection=selection, tag=by, compare=compare)
-        found = using(open_store(ledger, read_only=True), made)
+        opened = open_store(ledger, read_only=True)
+        found = using(opened, lambda store: make_report(store, selection, tag=by))
     write_page(html, found.document)
     give(found, to_text(found.document))

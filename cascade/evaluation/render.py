@@ -32,12 +32,9 @@ from cascade.state import Basis
 
 Number = int | float | Decimal
 
-Unit = Literal["usd", "share", "points", "seconds", "count", "number"]
+Unit = Literal["usd", "share", "points", "seconds", "count", "number", "days"]
 """Form of a number; `share` and `points` are a share of 1, as percent and as signed percentage
-points, `count` is a whole number."""
-
-AxisUnit = Unit | Literal["days"]
-"""`days` are ordinals of dates."""
+points, `count` is a whole number, `days` are ordinals of dates."""
 
 UNKNOWN = "?"
 
@@ -119,7 +116,7 @@ class Picture:
     x: str
     y: str
     series: tuple[Series, ...] = ()
-    units: tuple[AxisUnit, AxisUnit] = ("share", "share")
+    units: tuple[Unit, Unit] = ("share", "share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +177,7 @@ _FORMS: Mapping[Unit, tuple[str, Callable[[Decimal], str]]] = {
     "seconds": ("1e-5", _seconds),
     "count": ("0", lambda size: f"{size:,.0f}"),
     "number": ("0", lambda size: _digits(size, 0, 6)),
+    "days": ("0", lambda size: f"{date.fromordinal(round(size)):%b %-d}"),
 }
 """How a size is written; what is less than so much, and not nothing, is written as less."""
 
@@ -402,7 +400,7 @@ def to_figure(picture: Picture) -> str:
     )
 
 
-def _axis(values: Iterable[float], unit: AxisUnit) -> tuple[float, float, dict[float, str]]:
+def _axis(values: Iterable[float], unit: Unit) -> tuple[float, float, dict[float, str]]:
     """The ends of an axis around all values with some air, and at most seven round numbers, or
     days, between them with how they are written."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
@@ -415,13 +413,8 @@ def _axis(values: Iterable[float], unit: AxisUnit) -> tuple[float, float, dict[f
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
     step = max(step, 1.0) if unit == "days" else step
     places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
-    return low, high, {i * step: _tick(i * step, unit) for i in places}
-
-
-def _tick(value: float, unit: AxisUnit) -> str:
-    if unit == "days":
-        return f"{date.fromordinal(round(value)):%b %-d}"
-    return written(value, unit).replace(".0 %", " %").removesuffix(".00")
+    said = {i * step: written(i * step, unit) for i in places}
+    return low, high, {at: s.replace(".0 %", " %").removesuffix(".00") for at, s in said.items()}
 
 
 def _text(x: float, y: float, said: str, anchor: str = "end") -> str:

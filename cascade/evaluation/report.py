@@ -7,7 +7,7 @@ model: that is estimated from random audits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, Literal
@@ -47,7 +47,7 @@ and the others are summed up in one."""
 ENDS = {"ok": "answered", "failed": "failed", "not_sent": "not sent", "cancelled": "cancelled"}
 """Ends of calls, as they are called in tables."""
 
-NO_DOCUMENT = Document("", "")
+SPANS, NO_DOCUMENT = "with its 95 % interval", Document("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +75,7 @@ class Report:
 
 
 async def make_report(
-    store: SqlLedger,
-    selection: Selection = EVERYTHING,
-    *,
-    tag: str | None = None,
-    compare: bool = True,
+    store: SqlLedger, selection: Selection = EVERYTHING, *, tag: str | None = None
 ) -> Report:
     """Report of a period, with tables by `TAGS`, one more `tag` and `TABLES`, compared with the
     period of the same length before it, where it has a begin.
@@ -94,7 +90,7 @@ async def make_report(
     tags = [*TAGS] if tag in (None, *TAGS, *TABLES) else [*TAGS, str(tag)]
     books = await read(store, selection, tags)
     earlier, since = None, books.period.since
-    if compare and since is not None:
+    if since is not None:
         length = (books.period.until or datetime.now(UTC)) - since
         before = replace(selection, since=since - length, until=since)
         earlier = _report(await read(store, before, tags))
@@ -366,26 +362,20 @@ def _took(times: Any, *shares: float) -> list[Figure]:
 def _pictures(books: Books) -> Iterable[Picture]:
     """Saving and escalation of each day (UTC), by the beginning of runs; and whether the confidence
     is what it says."""
-    runs, saved, escalated = books.runs, [], []
+    runs, saved, escalated = books.runs, list[tuple[float, ...]](), list[tuple[float, ...]]()
     sums = books.summed(books.entries["day"].tolist())
-    for day in np.unique(runs.day).astype(int).tolist():
+    for day in np.unique(runs.day).tolist():
         part, paid = runs[runs.day == day], sums[day]
         found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
-        saved.append((day, found.saving))
-        escalated.append((day, audit.escalation(part)))
-    kinds: Any = (
-        ("Saving per day", "dollars", "usd", saved),
-        ("Escalation per day", "share of decided requests", "share", escalated),
-    )
-    for title, y, unit, figures in kinds:
-        if any(figure.value is not None for _, figure in figures):
-            yield Picture(title, "day, UTC", y, (_spans(figures),), ("days", unit))
-    if groups := audit.reliability(runs):
-        lines = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other"), _spans(groups)
-        good = "as good as the large answer"
-        yield Picture("Confidence and correctness", "confidence", good, lines)
-
-
-def _spans(found: Sequence[tuple[float, Figure]]) -> Series:
-    points = tuple((float(at), *figure.numbers) for at, figure in found)
-    return Series("with its 95 % interval", points, "dots")
+        saved.append((day, *found.saving.numbers))
+        escalated.append((day, *audit.escalation(part).numbers))
+    if not np.isnan([of for _, of, *_ in saved]).all():
+        dots = Series(SPANS, tuple(saved), "dots")
+        yield Picture("Saving per day", "day, UTC", "dollars", (dots,), ("days", "usd"))
+    if not np.isnan([of for _, of, *_ in escalated]).all():
+        dots, share = Series(SPANS, tuple(escalated), "dots"), "share of decided requests"
+        yield Picture("Escalation per day", "day, UTC", share, (dots,), ("days", "share"))
+    if groups := tuple((sure, *correct.numbers) for sure, correct in audit.reliability(runs)):
+        line = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
+        dots, good = Series(SPANS, groups, "dots"), "as good as the large answer"
+        yield Picture("Confidence and correctness", "confidence", good, (line, dots))

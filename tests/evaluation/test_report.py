@@ -352,11 +352,11 @@ def test_shadow_runs_say_what_going_live_would_give() -> None:
 def test_a_run_belongs_to_the_period_in_which_it_begins_and_its_audit_to_its_own() -> None:
     story = Story(NOON - timedelta(seconds=2)).draft().accept(rate=1.0).audit()
     before = reported([story], Selection(until=NOON))
-    after = reported([story], Selection(since=NOON), compare=False)
+    after = reported([story], Selection(since=NOON))
     assert (before.requests, after.requests, before.quality.checked) == (1, 0, 1)
     story = Story(NOON - 5 * HOUR).draft().accept(rate=1.0)
     story.at = NOON
-    report = reported([story.audit()], Selection(since=NOON), compare=False)
+    report = reported([story.audit()], Selection(since=NOON))
     assert report.requests == 0
     assert cells_of(report, "By node", "audit")[1] == "$0.012"
 
@@ -369,7 +369,6 @@ def test_two_periods_are_compared_by_the_same_figures() -> None:
     assert reported(told, Selection(tags={"team": "c"})).requests == 0
     assert cells_of(report, "Compared with the period before", "requests") == ["2", "2"]
     assert "Compared" not in text_of(reported(told))
-    assert "Compared" not in text_of(reported(told, period, compare=False))
 
 
 @pytest.mark.parametrize(
