@@ -42,7 +42,7 @@ class Check:
 
 @spread
 def doctor(
-    model: Annotated[list[str] | None, Option(help="Ask it one word; repeatable.")] = None,
+    model: Annotated[list[str] | None, Option(help="Model to ask one word; repeatable.")] = None,
 ) -> None:
     """Look for models, keys, prices and log-probs. Fails when a named model does not work."""
     with busy("looking around …"):

@@ -52,15 +52,15 @@ ASSUMED = (
 
 SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
-MaxHarm = Annotated[list[float] | None, Option(help="Most P(accepted and wrong).", **SHARE)]
+MaxHarm = Annotated[list[float] | None, Option(help="Certify P(accepted & wrong) ≤ this.", **SHARE)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
     """Goal."""
 
-    within: Annotated[float, Option(min=0, max=0.99, help="Loss allowed: 0.01 is a point.")] = 0.01
-    caution: Annotated[float, Option(min=0, max=9, help="Standard errors to stay below it.")] = 0.0
+    within: Annotated[float, Option(min=0, max=0.99, help="Share of right answers to lose.")] = 0.01
+    caution: Annotated[float, Option(min=0, help="Standard errors to stay below --within.")] = 0.0
     price_of_error: PriceOfError = None
 
 
@@ -72,10 +72,10 @@ class ExampleOptions:
     label: Annotated[str | None, Option(help="Column of the right answers.")] = None
     system: System = None
     scorer: Annotated[str, Option(help="exact, contains, choice, numeric, json, …")] = "exact"
-    signals: Annotated[list[str] | None, Option(help="Take this signal; repeatable.")] = None
+    signals: Annotated[list[str] | None, Option(help="Signal of confidence; repeatable.")] = None
     concurrency: AtOnce = None
     yes_up_to: Annotated[float, Option(min=0, help="Dollars to spend without asking.")] = 0.0
-    yes: Annotated[bool, Option("--yes", help="Do not ask before money is spent.")] = False
+    yes: Annotated[bool, Option(help="Do not ask before money is spent.")] = False
 
     def read(self, path: Path, answers: Path) -> list[Example]:
         """The examples of a file that is not the one with their answers."""
@@ -91,12 +91,12 @@ class ExampleOptions:
 def evaluate(
     file: Annotated[Path | None, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
     *,
-    fit: Annotated[Path | None, Option(help="The transcripts, in place of FILE.")] = None,
-    test: Annotated[Path | None, Option(help="Other transcripts, for the figures alone.")] = None,
+    fit: Annotated[Path | None, Option(help="Transcripts to fit on, in place of FILE.")] = None,
+    test: Annotated[Path | None, Option(help="Other transcripts, to measure on alone.")] = None,
     small: SmallName = None,
     large: LargeName = None,
     calibration: CalibrationFile = None,
-    checked: Annotated[bool, Option("--checked", help="A check shows which runs failed.")] = False,
+    checked: Annotated[bool, Option(help="A check shows which agent runs failed.")] = False,
     goal: Goal,
     html: Page = None,
 ) -> None:
@@ -136,11 +136,11 @@ def calibrate(
     file: Annotated[Path, Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
     to: Annotated[Path, Option("--out", help="File to write.")] = Path("calibration.json"),
-    agree_with_large: Annotated[bool, Option(help="The large answer counts as right.")] = False,
+    agree_with_large: Annotated[bool, Option(help="No labels: large answers are right.")] = False,
     max_harm: MaxHarm = None,
     delta: Annotated[float, Option(help="Chance that a certificate does not hold.", **SHARE)] = 0.1,
-    recorded: Annotated[bool, Option("--recorded", help="FILE has transcripts.")] = False,
-    stop: Annotated[Path | None, Option(help="Write when to give up a small agent's run.")] = None,
+    recorded: Annotated[bool, Option(help="FILE has transcripts of both models.")] = False,
+    stop: Annotated[Path | None, Option(help="File to write: when to stop a small agent.")] = None,
     models: Models,
     examples: ExampleOptions,
 ) -> None:
@@ -218,7 +218,7 @@ def try_(
 @spread
 def demo(
     *,
-    n: Annotated[int, Option("--n", help="Questions to ask.")] = 40,
+    n: Annotated[int, Option(help="Questions to ask.")] = 40,
     small: Small = EMBEDDED,
     to: Annotated[Path, Option("--out", help="Folder to write to.")] = Path("demo-output"),
 ) -> None:

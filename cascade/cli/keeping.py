@@ -40,12 +40,12 @@ def create(
     where: Ledger,
     name: Annotated[str, Argument(help="Whose key it is.")],
     *,
-    model: Annotated[list[str] | None, Option(help="It may ask for; all by default.")] = None,
+    model: Annotated[list[str] | None, Option(help="Models it may use; all by default.")] = None,
     per_minute: Annotated[float | None, Option(help="Requests per minute.")] = None,
     day_usd: Annotated[Decimal | None, Option(help="Dollars per day of UTC.", min=0)] = None,
     month_usd: Annotated[Decimal | None, Option(help="Dollars per month of UTC.", min=0)] = None,
-    tag: Annotated[list[str] | None, Option(help="Of its entries, name=value; repeatable.")] = None,
-    admin: Annotated[bool, Option("--admin", help="It opens /admin and the page.")] = False,
+    tag: Annotated[list[str] | None, Option(help="name=value on its entries; repeatable.")] = None,
+    admin: Annotated[bool, Option(help="It opens /admin and the page.")] = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
     given: dict[str, Any] = {"models": tuple(model or ()), "tags": to_tags(tag), "admin": admin}
@@ -89,10 +89,10 @@ def revoke(
 def delete(
     where: Lessons,
     *,
-    user: Annotated[str | None, Option(help="Of this user, by the tag `user`.")] = None,
-    tenant: Annotated[str | None, Option(help="Of this tenant, by tag or key.")] = None,
-    run: Annotated[str | None, Option(help="Of this run.")] = None,
-    older_than: Annotated[int | None, Option(min=1, max=36_500, help="Than so many days.")] = None,
+    user: Annotated[str | None, Option(help="Those of this user, by the tag `user`.")] = None,
+    tenant: Annotated[str | None, Option(help="Those of this tenant, by tag or key.")] = None,
+    run: Annotated[str | None, Option(help="Those of this run.")] = None,
+    older_than: Annotated[int | None, Option(min=1, max=36_500, help="Older than N days.")] = None,
     everything: Annotated[bool, Option("--all", help="All lessons there are.")] = False,
 ) -> None:
     """Delete lessons and verdicts for good, also from SQLite's own files."""
@@ -112,19 +112,19 @@ def terms(
     where: Lessons,
     model: Annotated[str | None, Argument(help="provider:name, or provider:*.")] = None,
     *,
-    may_train: Annotated[bool | None, Option("--may-train/--no-train", help="On answers.")] = None,
-    source: Annotated[str, Option(help="Where that is written.")] = "",
+    may: Annotated[bool | None, Option("--may-train/--no-train", help="Train on answers?")] = None,
+    source: Annotated[str, Option(help="Where the terms are written, such as a URL.")] = "",
 ) -> None:
     """Show what was stated of models, or state it of one, as of today."""
     from cascade.teaching import Terms  # noqa: PLC0415 - SQLAlchemy
 
-    if (model is None) != (may_train is None):
+    if (model is None) != (may is None):
         raise ConfigurationError("terms are stated of a MODEL, with --may-train or --no-train.")
 
     async def work(store: LessonStore) -> dict[str, Terms]:
         if model is not None:
             today = date.today()  # noqa: DTZ011 - the user's day
-            await store.state_terms(model, Terms(may_train=may_train, source=source, as_of=today))
+            await store.state_terms(model, Terms(may_train=may, source=source, as_of=today))
         return await store.terms()
 
     found, lines = _with_lessons(where, work), []
@@ -141,11 +141,11 @@ def export(
     *,
     output: Annotated[Path, Option(help="The training file, JSON lines.")],
     form: Annotated[
-        Literal["messages", "prompt_completion", "preference"], Option(help="Its columns.")
+        Literal["messages", "prompt_completion", "preference"], Option(help="Columns of the file.")
     ] = "messages",
-    evaluation: Annotated[list[Path] | None, Option(help="Not trained on; repeatable.")] = None,
-    task: Annotated[str | None, Option(help="Of this task.")] = None,
-    validation: Annotated[float, Option(help="Share that a second file gets.")] = 0.1,
+    evaluation: Annotated[list[Path] | None, Option(help="Questions left out; repeatable.")] = None,
+    task: Annotated[str | None, Option(help="Lessons of this task alone.")] = None,
+    validation: Annotated[float, Option(help="Share for a second file, of validation.")] = 0.1,
 ) -> None:
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
     from cascade.teaching import exporting  # noqa: PLC0415 - heavy

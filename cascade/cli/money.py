@@ -49,15 +49,15 @@ class RequestOptions:
     large: LargeName = None
     small_price: TokenPrice = None
     large_price: TokenPrice = None
-    hourly: Annotated[Decimal | None, Option(help="Dollars per hour of its machine.")] = None
-    utilisation: Annotated[Decimal, Option(help="Share in which it computes.")] = Decimal(1)
+    hourly: Annotated[Decimal | None, Option(help="Dollars per hour of small's machine.")] = None
+    utilisation: Annotated[Decimal, Option(help="Share of the time it computes.")] = Decimal(1)
     kw: Annotated[Decimal | None, Option(help="Kilowatts that it draws while it computes.")] = None
     kwh_price: Annotated[Decimal | None, Option(help="Dollars per kWh.")] = None
-    input_tokens: Annotated[int | None, Option(min=0, help="Of a request.")] = None
+    input_tokens: Annotated[int | None, Option(min=0, help="Tokens of a request.")] = None
     output_tokens: Annotated[int | None, Option(min=0, help="Of the small model's answer.")] = None
-    large_output_tokens: Annotated[int | None, Option(min=1, help="Of the large one's.")] = None
-    busy_s: Annotated[Decimal | None, Option(min=0, help="It computes so long for a draft.")] = None
-    check_calls: Annotated[int, Option(min=0, help="Of a self-check without log-probs.")] = 0
+    large_output_tokens: Annotated[int | None, Option(min=1, help="Of the large's answer.")] = None
+    busy_s: Annotated[Decimal | None, Option(min=0, help="Seconds of computing per draft.")] = None
+    check_calls: Annotated[int, Option(min=0, help="Calls of a self-check without log-probs.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,11 @@ class Expected:
     """Expected use."""
 
     accept_rate: Annotated[
-        Decimal | None, Option("--accept", min=0, max=1, help="Share of accepted drafts.")
+        Decimal | None, Option("--accept", min=0, max=1, help="Share of drafts accepted.")
     ] = None
-    accept_n: Annotated[int | None, Option(min=1, help="Seen on so many: gives intervals.")] = None
+    accept_n: Annotated[int | None, Option(min=1, help="Of so many drafts: for intervals.")] = None
     requests: Annotated[Decimal | None, Option(min=0, help="Requests per month.")] = None
-    fixed_usd: Annotated[Decimal, Option(min=0, help="A month: hardware, upkeep.")] = Decimal(0)
+    fixed_usd: Annotated[Decimal, Option(min=0, help="Dollars per month: hardware, …")] = Decimal(0)
 
 
 @spread
@@ -156,8 +156,8 @@ def _price(which: str, model: str | None, tokens: Any, by_hour: Decimal | None) 
 def report(
     ledger: Annotated[str, Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
     *,
-    since: Annotated[Any, Option(parser=_time, help="A date, or so long ago: 24h, 7d.")] = None,
-    until: Annotated[Any, Option(parser=_time, help="Before then.")] = None,
+    since: Annotated[Any, Option(parser=_time, help="From this date, or 24h, 7d ago.")] = None,
+    until: Annotated[Any, Option(parser=_time, help="Before this date, or 24h, 7d ago.")] = None,
     tag: Annotated[list[str] | None, Option(help="Only runs with this tag, name=value.")] = None,
     by: Annotated[str | None, Option(help="Break down by this tag as well.")] = None,
     html: Page = None,

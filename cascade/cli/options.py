@@ -30,11 +30,11 @@ EMBEDDED = "llamacpp:smollm2-135m"
 Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
 SmallName = Annotated[str | None, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
 LargeName = Annotated[str | None, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")]
-PriceOfError = Annotated[float | None, Option(help="Dollars that a wrong answer costs.", min=1e-9)]
+PriceOfError = Annotated[float | None, Option(help="Dollars a wrong answer costs you.", min=1e-9)]
 System = Annotated[str | None, Option(help="System message before each question.")]
-CalibrationFile = Annotated[Path | None, Option("--calibration", help="Of `cascade calibrate`.")]
-AtOnce = Annotated[int | None, Option(min=1, help="Questions at once: 8, batch 16, Ollama's 2.")]
-Json = Annotated[bool, Option("--json", help="Print one JSON document.")]
+CalibrationFile = Annotated[Path | None, Option("--calibration", help="File by cascade calibrate.")]
+AtOnce = Annotated[int | None, Option(min=1, help="Questions at once: 8 (batch 16, Ollama 2).")]
+Json = Annotated[bool, Option(help="Print one JSON document.")]
 Page = Annotated[Path | None, Option("--html", help="Write a page as well.")]
 
 
@@ -42,17 +42,21 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
     each parameter of that type; its docstring is the panel that they stand in."""
     signature = inspect.signature(command, eval_str=True)
-    typed = signature.parameters.values()
-    groups: dict[str, Any] = {p.name: p.annotation for p in typed if is_dataclass(p.annotation)}
-    parameters = [parameter for parameter in typed if parameter.name not in groups]
-    for group in groups.values():
-        for option in inspect.signature(group, eval_str=True).parameters.values():
-            kind, about = get_args(option.annotation)
-            own = copy(about)  # another group may have the same option
-            own.rich_help_panel = str(group.__doc__).rstrip(".")
-            parameters.append(option.replace(annotation=Annotated[kind, own]))
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters.append(inspect.Parameter("json", keyword, default=False, annotation=Json))
+    last = inspect.Parameter("json", keyword, default=False, annotation=Json)
+    typed, parameters = [*signature.parameters.values(), last], list[inspect.Parameter]()
+    groups: dict[str, Any] = {p.name: p.annotation for p in typed if is_dataclass(p.annotation)}
+    for parameter in typed:
+        group = groups.get(parameter.name)
+        own = inspect.signature(group, eval_str=True).parameters.values() if group else [parameter]
+        for option in own:
+            kind, about = get_args(option.annotation)
+            about = copy(about)  # another group may have the same option
+            if group:
+                about.rich_help_panel = str(group.__doc__).rstrip(".")
+            if kind is bool and about.default is ...:  # else typer adds its opposite
+                about.param_decls = (f"--{option.name.replace('_', '-')}",)
+            parameters.append(option.replace(annotation=Annotated[kind, about]))
 
     @wraps(command)
     def run(*, json: bool, **given: Any) -> None:
@@ -108,7 +112,7 @@ class Models:
 class PolicyOptions:
     """Escalation."""
 
-    threshold: Annotated[float | None, Option(help="Accept drafts from this confidence.")] = None
+    threshold: Annotated[float | None, Option(help="Least confidence of a draft to accept.")] = None
     price_of_error: PriceOfError = None
     calibrator: CalibrationFile = None
 

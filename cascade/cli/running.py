@@ -32,9 +32,7 @@ def ask(
     question: Annotated[str, Argument(help="'-' reads it from standard input.")],
     *,
     system: System = None,
-    local_only: Annotated[
-        bool, Option("--local-only", help="Ask no model elsewhere; a draft in doubt is the answer.")
-    ] = False,
+    local_only: Annotated[bool, Option(help="Only models on this machine, even in doubt.")] = False,
     models: Models,
     policy: PolicyOptions,
 ) -> None:
@@ -88,11 +86,11 @@ def batch(
     column: Annotated[str | None, Option(help="Column with the questions.")] = None,
     prefix: Annotated[str, Option(help="Before the names of the columns added.")] = "",
     system: System = None,
-    budget_usd: Annotated[Decimal | None, Option(help="Most dollars of the job.", min=0)] = None,
+    budget_usd: Annotated[Decimal | None, Option(help="Stop at so many dollars.", min=0)] = None,
     concurrency: AtOnce = None,
-    engine: Annotated[Literal["local", "ray"], Option(help="Here, or a Ray cluster.")] = "local",
-    provider_batch: Annotated[bool, Option(help="Large answers by batch, at half price.")] = False,
-    ledger: Annotated[str | None, Option(help="Its address: sqlite:///ledger.db, …")] = None,
+    engine: Annotated[Literal["local", "ray"], Option(help="In-process or Ray cluster.")] = "local",
+    provider_batch: Annotated[bool, Option(help="Large model by batch API, half price.")] = False,
+    ledger: Annotated[str | None, Option(help="Ledger to keep: sqlite:///ledger.db, …")] = None,
     fresh: Annotated[bool, Option(help="Forget what was done before, and pay anew.")] = False,
     models: Models,
     policy: PolicyOptions,
@@ -210,9 +208,9 @@ def _report(done: Done, output: Path, written: int, unreadable: int) -> None:
 def serve(
     config: Annotated[Path, Argument(help="The configuration, cascade.yaml; see docs/service.md.")],
     *,
-    check: Annotated[bool, Option("--check", help="Say what would run, and leave.")] = False,
-    no_auth: Annotated[bool, Option("--no-auth", help="Ask for no key; on loopback.")] = False,
-    port: Annotated[int | None, Option(help="Instead of listen.port.")] = None,
+    check: Annotated[bool, Option(help="Say what would run, and leave.")] = False,
+    no_auth: Annotated[bool, Option(help="Ask for no key; on loopback only.")] = False,
+    port: Annotated[int | None, Option(help="Port to listen on, instead of listen.port.")] = None,
 ) -> None:
     """Serve cascades to clients of OpenAI, Anthropic and Ollama, with keys, budgets and a page."""
     from cascade import service  # noqa: PLC0415 - heavy

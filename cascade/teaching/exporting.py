@@ -96,11 +96,13 @@ async def export(
     try:
         for file, lessons in zip((place, held_out), parts, strict=True):
             rows = [json.dumps(row_of(lesson, form), ensure_ascii=False) for lesson in lessons]
+            aside = file.with_name(f".{file.name}.part")
+            aside.write_text("\n".join([*rows, ""]), encoding="utf-8")
+            aside.replace(file)  # a trainer never sees half of it
             if rows:
-                file.write_text("\n".join([*rows, ""]), encoding="utf-8")
                 done.rows[file] = len(rows)
             else:  # an earlier export may have had a second file
-                file.unlink(missing_ok=True)
+                file.unlink()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}.") from error
     return done

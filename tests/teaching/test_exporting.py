@@ -198,6 +198,23 @@ async def test_a_file_that_cannot_be_written_is_told(store: LessonStore, tmp_pat
             await export(store, path)
 
 
+async def test_an_export_cut_off_leaves_the_file_as_it_was(
+    store: LessonStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, [lesson()])
+    file = tmp_path / "a.jsonl"
+    file.write_text("of before")
+
+    def cut(path: Path, text: str, **_: object) -> None:
+        path.write_bytes(text[:9].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        await export(store, file)
+    assert file.read_text() == "of before"
+
+
 def test_questions_of_an_evaluation_are_read_from_transcripts_and_examples(tmp_path: Path) -> None:
     transcripts, examples = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     transcripts.write_text('{"id": "1", "prompt": "Why?", "models": {}}\n')
