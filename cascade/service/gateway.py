@@ -539,9 +539,10 @@ def _secret(request: Request, *, page: bool) -> str:
 def _versions(configured: Configured) -> dict[str | None, float]:
     """The times of the last changes of a configuration and its calibrations, by their names."""
     path, found = configured.path, dict[str | None, float]()
-    for name in (path.name, *(each.calibrator for each in configured.config.cascades.values())):
+    calibrators = (each.calibrator for each in configured.config.cascades.values())
+    for name in filter(None, (path.name, *calibrators)):
         with suppress(OSError):
-            found[name] = (path.parent / (name or path.name)).stat().st_mtime
+            found[name] = (path.parent / name).stat().st_mtime
     return found
 
 

@@ -105,6 +105,8 @@ async def test_a_reload_says_what_changed(tmp_path: Path, serve: Serve, upstream
         path.write_text(text.replace("port: 0", "port: 9") + more)
         said = (await served.client.post("/admin/reload")).json()
         after = (await served.ask()).headers["x-cascade-tier"]
+        path.write_text(path.read_text().replace("mib: 5", "mib: 6"))
+        other = (await served.client.post("/admin/reload")).json()
         path.write_text("cascades: {}\n")
         broken = (await served.client.post("/admin/reload")).json()
         still = await served.ask()
@@ -114,6 +116,7 @@ async def test_a_reload_says_what_changed(tmp_path: Path, serve: Serve, upstream
         "needs_restart": ["listen", "shutdown_grace_s", "log"],
         "problems": [],
     }
+    assert other["changed"] == ["max_body_mib"]  # and the cascades go on as they are
     assert "at least 1 item" in broken["problems"][0]
     assert still.status_code == 200
 
