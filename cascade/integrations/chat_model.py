@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from functools import partial, reduce
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseRunManager
 from langchain_core.exceptions import OutputParserException
@@ -26,7 +26,7 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_subclass
-from pydantic import ConfigDict, SkipValidation, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, SkipValidation, TypeAdapter
 from typing_extensions import is_typeddict
 
 from cascade._portal import iterate_sync, synchronous
@@ -43,6 +43,12 @@ from cascade.run import CascadeRuntime, Run, Settings
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
 """Ways to ask for a structured output."""
+
+
+def _without_a_cache(given: object) -> bool:
+    if given:
+        raise ValueError("LangChain's cannot tell cascades apart: use the middleware Cache(…)")
+    return False
 
 
 class CascadeChatModel(BaseChatModel):
@@ -62,8 +68,7 @@ class CascadeChatModel(BaseChatModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     cascade: SkipValidation[Cascade]
-    cache: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride]
-    """LangChain's cannot tell cascades apart: use the middleware `Cache`."""
+    cache: Annotated[Any, AfterValidator(_without_a_cache)] = False
 
     # --- asking
 

@@ -220,8 +220,8 @@ class BatchJob(Job):
                         raise
                 if not troubles and not self._open():
                     return
-                await asyncio.sleep(min(LONGEST_WAIT_S, wait_s))
-                wait_s *= 1.5
+                await asyncio.sleep(wait_s)
+                wait_s = min(LONGEST_WAIT_S, 1.5 * wait_s)
 
     def _open(self) -> list[str]:
         return [name for name, note in self.journal.batches.items() if not note.get("done")]

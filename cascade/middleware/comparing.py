@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -207,10 +208,12 @@ def _computed(
         return Comparison(None, "the large model's answer is empty")
     if run.settings.get("schema") is not None:
         try:
-            left, right = map(json.loads, texts)
+            wanted = json.loads(large.text)
         except ValueError:
-            return Comparison(None, "one of the answers is no JSON")
-        return _found(left == right, "fields")
+            return Comparison(None, "the large model's answer is no JSON")
+        with suppress(ValueError):
+            return _found(json.loads(draft.text) == wanted, "fields")
+        return Comparison(1.0, "the draft is no JSON")
     options = [found[1].upper() for found in map(_OPTION.match, texts) if found]
     left, right = (f" {normalise(text)} " for text in texts)
     same, by = left == right, "wording"

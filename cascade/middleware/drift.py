@@ -170,7 +170,7 @@ class Drift(CascadeMiddleware):
 
     async def _restore(self, kernel: Kernel) -> None:
         """Learn how careful the cascade was before a restart."""
-        store, self._retry_at = kernel.ledger.store, time.monotonic() + RETRY_S
+        store = kernel.ledger.store
         async with patience(f"{self.name}: the ledger"):
             told = [] if store is None else await store.of_run(self._run_id)
             with self._lock:
@@ -180,6 +180,8 @@ class Drift(CascadeMiddleware):
                 self._restored = True
             if self.caution != "normal":
                 logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
+        if not self._restored:  # until then each question would wait for it
+            self._retry_at = time.monotonic() + RETRY_S
 
     def _begin(self, kernel: Kernel) -> None:
         """Begin all charts."""

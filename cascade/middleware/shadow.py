@@ -20,8 +20,7 @@ class Shadow(AfterReply):
     usual way; when the share grows, those that were live stay so.
 
     Args:
-        live_share: of conversations in which the small model answers first; it may be changed while
-            the cascade runs.
+        live_share: may be changed while the cascade runs.
         compare, judge: how a draft is compared, see `cascade.middleware.comparing.AfterReply`.
     """
 
@@ -37,7 +36,16 @@ class Shadow(AfterReply):
         name: str = "shadow",
     ) -> None:
         super().__init__(name, compare, judge)
-        self.live_share = to_number("Shadow.live_share", live_share, least=0, most=1)
+        self.live_share = live_share
+
+    @property
+    def live_share(self) -> float:
+        """Share of conversations in which the small model answers first."""
+        return self._live_share
+
+    @live_share.setter
+    def live_share(self, share: float) -> None:
+        self._live_share = to_number("Shadow.live_share", share, least=0, most=1)
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """Hand a question that is not live to the large model."""

@@ -52,6 +52,7 @@ class OllamaModel(ServedModel):
     provider = "ollama"
     path = "/api/chat"
     streaming: ClassVar[Any] = {"stream": True}
+    ends_with_reason = True
     advice: ClassVar[Mapping[Any, str]] = {
         ConnectionRefusedError: "Is Ollama running? `ollama serve`, or set OLLAMA_HOST.",
         ModelNotFoundError: "Get it with `ollama pull {model}`.",

@@ -152,11 +152,6 @@ class Answer:
         """True if a part of the answer has arrived."""
         return bool(self._text or self._calls)
 
-    @property
-    def ended(self) -> bool:
-        """True if all has arrived: why it ends, and what it took."""
-        return self.finish_reason is not None and "usage" in self._told
-
     def add(self, reply: Any) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text."""
         for name, kind in (("model", str), ("usage", dict), ("timings", dict)):
@@ -228,7 +223,8 @@ class Answer:
 
 class ServedModel(Model):
     """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
-    for a stream. Errors may have ways out of their own, by their kind (`advice`).
+    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`). Errors
+    may have ways out of their own, by their kind (`advice`).
 
     Args:
         model: the model's name at its server.
@@ -239,6 +235,7 @@ class ServedModel(Model):
 
     path: ClassVar[str] = "/chat/completions"
     streaming: ClassVar[Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    ends_with_reason: ClassVar[bool] = False
     advice: ClassVar[Mapping[Any, str]] = {}
 
     def __init__(
@@ -269,10 +266,9 @@ class ServedModel(Model):
         choice: Any = request.tool_choice
         if choice not in (None, "auto", "none", "required"):
             choice = {"type": "function", "function": {"name": choice}}
-        limit = "max_completion_tokens" if reasons(self.model) else "max_tokens"
         payload: dict[str, Any] = {
             "messages": sendable(request.messages),
-            limit: request.max_tokens,
+            "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "stop": list(request.stop) or None,
             "seed": request.seed,
@@ -284,7 +280,10 @@ class ServedModel(Model):
             **request.extra,
         }
         given = {name: value for name, value in payload.items() if value is not None}
-        return {"model": self.model, **self._options, **given}
+        body = {"model": self.model, **self._options, **given}
+        if reasons(self.model) and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+        return body
 
     def _chunk(self, part: Any) -> Any:
         """A part of a reply in OpenAI's form."""
@@ -312,8 +311,8 @@ class ServedModel(Model):
                         if piece := self._add(read_json(part), answer):
                             tokens = answer.tokens.completed(piece, plain=answer.plain)
                             yield Chunk(piece, logprobs=tokens)
-                        if answer.ended:
-                            break
+                        if self.ends_with_reason and answer.finish_reason is not None:
+                            break  # elsewhere the counts come later, or again
                     with suppress(TimeoutError, ModelError):
                         async with asyncio.timeout(0.1):  # only at its end a connection is free
                             async for _ in parts:

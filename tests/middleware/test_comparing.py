@@ -62,7 +62,7 @@ async def test_texts_are_compared_by_wording(draft: str, answer: str, loss: floa
     [
         ('{"a": 1, "b": 2}', '{"b": 2.0, "a": 1}', 0.0),
         ('{"a": 1}', '{"a": 1, "b": 2}', 1.0),
-        ("a is 1", '{"a": 1}', None),
+        ("a is 1", '{"a": 1}', 1.0),
         ('{"a": 1}', "a is 1", None),
     ],
 )

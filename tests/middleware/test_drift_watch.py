@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import sys
@@ -190,9 +191,18 @@ class Unsteady(MemoryLedger):
 
     async def of_run(self, run_id: str) -> Any:
         self.read += 1
+        await asyncio.sleep(0.01)
         if self.away:
             raise LedgerError("no database")
         return await super().of_run(run_id)
+
+
+async def test_all_questions_at_once_after_a_restart_wait_for_the_caution() -> None:
+    ledger = Unsteady()
+    await asked(short("large_only"), 0.5, ledger=ledger)
+    made = pair(middleware=[short("large_only")], ledger=ledger)
+    results = await asyncio.gather(*(made.ainvoke(Q) for _ in range(3)))
+    assert [result.tier for result in results] == ["large"] * 3
 
 
 async def test_the_caution_survives_until_a_reset(caplog: pytest.LogCaptureFixture) -> None:

@@ -46,6 +46,8 @@ async def test_a_larger_share_keeps_the_conversations_that_were_live() -> None:
         live.append({n for n, tier in enumerate(tiers) if tier == "small"})
     await made.aclose()
     assert set() < live[0] < live[1]
+    with pytest.raises(ConfigurationError, match="live_share=50"):
+        shadow.live_share = 50
 
 
 def test_a_cascade_in_which_nothing_may_be_drafted_or_answered_is_refused() -> None:

@@ -53,9 +53,10 @@ async def test_every_setting_reaches_the_server_and_nothing_else(
 async def test_a_reasoning_model_has_another_limit_and_options_go_with_every_request(
     server: Upstream,
 ) -> None:
-    options = {"top_p": 0.1, "n": 1}
+    options = {"top_p": 0.1, "n": 1, "max_tokens": 5}
     model = OpenAIModel("org/gpt-5.1", base_url=server.openai_url, options=options)
     assert not model.returns_logprobs
+    assert model.payload(question())["max_completion_tokens"] == 5
     await ask(model, max_tokens=7, extra={"top_p": 0.9})
     sent = {name: value for name, value in server.last.body.items() if name != "messages"}
     assert sent == {"model": "org/gpt-5.1", "max_completion_tokens": 7, "top_p": 0.9, "n": 1}
@@ -93,6 +94,18 @@ async def test_a_stream_carries_the_whole_completion_at_its_end(
     assert server.last.body["stream_options"] == {"include_usage": True}
     assert (await ask_in_pieces(openai_model, "🏛" * 2**20))[0] == ["In one pi\ud83dece"]
     assert server.last.body["messages"][0]["content"] == "🏛" * 2**20, "megabytes"
+
+
+async def test_of_counts_that_come_with_each_piece_the_last_ones_hold(
+    openai_model: OpenAIModel, server: Upstream
+) -> None:
+    begun = {"usage": {"prompt_tokens": 10, "completion_tokens": 0}}
+    said = {"choices": [{"delta": {"content": "Paris"}, "finish_reason": "stop"}], **begun}
+    last = {"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 7}}
+    lines = "\n\n".join(f"data: {json.dumps(each)}" for each in (said, last))
+    server.will(replies.text_reply(f"{lines}\n\ndata: [DONE]\n\n"))
+    _, answer = await ask_in_pieces(openai_model)
+    assert answer.usage == Usage(input_tokens=10, output_tokens=7)
 
 
 @pytest.mark.parametrize(
