@@ -146,7 +146,8 @@ class Journal:
         execute("BEGIN IMMEDIATE")
         for statement in TABLES.split(";"):
             execute(statement)
-        for table in ("job", "rows", "batches") if fresh else ():
+        nothing = execute("SELECT 1 FROM rows UNION SELECT 1 FROM batches").fetchone() is None
+        for table in ("job", "rows", "batches") if fresh or nothing else ():
             execute(f"DELETE FROM {table}")  # noqa: S608 - constants
         begun = execute("SELECT made_with FROM job").fetchone()
         if begun is None:

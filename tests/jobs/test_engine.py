@@ -58,6 +58,8 @@ async def test_sums_are_those_of_the_ledger_whose_entries_carry_the_rows(tmp_pat
 async def test_another_question_is_asked_again_and_another_cascade_begins_anew(
     tmp_path: Path,
 ) -> None:
+    with Journal(tmp_path / "j", {"settings": "of a job that has asked nothing"}):
+        pass
     await run(pair(), rows(3), tmp_path / "j")
     changed = [*rows(2), Row(2, {}, "another one")]
     again = await run(pair(), changed, tmp_path / "j")
