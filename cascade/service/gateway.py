@@ -210,7 +210,8 @@ class Served:
         tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
         self.cascade = Cascade(tiers=tiers, middleware=stack, ledger=gateway.store, **options)
         self.cascade.kernel.ledger.listeners.append(gateway.charge)
-        self.models = {tier.name: name_of(tier.model) for tier in self.cascade.tiers}
+        beside = [each.tier for each in stack if isinstance(each, ready.Fallback)]
+        self.models = {tier.name: name_of(tier.model) for tier in [*self.cascade.tiers, *beside]}
         policy = partial(choose_policy, self.cascade.tiers, self.cascade.calibration)
         self.own_price.policy = lru_cache(256)(lambda usd: policy(price_of_error=usd))
         turns = [turn.model_dump() for turn in config.prompt]

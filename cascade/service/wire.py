@@ -437,10 +437,7 @@ async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
 
     async def work() -> None:
         nonlocal end
-        try:
-            done: Reply | ServiceError = await ask(tell)
-        except Exception as error:  # noqa: BLE001 - the client has to be told
-            done = fault_of(error, "a stream")
+        done = await _ended(ask(tell))
         end = end or done
         news.set()
 
@@ -468,6 +465,17 @@ async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
     finally:
         task.cancel()
         await asyncio.wait((task,))
+
+
+async def _ended(work: Awaitable[Reply]) -> Reply | ServiceError:
+    """What a client is told at the end, also where an agent has cancelled itself."""
+    try:
+        return await work
+    except (Exception, asyncio.CancelledError) as error:
+        task, stopped = asyncio.current_task(), isinstance(error, asyncio.CancelledError)
+        if stopped and task and task.cancelling():  # the client left
+            raise
+        return fault_of(error, "a stream")
 
 
 async def _heard(news: asyncio.Event) -> None:

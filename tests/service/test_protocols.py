@@ -77,6 +77,19 @@ async def test_an_answer_names_no_folder_of_a_model(serve: Serve, upstream: Upst
     assert "/srv" not in shown.text
 
 
+async def test_a_fallbacks_answer_names_its_model(serve: Serve, upstream: Upstream) -> None:
+    upstream.says("small", Answer("draft", p=0.3))
+    upstream.says("large", failure(503))
+    other = {
+        "model": "openai:other",
+        "base_url": upstream.openai_url,
+        "api_key_env": "UPSTREAM_KEY",
+    }
+    async with serve(cascades={"support": {"fallback": other}}) as served:
+        told = (await served.ask()).headers
+    assert (told["x-cascade-tier"], told["x-cascade-model"]) == ("fallback", "openai:other")
+
+
 async def test_a_stream_has_its_headers_once_decided(served: Served, upstream: Upstream) -> None:
     upstream.says("small", Answer("draft", p=0.3))
     answer = await served.ask(stream=True, stream_options={"include_usage": True})
@@ -666,6 +679,16 @@ async def test_a_stream_that_waits_says_that_it_lives(
     assert answer.text.startswith('data: {"id"')
     assert ": waiting for the decision" in answer.text
     assert "[DONE]" in answer.text
+
+
+async def test_a_stream_whose_work_was_cancelled_ends(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(served.gateway, "ask", cancelled)
+    assert (await served.ask(stream=True)).status_code == 500
 
 
 @pytest.mark.parametrize("call", [False, True])
