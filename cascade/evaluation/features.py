@@ -135,7 +135,9 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         counts = Counter(name for row in everything for name in row.models).most_common()
         there = ", ".join(f"{name} ({n:,})" for name, n in counts)
         told = f"no row has both {small!r} and {large!r}: name two models, --small and --large"
-        raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
+        raise ConfigurationError(
+            f"{told}. There are, with their number of rows: {there or 'none'}."
+        )
     # What is drawn at random must not depend on the order in which answers were recorded.
     rows.sort(key=lambda row: row.id)
     for row in rows:
