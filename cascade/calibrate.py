@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
+from shutil import copymode
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -184,9 +185,13 @@ class AnswerRecorder:
             await self._check(example, there.get(example.id))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Anew, whole or not at all: a line that was cut off must not join the next one.
-        draft = self.path.with_name(f"{self.path.name}.new")
+        place = self.path.resolve()
+        draft = place.with_name(f"{place.name}.new")
+        draft.touch()
+        if place.exists():  # what others must not read stays so
+            copymode(place, draft)
         draft.write_text("".join(row.to_line() for row in there.values()), encoding="utf-8")
-        self._size = draft.replace(self.path).stat().st_size
+        self._size = draft.replace(place).stat().st_size
         left = [example for example in examples if example.id not in there]
         done, queue = Collected(len(examples), skipped=len(examples) - len(left)), iter(left)
 

@@ -147,7 +147,7 @@ _PERSONAL = re.compile(
 )
 
 
-_READABLE = {"text": "text", "reasoning": "reasoning", "tool_call": "args"}
+_READABLE = {"text": "text", "tool_call": "args"}
 """Blocks of a message that can be read here, and what of them is said."""
 
 
@@ -160,7 +160,8 @@ def looks_personal(messages: Sequence[BaseMessage]) -> bool:
     """
     blocks: list[Any] = [block for message in messages for block in message.content_blocks]
     for block in blocks:
-        said = block.get(_READABLE.get(block["type"], ""))
+        # Of reasoning a provider may show nothing.
+        said = block if block["type"] == "reasoning" else block.get(_READABLE.get(block["type"]))
         text = said if isinstance(said, str) else json.dumps(said, default=str)
         if said is None or _PERSONAL.search(text) or KEYS.search(text):
             return True

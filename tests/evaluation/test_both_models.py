@@ -100,6 +100,16 @@ async def test_a_recording_that_was_killed_goes_on_without_half_a_line(tmp_path:
     assert done.skipped == 2
 
 
+async def test_a_file_that_goes_on_stays_where_it_is_and_as_private_as_it_was(
+    tmp_path: Path,
+) -> None:
+    there, link = tmp_path / "there.jsonl", tmp_path / "link.jsonl"
+    there.touch(mode=0o600)
+    link.symlink_to(there)
+    await recorded(link, [example("a")])
+    assert (there.stat().st_mode & 0o777, len([*read_transcripts(there)])) == (0o600, 1)
+
+
 async def test_of_more_tiers_the_first_and_the_last_are_recorded(tmp_path: Path) -> None:
     path, tiers = tmp_path / "t.jsonl", [model(name, name) for name in ("small", "medium", "large")]
     async with Cascade(tiers=tiers, signals=["logprobs"]) as cascade:

@@ -61,12 +61,13 @@ async def test_values_without_a_meaning_are_named() -> None:
         (HumanMessage(["call +49 30 1234567"]), True),
         (HumanMessage([{"type": "image", "url": "x"}]), True),
         (AIMessage([{"type": "reasoning", "reasoning": "bob@example.org"}]), True),
+        (AIMessage([{"type": "reasoning", "id": "rs_1", "summary": []}]), False),
         (
             AIMessage("", tool_calls=[{"name": "f", "args": {"to": "bob@example.org"}, "id": "1"}]),
             True,
         ),
     ],
-    ids=["a date", "a block of text", "an image", "reasoning", "a call"],
+    ids=["a date", "a block of text", "an image", "reasoning", "none shown", "a call"],
 )
 def test_personal_data_is_found_in_all_parts_of_a_message(message: Any, personal: bool) -> None:
     assert looks_personal([message]) is personal
