@@ -390,7 +390,7 @@ def to_figure(picture: Picture) -> str:
                 places.append(f"{x(at):.1f} {y(value):.1f}")
         way = ("h0M" if series.kind == "dots" else "L").join(places)
         drawn.append(f'{drawing} d="M{way}h0"/>' if places else "")
-        key = f'{drawing} d="M1 6h{20 if series.kind == "line" else 0}"/>'
+        key = f'{drawing} d="{"M1 6h20" if series.kind == "line" else "M11 6h0"}"/>'
         legend += f'<span><svg viewBox="0 0 22 12">{key}</svg>{escape(series.name)}</span> '
     label = escape(f"{picture.title}: {picture.y} by {picture.x}")
     return (
