@@ -32,7 +32,7 @@ FOLDS = 5
 MENU = (0.0, 0.01, 0.02, 0.05)
 """Losses for which the menu says what they save."""
 NOISE = 1e-12
-"""Of the arithmetic."""
+"""Rounding errors of sums, which are no difference."""
 
 Choice = Callable[[Pair, Rows], Iterable[Shape]]
 """Fits the shapes to choose from to some rows of a pair, from the simplest up."""

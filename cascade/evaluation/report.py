@@ -203,7 +203,7 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
 
 
 def _checked(quality: Quality) -> str:
-    """What audits found, then the bounds."""
+    """Findings of the audits in words, then the bounds."""
     bounds = f"{percent(quality.loss.value)} is lost per request, as all were checked"
     if quality.loss.basis != "measured":
         bounds = f"at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "

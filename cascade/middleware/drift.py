@@ -184,7 +184,7 @@ class Drift(CascadeMiddleware):
             self._retry_at = time.monotonic() + RETRY_S
 
     def _begin(self, kernel: Kernel) -> None:
-        """Begin all charts."""
+        """Begin all charts anew."""
         import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
 
         self._names = [tier.name for tier in kernel.tiers]

@@ -140,8 +140,8 @@ class Tokens:
         return range(bisect_right(self._ends, begin) - 1, bisect_left(self._ends, end))
 
     def _all(self, places: Sequence[int]) -> Logprobs | None:
-        """Those at some places; None for none, or where one has no value: the rest is another
-        answer's."""
+        """Tokens at some places; None for no place, or where a token has no value: without it the
+        rest would be those of another answer."""
         read = tuple(token for p in places if (token := self._tokens[p]) is not None)
         return read if read and len(read) == len(places) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from dataclasses import KW_ONLY, dataclass, field
@@ -104,6 +105,12 @@ _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
     (errors.CascadeError, 500, "cascade_failed", "the service failed"),
 )
 """The first kind that fits counts: status, code, and words without servers, else the error's."""
+
+
+def client_left(error: BaseException) -> bool:
+    """True if an error is the end of a request whose client has gone: its task is cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def kind_of(error: BaseException) -> str:

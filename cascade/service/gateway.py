@@ -44,7 +44,7 @@ from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
 from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig, read_config
-from cascade.service.faults import ServiceError, kind_of
+from cascade.service.faults import ServiceError, client_left, kind_of
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, Rates, Tags, dollars, put_aside
 from cascade.state import Completion, Decision, Usage
 
@@ -61,8 +61,8 @@ WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
 never held up, so that others behind the same proxy cannot be locked out."""
 
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, ANSWER_TOKENS = 3, 64, 1024
-"""Fewer characters than in usual text, what providers put around a prompt, and the length of an
-answer that nothing limits, so that more is put aside than is spent."""
+"""Characters of a token, fewer than in usual text, tokens that providers put around a prompt, and
+those of an answer that nothing limits: so that more is put aside than is spent."""
 
 Tell = Callable[["Way", Event], None]
 """Hears what happens in a run, for a stream."""
@@ -78,7 +78,7 @@ class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docst
     local_only: bool | Literal["answer", "abstain"] = False
     """Stay on this machine; `abstain` gives no answer where no tier here is good enough."""
     tags: Tags | Json[Tags] = Field(default_factory=dict)
-    """Of the ledger entries of this request; as a header in JSON."""
+    """Tags of the ledger entries of this request; as a header in JSON."""
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Way:
         return {f"x-cascade-{n.replace('_', '-')}": header(value) for n, value in known.items()}
 
     def decided(self, decision: Decision, failed: Sequence[str] = ()) -> None:
-        """Note a decision."""
+        """Note the decision about a draft."""
         self.action, self.reason = decision.action, plain_reason(decision.reason, failed)
         self.confidence, self.calibrated = decision.confidence, decision.calibrated
 
@@ -383,8 +383,8 @@ class Gateway:
             way.escalated, way.degraded = result.escalated, result.degraded
             way.confidence, way.calibrated = result.confidence, result.calibrated
         except BaseException as error:
-            left = isinstance(error, asyncio.CancelledError)
-            way.error = way.error or ("the client left" if left else kind_of(error))
+            why = "the client left" if client_left(error) else kind_of(error)
+            way.error = way.error or why
             raise
         finally:
             way.seconds = time.perf_counter() - begun

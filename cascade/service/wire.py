@@ -26,7 +26,7 @@ from cascade.confidence.schemas import check_schema, check_tools
 from cascade.events import Event, Retracted, Token
 from cascade.models.openai import read_tool_call
 from cascade.run import Settings
-from cascade.service.faults import ServiceError, fault_of, invalid
+from cascade.service.faults import ServiceError, client_left, fault_of, invalid
 from cascade.service.gateway import Gateway, Reply, Served, Tell, Way, Wishes, header
 
 T = TypeVar("T")
@@ -372,7 +372,7 @@ def serves(
             await asyncio.to_thread(_check, settings)
         run = served.begin(messages, settings, body.cascade or Wishes(), key)
         run.begun_at = began
-        ask = partial(gateway.ask, served, run, size, key)
+        ask = partial(_asked, gateway.ask, served, run, size, key)
         unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
         headers = {"x-cascade-ignored": unused} if unused else {}
         if not body.stream:
@@ -390,6 +390,16 @@ class _Stream(StreamingResponse):
         pieces: Any = self.body_iterator
         async with aclosing(pieces):  # also where the client leaves while it reads nothing
             await super().__call__(scope, receive, send)
+
+
+async def _asked(ask: Callable[..., Awaitable[Reply]], *given: Any) -> Reply:
+    """The reply; an error where an agent has cancelled itself, and no client has left."""
+    try:
+        return await ask(*given)
+    except asyncio.CancelledError as error:
+        if client_left(error):
+            raise
+        raise fault_of(error) from None
 
 
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
@@ -437,7 +447,10 @@ async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
 
     async def work() -> None:
         nonlocal end
-        done = await _ended(ask(tell))
+        try:
+            done: Reply | ServiceError = await ask(tell)
+        except Exception as error:  # noqa: BLE001 - the client has to be told
+            done = fault_of(error, "a stream")
         end = end or done
         news.set()
 
@@ -465,17 +478,6 @@ async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
     finally:
         task.cancel()
         await asyncio.wait((task,))
-
-
-async def _ended(work: Awaitable[Reply]) -> Reply | ServiceError:
-    """What a client is told at the end, also where an agent has cancelled itself."""
-    try:
-        return await work
-    except (Exception, asyncio.CancelledError) as error:
-        task, stopped = asyncio.current_task(), isinstance(error, asyncio.CancelledError)
-        if stopped and task and task.cancelling():  # the client left
-            raise
-        return fault_of(error, "a stream")
 
 
 async def _heard(news: asyncio.Event) -> None:

@@ -29,8 +29,8 @@ ALIKE = 0.25
 """Jaccard index of the words of two questions from which they are alike."""
 
 MOST_GROUPS, MOST_LESSONS, MOST_PAIRS = 200, 500, 500
-"""Groups of one place (what is unlike all of so many gets no examples), and the newest lessons and
-pairs of one."""
+"""Groups of a task and tenant, after which new questions get no examples, and the newest lessons
+and pairs that a group keeps."""
 
 _WORD = re.compile(r"\w+")
 

@@ -159,7 +159,7 @@ class LedgerConformance:
 
     @needs("spent")
     async def test_spending_counts_unknown_costs_at_what_is_assumed(self, store: Any) -> None:
-        """To the last digit."""
+        """Sums are exact to the last digit."""
         entries = [
             made(0, node="audit", cost_usd=Decimal("12345678901234567890.123456789")),
             made(1, node="audit", cost_usd=Decimal("1E-30")),
@@ -205,7 +205,7 @@ class LedgerConformance:
 
     @needs("read")
     async def test_rows_are_columns_of_entries(self, store: Any) -> None:
-        """Also tags and parts of the decision."""
+        """Columns may also be tags and parts of the decision."""
         names = "id cost_usd at baseline_high_usd tags tags.user decision.action "
         names += "decision.confidence decision.calibrated decision.audit_rate decision.signals"
         sample = full(0)
@@ -248,7 +248,7 @@ class LedgerConformance:
         assert await store.delete(everything=True) == 1
 
     async def test_a_second_store_finds_what_the_first_wrote(self, make_store: Any) -> None:
-        """And of those that write at once, nothing is lost."""
+        """Of several stores that write at once, no entry is lost."""
         if "durable" not in self.capabilities:
             return
 

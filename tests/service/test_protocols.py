@@ -681,14 +681,16 @@ async def test_a_stream_that_waits_says_that_it_lives(
     assert "[DONE]" in answer.text
 
 
-async def test_a_stream_whose_work_was_cancelled_ends(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stream", [True, False])
+async def test_work_that_cancels_itself_ends_with_an_error(
+    served: Served, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     async def cancelled(*_: object) -> None:
         raise asyncio.CancelledError
 
     monkeypatch.setattr(served.gateway, "ask", cancelled)
-    assert (await served.ask(stream=True)).status_code == 500
+    answer = await served.ask(stream=stream)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
 
 
 @pytest.mark.parametrize("call", [False, True])
