@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cascade.errors import DeadlineError, ModelError
-from cascade.events import Provisional, Reader
-from cascade.run import Call, CascadeRuntime, Run, Step, to_request
+from cascade.events import Provisional
+from cascade.run import Call, CascadeRuntime, Reader, Run, Step, to_request
 from cascade.state import Decision
 
 ALTERNATIVES = 2
@@ -30,7 +30,7 @@ class Drafter:
         kernel = runtime.kernel
         tier = kernel.tiers[run.tier]
         request = to_request(tier, run.messages, run.settings, top_logprobs=ALTERNATIVES)
-        reader = Reader(runtime.emit, tier.name, piece=Provisional)
+        reader = Reader(runtime, tier.name, piece=Provisional)
         hear = reader.hear if runtime.show == "optimistic" else None
         try:
             completion = await kernel.ask(Call(run, runtime, "draft", tier, request, hear))

@@ -6,9 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from cascade.errors import ModelError
-from cascade.events import Reader
 from cascade.policies.base import Situation
-from cascade.run import Call, CascadeRuntime, Run, Step, to_request
+from cascade.run import Call, CascadeRuntime, Reader, Run, Step, to_request
 from cascade.state import Assessment, Decision
 
 logger = logging.getLogger("cascade")
@@ -28,7 +27,7 @@ class Expert:
         kernel = runtime.kernel
         tier = kernel.tiers[-1]
         request = to_request(tier, run.messages, run.settings)
-        reader = Reader(runtime.emit, tier.name)
+        reader = Reader(runtime, tier.name)
         hear = reader.hear if runtime.streams else None
         try:
             answer = await kernel.ask(Call(run, runtime, "expert", tier, request, hear))
@@ -71,5 +70,5 @@ class Expert:
         if last.action == "ask":
             return "person"
         if last.action == "accept":
-            Reader(runtime.emit, draft.tier).settle(draft.text)
+            Reader(runtime, draft.tier).settle(draft.text)
         return "end"

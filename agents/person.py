@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cascade.errors import InputError
-from cascade.events import Reader
-from cascade.run import CascadeRuntime, Run, Step
+from cascade.run import CascadeRuntime, Reader, Run, Step
 from cascade.state import Completion
 
 
@@ -50,13 +49,13 @@ class Person:
             run.draft, run.source = Completion(text=own, model="person", tier="person"), "person"
             fields["tier"] = "person"
             update["action"] = "accept"
-            Reader(runtime.emit, "person").settle(own)
+            Reader(runtime, "person").settle(own)
         elif said == "accept":
             run.source = run.draft.tier
             update["action"] = "escalate" if last else "accept"
             if not last and not run.degraded:
                 fields |= kernel.earned(run)
-            Reader(runtime.emit, run.draft.tier).settle(run.draft.text)
+            Reader(runtime, run.draft.tier).settle(run.draft.text)
         elif said == "reject":
             update["action"] = "abstain"
         else:

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from cascade.confidence import Signal
 from cascade.errors import CascadeError, ConfigurationError, is_control_flow
-from cascade.events import Decided, Reader
+from cascade.events import Decided
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook
-from cascade.run import CascadeRuntime, Run, Step
+from cascade.run import CascadeRuntime, Reader, Run, Step
 from cascade.state import Decision, Record
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Verifier:
         if run.kind != "answer":
             return "end"
         reader = Reader(
-            runtime.emit, tier.name, shown=draft.text if runtime.show == "optimistic" else ""
+            runtime, tier.name, shown=draft.text if runtime.show == "optimistic" else ""
         )
         match decision.action:
             case "accept":

@@ -108,10 +108,33 @@ def synchronous(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     def waited_for(*args: P.args, **kwargs: P.kwargs) -> T:
         return run_sync(method(*args, **kwargs))
 
-    # Else help, traces and error messages would call `invoke` `ainvoke`.
-    waited_for.__name__ = method.__name__.removeprefix("a")
-    waited_for.__qualname__ = method.__qualname__.replace(method.__name__, waited_for.__name__)
-    return waited_for
+    return _renamed(waited_for)
+
+
+def iterated(method: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator[T]]:
+    """The same, made of a method that generates; closing the iterator closes what it generates
+    first."""
+
+    @wraps(method)
+    def iterate(*args: P.args, **kwargs: P.kwargs) -> Generator[T]:
+        arrived: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
+        pumping = _Work(_pump(method(*args, **kwargs), arrived.put), _portal.loop())
+        try:
+            while (arrival := arrived.get()) is not None:
+                if isinstance(arrival, BaseException):
+                    raise arrival
+                yield arrival[0]
+        finally:
+            pumping.stop()
+
+    return _renamed(iterate)
+
+
+def _renamed(method: Callable[P, T]) -> Callable[P, T]:
+    """Else help, traces and error messages would call `invoke` `ainvoke`."""
+    name, method.__name__ = method.__name__, method.__name__.removeprefix("a")
+    method.__qualname__ = method.__qualname__.replace(name, method.__name__)
+    return method
 
 
 async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -170,19 +193,6 @@ class _Work(Generic[T]):
             self.ended.set_result(task.result())
         else:
             self.ended.set_exception(error)
-
-
-def iterate_sync(items: AsyncGenerator[T]) -> Generator[T]:
-    """Iterate an asynchronous generator on the background loop; closing this closes it first."""
-    arrived: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
-    pumping = _Work(_pump(items, arrived.put), _portal.loop())
-    try:
-        while (arrival := arrived.get()) is not None:
-            if isinstance(arrival, BaseException):
-                raise arrival
-            yield arrival[0]
-    finally:
-        pumping.stop()
 
 
 async def iterate_here(items: AsyncGenerator[T]) -> AsyncGenerator[T]:

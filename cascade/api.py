@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cascade._numbers import to_count, to_number
-from cascade._portal import iterate_sync, synchronous
+from cascade._portal import iterated, synchronous
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
 from cascade.driving import Driver, watched
@@ -255,17 +255,7 @@ class Cascade:
 
     invoke = synchronous(ainvoke)
     batch = synchronous(abatch)
-
-    def stream(
-        self,
-        question: Question,
-        config: RunnableConfig | None = None,
-        *,
-        show: Show = "verified",
-        **settings: Any,
-    ) -> Generator[Event | CascadeResult]:
-        """`astream` for synchronous callers."""
-        return iterate_sync(self.astream(question, config, show=show, **settings))
+    stream = iterated(astream)
 
     async def aresume(self, run: Run, said: object) -> CascadeResult:
         """Go on with a run that waits for a person (`PersonNeededError.run`), who said `"accept"`,

@@ -26,10 +26,9 @@ from typing_extensions import TypedDict  # of typing's own, servers make no sche
 
 from cascade._portal import run_sync
 from cascade.errors import InputError
-from cascade.events import Reader
 from cascade.kernel import Kernel
 from cascade.models.withheld import WithheldModel
-from cascade.run import CascadeRuntime, Run, Settings, Show, read_settings
+from cascade.run import CascadeRuntime, Reader, Run, Settings, Show, read_settings
 from cascade.state import Record
 
 SHOW = "show"
@@ -217,7 +216,7 @@ async def drive_kept(
     done = Run.from_json(state["run"], state["messages"])
     if done.settings.get("of") != asked["settings"]["of"]:
         return False
-    Reader(runtime.emit, done.source).settle(done.draft.text if done.draft else "")
+    Reader(runtime, done.source).settle(done.draft.text if done.draft else "")
     _become(run, done)
     return True
 

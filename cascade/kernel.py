@@ -28,7 +28,6 @@ from cascade.errors import (
     NotSentError,
     is_control_flow,
 )
-from cascade.events import Reader
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.ledger.view import LedgerView
@@ -40,6 +39,7 @@ from cascade.run import (
     CascadeRuntime,
     Kind,
     Parts,
+    Reader,
     Run,
     Settings,
     Step,
@@ -303,7 +303,7 @@ class Kernel:
             tags=run.settings.get("tags"),
         )
         if run.draft is not None:
-            Reader(runtime.emit, tier or one.name).settle(run.draft.text)
+            Reader(runtime, tier or one.name).settle(run.draft.text)
 
     async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
         self._merge(run)

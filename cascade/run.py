@@ -22,7 +22,7 @@ from typing_extensions import TypedDict  # of typing's own, pydantic makes no sc
 
 from cascade.confidence import Signal
 from cascade.errors import ConfigurationError, ExtensionError
-from cascade.events import Event
+from cascade.events import Event, Provisional, Retracted, Token
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.ledger import Ledger
@@ -388,6 +388,51 @@ class CascadeRuntime:
     store: Any = None
     config: Mapping[str, Any] | None = None
     said: object = None
+
+
+class Reader:
+    """Reader of one answer of a tier: in the end it was shown the answer and nothing else, whatever
+    middleware repeated, replaced or masked on the way.
+
+    Args:
+        runtime: whose stream takes the pieces.
+        tier: whose answer it is.
+        shown: what was shown of it already.
+        piece: kind of event that shows a piece.
+    """
+
+    def __init__(
+        self,
+        runtime: CascadeRuntime,
+        tier: str,
+        shown: str = "",
+        piece: type[Token | Provisional] = Token,
+    ) -> None:
+        self.shown = shown
+        self._runtime, self._tier, self._piece = runtime, tier, piece
+
+    def hear(self, chunk: Chunk) -> None:
+        """Show a piece as it arrives; the first of another attempt withdraws the rest."""
+        if chunk.first:
+            self.retract("asked once more")
+        self._show(chunk.text)
+
+    def _show(self, text: str) -> None:
+        if text:
+            self.shown += text
+            self._runtime.emit(self._piece(text, self._tier))
+
+    def retract(self, reason: str) -> None:
+        """Withdraw what was shown, if anything was."""
+        if self.shown:
+            self.shown = ""
+            self._runtime.emit(Retracted(reason))
+
+    def settle(self, text: str) -> None:
+        """Make what was shown equal to the answer."""
+        if not text.startswith(self.shown):
+            self.retract("replaced by the answer as a whole")
+        self._show(text[len(self.shown) :])
 
 
 def to_request(

@@ -7,7 +7,7 @@ are counted once, and only tracers see the calls of the tiers below it.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from functools import partial, reduce
 from typing import Annotated, Any, Literal, cast, get_args
@@ -29,7 +29,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_
 from pydantic import AfterValidator, ConfigDict, SkipValidation, TypeAdapter
 from typing_extensions import is_typeddict
 
-from cascade._portal import iterate_sync, synchronous
+from cascade._portal import iterated, synchronous
 from cascade.api import Cascade
 from cascade.driving import graph_around, watched
 from cascade.errors import ConfigurationError, StreamInterruptedError
@@ -102,8 +102,7 @@ class CascadeChatModel(BaseChatModel):
         last["content"] = last["content"][len(shown) :]
         yield ChatGenerationChunk(message=AIMessageChunk(**last, chunk_position="last"))
 
-    def _stream(self, *given: Any, **more: Any) -> Iterator[ChatGenerationChunk]:
-        return iterate_sync(self._astream(*given, **more))
+    _stream = cast("Any", iterated(_astream))
 
     def _prepared(
         self,
