@@ -27,7 +27,7 @@ from typing_extensions import TypedDict  # of typing's own, servers make no sche
 from cascade._portal import run_sync
 from cascade.errors import InputError
 from cascade.kernel import Kernel
-from cascade.models.withheld import WithheldModel
+from cascade.models.base import WithheldModel
 from cascade.run import CascadeRuntime, Reader, Run, Settings, Show, read_settings
 from cascade.state import Record
 

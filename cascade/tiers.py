@@ -12,7 +12,7 @@ from cascade.errors import ConfigurationError
 from cascade.ledger.outlook import PricedTier
 from cascade.ledger.prices import Price, Pricing, find_pricing
 from cascade.models import Model, open_model
-from cascade.models.withheld import WithheldModel
+from cascade.models.base import WithheldModel
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -23,7 +23,7 @@ from cascade.confidence.checks import seal
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, call_user, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware
-from cascade.models.withheld import WithheldModel
+from cascade.models.base import WithheldModel
 from cascade.run import Call, CascadeRuntime, Kernel, Parts, Run, Settings, to_request
 from cascade.state import Completion
 from cascade.tiers import ModelLike, open_tier

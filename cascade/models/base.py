@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 from langchain_core.messages import BaseMessage
 
 from cascade.errors import (
     BadRequestError,
+    LocalOnlyError,
     ModelError,
     ModelTimeoutError,
     RealRequestForbiddenError,
@@ -249,3 +250,20 @@ def _timed(completion: Completion, started: float, *, real: bool) -> Completion:
     if real and busy_ms is not None and busy_ms > elapsed_ms + 1000:
         busy_ms = None
     return replace(completion, latency_ms=elapsed_ms, busy_ms=busy_ms)
+
+
+class WithheldModel(Model):
+    """Placeholder of a model that must not be asked: no address, no key. Names and prices go on to
+    mean the same, so that a decision to escalate is still explained."""
+
+    real = False
+
+    def __init__(self, model: Model) -> None:
+        self.provider, self.model = model.provider, model.model
+        self.returns_logprobs, self.forces_tools = model.returns_logprobs, model.forces_tools
+
+    async def _complete(self, request: Request) -> NoReturn:
+        raise LocalOnlyError(
+            f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
+            model=self.name,
+        )

@@ -22,11 +22,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import ToolCall
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall
 
 from cascade._numbers import to_count
 from cascade.errors import (
@@ -41,7 +41,7 @@ from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
 from cascade.models.http import Connection
 from cascade.models.logprobs import Tokens
-from cascade.models.openai import ServedModel, read_tool_call, sendable
+from cascade.models.openai import ServedModel, read_tool_call
 from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
@@ -64,12 +64,12 @@ class Loading:
     n_parallel: int = 4
     n_ctx: int = 2048
     n_threads: int = max(1, (os.cpu_count() or 1) // 2)
-    n_gpu_layers: int | None = None
+    n_gpu_layers: int = -1
 
     def __post_init__(self) -> None:
-        for name in ("n_parallel", "n_ctx", "n_threads"):
-            to_count(f"llamacpp.{name}", getattr(self, name))
-        to_count("llamacpp.n_gpu_layers", self.n_gpu_layers or 0, least=0)
+        least = {"n_parallel": 1, "n_ctx": 1, "n_threads": 1, "n_gpu_layers": -1}
+        for name, lowest in least.items():
+            to_count(f"llamacpp.{name}", getattr(self, name), least=lowest)
 
 
 class LlamaCppModel(ServedModel):
@@ -105,10 +105,10 @@ class LlamaCppModel(ServedModel):
                 f"{self.name} runs in this process and needs llama.cpp: "
                 'in a clone, pip install ".[llamacpp]"'
             )
-        self.weights_path, self._options = find_weights(model), dict(options or {})
-        names = Loading.__annotations__.keys() & self._options.keys()
-        loading = {name: self._options.pop(name) for name in names}
+        self.weights_path, own = find_weights(model), dict(options or {})
+        loading = {name: own.pop(name) for name in Loading.__annotations__ if name in own}
         self._loading = Loading(**{**loading, "path": self.weights_path})
+        self._options = own
         self._engine: Engine | None = None
         advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
         self.caller = Caller(self.name, str(self.weights_path), advice)
@@ -127,28 +127,26 @@ class LlamaCppModel(ServedModel):
     async def _prepared(self, request: Request) -> Request:
         """The request as this model takes it, once it is loaded."""
         await self.warm()
-        extra = dict(request.extra)
         if request.tools or any(message.type == "tool" for message in request.messages):
             props = await self._connection.request("/props")
             if not props["chat_template_caps"]["supports_tools"]:
-                tools = request.tools if _may_call(request) else ()
-                extra |= {"messages": told(sendable(request.messages), tools)}
-                request = replace(request, tools=(), tool_choice=None)
-        if request.answer is not None:
-            # llama.cpp returns no log-probabilities of a prompt: a grammar holds it to this one.
-            # The values are those of the model without the grammar.
-            asked = {"content": request.answer, "add_special": False, "with_pieces": True}
-            tokens = (await self._connection.request("/tokenize", asked))["tokens"]
-            if any(not isinstance(token["piece"], str) for token in tokens):
-                raise UnsupportedContentError(
-                    f"{self.name} has no score for an answer with a character of several tokens, "
-                    "to which no grammar holds.",
-                    model=self.name,
-                )
-            only = " ".join(f"<[{token['id']}]>" for token in tokens) or '""'
-            limit = max(1, len(tokens))
-            extra |= {"grammar": f"root ::= {only}", "temperature": 0, "max_tokens": limit}
-        return replace(request, extra=extra)
+                messages = told(request.messages, request.tools if _may_call(request) else ())
+                request = replace(request, messages=messages, tools=(), tool_choice=None)
+        if request.answer is None:
+            return request
+        # llama.cpp returns no log-probabilities of a prompt: a grammar holds it to this answer. The
+        # values are those of the model without the grammar.
+        asked = {"content": request.answer, "add_special": False, "with_pieces": True}
+        tokens = (await self._connection.request("/tokenize", asked))["tokens"]
+        if any(not isinstance(token["piece"], str) for token in tokens):
+            raise UnsupportedContentError(
+                f"{self.name} has no score for an answer with a character of several tokens, "
+                "to which no grammar holds.",
+                model=self.name,
+            )
+        only = " ".join(f"<[{token['id']}]>" for token in tokens) or '""'
+        held = {"grammar": f"root ::= {only}", "temperature": 0, "max_tokens": max(1, len(tokens))}
+        return replace(request, extra={**request.extra, **held})
 
     async def _complete(self, request: Request) -> Completion:
         completion = await super()._complete(await self._prepared(request))
@@ -240,28 +238,24 @@ def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-def told(messages: Sequence[Any], tools: Sequence[Any]) -> list[dict[str, Any]]:
+def told(messages: Sequence[BaseMessage], tools: Sequence[Any]) -> tuple[BaseMessage, ...]:
     """The conversation for a template without tools: tools, calls and their results as text."""
-    written, worded = partial(json.dumps, ensure_ascii=False), list[dict[str, Any]]()
-    for role, turn in groupby(messages, key=itemgetter("role")):
-        if role == "tool":  # one turn: some templates alternate roles
-            results = [f"<tool_response>\n{m.get('content') or ''}\n</tool_response>" for m in turn]
-            worded.append({"role": "user", "content": "\n".join(results)})
+    written, worded = partial(json.dumps, ensure_ascii=False), list[BaseMessage]()
+    for kind, turn in groupby(messages, key=attrgetter("type")):
+        if kind == "tool":  # one turn: some templates alternate roles
+            results = [f"<tool_response>\n{m.text}\n</tool_response>" for m in turn]
+            worded.append(HumanMessage("\n".join(results)))
             continue
         for message in turn:
-            parts = [message["content"]] if message.get("content") else []
-            for call in message.get("tool_calls", ()):
-                function = call["function"]
-                made = {"name": function["name"], "arguments": json.loads(function["arguments"])}
-                parts.append(f"<tool_call>\n{written(made)}\n</tool_call>")
-            content = "\n".join(parts) if len(parts) != 1 else parts[0]  # it may be of blocks
-            worded.append({"role": role, "content": content})
+            calls = message.tool_calls if isinstance(message, AIMessage) else ()
+            made = [written({"name": call["name"], "arguments": call["args"]}) for call in calls]
+            parts = [message.text, *(f"<tool_call>\n{call}\n</tool_call>" for call in made)]
+            worded.append(AIMessage("\n".join(filter(None, parts))) if made else message)
     if tools:
-        text = _INTRODUCTION.format(tools="\n".join(map(written, tools)))
-        if worded and worded[0]["role"] == "system":
-            text = f"{worded.pop(0)['content']}\n\n{text}"
-        worded.insert(0, {"role": "system", "content": text})
-    return worded
+        own = [str(worded.pop(0).text)] if worded and worded[0].type == "system" else []
+        introduction = _INTRODUCTION.format(tools="\n".join(map(written, tools)))
+        worded.insert(0, SystemMessage("\n\n".join([*own, introduction])))
+    return tuple(worded)
 
 
 class Engine:
@@ -276,8 +270,7 @@ class Engine:
         params.n_parallel = options.n_parallel
         params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
         params.cpuparams.n_threads = options.n_threads
-        if options.n_gpu_layers is not None:
-            params.n_gpu_layers = options.n_gpu_layers
+        params.n_gpu_layers = options.n_gpu_layers
         # Of a prompt, before a request that is given up can be stopped; it is none the slower.
         params.n_batch = 512
         params.verbosity = -1

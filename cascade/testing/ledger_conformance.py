@@ -15,7 +15,7 @@ check.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
@@ -29,61 +29,57 @@ Capability = Literal["append", "begin", "spent", "read", "delete", "durable"]
 they are sent (`begin`), say what a node has spent, and, as `SqlLedger` does, read by selections and
 delete. What is `durable` is there for a second store."""
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-
-Check = Callable[[Any, Any], Awaitable[None]]
+NOON, SECOND = datetime(2026, 3, 1, 12, tzinfo=UTC), timedelta(seconds=1)
 
 
 def made(number: int, **fields: Any) -> LedgerEntry:
     """A sample entry, so many seconds after noon."""
-    given = {"run_id": "run", "node": "draft", "at": NOON + number * SECOND}
-    return LedgerEntry(**{"id": f"id-{number:06}", **given, **fields})
+    given = {"id": f"id-{number:06}", "run_id": "run", "node": "draft"}
+    return LedgerEntry(**{**given, "at": NOON + number * SECOND, **fields})
 
 
-def full(number: int, **fields: Any) -> LedgerEntry:
+def full(number: int) -> LedgerEntry:
     """A sample entry with every field set."""
-    given: dict[str, Any] = {
-        "tier": "small",
-        "model": "ollama:qwen",
-        "input_tokens": 2**40,
-        "output_tokens": 0,
-        "cached_tokens": 3,
-        "reasoning_tokens": 4,
-        "cache_write_tokens": 2**40,
-        "latency_ms": 12.5,
-        "cost_usd": Decimal("0.25"),
-        "cost_basis": "estimated",
-        "saved_usd": Decimal("-0.25"),
-        "basis": "unknown",
-        "baseline_usd": None,
-        "baseline_range": (Decimal("-0.1"), Decimal("0.10")),
-        "assumed_usd": Decimal("1E-30"),
-        "price": "set by you",
-        "outcome": "failed",
-        "note": "Größe ≠ 0 — 'quoted' \"twice\"\n🙂",
-        "decision": Decision(
-            action="escalate",
-            reason="0.3 < 0.8",
-            threshold=0.8,
-            confidence=0.1 + 0.2,
-            calibrated=True,
-            tier="large",
-            expected_cost_accept_usd=Decimal("0.012345678901234567890123456789"),
-            expected_cost_escalate_usd=Decimal("1E-9"),
-            once=True,
-            signals={"mean_logprob": -1e-300, "größe": 0.1},
-            audit_rate=0.05,
-        ),
-        "loss": -1.0,
-    }
-    return made(number, **{**given, **fields})
+    counts = {"input_tokens": 2**40, "output_tokens": 0, "cached_tokens": 3, "reasoning_tokens": 4}
+    decision = Decision(
+        action="escalate",
+        reason="0.3 < 0.8",
+        threshold=0.8,
+        confidence=0.1 + 0.2,
+        calibrated=True,
+        tier="large",
+        expected_cost_accept_usd=Decimal("0.012345678901234567890123456789"),
+        expected_cost_escalate_usd=Decimal("1E-9"),
+        once=True,
+        signals={"mean_logprob": -1e-300, "größe": 0.1},
+        audit_rate=0.05,
+    )
+    return made(
+        number,
+        tier="small",
+        model="ollama:qwen",
+        **counts,
+        cache_write_tokens=2**40,
+        latency_ms=12.5,
+        cost_usd=Decimal("0.25"),
+        cost_basis="estimated",
+        saved_usd=Decimal("-0.25"),
+        basis="unknown",
+        baseline_usd=None,
+        baseline_range=(Decimal("-0.1"), Decimal("0.10")),
+        assumed_usd=Decimal("1E-30"),
+        price="set by you",
+        outcome="failed",
+        note="Größe ≠ 0 — 'quoted' \"twice\"\n🙂",
+        decision=decision,
+        loss=-1.0,
+    )
 
 
-def needs(capability: Capability) -> Callable[[Check], Check]:
+def needs(capability: Capability) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A check of a store, as a test that is left out where it has no such capability."""
 
-    def kept(check: Check) -> Check:
+    def kept(check: Callable[..., Any]) -> Callable[..., Any]:
         async def test(self: LedgerConformance, make_store: Callable[[], Any]) -> None:
             if capability in self.capabilities:
                 async with make_store() as store:
@@ -178,17 +174,13 @@ class LedgerConformance:
     @needs("read")
     async def test_a_selection_means_what_it_says(self, store: Any) -> None:
         """Conditions are joined by and; the end of a span of time is not in it."""
-        given: list[tuple[LedgerEntry, dict[str, str]]] = [
-            (made(0, run_id="r"), {"user": "1", "app": "x"}),
-            (made(1, run_id="r"), {"user": "1"}),
-            (made(2), {"user": "2"}),
-            (made(3), {}),
-        ]
+        tags = [{"user": "1", "app": "x"}, {"user": "1"}, {"user": "2"}, {}]
+        given = [made(i, run_id="r" if i < 2 else "run") for i in range(4)]
+        for entry, of in [*zip(given, tags, strict=True)][::-1]:
+            store.append([entry], of)
         cases: list[tuple[Selection, list[int]]] = [
             (Selection(), [0, 1, 2, 3]),
             (Selection(run_id="r"), [0, 1]),
-            (Selection(since=NOON + SECOND), [1, 2, 3]),
-            (Selection(until=NOON + 2 * SECOND), [0, 1]),
             (Selection(since=NOON + SECOND, until=NOON + 3 * SECOND), [1, 2]),
             (Selection(run_id="r", since=NOON + SECOND), [1]),
             (Selection(run_id="none"), []),
@@ -196,12 +188,10 @@ class LedgerConformance:
             (Selection(tags={"user": "1", "app": "x"}), [0]),
             (Selection(tags={"no": "1"}), []),
         ]
-        for entry, tags in given[::-1]:
-            store.append([entry], tags)
         for selection, which in cases:
             found = await store.entries(selection)
-            assert found == [given[i][0] for i in which], (selection, found)
-        assert await store.rows(columns=["tags"]) == [(tags or None,) for _, tags in given]
+            assert found == [given[i] for i in which], (selection, found)
+        assert await store.rows(columns=["tags"]) == [(of or None,) for of in tags]
 
     @needs("read")
     async def test_rows_are_columns_of_entries(self, store: Any) -> None:

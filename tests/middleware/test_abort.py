@@ -14,8 +14,7 @@ from cascade.middleware import Abort, Deadline, Retries
 from cascade.policies import ThresholdPolicy
 from cascade.run import CascadeRuntime, Parts, Run
 from cascade.state import TokenLogprob
-from cascade.testing import ScriptedModel
-from cascade.testing.scripted import reply
+from cascade.testing import ScriptedModel, reply
 from cascade.tiers import open_tiers
 from tests.middleware.cascades import PRICE, ask, large, pair, small
 

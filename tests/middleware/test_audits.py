@@ -16,8 +16,7 @@ from cascade.middleware import Audits, Deadline, LocalOnly, Retries
 from cascade.middleware.audits import DailyBudget
 from cascade.run import CascadeRuntime
 from cascade.state import Decision
-from cascade.testing import ScriptedModel
-from cascade.testing.scripted import reply
+from cascade.testing import ScriptedModel, reply
 from tests.middleware.cascades import ask, large, losses, of, pair, small
 
 Q = "Capital of Australia?"

@@ -11,8 +11,7 @@ from cascade.errors import ModelUnavailableError
 from cascade.middleware import Audits, Retries
 from cascade.middleware.comparing import Comparison, preferred
 from cascade.run import CascadeRuntime, Settings
-from cascade.testing import ScriptedModel
-from cascade.testing.scripted import reply
+from cascade.testing import ScriptedModel, reply
 from tests.middleware.cascades import PRICE, large, of, pair
 
 Q = "Capital of Australia?"

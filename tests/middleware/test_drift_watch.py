@@ -17,8 +17,7 @@ from cascade.middleware import Audits, Drift
 from cascade.middleware.background import lot
 from cascade.policies import CertifiedPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Parts
-from cascade.testing import ScriptedModel
-from cascade.testing.scripted import reply
+from cascade.testing import ScriptedModel, reply
 from cascade.tiers import open_tiers
 from tests.confidence.drafts import CERTIFICATE
 from tests.middleware.cascades import ask, large, of, pair, small

@@ -11,8 +11,7 @@ from cascade.errors import BadRequestError, ModelUnavailableError
 from cascade.middleware import Retries, Sticky
 from cascade.models.base import Request
 from cascade.state import Completion
-from cascade.testing import ScriptedModel
-from cascade.testing.scripted import reply
+from cascade.testing import ScriptedModel, reply
 from tests.middleware.cascades import ask, both_drivers
 
 LONG = "word " * 4_000

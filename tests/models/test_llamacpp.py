@@ -187,7 +187,7 @@ def test_missing_parts_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "options", [{"n_ctx": 0}, {"n_parallel": "4"}, {"n_threads": True}, {"n_gpu_layers": -1}]
+    "options", [{"n_ctx": 0}, {"n_parallel": "4"}, {"n_threads": True}, {"n_gpu_layers": -2}]
 )
 def test_impossible_options_of_loading_are_refused(
     options: dict[str, object], weights: Path

@@ -13,7 +13,7 @@ from cascade.middleware import Audits, Shadow
 from cascade.models.base import Request
 from cascade.state import Completion
 from cascade.teaching import Lesson, Lessons, LessonStore
-from cascade.testing.scripted import reply
+from cascade.testing import reply
 from tests.teaching.conftest import FREE, QUESTION, all_of, pair
 
 

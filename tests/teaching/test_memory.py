@@ -17,7 +17,7 @@ from cascade.state import Completion
 from cascade.teaching import Lessons, LessonSelection, LessonStore, Memory
 from cascade.teaching import memory as module
 from cascade.teaching.evidence import Group
-from cascade.testing.scripted import reply
+from cascade.testing import reply
 from tests.teaching.conftest import lesson, pair
 
 ASKED = "Within how many days may a member of the club return item number {}?"

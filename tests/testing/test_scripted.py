@@ -12,7 +12,6 @@ from cascade.models.base import guard
 from cascade.models.openai import OpenAIModel
 from cascade.state import TokenLogprob, Usage
 from cascade.testing import ScriptedModel, forbid_real_requests, reply
-from cascade.testing.scripted import split_tokens
 from tests.models.asking import ask, ask_in_pieces
 
 CALL = {"name": "search", "args": {"q": "cheap flights", "n": 3, "empty": ""}, "id": "1"}
@@ -51,16 +50,15 @@ async def test_logprobs_come_only_when_promised_and_asked_for() -> None:
     assert not ScriptedModel(lambda _: "x").returns_logprobs
 
 
-async def test_a_stream_in_pieces() -> None:
-    pieces, answer = await ask_in_pieces(ScriptedModel([" to be or\nnot "]))
-    assert len(pieces) == 4
-    assert answer is not None
-    assert "".join(pieces) == answer.text == " to be or\nnot "
-
-
-@pytest.mark.parametrize("text", ["", " ", "a", "a b ", "\n a\n\nb "])
-def test_tokens_put_together_are_the_text(text: str) -> None:
-    assert "".join(split_tokens(text)) == text
+@pytest.mark.parametrize(
+    ("text", "n"), [("", 0), (" ", 1), ("a", 1), (" to be or\nnot ", 4), ("\n a\n\nb ", 2)]
+)
+@pytest.mark.parametrize("probability", [None, 0.5])
+async def test_a_stream_in_pieces(text: str, n: int, probability: float | None) -> None:
+    model = ScriptedModel([text], logprobs=probability)
+    pieces, answer = await ask_in_pieces(model, logprobs=True)
+    assert len(pieces) == n
+    assert "".join(pieces) == answer.text == text
 
 
 async def test_a_reply_with_everything() -> None:
