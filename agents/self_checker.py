@@ -175,7 +175,7 @@ class SelfChecker:
 
 
 def _question() -> Signal:
-    from cascade.confidence.checks import PTrueSignal  # noqa: PLC0415 - where log-probs are none
+    from cascade.confidence.signals import PTrueSignal  # noqa: PLC0415 - where log-probs are none
 
     return PTrueSignal()
 

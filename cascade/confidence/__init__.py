@@ -9,28 +9,23 @@ from cascade._lazy import lazily
 
 if TYPE_CHECKING:
     from cascade.confidence.base import Asked as Asked
-    from cascade.confidence.base import LogprobSignal as LogprobSignal
     from cascade.confidence.base import Probe as Probe
     from cascade.confidence.base import Signal as Signal
-    from cascade.confidence.checks import PTrueSignal as PTrueSignal
-    from cascade.confidence.checks import VerbalisedSignal as VerbalisedSignal
-    from cascade.confidence.checks import as_data as as_data
-    from cascade.confidence.checks import check_messages as check_messages
     from cascade.confidence.signals import Agreement as Agreement
     from cascade.confidence.signals import PrefillScore as PrefillScore
     from cascade.confidence.signals import SelfConsistency as SelfConsistency
     from cascade.confidence.signals import UserSignal as UserSignal
+    from cascade.confidence.signals import as_data as as_data
+    from cascade.confidence.signals import check_messages as check_messages
     from cascade.confidence.signals import normalise as normalise
-    from cascade.confidence.trajectory import TrajectorySignal as TrajectorySignal
     from cascade.confidence.validity import speaks_of_grading as speaks_of_grading
 
 __getattr__ = lazily(
     __name__,
     {
-        "base": "Asked LogprobSignal Probe Signal",
-        "checks": "PTrueSignal VerbalisedSignal as_data check_messages",
-        "signals": "Agreement PrefillScore SelfConsistency UserSignal normalise",
-        "trajectory": "TrajectorySignal",
+        "base": "Asked Probe Signal",
+        "signals": "Agreement PrefillScore SelfConsistency UserSignal as_data check_messages "
+        "normalise",
         "validity": "speaks_of_grading",
     },
 )

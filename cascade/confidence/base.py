@@ -21,14 +21,12 @@ from langchain_core.messages import BaseMessage
 
 from cascade.state import Completion, TokenLogprob
 
-_LOGPROBS = "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean token_count"
-_TEXT = "answer_words answer_truncated answer_refuses answer_hedges"
-_PROMPT = "prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols"
-FEATURES: Mapping[str, frozenset[str]] = {
-    "logprobs": frozenset(_LOGPROBS.split()),
-    "text": frozenset(_TEXT.split()),
-    "prompt": frozenset(_PROMPT.split()),
+_FEATURES = {
+    "logprobs": "logprob_mean logprob_min logprob_q10 logprob_window_min margin_mean token_count",
+    "text": "answer_words answer_truncated answer_refuses answer_hedges",
+    "prompt": "prompt_words prompt_numbers prompt_negations prompt_lines prompt_symbols",
 }
+FEATURES = {signal: frozenset(names.split()) for signal, names in _FEATURES.items()}
 """Features of the built-in signals that are not called as their signal is."""
 
 Features = Mapping[str, float]
@@ -96,7 +94,7 @@ class Signal(ABC):
 
     def score(self, features: Features) -> float | None:
         """A raw score in [0, 1], None when the signal is missing or no score by itself."""
-        return score_of(self.name, features)
+        return score_of(self.name, features) if self.is_score else None
 
 
 Ask = Callable[[Probe], Coroutine[Any, Any, Completion]]
@@ -147,8 +145,6 @@ def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float
     if not logprobs:
         return {}
     values = [token.logprob for token in logprobs]
-    listed = (sorted([p for _, p in token.top]) for token in logprobs if len(token.top) > 1)
-    margins = [ranked[-1] - ranked[-2] for ranked in listed]
     ordered = sorted(values)
     place = 0.1 * (len(values) - 1)  # between order statistics, linearly
     below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
@@ -159,7 +155,8 @@ def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float
         "logprob_window_min": worst_window(values),
         "token_count": float(len(values)),
     }
-    if margins:
+    listed = (sorted([p for _, p in token.top]) for token in logprobs if len(token.top) > 1)
+    if margins := [ranked[-1] - ranked[-2] for ranked in listed]:
         features["margin_mean"] = math.fsum(margins) / len(margins)
     return features
 

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from cascade.confidence.base import combine, score_of
 from cascade.confidence.calibrating import TextEncoder, fit_text_encoder
 from cascade.confidence.calibration import Array
-from cascade.confidence.trajectory import Step, trajectory_features
+from cascade.confidence.signals import Step, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import Outcome, Transcript
 

@@ -23,7 +23,7 @@ from langchain_core.messages.utils import convert_to_messages
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.functional_validators import AfterValidator
 
-from cascade.confidence import trajectory
+from cascade.confidence import signals
 from cascade.errors import ConfigurationError, MissingDependencyError
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ Features = Annotated[
 _OPEN = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
 
 
-class Step(trajectory.Step):
+class Step(signals.Step):
     """One call of an agent's run; the prompt is paid for again at every step."""
 
     model_config = _OPEN

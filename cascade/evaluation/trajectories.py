@@ -17,8 +17,7 @@ from langchain_core.messages import BaseMessage
 
 from cascade.confidence.calibrating import TextEncoder, cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
-from cascade.confidence.signals import lowest_kept
-from cascade.confidence.trajectory import Step, message_steps
+from cascade.confidence.signals import Step, lowest_kept, message_steps
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
 from cascade.evaluation.features import Pair, Rows, pair_of, run_features

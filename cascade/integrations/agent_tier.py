@@ -35,8 +35,7 @@ from langgraph.pregel.protocol import PregelProtocol
 
 from cascade._portal import on_portal, run_sync, running_loop
 from cascade.calling import CompositeModel
-from cascade.confidence import PTrueSignal
-from cascade.confidence.trajectory import narrated
+from cascade.confidence.signals import PTrueSignal, narrated
 from cascade.errors import (
     CascadeError,
     ConfigurationError,

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from cascade.confidence import as_data, normalise
-from cascade.confidence.checks import seal
+from cascade.confidence.signals import seal
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.middleware.background import Background, call_user, lot, tags_of
 from cascade.middleware.base import CascadeMiddleware

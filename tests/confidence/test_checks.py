@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade.confidence import as_data, check_messages, speaks_of_grading
-from cascade.confidence.checks import p_true, seal
+from cascade.confidence.signals import p_true, seal
 from cascade.state import Completion, TokenLogprob
 from tests.confidence.drafts import token
 

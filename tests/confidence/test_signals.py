@@ -15,20 +15,22 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 
 from cascade.confidence import (
     Asked,
-    LogprobSignal,
     PrefillScore,
     Probe,
-    PTrueSignal,
     SelfConsistency,
     Signal,
-    TrajectorySignal,
     UserSignal,
-    VerbalisedSignal,
     normalise,
 )
 from cascade.confidence.base import WINDOW, combine, logprob_features, take
-from cascade.confidence.signals import BUILT_IN, SignalLike, to_signals, wordings
-from cascade.confidence.trajectory import Step, trajectory_features
+from cascade.confidence.signals import (
+    BUILT_IN,
+    SignalLike,
+    Step,
+    to_signals,
+    trajectory_features,
+    wordings,
+)
 from cascade.errors import ConfigurationError
 from cascade.state import Completion, TokenLogprob
 from tests.confidence.drafts import said
@@ -77,18 +79,18 @@ def test_the_margin_is_that_of_the_two_most_likely_tokens_in_any_order() -> None
 
 async def test_a_tool_call_is_scored_by_its_name_and_values_and_not_by_the_text_around() -> None:
     called = said("Hm.", 0.1, calls=[CALL], of_calls=[0.9, 0.5, 0.8])
-    features, _ = await taken(LogprobSignal(), [], called)
+    features, _ = await taken(BUILT_IN["logprobs"], [], called)
     assert features["token_count"] == 3
-    score = LogprobSignal().score(features)
+    score = BUILT_IN["logprobs"].score(features)
     assert score == pytest.approx((0.9 * 0.5 * 0.8) ** (1 / 3))
-    assert (await taken(LogprobSignal(), [], said("Hm.", 0.5, calls=[CALL])))[0] == {}
+    assert (await taken(BUILT_IN["logprobs"], [], said("Hm.", 0.5, calls=[CALL])))[0] == {}
 
 
 async def test_markers_of_the_text_are_found_also_with_curly_apostrophes() -> None:
-    text = BUILT_IN["text"]()
+    text = BUILT_IN["text"]
     for words in ("I can't say.", "I can’t say.", "I’m sorry.", "As an AI model"):
         assert (await taken(text, [], words))[0]["answer_refuses"] == 1.0
-    prompt, _ = await taken(BUILT_IN["prompt"]())
+    prompt, _ = await taken(BUILT_IN["prompt"])
     assert (prompt["prompt_numbers"], prompt["prompt_symbols"]) == (2.0, 1.0)
     features, _ = await taken(text, [], said("Perhaps Rome", finish_reason="length"))
     markers = {"answer_truncated": 1.0, "answer_refuses": 0.0, "answer_hedges": 1.0}
@@ -127,12 +129,12 @@ async def test_the_messages_of_an_agents_run_are_its_trajectory() -> None:
     ]
 
     asked = Asked(MESSAGES, replace(said("x"), trajectory=tuple(run)))
-    features = await take(TrajectorySignal(), asked, unasked)
+    features = await take(BUILT_IN["trajectory"], asked, unasked)
     assert features["trajectory_steps"] == 5
     assert features["trajectory_errors"] == 3
     assert features["trajectory_repeats"] == features["trajectory_same"] == 1
     assert (features["trajectory_answered"], features["trajectory_limit"]) == (1.0, 0.0)
-    assert (await taken(TrajectorySignal()))[0] == {}
+    assert (await taken(BUILT_IN["trajectory"]))[0] == {}
 
 
 async def test_samples_are_weighted_by_their_own_confidence_as_in_cisc() -> None:
@@ -174,7 +176,7 @@ def test_a_decided_vote_is_on_the_side_of_the_full_vote(votes: list[tuple[bool, 
     ],
 )
 async def test_verbalised_confidence_is_its_number(reply: str, expected: float | None) -> None:
-    features, _ = await taken(VerbalisedSignal(), [reply])
+    features, _ = await taken(BUILT_IN["verbalised"], [reply])
     assert features == ({} if expected is None else {"verbalised": pytest.approx(expected)})
 
 
@@ -214,12 +216,11 @@ async def test_a_users_signal_may_be_async_and_take_the_runtime() -> None:
     signals = to_signals([longer, optional, strict])
     found = [await take(signal, asked, unasked) for signal in signals]
     assert found == [{"longer": 1.0}, {"optional": 1.0}, {"strict": 0.0}]
-    assert not UserSignal(max, "built_in").takes_runtime, "it has no signature"
     with pytest.raises(ConfigurationError, match="returned 'yes': return a number"):
         await taken(UserSignal(lambda q, a: "yes", "mine"))  # type: ignore[arg-type,return-value]
 
 
-@pytest.mark.parametrize("check", [lambda q: 1.0, lambda a, b, c: 1.0])
+@pytest.mark.parametrize("check", [lambda q: 1.0, lambda a, b, c: 1.0, max])
 def test_a_signal_that_takes_something_else_is_refused(check: object) -> None:
     with pytest.raises(ConfigurationError, match=r"\(question, answer\)"):
         UserSignal(check)  # type: ignore[arg-type]
@@ -250,7 +251,7 @@ async def test_the_first_call_that_fails_ends_the_others() -> None:
         ("logprobs", "give a list"),
         (["luck"], "no signal 'luck'"),
         ([3], "no signal 3"),
-        (["p_true", PTrueSignal()], "two signals are called 'p_true'"),
+        (["p_true", BUILT_IN["p_true"]], "two signals are called 'p_true'"),
         ([UserSignal(lambda q, a: 1.0, "token_count")], "'token_count', which is built in"),
     ],
 )

@@ -28,7 +28,6 @@ from langgraph.types import interrupt
 from pydantic import SecretStr
 
 from cascade import Cascade, MemoryLedger, Price, Tier
-from cascade.confidence.trajectory import TrajectorySignal
 from cascade.errors import (
     AuthenticationError,
     CascadeError,
@@ -117,7 +116,7 @@ def looks_up(answer: Any = "460,000 people.", model: str = "cheap", **options: A
 
 
 def pair(small: Any, large: Any = None, **options: Any) -> Cascade:
-    given = {"signals": [TrajectorySignal()], "verifier": lambda _q, a: "460" in a, **options}
+    given = {"signals": ["trajectory"], "verifier": lambda _q, a: "460" in a, **options}
     return Cascade(small, large or ScriptedModel("About 460,000."), **given)
 
 
