@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from cascade.cli.console import busy, give
 from cascade.cli.options import EMBEDDED, spread
+from cascade.cli.program import busy, give
 from cascade.errors import CascadeError
 
 KEYS = {

@@ -1,9 +1,11 @@
-"""`cascade keys`, `lessons` and `teach`: what databases keep of users and of answers."""
+"""What databases keep of money, users and answers: `cascade report`, `keys`, `lessons`, `teach`."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -13,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 from typer import Argument, Option
 
-from cascade.cli.console import give
-from cascade.cli.options import must_be_file, must_be_there, spread, to_tags, using
+from cascade.cli.options import Page, must_be_file, spread, write_page
+from cascade.cli.program import busy, give
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.service.keys import Key, Keys
     from cascade.teaching import LessonStore
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Ledger = Annotated[str, Argument(help="The service's configuration, or its ledger's address.")]
@@ -32,6 +35,43 @@ TRAINED_ON = "Write training files from lessons, and say what there is to train 
 keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
 lessons = typer.Typer(no_args_is_help=True, help=KEPT)
 teach = typer.Typer(no_args_is_help=True, help=TRAINED_ON)
+
+
+def _time(typed: str) -> datetime:
+    unit = {"m": "minutes", "h": "hours", "d": "days"}.get(typed[-1:])
+    with suppress(ValueError, OverflowError):
+        if unit is not None and typed[:-1].isdigit():
+            found = datetime.now(UTC) - timedelta(**{unit: float(typed[:-1])})
+        else:
+            found = datetime.fromisoformat(typed)
+        if 1900 <= found.year < 2500:  # it is compared with the period before
+            return found
+    raise ConfigurationError(
+        f"{typed!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."
+    )
+
+
+@spread
+def report(
+    ledger: Annotated[str, Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
+    *,
+    since: Annotated[Any, Option(parser=_time, help="From this date, or 24h, 7d ago.")] = None,
+    until: Annotated[Any, Option(parser=_time, help="Before this date, or 24h, 7d ago.")] = None,
+    tag: Annotated[list[str] | None, Option(help="Only runs with this tag, name=value.")] = None,
+    by: Annotated[str | None, Option(help="Break down by this tag as well.")] = None,
+    html: Page = None,
+) -> None:
+    """Say what was spent, what was saved for certain, and what that cost in quality."""
+    from cascade.evaluation.render import to_text  # noqa: PLC0415 - heavy
+    from cascade.evaluation.report import make_report  # noqa: PLC0415
+    from cascade.ledger import Selection, open_store  # noqa: PLC0415
+
+    selection = Selection(since=since, until=until, tags=_tags(tag))
+    with busy("reading the ledger"):
+        opened = open_store(ledger, read_only=True)
+        found = _using(opened, lambda store: make_report(store, selection, tag=by))
+    write_page(html, found.document)
+    give(found, to_text(found.document))
 
 
 @keys.command()
@@ -48,7 +88,7 @@ def create(
     admin: Annotated[bool, Option(help="It opens /admin and the page.")] = False,
 ) -> None:
     """Make a key and print it. It is kept as a hash and cannot be printed again."""
-    given: dict[str, Any] = {"models": tuple(model or ()), "tags": to_tags(tag), "admin": admin}
+    given: dict[str, Any] = {"models": tuple(model or ()), "tags": _tags(tag), "admin": admin}
     given |= {"per_minute": per_minute, "day_usd": day_usd, "month_usd": month_usd}
     key, secret = _with_keys(where, lambda kept: kept.create(name, **given), make=True)
     told = f"{key.id} {key.name}: this is the only time that it is shown"
@@ -148,12 +188,13 @@ def export(
     validation: Annotated[float, Option(help="Share for a second file, of validation.")] = 0.1,
 ) -> None:
     """Write lessons whose terms permit it as chats, without duplicates and evaluation questions."""
-    from cascade.teaching import exporting  # noqa: PLC0415 - heavy
+    from cascade.evaluation import read_examples  # noqa: PLC0415 - heavy
+    from cascade.teaching.exporting import export as work  # noqa: PLC0415
 
     must_be_file("--output", output)
-    asked = exporting.evaluation_questions(evaluation or ())
+    asked = [example.question for path in evaluation or () for example in read_examples(path)]
     how: dict[str, Any] = {"form": form, "validation": validation, "task": task}
-    done = _with_lessons(where, partial(exporting.export, path=output, evaluation=asked, **how))
+    done = _with_lessons(where, partial(work, path=output, evaluation=asked, **how))
     remarks = [f"left out: {n:,}, {why}" for why, n in done.removed.most_common()]
     if not asked:
         remarks.append("no --evaluation was given: what you evaluate on may be in the file.")
@@ -165,14 +206,29 @@ def export(
 @spread
 def status(where: Lessons) -> None:
     """Say what lessons there are, and what may be done with them."""
-    from cascade.teaching.exporting import status_of  # noqa: PLC0415 - heavy
+    judged, models = Counter[bool | None](), defaultdict[str, Counter[str]](Counter)
 
-    found = _with_lessons(where, status_of)
-    judged = f"said right {found.said_right:,}, wrong {found.said_wrong:,}"
-    lines = [f"{found.lessons:,} lessons; {judged}"]
-    for model, counts in found.models.items():
+    async def count(store: LessonStore) -> None:
+        stated = await store.terms()
+        async for lesson in store.lessons():
+            may, counts = lesson.may_train(stated), models[lesson.answer_model]
+            counts.update(lessons=1, may_train=may is True, not_stated=may is None)
+            judged[lesson.answer_is_wrong] += 1
+
+    _with_lessons(where, count)
+    n, right, wrong = judged.total(), judged[False], judged[True]
+    lines = [f"{n:,} lessons; said right {right:,}, wrong {wrong:,}"]
+    for model, counts in models.items():
         lines.append(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
+    found = {"lessons": n, "said_right": right, "said_wrong": wrong, "models": models}
     give(found, "\n".join(lines))
+
+
+def _tags(given: Sequence[str] | None) -> dict[str, str]:
+    for typed in given or ():
+        if not all(typed.partition("=")[:2]):
+            raise ConfigurationError(f"--tag {typed!r}: write name=value.")
+    return dict(typed.split("=", 1) for typed in given or ())
 
 
 def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]], *, make: bool = False) -> T:
@@ -183,12 +239,29 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]], *, make: bool =
     if url is None or url.startswith("memory:"):
         raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
     if url == where and not make:
-        must_be_there(url)
-    return using(aclosing(Keys(url)), work)
+        _must_be_there(url)
+    return _using(aclosing(Keys(url)), work)
 
 
 def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
     from cascade.teaching import open_lessons  # noqa: PLC0415 - SQLAlchemy
 
-    must_be_there(where)
-    return using(open_lessons(where), work)
+    _must_be_there(where)
+    return _using(open_lessons(where), work)
+
+
+def _must_be_there(address: str) -> None:
+    """Refuse a database of SQLite's that is not there: to open it would make it."""
+    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
+
+    url = database_url(address)
+    if url.drivername == "sqlite" and not Path(url.database or "").is_file():
+        raise ConfigurationError(f"{address}: there is no such database; nothing was made.")
+
+
+def _using(opened: AbstractAsyncContextManager[S], work: Callable[[S], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with opened as store:
+            return await work(store)
+
+    return asyncio.run(run())

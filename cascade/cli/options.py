@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from typer import Option
 
-from cascade.cli.console import say
+from cascade.cli.program import say
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 EMBEDDED = "llamacpp:smollm2-135m"
 """The model that comes as a package, and drafts where no other is named."""
@@ -133,34 +129,7 @@ def write_page(path: Path | None, document: Any) -> None:
         say(f"wrote {path}")
 
 
-def using(opened: AbstractAsyncContextManager[S], work: Callable[[S], Awaitable[T]]) -> T:
-    """What some work on a store gives, which is closed after it."""
-
-    async def run() -> T:
-        async with opened as store:
-            return await work(store)
-
-    return asyncio.run(run())
-
-
 def must_be_file(option: str, path: Path) -> None:
     """Refuse a file that cannot be written, before everything has been paid for."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ConfigurationError(f"{option} {path}: a file in a folder that exists is needed.")
-
-
-def must_be_there(address: str) -> None:
-    """Refuse a database of SQLite's that is not there: to open it would make it."""
-    from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
-
-    url = database_url(address)
-    if url.drivername == "sqlite" and not Path(url.database or "").is_file():
-        raise ConfigurationError(f"{address}: there is no such database; nothing was made.")
-
-
-def to_tags(given: Sequence[str] | None) -> dict[str, str]:
-    """Tags that were typed as `name=value`."""
-    for typed in given or ():
-        if not all(typed.partition("=")[:2]):
-            raise ConfigurationError(f"--tag {typed!r}: write name=value.")
-    return dict(typed.split("=", 1) for typed in given or ())

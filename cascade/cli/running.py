@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from cascade.cli.console import AS_JSON, Interrupted, busy, give, printable, say, screen
 from cascade.cli.options import AtOnce, Models, PolicyOptions, System, at_once, must_be_file, spread
+from cascade.cli.program import AS_JSON, Interrupted, busy, give, printable, say, screen
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.events import Decided, Provisional, Token
 

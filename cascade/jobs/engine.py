@@ -13,8 +13,7 @@ from typing import Any
 from cascade._numbers import to_count
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
-from cascade.jobs.files import OF_RESULT, Row
-from cascade.jobs.journal import Journal, RowRecord
+from cascade.jobs.files import OF_RESULT, Journal, Row, RowRecord
 from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, characters
 from cascade.ledger.view import LedgerView
 from cascade.middleware.cache import identity

@@ -24,8 +24,7 @@ from uuid import uuid4
 from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.jobs.engine import INTERRUPTED, Job, ask, failed, guessed, record_of
-from cascade.jobs.files import Row
-from cascade.jobs.journal import RowRecord
+from cascade.jobs.files import Row, RowRecord
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.view import LedgerView

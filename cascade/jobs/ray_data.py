@@ -29,8 +29,7 @@ from cascade.errors import (
     ModelUnavailableError,
 )
 from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with
-from cascade.jobs.files import Row
-from cascade.jobs.journal import Journal, RowRecord
+from cascade.jobs.files import Journal, Row, RowRecord
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory of a cluster of its own for what is under way: questions and answers."""

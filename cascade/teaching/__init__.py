@@ -6,8 +6,8 @@
 Nothing is kept unless this is asked for. Export is `cascade.teaching.exporting`.
 """
 
-from cascade.teaching.keeping import Lessons as Lessons
 from cascade.teaching.lessons import Lesson as Lesson
+from cascade.teaching.lessons import Lessons as Lessons
 from cascade.teaching.lessons import LessonSelection as LessonSelection
 from cascade.teaching.lessons import LessonStore as LessonStore
 from cascade.teaching.lessons import Terms as Terms

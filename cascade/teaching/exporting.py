@@ -1,4 +1,4 @@
-"""Export of lessons for training, in the forms that trainers read, and a status of a store.
+"""Export of lessons for training, in the forms that trainers read.
 
 Rows are TRL's conversational data sets (huggingface.co/docs/trl/dataset_formats): `messages`, or
 `prompt` and `completion`, or `prompt`, `chosen` and `rejected`.
@@ -17,7 +17,6 @@ from typing import Any, Literal
 from cascade._numbers import to_number
 from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
-from cascade.evaluation.recordings import read_examples
 from cascade.middleware.background import lot
 from cascade.middleware.local_only import KEYS
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, Terms, terms_of
@@ -40,11 +39,6 @@ class Exported:
     lessons: int = 0
     rows: dict[Path, int] = field(default_factory=dict)
     removed: Counter[str] = field(default_factory=Counter)
-
-
-def evaluation_questions(paths: Iterable[str | Path]) -> list[str]:
-    """The questions of files of transcripts or of examples."""
-    return [example.question for path in paths for example in read_examples(path)]
 
 
 async def export(
@@ -91,10 +85,10 @@ async def export(
             f"of {done.lessons:,} lessons none is left to train on ({why or 'there are none'}). "
             "Where terms are missing, state them: `cascade lessons terms`, or store.state_terms(…)."
         )
-    place = Path(path)
-    held_out = place.with_name(f"{place.stem}.validation{place.suffix}")
+    first = Path(path)
+    second = first.with_name(f"{first.stem}.validation{first.suffix}")
     try:
-        for file, lessons in zip((place, held_out), parts, strict=True):
+        for file, lessons in zip((first, second), parts, strict=True):
             rows = [json.dumps(row_of(lesson, form), ensure_ascii=False) for lesson in lessons]
             aside = file.with_name(f".{file.name}.part")
             aside.write_text("\n".join([*rows, ""]), encoding="utf-8")
@@ -174,25 +168,3 @@ def _words(text: str) -> str:
     """Words without case and punctuation, with spaces around each; where a script has no spaces, a
     character is a word."""
     return f" {' '.join(_WORD.findall(text.casefold()))} "
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Numbers of lessons of a store, and of those whose answer people judged; by large model, of
-    those that `may_train`, and whose terms are `not_stated`, by the terms of today."""
-
-    lessons: int
-    said_right: int
-    said_wrong: int
-    models: Mapping[str, Mapping[str, int]]
-
-
-async def status_of(store: LessonStore) -> Status:
-    """The status of a store."""
-    stated, judged, models = await store.terms(), Counter[Any](), dict[str, Counter[str]]()
-    async for lesson in store.lessons():
-        may = lesson.may_train(stated)
-        counts = {"lessons": 1, "may_train": int(may is True), "not_stated": int(may is None)}
-        models.setdefault(lesson.answer_model, Counter()).update(counts)
-        judged[lesson.answer_is_wrong] += 1
-    return Status(judged.total(), judged[False], judged[True], models)

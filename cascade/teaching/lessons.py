@@ -1,22 +1,31 @@
 """Lessons: questions that the small model could not do, with the large model's answers; their store
-is SQLite or PostgreSQL through SQLAlchemy Core, with deletion for good."""
+(SQLite or PostgreSQL, with deletion for good), and the middleware that keeps them after the reply.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from langchain_core.messages import BaseMessage
 from pydantic import Field
 
 from cascade.errors import ConfigurationError
+from cascade.ledger.base import UnavailableError
 from cascade.ledger.database import Database, UtcTime, Words, json_type
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.feedback import Feedback
+from cascade.middleware.background import Background, tags_of
+from cascade.middleware.base import Advance, CascadeMiddleware, Slot
+from cascade.middleware.shadow import Shadow
+from cascade.models.openai import sendable
+from cascade.run import Answer, CascadeRuntime, Run
 from cascade.state import Record
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -30,14 +39,19 @@ R = TypeVar("R", "Lesson", Feedback)
 PAGE = 500
 """Lessons that are read at once."""
 
+MOST_CHARACTERS = 100_000
+"""Of a conversation and its answer; a longer one is neither an example nor one to train on."""
+
+CUT_OFF = frozenset({"length", "content_filter", "stopped"})
+"""Reasons for which an answer ended before its end."""
+
 NO_TEXTS = frozenset({"role", "type", "id", "tool_call_id", "name"})
 """Parts of a message that are not redacted."""
 
 
 class Terms(Record):
-    """Terms of use or licence of a model, as users state them: they differ by contract. Where it is
-    not stated whether other models may be trained on its answers (None), these are not exported;
-    `source` is where it is written, as a rule an address, and `as_of` when it was read there."""
+    """Terms of a model, as users state them: whether other models may be trained on its answers
+    (None, not stated: they are not exported), where that is written, and when it was read there."""
 
     may_train: bool | None = None
     source: str = ""
@@ -59,10 +73,8 @@ class Lesson(Record):
         task, tenant, user: tags of the run; else the cascade's name, the tag `key`, and None.
         messages: the conversation up to the question, in OpenAI's form, text alone.
         draft: None where the small model gave no whole one.
-        loss: how much better the answer is than the draft, in [−1, 1], where an audit compared
-            them.
-        verdicts: what people said of the answer that they saw: of the draft where `origin` is
-            `audited`, else of the large model's.
+        loss: how much better the answer is than the draft, in [−1, 1], as an audit found.
+        verdicts: on what people saw: the draft of an `audited` lesson, else the answer.
         terms: of the answer's model, as stated when it was given.
     """
 
@@ -94,14 +106,13 @@ class Lesson(Record):
 
     @property
     def answer_is_wrong(self) -> bool | None:
-        """Verdict of people on the large model's answer; None where none judged it, or they differ.
-        Where they saw the draft, they did not judge this one."""
+        """Verdict of people on the answer; None where none saw and judged it, or they differ."""
         said = {verdict.wrong for verdict in self.verdicts} - {None}
         return said.pop() if len(said) == 1 and self.origin != "audited" else None
 
     def may_train(self, stated: Mapping[str, Terms]) -> bool | None:
-        """True if another model may be trained on the answer, by the terms under which it was given
-        and those of today: what either forbids is forbidden. None where neither says it."""
+        """True if another model may be trained on the answer: by the terms of then and of today,
+        either of which may forbid it. None where neither says it."""
         said = {self.terms.may_train, terms_of(self.answer_model, stated).may_train}
         return False if False in said else True if True in said else None
 
@@ -201,9 +212,9 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
         """Lessons with their verdicts, oldest first."""
         place = lessons_table.c.at, lessons_table.c.run_id
         rest = every = sa.select(lessons_table).where(*selection.where).order_by(*place).limit(PAGE)
-        while page := await self._database.read(partial(_lessons, statement=rest)):
-            for lesson in page:
-                yield lesson
+        while page := await self._rows(rest):
+            for row in page:
+                yield Lesson.model_validate({**row.lesson, "verdicts": row.verdicts or ()})
             last = sa.literal(page[-1].at, UtcTime), sa.literal(page[-1].run_id)
             rest = every.where(sa.tuple_(*place) > sa.tuple_(*last))
 
@@ -241,7 +252,7 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
     async def terms(self) -> dict[str, Terms]:
         """The terms as they are stated today, by model."""
         statement = sa.select(terms_table).order_by(terms_table.c.model)
-        found = await self._database.read(lambda c: c.execute(statement).all())
+        found = await self._rows(statement)
         return {model: Terms.model_validate(stated) for model, stated in found}
 
     async def aclose(self) -> None:
@@ -250,6 +261,9 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+    async def _rows(self, statement: sa.Executable) -> Sequence[Any]:
+        return await self._database.read(lambda c: c.execute(statement).all())
 
     def _redacted(self, record: R, *texts: str) -> R | None:
         """The record as it may be stored; None where the redaction fails."""
@@ -273,11 +287,6 @@ def the_store(store: object, of: str) -> LessonStore:
     raise ConfigurationError(
         f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
     )
-
-
-def _lessons(connection: sa.Connection, statement: sa.Executable) -> list[Lesson]:
-    found = connection.execute(statement)
-    return [Lesson.model_validate({**row.lesson, "verdicts": row.verdicts or ()}) for row in found]
 
 
 def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
@@ -313,3 +322,117 @@ def _redacted_part(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_redacted_part(item, redact) for item in value)
     return redact(value) if isinstance(value, str) else value
+
+
+class Lessons(CascadeMiddleware):
+    """Lessons of runs that a tier above the first answered, and of audited drafts.
+
+    **None is kept** of a run that must stay on this machine, that is tagged `lessons="no"` or ran
+    in the shadow; of an answer that is degraded, cached, cut off, or a person's; and of what is no
+    text, or longer than `MOST_CHARACTERS`. Lessons are written in the background, after the reply.
+
+    Args:
+        store: of the lessons. Close it yourself.
+        terms: what may be done with the answers of each model, by `provider:name` or `provider:*`.
+
+    Raises:
+        ConfigurationError: the store is none.
+    """
+
+    slot = Slot.PROMPTS
+
+    def __init__(
+        self, store: LessonStore, *, terms: Mapping[str, Terms] | None = None, name: str = "lessons"
+    ) -> None:
+        self.name, self.store, self.terms = name, the_store(store, "Lessons"), dict(terms or {})
+        self._background = Background()
+        self._waiting: dict[str, Lesson] = {}
+
+    async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
+        """Note the first tier's draft: the large model's answer takes its place."""
+        first, draft = runtime.kernel.tiers[0], run.draft
+        whole = draft is not None and draft.finish_reason not in CUT_OFF
+        if run.step == "verify" and draft is not None and draft.tier == first.name and whole:
+            run.notes[self.name] = {"draft": draft.transcript, "draft_model": first.model.name}
+        await handler(run, runtime)
+
+    async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
+        """Make a lesson of an answer; that of an audit waits for the comparison, which is booked
+        afterwards. An accepted draft makes none by itself."""
+        kernel, tags, completion = runtime.kernel, tags_of(run), answer.completion
+        tier = next((tier for tier in kernel.tiers if tier.name == answer.source), None)
+        accepted = tier is kernel.tiers[0] and run.kind != "audit"
+        if tier is None or completion is None or accepted or run.kind == "shadow":
+            return
+        shadows = [one for one in kernel.parts.middleware if isinstance(one, Shadow)]
+        asked, answered = _plain(run.messages), _plain([completion.to_message(tier.name)])
+        reasons = {
+            "it has to stay on this machine": run.settings.get("local_only"),
+            "it is tagged so": tags.get("lessons") == "no",
+            "it ran in the shadow": any(run.notes.get(one.name) is True for one in shadows),
+            "the answer is degraded": answer.degraded,
+            "it came from a cache": completion.cached,
+            "it was cut off": completion.finish_reason in CUT_OFF,
+            "it is not all text": not asked or not answered,
+            "it is too long": sum(len(str(m)) for m in (*asked, *answered)) > MOST_CHARACTERS,
+        }
+        if why := [reason for reason, holds in reasons.items() if holds]:
+            logger.debug("run %s makes no lesson: %s", run.id, why[0])
+            return
+        task, tenant = place_of(tags, kernel.parts.name)
+        noted: Any = run.notes.get(self.name) or {}
+        lesson = Lesson(
+            run_id=run.id,
+            origin="audited" if run.kind == "audit" else "escalated",
+            task=task,
+            tenant=tenant,
+            user=tags.get("user"),
+            messages=tuple(asked),
+            answer=str(answered[0].get("content") or ""),
+            tool_calls=tuple(answered[0].get("tool_calls") or ()),
+            answer_model=tier.model.name,
+            terms=terms_of(tier.model.name, self.terms),
+            **noted,
+        )
+        if run.kind != "audit":
+            self._start(lesson)
+            return
+        self._waiting[run.id] = lesson
+        if self._hear not in kernel.ledger.listeners:
+            kernel.ledger.listeners.append(self._hear)
+
+    async def keep_feedback(self, feedback: Feedback) -> bool | None:
+        """Keep a verdict with the lesson of its run; None where it has none."""
+        await self._background.finish()
+        changed = await self.store.judge(feedback)
+        if changed is None and feedback.comment is not None:
+            logger.warning("run %s has no lesson: a comment on it is not kept", feedback.run_id)
+        return changed
+
+    async def aclose(self) -> None:
+        """Return once all lessons are written, or lost."""
+        await self._background.finish()
+
+    def _hear(self, entry: LedgerEntry) -> None:
+        """The loss that an audit has found, for the lesson that waits for it."""
+        if entry.node == "audit" and entry.model is None:
+            lesson = self._waiting.pop(entry.run_id, None)
+            if lesson is not None and entry.outcome == "ok":
+                self._start(lesson.model_copy(update={"loss": entry.loss}))
+
+    def _start(self, lesson: Lesson) -> None:
+        if not self._background.start(partial(self._write, lesson)):
+            logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
+
+    async def _write(self, lesson: Lesson) -> None:
+        try:
+            await self.store.put(lesson)
+        except UnavailableError as error:
+            logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
+
+
+def _plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """Messages in OpenAI's form; none where they hold more than text, into which no redaction can
+    look."""
+    sent = sendable(messages)  # blocks of text alone become one text
+    return [] if any(isinstance(message.get("content"), list) for message in sent) else sent

@@ -1,15 +1,22 @@
-"""Memory: lessons as examples for the small model, where evidence shows that they help."""
+"""Memory: lessons as examples for the small model, where bets on paired trials show that they help.
+
+Each request whose right answer becomes known may be a pair: the small model's answer with examples,
+and its answer without. One of the two is its draft; the other is tried afterwards.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import re
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import accumulate
 from threading import Lock
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -20,7 +27,6 @@ from cascade.errors import CascadeError, ModelError
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
-from cascade.teaching.evidence import Group, add_lesson, group_of
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, place_of, the_store
 
 logger = logging.getLogger("cascade")
@@ -28,8 +34,22 @@ logger = logging.getLogger("cascade")
 TRIAL = "trial"
 """Node of the calls that try whether examples help."""
 
-UNTRIED = 3
-"""First lessons of a group, without a trial: what hardly repeats is not tried at all."""
+BETS = tuple(0.01 * 98 ** (i / 11) for i in range(12))
+"""Shares of the largest bet allowed: small ones for many pairs, large ones for few."""
+
+ALPHA, DOUBT = 0.05, 0.2
+"""Chances that a group without any gain ever goes live, and that a harmless one is dropped."""
+
+UNTRIED, TRIED_FIRST, RARELY = 3, 8, 1 / 16
+"""First lessons of a group, without a trial: what hardly repeats is not tried; pairs after which a
+group without a gain is tried rarely, and the chance of a trial then: it may come back."""
+
+ALIKE = 0.25
+"""Jaccard index of the words of two questions from which they are alike."""
+
+MOST_GROUPS, MOST_LESSONS, MOST_PAIRS = 200, 500, 500
+"""Groups of a task and tenant, after which new questions get no examples, and the newest lessons
+and pairs that a group keeps."""
 
 NEAR, MOST_CHARACTERS, MOST_TRIALS = 12, 2_000, 5_000
 """Lessons that are looked at for one question, characters of all examples, and requests that wait
@@ -38,6 +58,89 @@ for a trial until their right answer is known."""
 AWAY_S, READ_EVERY_S, LATE = 5.0, 1.0, timedelta(minutes=1)
 """Seconds in which no request waits for the lessons, after one has waited in vain; those between
 two looks for new lessons; and the time by which one may be written later than a newer one."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Questions that are alike, with the words of each by the run of its lesson, and the evidence
+    whether these lessons help: pairs of a gain, how much more the answer with examples was worth,
+    in [−1, 1], and a rate, the chance (1, or that of an audit) that the right answer becomes known.
+
+    Bets are a mixture of fixed shares (Waudby-Smith and Ramdas, arXiv 2010.09686) on gain ÷ rate,
+    which is 0 where the gain does not become known. A group
+
+    - goes live once the bet against "the mean gain is not above 0" has won 1/`ALPHA` times its
+      stake: without any gain that ever happens with a probability of at most `ALPHA` (Ville's
+      inequality). The chance of a trial is known before its request, so that it cancels;
+    - is dropped when, while it is live, the bet against "the mean gain is not below 0", begun anew
+      wherever that is best, has won 1/`DOUBT` times its stake (CUSUM of e-values: Shin, Ramdas and
+      Rinaldo, arXiv 2203.03532). It comes back by new evidence alone.
+    """
+
+    words: frozenset[str] = frozenset()
+    lessons: dict[str, frozenset[str]] = field(default_factory=dict)
+    live: bool = False
+    pairs: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MOST_PAIRS))
+
+    def near(self, question: str) -> list[str]:
+        """Its lessons, the nearest to a question first; of two that are as near, the newer."""
+        words, newest_first = _words(question), reversed(self.lessons.items())
+        nearest = sorted(newest_first, key=lambda lesson: -_likeness(words, lesson[1]))
+        return [run_id for run_id, _ in nearest]
+
+    @property
+    def trial(self) -> float:
+        """Chance of a trial of the next request."""
+        hopeless = sum(gain / rate for gain, rate in self.pairs) <= 0
+        rare = not self.live and len(self.pairs) >= TRIED_FIRST and hopeless
+        return RARELY if rare else 1.0
+
+    def put(self, gain: float, rate: float = 1.0) -> bool:
+        """Take in a pair; whether the group went live, or was dropped."""
+        self.pairs.append((gain, rate))
+        least = min(rate for _, rate in self.pairs)  # the largest stake there may be is 1
+        sign, logs = -1 if self.live else 1, list[float]()
+        for bet in BETS:
+            won = (math.log1p(sign * bet * gain / rate * least) for gain, rate in self.pairs)
+            wealth = list(accumulate(won))
+            logs.append(wealth[-1] - (min([0.0, *wealth[:-1]]) if self.live else 0.0))
+        top = max(logs)
+        mean = top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
+        if mean < -math.log(DOUBT if self.live else ALPHA):
+            return False
+        self.live = not self.live
+        self.pairs.clear()  # what shows that it helps is not what shows that it still does
+        return True
+
+
+def group_of(question: str, groups: Iterable[Group]) -> Group | None:
+    """The group that a question belongs to, the nearest by the words of its first one (leader
+    clustering, Hartigan 1975); None where it would begin one."""
+    words = _words(question)
+    near = [(_likeness(words, group.words), group) for group in groups]
+    alike, found = max(near, key=lambda pair: pair[0], default=(0.0, None))
+    return found if alike >= ALIKE else None
+
+
+def add_lesson(run_id: str, question: str, groups: list[Group]) -> None:
+    """Take in a lesson, unless it is there, or there are too many groups."""
+    group, words = group_of(question, groups), _words(question)
+    if group is None:
+        if len(groups) == MOST_GROUPS:
+            return
+        groups.append(group := Group(words))
+    group.lessons.setdefault(run_id, words)
+    if len(group.lessons) > MOST_LESSONS:
+        del group.lessons[next(iter(group.lessons))]
+
+
+def _words(question: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", question.casefold()))
+
+
+def _likeness(a: frozenset[str], b: frozenset[str]) -> float:
+    """Jaccard index; 0 of two empty sets."""
+    return len(a & b) / max(1, len(a | b))
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import pytest
 
 from cascade import Cascade
 from cascade.cli import main, program
-from cascade.cli.console import AS_JSON, exit_code_of
+from cascade.cli.program import AS_JSON, exit_code_of
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS
 from tests.acceptance.upstream import Answer, Upstream

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cascade.cli.console import AS_JSON
+from cascade.cli.program import AS_JSON
 from cascade.cli.running import _report
 from cascade.errors import CascadeError
 from cascade.jobs import Done
@@ -334,7 +334,8 @@ def kept(host: Upstream, tmp_path: Path) -> str:
     with pair(host, 0.3, keeper, says=("Sydney", "Canberra")) as cascade:
         for user, asked in ASKED:
             with tagged(user=user, tenant="acme"):
-                cascade.invoke(asked)
+                last = cascade.invoke(asked)
+        cascade.feedback(last.run_id, correct=True)
     return url
 
 
@@ -363,7 +364,7 @@ def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Pat
     assert "left out: 1, in the evaluation" in done.err
     assert f"{output}: 2 rows" in done.out
     whole = commands.cascade("teach", "status", kept).out
-    assert "3 lessons; said right 0, wrong 0" in whole
+    assert "3 lessons; said right 1, wrong 0" in whole
     assert "openai:large: lessons 3, may_train 3" in whole
     assert commands.cascade("teach", "status", kept, "--json").json["lessons"] == 3
     gone = commands.cascade("lessons", "delete", kept, "--tenant", "acme")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cascade.teaching import evidence as module
-from cascade.teaching.evidence import Group, add_lesson, group_of
+from cascade.teaching import memory as module
+from cascade.teaching.memory import Group, add_lesson, group_of
 
 
 def fed(gains: Sequence[float], rate: float = 1.0) -> Group:

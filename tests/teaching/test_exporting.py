@@ -16,7 +16,7 @@ from pyarrow.json import read_json
 from cascade.errors import ConfigurationError
 from cascade.ledger.feedback import Feedback
 from cascade.teaching import Lesson, LessonStore, Terms
-from cascade.teaching.exporting import Form, evaluation_questions, export, row_of, status_of
+from cascade.teaching.exporting import Form, export, row_of
 from tests.environments import NoPackagesError, packages
 from tests.teaching.conftest import DAY, FREE, lesson
 
@@ -213,23 +213,3 @@ async def test_an_export_cut_off_leaves_the_file_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         await export(store, file)
     assert file.read_text() == "of before"
-
-
-def test_questions_of_an_evaluation_are_read_from_transcripts_and_examples(tmp_path: Path) -> None:
-    transcripts, examples = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    transcripts.write_text('{"id": "1", "prompt": "Why?", "models": {}}\n')
-    examples.write_text('{"question": "Who?", "answer": "She"}\n')
-    assert evaluation_questions([transcripts, examples]) == ["Why?", "Who?"]
-
-
-async def test_a_status_counts_what_may_be_done_with_lessons(store: LessonStore) -> None:
-    await fill(store, [lesson("r1"), lesson("r2", "3?", origin="audited")])
-    await store.put(lesson("r3", "4?", answer_model="x:y", terms=Terms()))
-    await store.judge(Feedback(run_id="r1", correct=True))
-    await store.judge(Feedback(run_id="r3", correct=False))
-    found = await status_of(store)
-    assert (found.lessons, found.said_right, found.said_wrong) == (3, 1, 1)
-    assert found.models == {
-        "scripted:large": {"lessons": 2, "may_train": 2, "not_stated": 0},
-        "x:y": {"lessons": 1, "may_train": 0, "not_stated": 1},
-    }

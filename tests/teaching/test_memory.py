@@ -16,7 +16,7 @@ from cascade.models.base import Request
 from cascade.state import Completion
 from cascade.teaching import Lessons, LessonSelection, LessonStore, Memory
 from cascade.teaching import memory as module
-from cascade.teaching.evidence import Group
+from cascade.teaching.memory import Group
 from cascade.testing import reply
 from tests.teaching.conftest import lesson, pair
 
