@@ -15,15 +15,16 @@ from cascade._numbers import to_count, to_number
 from cascade._portal import iterated, synchronous
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
-from cascade.driving import Driver, watched
 from cascade.errors import ConfigurationError, InputError, PersonNeededError
 from cascade.events import Event
-from cascade.kernel import Kernel
+from cascade.kernel import Kernel, watched
 from cascade.ledger.base import LedgerStore
 from cascade.ledger.prices import has_price
 from cascade.ledger.view import LedgerView
 from cascade.middleware.base import CascadeMiddleware
-from cascade.middleware.usual import choose_middleware
+from cascade.middleware.local_only import LocalOnly
+from cascade.middleware.resilience import Breaker, Deadline, Retries
+from cascade.middleware.tool_risks import ToolRisks
 from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
 from cascade.questions import Question, ResponseFormat, parse, to_messages, to_settings
 from cascade.result import CascadeResult
@@ -128,14 +129,13 @@ class Cascade:
         self._told = False
         self.calibration: Calibration | None = None
         parts: dict[str, Any] = {}
-        stack = choose_middleware(
-            middleware, deadline=deadline, local_only=local_only, audit_rate=audit_rate
-        )
+        stack = choose_middleware(middleware, deadline, local_only, audit_rate)
         if calibrator is not None:
             from cascade.middleware.calibrated import Calibrated  # noqa: PLC0415 - numpy
 
             made = Calibrated(calibrator, self.tiers, self.settings)
-            self.calibration, stack = made.calibration, (*stack, made)
+            self.calibration = made.calibration
+            stack.append(made)
             parts = {
                 "signals": made.signals(signals),
                 "calibrators": {self.tiers[0].name: made.calibration},
@@ -167,7 +167,6 @@ class Cascade:
                 **parts,
             )
         )
-        self._driver = Driver(self.kernel)
 
     # --- asking
 
@@ -187,7 +186,7 @@ class Cascade:
             ModelError: no tier could answer; `error.ledger` holds what was spent.
         """
         run, form = self._begin(question, settings)
-        await self._driver.drive(run, self._driver.runtime(config, "final"))
+        await self.kernel.drive(run, self.kernel.runtime(config, "final"))
         return self._result(run, form)
 
     async def astream(
@@ -207,8 +206,8 @@ class Cascade:
         if show not in ("verified", "optimistic", "final"):
             raise ConfigurationError(f"show={show!r}: give one of verified, optimistic, final.")
         run, form = self._begin(question, settings)
-        runtime = self._driver.runtime(config, show)
-        work = partial(self._driver.drive, run, runtime)
+        runtime = self.kernel.runtime(config, show)
+        work = partial(self.kernel.drive, run, runtime)
         if show == "final":
             await work()
         else:
@@ -265,7 +264,7 @@ class Cascade:
         Raises:
             InputError: they said something else.
         """
-        runtime = self._driver.runtime(None, "final")
+        runtime = self.kernel.runtime(None, "final")
         runtime.said = said
         return await self.adrive(run, runtime)
 
@@ -339,7 +338,7 @@ class Cascade:
     def graph(self) -> CompiledStateGraph[Any, Any, Any, Any]:
         """The compiled graph, usable as a node or subgraph of another graph, whose checkpointer it
         inherits."""
-        return self._driver.graph
+        return self.kernel.graph
 
     def build_graph(self) -> StateGraph[Any, Any, Any, Any]:
         """A fresh, uncompiled graph, to be rewired or compiled with a checkpointer."""
@@ -447,6 +446,39 @@ class Cascade:
             run_id=run.id,
             cached=not asked and tier in names,
         )
+
+
+def choose_middleware(
+    given: Sequence[CascadeMiddleware],
+    deadline: float | None,
+    local_only: bool | str,
+    audit_rate: float | None,
+) -> list[CascadeMiddleware]:
+    """The user's middleware, that of the contract's options, and the usual: retries, a circuit
+    breaker, and the deadline, border and tool risks that a question may bring."""
+    if isinstance(given, CascadeMiddleware | str | bytes) or not isinstance(given, Sequence):
+        raise ConfigurationError(f"middleware={given!r}: give a list, such as [Retries()].")
+    usual: dict[Any, tuple[str, Any]] = {
+        Retries: ("", None),
+        Breaker: ("", None),
+        Deadline: ("deadline", deadline),
+        LocalOnly: ("local_only", local_only or None),
+        ToolRisks: ("", None),
+    }
+    if audit_rate is not None:
+        from cascade.middleware.audits import Audits  # noqa: PLC0415 - only where it is asked for
+
+        usual[Audits] = ("audit_rate", audit_rate)
+    stack = list(given)
+    for kind, (option, value) in usual.items():
+        if not any(isinstance(one, kind) for one in given):
+            stack.append(kind() if value is None else kind(value))
+        elif value is not None:
+            raise ConfigurationError(
+                f"{option}={value!r} and middleware=[{kind.__name__}(…)] were both given: leave "
+                "one of them out."
+            )
+    return stack
 
 
 def choose_policy(

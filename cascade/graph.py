@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from langchain_core.messages import AnyMessage
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -26,10 +26,12 @@ from typing_extensions import TypedDict  # of typing's own, servers make no sche
 
 from cascade._portal import run_sync
 from cascade.errors import InputError
-from cascade.kernel import Kernel
 from cascade.models.base import WithheldModel
 from cascade.run import CascadeRuntime, Reader, Run, Settings, Show, read_settings
 from cascade.state import Record
+
+if TYPE_CHECKING:
+    from cascade.kernel import Kernel
 
 SHOW = "show"
 """Key of `config["configurable"]`: what a stream of events (`stream_mode="custom"`) shows."""

@@ -26,7 +26,6 @@ KERNEL = (
     "calling.py",
     "kernel.py",
     "graph.py",
-    "driving.py",
     "_portal.py",
 )
 HOLDING = (

@@ -50,7 +50,7 @@ from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.prices import Price, find_pricing
 from cascade.middleware import Fallback
-from cascade.middleware.comparing import AfterReply
+from cascade.middleware.audits import AfterReply
 from cascade.models import Request
 from cascade.models.base import guard
 from cascade.models.failures import Caller

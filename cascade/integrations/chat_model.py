@@ -31,10 +31,9 @@ from typing_extensions import is_typeddict
 
 from cascade._portal import iterated, synchronous
 from cascade.api import Cascade
-from cascade.driving import graph_around, watched
 from cascade.errors import ConfigurationError, StreamInterruptedError
 from cascade.events import Decided, Event, Retracted, Token
-from cascade.kernel import InCopiedContext
+from cascade.kernel import InCopiedContext, graph_around, watched
 from cascade.ledger.entries import LedgerEntry
 from cascade.models.logprobs import to_openai
 from cascade.questions import to_messages, to_schema, to_settings

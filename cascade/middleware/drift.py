@@ -6,14 +6,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from cascade._numbers import to_count, to_number
 from cascade.confidence.base import digest
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.ledger.entries import LedgerEntry
 from cascade.middleware.background import Background, call_user, lot, patience
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot, go_to
@@ -21,8 +22,13 @@ from cascade.policies.base import Situation, promises
 from cascade.run import Answer, CascadeRuntime, Kernel, Run
 from cascade.state import Decision, Record
 
-if TYPE_CHECKING:
-    from cascade.policies.drift import SignalWatch
+try:
+    import numpy as np
+    from scipy import special, stats
+except ImportError as error:
+    raise MissingDependencyError(
+        "drift statistics need numpy and scipy: install agent-cascade with the extra `calibrate`."
+    ) from error
 
 logger = logging.getLogger("cascade")
 
@@ -58,9 +64,9 @@ class Drift(CascadeMiddleware):
 
     Signals are compared window by window with the first decisions, the confidence with that of the
     calibration, the escalation rate runs through a CUSUM, and audits through an e-process against
-    `max_harm` (`cascade.policies.drift`). Each chart gives one alarm until `reset`: a warning in
-    the log, an entry of node `drift` in the ledger, and a call of `on_alarm`. The caution survives
-    a restart where the ledger can be read; charts begin anew.
+    `max_harm`. Each chart gives one alarm until `reset`: a warning in the log, an entry of node
+    `drift` in the ledger, and a call of `on_alarm`. The caution survives a restart where the ledger
+    can be read; charts begin anew.
 
     Args:
         reaction: to every kind of alarm that has none of its own.
@@ -100,8 +106,6 @@ class Drift(CascadeMiddleware):
         on_alarm: Callable[[Alarm], Awaitable[None] | None] | None = None,
         name: str = "drift",
     ) -> None:
-        import cascade.policies.drift  # noqa: F401, PLC0415 - says where scipy is missing
-
         self.reactions: dict[Kind, Reaction] = {
             "signals": signals or reaction,
             "escalations": escalations or reaction,
@@ -117,12 +121,11 @@ class Drift(CascadeMiddleware):
         self.reference = to_count("Drift.reference", reference, least=50)
         self.window = to_count("Drift.window", window, least=20)
         self.name, self.max_harm, self.on_alarm = name, max_harm, on_alarm
-        self._lock = RLock()
-        self._background = Background()
-        self._kernel: Kernel | None = None
-        self._restored, self._retry_at = False, 0.0
         self.caution: Caution = "normal"
         self.alarms: tuple[Alarm, ...] = ()
+        self._lock, self._background = RLock(), Background()
+        self._kernel: Kernel | None = None
+        self._restored, self._retry_at = False, 0.0
 
     def reset(self) -> None:
         """Back to normal: all charts begin anew, and what comes now is usual."""
@@ -174,9 +177,8 @@ class Drift(CascadeMiddleware):
         async with patience(f"{self.name}: the ledger"):
             told = [] if store is None else await store.of_run(self._run_id)
             with self._lock:
-                word: Any = told[-1].note.partition(":")[0] if told else "normal"
-                if not self._restored and word in CAUTIONS:
-                    self.caution = CAUTIONS[max(map(CAUTIONS.index, (self.caution, word)))]
+                if told and not self._restored:
+                    self.caution = _stricter(self.caution, told[-1].note.partition(":")[0])
                 self._restored = True
             if self.caution != "normal":
                 logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
@@ -185,16 +187,14 @@ class Drift(CascadeMiddleware):
 
     def _begin(self, kernel: Kernel) -> None:
         """Begin all charts anew."""
-        import cascade.policies.drift as charts  # noqa: PLC0415 - needs numpy and scipy
-
         self._names = [tier.name for tier in kernel.tiers]
         models = [tier.model.name for tier in kernel.tiers]
         self._run_id = f"{self.name}:{digest([kernel.parts.name, self._names, models])}"
-        self._watch = partial(charts.SignalWatch, self.reference, self.window, self.alpha)
+        self._watch = partial(SignalWatch, self.reference, self.window, self.alpha)
         self._signals: dict[str, SignalWatch] = {}
-        self._rate = charts.RateWatch(self.reference, self.run_length)
+        self._rate = RateWatch(self.reference, self.run_length)
         max_harm = self.max_harm or promises(kernel.policy)
-        self._harm = None if max_harm is None else charts.HarmWatch(max_harm, self.delta)
+        self._harm = None if max_harm is None else HarmWatch(max_harm, self.delta)
         calibrator: Any = (kernel.parts.calibrators or {}).get(self._names[0])
         usual = getattr(calibrator, "confidences", ())
         # Where paid signals are taken for some drafts only, the confidence at the decision has
@@ -212,39 +212,29 @@ class Drift(CascadeMiddleware):
                 accepted, rate = decision.action == "accept", decision.audit_rate
                 # One that cannot be audited is left out, an escalated one counts at the last draft.
                 if harm and (rate if accepted else entry.tier == self._names[-2:][0]):
-                    harm.decided(entry.run_id, rate if accepted else None)
-                    if accepted and rate and lot(entry.run_id, "audit") >= rate:
-                        harm.audited(entry.run_id, None)  # it was not drawn
+                    drawn = accepted and rate and lot(entry.run_id, "audit") < rate
+                    harm.decided(entry.run_id, rate if drawn else None)
             elif harm and entry.node == "audit" and entry.model is None:
                 # A failed one counts as no harm, which may hide some and never invents it.
                 harm.audited(entry.run_id, max(0.0, entry.loss or 0.0))
             if harm and harm.alarm:
-                promised = f"the {harm.max_harm:.1%} of all requests that was promised"
-                odds = f"E = {math.exp(harm.log_e):.0f} ≥ {1 / harm.delta:.0f}"
-                told = f"wrong than {promised}: after {harm.n:,} requests {odds}"
-                self._alarm("harm", "harm", f"more accepted drafts are {told}")
+                self._alarm("harm", "harm", harm.text)
 
     def _decided(self, decision: Decision) -> None:
         """Draw a decision about a draft of the first tier."""
-        # Under `large_only` the rate is what that makes of it.
-        alone = self.caution == "large_only"
-        rate = None if alone else self._rate.add(decision.action != "accept")
-        if rate is not None:
-            word = "rose" if rate.up > rate.down else "fell"
-            usual = f"usual are {rate.usual_low:.1%} to {rate.usual_high:.1%}"
-            self._alarm("escalations", "escalation rate", f"the escalation rate {word}: {usual}")
+        if self.caution != "large_only":  # then the rate is what that makes of it
+            escalated = decision.action != "accept"
+            self._alarm("escalations", "escalation rate", self._rate.add(escalated))
         values, p = dict(decision.signals or {}), decision.confidence
         values["confidence" if decision.calibrated else "score"] = math.nan if p is None else p
         for name, value in values.items():
-            found = self._signals.setdefault(name, self._watch()).add(value)
-            if found is not None:
-                how = f"PSI {found.psi:.2f}, Kolmogorov–Smirnov p = {found.ks_p:.1g}"
-                self._alarm("signals", name, f"{name} moved: {how}")
+            moved = self._signals.setdefault(name, self._watch()).add(value)
+            self._alarm("signals", name, moved and f"{name} moved: {moved}")
 
-    def _alarm(self, kind: Kind, chart: str, text: str) -> None:
-        if chart in {alarm.chart for alarm in self.alarms}:
+    def _alarm(self, kind: Kind, chart: str, text: str | None) -> None:
+        if text is None or chart in {alarm.chart for alarm in self.alarms}:
             return
-        self.caution = CAUTIONS[max(map(CAUTIONS.index, (self.caution, self.reactions[kind])))]
+        self.caution = _stricter(self.caution, self.reactions[kind])
         alarm = Alarm(kind=kind, chart=chart, text=text, caution=self.caution)
         self.alarms += (alarm,)
         self._tell(text)
@@ -257,3 +247,159 @@ class Drift(CascadeMiddleware):
         if self._kernel is not None:
             self._kernel.ledger.book(self._run_id, "drift", note=note)
             self._kernel.ledger.take(self._run_id)  # no run takes it
+
+
+def _stricter(caution: Caution, word: str) -> Caution:
+    return CAUTIONS[max(i for i, one in enumerate(CAUTIONS) if one in (caution, word))]
+
+
+# --- charts, which say in words what they found where that is an alarm
+
+NOTABLE_PSI, NOTABLE_ODDS = 0.1, 1.5
+"""A smaller shift of a signal, or of the escalation rate either way, is no cause for alarm."""
+
+_BETS = np.geomspace(0.002, 0.9, 10)
+
+
+def psi(reference: Sequence[int], recent: Sequence[int]) -> float:
+    """Population stability index Σ (p − q)·ln(p/q) of two histograms; half a count is added."""
+    p, q = (np.asarray(counts, dtype=np.float64) + 0.5 for counts in (reference, recent))
+    p, q = p / p.sum(), q / q.sum()
+    return float(np.sum((p - q) * np.log(p / q)))
+
+
+@dataclass(slots=True)
+class SignalWatch:
+    """Windows of so many values of a signal, compared with its first values, or with `usual` ones.
+
+    An alarm needs a PSI of at least 0.1 that is beyond chance (PSI ≈ (1/n + 1/m)·χ²), or such a
+    Kolmogorov–Smirnov distance, each with half of `alpha`, the chance of a false alarm per window.
+    """
+
+    reference: int
+    window: int
+    alpha: float
+    usual: Sequence[float] = ()
+    _values: list[float] = field(default_factory=list)
+
+    def add(self, value: float) -> str | None:
+        """Take a value; what has moved in the window that it completes."""
+        if math.isfinite(value):
+            self._values.append(value)
+        if len(self._values) < (self.window if self.usual else self.reference):
+            return None
+        usual, recent, self._values = self.usual, self._values, []
+        if not usual:
+            self.usual = recent
+            return None
+        edges = np.unique(np.quantile(usual, np.linspace(0.1, 0.9, 9)))
+        before, now = (
+            np.bincount(np.searchsorted(edges, part), minlength=len(edges) + 1).tolist()
+            for part in (usual, recent)
+        )
+        tested: Any = stats.ks_2samp(usual, recent, method="asymp")
+        index, p = psi(before, now), float(tested.pvalue)
+        noise = 1.0 / len(usual) + 1.0 / len(recent)
+        chance = noise * float(special.chdtri(len(edges), self.alpha / 2))
+        moved = index >= max(NOTABLE_PSI, chance) or p < self.alpha / 2
+        return f"PSI {index:.2f}, Kolmogorov–Smirnov p = {p:.1g}" if moved else None
+
+
+class RateWatch:
+    """Two-sided Bernoulli CUSUM of the escalation rate (Reynolds and Stoumbos 1999).
+
+    Args:
+        reference: first decisions, which are usual: a rate within their 95 % interval
+            (Clopper–Pearson) gives no alarm.
+        run_length: requests between false alarms, at least: a CUSUM of likelihood ratios with
+            limit h has an average run length of e^h or more (Lorden 1971).
+    """
+
+    def __init__(self, reference: int, run_length: float) -> None:
+        self._reference, self._limit = reference, math.log(2.0 * run_length)
+        self._escalated = self._n = 0
+        self._low = self._high = self._up = self._down = 0.0
+
+    def add(self, escalated: bool) -> str | None:
+        """Take a decision; how the rate has changed, from the alarm on."""
+        self._n += 1
+        if self._n <= self._reference:
+            self._escalated += escalated
+            if self._n == self._reference:
+                usual = stats.binomtest(self._escalated, self._n).proportion_ci()
+                self._low, self._high = max(usual.low, 1e-6), min(usual.high, 1 - 1e-6)
+            return None
+        if max(self._up, self._down) < self._limit:
+            self._up = max(0.0, self._up + _ratio(self._high, NOTABLE_ODDS, escalated))
+            self._down = max(0.0, self._down + _ratio(self._low, 1 / NOTABLE_ODDS, escalated))
+        if max(self._up, self._down) < self._limit:
+            return None
+        word = "rose" if self._up > self._down else "fell"
+        return f"the escalation rate {word}: usual are {self._low:.1%} to {self._high:.1%}"
+
+
+def _ratio(p: float, odds: float, happened: bool) -> float:
+    other = odds * p / (1 - p + odds * p)
+    return math.log(other / p) if happened else math.log((1 - other) / (1 - p))
+
+
+class HarmWatch:
+    """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
+
+    While E[accepted · harm] ≤ α (`max_harm`) at every request, P(E ever reaches 1/δ) ≤ δ (Ville):
+    it may be looked at after each request. A product of fixed bets loses what it has while all is
+    well; half of the stake is therefore kept back and put in at t = 1, 2, … in parts of 1/(t(t+1)),
+    which keeps it an e-process and sees a change that comes late.
+
+    Only with an order fixed beforehand is the product an e-process, and the order in which audits
+    end may hang on what they find. So a request waits for those that were decided before it, in a
+    queue of `most`; the audit that the oldest waits for then counts as not made, which may hide
+    harm and never invents it. Not thread-safe.
+    """
+
+    def __init__(self, max_harm: float, delta: float = 0.05, *, most: int = 2_000) -> None:
+        self.max_harm, self.delta, self.n, self.alarm = max_harm, delta, 0, False
+        self._logs = np.full(len(_BETS), -1e300)
+        self._most = most
+        self._waiting: dict[str, tuple[float, float | None]] = {}
+
+    @property
+    def log_e(self) -> float:
+        """log E_t, the stake that is still kept back included."""
+        if not self.n:
+            return 0.0
+        mixed = float(np.logaddexp.reduce(self._logs)) - math.log(len(_BETS))
+        return float(np.logaddexp(-math.log(2.0 * (self.n + 1)), mixed))
+
+    @property
+    def text(self) -> str:
+        """The alarm in words."""
+        promised = f"the {self.max_harm:.1%} of all requests that was promised"
+        odds = f"E = {math.exp(self.log_e):.0f} ≥ {1 / self.delta:.0f}"
+        return f"more accepted drafts are wrong than {promised}: after {self.n:,} requests {odds}"
+
+    def decided(self, run_id: str, rate: float | None) -> None:
+        """Take a decision with the chance π of the audit that it was drawn for; None where no audit
+        is to come."""
+        if not self.alarm:
+            self._waiting.setdefault(run_id, (1.0, 0.0) if rate is None else (rate, None))
+            self._advance()
+
+    def audited(self, run_id: str, harm: float) -> None:
+        """Take the harm that an audit found, from 0 to 1; 0 where it failed."""
+        if run_id in self._waiting:
+            self._waiting[run_id] = (self._waiting[run_id][0], harm)
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._waiting and not self.alarm:
+            run_id, (rate, harm) = next(iter(self._waiting.items()))
+            if harm is None and len(self._waiting) <= self._most:
+                return
+            del self._waiting[run_id]
+            self.n += 1
+            stake = math.log(0.5 / (self.n * (self.n + 1)) + (0.5 if self.n == 1 else 0.0))
+            # The largest bet is fixed by α alone, so that it is known before the request.
+            gain = ((harm or 0.0) / rate - self.max_harm) / self.max_harm
+            self._logs = np.logaddexp(self._logs, stake) + np.log1p(_BETS * gain)
+            self.alarm = self.log_e >= -math.log(self.delta)

@@ -1,5 +1,5 @@
-"""Retries and circuit breaker: a failed call is sent again, within a budget; a server that fails is
-left alone, and tried again with one call at a time."""
+"""Failures and deadlines: a failed call is sent again, within a budget; a server that fails is left
+alone; another model stands in for the last tier; and no run takes longer than it is allowed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import logging
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 from cascade._numbers import to_count, to_number
 from cascade.errors import (
+    BadRequestError,
     CircuitOpenError,
     DeadlineError,
     ModelError,
@@ -20,9 +21,11 @@ from cascade.errors import (
     RateLimitError,
     TransientError,
 )
-from cascade.middleware.base import Ask, CascadeMiddleware, Slot
-from cascade.run import Call
-from cascade.state import Completion
+from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
+from cascade.policies.base import Situation
+from cascade.run import Call, Parts, Run, to_request
+from cascade.state import Completion, Decision
+from cascade.tiers import ModelLike, open_tier
 
 logger = logging.getLogger("cascade")
 
@@ -68,9 +71,8 @@ class Retries(CascadeMiddleware):
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Send the call again while that is worth it."""
         place = call.tier.model.place
-        if place not in self._budgets:
-            self._budgets.setdefault(place, RetryBudget(self.reserve))
-        budget = self._budgets[place]
+        budget = self._budgets.get(place) or RetryBudget(self.reserve)
+        budget = self._budgets.setdefault(place, budget)
         budget.add(self.share)
         attempt, waited = 1, False
         while True:
@@ -112,10 +114,6 @@ class RetryBudget:
             return True
 
 
-WELL_S = 30.0
-"""A breaker that was closed for longer begins with short pauses again."""
-
-
 class Breaker(CascadeMiddleware):
     """Circuit breaker: a server is left alone after failures, longer each time one more call fails.
 
@@ -152,7 +150,7 @@ class Breaker(CascadeMiddleware):
         with self._lock:
             circuit = self._circuits.setdefault(model.place, Circuit(self.open_s))
             now = time.monotonic()
-            if circuit.is_open and now < max(circuit.until, circuit.tried_until):
+            if now < max(circuit.until, circuit.tried_until):
                 ready_s = max(0.0, circuit.until - now)
                 raise CircuitOpenError(
                     f"{model.name} was not asked: it has failed too often ({circuit.last}) and is "
@@ -160,7 +158,7 @@ class Breaker(CascadeMiddleware):
                     model=model.name,
                     ready_in_s=ready_s,
                 )
-            if circuit.is_open:
+            if circuit.until:
                 # Where the call that tries it is not heard of for so long, another one may.
                 circuit.tried_until = now + (call.request.timeout_s or self.most_open_s)
                 circuit.state += 1
@@ -190,13 +188,13 @@ class Breaker(CascadeMiddleware):
             circuit.tried_until = 0.0  # the next call may try it
             return
         circuit.row = circuit.row + 1 if failed else 0
-        if circuit.is_open and not failed:
-            circuit.is_open, circuit.closed_at, circuit.state = False, now, circuit.state + 1
+        if circuit.until and not failed:
+            circuit.until, circuit.tried_until, circuit.state = 0.0, 0.0, circuit.state + 1
             logger.info("%s answers again", server)
-        elif failed and (circuit.is_open or circuit.row >= self.in_a_row):
-            again = circuit.is_open or now - circuit.closed_at <= WELL_S
-            circuit.pause_s = min(self.most_open_s, 2 * circuit.pause_s) if again else self.open_s
-            circuit.is_open, circuit.until, circuit.tried_until = True, now + circuit.pause_s, 0.0
+        elif failed and (circuit.until or circuit.row >= self.in_a_row):
+            again_s = min(self.most_open_s, 2 * circuit.pause_s)
+            circuit.pause_s = again_s if circuit.until else self.open_s
+            circuit.until, circuit.tried_until = now + circuit.pause_s, 0.0
             circuit.state += 1
             told = "%s is left alone for %.1f s: %d calls have failed one after the other"
             logger.warning(told, server, circuit.pause_s, circuit.row)
@@ -212,11 +210,126 @@ class Circuit:
     `until` its pause is over, nor while one call tries it."""
 
     pause_s: float
-    is_open: bool = False
     state: int = 0
     row: int = 0
     until: float = 0.0
     tried_until: float = 0.0
-    closed_at: float = -math.inf
     last: str = ""
     why: str = ""
+
+
+class Fallback(CascadeMiddleware):
+    """Another model in place of the last tier when that fails for good.
+
+    The result is marked as degraded. Its entry names the model that answered, and earns at most
+    its own cost, as an estimate: an owner of that model would have it without a cascade, too.
+    """
+
+    slot = Slot.SUBSTITUTES
+
+    def __init__(self, tier: ModelLike, *, name: str = "fallback") -> None:
+        self.name = name
+        self.tier = open_tier(tier, name)
+
+    def check(self, parts: Parts) -> None:
+        """Refuse an agent that would be run on what it, or another, has written."""
+        if check := getattr(self.tier.model, "check", None):
+            check(parts)
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Ask the last tier, then the other model."""
+        try:
+            return await handler(call)
+        except ModelError as error:
+            beyond = isinstance(error, BadRequestError | DeadlineError) or not error.circumstantial
+            if call.node != "expert" or beyond:
+                raise
+        request = to_request(self.tier, call.request.messages, call.run.settings)
+        return await handler(replace(call, tier=self.tier, request=request))
+
+    async def aclose(self) -> None:
+        """Close the other model."""
+        await self.tier.model.aclose()
+
+
+WAY_BACK = 0.02
+"""Of the time that a large call may take, kept back for answering without it."""
+
+LATENCY_WEIGHT = 0.2
+"""Of the newest call in a tier's expected latency: it follows a change within about ten calls."""
+
+
+class Deadline(CascadeMiddleware):
+    """Deadline of a run, which bounds all its calls, with their retries and waits.
+
+    What would be escalated is accepted where the next tier is known to take longer than that; a
+    call that does not end in time fails with `DeadlineError`, and the expert returns the draft,
+    marked as degraded. Audits and shadow runs keep no deadline.
+
+    Args:
+        seconds: from the beginning of a run to its answer; None for none, until a question brings
+            its own (`deadline` of its settings).
+
+    Raises:
+        ConfigurationError: the seconds are not above 0.
+    """
+
+    slot = Slot.TIME
+
+    def __init__(self, seconds: float | None = None, *, name: str = "deadline") -> None:
+        self.name = name
+        self.seconds = None if seconds is None else to_number("deadline", seconds, above=0)
+        self._seen_s: dict[str, float] = {}
+
+    def left_s(self, run: Run) -> float | None:
+        """Seconds until the deadline of a run, negative when it has passed; None without one."""
+        seconds = run.settings.get("deadline") or self.seconds
+        if seconds is None or run.kind != "answer":
+            return None
+        # A clock that was set back, here or where the run began, gives no run more time than that.
+        return min(seconds, run.begun_at + seconds - time.time())
+
+    async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
+        """Give the call no more time than is left, else a `DeadlineError`."""
+        started, left, model = time.perf_counter(), self.left_s(call.run), call.tier.model.name
+        if left is not None:
+            if left <= 0:
+                raise DeadlineError(
+                    f"{model} was not asked: the deadline has passed.", model=model, billed=False
+                )
+            left *= 1 - WAY_BACK * (call.node == "expert")
+            timeout_s = min(left, call.request.timeout_s or left)
+            call = replace(call, request=replace(call.request, timeout_s=timeout_s))
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                completion = await handler(call)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineError(
+                f"{model} did not answer before the deadline, {left:.2f} s after it was asked.",
+                model=model,
+                billed=None,
+            ) from error
+        if call.node in ("draft", "expert") and not completion.cached:
+            took, name = time.perf_counter() - started, call.tier.name
+            before = self._seen_s.get(name, took)
+            self._seen_s[name] = before + LATENCY_WEIGHT * (took - before)
+        return completion
+
+    def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
+        """Accept what would be escalated where the next tier cannot answer in time."""
+        decision, left = handler(situation), self.left_s(run)
+        if left is None or situation.last or decision.action not in ("escalate", "observe"):
+            return decision
+        if situation.assessment.objection is not None or not situation.above:
+            return decision
+        needed = self._seen_s.get(decision.tier or situation.above[0].tier, 0.0)
+        if left > needed:
+            return decision
+        reason = f"{decision.reason}; but {max(0.0, left):.2f} s are left"
+        if needed:
+            reason += f" and escalating takes {needed:.2f} s"
+        update = {"action": "accept", "tier": None, "once": True, "reason": reason}
+        return decision.model_copy(update=update)

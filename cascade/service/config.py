@@ -30,7 +30,6 @@ from pydantic import (
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price, to_price
-from cascade.middleware.drift import Reaction
 from cascade.service.faults import place_in
 from cascade.tiers import Tier
 
@@ -202,7 +201,7 @@ class CascadeConfig(Section):
     """`shadow`: the large model answers, drafts are made beside it; `canary`: a share is live."""
     canary_share: Share = 0.1
     """Share of requests that is live in the mode `canary`."""
-    drift: Reaction | None = None
+    drift: Literal["warn", "audit", "large_only"] | None = None
     """Watch for drift, and react to every alarm like this."""
     local_only: bool | Literal["answer", "abstain"] = False
     """Keep every question on this machine; and what becomes of those too hard for it."""

@@ -21,9 +21,9 @@ from cascade.ledger.base import UnavailableError
 from cascade.ledger.database import Database, UtcTime, Words, json_type
 from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.feedback import Feedback
+from cascade.middleware.audits import Shadow
 from cascade.middleware.background import Background, tags_of
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
-from cascade.middleware.shadow import Shadow
 from cascade.models.openai import sendable
 from cascade.run import Answer, CascadeRuntime, Run
 from cascade.state import Record

@@ -17,7 +17,6 @@ from langgraph.types import RetryPolicy
 from cascade import CascadeMiddleware, Decision, LedgerEntry, LedgerStore, MemoryLedger, Situation
 from cascade.confidence import Probe, Signal
 from cascade.confidence.calibration import Estimate
-from cascade.driving import Driver
 from cascade.errors import (
     AuthenticationError,
     CircuitOpenError,
@@ -382,7 +381,6 @@ async def test_a_policy_may_pay_for_one_more_signal(driver: Any) -> None:
     cascade = cascade_of(signals=[Free(), Paid()], policy=Observing())
     parts = replace(cascade.kernel.parts, calibrators={"small": TwoStages()})
     cascade.kernel = Kernel(parts)
-    cascade._driver = Driver(cascade.kernel)
     outcome = await driver(cascade).ask()
     assert outcome.nodes == [*DRAFTED, "self_check", "verify"]
     assert (outcome.result.tier, outcome.result.decision.reason) == ("small", "enough")

@@ -9,7 +9,7 @@ from langchain_core.messages import HumanMessage
 from cascade import Cascade, ConfigurationError, MemoryLedger, Tier
 from cascade.errors import ModelUnavailableError
 from cascade.middleware import Audits, Retries
-from cascade.middleware.comparing import Comparison, preferred
+from cascade.middleware.audits import Comparison, preferred
 from cascade.run import CascadeRuntime, Settings
 from cascade.testing import ScriptedModel, reply
 from tests.middleware.cascades import PRICE, large, of, pair

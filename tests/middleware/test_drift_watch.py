@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 import sys
@@ -236,7 +237,7 @@ async def test_one_watch_is_for_one_cascade() -> None:
 
 
 def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "cascade.policies.drift", raising=False)
+    monkeypatch.delitem(sys.modules, "cascade.middleware.drift")
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingDependencyError, match="calibrate"):
-        Drift()
+        importlib.import_module("cascade.middleware.drift")

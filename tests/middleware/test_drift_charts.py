@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cascade.policies.drift import HarmWatch, RateWatch, SignalWatch, psi
+from cascade.middleware.drift import HarmWatch, RateWatch, SignalWatch, psi
 
 USUAL = np.random.default_rng(0).normal(0, 1, 1000).tolist()
 
@@ -41,9 +41,9 @@ def test_a_watch_learns_its_reference_and_leaves_out_what_is_no_number() -> None
     values = [*np.linspace(0, 1, 150), math.nan, *np.linspace(3, 4, 100)]
     found = [shift for value in values if (shift := watch.add(float(value)))]
     assert len(found) == 3, "the second window and those after it"
-    assert all(shift.psi > 0.1 for shift in found)
-    wanted = stats.ks_2samp(np.linspace(0, 1, 150)[:100], np.linspace(0, 1, 150)[100:])
-    assert found[0].ks_p == pytest.approx(wanted.pvalue, abs=1e-6)
+    parts = np.split(np.linspace(0, 1, 150), [100])
+    wanted = stats.ks_2samp(*parts, method="asymp")
+    assert f"Kolmogorov–Smirnov p = {wanted.pvalue:.1g}" in found[0]
 
 
 def run_chart(p: float, n: int, seed: int, usual: float = 0.3) -> int | None:
@@ -68,8 +68,8 @@ def harm_after(*found: float | None, rate: float, harm: float = 0.05) -> HarmWat
     """The watch after audits of accepted drafts; None was not drawn."""
     watch = HarmWatch(harm)
     for run, each in enumerate(found):
-        watch.decided(str(run), rate)
-        watch.audited(str(run), each)
+        watch.decided(str(run), None if each is None else rate)
+        watch.audited(str(run), each or 0.0)
     return watch
 
 
@@ -77,9 +77,8 @@ def run_harm(p: float, n: int, seed: int, quiet: int = 0) -> HarmWatch:
     rng, watch = np.random.default_rng(seed), HarmWatch(0.05, 0.1)
     for t in range(n):
         audited = rng.random() < 0.2
-        watch.decided(str(t), 0.2)
-        wrong = float(rng.random() < (0.0 if t < quiet else p)) if audited else None
-        watch.audited(str(t), wrong)
+        watch.decided(str(t), 0.2 if audited else None)
+        watch.audited(str(t), float(audited and rng.random() < (0.0 if t < quiet else p)))
         if watch.alarm:
             break
     return watch
@@ -122,7 +121,7 @@ def test_audits_that_end_in_another_order_are_taken_in_the_order_of_decisions() 
     watch.audited("third", 0.0)
     watch.audited("second", 1.0)
     assert watch.n == 0  # the first is open
-    watch.audited("first", None)
+    watch.audited("first", 0.0)
     wanted = harm_after(None, 1.0, 0.0, rate=0.5)
     wanted.decided("escalated", None)
     assert (watch.n, watch.log_e) == (wanted.n, wanted.log_e) == (4, wanted.log_e)
