@@ -31,7 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cascade.ledger.base import Amounts
+from cascade.ledger.entries import Amounts
 from cascade.ledger.shared import Budgets, Reservation
 from cascade.ledger.store import SqlLedger, open_store
 from tests.ledger import postgres

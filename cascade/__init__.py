@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from cascade.ledger.base import MemoryLedger as MemoryLedger
     from cascade.ledger.base import tagged as tagged
     from cascade.ledger.entries import LedgerEntry as LedgerEntry
+    from cascade.ledger.entries import LedgerView as LedgerView
     from cascade.ledger.prices import Price as Price
-    from cascade.ledger.view import LedgerView as LedgerView
     from cascade.middleware.base import CascadeMiddleware as CascadeMiddleware
     from cascade.policies import EconomicPolicy as EconomicPolicy
     from cascade.policies import Policy as Policy
@@ -55,9 +55,8 @@ __getattr__ = lazily(
         "events": "Decided Provisional Retracted Token",
         "graph": "build_graph",
         "ledger.base": "LedgerStore MemoryLedger tagged",
-        "ledger.entries": "LedgerEntry",
+        "ledger.entries": "LedgerEntry LedgerView",
         "ledger.prices": "Price",
-        "ledger.view": "LedgerView",
         "middleware.base": "CascadeMiddleware",
         "policies": "EconomicPolicy Policy Situation ThresholdPolicy",
         "result": "CascadeResult",

@@ -19,8 +19,8 @@ from cascade.errors import ConfigurationError, InputError, PersonNeededError
 from cascade.events import Event
 from cascade.kernel import Kernel, watched
 from cascade.ledger.base import LedgerStore
+from cascade.ledger.entries import LedgerView
 from cascade.ledger.prices import has_price
-from cascade.ledger.view import LedgerView
 from cascade.middleware.base import CascadeMiddleware
 from cascade.middleware.local_only import LocalOnly
 from cascade.middleware.resilience import Breaker, Deadline, Retries

@@ -39,8 +39,8 @@ from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer, as_scorer
 from cascade.evaluation.verdict import Evaluation, evaluate, to_document
 from cascade.kernel import Kernel
+from cascade.ledger.entries import LedgerView
 from cascade.ledger.prices import Price, has_price
-from cascade.ledger.view import LedgerView
 from cascade.middleware.calibrated import task_hash
 from cascade.policies import Refusal, ThresholdPolicy, certify
 from cascade.questions import to_messages

@@ -34,9 +34,9 @@ from cascade.errors import (
     is_control_flow,
 )
 from cascade.events import Event
+from cascade.ledger.entries import LedgerView
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
-from cascade.ledger.view import LedgerView
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
 from cascade.policies.base import Situation, tell_cost
 from cascade.run import (

@@ -6,7 +6,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 
-from cascade.ledger.view import LedgerView
+from cascade.ledger.entries import LedgerView
 from cascade.state import Decision, Record
 
 

@@ -24,10 +24,9 @@ from cascade.confidence import Signal
 from cascade.errors import ConfigurationError, ExtensionError
 from cascade.events import Event, Provisional, Retracted, Token
 from cascade.ledger.base import LedgerStore
-from cascade.ledger.entries import LedgerEntry
+from cascade.ledger.entries import LedgerEntry, LedgerView
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
-from cascade.ledger.view import LedgerView
 from cascade.models.base import Chunk, Request
 from cascade.policies.base import Policy, Situation
 from cascade.state import Assessment, Completion, Decision

@@ -59,7 +59,7 @@ def ask(
             if watched:
                 say("")
         except KeyboardInterrupt:
-            from cascade.ledger.view import LedgerView  # noqa: PLC0415 - heavy
+            from cascade.ledger.entries import LedgerView  # noqa: PLC0415 - heavy
 
             interrupted = Interrupted("interrupted")
             interrupted.ledger = LedgerView(spent)

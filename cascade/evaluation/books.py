@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.ledger.base import EXACT, Selection
+from cascade.ledger.base import Selection
+from cascade.ledger.entries import EXACT
 from cascade.ledger.feedback import FEEDBACK
 from cascade.ledger.store import SqlLedger
 

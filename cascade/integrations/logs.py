@@ -15,8 +15,7 @@ from typing import Any, get_args
 from weakref import WeakSet
 
 from cascade.errors import is_control_flow
-from cascade.ledger.entries import LedgerEntry
-from cascade.ledger.view import LedgerView
+from cascade.ledger.entries import LedgerEntry, LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run

@@ -19,9 +19,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from cascade.errors import MissingDependencyError, is_control_flow
 from cascade.integrations.logs import RunObserver, RunRecord, harmless
-from cascade.ledger.entries import LedgerEntry
-from cascade.ledger.export import failures, plain_reason
-from cascade.ledger.view import LedgerView
+from cascade.ledger.entries import LedgerEntry, LedgerView, failures, plain_reason
 from cascade.middleware import Advance, Ask
 from cascade.middleware.background import tags_of
 from cascade.run import Call, CascadeRuntime, Run

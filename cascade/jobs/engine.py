@@ -14,8 +14,8 @@ from cascade._numbers import to_count
 from cascade.api import Cascade
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
 from cascade.jobs.files import OF_RESULT, Journal, Row, RowRecord
+from cascade.ledger.entries import LedgerView
 from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, characters
-from cascade.ledger.view import LedgerView
 from cascade.middleware.cache import identity
 from cascade.questions import to_messages
 from cascade.result import CascadeResult

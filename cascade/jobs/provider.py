@@ -26,8 +26,8 @@ from cascade.errors import CascadeError, ConfigurationError, ModelError
 from cascade.jobs.engine import INTERRUPTED, Job, ask, failed, guessed, record_of
 from cascade.jobs.files import Row, RowRecord
 from cascade.kernel import InCopiedContext, Kernel
+from cascade.ledger.entries import LedgerView
 from cascade.ledger.ledger import Attempt, Ledger
-from cascade.ledger.view import LedgerView
 from cascade.middleware import Audits, Deadline, Shadow
 from cascade.models.base import Request
 from cascade.models.http import is_loopback

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Context, Decimal
-from functools import reduce
+from decimal import Decimal
 from threading import Lock
 from types import MappingProxyType
 from typing import Self
@@ -20,17 +19,8 @@ from typing_extensions import override
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.entries import LedgerEntry
-from cascade.state import Basis
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
-
-EXACT = Context(prec=200)
-"""Context for sums: the default one rounds to 28 digits, so that totals depended on grouping."""
-
-
-def total_of(amounts: Iterable[Decimal]) -> Decimal:
-    """The exact sum."""
-    return reduce(EXACT.add, amounts, Decimal(0))
 
 
 class UnavailableError(LedgerError):
@@ -68,41 +58,6 @@ class Selection:
 
 
 EVERYTHING = Selection()
-
-
-@dataclass(frozen=True, slots=True)
-class Amounts:
-    """Sums of dollars by basis, and the number of unknown amounts, which are not zero."""
-
-    measured: Decimal = Decimal(0)
-    estimated: Decimal = Decimal(0)
-    unknown: int = 0
-
-    @classmethod
-    def of(cls, parts: Iterable[tuple[Decimal | None, Basis]]) -> Amounts:
-        """The sum of amounts, each with its basis."""
-        given = list(parts)
-        measured = [usd for usd, basis in given if usd is not None and basis == "measured"]
-        estimated = [usd for usd, basis in given if usd is not None and basis != "measured"]
-        unknown = len(given) - len(measured) - len(estimated)
-        return cls(total_of(measured), total_of(estimated), unknown)
-
-    @property
-    def known(self) -> Decimal:
-        """Measured and estimated together."""
-        return EXACT.add(self.measured, self.estimated)
-
-    @property
-    def total(self) -> Decimal | None:
-        """The whole sum, or None where a part is unknown."""
-        return None if self.unknown else self.known
-
-    @property
-    def basis(self) -> Basis:
-        """Basis of the whole sum: that of its weakest part."""
-        if self.unknown:
-            return "unknown"
-        return "estimated" if self.estimated else "measured"
 
 
 class LedgerStore(ABC):

@@ -4,15 +4,21 @@ budgets, keys and lessons may share one, each with tables of its own."""
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
+import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +27,12 @@ import pydantic_core
 from typing_extensions import override
 
 from cascade._portal import Portal
-from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
+from cascade.errors import (
+    CascadeError,
+    ConfigurationError,
+    LedgerError,
+    MissingDependencyError,
+)
 from cascade.ledger.base import UnavailableError
 
 try:
@@ -35,6 +46,8 @@ except ImportError as error:
     ) from error
 
 T = TypeVar("T")
+
+logger = logging.getLogger("cascade")
 
 BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
 """Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
@@ -167,8 +180,6 @@ class Database:
         version = sa.Column("version_num", sa.Integer, primary_key=True)
         self._version = sa.Table(f"{name}_version", metadata, version, keep_existing=True)
         self._opened: tuple[int, int] | None = None
-        self._file: sqlite3.Connection | None = None
-        self.in_journal = 0  # transactions by `write_now`
         options: dict[str, Any] = {"creator": lambda: self._connect(BUSY_S)}
         if self.on_server:
             times = {"timeout": CONNECT_S, "command_timeout": ANSWER_S}
@@ -196,29 +207,12 @@ class Database:
             return self._transact(work, reads)
         return await asyncio.to_thread(self._transact, work, reads)
 
-    def write_now(self, work: Callable[[sqlite3.Connection], object]) -> bool:
-        """True if work in a transaction was done by the thread that asks, without a wait for a lock
-        or a disk. Where it was not, `write` tells what is wrong."""
-        if self.path is None or self._opened is None or self._opened != self._identity():
-            return False
-        with suppress(Exception):
-            if self._file is None:
-                self._file = self._connect(wait_s=0)
-                self._file.execute("PRAGMA wal_autocheckpoint = 0")  # see `move_journal`
-            with self._file:
-                self._file.execute("BEGIN IMMEDIATE")
-                work(self._file)
-            self.in_journal += 1
-            return True
-        return False
-
     def move_journal(self, *, wait: bool = False) -> bool:
         """True if SQLite's journal was moved into the database, which takes a while beside those
         who write, and emptied: it has pages as they were before a deletion, which is then for good.
         PostgreSQL cleans its files by itself."""
         if self.path is None:
             return not self.on_server
-        self.in_journal = 0
         with suppress(sqlite3.Error), closing(self._connect(BUSY_S * wait)) as file:
             for mode in ("PASSIVE", "TRUNCATE"):  # the second has little left to do
                 busy, *_ = file.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -228,9 +222,6 @@ class Database:
     def close(self) -> None:
         """Close the connections; it may be used again, but for `memory://`."""
         self._opened = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
         if self.on_server:
             self._there(self._engine.dispose).result()
         else:
@@ -281,9 +272,9 @@ class Database:
     def _connect(self, wait_s: float) -> sqlite3.Connection:
         place = ":memory:"
         if self.path is not None:
-            if self.read_only and self._opened is None and not self.path.exists():
-                raise LedgerError(f"there is no {self.place}.")
-            if not self.read_only and self._opened is None:
+            if self._opened is None and not self.path.exists():
+                if self.read_only:
+                    raise LedgerError(f"there is no {self.place}.")
                 # SQLite makes the files beside it with the same mode. A file that is there is not
                 # opened: to close it would drop the locks that this process holds on it for its
                 # other databases, and the next process that leaves would delete the journal.
@@ -334,3 +325,233 @@ def _refuses_values(error: BaseException) -> bool:
     state = str(getattr(error, "sqlstate", None) or "")[:2]
     values = sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError
     return state in ("22", "23", "54") or isinstance(error.__cause__ or error, values)
+
+
+# --- written through a queue
+
+BATCH, LITTLE, JOURNAL = 1_000, 200, 4_000
+"""Changes of one transaction, and of one that an event loop makes; transactions by event loops,
+some 40 MB, after which SQLite's journal is moved."""
+
+PATIENCE_S, PAUSE_S = 0.9, 0.1
+"""Longest wait for a database that could not be written, and time between two tries."""
+
+
+@dataclass(eq=False, slots=True)
+class Change:
+    """A change that waits to be written; `work` is None where only its turn is waited for. One that
+    is `kept` must not be lost."""
+
+    work: Any
+    kept: bool = False
+    done: asyncio.Future[None] | None = None
+
+
+class Writer(Database):
+    """Database with a queue of changes for any thread and event loop, which a background loop
+    writes in their order and in batches; where that fails, they are tried again.
+
+    Args:
+        make: makes changes, by their `work`, in a transaction.
+        linger_s: time that changes wait for others, unless a caller waits for one.
+        slow_s: longest wait for the database.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        metadata: sa.MetaData,
+        make: Callable[[Sequence[Any], Any], object],
+        linger_s: float,
+        slow_s: float = ANSWER_S,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        super().__init__(url, name, metadata, read_only=read_only)
+        self._make, self._linger_s, self._slow_s = make, linger_s, slow_s
+        self.queue: deque[Change] = deque()
+        self.room, self._urgent = threading.Condition(), asyncio.Event()
+        self.problem: str | None = None
+        self._writing: Sequence[Change] = ()  # in the background, now: callers must not write
+        self._serving = False
+        self._process: int | None = None  # that uses it
+        self._file: sqlite3.Connection | None = None  # of `write_now`
+        self._in_journal = 0  # transactions by it
+
+    @property
+    def waiting(self) -> list[Change]:
+        """The changes that must not be lost."""
+        with self.room:
+            return [change for change in (*self._writing, *self.queue) if change.kept]
+
+    def put(self, *changes: Change, urgent: bool = False) -> None:
+        """Hand changes over."""
+        with self.room:
+            self._begin_use()
+            self.queue.extend(changes)
+            self._wake(urgent=urgent or len(self.queue) >= LITTLE)
+
+    async def written(self, work: Any = None, undo: Any = None) -> None:
+        """Wait until a change is written, with all before it. Where it is given up after a try,
+        which may have come through, `undo` is put; an `UnavailableError` says why."""
+        done = asyncio.get_running_loop().create_future()
+        change = Change(work, done=done)
+        self.put(change, urgent=True)
+        try:
+            async with asyncio.timeout(PATIENCE_S if self.problem else self._slow_s):
+                await done
+        except BaseException as error:
+            with self.room:
+                if change in self.queue:
+                    self.queue.remove(change)
+                elif undo is not None:
+                    self.put(Change(undo))
+            if isinstance(error, TimeoutError):
+                raise self.unavailable() from None
+            raise
+
+    def write_now(self, work: Any) -> bool:
+        """True if the thread that asks has written a change to SQLite, with what waits, and without
+        a wait for a lock or a disk: to hand it over takes five times as long. Not while the
+        background writes, which also tells what is wrong."""
+        with self.room:
+            self._begin_use()
+            works = [*(change.work for change in self.queue), work]
+            busy = self._writing or self.problem or self._in_journal >= 2 * JOURNAL
+            there = self.path is not None and self._opened and self._opened == self._identity()
+            if busy or not there or len(works) > LITTLE:
+                return False
+            try:
+                if self._file is None:
+                    self._file = self._connect(wait_s=0)
+                    self._file.execute("PRAGMA wal_autocheckpoint = 0")  # see `_serve`
+                with self._file:
+                    self._file.execute("BEGIN IMMEDIATE")
+                    self._make(works, self._file)
+            except Exception:  # noqa: BLE001 - the background tries again
+                return False
+            written, self.queue = self.queue, deque()
+            self._in_journal += 1
+            if self._in_journal >= JOURNAL:
+                self._wake()
+        _tell(written)
+        return True
+
+    @override
+    def close(self) -> None:
+        """Write what is left, and disconnect; an `UnavailableError` where that cannot be done yet.
+        It may be used again, but for `memory://`."""
+        with self.room:
+            if self._process not in (None, os.getpid()):
+                return  # it belongs to the process before a fork
+            if self._serving:
+                self._wake(urgent=True)
+            self.room.wait_for(lambda: self.problem or not self._serving, self._slow_s)
+            self.room.wait_for(lambda: not self._serving, PATIENCE_S)
+            if left := self.waiting:
+                why = self.unavailable()
+                _tell(left, why)
+                raise why
+            self._process = None
+            atexit.unregister(self._at_exit)
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+        super().close()
+
+    def unavailable(self) -> UnavailableError:
+        """The error that says what is wrong with the database."""
+        slow = f"{self.place} has not answered for {self._slow_s} s"
+        why, n = (self.problem or slow).rstrip("."), len(self.waiting)
+        return UnavailableError(f"{why}; {n:,} changes wait, no call is sent.")
+
+    def _at_exit(self) -> None:
+        with suppress(LedgerError):
+            self.close()
+        for change in self.waiting:
+            logger.error("the process ends before this was written: %s", change.work)
+
+    def _begin_use(self) -> None:
+        if self.read_only:
+            raise LedgerError(f"{self.place} is open for reading only.")
+        if self._process is None:
+            self._process = os.getpid()
+            atexit.register(self._at_exit)
+        elif self._process != os.getpid():
+            raise LedgerError(
+                f"{self.place} was in use before the process forked: open a store of its own in "
+                "each process, with open_store(…)."
+            )
+
+    def _wake(self, *, urgent: bool = False) -> None:
+        if not self._serving:
+            self._serving = True
+            asyncio.run_coroutine_threadsafe(self._serve(), background.loop())
+        if urgent and not self._urgent.is_set():
+            background.loop().call_soon_threadsafe(self._urgent.set)
+
+    async def _serve(self) -> None:
+        """Write what is in the queue, until it is empty."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._urgent.wait(), self._linger_s)
+        if self._in_journal >= JOURNAL:
+            self._in_journal = 0
+            self.move_journal()
+        while True:
+            with self.room:
+                self._writing = [self.queue.popleft() for _ in range(min(BATCH, len(self.queue)))]
+                self.room.notify_all()
+                if not self._writing:
+                    self._serving = False
+                    self._urgent.clear()
+                    return
+            await self._write(self._writing)
+
+    async def _write(self, changes: Sequence[Change]) -> None:
+        """Write changes, as often as it takes; those that can never be kept are refused."""
+        while works := [change.work for change in changes if change.work is not None]:
+            try:
+                await self.write(partial(self._make, works))
+                break
+            except CascadeError as error:
+                if self.problem is None:
+                    logger.warning("a database cannot be written, trying again: %s", error)
+                self.problem = str(error)
+                with self.room:
+                    told = [change for change in (*changes, *self.queue) if not change.kept]
+                    _tell(told, self.unavailable())
+                    self.room.notify_all()
+                if self._process is None:  # it was closed, and nothing must be kept
+                    return
+                await asyncio.sleep(PAUSE_S)
+            except Exception as error:  # noqa: BLE001 - the caller is told, or the log
+                if len(changes) > 1:
+                    for each in changes:
+                        await self._write([each])
+                else:
+                    refused = LedgerError(f"{self.place} refused {works[0]} ({error})")
+                    logger.error("%s", refused)
+                    _tell(changes, refused)
+                return
+        if works and self.problem is not None:
+            logger.warning("%s is written again", self.place)
+            self.problem = None
+        _tell(changes)
+
+
+def _tell(changes: Iterable[Change], error: LedgerError | None = None) -> None:
+    """Tell the callers who wait that it is written, or why not: each event loop once."""
+    waiting = defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]](list)
+    for change in changes:
+        if change.done is not None:
+            waiting[change.done.get_loop()].append(change.done)
+
+    def end(its: Iterable[asyncio.Future[None]]) -> None:
+        for done in its:
+            if not done.done():
+                done.set_result(None) if error is None else done.set_exception(error)
+
+    for loop, its in waiting.items():
+        with suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(end, its)

@@ -48,8 +48,7 @@ class Machine:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._lock = clock, Lock()
-        self._calls, self._now = 0, 0.0
-        self._shares = 0.0  # grows by dt ÷ n while n calls are under way
+        self._calls, self._now, self._shares = 0, 0.0, 0.0  # of the calls under way, dt ÷ calls
 
     def begin(self) -> Callable[[float | None], tuple[float, Basis]]:
         """Begin a call, and return what ends it, once: of the milliseconds in which the model
@@ -76,12 +75,8 @@ class Machine:
             return self._now, self._shares
 
 
-_machines: dict[str, Machine] = {}
-
-
-def machine_of(server: str) -> Machine:
-    """The machine of a server, which all cascades of this process share."""
-    return _machines.setdefault(server, Machine())
+machines: dict[str, Machine] = {}
+"""Machines by server, which all cascades of this process share."""
 
 
 @dataclass(slots=True)
@@ -141,7 +136,7 @@ class Ledger:
         if self.store is not None:
             await _begin(self.store, attempt)
         hourly, server = attempt.tier.pricing.per_hour is not None, attempt.tier.model.server
-        end = machine_of(server or "this machine").begin() if hourly else None
+        end = machines.setdefault(server or "this machine", Machine()).begin() if hourly else None
         try:
             yield attempt
         except BaseException as error:
@@ -205,9 +200,8 @@ class Ledger:
         if cost is None and completion.cost_usd is not None:
             cost, more["price"] = completion.cost_usd, "as its own ledger says"
         if cost is None:
-            missing = "how long it was busy" if usage.known else "its usage"
             priced = has_price(tier.pricing, 0.0)
-            why = f" did not report {missing}" if priced else f": {tier.pricing.source}"
+            why = " did not report its usage" if priced else f": {tier.pricing.source}"
             more["note"] = "; ".join(filter(None, [attempt.note, f"{tier.model.name}{why}"]))
             more["assumed_usd"] = self._assumed(attempt, usage)
         else:

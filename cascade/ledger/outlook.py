@@ -28,9 +28,9 @@ TTL_S, MINIMUM, STEP = 300.0, 1024, 128
 """OpenAI's rules: exact prefixes of 1,024 tokens and more, in steps of 128, kept for 5 to 10
 minutes after their last use. Anthropic's ask for as much, and keep it for 5."""
 
-KEPT, REFIT_EVERY, BEGINNINGS = 2_000, 100, 50_000
+KEPT, REFIT_EVERY, BEGINNINGS = 2_000, 100, 100_000
 """Audits from whose lengths is learned; those between two fits, at first 1, 2, 4, …; and beginnings
-of prompts that are remembered of a cache."""
+of prompts that are remembered."""
 
 WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
 """Until enough is known the large model writes at most so many times the expected or the draft's
@@ -54,9 +54,9 @@ class Outlook:
         self, tiers: Sequence[PricedTier], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.tiers, self.lengths = tuple(tiers), Lengths()
-        self._alone, self._really = PromptCache(clock), PromptCache(clock)
         self._answers: deque[tuple[int, int, float]] = deque(maxlen=KEPT)
-        self._learned, self._lock = 0, Lock()
+        self._sent: OrderedDict[tuple[bool, bytes], tuple[float, str]] = OrderedDict()
+        self._clock, self._learned, self._lock = clock, 0, Lock()
 
     def cost(
         self, tier: PricedTier, completion: Completion, messages: Sequence[BaseMessage] = ()
@@ -65,10 +65,9 @@ class Outlook:
         unknown. What the large model was sent of the conversation before is read from its cache,
         the rest written to it."""
         usage, large = completion.usage, tier.name == self.tiers[-1].name
-        tokens, cached, written = usage.input_tokens or 0, 0, 0
-        if prefixes := prefixes_of(tier.model.name, messages, tokens):
-            cached = self._really.cached(prefixes, tokens) if large else 0
-            written = in_steps(1.0, tokens) - cached
+        prefixes = prefixes_of(tier, messages, usage)
+        cached = self._cached(prefixes, keep=False) if large else 0
+        written = prefixes[-1][1] - cached if prefixes else 0
         return next(_costs(tier, self.lengths if large else Lengths(), usage, cached, written))
 
     def earned(
@@ -77,9 +76,9 @@ class Outlook:
         """Fields of the entry of a node that cost so much and accepted a draft: what the large
         model alone would have cost, with a 95 % range of this question. It is an estimate, since
         that model was not asked; what middleware added to the prompt does not count."""
-        usage = completion.asked_usage
-        cached, _ = self._cached(usage, messages)
-        usd, least, most = _costs(self.tiers[-1], self.lengths, usage, cached)
+        usage, large = completion.asked_usage, self.tiers[-1]
+        cached = self._cached(prefixes_of(large, messages, usage), messages)
+        usd, least, most = _costs(large, self.lengths, usage, cached)
         if usd is None or least is None or most is None:
             return {"baseline_usd": None, "saved_usd": None, "basis": "unknown"}
         return {
@@ -95,12 +94,13 @@ class Outlook:
         """Dollars that the large model alone costs for a request that it was really asked: its real
         usage, but with as much of the prompt cached as there would have been, had it answered the
         turns too that it was not asked."""
-        alone, prefixes = self._cached(usage, messages)
-        really = self._really.cached(prefixes, usage.input_tokens or 0, keep=True)
+        large = self.tiers[-1]
+        prefixes = prefixes_of(large, messages, usage)
+        alone, really = self._cached(prefixes, messages), self._cached(prefixes)
         if alone > really:  # else its usage says what the provider found
             cached = max(alone, usage.cached_tokens or 0)
             usage = usage.model_copy(update={"cached_tokens": cached})
-        return self.tiers[-1].pricing.cost(usage, busy_ms)
+        return large.pricing.cost(usage, busy_ms)
 
     def learn(self, draft: int, large: int, weight: float) -> None:
         """Learn from an audit: visible tokens of draft and large answer, 1/P(it was audited)."""
@@ -110,13 +110,25 @@ class Outlook:
             if n % REFIT_EVERY == 0 or (n < REFIT_EVERY and n.bit_count() == 1):
                 self.lengths = fit_lengths(self._answers)
 
-    def _cached(self, usage: Usage, messages: Sequence[BaseMessage]) -> tuple[int, Prefixes]:
-        """Tokens of a prompt that the large model alone would have found in its cache, the same for
-        a run and for its audit, which ask about the same message; and the prompt's beginnings."""
-        tokens = usage.input_tokens or 0
-        prefixes = prefixes_of(self.tiers[-1].model.name, messages, tokens)
-        question = (messages[-1].id or "") if messages else ""
-        return self._alone.cached(prefixes, tokens, question=question, keep=True), prefixes
+    def _cached(
+        self, prefixes: Prefixes, alone: Sequence[BaseMessage] = (), *, keep: bool = True
+    ) -> int:
+        """Tokens of a prompt that the large model finds in its provider's cache or, asked `alone`
+        about these messages, would find, but for what the same question has left there: a run and
+        its audit, which ask about one message, are told the same."""
+        question, warm, now = (alone[-1].id or "") if alone else "", 0, self._clock()
+        with self._lock:
+            for key, tokens in prefixes:
+                at, by = self._sent.get((bool(alone), key), (-math.inf, ""))
+                alive = at > now - TTL_S
+                if alive and not (by and by == question):
+                    warm = tokens
+                if keep:
+                    self._sent[bool(alone), key] = now, by if alive else question
+                    self._sent.move_to_end((bool(alone), key))
+            while len(self._sent) > BEGINNINGS:
+                self._sent.popitem(last=False)
+        return warm
 
 
 def _costs(
@@ -201,61 +213,29 @@ def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
 # --- prompt caches of providers, as far as they can be known from what was sent
 
 Prefixes = Sequence[tuple[bytes, int]]
-"""(hash, characters) of each beginning of a prompt, the whole prompt last."""
+"""Hash of each beginning of a prompt, the whole prompt last, and its tokens that are cached."""
 
 
-class PromptCache:
-    """The beginnings of prompts that a model was sent lately, and the questions that left them."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._lock = clock, Lock()
-        self._kept: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-
-    def cached(
-        self, prefixes: Prefixes, tokens: int, *, question: str = "", keep: bool = False
-    ) -> int:
-        """Tokens of a prompt whose beginning is kept, but for what its question (by id) has left
-        itself, which may be looked up twice; `keep` it, since it is sent now."""
-        warm, now = 0, self._clock()
-        with self._lock:
-            for key, size in prefixes:
-                at, by = self._kept.get(key, (-math.inf, ""))
-                alive = at > now - TTL_S
-                if alive and not (by and by == question):
-                    warm = size
-                if keep:
-                    self._kept[key] = now, by if alive else question
-                    self._kept.move_to_end(key)
-            while len(self._kept) > BEGINNINGS:
-                self._kept.popitem(last=False)
-        return in_steps(warm / prefixes[-1][1], tokens) if prefixes else 0
-
-
-def prefixes_of(model: str, messages: Sequence[BaseMessage], tokens: int) -> Prefixes:
-    """The beginnings of a prompt of so many tokens, where a provider keeps any of it. Ids and
-    metadata of messages make no difference."""
+def prefixes_of(tier: PricedTier, messages: Sequence[BaseMessage], usage: Usage) -> Prefixes:
+    """The beginnings of a prompt, where the provider of a tier keeps any of it. Ids and metadata of
+    messages make no difference."""
     # A token is a character at least, as good as always.
+    tokens = usage.input_tokens or 0
     sizes = [characters([message]) for message in messages] if tokens >= MINIMUM else []
-    if sum(sizes) < MINIMUM:
+    if (whole := sum(sizes)) < MINIMUM:
         return ()
     blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
     marked = any(isinstance(block, Mapping) and "cache_control" in block for block in blocks)
-    if re.search("claude|anthropic", model.lower()) and not marked:
+    if re.search("claude|anthropic", tier.model.name.lower()) and not marked:
         return ()  # what their provider is asked to cache is marked
     found, key, size = [], b"", 0
     for message, more in zip(messages, sizes, strict=True):
         plain = [message.type, message.name, message.content, _calls(message)]
         text = json.dumps(plain, sort_keys=True, default=repr)
-        key = hashlib.sha256(key + text.encode()).digest()[:16]
-        size += more
-        found.append((key, size))
+        key, size = hashlib.sha256(key + text.encode()).digest()[:16], size + more
+        cached = int(size / whole * tokens) // STEP * STEP
+        found.append((key, cached if cached >= MINIMUM else 0))
     return found
-
-
-def in_steps(share: float, tokens: int) -> int:
-    """Tokens of a share of a prompt that a provider caches."""
-    found = int(share * tokens) // STEP * STEP
-    return found if found >= MINIMUM else 0
 
 
 def characters(messages: Sequence[BaseMessage]) -> int:

@@ -36,9 +36,8 @@ class Pricing(Record):
     def by_batch(self) -> Pricing:
         """The price of calls by the provider's batch API; a `ConfigurationError` where it is not
         known."""
-        tokens, share = self.per_million, self.batch_share
-        if tokens is not None and share is not None:
-            cheaper = {name: usd * share for name, usd in tokens.items()}
+        if self.per_million is not None and (share := self.batch_share) is not None:
+            cheaper = {name: usd * share for name, usd in self.per_million.items()}
             source = f"{self.source}, by batch × {share}"
             return self.model_copy(update={"per_million": cheaper, "source": source})
         if not has_price(self, busy_ms=1.0):
@@ -53,7 +52,6 @@ class Pricing(Record):
     ) -> Decimal | None:
         """Dollars of one call; None where price or usage are unknown. A price per hour needs the
         time in which the machine was `busy_ms`, a list price, which has dates, that of the call."""
-        del at
         total: Decimal | None = None
         if (usd := self.per_million) is not None:
             if (counts := _counts(usage)) is None:
@@ -155,8 +153,7 @@ class ListPrice(Pricing):
     def cost(
         self, usage: Usage, busy_ms: float | None = None, at: datetime | None = None
     ) -> Decimal | None:
-        counts = _counts(usage)
-        if counts is None:
+        if (counts := _counts(usage)) is None:
             return None
         import genai_prices  # noqa: PLC0415 - heavy, and only here
 
@@ -225,13 +222,10 @@ def find_pricing(
             place = {"provider_id": _PROVIDER_IDS.get(provider, provider)}
         try:
             found = genai_prices.calc_price(genai_prices.Usage(), model, **place)
+            source = f"list price, genai-prices {genai_prices.__version__}"
+            return ListPrice(source=source, provider=found.provider.id, model=model)
         except LookupError:
             why = f"no list price of {provider}:{model}{' at that address' * bool(base_url)}"
-        else:
-            from importlib.metadata import version  # noqa: PLC0415 - slow to import, rarely asked
-
-            source = f"list price, genai-prices {version('genai-prices')}"
-            return ListPrice(source=source, provider=found.provider.id, model=model)
     how = "with input and output, or Price.local(…) for a machine of your own"
     return Pricing(source=f"{why}: give the tier a `price` (on the command line: --prices) {how}")
 

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
-from cascade.ledger.base import EXACT, UnavailableError
-from cascade.ledger.database import Database, Words, json_type
-from cascade.ledger.writer import Change, Writer
+from cascade.ledger.base import UnavailableError
+from cascade.ledger.database import Change, Words, Writer, json_type
+from cascade.ledger.entries import EXACT
 from cascade.state import new_id
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -135,8 +135,7 @@ class Budgets:
         lease_s: float = 900.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        database = Database(url, "budgets", _accounts.metadata)
-        self._writer = Writer(database, self._make, LINGER_S)
+        self._writer = Writer(url, "budgets", _accounts.metadata, self._make, LINGER_S)
         self._lease, self._clock = timedelta(seconds=lease_s), clock
 
     async def reserve(
@@ -168,7 +167,7 @@ class Budgets:
     async def aclose(self) -> None:
         """Finish what is under way and disconnect; what cannot be settled lapses with its lease."""
         with suppress(UnavailableError):
-            await asyncio.to_thread(self._writer.close)
+            await self._writer.aclose()
 
     async def _ask(
         self,

@@ -7,22 +7,33 @@ SQLite its own thread writes it, with what waits.
 from __future__ import annotations
 
 import asyncio
+import csv
+import json
+import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from pydantic_core import to_jsonable_python
 from typing_extensions import override
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.ledger.base import EVERYTHING, EXACT, NO_TAGS, LedgerStore, Selection, total_of
-from cascade.ledger.database import Database, Money, UtcTime, Words, json_type, to_json
-from cascade.ledger.entries import LedgerEntry
-from cascade.ledger.export import write_entries
-from cascade.ledger.writer import PATIENCE_S, Change, Writer
+from cascade.ledger.base import EVERYTHING, NO_TAGS, LedgerStore, Selection
+from cascade.ledger.database import (
+    PATIENCE_S,
+    Change,
+    Money,
+    UtcTime,
+    Words,
+    Writer,
+    json_type,
+    to_json,
+)
+from cascade.ledger.entries import EXACT, FAILED, LedgerEntry, plain_reason, total_of
 from cascade.state import Decision
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
@@ -77,14 +88,6 @@ def _row_of(entry: LedgerEntry, tags: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def _entry_of(row: Any) -> Tagged:
-    fields = dict(zip(COLUMNS, row, strict=True))
-    tags = fields.pop("tags") or NO_TAGS
-    low, high = fields.pop("baseline_low_usd"), fields.pop("baseline_high_usd")
-    fields["baseline_range"] = None if low is None else (low, high)
-    return Tagged(LedgerEntry.model_validate(fields), tags)
-
-
 _INSERT = postgresql.insert(entries)  # SQLite's dialect compiles it as well
 _TOLD = {n: _INSERT.excluded[n] for n in COLUMNS if n not in ("id", "run_id", "node", "at")}
 _KEEP = _INSERT.on_conflict_do_update(index_elements=["id"], set_=_TOLD, where=IS_BEGUN)
@@ -134,8 +137,8 @@ class SqlLedger(LedgerStore):
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        database = Database(url, "ledger", entries.metadata, read_only=read_only)
-        self.writer = Writer(database, write, LINGER_S, SLOW_S)
+        table = "ledger", entries.metadata
+        self.writer = Writer(url, *table, write, LINGER_S, SLOW_S, read_only=read_only)
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
@@ -176,10 +179,10 @@ class SqlLedger(LedgerStore):
         if older_than is not None:
             selection = Selection(until=datetime.now(UTC) - older_than)
         chosen = sa.delete(entries).where(*_where(selection))
-        steps, database = (chosen.where(IS_BEGUN), chosen), self.writer.database
+        steps = chosen.where(IS_BEGUN), chosen
         await self.flush()
-        _, deleted = await database.write(lambda c: [c.execute(s).rowcount for s in steps])
-        await asyncio.to_thread(database.move_journal, wait=True)
+        _, deleted = await self.writer.write(lambda c: [c.execute(s).rowcount for s in steps])
+        await asyncio.to_thread(self.writer.move_journal, wait=True)
         return deleted
 
     @override
@@ -227,28 +230,30 @@ class SqlLedger(LedgerStore):
         Raises:
             ConfigurationError: the name has none of these endings.
         """
+        if (path := Path(path)).suffix not in (".jsonl", ".csv"):
+            raise ConfigurationError(f"{path}: the ending names the format, .jsonl or .csv.")
         found = _chosen(selection).execution_options(yield_per=200)  # flat memory for millions
-        return await self._read(found, lambda rows: write_entries(Path(path), map(_entry_of, rows)))
+        return await self._read(found, lambda rows: _write_file(path, map(_flat, rows)))
 
     @override
     async def ready(self) -> str | None:
         probe = sa.text("UPDATE ledger_version SET version_num = version_num")
-        database = self.writer.database
         try:
-            await asyncio.wait_for(database.write(lambda c: c.execute(probe).rowcount), PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                await self.writer.write(lambda c: c.execute(probe).rowcount)
         except TimeoutError:
-            return f"{database.place} has not answered for {PATIENCE_S} s."
+            return f"{self.writer.place} has not answered for {PATIENCE_S} s."
         except LedgerError as error:
             return str(error)
         return None
 
     async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> T:
         await self.flush()
-        return await self.writer.database.read(lambda c: made(c.execute(statement)))
+        return await self.writer.read(lambda c: made(c.execute(statement)))
 
     @override
     async def flush(self) -> None:
-        if not self.writer.database.read_only:
+        if not self.writer.read_only:
             await self.writer.written()
 
     @override
@@ -261,7 +266,14 @@ open_store = SqlLedger
 
 
 def _entries_of(rows: Any) -> list[LedgerEntry]:
-    return [_entry_of(row).entry for row in rows]
+    found = []
+    for row in rows:
+        fields = dict(zip(COLUMNS, row, strict=True))
+        low, high = fields.pop("baseline_low_usd"), fields.pop("baseline_high_usd")
+        del fields["tags"]
+        fields["baseline_range"] = None if low is None else (low, high)
+        found.append(LedgerEntry.model_validate(fields))
+    return found
 
 
 def _chosen(selection: Selection, kind: sa.ColumnElement[bool] = ~IS_BEGUN) -> sa.Select[Any]:
@@ -291,3 +303,44 @@ def _column(name: str) -> Any:
         return found.as_boolean() if part in ("calibrated", "once") else found.as_json()
     known = [*COLUMNS, "tags.NAME", *(f"decision.{part}" for part in Decision.model_fields)]
     raise ConfigurationError(f"{name!r} is no column of a ledger: give one of {', '.join(known)}.")
+
+
+# --- files for other programs
+
+_DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
+
+
+def _flat(row: Any) -> dict[str, Any]:
+    """A row without the note of a call that failed, which may quote a server's address and words,
+    as a reason may in its end."""
+    fields: dict[str, Any] = to_jsonable_python(dict(zip(COLUMNS, row, strict=True)))
+    fields["note"] = "" if fields["outcome"] in FAILED else plain_reason(fields["note"], ())
+    fields["tags"], decision = fields["tags"] or {}, fields.pop("decision") or {}
+    return fields | {name: decision.get(name) for name in _DECISION}
+
+
+def _write_file(path: Path, found: Iterable[dict[str, Any]]) -> int:
+    n, names = 0, [*(name for name in COLUMNS if name != "decision"), *_DECISION]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, names)
+        if path.suffix == ".csv":
+            table.writeheader()
+        for row in found:
+            n += 1
+            if path.suffix == ".csv":
+                table.writerow({name: _cell(value) for name, value in row.items()})
+            else:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return n
+
+
+def _cell(value: Any) -> Any:
+    """A value of CSV; a text that a spreadsheet would take for a formula has the apostrophe that
+    makes it text: models name tools, and opening a file must not run what they say."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cascade._numbers import to_number
 from cascade.errors import ModelError
-from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, TTL_S, characters, in_steps, prefixes_of
+from cascade.ledger.outlook import CHARACTERS_PER_TOKEN, TTL_S, characters, prefixes_of
 from cascade.middleware.base import Ask, CascadeMiddleware, Slot, go_to
 from cascade.policies.base import dollars
 from cascade.run import Answer, Call, CascadeRuntime, Run, to_request
@@ -136,8 +136,8 @@ class Sticky(CascadeMiddleware):
         turn = next((turn for turn in reversed(turns) if tier.name in turn.asked), None)
         if turn is None or time.time() - turn.at > self.ttl_s:
             return 0
-        kept = prefixes_of(tier.model.name, run.messages, turn.tokens[0])
-        return in_steps(1.0, turn.tokens[0]) if kept else 0
+        kept = prefixes_of(tier, run.messages, Usage(input_tokens=turn.tokens[0]))
+        return kept[-1][1] if kept else 0
 
 
 def _usd(tier: OpenTier, tokens: int, cached: int, output: int) -> float | None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cascade import errors
-from cascade.ledger.export import without_places
+from cascade.ledger.entries import without_places
 
 logger = logging.getLogger("cascade")
 

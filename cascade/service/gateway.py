@@ -30,12 +30,10 @@ from cascade import middleware as ready
 from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
 from cascade.events import Decided, Event, Token
-from cascade.ledger.entries import LedgerEntry
-from cascade.ledger.export import failures, plain_reason
+from cascade.ledger.entries import LedgerEntry, LedgerView, failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Budgets
 from cascade.ledger.store import open_store
-from cascade.ledger.view import LedgerView
 from cascade.middleware import CascadeMiddleware, Slot
 from cascade.middleware.base import Decide
 from cascade.middleware.local_only import LocalOnly, looks_personal

@@ -39,14 +39,14 @@ def house(root: Path, files: dict[str, str]) -> Path:
 
 
 STATE, BASE, ROUTER = "cascade/state.py", "cascade/models/base.py", "agents/router.py"
-HIDDEN = "def f():\n    import cascade.ledger.view"
+HIDDEN = "def f():\n    import cascade.ledger.entries"
 FOR_TYPES = "if TYPE_CHECKING:\n    from cascade.ledger import x"
 IMPORTS: dict[str, tuple[str, str, bool]] = {
     "upwards": (STATE, "from cascade.models import base", False),
     "upwards in a function": ("cascade/errors.py", HIDDEN, False),
     "upwards for types": (STATE, FOR_TYPES, False),
-    "sideways": (BASE, "from cascade.ledger import view", False),
-    "sideways, relative": (BASE, "from ..ledger import view", False),
+    "sideways": (BASE, "from cascade.ledger import entries", False),
+    "sideways, relative": (BASE, "from ..ledger import entries", False),
     "an agent upwards": (ROUTER, "from cascade.api import Cascade", False),
     "the face": (STATE, "from cascade import Cascade", False),
     "downwards": (ROUTER, "from cascade.models import base", True),
@@ -55,7 +55,7 @@ IMPORTS: dict[str, tuple[str, str, bool]] = {
     "within a package": (BASE, "from . import openai", True),
 }
 MODULES = ["__init__", "api", "cli", "errors", "state", "models/__init__", "models/base"]
-MODULES += ["models/openai", "ledger/__init__", "ledger/view"]
+MODULES += ["models/openai", "ledger/__init__", "ledger/entries"]
 SKELETON = {
     **{f"cascade/{name}.py": "" for name in MODULES},
     **{f"agents/{name}.py": "" for name in ("__init__", "router")},

@@ -24,7 +24,6 @@ from cascade.errors import ConfigurationError, LedgerError, MissingDependencyErr
 from cascade.ledger import Selection, open_store, tagged
 from cascade.ledger import database as databases
 from cascade.ledger import store as stores
-from cascade.ledger import writer as writers
 from cascade.ledger.base import current_tags
 from tests.ledger.processes import ROOT
 from tests.ledger.samples import call, decided, entry
@@ -62,8 +61,8 @@ def full_disk(path: Path) -> Iterator[None]:
 
 
 async def test_a_thread_writes_more(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "BATCH", 2)
-    monkeypatch.setattr(writers, "LITTLE", 2)
+    monkeypatch.setattr(databases, "BATCH", 2)
+    monkeypatch.setattr(databases, "LITTLE", 2)
     monkeypatch.setattr(stores, "LINGER_S", 60)
     async with open_store(url) as store:
         await store.flush()
@@ -218,7 +217,7 @@ async def test_what_comes_while_the_thread_ends_is_for_the_next_one(url: str, pa
 
 
 async def test_the_journal_is_moved(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "JOURNAL", 100)
+    monkeypatch.setattr(databases, "JOURNAL", 100)
     wal = path.with_name("ledger.db-wal")
     async with open_store(url) as store:
         longest = 0

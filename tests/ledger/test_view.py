@@ -6,8 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from cascade.ledger.entries import LedgerEntry
-from cascade.ledger.view import LedgerView
+from cascade.ledger.entries import LedgerEntry, LedgerView
 from tests.ledger.samples import entry
 
 

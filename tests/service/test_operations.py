@@ -18,7 +18,7 @@ import pytest
 
 from cascade import errors
 from cascade.errors import ConfigurationError
-from cascade.ledger.export import plain_reason
+from cascade.ledger.entries import plain_reason
 from cascade.models.openai import OpenAIModel
 from cascade.service import read_config
 from cascade.service.config import TierConfig
