@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from cascade.ledger.base import UnavailableError
-from cascade.ledger.database import Change, Words, Writer, json_type
+from cascade.ledger.database import Change, Words, Writer, execute, json_type
 from cascade.ledger.entries import EXACT
 from cascade.state import new_id
 
@@ -30,8 +30,10 @@ T = TypeVar("T")
 Window = Literal["day", "month"]
 """Span of a budget, in UTC."""
 
-LINGER_S = 0.005
-"""Time that settlements wait for the next reservation, to be written in its transaction."""
+LINGER_S, FEW = 0.005, 16
+"""Time that settlements wait for the next reservation, to be written in its transaction, and
+requests under way up to which an event loop writes by itself: with more of them, the background
+writes many at once."""
 
 ZERO = Decimal(0)
 
@@ -106,13 +108,15 @@ _NEW = postgresql.insert(_accounts).on_conflict_do_nothing()  # SQLite's dialect
 _CHANGE = _accounts.update().where(_MINE).values(account=sa.bindparam("account"))
 
 
-def _account(connection: sa.Connection, key: str, now: datetime) -> Account:
+def _account(connection: Any, key: str, now: datetime) -> Account:
     """The account of a key, locked until the end of the transaction."""
-    day, found = now.date(), connection.execute(_ACCOUNT, {"mine": key}).scalar()
+    day, mine = now.date(), {"mine": key}
+    found = execute(connection, _ACCOUNT, mine).fetchone()
     if found is None:
-        connection.execute(_NEW, {"key": key, "account": Account(day=day)})
-        found = connection.execute(_ACCOUNT, {"mine": key}).scalar_one()
-    account = Account.model_validate(found)
+        execute(connection, _NEW, {"key": key, "account": Account(day=day)})
+        found = execute(connection, _ACCOUNT, mine).fetchone()
+    made, read = found[0], Account.model_validate_json
+    account = read(made) if isinstance(made, str) else Account.model_validate(made)
     if day > account.day:  # a clock that is set back makes none begin anew
         if (day.year, day.month) != (account.day.year, account.day.month):
             account.month_usd = ZERO
@@ -137,6 +141,7 @@ class Budgets:
     ) -> None:
         self._writer = Writer(url, "budgets", _accounts.metadata, self._make, LINGER_S)
         self._lease, self._clock = timedelta(seconds=lease_s), clock
+        self._under_way: set[str] = set()
 
     async def reserve(
         self, key: str, usd: Decimal, limits: Mapping[Window, Decimal]
@@ -148,11 +153,15 @@ class Budgets:
         """
         wanted, until = Reservation(new_id(), key, usd), self._clock() + self._lease
         undo = partial(Account.settle, reservation_id=wanted.id, usd=ZERO)
-        return await self._ask(key, lambda account: account.reserve(wanted, until, limits), undo)
+        done = await self._ask(key, lambda account: account.reserve(wanted, until, limits), undo)
+        if isinstance(done, Reservation):
+            self._under_way.add(done.id)
+        return done
 
     def settle(self, reservation: Reservation, usd: Decimal) -> asyncio.Future[None]:
         """Count what a request has cost, and release the rest. Settling twice counts once. It is
         tried again while the database is away, also where nothing waits for it."""
+        self._under_way.discard(reservation.id)
         settle = partial(Account.settle, reservation_id=reservation.id, usd=usd)
         return self._count(reservation.key, settle)
 
@@ -177,7 +186,8 @@ class Budgets:
     ) -> T:
         made: list[T] = []  # again where it is tried again
         work = key, lambda account: made.append(change(account))
-        await self._writer.written(work, undo and (key, undo))
+        if len(self._under_way) > FEW or not self._writer.write_now(work):
+            await self._writer.written(work, undo and (key, undo))
         return made[-1]
 
     def _count(self, key: str, change: Callable[[Account], None]) -> asyncio.Future[None]:
@@ -186,10 +196,10 @@ class Budgets:
         done.add_done_callback(lambda one: one.cancelled() or one.exception())
         return done
 
-    def _make(self, changes: Sequence[Any], connection: sa.Connection) -> None:
+    def _make(self, changes: Sequence[Any], connection: Any) -> None:
         # In the order of their keys, so that no two processes wait for one another.
         keys, now = sorted({key for key, _ in changes}), self._clock()
         accounts = {key: _account(connection, key, now) for key in keys}
         for key, change in changes:
             change(accounts[key])
-        connection.execute(_CHANGE, [{"mine": key, "account": accounts[key]} for key in keys])
+        execute(connection, _CHANGE, *({"mine": key, "account": accounts[key]} for key in keys))

@@ -30,15 +30,15 @@ from cascade.ledger.database import (
     UtcTime,
     Words,
     Writer,
+    execute,
     json_type,
-    to_json,
 )
 from cascade.ledger.entries import EXACT, FAILED, LedgerEntry, plain_reason, total_of
 from cascade.state import Decision
 
 # Where SQLAlchemy is missing, `cascade.ledger.database` has told so before.
 import sqlalchemy as sa  # isort: skip
-from sqlalchemy.dialects import postgresql, sqlite  # isort: skip
+from sqlalchemy.dialects import postgresql  # isort: skip
 
 T = TypeVar("T")
 
@@ -94,29 +94,13 @@ _KEEP = _INSERT.on_conflict_do_update(index_elements=["id"], set_=_TOLD, where=I
 _FORGET = sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGUN)
 
 
-@lru_cache
-def _for_sqlite(statement: Any) -> tuple[str, list[tuple[str, Any]]]:
-    """A statement as text with the names of its values and their conversions: to execute it by
-    SQLAlchemy takes longer than SQLite itself."""
-    dialect = sqlite.dialect(json_serializer=to_json)
-    compiled = statement.compile(dialect=dialect)
-    types = {name: bound.type.dialect_impl(dialect) for name, bound in compiled.binds.items()}
-    return str(compiled), [(n, types[n].bind_processor(dialect)) for n in compiled.positiontup]
-
-
 def write(works: Sequence[Any], connection: sa.Connection | sqlite3.Connection) -> None:
     """Make changes of the ledger: what is to be put, and ids of begun calls that are withdrawn."""
-    file: Any = connection
-    if isinstance(connection, sa.Connection):
-        file = connection.connection.driver_connection
     kept = [_row_of(*work) for work in works if isinstance(work, Tagged)]
     gone = [{"gone": work} for work in works if isinstance(work, str)]
     for statement, rows in ((_KEEP, kept), (_FORGET, gone)):
-        if rows and isinstance(file, sqlite3.Connection):
-            text, forms = _for_sqlite(statement)
-            file.executemany(text, [[f(row[n]) if f else row[n] for n, f in forms] for row in rows])
-        elif rows and isinstance(connection, sa.Connection):
-            connection.execute(statement, rows)
+        if rows:
+            execute(connection, statement, *rows)
 
 
 class SqlLedger(LedgerStore):
