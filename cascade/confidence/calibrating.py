@@ -1,20 +1,16 @@
-"""Fits of calibrations to labelled drafts, and of the topics of prompts.
+"""Fits of calibrations to labelled drafts, and figures of their quality.
 
 All are logistic regressions with a normal prior whose mean is the raw score as it is: few labels
 change little. A step from few parameters to many is taken as far as cross-fitting shows that it
-pays by more than its noise. Needs scipy and scikit-learn.
+pays by more than its noise. Needs scipy.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import compress, pairwise
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
@@ -26,7 +22,6 @@ from cascade.confidence.calibration import (
     Array,
     Calibration,
     Code,
-    Fitted,
     FittedCalibrator,
     GainHead,
     Linear,
@@ -93,35 +88,36 @@ def calibrate(
     paid = [name for name, calls in signals if calls]
     taken = [(*free, *paid[:count]) for count in range(0 if free else 1, len(paid) + 1)]
     fitted = [_fit_stage(rows, correct, stage, names) for stage in taken]
-    last = fitted[-1]
     stages = [
-        fit.stage.model_copy(update={"outlook": _outlook(fit.seen, later.seen)})
-        for fit, later in pairwise(fitted)
+        stage.model_copy(update={"outlook": _outlook(here, after)})
+        for (stage, *_, here), (*_, after) in pairwise(fitted)
     ]
-    gain, share, auroc_gain = _fit_gain_head(last, correct, large)
-    area = auroc(last.seen, correct)
+    last, table, raw, seen = fitted[-1]
+    gain, share, auroc_gain = _fit_gain_head(table, seen, correct, large)
+    area = auroc(seen, correct)
     quality = Quality(
         n=len(correct),
         accuracy_small=float(correct.mean()),
         accuracy_large=float(large.mean()),
-        ece=ece(last.seen, correct),
-        ece_noise=float(ece_noise(last.seen).mean()),
-        ece_raw=ece(last.raw, correct),
-        brier=brier(last.seen, correct),
-        brier_raw=brier(last.raw, correct),
+        ece=ece(seen, correct),
+        ece_noise=float(ece_noise(seen).mean()),
+        ece_raw=ece(raw, correct),
+        brier=brier(seen, correct),
+        brier_raw=brier(raw, correct),
         auroc=None if math.isnan(area) else area,
         auroc_gain=auroc_gain,
     )
-    quantiles = np.quantile(last.seen, np.linspace(0, 1, QUANTILES))
-    windows = zip(last.seen.tolist(), (row.get("logprob_window_min") for row in rows), strict=True)
+    code, text = next(_advice(last, raw, seen, correct, quality))
+    quantiles = np.quantile(seen, np.linspace(0, 1, QUANTILES))
+    windows = zip(seen.tolist(), (row.get("logprob_window_min") for row in rows), strict=True)
     early = [(confidence, window) for confidence, window in windows if window is not None]
     return Calibration(
         **dict(made_for),
         created_at=datetime.now(UTC),
         library_version=__version__,
-        stages=(*stages, last.stage),
+        stages=(*stages, last),
         quality=quality,
-        recommendation=_recommend(last, correct, quality),
+        recommendation=Recommendation(code=code, text=text),
         p_large=quality.accuracy_large,
         gain=gain,
         gain_share=share,
@@ -131,19 +127,10 @@ def calibrate(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """A stage, its matrix, raw scores, and confidences by fits that have not `seen` the row."""
-
-    stage: Stage
-    table: Array
-    raw: Array
-    seen: Array
-
-
 def _fit_stage(
     given: Sequence[Features], correct: Array, taken: tuple[str, ...], names: Sequence[str]
-) -> _Fit:
+) -> tuple[Stage, Array, Array, Array]:
+    """A stage, its matrix, raw scores, and confidences by fits that have not seen the row."""
     own = [{n: value for n, value in row.items() if owner(n, names) in taken} for row in given]
     rows = [with_raw(row, taken) for row in own]
     raw, columns = values_of(rows, RAW), columns_of(rows, taken)
@@ -156,7 +143,7 @@ def _fit_stage(
         calibrated=_is_calibrated(raw, seen, correct),
         scored=bool(np.isfinite(raw).any()),
     )
-    return _Fit(stage, table, raw, seen)
+    return stage, table, raw, seen
 
 
 def _is_calibrated(raw: Array, seen: Array, correct: Array) -> bool:
@@ -190,50 +177,50 @@ def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
 
 
 def _fit_gain_head(
-    last: _Fit, correct: Array, large: Array
+    table: Array, seen: Array, correct: Array, large: Array
 ) -> tuple[GainHead | None, float, float | None]:
     """A gain head, how far it is better than a constant p_L, and the AUROC of the gain."""
-    gain, constant = large - correct, float(large.mean()) - last.seen
+    gain, constant = large - correct, float(large.mean()) - seen
     won = (gain > 0.5).astype(np.float64)
     if not 0 < won.sum() < len(won):
         return None, 0.0, None
-    ranked = cross_fitted(fit_gain, last.table, correct, large, by=gain)
+    ranked = cross_fitted(fit_gain, table, correct, large, by=gain)
     share = step_share(constant, ranked, gain)
     area = auroc(constant + share * (ranked - constant), won)
-    return fit_gain(last.table, correct, large) if share else None, share, area
+    return fit_gain(table, correct, large) if share else None, share, area
 
 
-def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
-    """Advice on the use of it, by its figures."""
-    area, n, raw = quality.auroc, quality.n, auroc(last.raw, correct)
-    code: Code = "ok"
-    text = "the confidence is calibrated on these examples."
-    if raw < 0.5 - CHANCE_Z * auroc_error(raw, correct):
-        code = "score is reversed"
-        text = (
+def _advice(
+    last: Stage, raw: Array, seen: Array, correct: Array, quality: Quality
+) -> Iterator[tuple[Code, str]]:
+    """What there is to say about its use, by its figures; the first is the weightiest."""
+    n, reversed_area, area = quality.n, auroc(raw, correct), quality.auroc
+    if reversed_area < 0.5 - CHANCE_Z * auroc_error(reversed_area, correct):
+        yield (
+            "score is reversed",
             "do not use it: the higher the score, the more often the draft is wrong "
-            f"(AUROC {raw:.2f}). Look whether it means the opposite."
+            f"(AUROC {reversed_area:.2f}). Look whether it means the opposite.",
         )
-    elif float(np.quantile(last.seen, 0.95)) < 0.5:
-        code = "small model too weak"
-        text = (
+    if float(np.quantile(seen, 0.95)) < 0.5:
+        yield (
+            "small model too weak",
             f"do not use it: {quality.accuracy_small:.0%} of {n} drafts are right, and hardly "
-            "one is more likely right than wrong. Take another small model."
+            "one is more likely right than wrong. Take another small model.",
         )
-    elif area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
-        code = "no better than chance"
-        text = (
+    if area is not None and area < 0.5 + max(CHANCE_AREA, CHANCE_Z * auroc_error(area, correct)):
+        yield (
+            "no better than chance",
             f"do not use it: on {n} labels the confidence tells right from wrong drafts no "
-            f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels."
+            f"better than chance (AUROC {area:.2f}). Take other signals, or bring more labels.",
         )
-    elif not last.stage.calibrated:
-        code = "not calibrated"
-        text = (
+    if not last.calibrated:
+        yield (
+            "not calibrated",
             f"{n} labels do not show that the confidence is a probability (ECE {quality.ece:.3f}, "
             f"noise {quality.ece_noise:.3f}); it is a raw score, marked calibrated=False: to tell, "
-            f"it takes about {LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n} more labels."
+            f"it takes about {LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n} more labels.",
         )
-    return Recommendation(code=code, text=text)
+    yield "ok", "the confidence is calibrated on these examples."
 
 
 # --- fits
@@ -242,13 +229,12 @@ def _recommend(last: _Fit, correct: Array, quality: Quality) -> Recommendation:
 def fit_calibrator(table: Array, correct: Array) -> FittedCalibrator:
     """The calibrator that these labels (n,) can pay for. Column 0 of the table (n, d) is the logit
     of the raw score (all NaN where there is none), the others follow in the order of trust."""
-    base = _fit_base(table, correct)
-    if not _columns_allowed(table, correct):
+    base, full = _fit_base(table, correct), _fit_full(table, correct)
+    if not full.weights:
         return FittedCalibrator(base=base)
     few, many = (cross_fitted(fit, table, correct, folds=10) for fit in (_fit_base, _fit_full))
     share = step_share(few, many, correct)
-    full = _fit_full(table, correct) if share else None
-    return FittedCalibrator(base=base, full=full, share=share)
+    return FittedCalibrator(base=base, full=full if share else None, share=share)
 
 
 def fit_gain(
@@ -257,7 +243,7 @@ def fit_gain(
     """A gain head, from how right (n,) draft and large answer were."""
     columns = range(1, table.shape[1])
     return GainHead(
-        small=_fit(table, small, columns, precision, raw=_scored(table)),
+        small=_fit(table, small, columns, precision),
         large=_fit(table, large, columns, precision, raw=False),
     )
 
@@ -299,25 +285,21 @@ def _scored(table: Array) -> bool:
     return not np.isnan(table[:, 0]).all()
 
 
-def _columns_allowed(table: Array, correct: Array) -> range:
-    """Columns beside the raw score, as many as there are labels for."""
-    rarer = int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
-    most = rarer // LABELS_PER_FEATURE - int(_scored(table))
-    return range(1, min(table.shape[1], 1 + max(0, most)))
-
-
 def _fit_base(table: Array, correct: Array) -> Linear:
     """Slope and shift of the raw logit; the base rate where there is no raw score. A slope below 0
     becomes 0: such a score says nothing, or was mistaken for its opposite."""
     if not _scored(table):
         rate = (correct.sum() + 1) / (len(correct) + 2)
         return Linear(intercept=float(np.log(rate / (1 - rate))))
-    found = _fit(table, correct, raw=True)
+    found = _fit(table, correct)
     return found if found.raw >= 0 else _fit(table, correct, raw=False)
 
 
 def _fit_full(table: Array, correct: Array) -> Linear:
-    return _fit(table, correct, _columns_allowed(table, correct), raw=_scored(table))
+    """Also columns beside the raw score, as many as there are labels for."""
+    rarer = int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
+    most = max(0, rarer // LABELS_PER_FEATURE - _scored(table))
+    return _fit(table, correct, range(1, table.shape[1])[:most])
 
 
 def _fit(
@@ -326,31 +308,32 @@ def _fit(
     columns: Sequence[int] = (),
     precision: float = PRIOR_ROWS,
     *,
-    raw: bool,
+    raw: bool = True,
 ) -> Linear:
-    """A logistic regression with a normal prior: weights around 0, and with `raw` the slope of the
-    raw logit around 1. A column that does not vary gets a scale that takes it out."""
+    """Weights of standardised columns, expected around 0, and of the raw logit, where it is known
+    and to be `raw`, around 1. A column that does not vary gets a scale that takes it out."""
     x = table[:, list(columns)]
     known = np.isfinite(x)
     count = np.maximum(1, known.sum(axis=0))
     mean = np.where(known, x, 0.0).sum(axis=0) / count
     deviation = np.sqrt(np.where(known, (x - mean) ** 2, 0.0).sum(axis=0) / count)
     scale = np.where(deviation > 1e-9, deviation, 1e9)
-    first = [PRIOR_ROWS, PRIOR_ROWS] if raw else [FLAT]
+    first = [PRIOR_ROWS, PRIOR_ROWS] if raw and _scored(table) else [FLAT]
     parts = [np.ones((len(table), 1)), np.nan_to_num(table[:, :1])][: len(first)]
     design = np.hstack([*parts, np.nan_to_num((x - mean) / scale)])
     prior = np.array([0.0, 1.0][: len(first)] + [0.0] * len(columns))
-    found = _minimise(design, labels, prior, np.array(first + [precision] * len(columns)))
+    found = fit_logistic(design, labels, prior, np.array(first + [precision] * len(columns)))
     fitted = zip(columns, mean.tolist(), scale.tolist(), found[len(first) :].tolist(), strict=True)
     return Linear(
         intercept=float(found[0]),
-        raw=float(found[1]) if raw else 0.0,
+        raw=float(found[1]) if len(first) > 1 else 0.0,
         weights=tuple(Weight(column=c, mean=m, scale=s, weight=w) for c, m, s, w in fitted),
     )
 
 
-def _minimise(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
-    """The weights that minimise log-loss plus the prior, by Newton's method with backtracking."""
+def fit_logistic(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
+    """The weights (d,) of a logistic regression of labels in [0, 1] with a normal prior, by
+    Newton's method with backtracking."""
 
     def loss(w: Array) -> float:
         eta = x @ w
@@ -371,7 +354,7 @@ def _minimise(x: Array, labels: Array, prior: Array, precision: Array) -> Array:
             break
         w = w - step
         best = loss(w)
-    return np.asarray(w, dtype=np.float64)
+    return w
 
 
 # --- metrics
@@ -421,60 +404,3 @@ def auroc_error(area: float, label: Array) -> float:
     spread = area * (1 - area) + (n_positive - 1) * (q1 - area**2)
     spread += (n_negative - 1) * (q2 - area**2)
     return math.sqrt(max(0.0, spread) / (n_positive * n_negative))
-
-
-# --- the topics of prompts, learned without labels (latent semantic analysis)
-
-_WORD = re.compile(r"\b\w\w+\b")
-
-
-class TextEncoder(Fitted):
-    """Encoder of prompts as points in a latent space: TF-IDF over words, then a truncated SVD.
-
-    Attributes:
-        words: of each its inverse document frequency, then its coordinates.
-        dimensions: of the space; 0 where the prompts that it was learned from share no words.
-    """
-
-    words: Mapping[str, tuple[float, ...]] = {}
-    dimensions: int = 0
-
-    def transform(self, prompts: Sequence[str]) -> Array:
-        """One row per prompt; zeros for a prompt without a known word."""
-        found = [
-            Counter(word for word in _WORD.findall(prompt.lower()) if word in self.words)
-            for prompt in prompts
-        ]
-        table = {word: np.array(self.words[word]) for word in set[str]().union(*found)}
-        rows = np.zeros((len(prompts), self.dimensions))
-        for row, counts in zip(rows, found, strict=True):
-            if counts:
-                known = np.array([table[word] for word in counts])
-                tf_idf = (1 + np.log(list(counts.values()))) * known[:, 0]
-                row[:] = (tf_idf / np.linalg.norm(tf_idf)) @ known[:, 1:]
-        return rows
-
-
-def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEncoder:
-    """Learn the space, of at most one dimension per 20 prompts."""
-    from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415 - heavy
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - heavy
-
-    vectoriser = TfidfVectorizer(
-        sublinear_tf=True,
-        min_df=3 if len(prompts) >= 1000 else 2,
-        stop_words="english",
-        max_features=8000,
-    )
-    try:
-        table = vectoriser.fit_transform(prompts)
-    except ValueError:  # no word is left
-        return TextEncoder()
-    size = min(dimensions, len(prompts) // 20, table.shape[1] - 1)
-    if size < 1:
-        return TextEncoder()
-    with np.errstate(divide="ignore", invalid="ignore"):  # where all prompts are alike
-        svd: Any = TruncatedSVD(size, random_state=0).fit(table)
-    rows = np.column_stack([vectoriser.idf_, svd.components_.T]).tolist()
-    words = {word: tuple(rows[at]) for word, at in vectoriser.vocabulary_.items()}
-    return TextEncoder(words=words, dimensions=size)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from cascade.confidence.base import combine, score_of
-from cascade.confidence.calibrating import TextEncoder, fit_text_encoder
-from cascade.confidence.calibration import Array
+from cascade.confidence.calibration import Array, Fitted
 from cascade.confidence.signals import Step, trajectory_features
 from cascade.errors import ConfigurationError
 from cascade.evaluation.recordings import Outcome, Transcript
@@ -26,6 +25,61 @@ Rows = NDArray[np.intp]
 
 Table = Mapping[str, Array]
 """Columns by name, (n,) each, NaN where a value is missing; none that is missing everywhere."""
+
+
+_WORD = re.compile(r"\b\w\w+\b")
+
+
+class TextEncoder(Fitted):
+    """Encoder of prompts as points in a latent space: TF-IDF over words, then a truncated SVD.
+
+    Attributes:
+        words: of each its inverse document frequency, then its coordinates.
+        dimensions: of the space; 0 where the prompts that it was learned from share no words.
+    """
+
+    words: Mapping[str, tuple[float, ...]] = {}
+    dimensions: int = 0
+
+    def transform(self, prompts: Sequence[str]) -> Array:
+        """One row per prompt; zeros for a prompt without a known word."""
+        found = [
+            Counter(word for word in _WORD.findall(prompt.lower()) if word in self.words)
+            for prompt in prompts
+        ]
+        table = {word: np.array(self.words[word]) for word in set[str]().union(*found)}
+        rows = np.zeros((len(prompts), self.dimensions))
+        for row, counts in zip(rows, found, strict=True):
+            if counts:
+                known = np.array([table[word] for word in counts])
+                tf_idf = (1 + np.log(list(counts.values()))) * known[:, 0]
+                row[:] = (tf_idf / np.linalg.norm(tf_idf)) @ known[:, 1:]
+        return rows
+
+
+def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEncoder:
+    """Learn the space, of at most one dimension per 20 prompts."""
+    from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415 - heavy
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - heavy
+
+    vectoriser = TfidfVectorizer(
+        sublinear_tf=True,
+        min_df=3 if len(prompts) >= 1000 else 2,
+        stop_words="english",
+        max_features=8000,
+    )
+    try:
+        table = vectoriser.fit_transform(prompts)
+    except ValueError:  # no word is left
+        return TextEncoder()
+    size = min(dimensions, len(prompts) // 20, table.shape[1] - 1)
+    if size < 1:
+        return TextEncoder()
+    with np.errstate(divide="ignore", invalid="ignore"):  # where all prompts are alike
+        svd: Any = TruncatedSVD(size, random_state=0).fit(table)
+    rows = np.column_stack([vectoriser.idf_, svd.components_.T]).tolist()
+    words = {word: tuple(rows[at]) for word, at in vectoriser.vocabulary_.items()}
+    return TextEncoder(words=words, dimensions=size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 
+from cascade.confidence.calibrating import fit_logistic
 from cascade.confidence.calibration import Array, Calibration
 from cascade.errors import ConfigurationError
 from cascade.evaluation.features import Pair, Rows
@@ -56,10 +57,11 @@ def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None =
         targets.append((pair.table(f"answers:{helper}")["correct"], 1))
     x, weights, own = _standardised(pair, columns, pair, fit), [], []
     for correct, of in targets:
-        w, left_out = _fit_logistic(x[fit], correct[fit], *priors[:, of].T)
+        mean, precision = priors[:, of, 0], priors[:, of, 1] ** -2
+        w = fit_logistic(x[fit], correct[fit], mean, precision)
         weights.append(w)
         own.append(expit(x @ w))
-        own[-1][fit] = left_out
+        own[-1][fit] = _left_out(x[fit], correct[fit], w, precision)
 
     def head(other: Pair) -> tuple[Array, ...]:
         if other is pair:
@@ -79,10 +81,7 @@ def _standardised(of: Pair, columns: Sequence[tuple[str, str]], pair: Pair, fit:
         found = [of.table(source, pair).get(name, unknown) for source, name in columns]
         return np.array(found).reshape(len(columns), len(of))
 
-    found = whole = values(pair)
-    if of is not pair:
-        found = values(of)
-    given = np.ma.masked_invalid(np.take(whole, fit, axis=1))
+    found, given = values(of), np.ma.masked_invalid(np.take(values(pair), fit, axis=1))
     least, most = (np.ma.filled(f(axis=1, keepdims=True), -1.0) for f in (given.min, given.max))
     marks = np.ma.filled((given == 0) | (given == 1), True).all(axis=1, keepdims=True)
     share, count = (least >= 0) & (most <= 1) & ~marks, (least >= 0) & (most > 1)
@@ -100,32 +99,19 @@ def _standardised(of: Pair, columns: Sequence[tuple[str, str]], pair: Pair, fit:
         at = columns.index(("draft", "raw"))
         ranked, raw = np.sort(given[at].compressed()), found[at]
         below = np.searchsorted(ranked, raw, "left") + np.searchsorted(ranked, raw, "right")
-        n, edge = 2 * (len(ranked) + 1), 0.5 / (len(ranked) + 1)
-        rank = np.clip((below + 1) / n, edge, 1 - edge)
+        rank = (below + 1) / (2 * len(ranked) + 2)
         x[at] = np.where(np.isfinite(raw), norm.ppf(rank), 0.0)
     return np.ascontiguousarray(np.vstack([np.ones(len(of)), x]).T)
 
 
-def _fit_logistic(x: Array, y: Array, prior: Array, deviation: Array) -> tuple[Array, Array]:
-    """Weights of largest posterior, by Newton's method, and leave-one-out probabilities.
-
-    Without its own row a logit is η − (y − p)·h/(1 − p(1 − p)·h), with h = x'H⁻¹x and H the
-    Hessian of the whole fit.
-    """
-    hessian = precision = np.diag(deviation**-2)
-    w, rate = prior.copy(), np.clip(y.mean(), 0.02, 0.98)
-    w[0] = np.log(rate / (1 - rate))
-    for _ in range(15):
-        p = expit(x @ w)
-        hessian = (x * (p * (1 - p))[:, None]).T @ x + precision
-        step = np.linalg.solve(hessian, x.T @ (y - p) - precision @ (w - prior))
-        largest = float(np.abs(step).max())
-        w += step * min(1.0, 2.0 / max(largest, 1e-12))
-        if largest < 1e-3:
-            break
+def _left_out(x: Array, y: Array, w: Array, precision: Array) -> Array:
+    """Probabilities of rows by weights that have not seen them: without its own row a logit is
+    η − (y − p)·h/(1 − p(1 − p)·h), with h = x'H⁻¹x and H the Hessian of the whole fit."""
     p = expit(x @ w)
+    hessian = (x * (p * (1 - p))[:, None]).T @ x + np.diag(precision)
     leverage = np.einsum("ij,ji->i", x, np.linalg.solve(hessian, x.T))
-    return w, expit(x @ w - (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3))
+    shift = (y - p) * leverage / np.maximum(1 - p * (1 - p) * leverage, 1e-3)
+    return np.asarray(expit(x @ w - shift))
 
 
 class Stage(NamedTuple):

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from langchain_core.messages import BaseMessage
 
-from cascade.confidence.calibrating import TextEncoder, cross_fitted, fit_gain
+from cascade.confidence.calibrating import cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import Step, lowest_kept, message_steps
 from cascade.errors import ConfigurationError
 from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
-from cascade.evaluation.features import Pair, Rows, pair_of, run_features
+from cascade.evaluation.features import Pair, Rows, TextEncoder, pair_of, run_features
 from cascade.evaluation.recordings import read_transcripts
 from cascade.evaluation.render import percent
 from cascade.state import Record

@@ -16,16 +16,15 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cascade.confidence import calibration
 from cascade.confidence.calibrating import (
-    TextEncoder,
     auroc,
     auroc_error,
     brier,
     ece,
     fit_calibrator,
     fit_gain,
-    fit_text_encoder,
     step_share,
 )
+from cascade.evaluation.features import TextEncoder, fit_text_encoder
 
 Array = NDArray[np.float64]
 
