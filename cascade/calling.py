@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
@@ -17,9 +18,6 @@ from cascade.middleware.base import Ask, CascadeMiddleware
 from cascade.models.base import Chunk, Model
 from cascade.run import Call, Parts
 from cascade.state import Completion, Usage
-
-Send = Callable[[Call, Attempt], Awaitable[Completion]]
-"""Puts a call on the wire."""
 
 
 class CompositeModel(Model):
@@ -77,26 +75,21 @@ async def send(call: Call, ledger: Ledger) -> Completion:
         return replace(await call.tier.model.answer(call, attempt, ledger), tier=call.tier.name)
     async with ledger.attempt(attempt):
         callbacks = (call.runtime.config or {}).get("callbacks")
-        if getattr(callbacks, "handlers", callbacks):
-            from cascade.tracing import traced  # noqa: PLC0415 - only where there is a tracer
-
-            completion = await traced(call, attempt, on_wire)
-        else:
-            completion = await on_wire(call, attempt)
+        looked_on = getattr(callbacks, "handlers", callbacks) and not call.tier.model.traces_itself
+        completion = await (_traced if looked_on else _on_wire)(call, attempt)
         added = _added(call.run.messages, call.request.messages, completion.usage.input_tokens)
         completion = replace(completion, tier=call.tier.name, added_tokens=added)
         attempt.completion = completion
     return completion
 
 
-async def on_wire(call: Call, attempt: Attempt) -> Completion:
+async def _on_wire(call: Call, attempt: Attempt) -> Completion:
     """The answer of the model, in pieces where there is a reader of them."""
     model, hear = call.tier.model, call.on_chunk
     if hear is None:
         return await model.complete(call.request)
     hear(Chunk(first=True))
-    texts: list[str] = []
-    tokens = 0
+    texts, tokens = list[str](), 0
     async with aclosing(model.stream(call.request)) as chunks:
         async for chunk in chunks:
             attempt.heard += len(chunk.text)
@@ -116,6 +109,42 @@ async def on_wire(call: Call, attempt: Attempt) -> Completion:
     raise MalformedResponseError(
         f"{model.name} ended its stream without a completion.", model=model.name, billed=None
     )
+
+
+async def _traced(call: Call, attempt: Attempt) -> Completion:
+    """The same, reported to the callbacks of the run (LangSmith and its like) as the chat-model run
+    that it is."""
+    from langchain_core.outputs import ChatGeneration, LLMResult  # noqa: PLC0415 - for tracers
+    from langchain_core.runnables import config as runnables  # noqa: PLC0415
+
+    model, request = call.tier.model, call.request
+    given = {n: v for n in ("temperature", "max_tokens") if (v := getattr(request, n)) is not None}
+    config: Any = dict(call.runtime.config or {})
+    config["metadata"] = (config.get("metadata") or {}) | {
+        "ls_provider": model.provider,  # LangSmith counts by these names
+        "ls_model_name": model.model,
+        "ls_model_type": "chat",
+        **{f"ls_{name}": value for name, value in given.items()},
+        "cascade_tier": call.tier.name,
+        "cascade_node": call.node,
+    }
+    # LangGraph leaves the tag out of `stream_mode="messages"`: drafts, checks and audits.
+    config["tags"] = [*(config.get("tags") or ()), "nostream"]
+    (reported,) = await runnables.get_async_callback_manager_for_config(config).on_chat_model_start(
+        {"lc": 1, "type": "not_implemented", "id": ["cascade", model.provider, model.model]},
+        [list(request.messages)],
+        name=model.name,
+        invocation_params={"model": model.model, **given},
+    )
+    try:
+        completion = await _on_wire(call, attempt)
+    except BaseException as error:
+        await reported.on_llm_error(error)
+        raise
+    info = {"finish_reason": completion.finish_reason, "model_name": completion.model}
+    generation = ChatGeneration(message=completion.to_message(call.tier.name), generation_info=info)
+    await reported.on_llm_end(LLMResult(generations=[[generation]], llm_output=info))
+    return completion
 
 
 def _added(asked: Sequence[BaseMessage], sent: Sequence[BaseMessage], tokens: int | None) -> int:

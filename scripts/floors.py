@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 ROOMS: dict[str, tuple[str, ...]] = {
     "api": ("api", "result", "calibrate", "questions"),
-    "kernel": ("kernel", "graph", "calling", "tracing"),
+    "kernel": ("kernel", "graph", "calling"),
     "run": ("run", "tiers"),
     "records": ("errors", "state", "events", "_lazy", "_numbers", "_portal", "_version"),
 }

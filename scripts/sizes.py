@@ -93,7 +93,7 @@ def rooms() -> dict[str, list[Path]]:
         ),
         "confidence, policies": files("cascade/confidence", "cascade/policies"),
         "evaluation": files("cascade/evaluation", "cascade/calibrate.py"),
-        "integrations": files("cascade/integrations", "cascade/tracing.py"),
+        "integrations": files("cascade/integrations"),
     }
     for name in AIMS:
         if name not in made:

@@ -8,21 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import reduce
-from itertools import chain
 from types import SimpleNamespace
 from typing import Any, Literal, cast, get_args
 from uuid import UUID, uuid4
 
+from langchain_core import messages as lc
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import (
-    AIMessage,
-    BaseMessage,
-    HumanMessage,
-    ToolMessage,
-    convert_to_messages,
-    messages_from_dict,
-    messages_to_dict,
-)
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import add_usage
 from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
@@ -36,23 +28,17 @@ from langgraph.pregel.protocol import PregelProtocol
 from cascade._portal import on_portal, run_sync, running_loop
 from cascade.calling import CompositeModel
 from cascade.confidence.signals import PTrueSignal, narrated
-from cascade.errors import (
-    CascadeError,
-    ConfigurationError,
-    MalformedResponseError,
-    ModelError,
-    RealRequestForbiddenError,
-    UnsupportedContentError,
-)
+from cascade.errors import CascadeError, ConfigurationError, MalformedResponseError, ModelError
+from cascade.errors import UnsupportedContentError as Unsupported
 from cascade.integrations.chat_model import looking_on
 from cascade.integrations.decisions import SignalVerifier
 from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
+from cascade.ledger.outlook import PricedTier
 from cascade.ledger.prices import Price, find_pricing
 from cascade.middleware import Fallback
 from cascade.middleware.audits import AfterReply
 from cascade.models import Request
-from cascade.models.base import guard
 from cascade.models.failures import Caller
 from cascade.models.langchain import QUIET, completion_of
 from cascade.questions import RISK
@@ -70,19 +56,11 @@ Stop = Callable[[Sequence[BaseMessage], Sequence[BaseMessage]], str | None]
 UNFINISHED = "unfinished_agent"
 """Key of a run's notes: messages of an agent that failed, for the one that takes over."""
 
-HANDED_OVER = (
-    "Another agent has worked on this before. What it did is not verified, and may be wrong:\n\n"
-)
-TO_REPAIR = (
-    "What was done above is not verified. Check it, correct what is wrong, and finish the task."
-)
-USED_UP = "has used up its steps"
-LOST = "Interrupted: whether it was carried out is not known."
-_LANGSMITH = "ls_provider", "ls_model_name"
-_WAYS = (
-    "make it afresh for each attempt, AgentTier(make_agent, fresh=True), or say writes=False of "
-    "tools that only read"
-)
+_HANDED_OVER = "Another agent has worked on this. What it did is not verified, and may be wrong:"
+_TO_REPAIR = "What was done above is not verified. Check it, correct what is wrong, and finish it."
+_LOST = "Interrupted: whether it was carried out is not known."
+_UNHEARD = "would not follow {}={!r}: give it to the agent's models"
+_WAYS = "make it afresh for each attempt (fresh=True), or say writes=False of tools that only read"
 
 
 class AgentTier(CompositeModel):
@@ -111,7 +89,6 @@ class AgentTier(CompositeModel):
     """
 
     provider = "agent"
-    real = False  # each of its calls is looked at
 
     def __init__(
         self,
@@ -151,12 +128,12 @@ class AgentTier(CompositeModel):
     def check(self, parts: Parts) -> None:
         """Refuse a temperature that the agent would not follow, and a cascade that would run it on
         what it, or another, has written; by a `ConfigurationError` with the ways out."""
-        last = len(parts.tiers) - 1
         stand_ins = [one.tier for one in parts.middleware if isinstance(one, Fallback)]
         tiers = [*parts.tiers, *reversed(stand_ins)]  # in the order in which they are asked
-        place = next(i for i, tier in enumerate(tiers) if tier.model is self)
+        place, last = [tier.model for tier in tiers].index(self), len(parts.tiers) - 1
         if (temperature := tiers[place].settings.temperature) is not None:
-            raise ConfigurationError(f"{self.name} {_unheard('temperature', temperature)}.")
+            why = _UNHEARD.format("temperature", temperature)
+            raise ConfigurationError(f"{self.name} {why}.")
         later = tiers[place + 1 :]
         again = [t.name for t in later if getattr(t.model, "takes_over", "restart") == "restart"]
         second = "shadow" if place < last else "audit" if place == last else ""
@@ -174,8 +151,7 @@ class AgentTier(CompositeModel):
             )
 
     async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
-        """Run the agent. Where it fails and is not to be repeated, what was done is kept for the
-        next tier.
+        """Run the agent.
 
         Raises:
             UnsupportedContentError: the question has tools or settings for the agent's models, or
@@ -187,49 +163,39 @@ class AgentTier(CompositeModel):
         # Those of a self-check are the cascade's, and no promise to a user.
         for option in () if call.node == "self_check" else ("temperature", "seed", "stop"):
             if (value := getattr(call.request, option)) not in (None, ()):
-                raise self.error(_unheard(option, value))
+                raise self.error(_UNHEARD.format(option, value))
         if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
             raise self.error(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
         run = _AgentRun(self, call, attempt, ledger)
         try:
-            completion = _completion_of(await run.messages(), call)
-        except _Stopped as stopped:
-            call.run.stopped = str(stopped) or call.run.stopped
-            completion = _completion_of(run.trajectory, call, given_up=bool(str(stopped)))
-        except Exception as error:
-            failed = self._failed(error, call.request)
-            if isinstance(failed, ModelError) and not failed.retryable:
-                done: Any = messages_to_dict([_plain(message) for message in run.trajectory])
-                call.run.notes[UNFINISHED] = done
-            # Of models that report nothing, what was spent is unknown.
-            async with nullcontext() if run.booked else ledger.attempt(attempt):
-                raise failed from error
-        finally:
-            await run.close()
-        call.run.notes.pop(UNFINISHED, None)
-        if not run.booked:  # models that report nothing to callbacks
-            async with ledger.attempt(attempt):
-                attempt.completion = completion
-        return completion
+            outcome = await run.outcome()
+        finally:  # what was cancelled between its start and its end
+            await run.close(asyncio.CancelledError(), *run.open)
+        # Of models that report nothing to callbacks, the whole is one call.
+        async with nullcontext() if run.booked else ledger.attempt(attempt):
+            if isinstance(outcome, BaseException):
+                raise outcome
+            attempt.completion = outcome
+        return outcome
 
     async def _complete(self, request: Request) -> Completion:
         raise self.error("is an agent: it is asked through a cascade, which books its calls")
 
-    def error(self, why: str, kind: type[ModelError] = UnsupportedContentError) -> ModelError:
+    def error(self, why: str, kind: type[ModelError] = Unsupported) -> ModelError:
         """The error for what the agent cannot do."""
         return kind(f"{self.name} {why}.", model=self.name, billed=None)
 
-    def _failed(self, error: Exception, request: Request) -> Exception:
+    def failure(self, error: Exception, request: Request) -> Exception:
         """The error under its name; one that may have written something is not to be retried."""
         failed = self._failure(error, request, late=isinstance(error, TimeoutError))
-        used_up = isinstance(error, GraphRecursionError)
         if not isinstance(failed, CascadeError):
-            did = USED_UP if used_up else f"failed with {type(error).__name__}"
-            why = f"{did}: {error}".rstrip(".")
             named = Caller(self.name, self.model).failed(failed)
+            why = f"failed with {type(error).__name__}: {error}".rstrip(".")
             failed = named or self.error(why, MalformedResponseError)
-        if isinstance(failed, ModelError) and (used_up or not self.repeatable):
+        if isinstance(failed, ModelError) and not self.repeatable:
             failed.retryable = False
+        if failed is not error:
+            failed.__cause__ = error
         return failed
 
 
@@ -255,14 +221,17 @@ def recorded_agent(name: str) -> AgentTier:
     return AgentTier(answer, name=name)
 
 
+# --- a run
+
+
 class _Stopped(BaseException):
     """Ends a run that is given up, with the reason, or before an irreversible call; no `except
     Exception` of an agent takes it for a failure."""
 
 
 class _AgentRun(BaseCallbackHandler):
-    """One run of an agent, which it ends before something irreversible: whether any model call was
-    `booked`, and its `trajectory`, the messages that the agent has added to the task so far."""
+    """One run of an agent: whether any model call was `booked`, those that are `open`, and the
+    `trajectory`, the messages that the agent has added to the task so far."""
 
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
     run_inline = True
@@ -275,21 +244,42 @@ class _AgentRun(BaseCallbackHandler):
         self.booked, self.trajectory = False, list[Any]()
         self._tier, self._call, self._whole, self._ledger = tier, call, whole, ledger
         self._irreversible = set(tier.irreversible)
-        self._open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
+        self.open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
         run, kept = call.run, cast("Any", call.run.notes.get(UNFINISHED))
         task: list[Any] = list(call.request.messages)
-        before = messages_from_dict(kept) if kept else run.draft.trajectory if run.draft else ()
+        before = lc.messages_from_dict(kept) if kept else run.draft.trajectory if run.draft else ()
         done = _closed(before) if run.kind == "answer" else []
         if done and tier.takes_over == "hand_over":
-            task.append(HumanMessage(HANDED_OVER + narrated(done)))
+            task.append(HumanMessage(f"{_HANDED_OVER}\n\n{narrated(done)}"))
         elif done and tier.takes_over == "repair":
-            task += [*done, HumanMessage(TO_REPAIR)]
+            task += [*done, HumanMessage(_TO_REPAIR)]
         self._task = [  # known from those which the agent adds, and the same ones after a crash
             m if m.id else m.model_copy(update={"id": f"{run.id}-{number}"})
             for number, m in enumerate(task)
         ]
 
-    async def messages(self) -> list[Any]:
+    async def outcome(self) -> Completion | BaseException:
+        """What the run comes to. Where it fails and is not to be repeated, what was done is kept
+        for the next tier."""
+        tier, run = self._tier, self._call.run
+        given_up = False
+        try:
+            self.trajectory = await self._messages()
+        except _Stopped as stopped:
+            given_up = bool(stopped.args)
+            run.stopped = str(stopped) or run.stopped
+        except asyncio.CancelledError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - raised once it is booked
+            failed = tier.failure(error, self._call.request)
+            if isinstance(failed, ModelError) and not failed.retryable:
+                done: Any = lc.messages_to_dict([_plain(message) for message in self.trajectory])
+                run.notes[UNFINISHED] = done
+            return failed
+        run.notes.pop(UNFINISHED, None)
+        return _completion_of(self.trajectory, self._call, given_up=given_up)
+
+    async def _messages(self) -> list[Any]:
         """The messages that the agent adds to the task.
 
         It runs apart from the graph around it, by whose checkpoints a question might get another's
@@ -303,15 +293,16 @@ class _AgentRun(BaseCallbackHandler):
             asked = self._asked(config)
             work = asked if home is running_loop() else on_portal(asked)
             said = await InCopiedContext(work, apart)
-        if isinstance(said, Mapping) and said.get("__interrupt__"):
+        state = said if isinstance(said, Mapping) else {"messages": said}
+        if state.get("__interrupt__"):
             raise self._tier.error(
                 "waits for a person in the midst of its run: interrupts belong into the graph "
                 "around the cascade"
             )
-        told = said.get("messages", ()) if isinstance(said, Mapping) else said
-        told = [AIMessage(told)] if isinstance(told, str) else told
+        told = state.get("messages", ())
+        told = [("ai", told)] if isinstance(told, str) else told
         with suppress(TypeError, ValueError, NotImplementedError):
-            told = convert_to_messages([told] if isinstance(told, BaseMessage) else told)
+            told = lc.convert_to_messages([told] if isinstance(told, BaseMessage) else told)
             if added := self._added(told):
                 return added
         what = f"keys {sorted(said)}" if isinstance(said, Mapping) else type(said).__name__
@@ -329,9 +320,9 @@ class _AgentRun(BaseCallbackHandler):
         async with limit, made if enters else nullcontext(made) as given:
             agent: Any = given if isinstance(given, Runnable) else RunnableLambda(given)
             self._irreversible |= {n for n, risk in risks_of(agent) if risk == "irreversible"}
+            # A graph, or what stands around one, takes its state.
             kinds = getattr(agent.InputType, "__mro__", ())
             state = any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds)
-            # A graph, or what stands around one, takes its state.
             state = state or isinstance(given, PregelProtocol)
             asked: Any = {"messages": self._task} if state else self._task
             # A thread of its own, also where something stands around a graph with a checkpointer.
@@ -348,9 +339,9 @@ class _AgentRun(BaseCallbackHandler):
             try:
                 return await agent.ainvoke(asked, config, **how)
             except GraphRecursionError as error:
-                if node != "draft":
-                    raise
-                raise _Stopped(f"{tier.name} {USED_UP}") from error
+                used_up = tier.error(f"has used up its steps: {error}", MalformedResponseError)
+                used_up.retryable = False
+                raise (_Stopped(str(used_up)) if node == "draft" else used_up) from error
 
     def _added(self, messages: Sequence[Any]) -> list[Any]:
         known = {message.id for message in self._task}
@@ -361,53 +352,47 @@ class _AgentRun(BaseCallbackHandler):
     async def _begin(
         self, serialized: Any, batch: Sequence[Any], *, run_id: UUID, metadata: Any = None, **_: Any
     ) -> None:
-        if guard.forbidden and "fake" not in str(serialized).lower():
-            raise RealRequestForbiddenError(
-                f"{self._tier.name} asked a real model: such requests are forbidden here."
-            )
+        if "fake" not in str(serialized).lower():
+            self._tier.check_allowed()
         (asked,) = batch
         sent = [HumanMessage(asked)] if isinstance(asked, str) else asked
         self.trajectory = [m for m in self._added(sent) if m.type != "system"]
+        tier, whole, about = self._call.tier, self._whole, metadata or {}
         stop = self._tier.stop if self._call.node == "draft" and self.trajectory else None
         if stop is not None and (reason := stop(self._task, self.trajectory)) is not None:
             raise _Stopped(reason)
-        tier, told = self._call.tier, [(metadata or {}).get(key) or "unknown" for key in _LANGSMITH]
-        name, given = ":".join(told), tier.settings.price or self._tier.prices
+        names = [about.get(key) or "unknown" for key in ("ls_provider", "ls_model_name")]
+        name, given = ":".join(names), tier.settings.price or self._tier.prices
         own = given.get(name) if isinstance(given, Mapping) else given
-        pricing = own or find_pricing(*told, local=tier.local)
-        answers: Any = SimpleNamespace(name=name, local=tier.local, server=None)
-        tier, whole = replace(tier, model=answers, pricing=pricing), self._whole
-        attempt = Attempt(whole.run_id, whole.node, tier, sent, tags=whole.tags)
+        pricing = own or find_pricing(*names, local=tier.local)
+        asks = PricedTier(tier.name, SimpleNamespace(name=name, server=None), pricing, None)
+        attempt = Attempt(whole.run_id, whole.node, asks, sent, tags=whole.tags)
         attempt.continued = len(self._task) > len(self._call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
-        self.booked, self._open[run_id] = True, (held, attempt)
+        self.booked, self.open[run_id] = True, (held, attempt)
 
     async def _end(self, response: LLMResult, *, run_id: UUID, **_: Any) -> None:
-        if run_id not in self._open:  # closed meanwhile
+        if run_id not in self.open:  # closed meanwhile
             return
-        attempt, first = self._open[run_id][1], response.generations[0][0]
+        attempt, first = self.open[run_id][1], response.generations[0][0]
         message = getattr(first, "message", None) or AIMessage(first.text)
         attempt.completion = completion_of(message, attempt.tier.model.name)
         self.trajectory = [*self.trajectory, message]
-        await self._close(run_id)
+        await self.close(None, run_id)
         if self._irreversible & set(attempt.completion.called):
             raise _Stopped
 
     async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         caller = Caller(self._tier.name, "its server")
         named = caller.failed(error) if isinstance(error, Exception) else None
-        await self._close(run_id, named or error)
+        await self.close(named or error, run_id)
 
-    async def _close(self, run_id: UUID, error: BaseException | None = None) -> None:
-        held, _ = self._open.pop(run_id, (None, None))
-        if held is not None:
+    async def close(self, error: BaseException | None, *run_ids: UUID) -> None:
+        """End model calls that are under way."""
+        for run_id in run_ids:
+            held, _ = self.open.pop(run_id, (nullcontext(), None))
             await held.__aexit__(type(error) if error else None, error, None)
-
-    async def close(self) -> None:
-        """End what was cancelled between its start and its end."""
-        for run_id in tuple(self._open):
-            await self._close(run_id, asyncio.CancelledError())
 
     def on_tool_start(
         self, serialized: Any, input_str: str, *, metadata: Any = None, **_: Any
@@ -463,7 +448,7 @@ def _within(part: Any) -> list[Any]:
     return [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
 
 
-def _completion_of(messages: Sequence[Any], call: Call, *, given_up: bool = False) -> Completion:
+def _completion_of(messages: Sequence[Any], call: Call, *, given_up: bool) -> Completion:
     """What a run of an agent comes to: its last message, with the tokens of all of them."""
     name, limit = call.tier.model.name, call.request.max_tokens
     last = AIMessage("") if given_up or not messages else messages[-1]
@@ -475,11 +460,11 @@ def _completion_of(messages: Sequence[Any], call: Call, *, given_up: bool = Fals
     usages = [message.usage_metadata for message in steps]  # the sum is unknown where one is
     total = reduce(add_usage, usages, None) if all(usages) else None
     answer = completion_of(said.model_copy(update={"usage_metadata": total}), name)
-    called = [completion_of(message, name).call_logprobs or () for message in steps]
+    called = [token for step in steps for token in completion_of(step, name).call_logprobs or ()]
     ended = "length" if cut else answer.finish_reason or "stop"
     return replace(
         answer,
-        call_logprobs=tuple(chain.from_iterable(called)) or None,
+        call_logprobs=tuple(called) or None,
         finish_reason="stopped" if given_up else ended,
         trajectory=tuple(map(_plain, messages)),
     )
@@ -498,8 +483,4 @@ def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
     answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
     steps = [m for m in messages if isinstance(m, AIMessage)]
     lost = [c["id"] or "" for m in steps for c in m.tool_calls if c["id"] not in answered]
-    return [*messages, *(ToolMessage(LOST, tool_call_id=name, status="error") for name in lost)]
-
-
-def _unheard(option: str, value: object) -> str:
-    return f"would not follow {option}={value!r}: give it to the agent's models"
+    return [*messages, *(ToolMessage(_LOST, tool_call_id=name, status="error") for name in lost)]

@@ -1,8 +1,5 @@
-"""A cascade as a LangChain chat model: for every app that takes a `BaseChatModel`.
-
-To the app a call of the cascade is one call of one model. A rejected draft is never shown, tokens
-are counted once, and only tracers see the calls of the tiers below it.
-"""
+"""A cascade as a LangChain chat model: to the app a call is one call of one model, whose tokens are
+counted once; only tracers see the calls of the tiers below it."""
 
 from __future__ import annotations
 
@@ -120,9 +117,8 @@ class CascadeChatModel(BaseChatModel):
             settings["tags"] = {"agent": str(agent), **settings.get("tags", {})}
         if thread := config["metadata"].get("thread_id"):  # no `configurable` comes this far
             config["configurable"].setdefault("thread_id", thread)
-        runtime = CascadeRuntime(kernel, config=config)
+        runtime = kernel.runtime(config, "verified")
         if (around := graph_around()) is not None:
-            runtime.context, runtime.store = around.context, around.store
 
             def emit(event: Event) -> None:
                 if isinstance(event, Decided | Retracted):  # the answer goes the way of messages
@@ -171,9 +167,9 @@ class CascadeChatModel(BaseChatModel):
     ) -> Runnable[LanguageModelInput, Any]:
         """The model with answers of a form: a draft that has not this form is escalated.
 
-        The methods `json_schema` and `json_mode` hold the text of the answer to the schema, and
-        keep the free log-probs as signal; `function_calling` asks for a tool call. With
-        `include_raw` the answer is `{"raw": message, "parsed": …, "parsing_error": …}`.
+        `json_schema` and `json_mode` hold the text of the answer to the schema, and keep the free
+        log-probs as signal; `function_calling` asks for a tool call. With `include_raw` the answer
+        is `{"raw": message, "parsed": …, "parsing_error": …}`.
 
         Raises:
             ConfigurationError: the schema cannot be read, or the method does not fit it.
@@ -229,8 +225,8 @@ class CascadeChatModel(BaseChatModel):
 
 
 def _settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()) -> Settings:
-    """Settings of a run, from a call in LangChain's and OpenAI's words; what is none of them goes
-    to every provider, but for `model`: a cascade asks its own. `tools` are the cascade's."""
+    """Settings of a run, from a call in LangChain's and OpenAI's words; other parameters, but for
+    `model`, since a cascade asks its own, go to every provider. `tools` are the cascade's."""
     done = ("stream", "strict")  # the method that is running; in tools and schemas already
     named = {name: v for name, v in given.items() if v is not None and name not in done}
     if "timeout" in named:

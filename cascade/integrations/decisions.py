@@ -7,17 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
-from langchain_core.decisions import (
-    BaseDecisionModel,
-    Choice,
-    ChoiceAnswer,
-    ClassifierResponse,
-    Noul,
-    NoulAnswer,
-    Question,
-    Score,
-    State,
-)
+from langchain_core import decisions as core
+from langchain_core.decisions import Choice, Noul, Score
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, PrivateAttr, SkipValidation
@@ -41,8 +32,7 @@ CORRECT = Noul(instructions="Is the last answer in this conversation correct and
 
 
 class AskedDecisionModel(Model):
-    """A decision model with one question, as a model that cascades ask and pay for; its completions
-    are the JSON of the answer."""
+    """A decision model with one question, as a model whose completions are its answers in JSON."""
 
     def __init__(self, decides: Any, question: Noul | Choice | Score) -> None:
         package = type(decides).__module__.partition(".")[0]
@@ -52,7 +42,7 @@ class AskedDecisionModel(Model):
 
     async def _complete(self, request: Request) -> Completion:
         state, question = "state", self._question
-        if not isinstance(self._decides, BaseDecisionModel):
+        if not isinstance(self._decides, core.BaseDecisionModel):
             from langchain_openai import decisions  # noqa: PLC0415 - it has kinds of its own
 
             text, criteria, state = question.instructions, question.criteria, "input"
@@ -74,11 +64,11 @@ class AskedDecisionModel(Model):
 
 
 class DecisionSignal(Signal):
-    """Signal of a decision model about a draft, the last message of the conversation that it reads:
-    a probability, missing where the model refuses to answer.
+    """Signal of a decision model, which reads the conversation with the draft: a probability,
+    missing where the model refuses to answer.
 
     Args:
-        model: that is asked: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
+        model: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
         question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
             `Score` its level as a share of the highest.
         tier: options of `Tier`, such as `price` and `local`.
@@ -161,7 +151,7 @@ class DecisionVerifier(SignalVerifier):
         super().__init__(DecisionSignal(model, question, **options))
 
 
-class CascadeDecisionModel(BaseDecisionModel):
+class CascadeDecisionModel(core.BaseDecisionModel):
     """The calibrated verifier of a cascade as a decision model; `model` is its name in traces.
 
     The first tier drafts an answer to the state, and the confidence in it is the answer: of a
@@ -182,7 +172,7 @@ class CascadeDecisionModel(BaseDecisionModel):
         heard, listeners = self._entries, self.cascade.kernel.ledger.listeners
         listeners.append(lambda entry: heard.get(entry.run_id, []).append(entry))
 
-    async def _aclassify(self, state: State, questions: dict[str, Question]) -> ClassifierResponse:
+    async def _aclassify(self, state: Any, questions: Any) -> core.ClassifierResponse:
         kernel = self.cascade.kernel
         tiers = [tier.name for tier in kernel.tiers]
         for name, question in questions.items():
@@ -192,9 +182,9 @@ class CascadeDecisionModel(BaseDecisionModel):
                     f"the question {name!r}: a cascade answers a Noul, or a Choice with a label "
                     f"for each tier, from small to large ({', '.join(tiers)})."
                 )
-        given: Any = [state] if isinstance(state, str | BaseMessage) else state
+        given = [state] if isinstance(state, str | BaseMessage) else state
         texts = isinstance(given, Sequence) and all(isinstance(m, str | BaseMessage) for m in given)
-        asked: Any = given if texts else [HumanMessage(json.dumps(given, default=str))]
+        asked = given if texts else [HumanMessage(json.dumps(given, default=str))]
         run = kernel.begin(to_messages(asked), kind="shadow")
         runtime, entries = CascadeRuntime(kernel), self._entries.setdefault(run.id, [])
         try:
@@ -213,13 +203,13 @@ class CascadeDecisionModel(BaseDecisionModel):
         chosen = 0 if decision.action == "accept" else tiers.index(decision.tier or tiers[1])
         answers: dict[str, Any] = {}
         for name, question in questions.items():
-            answers[name] = NoulAnswer(type="noul", noul=p)
+            answers[name] = core.NoulAnswer(type="noul", noul=p)
             if isinstance(question, Choice):
                 labels = list(question.criteria)
                 shares = dict.fromkeys(labels, 0.0) | {labels[0]: p, labels[chosen or 1]: 1.0 - p}
                 best: Any = {"choice": labels[chosen], "confidence": shares[labels[chosen]]}
-                answers[name] = ChoiceAnswer(type="choice", probabilities=shares, **best)
-        usage = usage_of(entries)
-        return ClassifierResponse(model=self.model, answers=answers, usage=usage, request_id=run.id)
+                answers[name] = core.ChoiceAnswer(type="choice", probabilities=shares, **best)
+        told: dict[str, Any] = {"model": self.model, "request_id": run.id}
+        return core.ClassifierResponse(answers=answers, usage=usage_of(entries), **told)
 
     _classify = cast("Any", synchronous(_aclassify))

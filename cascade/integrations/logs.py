@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, get_args
@@ -19,13 +17,12 @@ from cascade.ledger.entries import LedgerEntry, LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run
-from cascade.state import Basis
+from cascade.state import Basis, Record
 
 logger = logging.getLogger("cascade")
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(Record):
     """One run in figures; None where there is nothing to say, or where nothing is known."""
 
     cascade: str
@@ -39,10 +36,10 @@ class RunRecord:
     basis: Basis  # the weakest of cost and saving
     latency_ms: float  # since the run began, without the time in which it waited for a person
     error_type: str | None  # class of the error that it failed with
+    tags: dict[str, str]
 
 
-def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> RunRecord:
-    """The record of a run that has ended, waits for a person, or failed."""
+def _record_of(run: Run, kernel: Kernel, error: BaseException | None) -> RunRecord:
     outcomes = {
         "cancelled": isinstance(error, asyncio.CancelledError | GeneratorExit),
         "failed": error is not None,
@@ -70,6 +67,7 @@ def record_of(run: Run, kernel: Kernel, error: BaseException | None = None) -> R
         basis=max(bases, key=get_args(Basis).index),
         latency_ms=max(0.0, time.time() - run.begun_at) * 1000,
         error_type=None if error is None else type(error).__name__,
+        tags=tags_of(run),
     )
 
 
@@ -101,7 +99,7 @@ class RunObserver(CascadeMiddleware):
             ended = failure is not None or run.step in ("person", "end")
             if run.kind == "answer" and ended and not is_control_flow(failure):
                 with harmless():
-                    self.ended(record_of(run, kernel, failure), run, failure)
+                    self.ended(_record_of(run, kernel, failure), run, failure)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """A run has ended, waits for a person, or failed."""
@@ -123,8 +121,8 @@ class RunLog(RunObserver):
     """Log of runs (by default the logger `cascade.runs`): a line of JSON when one ends, INFO, or
     WARNING where it failed or was degraded.
 
-    The fields are those of `RunRecord` and `tags`, also as attributes of the log record, without
-    questions, answers and error messages. In the line, dollars are texts.
+    The fields are those of `RunRecord`, also as attributes of the log record, without questions,
+    answers and error messages. In the line, dollars are texts.
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:
@@ -135,5 +133,4 @@ class RunLog(RunObserver):
         """Log the run."""
         level = logging.WARNING if record.outcome in ("failed", "degraded") else logging.INFO
         if self._log.isEnabledFor(level):
-            fields = {**asdict(record), "tags": tags_of(run)}
-            self._log.log(level, "%s", json.dumps(fields, default=str), extra=fields)
+            self._log.log(level, "%s", record.model_dump_json(), extra=record.model_dump())

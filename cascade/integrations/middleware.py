@@ -1,6 +1,4 @@
-"""A cascade inside an agent of LangChain's, as middleware of the agent:
-`create_agent("openai:gpt-5.1", tools, middleware=[CascadeMiddleware("ollama:qwen2.5:3b")])`.
-"""
+"""A cascade inside an agent of LangChain's: `create_agent(…, middleware=[CascadeMiddleware(…)])`"""
 
 from __future__ import annotations
 
@@ -49,8 +47,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         """Ask a cascade where the agent would ask its model."""
         large = request.model
         if id(large) not in self._made:
-            tier = Tier(large, price=self._large_price)
-            made = Cascade(self._small, tier, **self._options)
+            made = Cascade(self._small, Tier(large, price=self._large_price), **self._options)
             self._made.setdefault(id(large), (large, made))
         _, cascade = self._made[id(large)]
         return handler(request.override(model=cascade.as_chat_model()))

@@ -113,18 +113,17 @@ class Telemetry(RunObserver):
                 self._open.pop(next(iter(self._open))).end()
         if run.kind == "answer":
             parent = trace.set_span_in_context(self._open[run.id])
-        of_step = {"cascade.run_id": run.id, "cascade.node": step}
-        return self._tracer.start_span(step, parent, attributes=of_step)
+        return self._tracer.start_span(step, parent, attributes={"cascade.node": step})
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """End the run's span, and count the run."""
         span = self._open.pop(run.id, INVALID_SPAN)
-        told = {name: getattr(record, name) for name in ("cost_usd", "saved_usd", "basis")}
-        outcome = {"outcome": record.outcome, "tier": record.tier}
-        span.set_attributes(_known({**told, **outcome, **_decided(run)}, "cascade."))
+        told = record.model_dump(include={"outcome", "tier", "cost_usd", "saved_usd", "basis"})
+        span.set_attributes(_known(told | _decided(run), "cascade."))
         self._fail(span, error)
         span.end()
-        self._requests.add(1, _known({"name": record.cascade, **outcome}, "cascade."))
+        counted = {"name": record.cascade, "outcome": record.outcome, "tier": record.tier}
+        self._requests.add(1, _known(counted, "cascade."))
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """Keep an entry for the spans that are open, and count the call."""
@@ -150,10 +149,9 @@ class Telemetry(RunObserver):
             **_of_model(model.name),
             "gen_ai.request.max_tokens": request.max_tokens,
             "gen_ai.request.temperature": request.temperature,
-            "cascade.run_id": call.run.id,
+            "gen_ai.input.messages": self._quoted(request.messages),
             "cascade.node": call.node,
             "cascade.tier": call.tier.name,
-            **self._quoted("input", request.messages),
         }
         how: Any = {"kind": SpanKind.CLIENT, "attributes": _known(asked)}
         name = f"chat {model.model}"
@@ -170,9 +168,8 @@ class Telemetry(RunObserver):
                 "usage.reasoning.output_tokens": usage.reasoning_tokens,
             }
             with harmless():
-                messages = [said.to_message("")] if self._capture_content else []
-                answer = self._quoted("output", messages, finish_reason=reason or "stop")
-                span.set_attributes(_known(told, "gen_ai.") | answer)
+                answer = self._quoted([said.to_message("")], finish_reason=reason or "stop")
+                span.set_attributes(_known({**told, "output.messages": answer}, "gen_ai."))
             return said
 
     # --- spans
@@ -186,6 +183,7 @@ class Telemetry(RunObserver):
         token = _within.set((*_within.get(), entries))
         with harmless():
             span = start()
+            span.set_attribute("cascade.run_id", run.id)
         with trace.use_span(span, True, record_exception=False, set_status_on_exception=False):
             try:
                 yield span
@@ -207,12 +205,12 @@ class Telemetry(RunObserver):
             # The words of errors quote servers, questions and answers.
             span.set_status(StatusCode.ERROR, str(error) if self._capture_content else None)
 
-    def _quoted(self, kind: str, messages: Sequence[BaseMessage], **more: str) -> dict[str, str]:
+    def _quoted(self, messages: Sequence[BaseMessage], **more: str) -> str | None:
         """Messages in the form of the conventions, where texts are to be recorded."""
         if not self._capture_content:
-            return {}
+            return None
         written = [{**_in_parts(message), **more} for message in messages]
-        return {f"gen_ai.{kind}.messages": json.dumps(written, ensure_ascii=False, default=str)}
+        return json.dumps(written, ensure_ascii=False, default=str)
 
 
 def _of_model(name: str) -> dict[str, Any]:

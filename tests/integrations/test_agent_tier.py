@@ -355,7 +355,7 @@ async def test_what_an_agent_cannot_do_in_a_tier_is_said() -> None:
     with pytest.raises(UnsupportedContentError, match="tools of its own"):
         await Cascade(tiers=[agent()]).ainvoke(Q, tools=[population])
     with pytest.raises(UnsupportedContentError, match="asked through a cascade"):
-        await agent().complete(Request((HumanMessage(Q),)))
+        await agent()._complete(Request((HumanMessage(Q),)))
     for given, fresh in (("agent", False), (pair(agent()), False), (waits, True)):
         with pytest.raises(ConfigurationError, match="give a compiled graph"):
             AgentTier(given, fresh=fresh)
@@ -448,12 +448,21 @@ async def test_where_those_after_it_fail_too_the_first_draft_stands_in() -> None
     assert (result.answer, result.tier, result.degraded) == ("five", "first", True)
 
 
-async def test_what_a_failed_agent_without_callbacks_has_spent_is_unknown() -> None:
+@pytest.mark.parametrize("outcome", ["failed", "cancelled"])
+async def test_what_an_agent_without_callbacks_has_spent_in_vain_is_unknown(outcome: str) -> None:
     async def fails(messages: Any) -> Any:
+        if outcome == "cancelled":
+            asking.get_loop().call_soon_threadsafe(asking.cancel)
+            await asyncio.Event().wait()
         raise KeyError
 
-    result = await pair(agent(fails), middleware=[Retries(1)]).ainvoke(Q)
-    assert [e.cost_usd for e in result.ledger if e.node == "draft"] == [None]
+    store = MemoryLedger()
+    cascade = pair(agent(fails), middleware=[Retries(1)], ledger=store)
+    asking = asyncio.create_task(cascade.ainvoke(Q))
+    await asyncio.wait([asking])
+    assert asking.cancelled() == (outcome == "cancelled")
+    drafts = [(e.outcome, e.cost_usd) for e in store.entries if e.node == "draft"]
+    assert drafts == [(outcome, None)]
 
 
 def writes(answer: str = "460", **options: Any) -> AgentTier:
