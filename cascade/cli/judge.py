@@ -29,7 +29,6 @@ from cascade.cli.options import (
     System,
     at_once,
     must_be_file,
-    spread,
     write_page,
 )
 from cascade.cli.program import Interrupted, busy, give, say
@@ -51,6 +50,9 @@ ASSUMED = (
     "the large one $0.1 per million tokens, the list price of Qwen1.5-0.5B at Together (nobody "
     "hosts it itself)",
 )
+
+ANSWERS = "transcripts.jsonl"
+"""File of what both models answered, in a folder of `try` or `demo`."""
 
 SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
@@ -129,8 +131,79 @@ class ExampleOptions:
             raise ConfigurationError(f"{told}: give another name.")
         return read_examples(path, question=self.question, label=self.label, system=self.system)
 
+    def open(self, models: Models, opened: ExitStack) -> Cascade:
+        """A cascade whose models are both asked every question, closed with `opened`."""
+        from cascade.calibrate import GIVE_UP_AFTER, SIGNALS  # noqa: PLC0415 - heavy
+        from cascade.middleware import Breaker  # noqa: PLC0415
 
-@spread
+        # Every example is wanted: a server is asked until it is plain that it is gone.
+        breaker: list[Any] = [Breaker(GIVE_UP_AFTER)]
+        return models.open(opened, signals=self.signals or SIGNALS, middleware=breaker)
+
+    def record(
+        self, cascade: Cascade, rows: Sequence[Example], path: Path, least: int, agree: bool = False
+    ) -> Collected:
+        """Record what both models answer, after asking the person where it costs money."""
+        from cascade.calibrate import AnswerRecorder  # noqa: PLC0415 - heavy
+        from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
+
+        recorder = AnswerRecorder(cascade.kernel, path, as_scorer(self.scorer), agree=agree)
+        limits: Any = {"least": least, "concurrency": self.concurrency or at_once(cascade, 8)}
+        if not self.yes and len(rows) >= least:  # else nothing is asked
+            self._confirm(cascade, rows, path)
+        try:
+            with busy("getting ready") as line:
+                limits["progress"] = lambda done: line.update(str(done))
+                done = asyncio.run(recorder.record(rows, **limits))
+        except KeyboardInterrupt:
+            kept = path.read_bytes().count(b"\n") if path.exists() else 0
+            told = f"interrupted: {kept:,} of {len(rows):,} are in {path}; the same command goes on"
+            raise Interrupted(told) from None
+        if done.unlabelled == done.total:
+            told = "of no example is it known which answer is right: name their column, --label"
+            raise ConfigurationError(f"{told}, or give another --scorer.")
+        if done.failures:
+            name, why = list(done.failures.items())[-1]
+            say(f"failed examples: {len(done.failures)}; the next run tries them again")
+            say(f"the last, {name}: {why}", style="yellow")
+        if done.unlabelled:
+            say(f"examples left out, since nothing says which answer is right: {done.unlabelled}")
+        return done
+
+    def _confirm(self, cascade: Cascade, rows: Sequence[Example], path: Path) -> None:
+        """Say what will be asked at roughly which cost (a token has 4 characters, an answer its
+        limit or 200), and ask the person where it may be more than `yes_up_to`."""
+        from cascade.evaluation import read_transcripts  # noqa: PLC0415 - heavy
+        from cascade.ledger.prices import has_price  # noqa: PLC0415
+        from cascade.state import Usage  # noqa: PLC0415
+
+        known = {row.id for row in read_transcripts(path)} if path.exists() else set()
+        left = [row for row in rows if row.id not in known]
+        if not left:
+            return
+        text = sum(len(str(message.text)) for row in left for message in row.messages)
+        checks, told, hosted = sum(s.calls for s in cascade.kernel.parts.signals), [], 0.0
+        for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
+            read, written = text // len(left) // 4 + 16, tier.max_tokens or 200
+            each = tier.pricing.cost(Usage(input_tokens=read, output_tokens=written), None)
+            dollars = math.inf if each is None else float(each) * calls * len(left)
+            timed = has_price(tier.pricing, busy_ms=1.0)
+            unknown = "by its busy time" if timed else "has no price set"
+            told.append(f"{tier.name} {unknown if each is None else f'about ${dollars:.4f}'}")
+            hosted += 0.0 if tier.local else dollars
+        prices = ", ".join(told)
+        say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")
+        if "no price" in prices:
+            say("without a price nothing tells what is saved: --prices FILE (docs/prices.md)")
+        if hosted <= self.yes_up_to:
+            return
+        if not sys.stdin.isatty():
+            why = "nobody is here to be asked"
+            raise ConfigurationError(f"say --yes to spend this ({prices}); {why}.")
+        if not typer.confirm("Go on?", err=True):
+            raise typer.Exit(1)
+
+
 def plan(
     recorded: Annotated[Path | None, Argument(help="Recorded answers, for their costs.")] = None,
     *,
@@ -168,25 +241,24 @@ def _costs(request: RequestOptions) -> dict[str, Any]:
         raise ConfigurationError(
             "give --input-tokens and --output-tokens of a request, or a file of recorded answers."
         )
-    by_hour = None
+    by_hour, busy_s = None, request.busy_s
     if request.hourly is not None or request.kw is not None:
         power = {"kw": request.kw or 0, "kwh": request.kwh_price or 0}
         hardware = {"hardware_per_hour": request.hourly or 0, "utilisation": request.utilisation}
         by_hour = Price.local(**hardware, **power).per_hour
-        if request.busy_s is None:
+        if busy_s is None:
             raise ConfigurationError("give --busy-s, the seconds that a draft keeps it computing.")
     small = _price("small", request.small, request.small_price, by_hour)
     large = _price("large", request.large, request.large_price, None)
 
     def usd(price: Any, asked: int, told: int) -> Decimal:
-        usage, busy_s = Usage(input_tokens=asked, output_tokens=told), request.busy_s or 0
-        return Decimal(price.cost(usage, float(busy_s * 1000)))
+        usage = Usage(input_tokens=asked, output_tokens=told)
+        return Decimal(price.cost(usage, float((busy_s or 0) * 1000)))
 
-    # A check adds some 30 tokens to question and draft, and has room for its one word.
-    check = usd(small, read + written + 30, 4)
     return {
         "draft_usd": usd(small, read, written),
-        "check_usd": request.check_calls * check,
+        # A check adds some 30 tokens to question and draft, and has room for its one word.
+        "check_usd": request.check_calls * usd(small, read + written + 30, 4),
         "large_usd": usd(large, read, request.large_output_tokens or written),
         "note": f"Prices: {small.source} (small); {large.source} (large).",
     }
@@ -210,7 +282,6 @@ def _price(which: str, model: str | None, tokens: Any, by_hour: Decimal | None) 
     )
 
 
-@spread
 def evaluate(
     file: Annotated[Path | None, Argument(help="Transcripts: JSON lines, plain or gzip.")] = None,
     *,
@@ -254,7 +325,6 @@ def evaluate(
     _show(found)
 
 
-@spread
 def calibrate(
     file: Annotated[Path, Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
@@ -281,11 +351,11 @@ def calibrate(
     given: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
     path, done = file, None
     with ExitStack() as opened:
-        cascade = _open(opened, models, examples)
+        cascade = examples.open(models, opened)
         if not recorded:
             path, least = to.with_suffix(".jsonl"), LEAST_LABELS * (2 if max_harm else 1)
             rows = examples.read(file, path)
-            done = _record(cascade, rows, path, examples, least, agree_with_large)
+            done = examples.record(cascade, rows, path, least, agree_with_large)
         with busy("fitting"):
             fitted = asyncio.run(making.calibrate(cascade.kernel, path, **given))
         rule = making.rule_of(fitted.evaluation, cascade.tiers)
@@ -304,7 +374,6 @@ def calibrate(
         raise CascadeError("no certificate could be given; the calibration is written.")
 
 
-@spread
 def try_(
     file: Annotated[Path, Argument(help="Labelled rows: CSV, JSONL or Parquet.")],
     *,
@@ -335,10 +404,9 @@ def try_(
     rows = with_shots(examples.read(file, to / ANSWERS), shots)
     given: dict[str, Any] = {"max_harms": max_harm or (), "options": Options(**vars(goal))}
     with ExitStack() as opened:
-        _judge(_open(opened, models, examples), rows, to, examples, **given)
+        _judge(examples.open(models, opened), rows, to, examples, **given)
 
 
-@spread
 def demo(
     *,
     n: Annotated[int, Option(help="Questions to ask.")] = 40,
@@ -374,90 +442,6 @@ def demo(
         _judge(cascade, rows, to, how, ASSUMED)
 
 
-# Steps that they share ------------------------------------------------------------------------
-
-ANSWERS = "transcripts.jsonl"
-"""File of what both models answered, in a folder of `try` or `demo`."""
-
-
-def _open(opened: ExitStack, models: Models, how: ExampleOptions) -> Cascade:
-    """A cascade whose models are both asked every question."""
-    from cascade.calibrate import GIVE_UP_AFTER, SIGNALS  # noqa: PLC0415 - heavy
-    from cascade.middleware import Breaker  # noqa: PLC0415
-
-    # Every example is wanted: a server is asked until it is plain that it is gone.
-    breaker: list[Any] = [Breaker(GIVE_UP_AFTER)]
-    return models.open(opened, signals=how.signals or SIGNALS, middleware=breaker)
-
-
-def _record(
-    cascade: Cascade,
-    rows: Sequence[Example],
-    path: Path,
-    how: ExampleOptions,
-    least: int,
-    agree: bool = False,
-) -> Collected:
-    """Record what both models answer, after asking the person where it costs money."""
-    from cascade.calibrate import AnswerRecorder  # noqa: PLC0415 - heavy
-    from cascade.evaluation.scorers import as_scorer  # noqa: PLC0415
-
-    recorder = AnswerRecorder(cascade.kernel, path, as_scorer(how.scorer), agree=agree)
-    limits: Any = {"least": least, "concurrency": how.concurrency or at_once(cascade, 8)}
-    if not how.yes and len(rows) >= least:  # else nothing is asked
-        _confirm(cascade, rows, path, how.yes_up_to)
-    try:
-        with busy("getting ready") as line:
-            limits["progress"] = lambda done: line.update(str(done))
-            done = asyncio.run(recorder.record(rows, **limits))
-    except KeyboardInterrupt:
-        kept = path.read_bytes().count(b"\n") if path.exists() else 0
-        told = f"interrupted: {kept:,} of {len(rows):,} are in {path}; the same command goes on"
-        raise Interrupted(told) from None
-    if done.unlabelled == done.total:
-        told = "of no example is it known which answer is right"
-        raise ConfigurationError(f"{told}: name their column, --label, or give another --scorer.")
-    if done.failures:
-        name, why = list(done.failures.items())[-1]
-        say(f"failed examples: {len(done.failures)}; the next run tries them again")
-        say(f"the last, {name}: {why}", style="yellow")
-    if done.unlabelled:
-        say(f"examples left out, since nothing says which answer is right: {done.unlabelled}")
-    return done
-
-
-def _confirm(cascade: Cascade, rows: Sequence[Example], path: Path, up_to_usd: float) -> None:
-    """Say what will be asked at roughly which cost (a token has 4 characters, an answer its limit
-    or 200), and ask the person where it may be more than that."""
-    from cascade.evaluation import read_transcripts  # noqa: PLC0415 - heavy
-    from cascade.ledger.prices import has_price  # noqa: PLC0415
-    from cascade.state import Usage  # noqa: PLC0415
-
-    known = {row.id for row in read_transcripts(path)} if path.exists() else set()
-    left = [row for row in rows if row.id not in known]
-    if not left:
-        return
-    text = sum(len(str(message.text)) for row in left for message in row.messages)
-    checks, told, hosted = sum(s.calls for s in cascade.kernel.parts.signals), [], 0.0
-    for tier, calls in zip(cascade.tiers, (1 + checks, 1), strict=True):
-        read, written = text // len(left) // 4 + 16, tier.max_tokens or 200
-        each = tier.pricing.cost(Usage(input_tokens=read, output_tokens=written), None)
-        dollars = math.inf if each is None else float(each) * calls * len(left)
-        cost = "by its busy time" if has_price(tier.pricing, busy_ms=1.0) else "has no price set"
-        told.append(f"{tier.name} {cost if each is None else f'about ${dollars:.4f}'}")
-        hosted += 0.0 if tier.local else dollars
-    prices = ", ".join(told)
-    say(f"{len(left)} examples to be asked of both models, {len(known)} are there: {prices}")
-    if "no price" in prices:
-        say("without a price nothing tells what is saved: --prices FILE (docs/prices.md)")
-    if hosted <= up_to_usd:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigurationError(f"say --yes to spend this ({prices}); nobody is here to be asked.")
-    if not typer.confirm("Go on?", err=True):
-        raise typer.Exit(1)
-
-
 def _told(fitted: CalibrationFit, to: Path, rule: tuple[str, float] | None) -> Iterator[str]:
     made, q = fitted.calibration, fitted.calibration.quality
     area = "unknown" if q.auroc is None else f"{q.auroc:.3f}"
@@ -490,16 +474,15 @@ def _judge(
     from cascade import calibrate as making  # noqa: PLC0415 - heavy
     from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
 
-    path = to / ANSWERS
-    collected = _record(cascade, rows, path, how, LEAST_ROWS)
+    collected = how.record(cascade, rows, to / ANSWERS, LEAST_ROWS)
     with busy("fitting"):
-        fitted = asyncio.run(making.calibrate(cascade.kernel, path, **options))
+        fitted = asyncio.run(making.calibrate(cascade.kernel, to / ANSWERS, **options))
     files = making.write_artefacts(to, fitted, cascade.tiers, rows)
     found: Any = fitted.evaluation
     then = _next_step(found, files["configuration"])
-    more: Any = {"files": files, "collected": collected, "next": then, "assumed": assumed}
-    more["recommendation"] = fitted.calibration.recommendation
-    _show(found, f"wrote {', '.join(map(str, files.values()))}\nnext: {then}", **more)
+    remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
+    more: Any = {"files": files, "collected": collected, "next": then}
+    _show(found, remark, assumed, recommendation=fitted.calibration.recommendation, **more)
 
 
 def _show(found: Evaluation, remark: str = "", assumed: Sequence[str] = (), **more: Any) -> None:
@@ -514,11 +497,10 @@ def _show(found: Evaluation, remark: str = "", assumed: Sequence[str] = (), **mo
 def _next_step(found: Evaluation, configuration: Path) -> str:
     from cascade.evaluation.verdict import FAIR_TEST  # noqa: PLC0415 - heavy
 
-    serve = f"cascade serve {configuration}"
+    serve, off = f"cascade serve {configuration}", found.verdict == "off"
     if found.verdict == "unpriced":
         return "the same command with --prices FILE and another --out; see docs/prices.md"
-    if found.verdict == "unclear" or (found.verdict == "off" and found.rows < FAIR_TEST):
+    if found.verdict == "unclear" or (off and found.rows < FAIR_TEST):
         return "label more rows and type the same command: it asks the new ones alone"
-    if found.verdict == "off":
-        return f"leave it off, or try another --small; `{serve}` would measure it without using it"
-    return serve
+    either = "leave it off, or try another --small"
+    return f"{either}; `{serve}` would measure it without using it" if off else serve

@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import typer
 from typer import Argument, Option
 
-from cascade.cli.options import Page, must_be_file, spread, write_page
-from cascade.cli.program import busy, give
+from cascade.cli.options import Page, must_be_file, write_page
+from cascade.cli.program import busy, give, program_of
 from cascade.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,13 +27,6 @@ T = TypeVar("T")
 
 Ledger = Annotated[str, Argument(help="The service's configuration, or its ledger's address.")]
 Lessons = Annotated[str, Argument(help="Address: sqlite:///lessons.db, postgresql://…")]
-
-KEPT = "Delete lessons, and state what may be done with answers."
-TRAINED_ON = "Write training files from lessons, and say what there is to train on."
-
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of a service.")
-lessons = typer.Typer(no_args_is_help=True, help=KEPT)
-teach = typer.Typer(no_args_is_help=True, help=TRAINED_ON)
 
 
 def _time(typed: str) -> datetime:
@@ -51,7 +43,6 @@ def _time(typed: str) -> datetime:
     )
 
 
-@spread
 def report(
     ledger: Annotated[str, Argument(help="Address: sqlite:///ledger.db, postgresql://…")],
     *,
@@ -74,8 +65,6 @@ def report(
     give(found, to_text(found.document))
 
 
-@keys.command()
-@spread
 def create(
     where: Ledger,
     name: Annotated[str, Argument(help="Whose key it is.")],
@@ -95,9 +84,7 @@ def create(
     give({**key.model_dump(), "secret": secret}, secret, told)
 
 
-@keys.command(name="list")
-@spread
-def list_keys(where: Ledger) -> None:
+def list_(where: Ledger) -> None:
     """Show all keys, without their secrets."""
     found = _with_keys(where, lambda kept: kept.list())
     remark = "" if found else f"no keys yet: `cascade keys create {where} NAME` makes one"
@@ -113,8 +100,6 @@ def _line(key: Key) -> str:
     return "  ".join([key.id, key.name, state, *may, *bounds, *tags])
 
 
-@keys.command()
-@spread
 def revoke(
     where: Ledger,
     key_id: Annotated[str, Argument(help="Its id, of `cascade keys list`.")],
@@ -124,8 +109,6 @@ def revoke(
     give(key, f"{key.id} {key.name} is revoked")
 
 
-@lessons.command()
-@spread
 def delete(
     where: Lessons,
     *,
@@ -146,8 +129,6 @@ def delete(
     give(gone, f"deleted: {gone.lessons:,} lessons", "" if gone.scrubbed else left)
 
 
-@lessons.command()
-@spread
 def terms(
     where: Lessons,
     model: Annotated[str | None, Argument(help="provider:name, or provider:*.")] = None,
@@ -174,8 +155,6 @@ def terms(
     give(found, "\n".join(lines))
 
 
-@teach.command()
-@spread
 def export(
     where: Lessons,
     *,
@@ -202,8 +181,6 @@ def export(
     give(done, rows, "\n".join(remarks))
 
 
-@teach.command()
-@spread
 def status(where: Lessons) -> None:
     """Say what lessons there are, and what may be done with them."""
     judged, models = Counter[bool | None](), defaultdict[str, Counter[str]](Counter)
@@ -222,6 +199,13 @@ def status(where: Lessons) -> None:
         lines.append(f"{model}: " + ", ".join(f"{what} {n:,}" for what, n in counts.items()))
     found = {"lessons": n, "said_right": right, "said_wrong": wrong, "models": models}
     give(found, "\n".join(lines))
+
+
+keys = program_of("Make, list and revoke the API keys of a service.", create, list_, revoke)
+lessons = program_of("Delete lessons, and state what may be done with answers.", delete, terms)
+teach = program_of(
+    "Write training files from lessons, and say what there is to train on.", export, status
+)
 
 
 def _tags(given: Sequence[str] | None) -> dict[str, str]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from contextlib import ExitStack
-from copy import copy
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -22,7 +18,6 @@ if TYPE_CHECKING:
 EMBEDDED = "llamacpp:smollm2-135m"
 """The model that comes as a package, and drafts where no other is named."""
 
-
 Small = Annotated[str, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
 SmallName = Annotated[str | None, Option(envvar="CASCADE_SMALL", help="Model that drafts.")]
 LargeName = Annotated[str | None, Option(envvar="CASCADE_LARGE", help="Model asked in doubt.")]
@@ -30,39 +25,7 @@ PriceOfError = Annotated[float | None, Option(help="Dollars a wrong answer costs
 System = Annotated[str | None, Option(help="System message before each question.")]
 CalibrationFile = Annotated[Path | None, Option("--calibration", help="File by cascade calibrate.")]
 AtOnce = Annotated[int | None, Option(min=1, help="Questions at once: 8 (batch 16, Ollama 2).")]
-Json = Annotated[bool, Option(help="Print one JSON document.")]
 Page = Annotated[Path | None, Option("--html", help="Write a page as well.")]
-
-
-def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
-    each parameter of that type; its docstring is the panel that they stand in."""
-    signature = inspect.signature(command, eval_str=True)
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    last = inspect.Parameter("json", keyword, default=False, annotation=Json)
-    typed, parameters = [*signature.parameters.values(), last], list[inspect.Parameter]()
-    groups: dict[str, Any] = {p.name: p.annotation for p in typed if is_dataclass(p.annotation)}
-    for parameter in typed:
-        group = groups.get(parameter.name)
-        own = inspect.signature(group, eval_str=True).parameters.values() if group else [parameter]
-        for option in own:
-            kind, about = get_args(option.annotation)
-            about = copy(about)  # another group may have the same option
-            if group:
-                about.rich_help_panel = str(group.__doc__).rstrip(".")
-            if kind is bool and about.default is ...:  # else typer adds its opposite
-                about.param_decls = (f"--{option.name.replace('_', '-')}",)
-            parameters.append(option.replace(annotation=Annotated[kind, about]))
-
-    @wraps(command)
-    def run(*, json: bool, **given: Any) -> None:
-        del json  # it was read before anything could go wrong
-        for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
-        command(**given)
-
-    vars(run)["__signature__"] = signature.replace(parameters=parameters)
-    return run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,17 @@ can be piped. Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, quest
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from copy import copy
+from dataclasses import fields, is_dataclass
+from functools import wraps
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from pydantic import ValidationError
@@ -32,7 +36,7 @@ COMMANDS = {
     "batch": ("running", f"in.csv --output out.csv {PAIR} --prices prices.toml --budget-usd 5"),
     "calibrate": ("judge", f"examples.jsonl {PAIR} --max-harm 0.05 --out calibration.json"),
     "demo": ("judge", "--n 40"),
-    "doctor": ("doctor", "--model openai:gpt-5.1 --model ollama:qwen2.5:3b"),
+    "doctor": ("running", "--model openai:gpt-5.1 --model ollama:qwen2.5:3b"),
     "evaluate": ("judge", f"answers.jsonl {PAIR} --price-of-error 0.05 --html report.html"),
     "keys": ("keeping", "create cascade.yaml search-team --day-usd 5 --per-minute 120"),
     "lessons": ("keeping", "delete sqlite:///lessons.db --user ada"),
@@ -47,18 +51,17 @@ COMMANDS = {
 }
 """Module and example of each command: only the module of what was typed is loaded."""
 
-INTERRUPTED = 130
-"""Exit code of a program that Ctrl-C ended: 128 and the number of the signal."""
-
 EXTRAS = {"calibrate": "numpy scipy sklearn threadpoolctl", "service": "fastapi uvicorn yaml"}
-"""Packages beyond those that are always installed, by the extra that has them."""
+"""Packages by the extra that has them."""
 
+JSON = Annotated[bool, typer.Option(help="Print one JSON document.")]
 AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
 """Whether a machine reads what is said."""
 
 COMMAND: ContextVar[str] = ContextVar("command", default="cascade")
 """The command that was typed, such as `cascade keys`."""
 
+INTERRUPTED = 130  # 128 and the number of the signal
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
 
@@ -68,14 +71,12 @@ class Interrupted(CascadeError):  # noqa: N818 - so machines read it
 
 
 def printable(text: str) -> str:
-    """A text that cannot act on a terminal: a model could move the cursor or write to the
-    clipboard."""
+    """A text that cannot act on a terminal, as a model's could."""
     return _CONTROL.sub("\ufffd", text)
 
 
 def screen() -> Console:
-    """Standard error of the moment, which tests and callers may replace: answers and figures alone
-    go to standard output, so that they can be piped."""
+    """Standard error of the moment."""
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -85,13 +86,13 @@ def say(text: str, *, style: str | None = None) -> None:
 
 
 def busy(text: str) -> Status:
-    """A line that says what is under way, and how far it is, where a person watches."""
+    """A line that says what is under way, where a person watches."""
     return screen().status(text)
 
 
 def give(data: Any, text: str, remark: str = "") -> None:
-    """Write a result: for a machine `data` as one JSON document, for a person `text`, and a remark.
-    Piped, a text is as it is; on a terminal a model could act on it."""
+    """Write a result: for a machine `data` as one JSON document, for a person `text` and a remark.
+    What is piped stays as it is."""
     if AS_JSON.get():
         from cascade.evaluation.render import to_json  # noqa: PLC0415 - keeps --help fast
 
@@ -122,11 +123,11 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         code = INTERRUPTED if isinstance(error, Interrupted) else 1 + wrong
         return _tell(code, type(error).__name__, str(error), error.ledger)
     except ModuleNotFoundError as error:
-        for extra, packages in EXTRAS.items():
-            if error.name in packages.split():
-                told = f"{error.name} is not installed: install the extra `{extra}`."
-                return _tell(2, type(error).__name__, told)
-        raise
+        extra = next((e for e, names in EXTRAS.items() if error.name in names.split()), None)
+        if extra is None:
+            raise
+        told = f"{error.name} is not installed: install the extra `{extra}`."
+        return _tell(2, type(error).__name__, told)
     except OSError as error:
         told = ": ".join(str(x) for x in (error.filename, error.strerror or error) if x)
         return _tell(1, type(error).__name__, f"{told}.")
@@ -134,8 +135,8 @@ def exit_code_of(run: Callable[[], Any]) -> int:
 
 
 def _tell(code: int, kind: str, told: str, ledger: Any = None) -> int:
-    """Say what went wrong, what it cost all the same, and what to type next; with `--json` as a
-    JSON document, the last line of standard error."""
+    """Say what went wrong, what it cost all the same, and what to type next: a JSON document with
+    `--json`, the last line of standard error."""
     named = _NEXT.findall(told)
     then = named[-1].rstrip(".") if named else f"{COMMAND.get()} --help"
     if AS_JSON.get():
@@ -154,6 +155,45 @@ def _tell(code: int, kind: str, told: str, ledger: Any = None) -> int:
     return code
 
 
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
+    each parameter of that type; its docstring is the panel that they stand in."""
+    signature = inspect.signature(command, eval_str=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    last = inspect.Parameter("json", keyword, default=False, annotation=JSON)
+    typed, parameters = [*signature.parameters.values(), last], list[inspect.Parameter]()
+    groups: dict[str, Any] = {p.name: p.annotation for p in typed if is_dataclass(p.annotation)}
+    for parameter in typed:
+        group = groups.get(parameter.name)
+        own = inspect.signature(group, eval_str=True).parameters.values() if group else [parameter]
+        for option in own:
+            kind, about = get_args(option.annotation)
+            about = copy(about)  # another group may have the same option
+            if group:
+                about.rich_help_panel = str(group.__doc__).rstrip(".")
+            if kind is bool and about.default is ...:  # else typer adds its opposite
+                about.param_decls = (f"--{option.name.replace('_', '-')}",)
+            parameters.append(option.replace(annotation=Annotated[kind, about]))
+
+    @wraps(command)
+    def run(*, json: bool, **given: Any) -> None:
+        del json  # it was read before anything could go wrong
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    vars(run)["__signature__"] = signature.replace(parameters=parameters)
+    return run
+
+
+def program_of(about: str | None, *commands: Callable[..., None]) -> typer.Typer:
+    """A program of one command, or a group of several, which are named as their functions."""
+    made = typer.Typer(add_completion=False, no_args_is_help=True, help=about)
+    for command in commands:
+        made.command(command.__name__.rstrip("_"))(spread(command))
+    return made
+
+
 class Program(TyperGroup):
     """The commands, loaded when they are typed, with errors that end with what to type next."""
 
@@ -167,13 +207,9 @@ class Program(TyperGroup):
             return None
         module, example = COMMANDS[cmd_name]
         loaded = import_module(f"cascade.cli.{module}")
-        command = getattr(loaded, "try_" if cmd_name == "try" else cmd_name)
-        if isinstance(command, typer.Typer):
-            made: Any = typer.main.get_group(command)
-        else:
-            alone = typer.Typer(add_completion=False)
-            alone.command()(command)
-            made = typer.main.get_command(alone)
+        command: Any = getattr(loaded, "try_" if cmd_name == "try" else cmd_name)
+        group = command if isinstance(command, typer.Typer) else program_of(None, command)
+        made: Any = typer.main.get_command(group)
         made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {example}"
         return made
 
@@ -197,16 +233,12 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
         typer.echo(f"cascade {__version__}")
         raise typer.Exit
-
-
-LEAVE = "Print the version and leave."
-Version = typer.Option("--version", callback=_show_version, is_eager=True, help=LEAVE)
-
-
-@app.callback()
-def _root(version: Annotated[bool, Version] = False) -> None:
-    del version  # its callback has done the work

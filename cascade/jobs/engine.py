@@ -23,13 +23,11 @@ from cascade.run import known_cost
 from cascade.state import Usage
 from cascade.tiers import OpenTier
 
-GIVE_UP_AFTER = 50
-"""Rows that fail one after the other, with no answer between: something is wrong with all."""
+GIVE_UP_AFTER, ANSWER_TOKENS, CONCURRENCY = 50, 256, 16
+"""Rows that fail in a row, after which something is wrong with all; length of an answer in a guess,
+where a tier has no `max_tokens`; and rows at once."""
 
-ANSWER_TOKENS = 256
-"""Length of an answer that a guess takes, where a tier has no `max_tokens`."""
-
-CONCURRENCY, INTERRUPTED = 16, "it was interrupted"
+INTERRUPTED = "it was interrupted"
 
 
 @dataclass(slots=True)
@@ -168,8 +166,8 @@ class Job:
         if row.question is not None:  # what cannot be read says nothing of the others
             self._failures = self._failures + 1 if record.status == "error" else 0
         if self._failures >= GIVE_UP_AFTER:
-            last = f"the last one by {record.error}"
-            self.done.stopped = f"{self._failures} rows in a row failed, {last}"
+            failed = f"{self._failures} rows in a row failed"
+            self.done.stopped = f"{failed}, the last one by {record.error}"
 
 
 async def run_job(
@@ -189,8 +187,8 @@ async def run_job(
     Args:
         rows: read as they are needed, so many under way at once (`concurrency`).
         journal: knows what is done, and is told.
-        budget_usd: dollars of the whole job, with what earlier runs spent. A row is begun only if
-            what it may cost fits beside what the others under way, or those that wait, may cost.
+        budget_usd: dollars of the whole job, also of earlier runs. A row is begun only if what it
+            may cost fits beside what the others that are under way or wait may cost.
         progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
         kind: `cascade.jobs.provider.BatchJob` asks the large model by its provider's batch API.
@@ -227,12 +225,9 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     tokens, total = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1, Decimal(0)
     for tier in tiers:
         usage = Usage(input_tokens=tokens, output_tokens=tier.max_tokens or ANSWER_TOKENS)
-        cost = tier.pricing.cost(usage, 1000.0)
-        if cost is None:
-            raise ConfigurationError(
-                f"a budget needs a price of every tier, by --prices FILE; {tier.name} has none: "
-                f"{tier.pricing.source}."
-            )
+        if (cost := tier.pricing.cost(usage, 1000.0)) is None:
+            told = f"{tier.name} has none: {tier.pricing.source}"
+            raise ConfigurationError(f"a budget needs a price of every tier, --prices; {told}.")
         total += cost
     return total
 

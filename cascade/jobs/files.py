@@ -1,8 +1,5 @@
-"""Files of a job: questions in; a journal, in SQLite, of what became of each row and of each batch;
-and each row as it was, with its answer beside it, out.
-
-What the journal holds survives the end of the process: a row with an answer is never asked again.
-"""
+"""Files of a job: questions in; a journal, in SQLite, that outlives the process; and each row as it
+was, with its answer beside it, out."""
 
 from __future__ import annotations
 
@@ -45,8 +42,7 @@ CREATE TABLE IF NOT EXISTS batches (name TEXT PRIMARY KEY, facts TEXT NOT NULL);
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Row of the input: its place, from 0, over all files, what it holds, and the question; or a
-    problem, for which it cannot be asked."""
+    """Row of the input: its place over all files, from 0, and a question, or why there is none."""
 
     number: int
     columns: Mapping[str, Any]
@@ -94,16 +90,11 @@ def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> li
             problems.append(f"row {row.number + 1}: {row.problem.rstrip('.')}")
     wanted = (column,) if column else QUESTIONS
     if not found.keys() & set(wanted):
-        raise ConfigurationError(
-            f"{path} has no column {' or '.join(wanted)}: it has {', '.join(found) or 'no rows'}. "
-            "Name the one with the questions, --column NAME."
-        )
-    for name in ADDED:
-        if prefix + name in found:
-            raise ConfigurationError(
-                f"the input has a column {prefix + name!r} already: give the new ones another "
-                "name, --prefix cascade_."
-            )
+        told = f"{path} has no column {' or '.join(wanted)}: it has {', '.join(found) or 'no rows'}"
+        raise ConfigurationError(f"{told}. Name the one with the questions, --column NAME.")
+    if taken := [prefix + name for name in ADDED if prefix + name in found]:
+        told = f"the input has a column {taken[0]!r} already"
+        raise ConfigurationError(f"{told}: give the new ones another name, --prefix cascade_.")
     return problems
 
 
@@ -170,9 +161,8 @@ class Journal:
         fresh: forget all that is in it.
 
     Attributes:
-        spent_usd: dollars of all attempts, also of rows that were asked again.
-        expected_usd: dollars that the answers which rows wait for may cost, as far as it is known.
-        batches: what is known of each of a provider's batches, by their names.
+        spent_usd: of all attempts; `expected_usd`, of answers that rows wait for, where known.
+        batches: facts of each of a provider's batches, by its name.
     """
 
     def __init__(self, path: Path, made_with: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -180,7 +170,7 @@ class Journal:
         with self._told(), ExitStack() as opened:
             file = sqlite3.connect(path, isolation_level=None, timeout=0)
             self._file = opened.enter_context(closing(file))
-            self._open(json.loads(json.dumps(dict(made_with))), fresh)
+            self._open(json.dumps(dict(made_with)), fresh)
             opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -216,12 +206,12 @@ class Journal:
     def note(self, batch: str, **facts: Any) -> None:
         """Write down facts of a provider's batch, beside those that are known."""
         known = self.batches.get(batch, {}) | facts
+        row = (batch, json.dumps(known))
         with self._told():
-            row = (batch, json.dumps(known))
             self._file.execute("INSERT OR REPLACE INTO batches VALUES (?, ?)", row)
         self.batches[batch] = known
 
-    def _open(self, made_with: dict[str, Any], fresh: bool) -> None:
+    def _open(self, made_with: str, fresh: bool) -> None:
         execute = self._file.execute
         for setting in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
             execute(f"PRAGMA {setting}")
@@ -231,13 +221,13 @@ class Journal:
         if fresh or not execute("SELECT 1 FROM rows UNION SELECT 1 FROM batches").fetchone():
             for table in ("job", "rows", "batches"):
                 execute(f"DELETE FROM {table}")  # noqa: S608 - constants
-            execute("INSERT INTO job VALUES (?)", (json.dumps(made_with),))
-        was = json.loads(execute("SELECT made_with FROM job").fetchone()[0])
-        if changed := sorted(k for k in {*was, *made_with} if was.get(k) != made_with.get(k)):
+            execute("INSERT INTO job VALUES (?)", (made_with,))
+        then = json.loads(execute("SELECT made_with FROM job").fetchone()[0])
+        now = json.loads(made_with)
+        if changed := sorted(k for k in {*then, *now} if then.get(k) != now.get(k)):
             raise ConfigurationError(
-                f"{self.path} was begun with other {', '.join(changed)}: answers of two set-ups "
-                "in one file would be of no use. Give the options of then, another --output, or "
-                "--fresh to ask and pay anew."
+                f"{self.path} was begun with other {', '.join(changed)}: give the options of then, "
+                "another --output, or --fresh to ask and pay anew."
             )
         execute("COMMIT")
         self.spent_usd = self.expected_usd = Decimal(0)
@@ -254,29 +244,26 @@ class Journal:
             yield
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
-                raise ConfigurationError(
-                    f"another process is at {self.path}: wait for it, or give another output."
+                told = f"another process is at {self.path}: wait for it, or give another output."
+            elif not isinstance(error, sqlite3.OperationalError) or "column" in str(error):
+                told = f"{self.path} is no journal of a batch: give another --output."
+            else:
+                raise LedgerError(
+                    f"{self.path} cannot be written: {error}. What is in it is kept: run the same "
+                    "command again when there is room."
                 ) from error
-            if not isinstance(error, sqlite3.OperationalError) or "column" in str(error):
-                raise ConfigurationError(
-                    f"{self.path} is no journal of a batch: give another --output."
-                ) from error
-            raise LedgerError(
-                f"{self.path} cannot be written: {error}. What is in it is kept: run the same "
-                "command again when there is room."
-            ) from error
+            raise ConfigurationError(told) from error
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file of a kind that cannot be written, with a `ConfigurationError`."""
+    """A `ConfigurationError` where a file of this kind cannot be written."""
     if path.suffix not in (".jsonl", ".csv"):
         raise ConfigurationError(f"{path.name}: the output ends with .jsonl or .csv.")
 
 
 def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: str = "") -> int:
-    """Write the rows of the input that are done, whole or not at all, with the columns that are
-    added; their number. A row that was not asked, or waits, is left out. In CSV the columns are
-    those of the first row, and lists and truths are JSON."""
+    """Write the rows of the input that are done, each with the columns that are added, whole or not
+    at all; their number. In CSV columns are those of the first row; lists and truths are JSON."""
     check_output(path)
     draft, written, table = path.with_name(f".{path.name}.{os.getpid()}"), 0, None
     try:
@@ -307,14 +294,10 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    return json.dumps(value, ensure_ascii=False, default=lambda other: str(_cell(other)))
 
 
 def _cell(value: object) -> object:
     if isinstance(value, bool | list | dict):
         return _json(value)
-    return _plain(value) if isinstance(value, Decimal) else value
-
-
-def _plain(value: object) -> str:
-    return format(value, "f") if isinstance(value, Decimal) else str(value)
+    return format(value, "f") if isinstance(value, Decimal) else value

@@ -1,9 +1,8 @@
 """Provider batches: the large model is asked by OpenAI's Batch API, for part of the price.
 
 All rows are drafted and checked at once. A run that is to be escalated waits in the journal, with
-the request that its answer takes; such requests are collected into batches, and the runs go on when
-the answers are there. Each step at the provider is in the journal, so that what may have come about
-when a connection broke, or a process ended, is looked for and not repeated.
+its request, until a batch has the answer. Each step at the provider is in the journal, so that what
+may have come about when a connection broke, or a process ended, is looked for and not repeated.
 
 https://platform.openai.com/docs/guides/batch
 """
@@ -41,20 +40,17 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
-"""Limits of one batch, OpenAI's."""
+"""OpenAI's limits of one batch."""
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 60.0
-"""Seconds until the provider is asked again how far it is; each wait is half as long again."""
-
-TROUBLES = 30
-"""So often in a row the provider may fail before the job ends; the next run goes on."""
+FIRST_WAIT_S, LONGEST_WAIT_S, TROUBLES = 5.0, 60.0, 30
+"""Seconds until the provider is asked again how far it is, each wait half as long again; and how
+often in a row it may fail before the job ends, with which the next run goes on."""
 
 PATH: Final = "/v1/chat/completions"
-
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 
 NAME = "cascade_batch"
-"""Key of a batch's metadata under which its name is, by which it is found again."""
+"""Key of a batch's metadata under which it has the name in the journal."""
 
 
 class NotDeliveredError(CascadeError):
@@ -102,9 +98,9 @@ class BatchJob(Job):
     """A job whose largest model is asked by batch, for `run_job(…, kind=BatchJob)`.
 
     Decisions and baselines are at the price by batch as well: every row could have been sent to
-    the large model that way. What waits is put aside in the budget. What is at the provider when
-    `stop` is set, or when it cannot be reached (`ModelError`), stays there for the next run. The
-    journal has of each batch the `ids` of its requests, `batch_id` once it was begun, and `done`.
+    the large model that way. What is at the provider when `stop` is set, or when it cannot be
+    reached (`ModelError`), stays there for the next run. The journal has of each batch the `ids` of
+    its requests, `batch_id` once it was begun, and `done`.
 
     Raises:
         ConfigurationError: the model has no Batch API, or middleware needs its answers at once.
@@ -153,7 +149,7 @@ class BatchJob(Job):
             self.done.stopped = INTERRUPTED
 
     async def answer(self, row: Row) -> RowRecord:
-        """Record of a row that is drafted and checked; it waits where it is to be escalated."""
+        """Record of a row that is drafted and checked, and waits where it is to be escalated."""
         before = self.journal.find(row.number)
         if before is not None and before.key == row.key and before.run is not None:
             return await self._go_on(row, Run.from_json(before.run, to_messages(before.question)))
@@ -195,10 +191,8 @@ class BatchJob(Job):
         live.check_allowed()
         covered = self.budget_usd is None or self.spent_usd <= self.budget_usd
         if not covered:
-            self.done.stopped = self.done.stopped or (
-                f"the budget of ${self.budget_usd} does not cover the rows that wait: with them "
-                f"${self.spent_usd:.6f} are spent"
-            )
+            told = f"does not cover the rows that wait: with them ${self.spent_usd:.6f} are spent"
+            self.done.stopped = self.done.stopped or f"the budget of ${self.budget_usd} {told}"
         url, key = live.base_url, live.secrets[0] or "none"
         http = DefaultAsyncHttpxClient(trust_env=not is_loopback(url), follow_redirects=False)
         wait_s, troubles = FIRST_WAIT_S, 0
@@ -248,18 +242,14 @@ class BatchJob(Job):
             requests = (f"cascade-{name}.jsonl", file)
             uploaded = await self._client.files.create(file=requests, purpose="batch")
         self.journal.note(name, ids=ids)
-        batch = await self._client.batches.create(
-            input_file_id=uploaded.id,
-            endpoint=PATH,
-            completion_window="24h",
-            metadata={NAME: name},
-        )
+        how: Any = {"endpoint": PATH, "completion_window": "24h", "metadata": {NAME: name}}
+        batch = await self._client.batches.create(input_file_id=uploaded.id, **how)
         self.journal.note(name, batch_id=batch.id)
         return True
 
     async def _look(self, name: str) -> None:
         """See how far a batch is, and take it in where it has ended. One that may have been begun
-        is looked for; what never was is over, and its rows go into another one."""
+        is looked for; one that was not is over, and its rows go into another."""
         note = self.journal.batches[name]
         if "batch_id" not in note:
             facts: dict[str, Any] = {"done": True, "ids": []}
@@ -313,8 +303,8 @@ class BatchJob(Job):
 
 
 def read_reply(line: bytes) -> tuple[str, Any, str | None]:
-    """Id of a request, body of the reply, and why there is none, by a line of a file that came
-    back; the id is empty where the line is of none."""
+    """Id of a request, empty where a line that came back is of none; the body of its reply; and why
+    there is none."""
     try:
         found = json.loads(line)
         one, response = str(found["custom_id"]), found.get("response") or {}
