@@ -7,6 +7,7 @@ for anything else. `cascade.confidence.calibrating` makes it; using it needs num
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +29,6 @@ NEIGHBOURS = 30
 """Calibration rows that tell what a further signal can do to a confidence like this one."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-"""A probability or a share."""
 
 
 class Fitted(Record):
@@ -65,12 +65,7 @@ class Fitted(Record):
 RAW = "raw"
 """The raw score of a draft, always the first column."""
 
-LEAST_MARGIN, MOST_MARGIN = 1e-6, 0.02
-
-_IN_NATS = FEATURES["logprobs"] - {"token_count"}
-_COUNTS = frozenset({"token_count", "answer_words"}) | FEATURES["prompt"]
-_ABOUT_TEXT = (FEATURES["text"], FEATURES["prompt"])
-"""Features about the text, which carry little each, come after those about the draft."""
+_COUNTS = {"token_count", "answer_words", *FEATURES["prompt"]}
 
 
 class Column(Fitted):
@@ -86,14 +81,13 @@ class Column(Fitted):
         """The column of a feature with these values: one that leaves [0, 1] is no score."""
         if name in _COUNTS:
             return cls(name=name, scale="log")
-        if name in _IN_NATS or ((values < 0.0) | (values > 1.0)).any():
+        if name in FEATURES["logprobs"] or ((values < 0.0) | (values > 1.0)).any():
             return cls(name=name, scale="plain")
         # Half of their least distance from 0 and 1. A fixed margin that suits votes would tie the
         # log-probs of a sure model.
         inside = values[(values > 0.0) & (values < 1.0)]
         least = np.minimum(inside, 1.0 - inside).min(initial=1.0) / 2
-        margin = float(np.clip(least, LEAST_MARGIN, MOST_MARGIN))
-        return cls(name=name, scale="logit", margin=margin)
+        return cls(name=name, scale="logit", margin=float(np.clip(least, 1e-6, 0.02)))
 
     def scaled(self, value: float) -> float:
         """A value on the column's scale; NaN stays."""
@@ -119,14 +113,15 @@ def values_of(rows: Sequence[Features], name: str) -> Array:
 
 def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column, ...]:
     """The columns for the rows that fit, `with_raw`: the raw score, then features in the order of
-    trust, of which a calibrator takes as many as there are labels for."""
+    trust, of which a calibrator takes as many as there are labels for: scores, then those of the
+    draft, then those of texts, which carry little each."""
     found = list(dict.fromkeys(name for row in rows for name in row if name != RAW))
     values = {name: values_of(rows, name) for name in (RAW, *found)}
     values = {name: given[~np.isnan(given)] for name, given in values.items()}
     # The only score is the raw score already, but for what of it is clipped.
     found = [n for n in found if n not in signals or not np.array_equal(values[n], values[RAW])]
     scores = [name for name in signals if name in found]
-    text = [name for features in _ABOUT_TEXT for name in found if name in features]
+    text = [name for of in ("text", "prompt") for name in found if name in FEATURES[of]]
     draft = [name for name in found if name not in scores and name not in text]
     return tuple(Column.of(name, values[name]) for name in (RAW, *scores, *draft, *text))
 
@@ -174,9 +169,7 @@ class Linear(Fitted):
 
     def predict(self, table: Array) -> Array:
         """One probability per row of an (n, d) matrix."""
-        z = np.full(len(table), self.intercept)
-        if self.raw:
-            z = z + self.raw * np.nan_to_num(table[:, 0])
+        z = self.intercept + self.raw * np.nan_to_num(table[:, 0])
         for w in self.weights:
             z = z + w.weight * np.nan_to_num((table[:, w.column] - w.mean) / w.scale)
         return sigmoid(z)
@@ -210,13 +203,9 @@ class GainHead(Fitted):
 
 
 class Stage(Fitted):
-    """The confidence from the signals taken so far.
-
-    Attributes:
-        calibrated: whether the labels showed that this is a probability.
-        outlook: (confidence here, confidence at the next stage) on calibration rows, sorted.
-        scored: whether any signal so far gives a score, or the base rate is all that is known.
-    """
+    """The confidence from the signals taken so far, which is a probability where the labels showed
+    it (`calibrated`), and the base rate where no signal gives a score (not `scored`); `outlook` are
+    pairs, sorted, of confidences of calibration rows here and at the next stage."""
 
     signals: tuple[str, ...]
     columns: tuple[Column, ...]
@@ -378,15 +367,13 @@ class Calibration(Fitted, MadeFor):
     def outlook(self, confidence: float, taken: Sequence[str]) -> tuple[float, ...]:
         """Confidences to which the next signal led from ones like this, on calibration rows."""
         stage = self._stage(taken)
-        if stage is None or not stage.outlook:
-            return ()
-        here, after = np.array(stage.outlook).T
+        pairs = () if stage is None else stage.outlook
+        here = [confidence for confidence, _ in pairs]
         # In the middle of the equal ones, where there are some.
-        middle = np.searchsorted(here, confidence, "left")
-        middle = (middle + np.searchsorted(here, confidence, "right")) // 2
-        first = max(0, min(int(middle) - NEIGHBOURS // 2, len(here) - NEIGHBOURS))
-        return tuple(after[first : first + NEIGHBOURS].tolist())
+        middle = (bisect_left(here, confidence) + bisect_right(here, confidence)) // 2
+        first = max(0, min(middle - NEIGHBOURS // 2, len(here) - NEIGHBOURS))
+        return tuple(after for _, after in pairs[first : first + NEIGHBOURS])
 
     def _stage(self, taken: Sequence[str]) -> Stage | None:
-        known = (stage for stage in reversed(self.stages) if set(stage.signals) <= set(taken))
+        known = (stage for stage in self.stages[::-1] if {*stage.signals} <= {*taken})
         return next(known, None)

@@ -51,11 +51,10 @@ def check_schema(schema: Mapping[str, Any], what: str = "response_format") -> in
     """Refuse what is not a JSON schema that stands for itself and is checked in bounded time; its
     size in characters."""
     try:
-        text = _text_of(schema)
-        _read(text)
-        return len(text)
-    except _SchemaProblemError as problem:
-        raise ConfigurationError(f"{what} has no valid JSON schema: {problem}") from None
+        _read(text := _text_of(schema))
+    except _FaultError as fault:
+        raise ConfigurationError(f"{what} has no valid JSON schema: {fault}") from None
+    return len(text)
 
 
 def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
@@ -64,7 +63,7 @@ def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
         validator = _read(_text_of(schema))
         _begin(LONGEST_CHECK_S)
         error: Any = best_match(validator.iter_errors(value))
-    except (_SchemaProblemError, _TooLongError, RecursionError) as unchecked:
+    except (_FaultError, RecursionError) as unchecked:
         why = "it is too deep" if isinstance(unchecked, RecursionError) else unchecked
         return f"{what} is not checked against its schema: {why}"
     if error is None:
@@ -80,12 +79,8 @@ def mismatch(what: str, value: Any, schema: Mapping[str, Any]) -> str | None:
 # --- reading a schema
 
 
-class _SchemaProblemError(Exception):
+class _FaultError(Exception):
     """Fault of a schema, and its place."""
-
-
-class _TooLongError(Exception):
-    """A schema was not read, or a value not checked, to its end."""
 
 
 _clock = threading.local()
@@ -98,24 +93,24 @@ def _begin(seconds: float) -> None:
 
 def _tick() -> None:
     if time.thread_time() > _clock.until:
-        raise _TooLongError("that takes too long")
+        raise _FaultError("it takes too long to read or to check")
 
 
 def _text_of(schema: Mapping[str, Any]) -> str:
     try:
         text = json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise _SchemaProblemError(f"it is not JSON ({error})") from None
+        raise _FaultError(f"it is not JSON ({error})") from None
     if len(text) > LARGEST_SCHEMA:
-        raise _SchemaProblemError(f"it has {len(text):,} characters, of {LARGEST_SCHEMA:,} at most")
+        raise _FaultError(f"it has {len(text):,} characters, of {LARGEST_SCHEMA:,} at most")
     return text
 
 
 @lru_cache(maxsize=1024)
 def _read(text: str) -> Validator:
-    """The validator of a schema, or a `_SchemaProblemError` with what is wrong."""
+    """The validator of a schema, or a `_FaultError` with what is wrong."""
     if '"patternProperties"' in text and '"unevaluatedProperties"' in text:
-        raise _SchemaProblemError(
+        raise _FaultError(
             "patternProperties and unevaluatedProperties are not checked together: take "
             "additionalProperties"
         )
@@ -128,8 +123,8 @@ def _read(text: str) -> Validator:
         if references:  # they may lead in a circle, or each to two others
             _begin(LONGEST_TRIAL_S)
             best_match(validator.iter_errors(None))
-    except (_TooLongError, RecursionError):
-        raise _SchemaProblemError("it refers to itself, or takes too long to read") from None
+    except RecursionError:
+        raise _FaultError("it refers to itself without end") from None
     return validator
 
 
@@ -139,64 +134,61 @@ def _check_form(schema: Any) -> set[str]:
     if isinstance(schema, dict):
         named = [word for word in ("$id", "$schema") if isinstance(schema.get(word), str)]
         top = {word: value for word, value in schema.items() if word not in named}
-    left: list[tuple[str, Any]] = [("$", top)]
+    root, left = EMPTY_REGISTRY.resolver_with_root(Resource.opaque(schema)), [("$", top)]
     while left:
         _tick()
-        place, part = left.pop()
-        found = set[str]()
+        (place, part), found = left.pop(), set[str]()
         try:
             _form().validate_python(part, strict=True, context=found)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join([place, *(str(at) for at in first["loc"] if at not in _TAGS)])
+            # Of a schema or a list of them the error that lies deepest is of what was meant.
+            errors = error.errors(include_url=False, include_input=False)
+            first = max(errors, key=lambda each: len(each["loc"]))
+            where = ".".join([place, *(str(at) for at in first["loc"] if at != _EITHER)])
             said = first["msg"].removeprefix("Value error, ")
-            raise _SchemaProblemError(f"{where[:SHOWN]}: {said}") from None
-        left += [(each, _target(each, schema)) for each in found - followed - {"#"}]
+            raise _FaultError(f"{where[:SHOWN]}: {said}") from None
+        for each in found - followed - {"#"}:
+            try:
+                left.append((each, root.lookup(each).contents))
+            except (Unresolvable, ValueError, TypeError):
+                raise _FaultError(f"{each!r} leads nowhere in it") from None
         followed |= found
     return followed
 
 
-def _target(reference: str, schema: Any) -> Any:
-    try:
-        return EMPTY_REGISTRY.resolver_with_root(Resource.opaque(schema)).lookup(reference).contents
-    except (Unresolvable, ValueError, TypeError):
-        raise _SchemaProblemError(f"{reference!r} leads nowhere in it") from None
-
-
-_TAGS = ("(one)", "(list)")
+_EITHER = "(either)"
 
 
 @cache
 def _form() -> SchemaValidator:
     """Types that the values of a schema's keywords need: of other ones a check would fail."""
-    sub = cs.no_info_wrap_validator_function(
-        lambda value, check: value if isinstance(value, bool) else check(value),
-        cs.definition_reference_schema("part"),
-    )
-    named, subs = cs.dict_schema(values_schema=sub), cs.list_schema(sub)
-    text, texts = cs.str_schema(), cs.list_schema(cs.str_schema())
+
+    def either(*kinds: cs.CoreSchema) -> cs.CoreSchema:
+        return cs.union_schema([(kind, _EITHER) for kind in kinds], mode="left_to_right")
+
+    sub = either(cs.definition_reference_schema("part"), cs.bool_schema())
+    subs, text, texts = cs.list_schema(sub), cs.str_schema(), cs.list_schema(cs.str_schema())
     kinds = cs.literal_schema(["array", "boolean", "integer", "null", "number", "object", "string"])
     pattern = cs.no_info_after_validator_function(_linear, text)
-    reference = cs.with_info_after_validator_function(_reference, text)
     forms: dict[str, cs.CoreSchema] = {
-        "$defs definitions dependentSchemas properties": named,
+        "$defs definitions dependentSchemas properties": cs.dict_schema(values_schema=sub),
         "allOf anyOf oneOf prefixItems": subs,
         "additionalItems additionalProperties contains contentSchema else if not": sub,
         "propertyNames then unevaluatedItems unevaluatedProperties": sub,
         "exclusiveMaximum exclusiveMinimum maximum minimum": cs.float_schema(),
         "maxContains maxItems maxLength maxProperties": cs.float_schema(),
         "minContains minItems minLength minProperties": cs.float_schema(),
-        "$ref $dynamicRef $recursiveRef": reference,
+        "$ref $dynamicRef $recursiveRef": cs.with_info_after_validator_function(_reference, text),
         "$id $schema": cs.no_info_plain_validator_function(_below_the_top),
-        "dependencies": cs.dict_schema(values_schema=_one_or_list(sub, texts)),
+        "dependencies": cs.dict_schema(values_schema=either(sub, texts)),
         "dependentRequired": cs.dict_schema(values_schema=texts),
         "enum": cs.list_schema(),
-        "items": _one_or_list(sub, subs),
+        "items": either(sub, subs),
         "multipleOf": cs.float_schema(gt=0),
         "pattern": pattern,
         "patternProperties": cs.dict_schema(pattern, sub),
         "required": texts,
-        "type": _one_or_list(kinds, cs.list_schema(kinds, min_length=1)),
+        "type": either(kinds, cs.list_schema(kinds, min_length=1)),
         "uniqueItems": cs.bool_schema(),
     }
     fields = {
@@ -205,13 +197,6 @@ def _form() -> SchemaValidator:
         for word in words.split()
     }
     return SchemaValidator(cs.definitions_schema(sub, [cs.typed_dict_schema(fields, ref="part")]))
-
-
-def _one_or_list(one: cs.CoreSchema, several: cs.CoreSchema) -> cs.CoreSchema:
-    return cs.tagged_union_schema(
-        dict(zip(_TAGS, (one, several), strict=True)),
-        discriminator=lambda value: _TAGS[isinstance(value, list)],
-    )
 
 
 def _linear(pattern: str) -> str:
@@ -255,9 +240,8 @@ def _bounded(kind: type[Validator]) -> type[Validator]:
         _tick()
         return check(*given)
 
-    checks = {**kind.VALIDATORS, **own}
-    looking = {word: partial(timed, check) for word, check in checks.items()}
-    bounded: type[Validator] = extend(kind, looking)
+    checks = {**kind.VALIDATORS, **own}.items()
+    bounded: type[Validator] = extend(kind, {word: partial(timed, check) for word, check in checks})
     return bounded
 
 

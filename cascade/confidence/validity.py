@@ -53,8 +53,13 @@ def objection(
     and satisfy its parameters; `tool_choice` is a tool's name, `required`, `none` or `auto`.
     """
     problem = _choice_problem(completion.called, tool_choice) if tool_choice else None
-    for call in completion.tool_calls:
-        problem = problem or _call_problem(call["name"], call["args"], tools)
+    known = {tool["function"]["name"]: tool["function"] for tool in reversed(tools)}
+    for name, args in ((call["name"], call["args"]) for call in completion.tool_calls):
+        if name not in known:
+            problem = problem or f"the answer calls a tool that does not exist: {name}"
+        elif problem is None:
+            parameters = known[name].get("parameters") or {}
+            problem = _mismatch(f"the call of {name}", args, parameters)
     if problem is not None or completion.tool_calls:
         return problem
     if not completion.text.strip():
@@ -66,9 +71,7 @@ def objection(
         value = json.loads(completion.text)
     except (ValueError, RecursionError) as error:
         return f"the answer is not JSON: {error}"
-    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there is a schema
-
-    return mismatch("the answer", value, schema)
+    return _mismatch("the answer", value, schema)
 
 
 def _choice_problem(called: Sequence[str], choice: str) -> str | None:
@@ -82,33 +85,27 @@ def _choice_problem(called: Sequence[str], choice: str) -> str | None:
     return None
 
 
-def _call_problem(name: str, args: Any, tools: Sequence[Mapping[str, Any]]) -> str | None:
-    schemas = [t["function"].get("parameters") for t in tools if t["function"]["name"] == name]
-    if not schemas:
-        return f"the answer calls a tool that does not exist: {name}"
-    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there are tools
+def _mismatch(what: str, value: Any, schema: Any) -> str | None:
+    from cascade.confidence.schemas import mismatch  # noqa: PLC0415 - where there are schemas
 
-    return mismatch(f"the call of {name}", args, schemas[0] or {})
+    return mismatch(what, value, schema)
 
 
 def repetition(messages: Sequence[BaseMessage], completion: Completion) -> str | None:
     """Reason why a step of an agent leads nowhere: all its calls were made in the step before it.
     A small model is the surer of a call, the more often it was made."""
-    if not completion.tool_calls:
-        return None
     asked = next((m for m in reversed(messages) if not isinstance(m, ToolMessage)), None)
-    if not isinstance(asked, AIMessage) or asked is messages[-1]:
+    if not isinstance(asked, AIMessage) or asked is messages[-1] or not completion.tool_calls:
         return None
     made = [(call["name"], call["args"]) for call in asked.tool_calls]
-    if not all((call["name"], call["args"]) in made for call in completion.tool_calls):
-        return None
-    return f"the answer repeats the call of the step before it: {', '.join(completion.called)}"
+    if all((call["name"], call["args"]) in made for call in completion.tool_calls):
+        again = ", ".join(completion.called)
+        return f"the answer repeats the call of the step before it: {again}"
+    return None
 
 
 def speaks_of_grading(text: str) -> str | None:
     """The words in which an answer speaks to its checker, None where it does not. They speak
     against a draft, never for it. An answer about grading or chat templates is found as well."""
     found = _GRADING.search(unicodedata.normalize("NFKC", UNSEEN.sub("", text)))
-    if found is None:
-        return None
-    return " ".join(found.string[found.start() : found.start() + 40].split())
+    return found and " ".join(found.string[found.start() :][:40].split())

@@ -104,7 +104,7 @@ def test_a_step_that_makes_the_calls_of_the_one_before_leads_nowhere() -> None:
     ("schema", "place"),
     [
         ({"type": "no such type"}, r"\$.type: Input should be 'array', 'boolean'"),
-        ({"type": []}, "type: List should have at least 1 item"),
+        ({"type": []}, r"\$.type: Input should be"),
         ({"properties": {"a": 3}}, r"\$.properties.a: Input should be a valid dictionary"),
         ({"items": [{"anyOf": {}}]}, r"\$.items.0.anyOf: "),
         ({"required": [3]}, "required.0: "),
@@ -192,7 +192,7 @@ def test_no_check_takes_more_than_linear_time(schema: dict[str, Any], value: Any
 def test_a_check_ends_when_its_time_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     check_schema({"items": {}})
     monkeypatch.setattr(schemas, "LONGEST_CHECK_S", 0.0)
-    assert "not checked against its schema: that takes too long" in against([1], {"items": {}})
+    assert "not checked against its schema: it takes too long" in against([1], {"items": {}})
     with pytest.raises(ConfigurationError, match="takes too long to read"):
         check_schema({"title": "a schema that was not read before"})
 
