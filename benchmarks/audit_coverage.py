@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from cascade.evaluation.audit import WORDY, Array, account, quality_of, wilson
-from cascade.evaluation.books import NUMBERS, RUNS
 from cascade.evaluation.render import Figure, Table, table_text, to_json
+from cascade.evaluation.report import NUMBERS, RUNS
 
 RATES = (0.01, 0.05, 0.1, 0.5, 0.95)
 

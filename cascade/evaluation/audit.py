@@ -3,7 +3,7 @@
 The population is fixed: N accepted drafts with a value each, and draft i is audited with a known
 probability π_i, independently of the others (Poisson sampling). Only that draw is random, so no
 interval supposes that requests come from any distribution. `runs` are a numpy record array of
-`cascade.evaluation.books.RUNS`.
+`cascade.evaluation.report.RUNS`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Documents of figures, tables and pictures: as text, as JSON for machines, and as an HTML page.
 
-Every command and report builds a `Document`. A number is given once, as a `Figure` with its unit,
-and rounded only where it is shown. A page needs no script and no other host, and reads well on a
-phone, on paper, in the dark, by keyboard and by screen reader; its pictures are SVG.
+A number is given once, as a `Figure` with its unit, and rounded only where it is shown. A page
+needs no script and no other host, and reads well on a phone, on paper, in the dark, by keyboard and
+by screen reader; its pictures are SVG.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ Number = int | float | Decimal
 Unit = Literal["usd", "share", "points", "seconds", "count", "number", "days"]
 """Form of a number; `share` and `points` are a share of 1, as percent and as signed percentage
 points, `count` is a whole number, `days` are ordinals of dates."""
-
-UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +96,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values of one kind in a picture under its name in the legend: (x, y), or with an interval
-    (x, y, low, high), in the units of the axes; what is not finite is not drawn. Its `role` gives
-    it its colour; a line of others is dashed."""
+    """Values under one name of the legend: (x, y), or with an interval (x, y, low, high); what is
+    not finite is not drawn. Its `role` gives it its colour; a line of others is dashed."""
 
     name: str
     points: tuple[tuple[float, ...], ...]
@@ -110,7 +107,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A chart with titles and units of its two axes; the legend stands outside of it."""
+    """A chart with titles and units of its two axes."""
 
     title: str
     x: str
@@ -122,9 +119,9 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Document:
     """Document of a command or a report: the answer in one sentence (`tone` is whether it is
-    good news), what is wrong now (None where nothing watches), the facts of the first view,
-    sentences to know besides, tables in order of weight, and pictures, which are shown on a page
-    alone."""
+    good news), tables in order of weight, pictures, which are shown on a page alone, the facts of
+    the first view, sentences to know besides, and what is wrong now (None where nothing watches).
+    """
 
     title: str
     sentence: str
@@ -144,7 +141,7 @@ def counted(n: int, what: str) -> str:
 def written(value: Number | None, unit: Unit) -> str:
     """A number as people read it, such as `−1.2` points, `1.4 s`, `<0.01 %`; `?` where unknown."""
     if value is None or not math.isfinite(value):
-        return UNKNOWN
+        return "?"
     # More than thirteen digits, or less than 1e-12, are the rounding of floats.
     known = Decimal(f"{value:.13g}") if abs(float(value)) >= 1e-12 else Decimal(0)
     size, (least, form) = abs(known), _FORMS[unit]
@@ -191,14 +188,14 @@ def words(cell: Cell) -> str:
 def _words(cell: Cell) -> tuple[str, str]:
     """A cell, and its interval; "" where it has none, or it says nothing."""
     if not isinstance(cell, Figure):
-        return UNKNOWN if cell is None else cell, ""
+        return "?" if cell is None else cell, ""
     said = written(cell.value, cell.unit)
-    if said != UNKNOWN:
-        said = f"{'≈ ' * (cell.basis == 'estimated')}{said}{f' + {UNKNOWN}' * cell.partial}"
+    if said != "?":
+        said = f"{'≈ ' * (cell.basis == 'estimated')}{said}{' + ?' * cell.partial}"
     value, low, high = cell.numbers
     ends = [written(end, cell.unit) for end in (low, high)]
     at_least_nothing = low == 0 and math.isnan(value) and math.isnan(high)
-    if at_least_nothing or ends == [UNKNOWN] * 2 or low == high == value:
+    if at_least_nothing or ends == ["?", "?"] or low == high == value:
         return said, ""
     if all(end.endswith(" %") for end in ends):
         ends = [end.removesuffix(" %") for end in ends]
@@ -210,8 +207,9 @@ dollars, percent = partial(written, unit="usd"), partial(written, unit="share")
 1 %; `?` where unknown."""
 
 
-WIDTH, _LONGEST = 100, 44
-"""Columns of a terminal that text is wrapped to, and letters from which on a cell is."""
+LONGEST = 44
+"""Letters of a cell in text; what is longer goes on in another line."""
+_wrapped = partial(textwrap.fill, width=100, break_on_hyphens=False)
 
 
 def to_text(document: Document) -> str:
@@ -222,7 +220,7 @@ def to_text(document: Document) -> str:
         document.title,
         _wrapped(document.sentence),
         _columns(facts, {0, 2}) if facts else "",
-        "\n".join(_wrapped(f"- {note}", "  ") for note in notes),
+        "\n".join(_wrapped(f"- {note}", subsequent_indent="  ") for note in notes),
         *map(table_text, document.tables),
     ]
     return "\n\n".join(filter(None, parts))
@@ -244,18 +242,14 @@ def _left(table: Table) -> set[int]:
     return {0, *(i for i in columns if all(isinstance(row[i], str) for row in table.rows))}
 
 
-def _wrapped(text: str, after: str = "") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=after, break_on_hyphens=False)
-
-
 def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
     """Cells in columns as wide as they must be; long words in several lines."""
     grid = Grid.grid(padding=(0, 2))
     for i in range(len(lines[0])):
-        grid.add_column(justify="left" if i in left else "right", max_width=_LONGEST)
+        grid.add_column(justify="left" if i in left else "right", max_width=LONGEST)
     for line in lines:
         grid.add_row(*(Text(cell.replace("\n", " ")) for cell in line))
-    screen = Console(width=_LONGEST * 2 * len(lines[0]), file=StringIO(), color_system=None)
+    screen = Console(width=LONGEST * 2 * len(lines[0]), file=StringIO(), color_system=None)
     with screen.capture() as shown:
         screen.print(grid)
     return "\n".join(line.rstrip() for line in shown.get().splitlines())
@@ -264,9 +258,8 @@ def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
 def to_json(value: object, *, indent: int | None = 2) -> str:
     """A document, or any record, as JSON: a `Decimal` is a string, so that no digit is lost, and a
     number that is not finite is null."""
-    of_numpy = methodcaller("tolist")
-    made = pydantic_core.to_json(value, indent=indent, inf_nan_mode="null", fallback=of_numpy)
-    return made.decode()
+    options: Any = {"inf_nan_mode": "null", "fallback": methodcaller("tolist")}  # of numpy
+    return pydantic_core.to_json(value, indent=indent, **options).decode()
 
 
 STYLE = files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")

@@ -1,15 +1,16 @@
 """The report of a ledger: what a cascade saved, how good its answers were, and how sure that is.
 
-Every figure is a sum over entries, except what accepted drafts would have cost with the large
-model: that is estimated from random audits.
+Every figure is a sum over entries, exact to the last digit, except what accepted drafts would have
+cost with the large model: that is estimated from random audits. A ledger is read as columns.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from collections import Counter, namedtuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, localcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from cascade.errors import ConfigurationError
 from cascade.evaluation import audit
 from cascade.evaluation.audit import Choice, Quality, SavingReport
-from cascade.evaluation.books import EVENTS, Books, Outcome, Sums, read
 from cascade.evaluation.render import (
     Cell,
     Document,
@@ -27,15 +27,23 @@ from cascade.evaluation.render import (
     Picture,
     Series,
     Table,
+    Unit,
     counted,
     dollars,
     percent,
     words,
 )
 from cascade.ledger.base import EVERYTHING, Selection
+from cascade.ledger.entries import EXACT
+from cascade.ledger.feedback import FEEDBACK
 from cascade.ledger.store import SqlLedger
 
 Verdict = Literal["saves", "loses", "cannot tell yet"]
+Outcome = Literal[
+    "accepted", "escalated", "degraded", "abstained", "person", "shadow", "cached", "unfinished"
+]
+"""End of a run; `degraded` asked the large model, which could not be had, `abstained` has no
+answer on purpose, `shadow` the large model's with a draft beside it, `cached` an earlier one."""
 
 TAGS, TABLES = ("team", "key", "cascade", "agent"), ("model", "tier", "day", "node")
 """Tags by which tables are made where entries have them, and other columns."""
@@ -47,17 +55,16 @@ and the others are summed up in one."""
 ENDS = {"ok": "answered", "failed": "failed", "not_sent": "not sent", "cancelled": "cancelled"}
 """Ends of calls, as they are called in tables."""
 
-SPANS, NO_DOCUMENT = "with its 95 % interval", Document("", "")
+SPANS = "with its 95 % interval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Savings and losses of a cascade in a period, with their intervals; made by `make_report`.
+    """Savings and losses of a cascade in a period, with their intervals.
 
-    Runs that began in the period are its `requests`, of which so many had each of the `outcomes`;
-    `verified_usd` is the lower end of the saving, where it can be claimed; there is no `quality`
-    where none of the accepted drafts could be audited; `escalation` is a share of the decided
-    requests, `right_usd` dollars per answer that is as good as the large model's.
+    `requests` are the runs that began in it; `verified_usd` is the lower end of the saving, where
+    it can be claimed; there is no `quality` where no accepted draft could be audited; `escalation`
+    is a share of the decided requests, `right_usd` dollars per answer as good as the large model's.
     """
 
     requests: int
@@ -71,17 +78,15 @@ class Report:
     verdict: Verdict = "cannot tell yet"
     reason: str = ""
     advice: str = ""
-    document: Document = NO_DOCUMENT
+    document: Document = field(default_factory=lambda: Document("", ""))
 
 
 async def make_report(
     store: SqlLedger, selection: Selection = EVERYTHING, *, tag: str | None = None
 ) -> Report:
     """Report of a period, with tables by `TAGS`, one more `tag` and `TABLES`, compared with the
-    period of the same length before it, where it has a begin.
-
-    A run belongs to the period in which it begins, with all its entries up to an hour beyond. It
-    takes a second of CPU for some 60,000 entries: a service makes it in a thread of its own.
+    period of the same length before it, where it has a begin. It takes a second of CPU for some
+    60,000 entries: a service makes it in a thread of its own.
 
     Raises:
         ConfigurationError: the selection is of parts of runs, or entries have no such tag.
@@ -89,8 +94,8 @@ async def make_report(
     """
     tags = [*TAGS] if tag in (None, *TAGS, *TABLES) else [*TAGS, str(tag)]
     books = await read(store, selection, tags)
-    earlier, since = None, books.period.since
-    if since is not None:
+    earlier = None
+    if (since := books.period.since) is not None:
         length = (books.period.until or datetime.now(UTC)) - since
         before = replace(selection, since=since - length, until=since)
         earlier = _report(await read(store, before, tags))
@@ -105,7 +110,7 @@ async def make_report(
 
 def _report(books: Books, earlier: Report | None = None) -> Report:
     entries, runs = books.entries, books.runs
-    total = books.summed([""] * len(entries["node"])).get("", Sums())
+    total = books.summed([""] * len(entries["node"])).get("", Sums(*[0] * 9))
     spent, unpriced = float(total.spent), total.unpriced > 0
     found, quality = audit.account(runs, spent, unpriced=unpriced), audit.quality_of(runs)
     known = len(runs) > 0 and not unpriced and not found.unknown
@@ -124,22 +129,19 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
     calls_of = {of: np.flatnonzero(called & (tiers == of)) for of in dict.fromkeys(tiers[called])}
     audits = float(books.counted.spent[entries["node"] == "audit"].sum())
     verdict, reason, advice = _verdict(made, audits, unpriced=unpriced)
-    seen = _checked(quality) if quality is not None and quality.checked else ""
     lossy = quality is not None and quality.loss.numbers[1] > 0
     tone: Any = {"saves": "open" if lossy else "good", "loses": "bad"}.get(verdict, "open")
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
     facts = _facts(made, books, total) if len(entries["node"]) else ()
-    tables = _tables(made, books, total, calls_of)
-    if earlier is not None and earlier.requests:
-        both = zip(facts, earlier.document.facts, strict=False)
-        rows = tuple((now.label, now.figure, before.figure) for now, before in both)
-        heads = ("", "this period", "before")
-        tables = (Table("Compared with the period before", heads, rows), *tables)
+    both = zip(facts, earlier.document.facts if earlier else (), strict=False)
+    rows = tuple((now.label, now.figure, before.figure) for now, before in both)
+    compared = Table("Compared with the period before", ("", "this period", "before"), rows)
+    tables = compared, *_tables(made, books, total, calls_of)
     document = Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
-        sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}.{seen}",
+        sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}.{_checked(quality)}",
         facts=facts,
         notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
         tables=tuple(table for table in tables if table.rows),
@@ -151,15 +153,13 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
 
 
 def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, str, str]:
-    """The verdict, its reason, and what to do next; `audits` cost so much."""
+    """The verdict, its reason, and what to do next."""
     saved, share, quality = made.saving.saving, made.saving.share, made.quality
     (_, low, high), unknown = saved.numbers, unpriced or made.saving.unknown
     of_bill, advice = "of what the large model alone would have cost", ""
     if unknown:
-        advice = (
-            "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
-            "count from then on (--since)."
-        )
+        advice = "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
+        advice += "count from then on (--since)."
     verdict: Verdict = "cannot tell yet"
     if not made.requests:
         reason = "there are no requests in this period"
@@ -202,8 +202,9 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
     return verdict, reason, advice
 
 
-def _checked(quality: Quality) -> str:
-    """Findings of the audits in words, then the bounds."""
+def _checked(quality: Quality | None) -> str:
+    if quality is None or not quality.checked:
+        return ""
     bounds = f"{percent(quality.loss.value)} is lost per request, as all were checked"
     if quality.loss.basis != "measured":
         bounds = f"at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "
@@ -213,7 +214,6 @@ def _checked(quality: Quality) -> str:
 
 
 def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
-    """Notes on the figures."""
     quality, drafts = made.quality, runs[runs.outcome == "accepted"]
     if total.no_baseline:
         why = "as their usage or the large model's price is unknown; they count as nothing saved"
@@ -247,7 +247,6 @@ def _alarms(books: Books, calls_of: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
-    """The figures of the first view, also those by which two periods are compared."""
     found, quality, took = made.saving, made.quality, books.runs.latency_s
     ends = Counter(books.entries["outcome"][books.counted.calls > 0].tolist())
     calls = ends["failed"] + ends["ok"]
@@ -295,12 +294,12 @@ def _tables(
     times = ("50 % took", "95 %", "99 %")
     yield Table("Calls by tier", ("tier", *ENDS.values(), *times), tuple(rows))
 
-    rows = []
-    for of in made.what_if:
+    rows, strong = [], None
+    for i, of in enumerate(made.what_if):
         asked, cost = Figure(of.escalated, "share"), Figure(of.cost_usd, "usd")
         rows.append((f"{of.threshold:.3f}", asked, cost, of.saving, of.worse))
+        strong = i if of.in_force else strong
     note = "On the decided requests, by their confidence; the marked threshold is in force."
-    strong = next((i for i, of in enumerate(made.what_if) if of.in_force), None)
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
     yield Table("Other thresholds", heads, tuple(rows), (note,), strong)
 
@@ -360,8 +359,8 @@ def _took(times: Any, *shares: float) -> list[Figure]:
 
 
 def _pictures(books: Books) -> Iterable[Picture]:
-    """Saving and escalation of each day (UTC), by the beginning of runs; and whether the confidence
-    is what it says."""
+    """Saving and escalation of each day, by the beginning of runs; and whether the confidence is
+    what it says."""
     runs, saved, escalated = books.runs, list[tuple[float, ...]](), list[tuple[float, ...]]()
     sums = books.summed(books.entries["day"].tolist())
     for day in np.unique(runs.day).tolist():
@@ -369,13 +368,220 @@ def _pictures(books: Books) -> Iterable[Picture]:
         found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
         saved.append((day, *found.saving.numbers))
         escalated.append((day, *audit.escalation(part).numbers))
-    if not np.isnan([of for _, of, *_ in saved]).all():
-        dots = Series(SPANS, tuple(saved), "dots")
-        yield Picture("Saving per day", "day, UTC", "dollars", (dots,), ("days", "usd"))
-    if not np.isnan([of for _, of, *_ in escalated]).all():
-        dots, share = Series(SPANS, tuple(escalated), "dots"), "share of decided requests"
-        yield Picture("Escalation per day", "day, UTC", share, (dots,), ("days", "share"))
+    drawn: list[tuple[str, str, Unit, Any]] = [("Saving", "dollars", "usd", saved)]
+    drawn.append(("Escalation", "share of decided requests", "share", escalated))
+    for of, label, unit, days in drawn:
+        if not np.isnan([value for _, value, *_ in days]).all():
+            dots = Series(SPANS, tuple(days), "dots")
+            yield Picture(f"{of} per day", "day, UTC", label, (dots,), ("days", unit))
     if groups := tuple((sure, *correct.numbers) for sure, correct in audit.reliability(runs)):
         line = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
         dots, good = Series(SPANS, groups, "dots"), "as good as the large answer"
         yield Picture("Confidence and correctness", "confidence", good, (line, dots))
+
+
+# --- a ledger as columns
+
+NOTHING: Any = Decimal(0)
+
+SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
+"""A run belongs to the period in which it begins, and its later entries are read for so long; so
+much of a ledger is read at a time, so that its rows are never in memory as a whole; a call that
+began longer ago and has no entry is not under way any more."""
+
+EVENTS = "drift"
+"""Node of entries that tell of the cascade and not of one request."""
+
+_WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
+_DOLLARS = ("cost_usd", "assumed_usd", "baseline_usd")
+_DECIDED = ("confidence", "calibrated", "threshold", "audit_rate")
+_FLOATS = ("baseline_low_usd", "baseline_high_usd", "latency_ms", "loss", *_DECIDED)
+"""Columns of entries: words, "" for none; exact dollars; and numbers, NaN where unknown."""
+
+NUMBERS = (
+    *("day", "rate", "confidence", "calibrated", "threshold", "predicted", "low", "high"),
+    *("measured", "large", "loss", "latency_s"),
+)
+RUNS = np.dtype([("outcome", "U10"), *((name, float) for name in NUMBERS)])
+"""Runs as columns; NaN where a number is unknown or does not apply.
+
+`predicted`, `low`, `high` are the estimated baseline of an accepted draft, or of an answer from
+another large model; `measured` are baselines that are known without an audit. `large` is what an
+audit's call cost, or where a cache made it cheaper, the prediction as it was corrected. `loss` is
+of the audit, or of a draft beside the large model's answer, which has a `rate` of 1.
+"""
+
+Sums = namedtuple(
+    "Sums", "requests calls unknown unpriced no_baseline spent assumed saved estimated"
+)
+"""Sums over entries, of which `requests` begin a run and `calls` asked a model; `spent` has in it
+what is `assumed` for those of `unknown` cost, of which `unpriced` have no assumption; `saved` are
+measured baselines less `spent`, `estimated` the others, `no_baseline` unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """A period of a ledger, in UTC: entries as columns by name, in the order of their times, with
+    `day` and tags (`tags.NAME`) of their run, and for a verifier the model that drafted; runs as a
+    record array of `RUNS`, in the order in which they began; columns of what each entry adds to
+    `Sums`; and how many calls ended with their process."""
+
+    period: Selection
+    entries: dict[str, Any]
+    runs: Any
+    counted: Sums
+    unfinished: int
+
+    def summed(self, labels: Iterable[Any]) -> dict[Any, Sums]:
+        """Sums over entries of the same label."""
+        codes: dict[Any, int] = {}
+        places = np.array([codes.setdefault(label, len(codes)) for label in labels], int)
+        found = [np.full(len(codes), NOTHING, column.dtype) for column in self.counted]
+        with localcontext(EXACT):
+            for sums, column in zip(found, self.counted, strict=True):
+                np.add.at(sums, places, column)
+        rows = zip(*(sums.tolist() for sums in found), strict=True)
+        return dict(zip(codes, map(Sums._make, rows), strict=True))
+
+
+async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> Books:
+    """The books of a selection.
+
+    Raises:
+        ConfigurationError: the period is empty.
+    """
+    since, until = (
+        time and (time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+        for time in (selection.since, selection.until)
+    )
+    if since is not None and until is not None and since >= until:
+        raise ConfigurationError(f"a period from {since} until {until} is empty: since < until.")
+    period = replace(selection, since=since, until=until)
+    wider = replace(selection, since=since and since - SLACK, until=until and until + SLACK)
+    words = (*_WORDS, *(f"tags.{tag}" for tag in tags))
+    names = (*words, "at", *_DOLLARS, *_FLOATS)
+    columns = [f"decision.{name}" if name in (*_DECIDED, "action") else name for name in names]
+    parts = [[np.empty(0, float if name in _FLOATS else object)] for name in names]
+    same: dict[str, str] = {}  # equal words are kept once
+    end = wider.until or datetime.now(UTC) + SLACK
+    oldest = await store.rows(wider, ("at",), limit=1)
+    begin = oldest[0][0] if oldest else end
+    while begin < end:
+        part = replace(wider, since=begin, until=min(begin + WINDOW, end))
+        rows = await store.rows(part, columns)
+        for i, values in enumerate(zip(*rows, strict=True)):
+            told = [each or "" for each in values] if i < len(words) else ()
+            known = map(same.setdefault, told, told) if told else values
+            parts[i].append(np.fromiter(known, parts[i][0].dtype, len(rows)))
+        begin += WINDOW
+    entries = {name: np.concatenate(parts.pop(0)) for name in names}
+    ended = datetime.now(UTC) - LONGEST_CALL
+    begun = replace(period, until=min(until, ended) if until else ended)
+    return _books(entries, period, len(await store.unfinished(begun)))
+
+
+def _books(entries: dict[str, Any], period: Selection, unfinished: int) -> Books:
+    begins: dict[str, int] = {}
+    # An audit of a run of an earlier period belongs to none: its cost counts now.
+    for i, (run_id, node) in enumerate(zip(entries["run_id"], entries["node"], strict=True)):
+        if node not in (EVENTS, "audit", FEEDBACK):
+            begins.setdefault(run_id, i)
+    first = np.array([begins.get(run_id, i) for i, run_id in enumerate(entries["run_id"])], int)
+    kept, at = entries["node"] != FEEDBACK, entries["at"][first]
+    if period.since is not None:
+        kept &= at >= period.since
+    if period.until is not None:
+        kept &= at < period.until
+    entries = {name: entries.pop(name)[kept] for name in [*entries]}
+    _, begun, run = np.unique(first[kept], return_index=True, return_inverse=True)
+
+    exact = [entries[name] for name in _DOLLARS]
+    for name, column in zip(_DOLLARS, exact, strict=True):
+        entries[name] = column.astype(float)
+        column[np.isnan(entries[name])] = NOTHING
+    usd, assumed, worth = exact
+    cost, baseline, node = entries["cost_usd"], entries["baseline_usd"], entries["node"]
+    ok, unknown, called = entries["outcome"] == "ok", np.isnan(cost), entries["model"] != ""
+    accepted = (entries["action"] == "accept") & ~np.isin(node, ("expert", "shadow"))
+    large = (node == "expert") & ok
+    # Without a price it is its own baseline, whatever it cost.
+    unpriced = large & unknown & np.isnan(baseline)
+    own = unpriced | (large & ((entries["basis"] == "measured") | (cost == baseline)))
+    missing = (accepted | (large & ~unpriced)) & np.isnan(baseline)
+    measured = np.where(own, np.where(unpriced, assumed, worth), NOTHING)
+    estimated = np.where((large | accepted) & ~own, worth, NOTHING)
+
+    runs = _runs(entries, run, len(begun), measured.astype(float), estimated.astype(float))
+    runs.day = [at.toordinal() for at in entries["at"][begun]]
+    entries |= {name: entries[name][begun][run] for name in entries if name.startswith("tags.")}
+    entries["day"] = runs.day[run].astype(int)
+    drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
+    drafter[run[drafted]] = entries["model"][drafted]
+    credited = accepted & ~called & (baseline != 0)
+    entries["model"] = np.where(credited, drafter[run], entries["model"])
+    begins_run = np.zeros(len(run), bool)
+    begins_run[begun] = ~np.isin(node[begun], (EVENTS, "audit"))
+
+    seen = accepted & ~np.isnan(runs.large[run])  # by an audit
+    measured[seen] = [Decimal(repr(each)) for each in runs.large[run][seen].tolist()]
+    spent, assumed = np.where(unknown, assumed, usd), np.where(unknown, assumed, NOTHING)
+    estimated[seen] = NOTHING
+    no_price = unknown & np.isnan(entries["assumed_usd"])
+    counts = (begins_run, called, unknown, no_price, missing & ~seen)
+    with localcontext(EXACT):
+        sums = (spent, assumed, measured - spent, estimated)
+    counted = Sums._make([*(count.astype(int) for count in counts), *sums])
+    return Books(period, entries, runs[begins_run[begun]], counted, unfinished)
+
+
+def _runs(entries: Any, run: Any, n: int, measured: Any, estimated: Any) -> Any:
+    """Runs as `RUNS`, but for the day, from the place of the run of each entry."""
+
+    def last(values: Any, where: Any, empty: Any = np.nan) -> Any:
+        """The last value of each run, of the entries that a mask or an order of indices takes."""
+        found = np.full(n, empty, values.dtype)
+        found[run[where]] = values[where]
+        return found
+
+    def any_of(where: Any) -> Any:
+        return np.bincount(run[where], minlength=n) > 0
+
+    node, ok, action = entries["node"], entries["outcome"] == "ok", entries["action"]
+    cost, baseline, high = (entries[f"{of}_usd"] for of in ("cost", "baseline", "baseline_high"))
+    audit, expert, shadow = (node == name for name in ("audit", "expert", "shadow"))
+    called, decided = entries["model"] != "", (action != "") & ~audit
+    cached = np.array([note.startswith("answered by ") for note in entries["note"]], bool)
+    end = last(action, decided, "")
+    ends: dict[Outcome, Any] = {
+        "cached": any_of((node == "cache") | (cached & ~audit)),
+        "shadow": any_of(shadow),
+        "escalated": any_of(expert & ok),
+        "degraded": (end == "escalate") & any_of(expert),
+        "person": (end == "ask") | any_of((node == "person") & (entries["tier"] == "person")),
+        "accepted": end == "accept",
+        "abstained": end == "abstain",
+    }
+    runs: Any = np.recarray(n, RUNS)
+    runs.outcome = np.select(list(ends.values()), list(ends), "unfinished")
+    accepted, compared = (action == "accept") & decided & ~expert, ~np.isnan(entries["loss"])
+    rates = np.where(shadow & compared, 1.0, entries["audit_rate"])
+    runs.rate = last(rates, accepted | (shadow & compared))
+    runs.loss = last(entries["loss"], (audit | shadow) & compared)
+    sure = decided & ~np.isnan(entries["confidence"])
+    runs.confidence = last(entries["confidence"], sure)
+    runs.calibrated = last(entries["calibrated"], sure)
+    runs.threshold = last(entries["threshold"], decided)
+    # Where another model answered, the large one is never taken to cost more than it.
+    other = expert & (estimated != 0)
+    most = np.where(other, np.fmax(baseline, np.where(high > 0, high, cost)), high)
+    runs.predicted = last(baseline, accepted | other)
+    runs.low = last(entries["baseline_low_usd"], accepted | other)
+    runs.high = last(most, accepted | other)
+    runs.measured = np.bincount(run, measured, n)
+    # A judge, if there is one, is asked after the large model.
+    asked = np.flatnonzero(audit & called & ok & ~np.isnan(cost))
+    error = last(baseline, audit & ~called)
+    mended = runs.predicted + np.where(error == 0, np.nan, error)
+    runs.large = np.where(np.isnan(mended), last(cost, asked[::-1]), mended)
+    runs.latency_s = np.bincount(run, np.where(audit | shadow, 0, entries["latency_ms"]), n) / 1000
+    return runs

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade.evaluation import audit
-from cascade.evaluation.books import NUMBERS, RUNS
+from cascade.evaluation.report import NUMBERS, RUNS
 
 
 def runs(audited: Any, **columns: Any) -> Any:

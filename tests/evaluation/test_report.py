@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation import books
+from cascade.evaluation import report as reports
 from cascade.evaluation.render import to_json, to_page, words
 from cascade.evaluation.report import make_report
 from cascade.ledger.base import Selection
@@ -400,7 +400,7 @@ async def test_a_ledger_of_weeks_is_read_in_parts(
         week = await make_report(store, Selection(until=NOON + 9 * DAY))
     assert report.requests == len(told)
     assert week.requests == report.requests - 1
-    monkeypatch.setattr(books, "WINDOW", 100 * DAY)
+    monkeypatch.setattr(reports, "WINDOW", 100 * DAY)
     wanted = await asyncio.to_thread(reported, told)
     assert to_json(report.saving) == to_json(wanted.saving)
     assert (report.quality, report.outcomes) == (wanted.quality, wanted.outcomes)
