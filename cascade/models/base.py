@@ -23,9 +23,11 @@ from langchain_core.messages import BaseMessage
 from cascade.errors import (
     BadRequestError,
     LocalOnlyError,
+    MalformedResponseError,
     ModelError,
     ModelTimeoutError,
     RealRequestForbiddenError,
+    StreamInterruptedError,
     UnsupportedContentError,
 )
 from cascade.state import Completion, TokenLogprob
@@ -151,8 +153,8 @@ class Model(ABC):
             ModelError: the call failed; `StreamInterruptedError` once pieces had arrived.
         """
         self.check_allowed(request)
-        started, now = time.perf_counter(), asyncio.get_running_loop().time()
-        deadline = None if request.timeout_s is None else now + request.timeout_s
+        started, limit, begun = time.perf_counter(), asyncio.timeout(request.timeout_s), False
+        deadline = limit.when()
         while True:
             try:
                 async with aclosing(self._stream(request)) as chunks:
@@ -160,20 +162,20 @@ class Model(ABC):
                         # Around each piece: a timeout belongs to the task that waits, and a
                         # consumer may take pieces in several tasks.
                         limit = asyncio.timeout_at(deadline)
-                        try:
-                            async with limit:
-                                chunk = await anext(chunks, None)
-                        except (TimeoutError, ModelError) as error:
-                            failure = self._failure(error, request, late=limit.expired())
-                            raise failure from error.__cause__
+                        async with limit:
+                            chunk = await anext(chunks, None)
                         if chunk is None:
                             return
+                        begun = True
                         if chunk.completion is not None:
                             timed = _timed(chunk.completion, started, real=self.real)
                             chunk = replace(chunk, completion=timed)
                         yield chunk
-            except BadRequestError as error:  # before the first piece: a later one interrupts
-                request = self._without_logprobs(request, error)
+            except (TimeoutError, ModelError) as error:
+                failure = self._failure(error, request, late=limit.expired(), begun=begun)
+                if not isinstance(failure, BadRequestError):
+                    raise failure from error.__cause__
+                request = self._without_logprobs(request, failure)
 
     @abstractmethod
     async def _complete(self, request: Request) -> Completion: ...
@@ -224,12 +226,17 @@ class Model(ABC):
         self.returns_logprobs = self.streams_logprobs = False
         return replace(request, logprobs=False, top_logprobs=0)
 
-    def _failure(self, error: Exception, request: Request, *, late: bool) -> Exception:
+    def _failure(
+        self, error: Exception, request: Request, *, late: bool, begun: bool = False
+    ) -> Exception:
         """Error for the caller: with nothing of the question, and no key."""
         if isinstance(error, ModelError):
             from cascade.models.failures import conceal  # noqa: PLC0415 - where a call has failed
 
             conceal(error, [str(message.text) for message in request.messages], self.secrets)
+            if begun and not isinstance(error, MalformedResponseError):
+                told = f"{error} What had arrived is not the whole answer."
+                return StreamInterruptedError(told, model=self.name, billed=None)
         elif late:
             error.__cause__ = None
             return ModelTimeoutError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -47,7 +47,7 @@ _ADVICE: dict[type[Exception], str] = {
     RateLimitError: "Wait and send it again, or lower the concurrency.",
     ModelUnavailableError: "Send it again later.",
     ModelTimeoutError: "Send it again, or give it more time.",
-    StreamInterruptedError: "What had arrived is not the whole answer; send it again.",
+    StreamInterruptedError: "Send it again.",
     MalformedResponseError: "Is this the right address and the right kind of server?",
     ConnectionRefusedError: "Is the server running? Check its address.",
 }
@@ -105,35 +105,33 @@ class Caller:
         """An answer that cannot be read; it was computed, so it may be billed."""
         return self._error(MalformedResponseError, "sent something that cannot be read", reason)
 
-    def failed(self, error: Exception, *, begun: bool = False) -> ModelError | None:
-        """The named error for an exception of an HTTP client or a provider's SDK, where a part of
-        the answer had `begun` to arrive or not; None where it is a bug, here or in the SDK."""
-        reason = str(error) or type(error).__name__
+    def failed(self, error: Exception) -> ModelError | None:
+        """The named error for an exception of an HTTP client or a provider's SDK; None where it is
+        a bug, here or in the SDK."""
+        reason, response = str(error) or type(error).__name__, getattr(error, "response", None)
         names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-        response = getattr(error, "response", None)
-        # What is no HTTP at all has a status of 400 in aiohttp.
         places = ((error, "status_code"), (error, "code"), (response, "status_code"))
-        said = (getattr(at, n, None) for at, n in places if "ClientError" not in names)
+        # What is no HTTP at all has a status of 400 in aiohttp.
+        said = (getattr(at, name, None) for at, name in places if "ClientError" not in names)
         status = next((s for s in said if isinstance(s, int) and 400 <= s < 600), None)
-        late = any("Timeout" in name for name in names)
+        named = None
         if names & _NEVER_CONNECTED:
-            did, way_out = "does not answer: no server listens there", ConnectionRefusedError
-            return self._error(ModelUnavailableError, did, reason, False, way_out)
-        if "NotImplementedError" in names:
-            return self._error(UnsupportedContentError, "cannot do that", reason, False)
-        if begun and (status or late or names & _BROKE_OFF):
-            return self.interrupted(reason)
-        if status is not None:
-            return self.refused(status, reason, getattr(response, "headers", None))
-        known: tuple[tuple[object, type[ModelError], str], ...] = (
-            (names & _UNREADABLE, MalformedResponseError, "sent something that cannot be read"),
-            (late, ModelTimeoutError, "gave no answer in time"),
-            (names & _BROKE_OFF, ModelUnavailableError, "lost the connection before its answer"),
-        )
-        return next((self._error(kind, did, reason) for is_, kind, did in known if is_), None)
+            did = "does not answer: no server listens there"
+            named = self._error(ConnectionRefusedError, did, reason, False)
+        elif "NotImplementedError" in names:
+            named = self._error(UnsupportedContentError, "cannot do that", reason, False)
+        elif status is not None:
+            named = self.refused(status, reason, getattr(response, "headers", None))
+        elif names & _UNREADABLE:
+            named = self.malformed(reason)
+        elif any("Timeout" in name for name in names):
+            named = self._error(ModelTimeoutError, "gave no answer in time", reason)
+        elif names & _BROKE_OFF:
+            named = self._error(ModelUnavailableError, "lost the connection", reason)
+        return named
 
     @contextmanager
-    def named(self, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def named(self) -> Iterator[None]:
         """Raise what is raised within under its name, as `failed` has it."""
         try:
             yield
@@ -141,8 +139,7 @@ class Caller:
             raise
         except Exception as error:
             did, reason = f"failed with {type(error).__name__}", str(error) or "it says no more"
-            named = self.failed(error, begun=begun())
-            raise named or self._error(ModelError, did, reason) from error
+            raise self.failed(error) or self._error(ModelError, did, reason) from error
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -153,16 +150,12 @@ class Caller:
             raise self.malformed(f"{type(error).__name__}: {error}") from error
 
     def _error(
-        self,
-        kind: type[ModelError],
-        did: str,
-        reason: str,
-        billed: bool | None = None,
-        because: type[Exception] | None = None,
+        self, kind: type[Exception], did: str, reason: str, billed: bool | None = None
     ) -> ModelError:
-        way_out = self._advice.get(because or kind, "")
+        known = kind if issubclass(kind, ModelError) else ModelUnavailableError
+        way_out = self._advice.get(kind, "")
         said = f"{self.name} at {self.address} {did}: {shorten(reason)}. {way_out}".strip()
-        return kind(said, model=self.name, billed=billed)
+        return known(said, model=self.name, billed=billed)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -92,15 +92,12 @@ class Connection:
         with self._caller.readable():
             return read_json(raw)
 
-    async def parts(
-        self, path: str, body: Mapping[str, Any], begun: Callable[[], bool]
-    ) -> AsyncGenerator[bytes]:
+    async def parts(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes]:
         """The JSON parts of a streamed reply: data of whole server-sent events (WHATWG HTML,
         9.2.6), or lines of JSON: Ollama's, errors, and replies of servers that cannot stream.
-        Leaving early closes the connection. Errors are those of `request`, and
-        `StreamInterruptedError` where an answer had `begun`."""
+        Leaving early closes the connection. Errors are those of `request`."""
         held, event = bytearray(), list[bytes]()
-        async with aclosing(self._received(path, body, begun)) as received:
+        async with aclosing(self._received(path, body)) as received:
             async for data in received:
                 first, *others = data.split(b"\n")
                 held += first
@@ -123,12 +120,7 @@ class Connection:
         if (own := pools.pop(asyncio.get_running_loop(), None)) is not None:
             await own[1].aclose()
 
-    async def _received(
-        self,
-        path: str,
-        body: Mapping[str, Any] | None,
-        begun: Callable[[], bool] = lambda: False,
-    ) -> AsyncGenerator[bytes]:
+    async def _received(self, path: str, body: Mapping[str, Any] | None) -> AsyncGenerator[bytes]:
         """The bytes of a reply that is no refusal."""
         try:
             method, data = ("GET", b"") if body is None else ("POST", to_json(body))
@@ -146,7 +138,7 @@ class Connection:
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
         # A large body goes piece by piece, so that other requests have their turn.
         sent = io.BytesIO(data) if len(data) > _LARGE_BODY else data or None
-        with self._caller.named(begun):
+        with self._caller.named():
             async with send(method, url, data=sent, headers=self._headers) as reply:
                 if reply.status >= 300:
                     raise await self._refusal(reply)

@@ -39,14 +39,10 @@ Sender = TypeVar("Sender", bound=BaseModel)
 QUIET = RunnableConfig(tags=["nostream"])
 """LangGraph's tag: a rejected draft must not appear in the `messages` stream of a graph around."""
 
-_FIELDS = {
-    "max_tokens": ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens"),
-    **{name: (name,) for name in ("temperature", "seed", "logprobs", "top_logprobs")},
-}
-"""Settings of a request → the fields that LangChain's models have for it. A field is set on a
-copy of the model; a model without one gets the parameter with the call."""
-
+_LIMITS = ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens")
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")
+"""Fields that LangChain's models have for the number of tokens, and for the name of the model."""
+
 _SHARED_PACKAGES = ("langchain_core", "langchain_community")
 _ADDRESS = re.compile(r"base_url|api_base|api_url|endpoint|server_url")
 
@@ -93,7 +89,7 @@ class LangChainModel(Model):
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         heard: list[AIMessageChunk] = []
-        with self._caller.named(lambda: bool(heard)):
+        with self._caller.named():
             runnable, messages = self._prepared(request)
             # It is declared as an iterator and is a generator, which has to be closed.
             parts = cast("AsyncGenerator[AIMessageChunk]", runnable.astream(messages, QUIET))
@@ -108,19 +104,22 @@ class LangChainModel(Model):
         yield Chunk(completion=completion)
 
     def _prepared(self, request: Request) -> tuple[_Runnable, list[BaseMessage]]:
-        """The chat model with what the request sets, and the messages."""
-        messages, kwargs = list(request.messages), dict(request.extra)
-        if request.stop:
-            kwargs["stop"] = list(request.stop)
-        fields: dict[str, Any] = {}
+        """The chat model with what the request sets, and the messages: a setting is a field of a
+        copy, and where the model has none a parameter of the call."""
+        messages, known = list(request.messages), type(self.chat).model_fields
         kinds = {kind.__name__ for kind in type(self.chat).__mro__}
-        for setting, names in _FIELDS.items():
-            value = getattr(request, setting)
-            if setting.endswith("logprobs"):
-                value = (request.logprobs and self.returns_logprobs and value) or None
-            if value is not None:
-                field = next((name for name in names if name in type(self.chat).model_fields), None)
-                (fields if field else kwargs)[field or setting] = value
+        asks = request.logprobs and self.returns_logprobs
+        asked: dict[str, Any] = {
+            next((name for name in _LIMITS if name in known), "max_tokens"): request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "stop": list(request.stop) or None,
+            "logprobs": asks or None,
+            "top_logprobs": (asks and request.top_logprobs) or None,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        fields = {name: given.pop(name) for name in known.keys() & given.keys() - {"stop"}}
+        kwargs = {**request.extra, **given}
         if request.temperature and self.chat.cache is not False:
             fields["cache"] = False  # a sample is asked for because it may differ from the last
         if request.schema is not None and "BaseChatOpenAI" in kinds:

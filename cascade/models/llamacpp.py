@@ -40,7 +40,7 @@ from cascade.errors import (
 from cascade.models.base import Chunk, Request
 from cascade.models.failures import Caller
 from cascade.models.http import Connection
-from cascade.models.logprobs import Tokens
+from cascade.models.logprobs import Tokens, to_openai
 from cascade.models.openai import ServedModel, read_tool_call
 from cascade.state import Completion
 
@@ -153,7 +153,7 @@ class LlamaCppModel(ServedModel):
         calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
         if completion.tool_calls or not calls:
             return completion
-        scored = Tokens(completion.logprobs).of_calls(calls)
+        scored = Tokens([*map(to_openai, completion.logprobs or ())]).of_calls(calls)
         made: Any = {"tool_calls": calls, "call_logprobs": scored, "finish_reason": "tool_calls"}
         return replace(completion, text="", logprobs=None, **made)
 

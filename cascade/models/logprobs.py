@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -31,33 +31,11 @@ def read_logprob(value: object) -> float | None:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # NaN is in no range.
-    return min(0.0, float(value)) if -100.0 <= value <= 1e-3 else None
-
-
-def _read(item: Mapping[str, object]) -> tuple[bytes, TokenLogprob | None]:
-    """The bytes of a token, since its text cannot spell a part of a character, and the token; None
-    where its value is no log-probability."""
-    text, given = str(item.get("token", "")), item.get("bytes")
-    try:
-        spelling = bytes(given) if isinstance(given, list) else b""
-    except (TypeError, ValueError):
-        spelling = b""
-    value, others = read_logprob(item.get("logprob")), item.get("top_logprobs")
-    token = None
-    if value is not None:
-        top = [
-            (str(other.get("token", "")), chance)
-            for other in (others if isinstance(others, list) else ())
-            if isinstance(other, dict)
-            and (chance := read_logprob(other.get("logprob"))) is not None
-        ]
-        token = TokenLogprob(text, value, tuple(top))
-    return spelling or text.encode(errors="replace"), token
+    return min(0.0, float(value)) if -100.0 <= value <= 1e-3 else None  # NaN is in no range
 
 
 class Tokens:
-    """Tokens that a provider sent: records `{token, logprob, bytes?, top_logprobs?}`, or read ones.
+    """Tokens that a provider sent: records `{token, logprob, bytes?, top_logprobs?}`.
 
     Log-probabilities are None where there are none, where the tokens cannot be told from others, or
     where one has no value.
@@ -73,13 +51,23 @@ class Tokens:
     def add(self, items: object) -> None:
         """Take in more of them."""
         for item in items if isinstance(items, list | tuple) else ():
-            if isinstance(item, dict):
-                spelling, token = _read(item)
-            elif isinstance(item, TokenLogprob):
-                spelling, token = item.token.encode(errors="replace"), item
-            else:
+            if not isinstance(item, dict):
                 continue
-            self._joined += spelling
+            text, given, token = str(item.get("token", "")), item.get("bytes"), None
+            try:  # the text cannot spell a part of a character
+                spelling = bytes(given) if isinstance(given, list) else b""
+            except (TypeError, ValueError):
+                spelling = b""
+            if (value := read_logprob(item.get("logprob"))) is not None:
+                others = item.get("top_logprobs")
+                top = [
+                    (str(other.get("token", "")), chance)
+                    for other in (others if isinstance(others, list) else ())
+                    if isinstance(other, dict)
+                    and (chance := read_logprob(other.get("logprob"))) is not None
+                ]
+                token = TokenLogprob(text, value, tuple(top))
+            self._joined += spelling or text.encode(errors="replace")
             self._ends.append(len(self._joined))
             self._tokens.append(token)
 
@@ -174,26 +162,17 @@ def _site(
         # Room for `", "arguments": ` and for the marks of templates, and none for a sentence.
         names = list(named.finditer(text, max(begin, place - 80 - len(name)), place))
         if names:
-            return [names[-1].span(), *_values(text, place, end)], end
+            pieces = [piece for piece in _PIECE.finditer(text, place, end) if not piece["key"]]
+            spans = [piece.span("text" if piece["text"] else 0) for piece in pieces]
+            # An object without anything in it has no value.
+            return [names[-1].span(), *(span for span in spans if span != (place, end))], end
     return (), None
-
-
-def _values(text: str, begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """The values in a JSON object that stands in a text: without quotes, where there are any."""
-    for piece in _PIECE.finditer(text, begin, end):
-        if piece["text"] and piece["key"] is None:
-            yield piece.span("text")
-        # An object without anything in it has no value.
-        elif piece["key"] is None and piece.span() != (begin, end):
-            yield piece.span()
 
 
 def to_openai(token: TokenLogprob, alternatives: int | None = None) -> dict[str, Any]:
     """A token in OpenAI's form, with so many alternatives, or with all."""
-
-    def form(text: str, logprob: float) -> dict[str, Any]:
-        raw = list(text.encode("utf-8", "surrogatepass"))
-        return {"token": text, "logprob": logprob, "bytes": raw}
-
-    others = [form(*other) for other in token.top[:alternatives]]
-    return {**form(token.token, token.logprob), "top_logprobs": others}
+    forms = [
+        {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+        for text, logprob in ((token.token, token.logprob), *token.top[:alternatives])
+    ]
+    return {**forms[0], "top_logprobs": forms[1:]}

@@ -140,17 +140,10 @@ class Answer:
 
     def __init__(self, asked_for: str) -> None:
         self.finish_reason: str | None = None
-        self.tokens, self.plain = Tokens(), True
+        self.tokens, self.text, self.calls = Tokens(), list[str](), dict[int, dict[str, Any]]()
+        self.plain, self._answered = True, False
         self._told: dict[str, Any] = {"model": asked_for}
-        self._text: list[str] = []
         self._thinking: list[str] = []
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._answered = False
-
-    @property
-    def begun(self) -> bool:
-        """True if a part of the answer has arrived."""
-        return bool(self._text or self._calls)
 
     def add(self, reply: Any) -> str:
         """Take a chunk (or a whole reply) in, and return its piece of text."""
@@ -169,14 +162,14 @@ class Answer:
         text = part.get("content") or part.get("refusal") or ""
         if not isinstance(text, str):
             raise TypeError(f"not text: {str(text)[:80]!r}")
-        self._text += [text] if text else []
+        self.text += [text] if text else []
         thinking = part.get("reasoning_content") or part.get("reasoning")
         self._thinking += [thinking] if isinstance(thinking, str) else []
         self.tokens.add(_mapping(choice.get("logprobs")).get("content"))
         calls = part.get("tool_calls") or []
         for call in calls:
-            function, index = call["function"], call.get("index", len(self._calls))
-            known = self._calls.setdefault(index, {"call_id": None, "name": None, "arguments": ""})
+            function, index = call["function"], call.get("index", len(self.calls))
+            known = self.calls.setdefault(index, {"call_id": None, "name": None, "arguments": ""})
             known["call_id"] = call.get("id") or known["call_id"]
             known["name"] = function.get("name") or known["name"]
             if isinstance(given := function.get("arguments"), str | None):
@@ -189,8 +182,8 @@ class Answer:
         """The whole answer."""
         if not self._answered:
             raise ValueError("no choices in the reply")
-        text, thinking = "".join(self._text), "".join(self._thinking) or None
-        calls = tuple(read_tool_call(**call) for call in self._calls.values())
+        text, thinking = "".join(self.text), "".join(self._thinking) or None
+        calls = tuple(read_tool_call(**call) for call in self.calls.values())
         usage = self._told.get("usage", {})
         prompt = _mapping(usage.get("prompt_tokens_details"))
         thought = _mapping(usage.get("completion_tokens_details"))
@@ -301,7 +294,7 @@ class ServedModel(Model):
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         answer, payload = Answer(self.model), {**self.payload(request), **self.streaming}
-        parts = self._connection.parts(self.path, payload, lambda: answer.begun)
+        parts = self._connection.parts(self.path, payload)
         try:
             with self.caller.readable():
                 async with aclosing(parts):
@@ -331,8 +324,8 @@ class ServedModel(Model):
     def _add(self, reply: Any, answer: Answer) -> str:
         if isinstance(reply, Mapping) and reply.get("error"):
             status, reason = read_error(reply)
-            interrupted = self.caller.interrupted(reason)
-            raise interrupted if answer.begun else self.caller.refused(status, reason)
+            begun = answer.text or answer.calls
+            raise self.caller.interrupted(reason) if begun else self.caller.refused(status, reason)
         return answer.add(self._chunk(reply))
 
     async def aclose(self) -> None:

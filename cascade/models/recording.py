@@ -16,7 +16,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, ValidationError
 
 from cascade.errors import ConfigurationError, RecordingMissError
 from cascade.models.base import Chunk, Model, Request, file_sha256
@@ -25,14 +25,12 @@ from cascade.state import Completion, Record
 
 
 class Header(Record):
-    """The first line: the model string that was asked, the digest of its weights where they are
-    here, and for readers how the answers were made."""
+    """The first line: the model that was asked, and the digest of its weights, where known."""
 
     version: Literal[1] = 1
     model: str
     weights_sha256: str | None = None
     recorded_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Line(Record):
@@ -67,30 +65,6 @@ def _question(request: Request) -> str:
     return str(request.messages[-1].text)[:80] if request.messages else ""
 
 
-def _read(path: Path) -> tuple[Header, dict[str, list[Completion]]]:
-    """The header of a recording, and its answers in the order in which they were given."""
-    number, answers = 1, dict[str, list[Completion]]()
-    try:
-        # Whatever follows the last line break was being written when the recorder ended.
-        first, *lines = path.read_bytes().decode().split("\n")[:-1] or [""]
-        header = Header.model_validate_json(first)
-        for line in lines:
-            number += 1
-            if line.strip():
-                read = Line.model_validate_json(line)
-                answers.setdefault(read.key, []).append(read.answer)
-    except (OSError, ValueError) as error:
-        why = str(error)
-        if isinstance(error, ValidationError):
-            wrong = error.errors()[0]
-            why = f"line {number}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
-        told = (
-            f"{path} is no recording of version 1 ({why}): give a file of cascade.models.Recorder"
-        )
-        raise ConfigurationError(f"{told}; delete a broken line, or record again.") from error
-    return header, answers
-
-
 class ReplayModel(Model):
     """Replay of a recording (`docs/transcripts.md`), with the real tokens, log-probabilities and
     times; `header` says whose answers these are. A request that was recorded several times gets its
@@ -106,8 +80,24 @@ class ReplayModel(Model):
     scores = True
 
     def __init__(self, path: str | Path) -> None:
-        self._path = Path(path).expanduser()
-        self.header, answers = _read(self._path)
+        self._path, number = Path(path).expanduser(), 1
+        answers: dict[str, list[Completion]] = {}
+        try:
+            # Whatever follows the last line break was being written when the recorder ended.
+            first, *lines = self._path.read_bytes().decode().split("\n")[:-1] or [""]
+            self.header = Header.model_validate_json(first)
+            for line in lines:
+                number += 1
+                if line.strip():
+                    read = Line.model_validate_json(line)
+                    answers.setdefault(read.key, []).append(read.answer)
+        except (OSError, ValueError) as error:
+            wrong = error.errors()[0] if isinstance(error, ValidationError) else None
+            where = f"line {number}: {'.'.join(map(str, wrong['loc']))}: " if wrong else ""
+            raise ConfigurationError(
+                f"{path} is no recording of version 1 ({where}{wrong['msg'] if wrong else error}): "
+                "give a file of cascade.models.Recorder; delete a broken line, or record again."
+            ) from error
         answered = self.header.model.partition(":")[2] or self.header.model
         self.model = Path(answered).name.removesuffix(".gguf")  # whose answers, wherever they are
         every = [answer for given in answers.values() for answer in given]
@@ -147,7 +137,7 @@ class Recorder(Model):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.exists() or not self._path.stat().st_size:
             self._append(header.model_dump_json())
-        known, _ = _read(self._path)
+        known = ReplayModel(self._path).header
         if (known.model, known.weights_sha256) != (header.model, header.weights_sha256):
             weights = f"{known.weights_sha256}, not {header.weights_sha256}"
             told = f"{self._path} is of {known.model}, not {header.model} (weights {weights})"
