@@ -52,60 +52,75 @@ class SelfChecker:
         Raises:
             ModelError: a call of a signal failed in a way that is a mistake of the set-up.
         """
-        draft = run.draft
+        draft, before = run.draft, run.assessment or Assessment()
         assert draft is not None, "the drafter comes before the self-checker"
-        tier = runtime.kernel.tiers[run.tier]
-        before = run.assessment or Assessment()
-        against, doubt = await _objection(run), _doubt(draft)
-        due = self._due(tier, draft, before.taken, free=against is not None or doubt is not None)
+        tier, seen = runtime.kernel.tiers[run.tier], await _look(run, draft, before)
+        ruled_out = seen.objection is not None or seen.missing is not None
+        due = self._due(tier, draft, seen.taken, free=ruled_out)
         if draft.finish_reason == "stopped":
             due = []  # half an answer tells nothing about whole ones
-        features, lost = await self._take(due, run, runtime, before.signals)
+        run.assessment = await self._assess(run, draft, runtime, seen, due)
         if run.kind == "answer" and not any(signal.calls for signal in due):
             runtime.kernel.ledger.book(run.id, NODE, tier=tier.name, tags=run.settings.get("tags"))
-        taken = (*before.taken, *(signal.name for signal in due))
-        assessment = Assessment(signals=features, taken=taken, objection=against)
-        if lost is None:
-            assessment = self._judge(run, runtime, assessment, due, doubt)
-        else:
-            assessment = replace(assessment, missing=lost)
-        run.assessment = assessment
-        # Their features are taken: log-probs of 500 tokens are 7 kB in each checkpoint.
         return "verify"
 
     async def glance(self, run: Run, runtime: CascadeRuntime) -> Assessment | None:
         """The assessment of a draft by free signals; None where there are none."""
-        assert run.draft is not None
+        draft = run.draft
+        assert draft is not None, "there is a draft to look at"
+        seen = await _look(run, draft, Assessment())
+        free = self._due(runtime.kernel.tiers[run.tier], draft, (), free=True)
+        judged = free or seen.objection is not None
+        return await self._assess(run, draft, runtime, seen, free) if judged else None
+
+    async def _assess(
+        self,
+        run: Run,
+        draft: Completion,
+        runtime: CascadeRuntime,
+        seen: Assessment,
+        due: Sequence[Signal],
+    ) -> Assessment:
+        """The assessment by what was seen and the signals that are due, with its confidence: none
+        where there is a doubt."""
         tier = runtime.kernel.tiers[run.tier]
-        free = self._due(tier, run.draft, (), free=True)
-        features, lost = await self._take(free, run, runtime, {})
-        if lost is not None:
-            return None
-        taken = tuple(signal.name for signal in free)
-        assessment = Assessment(signals=features, taken=taken, objection=await _objection(run))
-        judged = self._judge(run, runtime, assessment, free, _doubt(run.draft))
-        return judged if free or judged.objection else None
+        features, lost = await self._take(due, run, draft, runtime, seen.signals)
+        taken = (*seen.taken, *(signal.name for signal in due))
+        found = replace(seen, signals=features, taken=taken, missing=lost or seen.missing)
+        if found.missing is not None:
+            return found
+        calibrator, signals = self.calibrators.get(tier.name), due
+        if calibrator is not None:
+            signals = [signal for signal in self.signals if signal.name in taken]
+        if calibrator is None or not runtime.kernel.calibrated(run):
+            return _raw(found, signals, draft)
+        missing = calibrator.mismatch(run.messages)
+        estimate = None if missing else calibrator.estimate(features, taken)
+        if estimate is None:
+            lost = f"the signals of the calibration did not come back{_unseen(draft, signals)}"
+            return replace(found, missing=missing or lost)
+        return replace(
+            found,
+            confidence=estimate.confidence,
+            p_large=estimate.p_large,
+            calibrated=estimate.calibrated,
+        )
 
     async def _take(
         self,
         signals: Sequence[Signal],
         run: Run,
+        draft: Completion,
         runtime: CascadeRuntime,
         before: Mapping[str, float],
     ) -> tuple[Mapping[str, float], str | None]:
         """The features, and why there are not all of them. A check that cannot be made leaves the
         draft without a confidence, and loses no draft that is paid for."""
-        assert run.draft is not None
-        asked = Asked(run.messages, run.draft, runtime)
-        features = dict(before)
+        asked, features = Asked(run.messages, draft, runtime), dict(before)
         for signal in signals:
             tier = self.helpers.get(signal.name, runtime.kernel.tiers[run.tier])
-
-            async def ask(probe: Probe, tier: OpenTier = tier) -> Completion:
-                return await runtime.kernel.ask(_call(run, runtime, tier, probe))
-
             try:
-                features |= await take(signal, asked, ask)
+                features |= await take(signal, asked, partial(_ask, run, runtime, tier))
             except LocalOnlyError:
                 continue  # a helper elsewhere must not be asked: its features are missing
             except ModelError as error:
@@ -138,41 +153,6 @@ class SelfChecker:
             return due
         return costless or due[:1]
 
-    def _judge(
-        self,
-        run: Run,
-        runtime: CascadeRuntime,
-        assessment: Assessment,
-        signals: Sequence[Signal],
-        doubt: str | None,
-    ) -> Assessment:
-        """The assessment with its confidence: none where there is a doubt."""
-        draft, tier = run.draft, runtime.kernel.tiers[run.tier]
-        assert draft is not None
-        if doubt is not None:
-            return replace(assessment, missing=doubt)
-        calibrator = self.calibrators.get(tier.name)
-        if calibrator is None or not runtime.kernel.calibrated(run):
-            scored = signals if calibrator is None else self._taken(assessment)
-            return _raw(assessment, scored, draft)
-        missing = calibrator.mismatch(run.messages)
-        if missing is not None:
-            return replace(assessment, missing=missing)
-        estimate = calibrator.estimate(assessment.signals, assessment.taken)
-        if estimate is None:
-            why = _unseen(draft, self._taken(assessment))
-            lost = f"the signals of the calibration did not come back{why}"
-            return replace(assessment, missing=lost)
-        return replace(
-            assessment,
-            confidence=estimate.confidence,
-            p_large=estimate.p_large,
-            calibrated=estimate.calibrated,
-        )
-
-    def _taken(self, assessment: Assessment) -> list[Signal]:
-        return [signal for signal in self.signals if signal.name in assessment.taken]
-
 
 def _question() -> Signal:
     from cascade.confidence.signals import PTrueSignal  # noqa: PLC0415 - where log-probs are none
@@ -180,7 +160,7 @@ def _question() -> Signal:
     return PTrueSignal()
 
 
-def _call(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Call:
+async def _ask(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Completion:
     # A check is a plain question: the draft's tools and schema would stand in its way.
     plain = Settings(timeout_s=run.settings.get("timeout_s"))
     settings = run.settings if probe.as_draft else plain
@@ -192,18 +172,26 @@ def _call(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Ca
         answer=probe.answer,
         logprobs=request.logprobs or probe.answer is not None,
     )
-    return Call(run, runtime, NODE, tier, request)
+    return await runtime.kernel.ask(Call(run, runtime, NODE, tier, request))
 
 
-async def _objection(run: Run) -> str | None:
+async def _look(run: Run, draft: Completion, before: Assessment) -> Assessment:
+    """What is to be said of a draft whatever its signals say: an objection, or a doubt (`missing`),
+    which may be about an answer on grading: where no larger tier can be had it is an answer."""
+    words = speaks_of_grading(draft.transcript)
+    doubt = None if words is None else f"the answer speaks to its checker: {words!r}"
+    against = await _objection(run, draft)
+    return Assessment(before.signals, taken=before.taken, objection=against, missing=doubt)
+
+
+async def _objection(run: Run, draft: Completion) -> str | None:
     """Objection that rules the draft out. A large answer, or one with a large schema, is
     checked in a thread: all other runs of the event loop would wait for it."""
-    draft, settings = run.draft, run.settings
-    assert draft is not None
     if draft.finish_reason == "stopped":
         return run.stopped or "the draft was stopped before its end"
     if draft.trajectory and draft.tool_calls:
         return None  # an agent's tools are its own
+    settings = run.settings
     schema, tools = settings.get("schema"), settings.get("tools") or ()
     check = partial(
         objection, draft, schema=schema, tools=tools, tool_choice=settings.get("tool_choice")
@@ -229,27 +217,17 @@ def _size(parts: list[Any]) -> int:
     return size
 
 
-def _doubt(draft: Completion) -> str | None:
-    """Why nothing is to rely on a draft, whatever its signals say. No objection: it may be about
-    grading, and where no larger tier can be had it is an answer."""
-    words = speaks_of_grading(draft.transcript)
-    return None if words is None else f"the answer speaks to its checker: {words!r}"
-
-
 def _raw(assessment: Assessment, signals: Sequence[Signal], draft: Completion) -> Assessment:
-    scores = {signal.name: signal.score(assessment.signals) for signal in signals}
-    given = {name: score for name, score in scores.items() if score is not None}
-    absent = [signal for signal in signals if signal.is_score and signal.name not in given]
-    values = {signal.name: assessment.signals.get(signal.name) for signal in absent}
-    lost = " and ".join(name for name, value in values.items() if value is None)
-    wide = " and ".join(f"{name}={value:g}" for name, value in values.items() if value is not None)
-    why = [f"{lost} did not come back{_unseen(draft, absent)}"] if lost else []
-    why += [f"{wide} is outside [0, 1], a score only once it is calibrated"] if wide else []
-    return replace(
-        assessment,
-        confidence=None if absent else combine(given.values()),
-        missing="; ".join(why) or None,
-    )
+    scores = [signal.score(assessment.signals) for signal in signals]
+    why = []
+    for signal, score in zip(signals, scores, strict=True):
+        if signal.is_score and score is None:
+            value = assessment.signals.get(signal.name)
+            lost = f" did not come back{_unseen(draft, [signal])}"
+            wide = "is outside [0, 1], a score only once it is calibrated"
+            why.append(signal.name + (lost if value is None else f"={value:g} {wide}"))
+    confidence = None if why else combine(scores)
+    return replace(assessment, confidence=confidence, missing="; ".join(why) or None)
 
 
 def _unseen(draft: Completion, signals: Sequence[Signal]) -> str:

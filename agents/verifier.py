@@ -18,7 +18,7 @@ from cascade.errors import CascadeError, ConfigurationError, is_control_flow
 from cascade.events import Decided
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook
 from cascade.run import CascadeRuntime, Reader, Run, Step
-from cascade.state import Decision, Record
+from cascade.state import Assessment, Completion, Decision, Record
 
 if TYPE_CHECKING:
     from cascade.confidence.calibration import Calibration
@@ -76,10 +76,17 @@ class Verifier:
         Raises:
             ConfigurationError: the policy or the verifier returned something without meaning.
         """
-        kernel, draft, tier = runtime.kernel, run.draft, runtime.kernel.tiers[run.tier]
-        assert draft is not None
-        assert run.assessment is not None
-        verdict = await self._verdict(run, runtime)
+        draft, assessment, tier = run.draft, run.assessment, runtime.kernel.tiers[run.tier]
+        assert draft is not None, "there is a draft to decide about"
+        assert assessment is not None, "the self-checker comes before the verifier"
+        verdict = await self._verdict(run, draft, assessment, runtime)
+        if verdict.confidence is not None:
+            assessment = run.assessment = replace(
+                assessment,
+                confidence=verdict.confidence,
+                calibrated=verdict.calibrated,
+                missing=None,
+            )
         said: list[Decision] = []
 
         def policy(situation: Situation) -> Decision:
@@ -87,16 +94,15 @@ class Verifier:
             return said[-1]
 
         situation = self._situation(run, runtime, judged=verdict.confidence is not None)
-        decision = kernel.decide(run, situation, policy)
+        decision = runtime.kernel.decide(run, situation, policy)
         decision = decision.model_copy(update={"signals": dict(run.signals) or None})
         run.decision = decision
-        runtime.emit(Decided(tier.name, decision, run.assessment))
-        self._book(run, runtime, verdict)
+        runtime.emit(Decided(tier.name, decision, assessment))
+        self._book(run, runtime, len(assessment.taken), verdict.cost_usd)
         if run.kind != "answer":
             return "end"
-        reader = Reader(
-            runtime, tier.name, shown=draft.text if runtime.show == "optimistic" else ""
-        )
+        shown = draft.text if runtime.show == "optimistic" else ""
+        reader = Reader(runtime, tier.name, shown=shown)
         match decision.action:
             case "accept":
                 run.source = draft.tier
@@ -104,42 +110,35 @@ class Verifier:
                 run.degraded = bool(said) and said[-1].action == "escalate"
                 reader.settle(draft.text)
                 return "end"
-            case "escalate":
-                reader.retract(decision.reason)
-                return self._escalate(run, runtime)
             case "observe":
-                if not self._due(run):
+                if not self._due(assessment):
                     raise ConfigurationError("the policy wants another signal; none is left.")
                 return "self_check"
-            case "ask":
+            case action:
                 reader.retract(decision.reason)
-                return "person"
-            case "abstain":
-                reader.retract(decision.reason)
-                return "end"
+                if action == "escalate":
+                    return self._escalate(run, decision, runtime)
+                return "person" if action == "ask" else "end"
 
     def foresee(self, run: Run, runtime: CascadeRuntime) -> Decision:
         """The policy's decision if there were no further signal."""
         situation = self._situation(run, runtime, judged=True)
         return runtime.kernel.decide(run, situation, partial(self._decide, verdict=Verdict()))
 
-    async def _verdict(self, run: Run, runtime: CascadeRuntime) -> Verdict:
+    async def _verdict(
+        self, run: Run, draft: Completion, assessment: Assessment, runtime: CascadeRuntime
+    ) -> Verdict:
         """What the user's verifier says; without one, or where the draft is ruled out, nothing.
 
         One that raises loses no request that is paid for: the question escalates.
         """
-        assert run.draft is not None
-        assert run.assessment is not None
-        if self.judge is None or run.assessment.objection is not None:
+        if self.judge is None or assessment.objection is not None:
             return Verdict()
+        given = {"run": run, "runtime": runtime}
         try:
-            more = {
-                name: value
-                for name, value in (("run", run), ("runtime", runtime))
-                if name in self._takes
-            }
-            found = self.judge(run.question, run.draft.transcript, **more)
-            verdict = _read(await found if inspect.isawaitable(found) else found)
+            more = {name: given[name] for name in self._takes}
+            found = self.judge(run.question, draft.transcript, **more)
+            return _read(await found if inspect.isawaitable(found) else found)
         except CascadeError:
             raise
         except Exception as error:
@@ -148,28 +147,28 @@ class Verifier:
             logger.warning("the verifier raised; the question escalates", exc_info=True)
             why = f"the verifier raised {type(error).__name__}"  # whose words may quote the answer
             return Verdict(accept=False, reason=why, cost_usd=None)
-        if verdict.confidence is not None:
-            run.assessment = replace(
-                run.assessment,
-                confidence=verdict.confidence,
-                calibrated=verdict.calibrated,
-                missing=None,
-            )
-        return verdict
 
     def _decide(self, situation: Situation, verdict: Verdict) -> Decision:
-        if verdict.accept is None:
-            return _checked(self.policy.decide(situation))
-        word = "accepted" if verdict.accept else "rejected"
-        return Decision(
-            action="accept" if verdict.accept else "escalate",
-            reason=verdict.reason or f"your verifier {word} the draft",
-            confidence=verdict.confidence,
-            calibrated=verdict.calibrated,
+        if verdict.accept is not None:
+            word = "accepted" if verdict.accept else "rejected"
+            return Decision(
+                action="accept" if verdict.accept else "escalate",
+                reason=verdict.reason or f"your verifier {word} the draft",
+                confidence=verdict.confidence,
+                calibrated=verdict.calibrated,
+            )
+        decision: object = self.policy.decide(situation)
+        if isinstance(decision, Decision):
+            return decision
+        if inspect.iscoroutine(decision):
+            decision.close()  # an async decide: nothing waits for it
+        raise ConfigurationError(
+            f"the policy returned {decision!r}: decide(situation) returns a cascade.Decision, such "
+            "as Decision(action='accept', reason='…')."
         )
 
-    def _escalate(self, run: Run, runtime: CascadeRuntime) -> Step:
-        tiers, wanted = runtime.kernel.tiers, run.decision and run.decision.tier
+    def _escalate(self, run: Run, decision: Decision, runtime: CascadeRuntime) -> Step:
+        tiers, wanted = runtime.kernel.tiers, decision.tier
         above = [tier.name for tier in tiers[run.tier + 1 :]]
         if wanted is not None and wanted not in above:
             raise ConfigurationError(
@@ -180,54 +179,40 @@ class Verifier:
         return "draft" if run.tier < len(tiers) - 1 else "expert"
 
     def _situation(self, run: Run, runtime: CascadeRuntime, *, judged: bool) -> Situation:
-        kernel, draft = runtime.kernel, run.draft
+        draft, assessment, outlook = run.draft, run.assessment, runtime.kernel.outlook
         assert draft is not None
-        assert run.assessment is not None
-        above = kernel.tiers[run.tier + 1 :]
-        costs = [kernel.outlook.cost(tier, draft, run.messages) for tier in above]
-        p_large = run.assessment.p_large
+        assert assessment is not None
+        tier, *above = runtime.kernel.tiers[run.tier :]
+        costs = [outlook.cost(larger, draft, run.messages) for larger in above]
+        due, calibrator = self._due(assessment), self.calibrators.get(tier.name)
+        signal = None
+        # What a signal led to on calibration rows says nothing about a judge's confidence.
+        if due and calibrator is not None and assessment.confidence is not None and not judged:
+            each = outlook.cost(tier, draft, ())
+            led = calibrator.outlook(assessment.confidence, assessment.taken)
+            signal = NextSignal(due[0].name, led, None if each is None else each * due[0].calls)
         return Situation(
-            run.assessment,
-            # What a signal led to on calibration rows says nothing about a judge's confidence.
-            next_signal=None if judged else self._next_signal(run, runtime),
-            above=tuple(
-                TierOutlook(tier.name, p_large if tier is above[-1] else None, cost)
-                for tier, cost in zip(above, costs, strict=True)
+            assessment,
+            tuple(
+                TierOutlook(larger.name, assessment.p_large if larger is above[-1] else None, cost)
+                for larger, cost in zip(above, costs, strict=True)
             ),
-            called=draft.called,
+            signal,
+            draft.called,
         )
 
-    def _next_signal(self, run: Run, runtime: CascadeRuntime) -> NextSignal | None:
-        tier, assessment = runtime.kernel.tiers[run.tier], run.assessment
-        calibrator = self.calibrators.get(tier.name)
-        assert run.draft is not None
-        assert assessment is not None
-        due = self._due(run)
-        if calibrator is None or assessment.confidence is None or not due:
-            return None
-        each = runtime.kernel.outlook.cost(tier, run.draft, ())
-        outlook = calibrator.outlook(assessment.confidence, assessment.taken)
-        cost = None if each is None else each * due[0].calls
-        return NextSignal(due[0].name, outlook, cost)
+    def _due(self, assessment: Assessment) -> list[Signal]:
+        return [s for s in self.signals if s.calls and s.name not in assessment.taken]
 
-    def _due(self, run: Run) -> list[Signal]:
-        assert run.assessment is not None
-        return [s for s in self.signals if s.calls and s.name not in run.assessment.taken]
-
-    def _book(self, run: Run, runtime: CascadeRuntime, verdict: Verdict) -> None:
+    def _book(self, run: Run, runtime: CascadeRuntime, taken: int, cost: Decimal | None) -> None:
         """The verifier's entry: its own cost, and the baseline where it accepts."""
-        decision, cost = run.decision, verdict.cost_usd
+        decision = run.decision
         assert decision is not None
-        assert run.assessment is not None
-        fields: dict[str, Any] = {
-            "cost_usd": cost,
-            "saved_usd": None if cost is None else -cost,
-            "cost_basis": "unknown" if cost is None else "measured",
-            "basis": "unknown" if cost is None else "measured",
-        }
+        basis, saved = ("unknown", None) if cost is None else ("measured", -cost)
+        fields: dict[str, Any] = {"cost_usd": cost, "saved_usd": saved}
+        fields |= {"cost_basis": basis, "basis": basis}
         if decision.action == "accept":
             fields |= runtime.kernel.earned(run, cost)
-        taken = len(run.assessment.taken)
         runtime.kernel.ledger.book(
             run.id,
             "verify" if run.kind == "answer" else run.kind,
@@ -239,17 +224,6 @@ class Verifier:
             tags=run.settings.get("tags"),
             **fields,
         )
-
-
-def _checked(decision: object) -> Decision:
-    if isinstance(decision, Decision):
-        return decision
-    if inspect.iscoroutine(decision):
-        decision.close()  # an async decide: nothing waits for it
-    raise ConfigurationError(
-        f"the policy returned {decision!r}: decide(situation) returns a cascade.Decision, such as "
-        "Decision(action='accept', reason='…')."
-    )
 
 
 def _taken_by(judge: Judge) -> frozenset[str]:
