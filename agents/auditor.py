@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cascade.run import Call, CascadeRuntime, Run, Step, to_request
 
 
-@dataclass(frozen=True, slots=True)
 class Auditor:
     """Auditor: the last tier answers an accepted question, off the critical path. What its answer
     says of the draft is for the middleware that drew the audit."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from cascade.errors import DeadlineError, ModelError
 from cascade.events import Provisional
 from cascade.run import Call, CascadeRuntime, Reader, Run, Step, to_request
@@ -13,7 +11,6 @@ ALTERNATIVES = 2
 """Alternatives per token that a draft asks for: enough for the top-2 margin, small to send."""
 
 
-@dataclass(frozen=True, slots=True)
 class Drafter:
     """Drafter of the tier whose turn it is."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from cascade.errors import ModelError
 from cascade.policies.base import Situation
@@ -13,7 +12,6 @@ from cascade.state import Assessment, Decision
 logger = logging.getLogger("cascade")
 
 
-@dataclass(frozen=True, slots=True)
 class Expert:
     """Expert: the largest tier answers; where it cannot be had, the draft is the answer, marked as
     degraded."""

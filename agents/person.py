@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from cascade.errors import InputError
@@ -15,7 +14,6 @@ from cascade.run import CascadeRuntime, Reader, Run, Step
 from cascade.state import Completion
 
 
-@dataclass(frozen=True, slots=True)
 class Person:
     """Person who was asked about a draft, and said `"accept"`, `"escalate"`, `"reject"`, or
     `{"answer": "…"}`, their own answer."""

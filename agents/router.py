@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from langchain_core.messages import BaseMessage
 
@@ -16,15 +15,9 @@ Route = Callable[[Sequence[BaseMessage]], "str | Awaitable[str | None] | None"]
 """Takes the conversation and names the tier that answers first; None drafts as usual."""
 
 
-@dataclass(frozen=True, slots=True)
 class Router:
-    """Router to the tier that a rule names, else to the smallest.
-
-    Attributes:
-        route: the user's rule, or that of a calibration; None for none.
-    """
-
-    route: Route | None = None
+    """Router to the tier that a rule names, the user's or that of a calibration; else to the
+    smallest."""
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Go to `draft`, or straight to `expert`.
@@ -32,28 +25,25 @@ class Router:
         Raises:
             ConfigurationError: the rule named a tier that does not exist.
         """
-        tiers = runtime.kernel.tiers
-        note = ""
-        if self.route is not None:
-            named = self.route(run.messages)
-            if inspect.isawaitable(named):
-                named = await named
-            if named is not None:
-                names = [tier.name for tier in tiers]
-                if named not in names:
-                    raise ConfigurationError(
-                        f"the router named the tier {named!r}; there are: {', '.join(names)}"
-                    )
-                # Middleware may have moved the question up already: a rule never moves it down.
-                run.tier = max(run.tier, names.index(named))
-                note = f"the router named {named}"
-        name = tiers[run.tier].name
-        if note and run.kind == "answer":  # without a rule, no step has cost or saved anything
-            runtime.kernel.ledger.book(
-                run.id, "router", tier=name, note=note, tags=run.settings.get("tags")
-            )
-        if run.tier < len(tiers) - 1:
+        kernel, named = runtime.kernel, None
+        names = [tier.name for tier in kernel.tiers]
+        if kernel.parts.route is not None:
+            named = kernel.parts.route(run.messages)
+            named = await named if inspect.isawaitable(named) else named
+        note = f"the router named {named}"
+        if named is not None:
+            if named not in names:
+                raise ConfigurationError(
+                    f"the router named the tier {named!r}; there are: {', '.join(names)}"
+                )
+            # Middleware may have moved the question up already: a rule never moves it down.
+            run.tier = max(run.tier, names.index(named))
+            if run.kind == "answer":  # without a rule, no step has cost or saved anything
+                tier, tags = names[run.tier], run.settings.get("tags")
+                kernel.ledger.book(run.id, "router", tier=tier, note=note, tags=tags)
+        if run.tier < len(names) - 1:
             return "draft"
         if run.decision is None:
-            run.decision = Decision(action="escalate", reason=note or f"straight to {name}")
+            reason = f"straight to {names[run.tier]}" if named is None else note
+            run.decision = Decision(action="escalate", reason=reason)
         return "expert"

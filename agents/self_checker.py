@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cascade.confidence.base import Asked, LogprobSignal, Probe, Signal, combine, take
 from cascade.confidence.validity import objection, repetition, speaks_of_grading
 from cascade.errors import CascadeError, DeadlineError, LocalOnlyError, ModelError, is_control_flow
-from cascade.run import Call, CascadeRuntime, Run, Settings, Step, to_request
+from cascade.run import Call, CascadeRuntime, Parts, Run, Settings, Step, to_request
 from cascade.state import Assessment, Completion
 from cascade.tiers import OpenTier
-
-if TYPE_CHECKING:
-    from cascade.confidence.calibration import Calibration
 
 logger = logging.getLogger("cascade")
 
@@ -28,23 +25,14 @@ CHECKED_AT_ONCE = 8_192
 that takes a millisecond."""
 
 
-@dataclass(frozen=True, slots=True)
 class SelfChecker:
     """Self-check of a draft, as a rule with the model that wrote it.
 
-    Attributes:
-        signals: what to take, cheapest first; empty for the cheapest that the tier allows:
-            log-probs, which are free, else one question to the model about its own answer.
-        helpers: other models that signals ask, by the signal's name.
-        calibrators: make a probability of the signals, by tier. With one, paid signals are taken
-            one by one, each only when the policy asks for it.
-        judged: whether a verifier of the user's decides, which spares the question to the model.
+    Without signals of the cascade's it takes the cheapest that the tier allows: log-probs, which
+    are free, else one question to the model about its own answer, where no verifier of the user's
+    decides. With a calibrator, which makes a probability of them, paid signals are taken one by
+    one, each only when the policy asks for it.
     """
-
-    signals: Sequence[Signal] = ()
-    helpers: Mapping[str, OpenTier] = field(default_factory=dict)
-    calibrators: Mapping[str, Calibration] = field(default_factory=dict)
-    judged: bool = False
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Assess the draft, and go on to the verifier. A draft that is ruled out costs no call.
@@ -56,7 +44,7 @@ class SelfChecker:
         assert draft is not None, "the drafter comes before the self-checker"
         tier, seen = runtime.kernel.tiers[run.tier], await _look(run, draft, before)
         ruled_out = seen.objection is not None or seen.missing is not None
-        due = self._due(tier, draft, seen.taken, free=ruled_out)
+        due = _due(runtime.kernel.parts, tier, draft, seen.taken, free=ruled_out)
         if draft.finish_reason == "stopped":
             due = []  # half an answer tells nothing about whole ones
         run.assessment = await self._assess(run, draft, runtime, seen, due)
@@ -68,8 +56,8 @@ class SelfChecker:
         """The assessment of a draft by free signals; None where there are none."""
         draft = run.draft
         assert draft is not None, "there is a draft to look at"
-        seen = await _look(run, draft, Assessment())
-        free = self._due(runtime.kernel.tiers[run.tier], draft, (), free=True)
+        kernel, seen = runtime.kernel, await _look(run, draft, Assessment())
+        free = _due(kernel.parts, kernel.tiers[run.tier], draft, (), free=True)
         judged = free or seen.objection is not None
         return await self._assess(run, draft, runtime, seen, free) if judged else None
 
@@ -83,16 +71,16 @@ class SelfChecker:
     ) -> Assessment:
         """The assessment by what was seen and the signals that are due, with its confidence: none
         where there is a doubt."""
-        tier = runtime.kernel.tiers[run.tier]
+        kernel = runtime.kernel
         features, lost = await self._take(due, run, draft, runtime, seen.signals)
         taken = (*seen.taken, *(signal.name for signal in due))
         found = replace(seen, signals=features, taken=taken, missing=lost or seen.missing)
         if found.missing is not None:
             return found
-        calibrator, signals = self.calibrators.get(tier.name), due
+        calibrator, signals = kernel.parts.calibrators.get(kernel.tiers[run.tier].name), due
         if calibrator is not None:
-            signals = [signal for signal in self.signals if signal.name in taken]
-        if calibrator is None or not runtime.kernel.calibrated(run):
+            signals = [signal for signal in kernel.parts.signals if signal.name in taken]
+        if calibrator is None or not kernel.calibrated(run):
             return _raw(found, signals, draft)
         missing = calibrator.mismatch(run.messages)
         estimate = None if missing else calibrator.estimate(features, taken)
@@ -116,9 +104,10 @@ class SelfChecker:
     ) -> tuple[Mapping[str, float], str | None]:
         """The features, and why there are not all of them. A check that cannot be made leaves the
         draft without a confidence, and loses no draft that is paid for."""
-        asked, features = Asked(run.messages, draft, runtime), dict(before)
+        kernel, features = runtime.kernel, dict(before)
+        asked = Asked(run.messages, draft, runtime)
         for signal in signals:
-            tier = self.helpers.get(signal.name, runtime.kernel.tiers[run.tier])
+            tier = kernel.helpers.get(signal.name, kernel.tiers[run.tier])
             try:
                 features |= await take(signal, asked, partial(_ask, run, runtime, tier))
             except LocalOnlyError:
@@ -136,28 +125,25 @@ class SelfChecker:
                 return features, f"the signal {signal.name} raised {type(error).__name__}"
         return features, None
 
-    def _due(
-        self, tier: OpenTier, draft: Completion, taken: Sequence[str], *, free: bool
-    ) -> list[Signal]:
-        """The signals to take now: all of them, or with a calibrator free ones before paid."""
-        wanted = self.signals
-        if not wanted:
-            # A server may say nothing of log-probs, and send none.
-            came = tier.model.returns_logprobs and draft.decisive_logprobs
-            wanted = (LogprobSignal(),) if came else () if self.judged else (_question(),)
-        due = [signal for signal in wanted if signal.name not in taken]
-        costless = [signal for signal in due if not signal.calls]
-        if free:
-            return costless
-        if tier.name not in self.calibrators:
-            return due
-        return costless or due[:1]
 
+def _due(
+    parts: Parts, tier: OpenTier, draft: Completion, taken: Sequence[str], *, free: bool
+) -> list[Signal]:
+    """The signals to take now: all of them, or with a calibrator free ones before paid."""
+    wanted = parts.signals
+    if not wanted:
+        # A server may say nothing of log-probs, and send none.
+        if tier.model.returns_logprobs and draft.decisive_logprobs:
+            wanted = (LogprobSignal(),)
+        elif parts.judge is None:
+            from cascade.confidence.signals import PTrueSignal  # noqa: PLC0415 - seldom
 
-def _question() -> Signal:
-    from cascade.confidence.signals import PTrueSignal  # noqa: PLC0415 - where log-probs are none
-
-    return PTrueSignal()
+            wanted = (PTrueSignal(),)
+    due = [signal for signal in wanted if signal.name not in taken]
+    costless = [signal for signal in due if not signal.calls]
+    if free:
+        return costless
+    return costless or due[:1] if tier.name in parts.calibrators else due
 
 
 async def _ask(run: Run, runtime: CascadeRuntime, tier: OpenTier, probe: Probe) -> Completion:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -17,11 +17,8 @@ from cascade.confidence import Signal
 from cascade.errors import CascadeError, ConfigurationError, is_control_flow
 from cascade.events import Decided
 from cascade.policies import NextSignal, Policy, Situation, TierOutlook
-from cascade.run import CascadeRuntime, Reader, Run, Step
+from cascade.run import CascadeRuntime, Parts, Reader, Run, Step
 from cascade.state import Assessment, Completion, Decision, Record
-
-if TYPE_CHECKING:
-    from cascade.confidence.calibration import Calibration
 
 logger = logging.getLogger("cascade")
 
@@ -46,28 +43,13 @@ Judge = Callable[..., Judgement | Awaitable[Judgement]]
 Parameters called `run` and `runtime` get the `Run` and the `CascadeRuntime`."""
 
 
-@dataclass(frozen=True, slots=True)
 class Verifier:
-    """Decision about a draft, by the policy or a judge of the user's.
+    """Decision about a draft, by the policy or a judge of the user's."""
 
-    Attributes:
-        policy: decides.
-        judge: the user's own verifier.
-        signals: that the self-check may take.
-        calibrators: by tier.
-    """
-
-    policy: Policy
-    judge: Judge | None = None
-    signals: Sequence[Signal] = ()
-    calibrators: Mapping[str, Calibration] = field(default_factory=dict)
-
-    _takes: frozenset[str] = field(default=frozenset(), init=False, repr=False)
-    """Of `run` and `runtime`, those that the judge is called with."""
-
-    def __post_init__(self) -> None:
-        if self.judge is not None:
-            object.__setattr__(self, "_takes", _taken_by(self.judge))
+    def __init__(self, judge: Judge | None = None) -> None:
+        self._judge = judge
+        # Of `run` and `runtime`, those that the judge is called with.
+        self._takes = frozenset[str]() if judge is None else _taken_by(judge)
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
         """Go to the end (accept, abstain), to a larger tier (escalate), back for one more signal
@@ -90,15 +72,15 @@ class Verifier:
         said: list[Decision] = []
 
         def policy(situation: Situation) -> Decision:
-            said.append(self._decide(situation, verdict))
+            said.append(_decide(runtime.kernel.policy, verdict, situation))
             return said[-1]
 
-        situation = self._situation(run, runtime, judged=verdict.confidence is not None)
+        situation = _situation(run, runtime, judged=verdict.confidence is not None)
         decision = runtime.kernel.decide(run, situation, policy)
         decision = decision.model_copy(update={"signals": dict(run.signals) or None})
         run.decision = decision
         runtime.emit(Decided(tier.name, decision, assessment))
-        self._book(run, runtime, len(assessment.taken), verdict.cost_usd)
+        _book(run, runtime, len(assessment.taken), verdict.cost_usd)
         if run.kind != "answer":
             return "end"
         shown = draft.text if runtime.show == "optimistic" else ""
@@ -111,19 +93,19 @@ class Verifier:
                 reader.settle(draft.text)
                 return "end"
             case "observe":
-                if not self._due(assessment):
+                if not _due(runtime.kernel.parts, assessment):
                     raise ConfigurationError("the policy wants another signal; none is left.")
                 return "self_check"
             case action:
                 reader.retract(decision.reason)
                 if action == "escalate":
-                    return self._escalate(run, decision, runtime)
+                    return _escalate(run, decision, runtime)
                 return "person" if action == "ask" else "end"
 
     def foresee(self, run: Run, runtime: CascadeRuntime) -> Decision:
         """The policy's decision if there were no further signal."""
-        situation = self._situation(run, runtime, judged=True)
-        return runtime.kernel.decide(run, situation, partial(self._decide, verdict=Verdict()))
+        kernel, situation = runtime.kernel, _situation(run, runtime, judged=True)
+        return kernel.decide(run, situation, partial(_decide, kernel.policy, Verdict()))
 
     async def _verdict(
         self, run: Run, draft: Completion, assessment: Assessment, runtime: CascadeRuntime
@@ -132,12 +114,12 @@ class Verifier:
 
         One that raises loses no request that is paid for: the question escalates.
         """
-        if self.judge is None or assessment.objection is not None:
+        if self._judge is None or assessment.objection is not None:
             return Verdict()
         given = {"run": run, "runtime": runtime}
         try:
             more = {name: given[name] for name in self._takes}
-            found = self.judge(run.question, draft.transcript, **more)
+            found = self._judge(run.question, draft.transcript, **more)
             return _read(await found if inspect.isawaitable(found) else found)
         except CascadeError:
             raise
@@ -148,82 +130,87 @@ class Verifier:
             why = f"the verifier raised {type(error).__name__}"  # whose words may quote the answer
             return Verdict(accept=False, reason=why, cost_usd=None)
 
-    def _decide(self, situation: Situation, verdict: Verdict) -> Decision:
-        if verdict.accept is not None:
-            word = "accepted" if verdict.accept else "rejected"
-            return Decision(
-                action="accept" if verdict.accept else "escalate",
-                reason=verdict.reason or f"your verifier {word} the draft",
-                confidence=verdict.confidence,
-                calibrated=verdict.calibrated,
-            )
-        decision: object = self.policy.decide(situation)
-        if isinstance(decision, Decision):
-            return decision
-        if inspect.iscoroutine(decision):
-            decision.close()  # an async decide: nothing waits for it
+
+def _decide(policy: Policy, verdict: Verdict, situation: Situation) -> Decision:
+    if verdict.accept is not None:
+        word = "accepted" if verdict.accept else "rejected"
+        return Decision(
+            action="accept" if verdict.accept else "escalate",
+            reason=verdict.reason or f"your verifier {word} the draft",
+            confidence=verdict.confidence,
+            calibrated=verdict.calibrated,
+        )
+    decision: object = policy.decide(situation)
+    if isinstance(decision, Decision):
+        return decision
+    if inspect.iscoroutine(decision):
+        decision.close()  # an async decide: nothing waits for it
+    raise ConfigurationError(
+        f"the policy returned {decision!r}: decide(situation) returns a cascade.Decision, such "
+        "as Decision(action='accept', reason='…')."
+    )
+
+
+def _escalate(run: Run, decision: Decision, runtime: CascadeRuntime) -> Step:
+    tiers, wanted = runtime.kernel.tiers, decision.tier
+    above = [tier.name for tier in tiers[run.tier + 1 :]]
+    if wanted is not None and wanted not in above:
         raise ConfigurationError(
-            f"the policy returned {decision!r}: decide(situation) returns a cascade.Decision, such "
-            "as Decision(action='accept', reason='…')."
+            f"the decision escalates to {wanted!r}; above {tiers[run.tier].name!r} there are: "
+            f"{', '.join(above)}"
         )
+    run.tier += 1 if wanted is None else above.index(wanted) + 1
+    return "draft" if run.tier < len(tiers) - 1 else "expert"
 
-    def _escalate(self, run: Run, decision: Decision, runtime: CascadeRuntime) -> Step:
-        tiers, wanted = runtime.kernel.tiers, decision.tier
-        above = [tier.name for tier in tiers[run.tier + 1 :]]
-        if wanted is not None and wanted not in above:
-            raise ConfigurationError(
-                f"the decision escalates to {wanted!r}; above {tiers[run.tier].name!r} there are: "
-                f"{', '.join(above)}"
-            )
-        run.tier += 1 if wanted is None else above.index(wanted) + 1
-        return "draft" if run.tier < len(tiers) - 1 else "expert"
 
-    def _situation(self, run: Run, runtime: CascadeRuntime, *, judged: bool) -> Situation:
-        draft, assessment, outlook = run.draft, run.assessment, runtime.kernel.outlook
-        assert draft is not None
-        assert assessment is not None
-        tier, *above = runtime.kernel.tiers[run.tier :]
-        costs = [outlook.cost(larger, draft, run.messages) for larger in above]
-        due, calibrator = self._due(assessment), self.calibrators.get(tier.name)
-        signal = None
-        # What a signal led to on calibration rows says nothing about a judge's confidence.
-        if due and calibrator is not None and assessment.confidence is not None and not judged:
-            each = outlook.cost(tier, draft, ())
-            led = calibrator.outlook(assessment.confidence, assessment.taken)
-            signal = NextSignal(due[0].name, led, None if each is None else each * due[0].calls)
-        return Situation(
-            assessment,
-            tuple(
-                TierOutlook(larger.name, assessment.p_large if larger is above[-1] else None, cost)
-                for larger, cost in zip(above, costs, strict=True)
-            ),
-            signal,
-            draft.called,
-        )
+def _situation(run: Run, runtime: CascadeRuntime, *, judged: bool) -> Situation:
+    draft, assessment, kernel = run.draft, run.assessment, runtime.kernel
+    assert draft is not None
+    assert assessment is not None
+    tier, *above = kernel.tiers[run.tier :]
+    costs = [kernel.outlook.cost(larger, draft, run.messages) for larger in above]
+    due, calibrator = _due(kernel.parts, assessment), kernel.parts.calibrators.get(tier.name)
+    signal = None
+    # What a signal led to on calibration rows says nothing about a judge's confidence.
+    if due and calibrator is not None and assessment.confidence is not None and not judged:
+        each = kernel.outlook.cost(tier, draft, ())
+        led = calibrator.outlook(assessment.confidence, assessment.taken)
+        signal = NextSignal(due[0].name, led, None if each is None else each * due[0].calls)
+    return Situation(
+        assessment,
+        tuple(
+            TierOutlook(larger.name, assessment.p_large if larger is above[-1] else None, cost)
+            for larger, cost in zip(above, costs, strict=True)
+        ),
+        signal,
+        draft.called,
+    )
 
-    def _due(self, assessment: Assessment) -> list[Signal]:
-        return [s for s in self.signals if s.calls and s.name not in assessment.taken]
 
-    def _book(self, run: Run, runtime: CascadeRuntime, taken: int, cost: Decimal | None) -> None:
-        """The verifier's entry: its own cost, and the baseline where it accepts."""
-        decision = run.decision
-        assert decision is not None
-        basis, saved = ("unknown", None) if cost is None else ("measured", -cost)
-        fields: dict[str, Any] = {"cost_usd": cost, "saved_usd": saved}
-        fields |= {"cost_basis": basis, "basis": basis}
-        if decision.action == "accept":
-            fields |= runtime.kernel.earned(run, cost)
-        runtime.kernel.ledger.book(
-            run.id,
-            "verify" if run.kind == "answer" else run.kind,
-            # Executed again after a crash, the same decision earns its baseline once.
-            id=f"{run.id}-verify-{run.tier}-{taken}-{decision.action}",
-            tier=runtime.kernel.tiers[run.tier].name,
-            note=decision.reason,
-            decision=decision,
-            tags=run.settings.get("tags"),
-            **fields,
-        )
+def _due(parts: Parts, assessment: Assessment) -> list[Signal]:
+    return [s for s in parts.signals if s.calls and s.name not in assessment.taken]
+
+
+def _book(run: Run, runtime: CascadeRuntime, taken: int, cost: Decimal | None) -> None:
+    """The verifier's entry: its own cost, and the baseline where it accepts."""
+    decision = run.decision
+    assert decision is not None
+    basis, saved = ("unknown", None) if cost is None else ("measured", -cost)
+    fields: dict[str, Any] = {"cost_usd": cost, "saved_usd": saved}
+    fields |= {"cost_basis": basis, "basis": basis}
+    if decision.action == "accept":
+        fields |= runtime.kernel.earned(run, cost)
+    runtime.kernel.ledger.book(
+        run.id,
+        "verify" if run.kind == "answer" else run.kind,
+        # Executed again after a crash, the same decision earns its baseline once.
+        id=f"{run.id}-verify-{run.tier}-{taken}-{decision.action}",
+        tier=runtime.kernel.tiers[run.tier].name,
+        note=decision.reason,
+        decision=decision,
+        tags=run.settings.get("tags"),
+        **fields,
+    )
 
 
 def _taken_by(judge: Judge) -> frozenset[str]:

@@ -156,7 +156,7 @@ class AnswerRecorder:
             raise ConfigurationError(f"{told}. Give signals=['p_true'] (--signals p_true).")
         self.made_with: dict[str, Any] = {
             "models": self.models,
-            "settings": [task_hash(kernel.parts.settings or {}, tier) for tier in pair],
+            "settings": [task_hash(kernel.parts.settings, tier) for tier in pair],
             "signals": [f"{s.name} {s.wording}".strip() for s in signals],
             "scorer": f"{scorer.spec}{', agreement with large' * agree}",
         }
@@ -381,7 +381,7 @@ async def calibrate(
         ConfigurationError: too few rows, or they were made with other settings of the small model.
     """
     pair, rows = (kernel.tiers[0], kernel.tiers[-1]), list(read_transcripts(path))
-    task = task_hash(kernel.parts.settings or {}, pair[0])
+    task = task_hash(kernel.parts.settings, pair[0])
     if any(row.made_with.get("settings", [task])[0] != task for row in rows):
         told = f"{path} was recorded with other settings of the small model"
         raise ConfigurationError(f"{told}: give the same --max-tokens and --temperature.")

@@ -126,14 +126,11 @@ class Kernel:
         for tier in parts.tiers:
             if isinstance(tier.model, CompositeModel):
                 tier.model.check(parts)
-        calibrators = parts.calibrators or {}
-        helpers = {s.name: open_tier(s.model, s.name) for s in parts.signals if s.model is not None}
-        self.helpers = helpers
-        judged = parts.judge is not None
-        self._checker = agents.SelfChecker(parts.signals, helpers, calibrators, judged)
-        self._verifier = agents.Verifier(parts.policy, parts.judge, parts.signals, calibrators)
+        own = [signal for signal in parts.signals if signal.model is not None]
+        self.helpers = {signal.name: open_tier(signal.model, signal.name) for signal in own}
+        self._checker, self._verifier = agents.SelfChecker(), agents.Verifier(parts.judge)
         self._agents: dict[str, Agent] = {
-            "router": agents.Router(parts.route),
+            "router": agents.Router(),
             "draft": agents.Drafter(),
             "self_check": self._checker,
             "verify": self._verifier,
@@ -159,7 +156,7 @@ class Kernel:
         kind: Kind = "answer",
     ) -> Run:
         """A new run, with the settings of the cascade where the question has none of its own."""
-        merged: Settings = {**(self.parts.settings or {}), **(settings or {})}
+        merged: Settings = {**self.parts.settings, **(settings or {})}
         about = messages[-1].id or ""
         return Run(new_id(), about, kind=kind, settings=merged, messages=list(messages))
 

@@ -303,12 +303,12 @@ class Parts:
     tiers: tuple[OpenTier, ...]
     policy: Policy
     signals: Sequence[Signal] = ()
-    calibrators: Mapping[str, Calibration] | None = None
+    calibrators: Mapping[str, Calibration] = field(default_factory=dict)
     judge: Callable[..., Any] | None = None
     route: Callable[..., Any] | None = None
     middleware: Sequence[Any] = ()
     store: LedgerStore | None = None
-    settings: Settings | None = None
+    settings: Settings = field(default_factory=Settings)
     holds: Callable[[Settings], bool] = lambda settings: True
     name: str = "cascade"
 
@@ -321,6 +321,8 @@ class Kernel(Protocol):
     policy: Policy
     ledger: Ledger
     outlook: Outlook
+    helpers: dict[str, OpenTier]
+    """Other models that signals ask, by the signal's name."""
 
     async def ask(self, call: Call) -> Completion:
         """Ask a model: through all middleware, then the ledger, then the wire.

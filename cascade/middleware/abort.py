@@ -50,9 +50,9 @@ class Abort(CascadeMiddleware):
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade in which nothing tells when to stop."""
-        drafting, calibrators = parts.tiers[:-1], (parts.calibrators or {}).values()
+        drafting, calibrators = parts.tiers[:-1], parts.calibrators.values()
         names = ", ".join(tier.model.name for tier in drafting) or "no tier"
-        whole = parts.judge is not None or bool((parts.settings or {}).get("tools"))
+        whole = parts.judge is not None or bool(parts.settings.get("tools"))
         streams = any(tier.model.streams_logprobs for tier in drafting)
         needed = drafts_needed(self.loss or LOSS)
         unknown = 0 if self.loss else needed
@@ -100,7 +100,7 @@ class Abort(CascadeMiddleware):
         run, kernel, request = call.run, call.runtime.kernel, call.request
         if request.tools or not (request.logprobs and call.tier.model.streams_logprobs):
             return None
-        calibrator = (kernel.parts.calibrators or {}).get(call.tier.name)
+        calibrator = kernel.parts.calibrators.get(call.tier.name)
         added = len(request.messages) > len(run.messages)
         if calibrator is not None and kernel.parts.holds(run.settings) and not added:
             rows = getattr(calibrator, "early", ())

@@ -195,7 +195,7 @@ class Drift(CascadeMiddleware):
         self._rate = RateWatch(self.reference, self.run_length)
         max_harm = self.max_harm or promises(kernel.policy)
         self._harm = None if max_harm is None else HarmWatch(max_harm, self.delta)
-        calibrator: Any = (kernel.parts.calibrators or {}).get(self._names[0])
+        calibrator: Any = kernel.parts.calibrators.get(self._names[0])
         usual = getattr(calibrator, "confidences", ())
         # Where paid signals are taken for some drafts only, the confidence at the decision has
         # another distribution than on calibration rows, which had all of them.
