@@ -1,12 +1,5 @@
 """LLM cascades: a small model drafts, a check follows, a large model answers what is doubtful.
 
-    from cascade import Cascade
-
-    cascade = Cascade(small="ollama:qwen2.5:3b", large="openai:gpt-5.1")
-    result = cascade.invoke("What is the capital of Australia?")
-    print(result.answer, result.tier, result.confidence)
-    print(result.ledger.table())
-
 Names load on first use: importing the package reads no environment and opens no connection.
 """
 

@@ -18,14 +18,8 @@ def to_number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> float:
-    """A number that a user gave, also as a `Decimal` or as text.
-
-    Args:
-        name: of the option, for the error, as `deadline` or `Tier.timeout_s`.
-        value: what was given.
-        above: it has to be larger than this, no less than `least`, no more than `most`, and smaller
-            than `below`.
-    """
+    """A number that a user gave, also as a `Decimal` or as text, within bounds of which `least` and
+    `most` are allowed; `name` is that of the option, as `deadline` or `Tier.timeout_s`."""
     if not isinstance(value, bool) and isinstance(value, Real | Decimal | str):
         try:
             number = float(value)

@@ -21,8 +21,7 @@ ResponseFormat: TypeAlias = type[Any] | Mapping[str, Any]
 """A pydantic model, a TypedDict, a dataclass, or a JSON schema as decoded JSON."""
 
 RISK = "risk"
-"""Key of a LangChain tool's `metadata` or `extras` that marks it `read`, `write` or
-`irreversible`."""
+"""Key of a LangChain tool's `metadata` or `extras`: `read`, `write` or `irreversible`."""
 
 
 def to_messages(question: Question) -> list[AnyMessage]:
@@ -33,15 +32,11 @@ def to_messages(question: Question) -> list[AnyMessage]:
         return [HumanMessage(content=given)]
     if isinstance(given, Mapping):
         if "messages" not in given:
-            raise InputError(
-                f"the question is a dict with {sorted(given)}: it needs the key 'messages'."
-            )
+            raise InputError(f"the question is a dict with {sorted(given)}: it needs 'messages'.")
         given = given["messages"]
     if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
-        raise InputError(
-            f"the question is of type {type(given).__name__}: give a string (decode bytes), a list "
-            "of messages, or {'messages': [...]}."
-        )
+        told = f"the question is of type {type(given).__name__}: give a string (decode bytes)"
+        raise InputError(f"{told}, a list of messages, or {{'messages': [...]}}.")
     try:
         messages = cast("list[AnyMessage]", convert_to_messages(given))
     except (ValueError, NotImplementedError, TypeError, KeyError) as error:
@@ -69,13 +64,8 @@ def to_settings(
     response_format: ResponseFormat | None = None,
     **given: Any,
 ) -> Settings:
-    """Settings of a question, as JSON.
-
-    Args:
-        tools: LangChain tools, functions, pydantic models, or dicts in OpenAI format.
-        response_format: what the answer must satisfy.
-        given: other keys of `Settings`.
-    """
+    """Settings of a question, as JSON. Tools are LangChain's, functions, pydantic models, or dicts
+    in OpenAI format; `given` are other keys of `Settings`."""
     settings: Settings = {**given}  # type: ignore[typeddict-item]
     if response_format is not None:
         settings["schema"] = to_schema(response_format)
@@ -105,10 +95,8 @@ def to_schema(response_format: ResponseFormat) -> dict[str, Any]:
         except PydanticUserError as error:  # it has no schema, as typing's TypedDict before 3.12
             raise ConfigurationError(f"response_format={response_format!r}: {error}") from error
     else:
-        raise ConfigurationError(
-            f"response_format={response_format!r}: give a pydantic model class, a TypedDict, a "
-            "dataclass or a JSON schema."
-        )
+        told = "give a pydantic model class, a TypedDict, a dataclass or a JSON schema"
+        raise ConfigurationError(f"response_format={response_format!r}: {told}.")
     check_schema(schema)
     return schema
 
@@ -133,10 +121,8 @@ def _to_tool(tool: Any) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"a tool cannot be read: {error}") from error
     if "function" not in read:
-        raise ConfigurationError(
-            f"the tool {read.get('type')!r} is one provider's own: the models of a cascade can "
-            "share tools with a name and parameters only."
-        )
+        told = f"the tool {read.get('type')!r} is one provider's own"
+        raise ConfigurationError(f"{told}: models share tools with a name and parameters only.")
     places = (getattr(tool, "metadata", None), getattr(tool, "extras", None))
     marks = [place[RISK] for place in places if isinstance(place, Mapping) and RISK in place]
     return {**read, "metadata": {RISK: marks}} if marks else read

@@ -1,5 +1,4 @@
-"""Is a cascade worth it, and how is it set up: `cascade plan`, `evaluate`, `calibrate`, `try` and
-`demo`."""
+"""Is a cascade worth it: `cascade plan`, `evaluate`, `calibrate`, `try` and `demo`."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,18 +41,14 @@ if TYPE_CHECKING:
     from cascade.evaluation.verdict import Evaluation
 
 DEMO = Path(__file__).parents[1] / "demo"
-"""Folder with the demo's questions, after examples of their kind, since a model of 135M parameters
-continues patterns, and with a real large model's answers."""
+"""The demo's questions, after examples of their kind, and a real large model's answers."""
 
 ASSUMED = (
-    "the small model costs $0.05 per hour in which it computes (hardware and power, as a cloud "
-    "asks for two shared cores; its time is measured)",
-    "the large one $0.1 per million tokens, the list price of Qwen1.5-0.5B at Together (nobody "
-    "hosts it itself)",
+    "the small model costs $0.05 per hour that it computes, as a cloud asks for two shared cores",
+    "the large one $0.1 per million tokens, the list price of Qwen1.5-0.5B at Together",
 )
 
-ANSWERS = "transcripts.jsonl"
-"""File of what both models answered, in a folder of `try` or `demo`."""
+ANSWERS = "transcripts.jsonl"  # of both models, in a folder of `try` or `demo`
 
 SHARE: dict[str, Any] = {"min": 0.001, "max": 0.999}
 
@@ -171,8 +167,8 @@ class ExampleOptions:
         return done
 
     def _confirm(self, cascade: Cascade, rows: Sequence[Example], path: Path) -> None:
-        """Say what will be asked at roughly which cost (a token has 4 characters, an answer its
-        limit or 200), and ask the person where it may be more than `yes_up_to`."""
+        """Ask the person where it may cost more than `yes_up_to`: a token has some 4 characters, an
+        answer its limit or 200."""
         from cascade.evaluation import read_transcripts  # noqa: PLC0415 - heavy
         from cascade.ledger.prices import has_price  # noqa: PLC0415
         from cascade.state import Usage  # noqa: PLC0415
@@ -238,9 +234,8 @@ def _costs(request: RequestOptions) -> dict[str, Any]:
 
     read, written = request.input_tokens, request.output_tokens
     if read is None or written is None:
-        raise ConfigurationError(
-            "give --input-tokens and --output-tokens of a request, or a file of recorded answers."
-        )
+        told = "give --input-tokens and --output-tokens of a request"
+        raise ConfigurationError(f"{told}, or a file of recorded answers.")
     by_hour, busy_s = None, request.busy_s
     if request.hourly is not None or request.kw is not None:
         power = {"kw": request.kw or 0, "kwh": request.kwh_price or 0}
@@ -313,16 +308,13 @@ def evaluate(
                 raise ConfigurationError(f"{told}: leave them out, or its figures are too good.")
         line.update(f"fitting and measuring on {len(fitted):,} rows")
         given = None if calibration is None else Calibration.load(calibration)
-        found: Any = (
-            trajectories.check_runs(fitted, wanted, test=tested)
-            if checked
-            else verdict.evaluate(fitted, wanted, test=tested, calibration=given)
-        )
+        fair = partial(verdict.evaluate, calibration=given)
+        found: Any = (trajectories.check_runs if checked else fair)(fitted, wanted, test=tested)
     if checked:
         give(found, found.text)
-        return
-    write_page(html, verdict.to_document(found))
-    _show(found)
+    else:
+        write_page(html, verdict.to_document(found))
+        _show(found)
 
 
 def calibrate(

@@ -38,9 +38,8 @@ def _time(typed: str) -> datetime:
             found = datetime.fromisoformat(typed)
         if 1900 <= found.year < 2500:  # it is compared with the period before
             return found
-    raise ConfigurationError(
-        f"{typed!r} is no time: write a date (2026-11-28), or so long ago (24h, 7d)."
-    )
+    how = "write a date (2026-11-28), or so long ago (24h, 7d)"
+    raise ConfigurationError(f"{typed!r} is no time: {how}.")
 
 
 def report(

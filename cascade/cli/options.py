@@ -39,8 +39,7 @@ class Models:
     temperature: Annotated[float | None, Option(help="Of both models; 0 for short labels.")] = None
 
     def open(self, opened: ExitStack, *, ledger: str | None = None, **options: Any) -> Cascade:
-        """The cascade of both models, or of the small one where nothing may leave this machine; it
-        is closed with `opened`, and so is the ledger at that address."""
+        """The cascade of these models; it and the ledger of that address are closed by `opened`."""
         from cascade import Cascade, Tier  # noqa: PLC0415 - heavy, keeps --help fast
         from cascade.ledger.prices import load_prices  # noqa: PLC0415
 
@@ -77,8 +76,7 @@ class PolicyOptions:
 
 
 def at_once(cascade: Cascade, usual: int) -> int:
-    """Questions under way at once where it is not said: Ollama answers one after another, and more
-    than two would wait there until their time is over."""
+    """Questions at once where it is not said: Ollama, which answers one by one, gets no queue."""
     return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual
 
 

@@ -1,8 +1,7 @@
 """The program around all commands: what is typed, what is said, and how it ends.
 
-A command is loaded when it is typed. Answers and figures alone go to standard output, so that they
-can be piped. Exit codes: 0 done, 1 failed, 2 wrong usage (a wrong option, question, or set-up),
-130 Ctrl-C.
+Answers and figures alone go to standard output, so that they can be piped. Exit codes: 0 done, 1
+failed, 2 wrong usage (a wrong option, question, or set-up), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
 from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -55,12 +53,6 @@ EXTRAS = {"calibrate": "numpy scipy sklearn threadpoolctl", "service": "fastapi 
 """Packages by the extra that has them."""
 
 JSON = Annotated[bool, typer.Option(help="Print one JSON document.")]
-AS_JSON: ContextVar[bool] = ContextVar("as_json", default=False)
-"""Whether a machine reads what is said."""
-
-COMMAND: ContextVar[str] = ContextVar("command", default="cascade")
-"""The command that was typed, such as `cascade keys`."""
-
 INTERRUPTED = 130  # 128 and the number of the signal
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
@@ -68,6 +60,12 @@ _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
 
 class Interrupted(CascadeError):  # noqa: N818 - so machines read it
     """Ctrl-C, with what is kept."""
+
+
+def as_json() -> bool:
+    """True if a machine reads what is said."""
+    typed = [*sys.argv, "--"]
+    return "--json" in typed[: typed.index("--")]
 
 
 def printable(text: str) -> str:
@@ -91,9 +89,8 @@ def busy(text: str) -> Status:
 
 
 def give(data: Any, text: str, remark: str = "") -> None:
-    """Write a result: for a machine `data` as one JSON document, for a person `text` and a remark.
-    What is piped stays as it is."""
-    if AS_JSON.get():
+    """Write a result: for a machine `data`; for a person `text`, raw if piped, and a remark."""
+    if as_json():
         from cascade.evaluation.render import to_json  # noqa: PLC0415 - keeps --help fast
 
         text, remark = to_json(data), ""
@@ -135,11 +132,10 @@ def exit_code_of(run: Callable[[], Any]) -> int:
 
 
 def _tell(code: int, kind: str, told: str, ledger: Any = None) -> int:
-    """Say what went wrong, what it cost all the same, and what to type next: a JSON document with
-    `--json`, the last line of standard error."""
-    named = _NEXT.findall(told)
-    then = named[-1].rstrip(".") if named else f"{COMMAND.get()} --help"
-    if AS_JSON.get():
+    """Say what went wrong, what it cost all the same, and what to type next."""
+    typed = " ".join(["cascade", *(word for word in sys.argv[1:2] if word in COMMANDS)])
+    then = [f"{typed} --help", *_NEXT.findall(told)][-1].rstrip(".")
+    if as_json():
         error: dict[str, Any] = {"type": kind, "message": told, "next": then, "exit_code": code}
         if ledger is not None:
             error["cost_usd"] = None if ledger.cost_usd is None else f"{ledger.cost_usd:f}"
@@ -156,8 +152,8 @@ def _tell(code: int, kind: str, told: str, ledger: Any = None) -> int:
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer takes it: with `--json`, and with the fields of a dataclass in place of
-    each parameter of that type; its docstring is the panel that they stand in."""
+    """A command as typer takes it, with `--json`. For a parameter of a dataclass stand its fields,
+    in a panel that is named by its docstring."""
     signature = inspect.signature(command, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     last = inspect.Parameter("json", keyword, default=False, annotation=JSON)
@@ -213,14 +209,10 @@ class Program(TyperGroup):
         made.name, made.epilog = cmd_name, f"Example: cascade {cmd_name} {example}"
         return made
 
-    def main(self, args: Any = None, prog_name: str | None = None, *_: Any, **options: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         """Run what was typed, and leave with the command's exit code."""
-        given = list(sys.argv[1:] if args is None else args)
-        end = given.index("--") if "--" in given else len(given)
-        AS_JSON.set("--json" in given[:end])
-        COMMAND.set(" ".join(["cascade", *(word for word in given[:1] if word in COMMANDS)]))
-        plain = {**options, "standalone_mode": False}
-        sys.exit(exit_code_of(lambda: super(Program, self).main(given, prog_name, **plain)))
+        options["standalone_mode"] = False
+        sys.exit(exit_code_of(lambda: super(Program, self).main(*args, **options)))
 
 
 app = typer.Typer(

@@ -1,5 +1,4 @@
-"""Models at work: `cascade ask`, `batch` and `serve`, for a person, a file, and clients; `doctor`
-asks what is within reach."""
+"""Models at work: `cascade ask`, `batch`, `serve`, and `doctor`, which looks for them."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from cascade.cli.options import AtOnce, Models, PolicyOptions, System, at_once, must_be_file
-from cascade.cli.program import AS_JSON, Interrupted, busy, give, printable, say, screen
+from cascade.cli.program import Interrupted, as_json, busy, give, printable, say, screen
 from cascade.errors import CascadeError, ConfigurationError, InputError
 from cascade.events import Decided, Provisional, Token
 
@@ -57,7 +56,7 @@ def ask(
         told = f"standard input is not UTF-8 (byte {error.start}): convert it first"
         raise InputError(f"{told}, `iconv -f latin1 -t utf-8`.") from error
     messages: Any = [("system", system), ("human", text)] if system else text
-    watched = sys.stderr.isatty() and not AS_JSON.get()
+    watched = sys.stderr.isatty() and not as_json()
     spent: list[LedgerEntry] = []
     result: Any = None
     with ExitStack() as opened:
@@ -145,8 +144,7 @@ def batch(
 
 
 def _check_system(cascade: Cascade, rows: Iterable[Row]) -> None:
-    """Refuse a job whose drafts would all be escalated, since the calibration knows another
-    beginning of the prompt; where only some would be, say so."""
+    """Refuse a job whose prompts the calibration does not know; say so, where only some are."""
     from cascade.questions import to_messages  # noqa: PLC0415 - heavy
 
     made = cascade.calibration

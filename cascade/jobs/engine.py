@@ -32,14 +32,12 @@ INTERRUPTED = "it was interrupted"
 
 @dataclass(slots=True)
 class Done:
-    """Progress of a run of a job.
+    """Progress of a run of a job, in rows; `unknown` are those whose cost is.
 
     Attributes:
-        resumed: rows that an earlier run has answered; `waiting`, for a provider's batch.
-        spent_usd: as far as it is known or assumed; `before_usd` by earlier runs.
+        spent_usd: as far as it is known or assumed; `before_usd`, by earlier runs.
         saved_usd: None where a row's is unknown; `estimated`, whether a part is.
-        unknown: rows whose cost is unknown.
-        stopped: why rows were left; None where all were asked.
+        stopped: why rows were left.
     """
 
     resumed: int = 0
@@ -134,8 +132,7 @@ class Job:
         return await ask(self.cascade, row)
 
     async def _ask(self, row: Row) -> None:
-        """Ask a row once the budget has room for it, and write down what became of it. Put aside is
-        the largest cost of a row so far, or this one's guess if that is more."""
+        """Ask and note a row once the budget has room for its guess and the largest cost so far."""
         budget = self.budget_usd
         guess = Decimal(0) if budget is None else guessed(row, self.tiers)
         while True:
@@ -186,7 +183,6 @@ async def run_job(
 
     Args:
         rows: read as they are needed, so many under way at once (`concurrency`).
-        journal: knows what is done, and is told.
         budget_usd: dollars of the whole job, also of earlier runs. A row is begun only if what it
             may cost fits beside what the others that are under way or wait may cost.
         progress: called after each row.
@@ -218,8 +214,7 @@ async def ask(cascade: Cascade, row: Row) -> RowRecord:
 
 
 def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
-    """Dollars that asking these tiers may cost, by the row's length and their prices; a
-    `ConfigurationError` where one has none."""
+    """Dollars that asking these tiers may cost; a `ConfigurationError` where one has no price."""
     if row.question is None:
         return Decimal(0)
     tokens, total = characters(to_messages(row.question)) // CHARACTERS_PER_TOKEN + 1, Decimal(0)

@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
@@ -80,8 +80,7 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
 
 
 def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> list[str]:
-    """Read all rows before any is asked; of each that cannot be, which it is and why. A
-    `ConfigurationError` where columns are missing, or there are some of those to be added."""
+    """Rows that cannot be asked, and why; a `ConfigurationError` where columns cannot be right."""
     found: dict[str, None] = {}
     problems = []
     for row in read_rows(path, column):
@@ -152,7 +151,7 @@ class RowRecord:
         return cls(**{**kept, **{name: Decimal(kept[name]) for name in MONEY if name in kept}})
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """The journal of one job, on disk; one process works with it at a time.
 
     Args:
@@ -173,9 +172,6 @@ class Journal:
             self._open(json.dumps(dict(made_with)), fresh)
             opened.pop_all()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
@@ -184,10 +180,10 @@ class Journal:
         found = self._file.execute("SELECT record FROM rows WHERE number = ?", (number,)).fetchone()
         return None if found is None else RowRecord.from_json(found[0])
 
-    def waiting(self) -> list[int]:
-        """The rows that wait."""
-        statement = "SELECT number FROM rows WHERE status = 'waiting' ORDER BY number"
-        return [number for (number,) in self._file.execute(statement)]
+    def waiting(self) -> Iterator[RowRecord]:
+        """The records of rows that wait."""
+        statement = "SELECT record FROM rows WHERE status = 'waiting' ORDER BY number"
+        return (RowRecord.from_json(text) for (text,) in self._file.execute(statement))
 
     def add(self, record: RowRecord) -> None:
         """Write what became of a row."""
@@ -225,10 +221,8 @@ class Journal:
         then = json.loads(execute("SELECT made_with FROM job").fetchone()[0])
         now = json.loads(made_with)
         if changed := sorted(k for k in {*then, *now} if then.get(k) != now.get(k)):
-            raise ConfigurationError(
-                f"{self.path} was begun with other {', '.join(changed)}: give the options of then, "
-                "another --output, or --fresh to ask and pay anew."
-            )
+            told = f"{self.path} was begun with other {', '.join(changed)}: give those of then"
+            raise ConfigurationError(f"{told}, another --output, or --fresh to ask and pay anew.")
         execute("COMMIT")
         self.spent_usd = self.expected_usd = Decimal(0)
         for spent, expected in execute("SELECT spent_usd, expected_usd FROM rows"):
@@ -248,10 +242,8 @@ class Journal:
             elif not isinstance(error, sqlite3.OperationalError) or "column" in str(error):
                 told = f"{self.path} is no journal of a batch: give another --output."
             else:
-                raise LedgerError(
-                    f"{self.path} cannot be written: {error}. What is in it is kept: run the same "
-                    "command again when there is room."
-                ) from error
+                told = f"{self.path} cannot be written: {error}. What is in it is kept"
+                raise LedgerError(f"{told}: run the command again when there is room.") from error
             raise ConfigurationError(told) from error
 
 
@@ -283,10 +275,8 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
                 table.writerow({name: _cell(value) for name, value in told.items()})
         draft.replace(path)
     except OSError as error:
-        raise LedgerError(
-            f"{path} cannot be written: {error.strerror}. The answers are in {journal.path}: run "
-            "the same command again, and it is made of them."
-        ) from error
+        why = f"{path} cannot be written: {error.strerror}. The answers are in {journal.path}"
+        raise LedgerError(f"{why}: run the command again, and it is made of them.") from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

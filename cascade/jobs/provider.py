@@ -36,15 +36,13 @@ from cascade.run import Call, CascadeRuntime, Run, Settings, known_cost, to_requ
 from cascade.state import Completion
 
 if TYPE_CHECKING:
-    import openai
     from openai.types import Batch
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000
 """OpenAI's limits of one batch."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S, TROUBLES = 5.0, 60.0, 30
-"""Seconds until the provider is asked again how far it is, each wait half as long again; and how
-often in a row it may fail before the job ends, with which the next run goes on."""
+"""Seconds until the provider is asked again, each half as long again; and failures in a row."""
 
 PATH: Final = "/v1/chat/completions"
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
@@ -60,8 +58,7 @@ class NotDeliveredError(CascadeError):
 
 
 class ByBatch(CompositeModel):
-    """Model that says what it would be asked, and gives the answers that have come: `delivered` has
-    the body of a reply and the batch as it ended, by the id of its run."""
+    """Model that gives the answers that have come: the body of a reply and its batch, by run."""
 
     def __init__(self, live: OpenAIModel) -> None:
         self.live = live
@@ -70,8 +67,7 @@ class ByBatch(CompositeModel):
         self.delivered: dict[str, tuple[Any, Batch]] = {}
 
     async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
-        """The answer that has come for a run, else a `NotDeliveredError`; its entry has the same id
-        each time."""
+        """The answer that has come, of which there is one entry; else a `NotDeliveredError`."""
         if call.run.id not in self.delivered:
             await self._complete(call.request)
         body, batch = self.delivered[call.run.id]
@@ -106,23 +102,18 @@ class BatchJob(Job):
         ConfigurationError: the model has no Batch API, or middleware needs its answers at once.
     """
 
-    _client: openai.AsyncOpenAI
-
     def __post_init__(self) -> None:
         super().__post_init__()
         last, parts = self.cascade.tiers[-1], self.cascade.kernel.parts
         if not isinstance(last.model, OpenAIModel):
-            raise ConfigurationError(
-                f"{last.model.name} cannot be asked by batch: that takes an openai: model that may "
-                "be asked, on a server with OpenAI's Batch API (/v1/files, /v1/batches)."
-            )
+            told = f"{last.model.name} cannot be asked by batch: that takes an openai: model"
+            raise ConfigurationError(f"{told} on a server with OpenAI's Batch API (/v1/batches).")
         for one in self.cascade.kernel.middleware:
             timed = isinstance(one, Deadline) and one.seconds is not None
             if timed or isinstance(one, Audits | Shadow):
-                raise ConfigurationError(
-                    f"{one.name} and a large model by batch exclude each other: it needs the "
-                    "answer at once, and a batch takes up to a day. Leave one of them out."
-                )
+                told = f"{one.name} and a large model by batch exclude each other"
+                why = "it needs the answer at once, and a batch takes up to a day"
+                raise ConfigurationError(f"{told}: {why}. Leave one of them out.")
         self.model = ByBatch(last.model)
         tier = replace(last, model=self.model, pricing=last.pricing.by_batch())
         self.kernel = Kernel(replace(parts, tiers=(*parts.tiers[:-1], tier)))
@@ -132,7 +123,7 @@ class BatchJob(Job):
         """Draft all rows, and ask what is escalated by batch."""
         try:
             await super().run(rows, concurrency)
-            self.done.waiting = len(self.journal.waiting())
+            self.done.waiting = sum(1 for _ in self.journal.waiting())
             collecting = asyncio.ensure_future(self._collect())
             both = [collecting, asyncio.ensure_future(self.stop.wait())]
             try:
@@ -196,9 +187,8 @@ class BatchJob(Job):
         url, key = live.base_url, live.secrets[0] or "none"
         http = DefaultAsyncHttpxClient(trust_env=not is_loopback(url), follow_redirects=False)
         wait_s, troubles = FIRST_WAIT_S, 0
-        async with AsyncOpenAI(
-            base_url=url, api_key=key, max_retries=0, http_client=http
-        ) as self._client:
+        client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)
+        async with client as self._client:
             while True:
                 try:
                     with live.caller.named():
@@ -224,10 +214,9 @@ class BatchJob(Job):
         sent = {one for name in self._open() for one in self.journal.batches[name]["ids"]}
         name, ids = uuid4().hex, list[str]()
         with tempfile.TemporaryFile() as file:
-            for number in self.journal.waiting():
+            for record in self.journal.waiting():
                 await asyncio.sleep(0)  # so that a stop is heard
-                record = self.journal.find(number)
-                if record is None or (one := _id_of(record)) in sent:
+                if (one := _id_of(record)) in sent:
                     continue
                 said = {"method": "POST", "url": PATH, "body": record.request}
                 line = json.dumps({"custom_id": one, **said}, separators=(",", ":")).encode()
@@ -248,8 +237,7 @@ class BatchJob(Job):
         return True
 
     async def _look(self, name: str) -> None:
-        """See how far a batch is, and take it in where it has ended. One that may have been begun
-        is looked for; one that was not is over, and its rows go into another."""
+        """Take in a batch that has ended. One that may have been begun is looked for."""
         note = self.journal.batches[name]
         if "batch_id" not in note:
             facts: dict[str, Any] = {"done": True, "ids": []}
@@ -257,7 +245,7 @@ class BatchJob(Job):
                 if (known.metadata or {}).get(NAME) == name:
                     facts = {"batch_id": known.id}
                     break
-            self.journal.note(name, **facts)
+            self.journal.note(name, **facts)  # never begun, its rows go into another
             return
         batch = await self._client.batches.retrieve(note["batch_id"])
         if batch.status not in ENDED:
@@ -303,8 +291,7 @@ class BatchJob(Job):
 
 
 def read_reply(line: bytes) -> tuple[str, Any, str | None]:
-    """Id of a request, empty where a line that came back is of none; the body of its reply; and why
-    there is none."""
+    """Id of a request, empty where a line is of none; the body of its reply, or why none came."""
     try:
         found = json.loads(line)
         one, response = str(found["custom_id"]), found.get("response") or {}

@@ -1,8 +1,7 @@
 """Ray engine of a job: blocks of rows through Ray Data to replicas, each with a cascade.
 
-Rows, journal and records are those of the local engine; either goes on with what the other has
-begun. Ray gives the block of a replica that dies to another one: at most `concurrency` rows of each
-replica are then asked twice, and both times are in the ledger.
+The journal is that of the local engine; either goes on with what the other has begun. Ray gives the
+block of a replica that dies to another: its rows are asked twice, and both times in the ledger.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import asyncio
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,27 +34,19 @@ OBJECT_STORE_BYTES = 256 * 2**20
 """Memory of a cluster of its own for what is under way: questions and answers."""
 
 Make = Callable[[ExitStack], Cascade]
-"""Makes a cascade; what it opens is closed with the stack. It is pickled: a function of a module,
-or `functools.partial` of one."""
+"""Makes a cascade, closed with the stack; it is pickled: a module's function, or `partial`."""
 
 
 def run_on_ray(
-    make: Make,
-    rows: Iterable[Row],
-    journal: Journal,
-    *,
-    concurrency: int = CONCURRENCY,
+    make: Make, rows: Iterable[Row], journal: Journal, *, concurrency: int = CONCURRENCY
 ) -> Done:
-    """Answer all rows that the journal has no answer to, on a Ray cluster.
-
-    The cluster is the one that is connected, or that `RAY_ADDRESS` names, or else one on this
-    machine for as long as the job. Its machines have the same package, keys and files. What comes
-    back is in the journal at once; a job that is killed loses what is under way.
+    """Answer all rows that the journal has no answer to, on a Ray cluster: one that is connected or
+    that `RAY_ADDRESS` names, else one on this machine for as long as the job. Its machines have
+    the same package, keys and files. A job that is killed loses what is under way.
 
     Args:
         make: makes the cascade of each replica, in the folder in which the job was started.
         rows: all that are not done are held in memory.
-        journal: knows what is done, and is told.
         concurrency: rows under way at once in each replica, of which there is one for each core.
     """
     to_count("concurrency", concurrency)
@@ -91,58 +82,48 @@ def run_on_ray(
                 journal.add(record)
                 done.count(record)
         except ray.exceptions.RayError as error:
-            raise ModelUnavailableError(
-                f"Ray has failed: {error}. Run the same command again to go on.", model="ray"
-            ) from error
+            told = f"Ray has failed: {error}. Run the same command again to go on."
+            raise ModelUnavailableError(told, model="ray") from error
     return done
 
 
-@contextmanager
-def _connected(ray: Any) -> Iterator[None]:
-    """A connection to a cluster; one that is made here ends with the block."""
-    if ray.is_initialized():
-        yield
-        return
-    own = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigurationError(
-            f"the Ray cluster cannot be reached: {error}. Check RAY_ADDRESS."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _connected(ray: Any) -> ExitStack:
+    """A connection to a cluster; one that is made here ends with the stack."""
+    opened = ExitStack()
+    if not ray.is_initialized():
+        own = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **own)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            told = f"the Ray cluster cannot be reached: {error}"
+            raise ConfigurationError(f"{told}. Check RAY_ADDRESS.") from error
+        opened.callback(ray.shutdown)
+    return opened
 
 
 class Replica:
-    """Process with a cascade of its own, in `folder`, that answers blocks of rows; Ray Data makes
-    and calls it. What is wrong with it is told by its answer: after an error Ray would begin anew.
-    """
+    """Process with a cascade of its own, to which Ray Data gives blocks of rows. What is wrong with
+    it is told by its answer: after an error Ray would begin anew."""
 
     def __init__(self, make: Make, expected: Mapping[str, Any], folder: Path) -> None:
-        self._opened = ExitStack()
-        self._problem: str | None = None
+        self._opened, self._problem = ExitStack(), ""
         try:
             os.chdir(folder)
             self._cascade = make(self._opened)
-        except (CascadeError, OSError) as error:
-            self._problem = f"{type(error).__name__}: {error}"
-        else:
             if made_with(self._cascade) != expected:
                 self._problem = (
                     "models, prices or options are not those of the job: files and versions have "
                     "to be the same on all machines of a cluster."
                 )
+        except (CascadeError, OSError) as error:
+            self._problem = f"{type(error).__name__}: {error}"
 
     def __call__(self, block: Any) -> Any:
         """The `said` of a block: for each of its `row`s the record, or the problem."""
-        if self._problem is None:
+        said = [json.dumps({"problem": self._problem})]
+        if not self._problem:
             given = [pickle.loads(row) for row in block["row"].to_pylist()]  # noqa: S301 - our own
             said = [record.to_json() for record in run_sync(self._ask_all(given))]
-        else:
-            said = [json.dumps({"problem": self._problem})]
         pa: Any = import_module("pyarrow")  # it has no types
         return pa.table({"said": pa.array(said, pa.large_string())})
 

@@ -1,8 +1,5 @@
 """Lessons: what the large model answered in the small one's place, for examples and for training.
 
-    store = open_lessons("sqlite:///lessons.db")
-    cascade = Cascade(small, large, middleware=[Lessons(store), Memory(store)])
-
 Nothing is kept unless this is asked for. Export is `cascade.teaching.exporting`.
 """
 

@@ -1,8 +1,5 @@
-"""Export of lessons for training, in the forms that trainers read.
-
-Rows are TRL's conversational data sets (huggingface.co/docs/trl/dataset_formats): `messages`, or
-`prompt` and `completion`, or `prompt`, `chosen` and `rejected`.
-"""
+"""Export of lessons for training: files of TRL's conversational types
+(https://huggingface.co/docs/trl/dataset_formats), which other trainers read as well."""
 
 from __future__ import annotations
 
@@ -33,8 +30,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u
 
 @dataclass(slots=True)
 class Exported:
-    """Number of lessons that were looked at, of rows by file, that of training first, and of
-    lessons that were left out, by reason."""
+    """Numbers of lessons, of rows by file, that of training first, and of those removed, by why."""
 
     lessons: int = 0
     rows: dict[Path, int] = field(default_factory=dict)
@@ -50,8 +46,7 @@ async def export(
     task: str | None = None,
     evaluation: Iterable[str] = (),
 ) -> Exported:
-    """Write lessons whose terms permit it to a training file, without duplicates and without what
-    an evaluation asks.
+    """Write lessons whose terms permit it to a training file, without duplicates.
 
     Args:
         path: of the training file; that of validation has `.validation` before its ending.
@@ -60,8 +55,7 @@ async def export(
         evaluation: questions that no row may hold, word for word.
 
     Raises:
-        ConfigurationError: a value is out of its range, nothing is left to write, or a file cannot
-            be written.
+        ConfigurationError: `validation` is no share, nothing is left, or it cannot be written.
     """
     to_number("validation", validation, least=0, below=1)
     asked = {_words(question) for question in evaluation} - {_words("")}
@@ -76,20 +70,19 @@ async def export(
     fit.sort(key=lambda lesson: lesson.answer_is_wrong is False)
     chosen = {_conversation(lesson): lesson for lesson in fit}
     done.removed += Counter({"duplicate": len(fit) - len(chosen)})
-    parts: tuple[list[Lesson], list[Lesson]] = ([], [])
-    for key, lesson in chosen.items():
-        parts[lot(key, "validation") < validation].append(lesson)
-    if not parts[0]:
-        why = "; ".join(f"{reason}: {n:,}" for reason, n in done.removed.most_common())
-        raise ConfigurationError(
-            f"of {done.lessons:,} lessons none is left to train on ({why or 'there are none'}). "
-            "Where terms are missing, state them: `cascade lessons terms`, or store.state_terms(…)."
-        )
     first = Path(path)
     second = first.with_name(f"{first.stem}.validation{first.suffix}")
+    files: dict[Path, list[str]] = {first: [], second: []}
+    for key, lesson in chosen.items():
+        row = json.dumps(row_of(lesson, form), ensure_ascii=False)
+        files[second if lot(key, "validation") < validation else first].append(row)
+    if not files[first]:
+        why = "; ".join(f"{reason}: {n:,}" for reason, n in done.removed.most_common())
+        told = f"of {done.lessons:,} lessons none is left to train on ({why or 'there are none'})"
+        how = "`cascade lessons terms`, or store.state_terms(…)"
+        raise ConfigurationError(f"{told}. Where terms are missing, state them: {how}.")
     try:
-        for file, lessons in zip((first, second), parts, strict=True):
-            rows = [json.dumps(row_of(lesson, form), ensure_ascii=False) for lesson in lessons]
+        for file, rows in files.items():
             aside = file.with_name(f".{file.name}.part")
             aside.write_text("\n".join([*rows, ""]), encoding="utf-8")
             aside.replace(file)  # a trainer never sees half of it
@@ -165,6 +158,5 @@ def _conversation(lesson: Lesson) -> str:
 
 
 def _words(text: str) -> str:
-    """Words without case and punctuation, with spaces around each; where a script has no spaces, a
-    character is a word."""
+    """Words without case and punctuation, spaces around each; without spaces, each character."""
     return f" {' '.join(_WORD.findall(text.casefold()))} "

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 from langchain_core.messages import BaseMessage
@@ -36,11 +35,9 @@ logger = logging.getLogger("cascade")
 
 R = TypeVar("R", "Lesson", Feedback)
 
-PAGE = 500
-"""Lessons that are read at once."""
-
-MOST_CHARACTERS = 100_000
-"""Of a conversation and its answer; a longer one is neither an example nor one to train on."""
+PAGE, MOST_CHARACTERS = 500, 100_000
+"""Lessons that are read at once, and characters of a conversation with its answer: a longer one is
+neither an example nor one to train on."""
 
 CUT_OFF = frozenset({"length", "content_filter", "stopped"})
 """Reasons for which an answer ended before its end."""
@@ -145,8 +142,7 @@ terms_table = sa.Table(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LessonSelection:
-    """Conditions on lessons, joined by "and": of this run, user, tenant or task, at `since` or
-    later, before `until`."""
+    """Conditions on lessons, joined by "and"; `since` is within the time, `until` is not."""
 
     run_id: str | None = None
     user: str | None = None
@@ -219,8 +215,8 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
             rest = every.where(sa.tuple_(*place) > sa.tuple_(*last))
 
     async def judge(self, feedback: Feedback) -> bool | None:
-        """Keep a verdict in place of an earlier one of the same key and person; whether anything
-        changed, None where the run has no lesson."""
+        """Keep a verdict in place of one of the same key and person; whether anything changed, None
+        where the run has no lesson."""
         kept = self._redacted(feedback, "comment", "value", "correction")
         return kept is not None and await self._database.write(lambda c: _judge(c, kept))
 
@@ -234,10 +230,8 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
             ConfigurationError: neither a selection nor `everything` is said, or both are.
         """
         if (selection == EVERYTHING) is not everything:
-            raise ConfigurationError(
-                "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than), or "
-                "everything=True (--all) alone."
-            )
+            some = "a LessonSelection (--user, --tenant, --run, --older-than)"
+            raise ConfigurationError(f"say what to delete: {some}, or everything=True (--all).")
         number = await self._database.write(lambda c: _delete(c, selection))
         scrubbed = await asyncio.to_thread(self._database.move_journal, wait=True)
         return Deleted(lessons=number, scrubbed=scrubbed)
@@ -284,9 +278,7 @@ def the_store(store: object, of: str) -> LessonStore:
     """The store that a middleware was given; refused where it is none."""
     if isinstance(store, LessonStore):
         return store
-    raise ConfigurationError(
-        f"{of}({store!r}): give a store, open_lessons('sqlite:///lessons.db')."
-    )
+    raise ConfigurationError(f"{of}({store!r}): give a store, open_lessons('sqlite:///…').")
 
 
 def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
@@ -305,14 +297,13 @@ def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
 
 def _delete(connection: sa.Connection, selection: LessonSelection) -> int:
     table, by = lessons_table, selection.user
-    if by is not None:
-        judged = sa.select(table.c.run_id, table.c.verdicts).with_for_update()
-        judged = judged.where(*replace(selection, user=None).where, table.c.verdicts.is_not(None))
-        for run_id, said in connection.execute(judged).all():
-            if any(verdict["by"] == by for verdict in said):
-                left = [verdict for verdict in said if verdict["by"] != by] or None
-                one = sa.update(table).where(table.c.run_id == run_id)
-                connection.execute(one.values(verdicts=left))
+    judged = sa.select(table.c.run_id, table.c.verdicts).with_for_update()
+    judged = judged.where(*replace(selection, user=None).where, table.c.verdicts.is_not(None))
+    for run_id, said in connection.execute(judged).all() if by is not None else ():
+        left = [verdict for verdict in said if verdict["by"] != by]
+        if left != said:
+            one = sa.update(table).where(table.c.run_id == run_id)
+            connection.execute(one.values(verdicts=left or None))
     return connection.execute(sa.delete(table).where(*selection.where)).rowcount
 
 
@@ -333,7 +324,7 @@ class Lessons(CascadeMiddleware):
 
     Args:
         store: of the lessons. Close it yourself.
-        terms: what may be done with the answers of each model, by `provider:name` or `provider:*`.
+        terms: of the answers of each model, by `provider:name` or `provider:*`.
 
     Raises:
         ConfigurationError: the store is none.
@@ -357,8 +348,7 @@ class Lessons(CascadeMiddleware):
         await handler(run, runtime)
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
-        """Make a lesson of an answer; that of an audit waits for the comparison, which is booked
-        afterwards. An accepted draft makes none by itself."""
+        """Make a lesson of an answer; that of an audit waits until it is compared and booked."""
         kernel, tags, completion = runtime.kernel, tags_of(run), answer.completion
         tier = next((tier for tier in kernel.tiers if tier.name == answer.source), None)
         accepted = tier is kernel.tiers[0] and run.kind != "audit"
@@ -421,18 +411,17 @@ class Lessons(CascadeMiddleware):
                 self._start(lesson.model_copy(update={"loss": entry.loss}))
 
     def _start(self, lesson: Lesson) -> None:
-        if not self._background.start(partial(self._write, lesson)):
-            logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
+        async def write() -> None:
+            try:
+                await self.store.put(lesson)
+            except UnavailableError as error:
+                logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
 
-    async def _write(self, lesson: Lesson) -> None:
-        try:
-            await self.store.put(lesson)
-        except UnavailableError as error:
-            logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
+        if not self._background.start(write):
+            logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
 
 
 def _plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Messages in OpenAI's form; none where they hold more than text, into which no redaction can
-    look."""
+    """Messages in OpenAI's form; none where they hold more than text, which cannot be redacted."""
     sent = sendable(messages)  # blocks of text alone become one text
     return [] if any(isinstance(message.get("content"), list) for message in sent) else sent

@@ -48,23 +48,21 @@ ALIKE = 0.25
 """Jaccard index of the words of two questions from which they are alike."""
 
 MOST_GROUPS, MOST_LESSONS, MOST_PAIRS = 200, 500, 500
-"""Groups of a task and tenant, after which new questions get no examples, and the newest lessons
-and pairs that a group keeps."""
+"""Groups of a task and tenant; and the newest lessons and pairs that a group keeps."""
 
 NEAR, MOST_CHARACTERS, MOST_TRIALS = 12, 2_000, 5_000
-"""Lessons that are looked at for one question, characters of all examples, and requests that wait
-for a trial until their right answer is known."""
+"""Lessons looked at for a question, characters of its examples, and trials that wait to be due."""
 
 AWAY_S, READ_EVERY_S, LATE = 5.0, 1.0, timedelta(minutes=1)
 """Seconds in which no request waits for the lessons, after one has waited in vain; those between
-two looks for new lessons; and the time by which one may be written later than a newer one."""
+two looks for new ones; and how much later than a newer one a lesson may be written."""
 
 
 @dataclass(slots=True)
 class Group:
-    """Questions that are alike, with the words of each by the run of its lesson, and the evidence
-    whether these lessons help: pairs of a gain, how much more the answer with examples was worth,
-    in [−1, 1], and a rate, the chance (1, or that of an audit) that the right answer becomes known.
+    """Questions that are alike: the words of each, by the run of its lesson, and evidence whether
+    these lessons help: pairs of a gain, how much more the answer with examples was worth, in
+    [−1, 1], and a rate, the chance (1, or that of an audit) that the right answer becomes known.
 
     Bets are a mixture of fixed shares (Waudby-Smith and Ramdas, arXiv 2010.09686) on gain ÷ rate,
     which is 0 where the gain does not become known. A group
@@ -102,8 +100,8 @@ class Group:
         sign, logs = -1 if self.live else 1, list[float]()
         for bet in BETS:
             won = (math.log1p(sign * bet * gain / rate * least) for gain, rate in self.pairs)
-            wealth = list(accumulate(won))
-            logs.append(wealth[-1] - (min([0.0, *wealth[:-1]]) if self.live else 0.0))
+            *before, wealth = accumulate(won, initial=0.0)
+            logs.append(wealth - (min(before) if self.live else 0.0))
         top = max(logs)
         mean = top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
         if mean < -math.log(DOUBT if self.live else ALPHA):
@@ -114,8 +112,7 @@ class Group:
 
 
 def group_of(question: str, groups: Iterable[Group]) -> Group | None:
-    """The group that a question belongs to, the nearest by the words of its first one (leader
-    clustering, Hartigan 1975); None where it would begin one."""
+    """The group whose first question is nearest, if alike (leader clustering, Hartigan 1975)."""
     words = _words(question)
     near = [(_likeness(words, group.words), group) for group in groups]
     alike, found = max(near, key=lambda pair: pair[0], default=(0.0, None))
@@ -145,8 +142,8 @@ def _likeness(a: frozenset[str], b: frozenset[str]) -> float:
 
 @dataclass(slots=True)
 class _Trial:
-    """Call of a draft, without examples, to be asked the other way round than it was `shown`; with
-    the lessons of its group, the nearest first, and the chance that its right answer is known."""
+    """Call of a draft, without examples, to be asked the other way round than it was `shown`; the
+    nearest lessons of its group; and the chance that its right answer becomes known."""
 
     call: Call
     group: Group
@@ -167,7 +164,7 @@ class Memory(Examples):
     deleted, people say that it is wrong, or it speaks to a grader.
 
     Args:
-        store: of the lessons; the middleware `Lessons(store)` fills it.
+        store: of the lessons, which `Lessons(store)` fills.
         examples: shown for a question, at most.
         price_of_error: of a wrong answer that is accepted, in escalations; a right one saves one.
         patience_s: longest wait of a request for the lessons; those of the next seconds go without.
@@ -196,9 +193,8 @@ class Memory(Examples):
     async def chosen(self, call: Call) -> Sequence[BaseMessage]:
         """Examples that are known to help. A failure costs the examples, and not the question."""
         spoken = [message.type for message in call.run.messages if message.type != "system"]
-        # A later turn is no question by itself.
         if spoken != ["human"] or time.monotonic() < self._away_until:
-            return ()
+            return ()  # a later turn is no question by itself
         try:
             async with asyncio.timeout(self.patience_s):
                 if time.monotonic() >= self._read_again:
@@ -232,14 +228,12 @@ class Memory(Examples):
             group = group_of(run.question, self.groups.get(place, ()))
             if group is None or len(group.lessons) < UNTRIED:
                 return ()
-            near = group.near(run.question)[:NEAR]
-            # Drawn before anything is known.
-            live, tried = group.live, lot(run.id, TRIAL) < group.trial
+            near, live = group.near(run.question)[:NEAR], group.live
+            tried = lot(run.id, TRIAL) < group.trial  # drawn before anything is known
         shown = await self._shown(near) if live else ()
         if run.kind == "answer" and tried:
-            again = run.copy("audit")
+            again, runtime = run.copy("audit"), CascadeRuntime(call.runtime.kernel, show="final")
             again.settings["tags"] = tags
-            runtime = CascadeRuntime(call.runtime.kernel, show="final")
             asked = replace(call, run=again, runtime=runtime, node=TRIAL, on_chunk=None)
             self._trials[run.id] = _Trial(asked, group, near, bool(shown))
             if len(self._trials) > MOST_TRIALS:
@@ -308,8 +302,7 @@ class Memory(Examples):
 
 
 def _may_be_shown(lesson: Lesson) -> bool:
-    """True if a lesson is one plain question with a plain answer, not said to be wrong, that does
-    not speak to a grader."""
+    """True if it is a plain question and answer, not said to be wrong, and speaks to no grader."""
     spoken = [message for message in lesson.messages if message.get("role") != "system"]
     plain = len(spoken) == 1 and not lesson.tool_calls and bool(lesson.answer.strip())
     speaks = speaks_of_grading(f"{lesson.question}\n{lesson.answer}")

@@ -13,7 +13,7 @@ import pytest
 
 from cascade import Cascade
 from cascade.cli import main, program
-from cascade.cli.program import AS_JSON, exit_code_of
+from cascade.cli.program import exit_code_of
 from tests.acceptance import commands
 from tests.acceptance.commands import MODELS
 from tests.acceptance.upstream import Answer, Upstream
@@ -94,7 +94,6 @@ def test_wrong_usage_says_what_to_type_next(typed: tuple[str, ...], said: str, t
 def test_what_is_missing_or_cannot_be_written_is_named(
     capsys: pytest.CaptureFixture[str], raised: Exception, code: int, said: str
 ) -> None:
-    AS_JSON.set(False)
     assert exit_code_of(mock.Mock(side_effect=raised)) == code
     assert said in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):  # a fault of ours

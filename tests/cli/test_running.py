@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 
-from cascade.cli.program import AS_JSON
 from cascade.cli.running import _report
 from cascade.errors import CascadeError
 from cascade.jobs import Done
@@ -98,7 +97,6 @@ def test_ctrl_c_ends_rows_under_way_and_twice_breaks_them_off(host: Upstream, ro
 
 
 def test_rows_in_a_batch_are_told(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    AS_JSON.set(False)
     _report(Done(waiting=3), rows, 4, 0)
     assert "3 rows wait for their provider" in capsys.readouterr().err
     with pytest.raises(CascadeError, match="same command again, with a larger --budget-usd, to"):
