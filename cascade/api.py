@@ -369,7 +369,7 @@ class Cascade:
     def as_chat_model(self, **settings: Any) -> Any:
         """The cascade as a LangChain chat model, with settings of `BaseChatModel` such as
         `disable_streaming`."""
-        above = import_module("cascade.integrations.chat_model")  # by name: it imports this module
+        above = import_module("cascade.integrations.langchain")  # by name: it imports this module
         return above.CascadeChatModel(cascade=self, **settings)
 
     # --- its end

@@ -1,8 +1,5 @@
-"""A cascade in LangChain's models and agents, and in the traces, metrics and logs of operators.
-
-Names load on first use, with the packages that they need: `langchain`, `opentelemetry-api` or
-`prometheus-client`.
-"""
+"""A cascade in LangChain's models and agents, and in traces, metrics and logs of operators; names
+load on first use, with the packages that they need."""
 
 from __future__ import annotations
 
@@ -13,10 +10,10 @@ from cascade._lazy import lazily
 if TYPE_CHECKING:
     from cascade.integrations.agent_tier import AgentTier as AgentTier
     from cascade.integrations.agent_tier import AgentVerifier as AgentVerifier
-    from cascade.integrations.chat_model import CascadeChatModel as CascadeChatModel
-    from cascade.integrations.decisions import CascadeDecisionModel as CascadeDecisionModel
-    from cascade.integrations.decisions import DecisionSignal as DecisionSignal
-    from cascade.integrations.decisions import DecisionVerifier as DecisionVerifier
+    from cascade.integrations.langchain import CascadeChatModel as CascadeChatModel
+    from cascade.integrations.langchain import CascadeDecisionModel as CascadeDecisionModel
+    from cascade.integrations.langchain import DecisionSignal as DecisionSignal
+    from cascade.integrations.langchain import DecisionVerifier as DecisionVerifier
     from cascade.integrations.logs import RunLog as RunLog
     from cascade.integrations.opentelemetry import Telemetry as Telemetry
     from cascade.integrations.prometheus import PrometheusMetrics as PrometheusMetrics
@@ -25,8 +22,7 @@ __getattr__ = lazily(
     __name__,
     {
         "agent_tier": "AgentTier AgentVerifier",
-        "chat_model": "CascadeChatModel",
-        "decisions": "CascadeDecisionModel DecisionSignal DecisionVerifier",
+        "langchain": "CascadeChatModel CascadeDecisionModel DecisionSignal DecisionVerifier",
         "logs": "RunLog",
         "opentelemetry": "Telemetry",
         "prometheus": "PrometheusMetrics",

@@ -30,8 +30,7 @@ from cascade.calling import CompositeModel
 from cascade.confidence.signals import PTrueSignal, narrated
 from cascade.errors import CascadeError, ConfigurationError, MalformedResponseError, ModelError
 from cascade.errors import UnsupportedContentError as Unsupported
-from cascade.integrations.chat_model import looking_on
-from cascade.integrations.decisions import SignalVerifier
+from cascade.integrations.langchain import SignalVerifier, looking_on
 from cascade.kernel import InCopiedContext
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.outlook import PricedTier
@@ -67,10 +66,8 @@ class AgentTier(CompositeModel):
     """An agent as the model of a tier.
 
     Each of its model calls is an entry of the ledger, priced by its model; calls that LangChain's
-    callbacks do not report are one entry. An agent whose tools write is never simply repeated: it
-    is made afresh for each attempt, or the next tier takes over. A call of an irreversible tool
-    ends the run: the answer that is accepted has it among its `tool_calls`, for the app to carry
-    out.
+    callbacks do not report are one entry. What its tools write is never written twice. A call of an
+    irreversible tool ends the run, and is among the `tool_calls` of the answer, for the app.
 
     Args:
         agent: a graph, an agent, a Runnable or a coroutine function of messages, whose models have
@@ -199,17 +196,13 @@ class AgentTier(CompositeModel):
         return failed
 
 
-class AgentVerifier(SignalVerifier):
-    """An agent as the verifier of a cascade, with the options of `AgentTier`.
-
-    It reads the conversation and the run that led to the answer, may use its tools, and replies
-    True or False; the policy decides by that, or by the log-probs of the word.
-    """
+class AgentVerifier(PTrueSignal, SignalVerifier):
+    """An agent as the verifier of a cascade, with the options of `AgentTier`. It reads the
+    conversation and the run that led to the answer, and replies True or False; the policy decides
+    by that, or by the log-probs of the word."""
 
     def __init__(self, agent: Any, **options: Any) -> None:
-        signal = PTrueSignal()
-        signal.model = AgentTier(agent, **{"name": "verifier", **options})
-        super().__init__(signal)
+        self.model = AgentTier(agent, **{"name": "verifier", **options})
 
 
 def recorded_agent(name: str) -> AgentTier:
@@ -280,12 +273,9 @@ class _AgentRun(BaseCallbackHandler):
         return _completion_of(self.trajectory, self._call, given_up=given_up)
 
     async def _messages(self) -> list[Any]:
-        """The messages that the agent adds to the task.
-
-        It runs apart from the graph around it, by whose checkpoints a question might get another's
-        answer; in the background loop, where its clients keep their connections, or here where this
-        is the loop of its checkpointer.
-        """
+        """The messages that the agent adds to the task; apart from the graph around it, by whose
+        checkpoints a question might get another's answer, and in the loop of its clients, the
+        background's, or of its checkpointer."""
         callbacks = looking_on((self._call.runtime.config or {}).get("callbacks"), self)
         config = RunnableConfig({**QUIET, "callbacks": callbacks, "configurable": {}})
         home = getattr(getattr(self._tier.agent, "checkpointer", None), "loop", None)
@@ -394,12 +384,10 @@ class _AgentRun(BaseCallbackHandler):
             held, _ = self.open.pop(run_id, (nullcontext(), None))
             await held.__aexit__(type(error) if error else None, error, None)
 
-    def on_tool_start(
-        self, serialized: Any, input_str: str, *, metadata: Any = None, **_: Any
-    ) -> None:
-        """End the run before a tool that is marked irreversible where no graph shows its tools."""
-        name = (serialized or {}).get("name")
-        if name in self._irreversible or (metadata or {}).get(RISK) == "irreversible":
+    def on_tool_start(self, serialized: Any, input_str: str, **more: Any) -> None:
+        """End the run before an irreversible tool that no model has asked for."""
+        marked = (more.get("metadata") or {}).get(RISK) == "irreversible"
+        if marked or (serialized or {}).get("name") in self._irreversible:
             raise _Stopped
 
 

@@ -1,9 +1,5 @@
-"""Traces and metrics through OpenTelemetry (extra `otel`).
-
-A run is a span `invoke_agent NAME`; below it is one for each step (`draft`, `verify`), and below
-these one for each attempt of a call, `chat MODEL`, of the kind CLIENT. Names follow the semantic
-conventions for generative AI, version 1.41, https://opentelemetry.io/docs/specs/semconv/gen-ai/.
-"""
+"""Traces and metrics through OpenTelemetry (extra `otel`), with the names of the conventions for
+generative AI, version 1.41, https://opentelemetry.io/docs/specs/semconv/gen-ai/."""
 
 from __future__ import annotations
 
@@ -49,7 +45,8 @@ _within: ContextVar[tuple[dict[str, LedgerEntry], ...]] = ContextVar("entries_of
 
 
 class Telemetry(RunObserver):
-    """Spans of runs, steps and model calls, and metrics: `gen_ai.client.token.usage`,
+    """Spans of runs (`invoke_agent NAME`), below them of steps (`draft`, `verify`), and below these
+    of attempts of calls (`chat MODEL`); and metrics: `gen_ai.client.token.usage`,
     `gen_ai.client.operation.duration`, `cascade.requests`.
 
     Dollars spent and saved, with their basis, are on all spans; unknown figures are left out, never

@@ -1,8 +1,5 @@
-"""Prometheus metrics of cascades (extra `prometheus`).
-
-All label values come from the set-up (names of cascades, tiers, nodes) or from short fixed lists,
-so the number of time series is bounded. A saving is the difference of what was gained and lost.
-"""
+"""Prometheus metrics of cascades (extra `prometheus`). Labels come from the set-up or from short
+lists, so that time series are few. A saving is the difference of what was gained and lost."""
 
 from __future__ import annotations
 

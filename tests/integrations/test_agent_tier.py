@@ -12,6 +12,7 @@ import aiosqlite
 import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import CallbackManagerForLLMRun, get_usage_metadata_callback
+from langchain_core.decisions import Noul
 from langchain_core.language_models import BaseChatModel, FakeListLLM
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -34,11 +35,13 @@ from cascade.errors import (
     ConfigurationError,
     LedgerError,
     MalformedResponseError,
+    ModelError,
     ModelTimeoutError,
     RealRequestForbiddenError,
     UnsupportedContentError,
 )
 from cascade.integrations.agent_tier import AgentTier, AgentVerifier
+from cascade.integrations.langchain import CascadeDecisionModel
 from cascade.middleware import Fallback, Retries, Shadow
 from cascade.models.base import Request, guard
 from cascade.run import CascadeRuntime, Run
@@ -495,6 +498,12 @@ def test_nor_begun_again_by_what_stands_in_for_the_last_tier(writer: AgentTier |
     pair(agent(), writer, middleware=[takes_over, *inner])
 
 
+def test_nor_for_a_decision_model() -> None:
+    judge = CascadeDecisionModel(cascade=pair(writes(), agent(takes_over="repair")))
+    with pytest.raises(ModelError, match="is not run again for 'draft'"):
+        judge.invoke({"state": Q, "questions": {"q": Noul(instructions="?")}})
+
+
 async def test_nor_for_audits_by_a_tier_beyond_the_next_and_for_retries() -> None:
     with pytest.raises(ConfigurationError, match="audits would run the task"):
         pair(agent(), writes(), ledger=MemoryLedger(), audit_rate=1.0)
@@ -593,6 +602,16 @@ async def test_an_irreversible_call_is_the_draft_and_is_not_carried_out(
     assert result.tier == ("small" if accepts else "large")
     called = [(call["name"], call["args"]) for call in result.message.tool_calls]
     assert called == ([("delete", {"path": "a"})] if accepts else [])
+
+
+async def test_nor_one_that_no_model_has_asked_for() -> None:
+    RAN.clear()
+
+    async def tidies(messages: Any) -> Any:
+        return await hidden.ainvoke({"path": "a"})
+
+    result = await pair(agent(tidies), agent(takes_over="repair")).ainvoke(Q)
+    assert (RAN, result.tier) == ([], "large")
 
 
 def deleting() -> Any:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cascade import Cascade, MemoryLedger, tagged
 from cascade.errors import ConfigurationError, InputError, PersonNeededError
-from cascade.integrations.chat_model import CascadeChatModel, _settings
+from cascade.integrations.langchain import CascadeChatModel, _settings
 from cascade.middleware import Shadow, ToolRisks
 from cascade.models.base import Request, guard
 from cascade.testing import ScriptedModel, reply

@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade import Cascade, Price
 from cascade.errors import ConfigurationError, ModelError
-from cascade.integrations.decisions import CascadeDecisionModel, DecisionSignal, DecisionVerifier
+from cascade.integrations.langchain import CascadeDecisionModel, DecisionSignal, DecisionVerifier
 from cascade.models.base import guard
 from cascade.testing import reply
 
