@@ -1,5 +1,5 @@
 """Stores of a ledger: the interface, which `cascade.testing.ledger_conformance` checks, the one in
-memory, selections and sums."""
+memory, tags and selections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from threading import Lock
 from types import MappingProxyType
 from typing import Self
 
@@ -69,8 +68,8 @@ class LedgerStore(ABC):
 
     @abstractmethod
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        """Keep entries with their tags. One that has begun under the same id is replaced; any other
-        repetition is left as it is."""
+        """Keep entries with their tags. One that has begun under the same id is replaced, any other
+        repetition left as it is."""
 
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
         """Write down a call that is about to be sent, as an entry with the outcome `begun`, which
@@ -129,15 +128,13 @@ class MemoryLedger(LedgerStore):
     def __init__(self) -> None:
         self.entries: list[LedgerEntry] = []
         self.tags: dict[str, Mapping[str, str]] = {}
-        self._lock = Lock()
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        with self._lock:
-            for entry in entries:
-                if entry.id not in self.tags:
-                    self.tags[entry.id] = tags
-                    self.entries.append(entry)
+        for entry in entries:
+            if entry.id not in self.tags:
+                self.tags[entry.id] = tags
+                self.entries.append(entry)
 
     @override
     async def of_run(self, run_id: str) -> list[LedgerEntry]:

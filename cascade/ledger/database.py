@@ -11,6 +11,7 @@ import os
 import re
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -21,18 +22,13 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import pydantic_core
 from typing_extensions import override
 
 from cascade._portal import Portal
-from cascade.errors import (
-    CascadeError,
-    ConfigurationError,
-    LedgerError,
-    MissingDependencyError,
-)
+from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
 from cascade.ledger.base import UnavailableError
 
 try:
@@ -52,9 +48,6 @@ logger = logging.getLogger("cascade")
 
 BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
 """Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
-
-LOCK = 0x6361736361646500
-"""Key of PostgreSQL's advisory lock under which tables are made."""
 
 background = Portal()
 """Thread with the event loop of all connections to PostgreSQL, and of what writers write."""
@@ -113,11 +106,11 @@ class UtcTime(sa.TypeDecorator[datetime]):
 
     @override
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
-        if value is None:
-            return None
-        if value.tzinfo is not UTC:  # a time without a zone is taken for UTC
+        if value is not None and value.tzinfo is not UTC:  # without a zone it is taken for UTC
             value = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-        return value if dialect.name == "postgresql" else value.isoformat(timespec="microseconds")
+        if value is None or dialect.name == "postgresql":
+            return value
+        return value.isoformat(timespec="microseconds")
 
     @override
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
@@ -137,19 +130,17 @@ def _for_sqlite(statement: Any) -> tuple[str, list[tuple[str, Any]]]:
     return str(compiled), [(n, types[n].bind_processor(dialect)) for n in compiled.positiontup]
 
 
-def execute(
-    connection: sa.Connection | sqlite3.Connection, statement: Any, *rows: Mapping[str, Any]
-) -> Any:
+def execute(connection: Any, statement: Any, *rows: Mapping[str, Any]) -> Any:
     """Execute a statement with its values; of one row it gives what was found, as it is in the
     database. SQLite is asked without SQLAlchemy, which takes longer than SQLite itself."""
-    file: Any = connection
+    file = connection
     if isinstance(connection, sa.Connection):
         file = connection.connection.driver_connection
-    if isinstance(file, sqlite3.Connection):
-        text, forms = _for_sqlite(statement)
-        values = [[form(row[n]) if form else row[n] for n, form in forms] for row in rows]
-        return file.execute(text, *values) if len(rows) == 1 else file.executemany(text, values)
-    return cast(sa.Connection, connection).execute(statement, rows)
+    if not isinstance(file, sqlite3.Connection):
+        return connection.execute(statement, rows)
+    text, forms = _for_sqlite(statement)
+    values = [[form(row[n]) if form else row[n] for n, form in forms] for row in rows]
+    return file.execute(text, *values) if len(rows) == 1 else file.executemany(text, values)
 
 
 def database_url(url: str) -> sa.URL:
@@ -318,7 +309,7 @@ class Database:
     def _bring_up_to_date(self, connection: sa.Connection) -> None:
         if self.on_server and not self.read_only:
             # One process at a time; in SQLite the transaction sees to that.
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('cascade'))"))
         table, newest = self._version, 1 + len(self._migrations)
         known = sa.inspect(connection).has_table(table.name)
         found = connection.execute(sa.select(table)).scalar_one() if known else 0
@@ -358,8 +349,11 @@ BATCH, LITTLE, JOURNAL = 1_000, 200, 4_000
 """Changes of one transaction, and of one that an event loop makes; transactions by event loops,
 some 40 MB, after which SQLite's journal is moved."""
 
-PATIENCE_S, PAUSE_S = 0.9, 0.1
-"""Longest wait for a database that could not be written, and time between two tries."""
+PAUSE_S = 0.1
+"""Time between two tries to write."""
+
+
+Waiter = asyncio.Future[None]
 
 
 @dataclass(eq=False, slots=True)
@@ -369,81 +363,76 @@ class Change:
 
     work: Any
     kept: bool = False
-    done: asyncio.Future[None] | None = None
+    done: Waiter | None = None
 
 
-class Writer(Database):
-    """Database with a queue of changes for any thread and event loop, which a background loop
-    writes in their order and in batches; where that fails, they are tried again.
+class Writer(Database, ABC):
+    """Database with a queue of changes from any thread and event loop, which a background loop
+    makes in their order and in batches; where that fails, they are tried again.
 
-    Args:
-        make: makes changes, by their `work`, in a transaction.
+    Attributes:
         linger_s: time that changes wait for others, unless a caller waits for one.
-        slow_s: longest wait for the database.
+        slow_s, patience_s: longest wait for the database, and where it could not be written.
     """
 
-    def __init__(
-        self,
-        url: str,
-        name: str,
-        metadata: sa.MetaData,
-        make: Callable[[Sequence[Any], Any], object],
-        linger_s: float,
-        slow_s: float = ANSWER_S,
-        *,
-        read_only: bool = False,
-    ) -> None:
-        super().__init__(url, name, metadata, read_only=read_only)
-        self._make, self._linger_s, self._slow_s = make, linger_s, slow_s
-        self.queue: deque[Change] = deque()
-        self.room, self._urgent = threading.Condition(), asyncio.Event()
-        self.problem: str | None = None
+    linger_s, slow_s, patience_s = 0.05, ANSWER_S, 0.9
+
+    def __init__(self, url: str, name: str, metadata: sa.MetaData, **options: Any) -> None:
+        super().__init__(url, name, metadata, **options)
+        self._queue: deque[Change] = deque()
+        self._room, self._urgent = threading.Condition(), asyncio.Event()
+        self._problem: str | None = None
         self._writing: Sequence[Change] = ()  # in the background, now: callers must not write
         self._serving = False
         self._process: int | None = None  # that uses it
-        self._file: sqlite3.Connection | None = None  # of `write_now`
+        self._file: sqlite3.Connection | None = None  # of `_write_here`
         self._in_journal = 0  # transactions by it
+
+    @abstractmethod
+    def _make(self, works: Sequence[Any], connection: Any) -> None:
+        """Make changes, by their `work`, in a transaction."""
 
     @property
     def waiting(self) -> list[Change]:
         """The changes that must not be lost."""
-        with self.room:
-            return [change for change in (*self._writing, *self.queue) if change.kept]
+        with self._room:
+            return [change for change in (*self._writing, *self._queue) if change.kept]
 
-    def put(self, *changes: Change, urgent: bool = False) -> None:
-        """Hand changes over."""
-        with self.room:
+    def _put(self, *works: Any, kept: bool = False, done: Waiter | None = None) -> None:
+        with self._room:
             self._begin_use()
-            self.queue.extend(changes)
-            self._wake(urgent=urgent or len(self.queue) >= LITTLE)
+            self._queue.extend(Change(work, kept, done) for work in works)
+            self._wake(urgent=len(self._queue) >= LITTLE or (done is not None and not kept))
 
-    async def written(self, work: Any = None, undo: Any = None) -> None:
-        """Wait until a change is written, with all before it. Where it is given up after a try,
-        which may have come through, `undo` is put; an `UnavailableError` says why."""
+    async def _written(self, work: Any = None, undo: Any = None, *, here: bool = False) -> None:
+        """Wait until a change is written, with all before it; `here`, where that can be, by the
+        thread that asks. Where it is given up after a try, which may have come through, `undo` is
+        put; an `UnavailableError` says why."""
+        if here and self._write_here(work):
+            return
         done = asyncio.get_running_loop().create_future()
-        change = Change(work, done=done)
-        self.put(change, urgent=True)
+        self._put(work, done=done)
         try:
-            async with asyncio.timeout(PATIENCE_S if self.problem else self._slow_s):
+            async with asyncio.timeout(self.patience_s if self._problem else self.slow_s):
                 await done
         except BaseException as error:
-            with self.room:
-                if change in self.queue:
-                    self.queue.remove(change)
+            with self._room:
+                if mine := [change for change in self._queue if change.done is done]:
+                    self._queue.remove(*mine)
                 elif undo is not None:
-                    self.put(Change(undo))
+                    self._put(undo)
             if isinstance(error, TimeoutError):
-                raise self.unavailable() from None
+                raise self._unavailable() from None
             raise
 
-    def write_now(self, work: Any) -> bool:
+    def _write_here(self, work: Any) -> bool:
         """True if the thread that asks has written a change to SQLite, with what waits, and without
         a wait for a lock or a disk: to hand it over takes five times as long. Not while the
         background writes, which also tells what is wrong."""
-        with self.room:
+        with self._room:
             self._begin_use()
-            works = [*(change.work for change in self.queue), work]
-            busy = self._writing or self.problem or self._in_journal >= 2 * JOURNAL
+            works = [*(change.work for change in self._queue), work]
+            busy = self._writing or self._problem or self._in_journal >= 2 * JOURNAL
             there = self.path is not None and self._opened and self._opened == self._identity()
             if busy or not there or len(works) > LITTLE:
                 return False
@@ -456,7 +445,7 @@ class Writer(Database):
                     self._make(works, self._file)
             except Exception:  # noqa: BLE001 - the background tries again
                 return False
-            written, self.queue = self.queue, deque()
+            written, self._queue = self._queue, deque()
             self._in_journal += 1
             if self._in_journal >= JOURNAL:
                 self._wake()
@@ -467,15 +456,15 @@ class Writer(Database):
     def close(self) -> None:
         """Write what is left, and disconnect; an `UnavailableError` where that cannot be done yet.
         It may be used again, but for `memory://`."""
-        with self.room:
+        with self._room:
             if self._process not in (None, os.getpid()):
                 return  # it belongs to the process before a fork
             if self._serving:
                 self._wake(urgent=True)
-            self.room.wait_for(lambda: self.problem or not self._serving, self._slow_s)
-            self.room.wait_for(lambda: not self._serving, PATIENCE_S)
+            self._room.wait_for(lambda: self._problem or not self._serving, self.slow_s)
+            self._room.wait_for(lambda: not self._serving, self.patience_s)
             if left := self.waiting:
-                why = self.unavailable()
+                why = self._unavailable()
                 _tell(left, why)
                 raise why
             self._process = None
@@ -485,10 +474,9 @@ class Writer(Database):
                 self._file = None
         super().close()
 
-    def unavailable(self) -> UnavailableError:
-        """The error that says what is wrong with the database."""
-        slow = f"{self.place} has not answered for {self._slow_s} s"
-        why, n = (self.problem or slow).rstrip("."), len(self.waiting)
+    def _unavailable(self) -> UnavailableError:
+        slow = f"{self.place} has not answered for {self.slow_s} s"
+        why, n = (self._problem or slow).rstrip("."), len(self.waiting)
         return UnavailableError(f"{why}; {n:,} changes wait, no call is sent.")
 
     def _at_exit(self) -> None:
@@ -519,14 +507,14 @@ class Writer(Database):
     async def _serve(self) -> None:
         """Write what is in the queue, until it is empty."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._urgent.wait(), self._linger_s)
+            await asyncio.wait_for(self._urgent.wait(), self.linger_s)
         if self._in_journal >= JOURNAL:
             self._in_journal = 0
             self.move_journal()
         while True:
-            with self.room:
-                self._writing = [self.queue.popleft() for _ in range(min(BATCH, len(self.queue)))]
-                self.room.notify_all()
+            with self._room:
+                self._writing = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+                self._room.notify_all()
                 if not self._writing:
                     self._serving = False
                     self._urgent.clear()
@@ -539,14 +527,14 @@ class Writer(Database):
             try:
                 await self.write(partial(self._make, works))
                 break
-            except CascadeError as error:
-                if self.problem is None:
+            except LedgerError as error:
+                if self._problem is None:
                     logger.warning("a database cannot be written, trying again: %s", error)
-                self.problem = str(error)
-                with self.room:
-                    told = [change for change in (*changes, *self.queue) if not change.kept]
-                    _tell(told, self.unavailable())
-                    self.room.notify_all()
+                self._problem = str(error)
+                with self._room:
+                    told = [change for change in (*changes, *self._queue) if not change.kept]
+                    _tell(told, self._unavailable())
+                    self._room.notify_all()
                 if self._process is None:  # it was closed, and nothing must be kept
                     return
                 await asyncio.sleep(PAUSE_S)
@@ -559,20 +547,20 @@ class Writer(Database):
                     logger.error("%s", refused)
                     _tell(changes, refused)
                 return
-        if works and self.problem is not None:
+        if works and self._problem is not None:
             logger.warning("%s is written again", self.place)
-            self.problem = None
+            self._problem = None
         _tell(changes)
 
 
 def _tell(changes: Iterable[Change], error: LedgerError | None = None) -> None:
     """Tell the callers who wait that it is written, or why not: each event loop once."""
-    waiting = defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]](list)
+    waiting = defaultdict[asyncio.AbstractEventLoop, list[Waiter]](list)
     for change in changes:
         if change.done is not None:
             waiting[change.done.get_loop()].append(change.done)
 
-    def end(its: Iterable[asyncio.Future[None]]) -> None:
+    def end(its: Iterable[Waiter]) -> None:
         for done in its:
             if not done.done():
                 done.set_result(None) if error is None else done.set_exception(error)

@@ -78,8 +78,7 @@ class LedgerEntry(Record):
     @property
     def usage(self) -> Usage:
         """Its tokens."""
-        known = Usage.model_fields.keys() & LedgerEntry.model_fields.keys()
-        return Usage(**{name: getattr(self, name) for name in known})
+        return Usage(**{name: getattr(self, name, None) for name in Usage.model_fields})
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,22 +212,22 @@ def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
 
 # --- prompt caches of providers, as far as they can be known from what was sent
 
-Prefixes = Sequence[tuple[bytes, int]]
-"""Hash of each beginning of a prompt, the whole prompt last, and its tokens that are cached."""
+
+Prefixes = list[tuple[bytes, int]]
 
 
 def prefixes_of(tier: PricedTier, messages: Sequence[BaseMessage], usage: Usage) -> Prefixes:
-    """The beginnings of a prompt, where the provider of a tier keeps any of it. Ids and metadata of
-    messages make no difference."""
+    """The hash of each beginning of a prompt, the whole prompt last, with its tokens that the
+    provider of a tier caches, if any. Ids and metadata of messages make no difference."""
     # A token is a character at least, as good as always.
     tokens = usage.input_tokens or 0
     sizes = [characters([message]) for message in messages] if tokens >= MINIMUM else []
     if (whole := sum(sizes)) < MINIMUM:
-        return ()
+        return []
     blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
     marked = any(isinstance(block, Mapping) and "cache_control" in block for block in blocks)
     if re.search("claude|anthropic", tier.model.name.lower()) and not marked:
-        return ()  # what their provider is asked to cache is marked
+        return []  # what their provider is asked to cache is marked
     found, key, size = [], b"", 0
     for message, more in zip(messages, sizes, strict=True):
         plain = [message.type, message.name, message.content, _calls(message)]

@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
+from typing_extensions import override
 
 from cascade.ledger.base import UnavailableError
-from cascade.ledger.database import Change, Words, Writer, execute, json_type
+from cascade.ledger.database import Words, Writer, execute, json_type
 from cascade.ledger.entries import EXACT
 from cascade.state import new_id
 
@@ -30,9 +31,8 @@ T = TypeVar("T")
 Window = Literal["day", "month"]
 """Span of a budget, in UTC."""
 
-LINGER_S, FEW = 0.005, 16
-"""Time that settlements wait for the next reservation, to be written in its transaction, and
-requests under way up to which an event loop writes by itself: with more of them, the background
+FEW = 16
+"""Requests under way up to which an event loop writes by itself: with more of them, the background
 writes many at once."""
 
 ZERO = Decimal(0)
@@ -127,10 +127,12 @@ def _account(connection: Any, key: str, now: datetime) -> Account:
     return account
 
 
-class Budgets:
+class Budgets(Writer):
     """Money that keys may spend, put aside and counted in a database: never overspent. What is not
     settled within a lease, longer than a request takes, counts as spent: its process died, and
     whether the request was paid for is not known."""
+
+    linger_s = 0.005  # in which settlements wait for the next reservation's transaction
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class Budgets:
         lease_s: float = 900.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._writer = Writer(url, "budgets", _accounts.metadata, self._make, LINGER_S)
+        super().__init__(url, "budgets", _accounts.metadata)
         self._lease, self._clock = timedelta(seconds=lease_s), clock
         self._under_way: set[str] = set()
 
@@ -173,10 +175,11 @@ class Budgets:
         """Account of a key, of today and this month."""
         return await self._ask(key, Account.model_copy)
 
+    @override
     async def aclose(self) -> None:
         """Finish what is under way and disconnect; what cannot be settled lapses with its lease."""
         with suppress(UnavailableError):
-            await self._writer.aclose()
+            await super().aclose()
 
     async def _ask(
         self,
@@ -186,20 +189,20 @@ class Budgets:
     ) -> T:
         made: list[T] = []  # again where it is tried again
         work = key, lambda account: made.append(change(account))
-        if len(self._under_way) > FEW or not self._writer.write_now(work):
-            await self._writer.written(work, undo and (key, undo))
+        await self._written(work, undo and (key, undo), here=len(self._under_way) <= FEW)
         return made[-1]
 
     def _count(self, key: str, change: Callable[[Account], None]) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
-        self._writer.put(Change((key, change), kept=True, done=done))
+        self._put((key, change), kept=True, done=done)
         done.add_done_callback(lambda one: one.cancelled() or one.exception())
         return done
 
-    def _make(self, changes: Sequence[Any], connection: Any) -> None:
+    @override
+    def _make(self, works: Sequence[Any], connection: Any) -> None:
         # In the order of their keys, so that no two processes wait for one another.
-        keys, now = sorted({key for key, _ in changes}), self._clock()
+        keys, now = sorted({key for key, _ in works}), self._clock()
         accounts = {key: _account(connection, key, now) for key in keys}
-        for key, change in changes:
+        for key, change in works:
             change(accounts[key])
         execute(connection, _CHANGE, *({"mine": key, "account": accounts[key]} for key in keys))

@@ -1,16 +1,9 @@
-"""The ledger's store in a database: SQLite by default, PostgreSQL for several machines.
-
-Entries wait in a bounded queue. A call that is about to be sent waits until it is written; in
-SQLite its own thread writes it, with what waits.
-"""
+"""The ledger's store in a database: SQLite by default, PostgreSQL for several machines."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
-import json
-import re
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -23,16 +16,7 @@ from typing_extensions import override
 
 from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.base import EVERYTHING, NO_TAGS, LedgerStore, Selection
-from cascade.ledger.database import (
-    PATIENCE_S,
-    Change,
-    Money,
-    UtcTime,
-    Words,
-    Writer,
-    execute,
-    json_type,
-)
+from cascade.ledger.database import Money, UtcTime, Words, Writer, execute, json_type, to_json
 from cascade.ledger.entries import EXACT, FAILED, LedgerEntry, plain_reason, total_of
 from cascade.state import Decision
 
@@ -42,8 +26,8 @@ from sqlalchemy.dialects import postgresql  # isort: skip
 
 T = TypeVar("T")
 
-QUEUE, LINGER_S, SLOW_S = 10_000, 0.05, 5.0
-"""Changes that may wait to be written, how long they wait for others, and longest wait for all."""
+QUEUE, SLOW_S = 10_000, 5.0
+"""Changes that may wait to be written, and longest wait for the database."""
 
 # --- the table
 
@@ -94,16 +78,7 @@ _KEEP = _INSERT.on_conflict_do_update(index_elements=["id"], set_=_TOLD, where=I
 _FORGET = sa.delete(entries).where(entries.c.id == sa.bindparam("gone"), IS_BEGUN)
 
 
-def write(works: Sequence[Any], connection: sa.Connection | sqlite3.Connection) -> None:
-    """Make changes of the ledger: what is to be put, and ids of begun calls that are withdrawn."""
-    kept = [_row_of(*work) for work in works if isinstance(work, Tagged)]
-    gone = [{"gone": work} for work in works if isinstance(work, str)]
-    for statement, rows in ((_KEEP, kept), (_FORGET, gone)):
-        if rows:
-            execute(connection, statement, *rows)
-
-
-class SqlLedger(LedgerStore):
+class SqlLedger(Writer, LedgerStore):
     """Store of ledger entries in SQLite or PostgreSQL, for `Cascade(ledger=…)`; also `open_store`.
 
     What is read has in it all that was appended before. Where the database is away, entries wait
@@ -121,27 +96,24 @@ class SqlLedger(LedgerStore):
     """
 
     def __init__(self, url: str, *, read_only: bool = False) -> None:
-        table = "ledger", entries.metadata
-        self.writer = Writer(url, *table, write, LINGER_S, SLOW_S, read_only=read_only)
+        super().__init__(url, "ledger", entries.metadata, read_only=read_only)
+        self.slow_s = SLOW_S
 
     @override
     def append(self, entries: Sequence[LedgerEntry], tags: Mapping[str, str] = NO_TAGS) -> None:
-        writer = self.writer
-        with writer.room:
-            patience_s = 0 if writer.problem else PATIENCE_S
-            if not writer.room.wait_for(lambda: len(writer.queue) < QUEUE, patience_s):
-                raise writer.unavailable()
-            writer.put(*(Change(Tagged(entry, tags), kept=True) for entry in entries))
+        with self._room:
+            patience_s = 0 if self._problem else self.patience_s
+            if not self._room.wait_for(lambda: len(self._queue) < QUEUE, patience_s):
+                raise self._unavailable()
+            self._put(*(Tagged(entry, tags) for entry in entries), kept=True)
 
     @override
     async def begin(self, entry: LedgerEntry, tags: Mapping[str, str] = NO_TAGS) -> None:
-        work = Tagged(entry, tags)
-        if not self.writer.write_now(work):
-            await self.writer.written(work, undo=entry.id)
+        await self._written(Tagged(entry, tags), undo=entry.id, here=True)
 
     @override
     def withdraw(self, entry_id: str) -> None:
-        self.writer.put(Change(entry_id))
+        self._put(entry_id)
 
     async def delete(
         self,
@@ -165,8 +137,8 @@ class SqlLedger(LedgerStore):
         chosen = sa.delete(entries).where(*_where(selection))
         steps = chosen.where(IS_BEGUN), chosen
         await self.flush()
-        _, deleted = await self.writer.write(lambda c: [c.execute(s).rowcount for s in steps])
-        await asyncio.to_thread(self.writer.move_journal, wait=True)
+        _, deleted = await self.write(lambda c: [c.execute(s).rowcount for s in steps])
+        await asyncio.to_thread(self.move_journal, wait=True)
         return deleted
 
     @override
@@ -223,26 +195,30 @@ class SqlLedger(LedgerStore):
     async def ready(self) -> str | None:
         probe = sa.text("UPDATE ledger_version SET version_num = version_num")
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                await self.writer.write(lambda c: c.execute(probe).rowcount)
+            async with asyncio.timeout(self.patience_s):
+                await self.write(lambda c: c.execute(probe).rowcount)
         except TimeoutError:
-            return f"{self.writer.place} has not answered for {PATIENCE_S} s."
+            return f"{self.place} has not answered for {self.patience_s} s."
         except LedgerError as error:
             return str(error)
         return None
 
     async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> T:
         await self.flush()
-        return await self.writer.read(lambda c: made(c.execute(statement)))
+        return await self.read(lambda c: made(c.execute(statement)))
 
     @override
     async def flush(self) -> None:
-        if not self.writer.read_only:
-            await self.writer.written()
+        if not self.read_only:
+            await self._written()
 
     @override
-    def close(self) -> None:
-        self.writer.close()
+    def _make(self, works: Sequence[Any], connection: Any) -> None:
+        kept = [_row_of(*work) for work in works if isinstance(work, Tagged)]
+        gone = [{"gone": work} for work in works if isinstance(work, str)]
+        for statement, rows in ((_KEEP, kept), (_FORGET, gone)):
+            if rows:
+                execute(connection, statement, *rows)
 
 
 open_store = SqlLedger
@@ -292,14 +268,13 @@ def _column(name: str) -> Any:
 # --- files for other programs
 
 _DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
-_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
+_FORMULA = tuple("=+-@\t\r\n|%")
 
 
 def _flat(row: Any) -> dict[str, Any]:
     """A row without the note of a call that failed, which may quote a server's address and words,
     as a reason may in its end."""
-    fields: dict[str, Any] = to_jsonable_python(dict(zip(COLUMNS, row, strict=True)))
+    fields = dict(zip(COLUMNS, row, strict=True))
     fields["note"] = "" if fields["outcome"] in FAILED else plain_reason(fields["note"], ())
     fields["tags"], decision = fields["tags"] or {}, fields.pop("decision") or {}
     return fields | {name: decision.get(name) for name in _DECISION}
@@ -316,15 +291,13 @@ def _write_file(path: Path, found: Iterable[dict[str, Any]]) -> int:
             if path.suffix == ".csv":
                 table.writerow({name: _cell(value) for name, value in row.items()})
             else:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(to_json(row) + "\n")
     return n
 
 
 def _cell(value: Any) -> Any:
     """A value of CSV; a text that a spreadsheet would take for a formula has the apostrophe that
     makes it text: models name tools, and opening a file must not run what they say."""
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value[:1] in _FORMULA and not _NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+    if isinstance(value, str):
+        return f"'{value}" if value.startswith(_FORMULA) else value
+    return to_json(value) if isinstance(value, dict) else to_jsonable_python(value)

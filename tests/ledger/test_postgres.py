@@ -94,7 +94,7 @@ async def test_a_server_that_stands_holds_up_no_call(server: postgres.Server, ur
             store.append([entry("paid")])
             with pytest.raises(LedgerError, match="no call is sent"):
                 await store.flush()
-        while store.writer.waiting:  # noqa: ASYNC110 - the thread tries again by itself
+        while store.waiting:  # noqa: ASYNC110 - the thread tries again by itself
             await asyncio.sleep(0.02)
         await store.begin(call("after"))
         assert [e.run_id for e in await store.entries()] == ["paid"]

@@ -63,7 +63,7 @@ def full_disk(path: Path) -> Iterator[None]:
 async def test_a_thread_writes_more(url: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "BATCH", 2)
     monkeypatch.setattr(databases, "LITTLE", 2)
-    monkeypatch.setattr(stores, "LINGER_S", 60)
+    monkeypatch.setattr(stores.SqlLedger, "linger_s", 60)
     async with open_store(url) as store:
         await store.flush()
         store.append([entry("a") for _ in range(3)])
@@ -151,7 +151,7 @@ async def test_on_a_full_disk_calls_fail_within_a_second_and_recovery_is_seen(
         with pytest.raises(LedgerError, match="1 changes wait"):
             await store.flush()
         assert "ledger" in (await store.ready() or "")
-    while store.writer.waiting:  # noqa: ASYNC110 - the thread tries again by itself
+    while store.waiting:  # noqa: ASYNC110 - the thread tries again by itself
         await asyncio.sleep(0.02)
     await store.begin(call("after"))
     assert await store.ready() is None
@@ -186,7 +186,7 @@ async def test_a_folder_may_be_made_later(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(LedgerError, match="changes wait"):
         await store.aclose()
     (tmp_path / "later").mkdir()
-    while store.writer.waiting:  # noqa: ASYNC110 - the thread tries again by itself
+    while store.waiting:  # noqa: ASYNC110 - the thread tries again by itself
         await asyncio.sleep(0.02)
     await store.aclose()
     assert rows(tmp_path / "later" / "ledger.db") == ["a"] * 9
