@@ -17,11 +17,11 @@ from starlette.responses import Response
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Reply, Served
+from cascade.service.gateway import Reply, Route, Served, asked_by
 from cascade.service.wire import content_of, sent_event
 from cascade.state import Usage
 
-router = APIRouter(tags=["Anthropic"])
+router = APIRouter(tags=["Anthropic"], route_class=Route)
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly: tokens are counted without asking a model."""
@@ -60,8 +60,7 @@ COUNT = "/v1/messages/count_tokens"
 @router.post(COUNT, openapi_extra=wire.takes(COUNT, CountRequest))
 async def count_tokens(request: Request) -> Response:
     """Count the tokens of a conversation, roughly: by its characters, since no tier is asked."""
-    gateway = wire.gateway_of(request)
-    key = await gateway.key_of(request)
+    gateway, key = await asked_by(request)
     body, size = await wire.read_body(request, CountRequest)
     gateway.model(body.model, key)
     conversation(body)

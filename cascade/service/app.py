@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -30,14 +30,14 @@ from cascade.errors import CascadeError, ConfigurationError
 from cascade.integrations.prometheus import PrometheusMetrics
 from cascade.ledger.prices import has_price
 from cascade.service import anthropic, ollama, openai, page
-from cascade.service.config import LOOPBACK, Configured, ListenConfig, LogConfig
+from cascade.service.config import Configured, ListenConfig, LogConfig
 from cascade.service.faults import ServiceError, fault_of
-from cascade.service.gateway import Gateway
-from cascade.service.wire import gateway_of, json_response
+from cascade.service.gateway import Gateway, Route, asked_by
+from cascade.service.wire import json_response
 
 logger = logging.getLogger("cascade")
 
-own = APIRouter(tags=["operators"])
+own = APIRouter(tags=["operators"], route_class=Route)
 
 ARRIVE_S, LARGEST_HEAD = 60.0, 64 * 1024
 """Seconds between two looks at each connection (a request has to arrive whole, and what is written
@@ -54,7 +54,6 @@ def create_app(configured: Configured) -> FastAPI:
     gateway = Gateway(configured, [PrometheusMetrics(registry)])
 
     app = FastAPI(
-        dependencies=[] if configured.config.auth else [Depends(own_pages)],
         title="cascade",
         version=__version__,
         description="OpenAI's, Anthropic's and Ollama's protocols in front of cascades.",
@@ -102,35 +101,12 @@ async def _show_fault(request: Request, error: Exception) -> Response:
     return JSONResponse(fault.body(path), fault.status, fault.headers)
 
 
-# --- before any route
-
-
-async def own_pages(request: Request) -> None:
-    """Refusal of foreign hosts and origins, where no key is asked for.
-
-    Without keys every program on this machine may ask, and so might every web page that its browser
-    shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
-    its `Host`.
-    """
-    host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    if not _OWN_HOST.fullmatch(host):
-        there = ", ".join(LOOPBACK)
-        said = f"without keys this service answers to {there} only, not to {host!r:.80}."
-        raise ServiceError(403, said, "foreign_host")
-    if origin is not None and origin.partition("://")[2] != host:
-        said = f"without keys this service answers no page of another site ({origin!r:.80})."
-        raise ServiceError(403, said, "foreign_origin")
-
-
-_OWN_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", re.IGNORECASE)
-
-
 # --- routes for operators
 
 
 @own.head("/healthz", include_in_schema=False)
 @own.get("/healthz")
-async def alive() -> Response:
+async def alive(_: Request) -> Response:
     """Liveness: the process answers."""
     return json_response({"status": "ok"})
 
@@ -139,7 +115,7 @@ async def alive() -> Response:
 @own.get("/readyz")
 async def ready(request: Request) -> Response:
     """Readiness: the ledger can be written."""
-    store = gateway_of(request).store
+    store = request.app.state.gateway.store
     why = None if store is None else await store.ready()
     if why is None:
         return json_response({"status": "ready"})
@@ -151,15 +127,14 @@ async def ready(request: Request) -> Response:
 @own.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus; asks for a key of any kind."""
-    await gateway_of(request).key_of(request)
+    await asked_by(request)
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 @own.post("/admin/reload")
 async def reload(request: Request) -> Response:
     """Read the configuration again: says what changed, and which keys need a restart."""
-    gateway = gateway_of(request)
-    await gateway.key_of(request, admin=True)
+    gateway, _ = await asked_by(request, admin=True)
     return json_response(await gateway.reload())
 
 

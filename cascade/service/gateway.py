@@ -21,9 +21,11 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
+from fastapi.routing import APIRoute
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, Field, Json
 from starlette.requests import Request
+from starlette.responses import Response
 from typing_extensions import override
 
 from cascade import middleware as ready
@@ -41,7 +43,14 @@ from cascade.models import Model
 from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
-from cascade.service.config import RESTART, CascadeConfig, Configured, ServiceConfig, read_config
+from cascade.service.config import (
+    LOOPBACK,
+    RESTART,
+    CascadeConfig,
+    Configured,
+    ServiceConfig,
+    read_config,
+)
 from cascade.service.faults import ServiceError, client_left, kind_of
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, Rates, Tags, dollars, put_aside
 from cascade.state import Completion, Decision, Usage
@@ -61,9 +70,6 @@ never held up, so that others behind the same proxy cannot be locked out."""
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, ANSWER_TOKENS = 3, 64, 1024
 """Characters of a token, fewer than in usual text, tokens that providers put around a prompt, and
 those of an answer that nothing limits: so that more is put aside than is spent."""
-
-Tell = Callable[["Way", Event], None]
-"""Hears what happens in a run, for a stream."""
 
 
 class Wishes(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
@@ -150,6 +156,8 @@ def header(value: str | float | Decimal) -> str:
         return str(value).lower()
     if not isinstance(value, str):
         return f"{value:f}" if isinstance(value, Decimal) else f"{value:.4f}"
+    if value.isascii() and value.isprintable():
+        return value[:400]
     return re.sub("[^ -~]", " ", value[:400].translate(_PLAIN))
 
 
@@ -289,8 +297,8 @@ class Gateway:
         if not self.config.auth:
             return None
         secret, wrong = _secret(request, page=page), False
-        bounds = (address_of(request), WRONG_PER_MINUTE, WRONG_AT_ONCE)
         guess = self.keys.is_guess(secret)
+        bounds = (address_of(request) if guess else "", WRONG_PER_MINUTE, WRONG_AT_ONCE)
         if guess and (wait_s := self.guesses.take(*bounds)):
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
             raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
@@ -327,9 +335,16 @@ class Gateway:
     # --- asking
 
     async def ask(
-        self, served: Served, run: Run, size: int, key: Key | None, tell: Tell | None = None
+        self,
+        served: Served,
+        run: Run,
+        way: Way,
+        size: int,
+        key: Key | None,
+        tell: Callable[[Event], None] | None = None,
     ) -> Reply:
-        """Take a run to its end, in a place of its own, with money for its `size` put aside.
+        """Take a run to its end, in a place of its own, with money for its `size` put aside; a
+        stream is told what happens.
 
         Raises:
             ServiceError: it is not admitted.
@@ -350,7 +365,7 @@ class Gateway:
                     del self._owners[next(iter(self._owners))]
             async with asyncio.timeout(patience_s) as wait, served.places:
                 wait.reschedule(None)
-                return await self._run(served, run, key, tell)
+                return await self._run(served, run, way, tell)
         except TimeoutError:
             said = f"{served.name} is busy: no place was free in {patience_s:.3g} s; try again."
             raise ServiceError(429, said, "too_many_requests", retry_after=1) from None
@@ -360,8 +375,9 @@ class Gateway:
                 usd = known_cost(run.entries, unknown_usd)
                 self.money.settle(reservation, usd).add_done_callback(_counted)
 
-    async def _run(self, served: Served, run: Run, key: Key | None, tell: Tell | None) -> Reply:
-        way = Way(run.id, served.name, key.name if key else "")
+    async def _run(
+        self, served: Served, run: Run, way: Way, tell: Callable[[Event], None] | None
+    ) -> Reply:
         runtime = CascadeRuntime(served.cascade.kernel, show="final")
         if tell is not None:
 
@@ -370,7 +386,7 @@ class Gateway:
                     way.decided(event.decision)
                 elif isinstance(event, Token) and event.tier != way.tier:
                     way.answered(event.tier, served.models)
-                tell(way, event)
+                tell(event)
 
             runtime.emit, runtime.streams, runtime.show = emit, True, "verified"
         begun = time.perf_counter()
@@ -506,6 +522,48 @@ class Gateway:
                 await self.store.aclose()
             except LedgerError as error:
                 logger.error("the ledger was not written to its end: %s", error)
+
+
+class Route(APIRoute):
+    """A route whose function takes the request alone, past FastAPI's reading of its parameters.
+
+    Without keys every program on this machine may ask, and so might every web page that its browser
+    shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
+    its `Host`.
+    """
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        work = super().get_route_handler() if self.dependant.path_params else self.endpoint
+
+        async def handle(request: Request) -> Response:
+            if not request.app.state.gateway.config.auth:
+                refuse_foreign(request.headers)
+            response: Response = await work(request)
+            return response
+
+        return handle
+
+
+def refuse_foreign(headers: Mapping[str, str]) -> None:
+    """Refuse foreign hosts and origins."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if not _OWN_HOST.fullmatch(host):
+        there = ", ".join(LOOPBACK)
+        said = f"without keys this service answers to {there} only, not to {host!r:.80}."
+        raise ServiceError(403, said, "foreign_host")
+    if origin is not None and origin.partition("://")[2] != host:
+        said = f"without keys this service answers no page of another site ({origin!r:.80})."
+        raise ServiceError(403, said, "foreign_origin")
+
+
+_OWN_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", re.IGNORECASE)
+
+
+async def asked_by(request: Request, **how: bool) -> tuple[Gateway, Key | None]:
+    """The gateway that a request came to, and the key with which; see `Gateway.key_of`."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway, await gateway.key_of(request, **how)
 
 
 def _counted(done: asyncio.Future[None]) -> None:

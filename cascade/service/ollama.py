@@ -20,9 +20,9 @@ from cascade._version import __version__
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Reply, Served
+from cascade.service.gateway import Reply, Route, Served, asked_by
 
-router = APIRouter(tags=["Ollama"])
+router = APIRouter(tags=["Ollama"], route_class=Route)
 
 VERSION = "0.12.11"
 """Of Ollama's API that is spoken here; clients compare it with what they need."""
@@ -203,8 +203,7 @@ wire.serves(router, "/api/generate", OllamaGenerateRequest, _read, _LineWriter)
 @router.get("/api/tags")
 async def tags(request: Request) -> Response:
     """List the models that this key may ask for."""
-    gateway = wire.gateway_of(request)
-    key = await gateway.key_of(request)
+    gateway, key = await asked_by(request)
     there = [gateway.model(name, key) for name in gateway.models(key)]
     return wire.json_response({"models": [_card(served) for served in there]})
 
@@ -212,8 +211,7 @@ async def tags(request: Request) -> Response:
 @router.post("/api/show", openapi_extra=wire.takes("/api/show", wire.AnyRequest))
 async def show(request: Request) -> Response:
     """Show one model."""
-    gateway = wire.gateway_of(request)
-    key = await gateway.key_of(request)
+    gateway, key = await asked_by(request)
     body, _ = await wire.read_body(request, wire.AnyRequest)
     served = gateway.model(body.model, key)
     tiers = [*served.models.values()]
@@ -223,7 +221,7 @@ async def show(request: Request) -> Response:
 
 
 @router.get("/api/version")
-async def version() -> Response:
+async def version(_: Request) -> Response:
     """The version of Ollama's API that is spoken here."""
     return wire.json_response({"version": VERSION, "gateway": __version__})
 

@@ -26,9 +26,9 @@ from cascade.models.logprobs import to_openai
 from cascade.run import Settings
 from cascade.service import wire
 from cascade.service.faults import ServiceError
-from cascade.service.gateway import Reply, Served
+from cascade.service.gateway import Reply, Route, Served, asked_by
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=Route)
 
 BY_TYPE = Field(discriminator="type")
 Choice = Literal["none", "auto", "required"]
@@ -176,16 +176,14 @@ wire.serves(router, "/v1/chat/completions", ChatRequest, _read_chat, _ChatWriter
 @router.get("/v1/models")
 async def models(request: Request) -> Response:
     """List the models that this key may ask for."""
-    gateway = wire.gateway_of(request)
-    key = await gateway.key_of(request)
+    gateway, key = await asked_by(request)
     return wire.json_response({"object": "list", "data": [*map(_card, gateway.models(key))]})
 
 
 @router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> Response:
     """Show one model."""
-    gateway = wire.gateway_of(request)
-    key = await gateway.key_of(request)
+    gateway, key = await asked_by(request)
     return wire.json_response(_card(gateway.model(name, key).name))
 
 

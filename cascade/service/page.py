@@ -18,7 +18,6 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field, ValidationError
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -32,9 +31,8 @@ from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
 from cascade.ledger.store import SqlLedger
 from cascade.service.faults import ServiceError, fault_of, invalid
-from cascade.service.gateway import Gateway, Way
+from cascade.service.gateway import Gateway, Route, Way, asked_by
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
-from cascade.service.wire import gateway_of
 
 HEADERS = {
     "Content-Security-Policy": f"{render.POLICY}; frame-ancestors 'none'",
@@ -60,7 +58,7 @@ Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2500, 1, 1))]
 LOG_IN = "log in with any name, and an admin key (`cascade keys create … --admin`) as the password."
 
 
-class Guarded(APIRoute):
+class Guarded(Route):
     """A route for the browser of an admin: answers to its own pages alone, but for a link that
     opens the page, and every answer has the headers."""
 
@@ -74,7 +72,7 @@ class Guarded(APIRoute):
                 if request.headers.get("sec-fetch-site") == "cross-site" and not opened:
                     said = "this request was sent by a page of another site."
                     raise ServiceError(403, said, "cross_site")
-                await gateway_of(request).key_of(request, admin=True, page=True)
+                await asked_by(request, admin=True, page=True)
                 response = await work(request)
             except (ServiceError, CascadeError) as error:
                 fault = fault_of(error, request.url.path)
@@ -133,7 +131,7 @@ class View(BaseModel):
 @router.get("/")
 async def show(request: Request) -> Response:
     """Show the page."""
-    gateway, view = gateway_of(request), View.of(request)
+    gateway, view = request.app.state.gateway, View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
     told = Document("cascade", "There is no ledger, so nothing is known of savings: set `ledger`.")
     alarms = _alarms(gateway)
@@ -168,7 +166,7 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
 @router.get("/export/{name}")
 async def export(request: Request, name: str) -> Response:
     """The entries of the view as a file."""
-    gateway = gateway_of(request)
+    gateway: Gateway = request.app.state.gateway
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")

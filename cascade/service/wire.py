@@ -27,13 +27,13 @@ from cascade.events import Event, Retracted, Token
 from cascade.models.openai import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import ServiceError, client_left, fault_of, invalid
-from cascade.service.gateway import Gateway, Reply, Served, Tell, Way, Wishes, header
+from cascade.service.gateway import Reply, Served, Way, Wishes, asked_by, header
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[StrictInt, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
-Ask = Callable[[Tell], Awaitable[Reply]]
+Ask = Callable[[Callable[[Event], None]], Awaitable[Reply]]
 
 FILE_CHARACTERS = 4_500
 """Size of an image or a file, in characters, for which money is put aside."""
@@ -59,12 +59,6 @@ IGNORED = frozenset(
 `x-cascade-ignored` tells those that were given."""
 
 
-def gateway_of(request: Request) -> Gateway:
-    """The gateway that a request came to."""
-    found: Gateway = request.app.state.gateway
-    return found
-
-
 # --- bodies
 
 
@@ -81,7 +75,7 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         said = "packed bodies are not taken: send it without Content-Encoding."
         raise ServiceError(415, said, "packed_body", headers={"Connection": "close"})
-    most, raw = gateway_of(request).config.max_body_mib, bytearray()
+    most, raw = request.app.state.gateway.config.max_body_mib, bytearray()
     async for piece in request.stream():
         raw += piece
         if len(raw) > most * 2**20:
@@ -97,10 +91,9 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         raise ServiceError(400, f"the body is not JSON: {error}.", "invalid_json") from None
     if not isinstance(value, dict):
         raise ServiceError(400, "the body is no JSON object.", "invalid_json")
-    wishes = [(n, v) for n, v in request.headers.items() if n.startswith("x-cascade-")]
-    own = {name.removeprefix("x-cascade-").replace("-", "_"): v for name, v in wishes}
-    if own and isinstance(given := value.get("cascade") or {}, dict):
-        value["cascade"] = {**given, **own}
+    told = [(n[10:], v) for n, v in request.headers.items() if n.startswith("x-cascade-")]
+    if told and isinstance(wishes := value.get("cascade") or {}, dict):
+        value["cascade"] = wishes | {name.replace("-", "_"): v for name, v in told}
     try:
         return model.model_validate(value), size
     except ValidationError as error:
@@ -199,12 +192,6 @@ def schema_format(**described: Any) -> dict[str, Any]:
 def unsupported(name: str, why: str) -> ServiceError:
     """The refusal of a parameter that cannot be obeyed."""
     return ServiceError(400, f"{name}: not supported: {why}", "unsupported_parameter", param=name)
-
-
-def _check(settings: Settings) -> None:
-    """Refuse schemas that no answer can be checked by."""
-    check_tools(settings.get("tools") or [])
-    check_schema(settings.get("schema") or {})
 
 
 # --- messages
@@ -356,8 +343,8 @@ def serves(
 
     @router.post(path, summary=form.__doc__, openapi_extra=takes(path, form))
     async def converse(request: Request) -> Response:
-        began, gateway = time.time(), gateway_of(request)
-        key = await gateway.key_of(request)
+        began = time.time()
+        gateway, key = await asked_by(request)
         body, size = await read_body(request, form)
         served = gateway.model(body.model, key)
         messages, settings = read(body, served)
@@ -368,20 +355,22 @@ def serves(
         if last.type == "human" and not str(last.content).strip():
             said = "messages: there is none, or the last one is empty: ask something."
             raise ServiceError(400, said, param="messages")
-        if settings.get("tools") or settings.get("schema"):
-            await asyncio.to_thread(_check, settings)
+        if tools := settings.get("tools"):
+            await asyncio.to_thread(check_tools, tools)
+        if schema := settings.get("schema"):
+            await asyncio.to_thread(check_schema, schema)
         run = served.begin(messages, settings, body.cascade or Wishes(), key)
         run.begun_at = began
-        ask = partial(_asked, gateway.ask, served, run, size, key)
+        way = Way(run.id, served.name, key.name if key else "")
+        ask = partial(gateway.ask, served, run, way, size, key)
         unused = header(", ".join(sorted(IGNORED & (body.model_extra or {}).keys())))
         headers = {"x-cascade-ignored": unused} if unused else {}
         if not body.stream:
             reply = await while_connected(request.receive, ask())
-            return json_response(writer.whole(reply), headers | reply.way.headers())
-        pieces = streamed(ask, writer)
-        way = await while_connected(request.receive, anext(pieces))
-        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        headers |= way.headers() if way else {}
+            return json_response(writer.whole(reply), headers | way.headers())
+        pieces = streamed(ask, way, writer)
+        await while_connected(request.receive, anext(pieces))
+        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **way.headers()}
         return _Stream(pieces, headers=headers, media_type=writer.media_type)
 
 
@@ -392,28 +381,22 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _asked(ask: Callable[..., Awaitable[Reply]], *given: Any) -> Reply:
-    """The reply; an error where an agent has cancelled itself, and no client has left."""
-    try:
-        return await ask(*given)
-    except asyncio.CancelledError as error:
-        if client_left(error):
-            raise
-        raise fault_of(error) from None
-
-
 async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
-    """The result of some work, which is cancelled when the client goes away."""
+    """The result of some work, which is cancelled when the client goes away; an error where it has
+    cancelled itself, as an agent may."""
+    task: Any = asyncio.current_task()
 
     async def leave() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        working.cancel()
+        task.cancel()
 
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    leaving = asyncio.ensure_future(leave())
     try:
-        return await working
-    except asyncio.CancelledError:
+        return await work
+    except asyncio.CancelledError as error:
+        if not client_left(error):
+            raise fault_of(error) from None
         if not leaving.done():
             raise
         raise ClientDisconnect from None
@@ -421,19 +404,18 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         leaving.cancel()
 
 
-async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
-    """The stream of a run: first its `Way`, once there are words or the client has to hear
-    something, then the pieces. The work on the question ends with it.
+async def streamed(ask: Ask, way: Way, writer: Writer) -> AsyncGenerator[bytes]:
+    """The stream of a run: first nothing, once there are words or the client has to hear something,
+    then the pieces. The work on the question ends with it.
 
     Raises:
         ServiceError: there is no answer, and nothing was sent.
     """
-    news, way, text, sent = asyncio.Event(), None, "", 0  # text that waits, characters sent
+    news, text, sent = asyncio.Event(), "", 0  # text that waits, and characters sent
     end: Reply | ServiceError | None = None
 
-    def tell(told: Way, event: Event) -> None:
-        nonlocal way, text, end
-        way = told
+    def tell(event: Event) -> None:
+        nonlocal text, end
         if isinstance(event, Token) and end is None:
             text += event.text
         elif isinstance(event, Retracted):
@@ -449,7 +431,9 @@ async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
         nonlocal end
         try:
             done: Reply | ServiceError = await ask(tell)
-        except Exception as error:  # noqa: BLE001 - the client has to be told
+        except (Exception, asyncio.CancelledError) as error:
+            if client_left(error):
+                raise
             done = fault_of(error, "a stream")
         end = end or done
         news.set()
@@ -459,7 +443,7 @@ async def streamed(ask: Ask, writer: Writer) -> AsyncGenerator[Any]:
         await _heard(news)
         if isinstance(end, ServiceError) and not text:
             raise end
-        yield way
+        yield b""
         made, last = writer.begin(), None
         while last is None:
             news.clear()
