@@ -97,24 +97,19 @@ class Transcript(BaseModel):
         return self.model_dump_json(exclude_unset=True) + "\n"
 
 
-# Files ----------------------------------------------------------------------------------------
-
-
 def _named(path: Path, rows: Iterable[T]) -> Iterator[T]:
     """What is read from a file, with errors that name it."""
     try:
         yield from rows
     except ConfigurationError:
         raise
-    except UnicodeDecodeError as error:
-        told = f"{path} is not UTF-8 (byte {error.start}), convert it first"
-        raise ConfigurationError(
-            f"{told}: `iconv -f latin1 -t utf-8 {path} > utf8.csv`."
-        ) from error
     except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        told = f"{path} cannot be read ({reason})"
-        raise ConfigurationError(f"{told}: mend it, or give another file.") from error
+        told = f"{path} cannot be read ({getattr(error, 'strerror', None) or error})"
+        way_out = "mend it, or give another file"
+        if isinstance(error, UnicodeDecodeError):
+            told = f"{path} is not UTF-8 (byte {error.start})"
+            way_out = f"convert it first, `iconv -f latin1 -t utf-8 {path} > utf8.csv`"
+        raise ConfigurationError(f"{told}: {way_out}.") from error
 
 
 def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
@@ -131,7 +126,9 @@ def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
                 first = error.errors(include_url=False)[0]
                 is_cut = first["type"] == "json_invalid" and not line.endswith(b"\n")
                 if is_cut and kind is _TRANSCRIPT:
-                    logger.warning("%s:%d was cut off: left out", path, number)
+                    logging.getLogger("cascade").warning(
+                        "%s:%d was cut off: left out", path, number
+                    )
                     return
                 where = ".".join(map(str, first["loc"])) or "the line"
                 raise ConfigurationError(
@@ -147,9 +144,7 @@ def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: 
         raise ConfigurationError(f"{told}. A question may count once: delete one of the two.")
 
 
-# Transcripts ----------------------------------------------------------------------------------
-
-_TRANSCRIPT = TypeAdapter(Transcript)
+_TRANSCRIPT, _ROW = TypeAdapter(Transcript), TypeAdapter(dict[str, Any])
 
 
 def read_transcripts(path: str | Path) -> Iterator[Transcript]:
@@ -165,12 +160,8 @@ def read_transcripts(path: str | Path) -> Iterator[Transcript]:
         yield record
 
 
-# Tables and labelled examples -----------------------------------------------------------------
-
 QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", "label")
 """Columns in which a question and its right answer are looked for, in this order."""
-
-_ROW = TypeAdapter(dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)

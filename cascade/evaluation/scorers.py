@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from langchain_core.messages import HumanMessage, SystemMessage
@@ -21,9 +22,6 @@ from cascade.models import Model, Request, open_model
 
 Reference = JsonValue
 """The right answer, in the form that the scorer takes: mostly text, or a list of such texts."""
-
-ScoreFunction = Callable[[str, Reference], float | Awaitable[float]]
-"""A user's own scorer: (answer, reference) → a number in [0, 1]; it may be async."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Scorer:
             raise ConfigurationError(
                 f"the scorer {self.spec} returned {found!r}: a score is a number from 0 to 1."
             )
-        return None if found is None else float(found)
+        return found if found is None else float(found)
 
 
 def _texts(reference: Reference, scorer: str) -> list[str]:
@@ -63,9 +61,6 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
     return [f"{x:.0f}" if isinstance(x, float) and x.is_integer() else str(x) for x in given]
 
 
-# Texts: (answer, accepted text, question) → whether they agree ---------------------------------
-
-
 def exact(answer: str, text: str, question: str) -> bool:
     """True if both mean the same; case, punctuation, articles and the words around it do not count
     (`cascade.confidence.normalise`)."""
@@ -76,11 +71,7 @@ def exact(answer: str, text: str, question: str) -> bool:
 
 def contains(answer: str, text: str, question: str) -> bool:
     """True if the text stands in the answer as whole words."""
-    return _holds(_plain(answer), _plain(text))
-
-
-def _holds(text: str, part: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
+    return re.search(rf"(?<!\w){re.escape(_plain(text))}(?!\w)", _plain(answer)) is not None
 
 
 def _plain(text: str) -> str:
@@ -115,10 +106,9 @@ def choice(answer: str, text: str, question: str) -> bool:
     for letter, option in _OPTION.findall(question):
         if letter.upper() == "A":  # of several lists, as of examples, the last is the question's
             options = {}
-        options[letter.upper()] = _plain(option).strip(". ")
+        options[letter.upper()] = option.strip(". ")
     options = options if len(options) > 1 else {}
-    wanted = _letter_in(text, options)
-    if wanted is None:
+    if (wanted := _letter_in(text, options)) is None:
         raise InputError(
             f"the reference {text!r} is neither a letter nor one of the options of the question "
             f"({', '.join(options) or 'none found: write them as lines, A. …'})."
@@ -127,20 +117,15 @@ def choice(answer: str, text: str, question: str) -> bool:
 
 
 def _letter_in(answer: str, options: Mapping[str, str]) -> str | None:
-    inside = {letter: text for letter, text in options.items() if _holds(_plain(answer), text)}
+    said = {x: _plain(text) for x, text in options.items() if contains(answer, text, "")}
     # Of "animal" and "living animal" the longer was meant.
-    meant = [x for x, t in inside.items() if not any(t in o and t != o for o in inside.values())]
-    named = [
-        *(_last(pattern, answer) for pattern in _SETTLED),
-        meant[0] if len(meant) == 1 else None,
-        _last(_CAPITAL, answer),
-    ]
-    return next((x for x in named if x and (not options or x in options)), None)
-
-
-def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    letters = [match[match.lastindex or 0].upper() for match in pattern.finditer(text)]
-    return letters[-1] if letters else None
+    meant = [x for x, t in said.items() if not any(t in o and t != o for o in said.values())]
+    *settled, capital = (
+        [match[match.lastindex or 0].upper() for match in pattern.finditer(answer)][-1:]
+        for pattern in (*_SETTLED, _CAPITAL)
+    )
+    named = chain(*settled, meant if len(meant) == 1 else [], capital)
+    return next((x for x in named if not options or x in options), None)
 
 
 # Numbers --------------------------------------------------------------------------------------
@@ -186,9 +171,6 @@ def _numbers(text: str) -> tuple[float, ...]:
     if match["sign"] or match["minus"]:
         value = -value
     return (value, value / 100) if match["percent"] else (value,)
-
-
-# JSON -----------------------------------------------------------------------------------------
 
 
 def same_json(answer: str, reference: Reference, question: str = "") -> float:
@@ -261,13 +243,13 @@ async def ask_judge(
     return float(found[0 if begins else -1][1].casefold() == "correct")
 
 
-# By name --------------------------------------------------------------------------------------
-
 COMPARED = {"exact": exact, "numeric": numeric, "choice": choice, "contains": contains}
 """Comparisons with a text, by name."""
 
 
-def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:
+def as_scorer(
+    scorer: str | Scorer | Callable[[str, Reference], float | Awaitable[float]],
+) -> Scorer:
     """A scorer by its name, or of a function `(answer, reference) -> float`, sync or async."""
     if isinstance(scorer, Scorer):
         return scorer
@@ -275,7 +257,7 @@ def as_scorer(scorer: str | Scorer | ScoreFunction) -> Scorer:
         name = str(getattr(scorer, "__qualname__", type(scorer).__name__))
         return Scorer(name, lambda answer, reference, question: scorer(answer, reference))
     if scorer == "json":
-        return Scorer(scorer, same_json, computes=True)
+        return Scorer("json", same_json, computes=True)
     if str(scorer).startswith("judge:"):
         return Scorer(scorer, partial(ask_judge, open_model(scorer.removeprefix("judge:"))))
     if (agree := COMPARED.get(scorer)) is None:
