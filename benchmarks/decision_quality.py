@@ -26,9 +26,9 @@ from threadpoolctl import threadpool_limits
 from cascade.confidence.calibration import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
-from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on, ranking
 from cascade.evaluation.features import Pair, Rows, comparable, pair_of
 from cascade.evaluation.ladder import climb, fit_head, fit_shapes
+from cascade.evaluation.verdict import Options, cheapest_within, cross_fit, play_on, ranking
 from cascade.policies import Refusal, certify
 
 GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"

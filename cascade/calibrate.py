@@ -31,13 +31,12 @@ from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.confidence.signals import to_signals
 from cascade.errors import CascadeError, ConfigurationError, InputError
-from cascade.evaluation.crossfit import LEAST_ROWS, Options
 from cascade.evaluation.features import Pair, Rows, pair_of
-from cascade.evaluation.ladder import Shape, shape_of_calibration
+from cascade.evaluation.ladder import Shape, shape_of
 from cascade.evaluation.recordings import Example, Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer, as_scorer
-from cascade.evaluation.verdict import Evaluation, evaluate, to_document
+from cascade.evaluation.verdict import LEAST_ROWS, Evaluation, Options, evaluate, to_document
 from cascade.kernel import Kernel
 from cascade.ledger.entries import LedgerView
 from cascade.ledger.prices import Price, has_price
@@ -343,7 +342,7 @@ def fit(
         return calibrating.calibrate([features[i] for i in rows], *rights, signals, made_for)
 
     def choose(part: Pair, rows: Rows) -> list[Shape]:
-        return [shape_of_calibration(made(rows), part, rows)]
+        return [shape_of(made(rows), part, rows)]
 
     n, options = len(pair), options or Options()
     # Each of five folds takes a tenth of a second.

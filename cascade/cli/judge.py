@@ -291,10 +291,10 @@ def evaluate(
 ) -> None:
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
-    from cascade.evaluation import crossfit, read_transcripts, trajectories, verdict  # noqa: PLC0415
+    from cascade.evaluation import read_transcripts, trajectories, verdict  # noqa: PLC0415
     from cascade.evaluation.features import pair_of  # noqa: PLC0415
 
-    wanted, path, tested = crossfit.Options(**vars(goal)), fit or file, None
+    wanted, path, tested = verdict.Options(**vars(goal)), fit or file, None
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
     pair = small or "?", large or "?"
@@ -382,7 +382,7 @@ def try_(
     Interrupted, the same command goes on where it was.
     """
     from cascade.calibrate import labels_of, with_shots  # noqa: PLC0415 - heavy
-    from cascade.evaluation.crossfit import Options  # noqa: PLC0415
+    from cascade.evaluation.verdict import Options  # noqa: PLC0415
 
     if choices := labels_of(examples.read(file, to / ANSWERS)):
         # Short labels want to be named, and no chance: 11 points of accuracy on a set of ours.
@@ -412,9 +412,9 @@ def demo(
     """
     from cascade import Cascade, Price, Tier  # noqa: PLC0415 - heavy
     from cascade.calibrate import SIGNALS  # noqa: PLC0415
-    from cascade.evaluation import crossfit, read_examples  # noqa: PLC0415
+    from cascade.evaluation import read_examples, verdict  # noqa: PLC0415
 
-    every, least = read_examples(DEMO / "questions.jsonl"), crossfit.LEAST_ROWS
+    every, least = read_examples(DEMO / "questions.jsonl"), verdict.LEAST_ROWS
     if not least <= n <= len(every):
         raise ConfigurationError(f"--n {n}: give {least} to {len(every)}, which is all.")
     # The first ones are of all kinds; neighbours of a kind share the examples before a question,
@@ -464,7 +464,7 @@ def _judge(
 ) -> None:
     """Record, fit, and write everything; a verdict, and what to do next."""
     from cascade import calibrate as making  # noqa: PLC0415 - heavy
-    from cascade.evaluation.crossfit import LEAST_ROWS  # noqa: PLC0415
+    from cascade.evaluation.verdict import LEAST_ROWS  # noqa: PLC0415
 
     collected = how.record(cascade, rows, to / ANSWERS, LEAST_ROWS)
     with busy("fitting"):

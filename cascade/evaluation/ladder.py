@@ -232,7 +232,7 @@ def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
         yield Shape("known", pair, fit, [drafted, helped], name)
 
 
-def shape_of_calibration(calibration: Calibration, pair: Pair, fit: Rows) -> Shape:
+def shape_of(calibration: Calibration, pair: Pair, fit: Rows) -> Shape:
     """A calibration as it decides online: accept unless p_L − p_S is above the price. It is told
     the costs of the rows that it was fitted to."""
     large = float(pair.large_correct[fit].mean())

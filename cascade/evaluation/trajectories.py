@@ -19,10 +19,10 @@ from cascade.confidence.calibrating import cross_fitted, fit_gain
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import Step, lowest_kept, message_steps
 from cascade.errors import ConfigurationError
-from cascade.evaluation.crossfit import FOLDS, Interval, Options, bootstrap, check
 from cascade.evaluation.features import Pair, Rows, TextEncoder, pair_of, run_features
 from cascade.evaluation.recordings import read_transcripts
 from cascade.evaluation.render import percent
+from cascade.evaluation.verdict import FOLDS, Interval, Options, bootstrap, check
 from cascade.state import Record
 
 POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)

@@ -1,25 +1,42 @@
-"""Verdict on recorded answers: a menu of points, and one sentence."""
+"""Verdict on recorded answers: a menu of points, and one sentence.
+
+The whole choice, ladder and all, is made again and again on a part of the rows and played on the
+others (repeated cross-fitting), so that a figure and its interval cover the choice as well.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field, JsonValue
+from scipy.optimize import isotonic_regression
+from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
-from cascade.confidence.calibration import Calibration
-from cascade.evaluation import crossfit
-from cascade.evaluation.crossfit import Choice, Figures, Mistake, Options, Point, Sheet
+from cascade.confidence.calibrating import auroc, brier, ece
+from cascade.confidence.calibration import Array, Calibration
+from cascade.errors import ConfigurationError
+from cascade.evaluation.audit import wilson
 from cascade.evaluation.features import Pair, Rows
-from cascade.evaluation.ladder import climb, fit_shapes, shape_of_calibration
-from cascade.evaluation.render import Cell, Document, Figure, Picture, Series, Table, percent
+from cascade.evaluation.ladder import PRICES, Replay, Shape, climb, fit_shapes, shape_of
+from cascade.evaluation.render import Document, Figure, Picture, Series, Table, dollars, percent
 from cascade.state import Record
 
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
+LEAST_ROWS = 40
+FOLDS = 5
+"""Parts of the rows, each left out once; three of many rows."""
+MENU = (0.0, 0.01, 0.02, 0.05)
+"""Losses for which the menu says what they save."""
+NOISE = 1e-12
+"""Rounding errors of sums, which are no difference."""
 WORTHWHILE = 0.05
 """A share of the cost that is worth more rows to find out about."""
 UNCERTAIN = 0.05
@@ -36,6 +53,68 @@ SHAPES: Mapping[str, str] = {
     "calibration": "the calibrated confidence decides, as it does online",
     "off": "the large model answers everything",
 }
+Choice = Callable[[Pair, Rows], Iterable[Shape]]
+"""Fits the shapes to choose from to some rows of a pair, from the simplest up."""
+
+
+class Interval(NamedTuple):
+    """A figure with the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def shown(self, unit: Literal["share", "number"]) -> Figure:
+        """The figure in a document."""
+        return Figure(self.value, unit, self.low, self.high)
+
+
+Figures = Mapping[str, Interval]
+Row = tuple[Figure | str | None, ...]
+
+
+class Options(Record):
+    """Options of an evaluation: the share of the right answers that may be lost, by `caution`
+    standard errors; in its place dollars of an error; and `repeats` of the cross-fitting, None for
+    as many as so many rows need."""
+
+    within: float = Field(default=0.01, ge=0, lt=1)
+    caution: float = 0.0
+    price_of_error: float | None = None
+    repeats: int | None = None
+
+
+class Point(Record):
+    """A policy of the frontier, or a model alone; dollars, of a question, are None where unknown.
+
+    Attributes:
+        within: the loss that was allowed; None at a price of an error, and for a model alone.
+        cost, loss: of the large model's, as a share; intervals cover the choice.
+        price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
+        chance_above: that the true loss is above what may be lost.
+    """
+
+    name: str
+    within: float | None = None
+    quality: Interval
+    cost: Interval
+    loss: Interval
+    escalated: float
+    cost_usd: float | None
+    per_right_usd: float | None
+    price_of_error_usd: float | None = None
+    chance_above: float = 0.0
+    off: bool = False
+
+
+class Mistake(Record):
+    """A draft that was kept though it was wrong and the large model was right."""
+
+    id: str
+    question: str
+    draft: str | None
+    reference: JsonValue
+    confidence: float
 
 
 class Evaluation(Record):
@@ -84,8 +163,8 @@ def evaluate(
     Raises:
         ConfigurationError: too few rows, or drafts without what the calibration reads.
     """
+    check(pair)
     options, rows = options or Options(), np.arange(len(pair))
-    crossfit.check(pair)
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
@@ -93,14 +172,13 @@ def evaluate(
     # others use the machine too.
     with threadpool_limits(1, "blas"):
         if calibration is None:
-            own, shapes = crossfit.cross_fit(pair, options, choose), list(choose(pair, rows))
+            own, shapes = cross_fit(pair, options, choose), list(choose(pair, rows))
         else:
-            shapes = [shape_of_calibration(calibration, pair, rows)]
-            own = crossfit.play_on(shapes, pair)
-    sheet, shape = own if test is None else crossfit.play_on(shapes, test), climb(shapes)
+            shapes = [shape_of(calibration, pair, rows)]
+            own = play_on(shapes, pair)
+    sheet, shape = own if test is None else play_on(shapes, test), climb(shapes)
     goal = None if options.price_of_error else options.within
-    at = None if shape.name == "off" else crossfit.cheapest_within(own, goal, options)
-    menu = [(crossfit.cheapest_within(own, loss, options), loss) for loss in crossfit.MENU]
+    at = None if shape.name == "off" else cheapest_within(own, goal, options)
     rights = sheet.played.right.mean(axis=1).tolist()
     found = Evaluation(
         small=pair.small,
@@ -108,20 +186,176 @@ def evaluate(
         options=options,
         rows=len(pair),
         test_rows=0 if test is None else len(test),
-        points=tuple(crossfit.point_of(sheet, *chosen, options) for chosen in menu),
-        recommended=crossfit.point_of(sheet, at, goal, options),
+        points=tuple(
+            point_of(sheet, cheapest_within(own, loss, options), loss, options) for loss in MENU
+        ),
+        recommended=point_of(sheet, at, goal, options),
         shape="off" if at is None else shape.name,
         helper=shape.helper,
-        alone=crossfit.alone(sheet.pair),
+        alone=alone(sheet.pair),
         frontier=tuple(zip(sheet.share.tolist(), rights, strict=True)),
-        rankings=crossfit.rankings_of(sheet),
-        confidence=crossfit.confidences_of(sheet),
-        mistakes=crossfit.worst_mistakes(sheet, at),
+        rankings=_rankings(sheet),
+        confidence=_confidences(sheet),
+        mistakes=() if at is None else tuple(_worst_mistakes(sheet, at)),
         rows_to_tell=_rows_to_tell(own, at, options),
     )
     verdict, sentence = _judged(found, own)
     found = found.model_copy(update={"verdict": verdict, "sentence": sentence})
     return found.model_copy(update={"notes": tuple(_notes(found, sheet.pair))})
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Replay of the policies of all `PRICES` on rows that had no part in their choice, with the
+    gains of escalating that each shape without a helper expects, P(the draft is right), NaN where
+    no shape looks at drafts, and cost share and loss of each shape that was chosen, on all rows
+    alike, (2, choices, prices), None for rows that chose nothing."""
+
+    pair: Pair
+    played: Replay
+    gains: Mapping[str, Array]
+    confidence: Array
+    choices: Array | None = None
+
+    @cached_property
+    def share(self) -> Array:
+        """(prices,) cost relative to the large model alone."""
+        return np.asarray(self.played.cost.sum(axis=1) / self.pair.large_cost.sum())
+
+    @cached_property
+    def lost(self) -> Array:
+        """(prices, n) right answers of the large model's that are lost."""
+        return np.asarray(self.pair.large_correct - self.played.right)
+
+    @cached_property
+    def errors(self) -> Array:
+        """(2, prices) standard errors of cost share and loss: within the rows, where one of n more
+        or less is possible, and between the ladders that other rows would have chosen (Rubin 1987:
+        both variances add up; half of this one, since the parts that chose share their rows)."""
+        n, spent = len(self.pair), self.played.cost - self.share[:, None] * self.pair.large_cost
+        unit = self.pair.large_cost.mean()
+        within = np.array([spent.var(axis=1) / unit**2, self.lost.var(axis=1)])
+        between = 0.0 if self.choices is None else 0.5 * self.choices.var(axis=1, ddof=1)
+        return np.asarray(np.sqrt(np.maximum(within, 1 / n) / n + between))
+
+    @cached_property
+    def loss(self) -> Array:
+        """(prices,) expected loss of right answers, which rises with the price: what was seen and
+        what the heads expect, by their precision (half a point for heads, which is less with few
+        rows), and ¾ of the error for having chosen the cheapest of many policies and for heads that
+        promise too much; on rows that chose nothing, what was seen."""
+        seen = np.asarray(self.lost.mean(axis=1))
+        if self.choices is None:
+            return seen
+        error, expected = self.errors[1], self.played.expected_loss.mean(axis=1)
+        share = 0.005**2 / (0.005**2 + error**2)
+        loss = share * seen + (1 - share) * expected + 0.75 * error
+        return np.asarray(isotonic_regression(loss).x)
+
+
+def play_on(shapes: Sequence[Shape], pair: Pair) -> Sheet:
+    """Outcome of the shape that pays; on rows that fitted it, its heads are leave-one-out."""
+    gains, confidence = dict[str, Array](), np.full(len(pair), np.nan)
+    for shape in shapes:
+        if shape.helper is None:
+            first = shape.stages(pair)[0]
+            gains[shape.name] = first.large - first.kept
+            confidence = confidence if shape.name == "router" else first.kept
+    return Sheet(pair, climb(shapes).play(pair, PRICES), gains, confidence)
+
+
+def cross_fit(pair: Pair, options: Options, choose: Choice = fit_shapes) -> Sheet:
+    """Choose on all folds but one and play on that one, for each fold; again with other folds."""
+    n = len(pair)
+    folds = FOLDS if n < 2000 else 3
+    repeats = options.repeats or int(np.clip(1500 // n, 1, 10))
+    rng = np.random.default_rng(0)
+    played, confidence, choices = np.zeros((4, len(PRICES), n)), np.zeros(n), []
+    gains = defaultdict[str, Array](lambda: np.zeros(n))
+    for fold in (rng.permutation(n) % folds for _ in range(repeats)):
+        for k in range(folds):
+            held = np.flatnonzero(fold == k)
+            part = play_on(list(choose(pair, np.flatnonzero(fold != k))), pair)
+            played[..., held] += np.array(part.played)[..., held] / repeats
+            for name, gain in part.gains.items():
+                gains[name][held] += gain[held] / repeats
+            confidence[held] += part.confidence[held] / repeats
+            choices.append((part.share, part.lost.mean(axis=1)))
+    return Sheet(pair, Replay(*played), gains, confidence, np.array(choices).swapaxes(0, 1))
+
+
+def check(pair: Pair) -> None:
+    """Refuse a pair of too few rows, with a `ConfigurationError`."""
+    if len(pair) < LEAST_ROWS:
+        raise ConfigurationError(
+            f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
+            f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
+        )
+
+
+def cheapest_within(sheet: Sheet, within: float | None, options: Options) -> int | None:
+    """The cheapest policy that loses no more than allowed, or without a bound the best one at the
+    price of an error; None where it does not save, by a standard error, or does not pay."""
+    if within is None:
+        unit, each = float(sheet.pair.large_cost.mean()), options.price_of_error or 1.0
+        at = int(np.argmin(np.abs(PRICES - min(unit / each, PRICES[-1]))))
+        return at if sheet.loss[at] * each < (1 - sheet.share[at]) * unit else None
+    lost = isotonic_regression(sheet.loss + options.caution * sheet.errors[1]).x
+    allowed = np.flatnonzero(lost <= within)
+    if not len(allowed):
+        return None
+    at = int(allowed[np.argmin(sheet.share[allowed])])
+    return at if sheet.share[at] + sheet.errors[0][at] < 1 else None
+
+
+def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
+    """A point of the frontier with its figures; without an index, the large model alone."""
+    name, goal, price = f"at {dollars(options.price_of_error)} an error", options.within, None
+    if within is not None:
+        name, goal = f"lose {points(within) if within else 'nothing'}", within
+    if at is None:
+        off = {"name": name, "within": within, "off": True}
+        return alone(sheet.pair)[1].model_copy(update=off)
+    if within is None:
+        price = options.price_of_error  # the user's own, not the nearest that was played
+    elif sheet.pair.priced and PRICES[at] > 0:
+        price = float(sheet.pair.large_cost.mean() / PRICES[at])
+    above = float(norm.sf((goal - sheet.loss[at]) / sheet.errors[1][at]))
+    return _point(sheet, at, name, within=within, price_of_error_usd=price, chance_above=above)
+
+
+def alone(pair: Pair) -> tuple[Point, ...]:
+    """Small model, large model, and an oracle that knows where that one helps."""
+    helps = pair.large_correct > pair.small_correct
+    asked = np.array([np.zeros(len(pair)), np.ones(len(pair)), helps], float)
+    right = np.where(asked, pair.large_correct, pair.small_correct)
+    cost = np.where(asked, pair.large_cost, pair.small_cost)
+    sheet = Sheet(pair, Replay(asked, right, cost, 0 * cost), {}, np.zeros(0))
+    names = pair.small, pair.large, "an oracle that asks only where it helps"
+    small, large, oracle = (_point(sheet, at, name) for at, name in enumerate(names))
+    sure = {"cost": Interval(1, 1, 1), "loss": Interval(0, 0, 0)}
+    return small, large.model_copy(update=sure), oracle
+
+
+def _point(sheet: Sheet, at: int, name: str, **known: Any) -> Point:
+    right, n = float(sheet.played.right[at].mean()), len(sheet.pair)
+    share, lost, (spread, error) = sheet.share[at], sheet.loss[at], 1.96 * sheet.errors[:, at]
+    usd = float(share * sheet.pair.large_cost.mean()) if sheet.pair.priced else None
+    return Point(
+        name=name,
+        quality=Interval(right, *wilson(right, n)),
+        cost=Interval(share, max(share - spread, 0.0), share + spread),
+        loss=Interval(lost, max(lost - error, -1.0), min(lost + error, 1.0)),
+        escalated=float(sheet.played.escalated[at].mean()),
+        cost_usd=usd,
+        per_right_usd=usd / right if usd is not None and right else None,
+        **known,
+    )
+
+
+def points(share: float) -> str:
+    """A share in words, as percentage points."""
+    return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
 
 
 def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
@@ -147,9 +381,6 @@ def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
     return math.ceil(len(own.pair) * float(max(loss / near, too_wide)) ** 2)
 
 
-# Words ----------------------------------------------------------------------------------------
-
-
 def _judged(found: Evaluation, own: Sheet) -> tuple[Verdict, str]:
     """For a manager, in a word and in a sentence: what to do, what it saves, what it may lose, and
     how sure that is."""
@@ -161,7 +392,7 @@ def _judged(found: Evaluation, own: Sheet) -> tuple[Verdict, str]:
             f"answers of {found.small} and {large} cost: record both anew with their prices "
             "(`--prices FILE`), or write `cost_usd` into it."
         )
-    goal = point.name if weighed else f"within {crossfit.points(options.within)} of {large}"
+    goal = point.name if weighed else f"within {points(options.within)} of {large}"
     saves = f"it saves {percent(1 - cost.value)} of what {large} alone costs"
     gives = f"{_fewer(loss.value)} of 100 answers are right"
     seems = f"it seems that {saves}, and that {gives}, but it may be {_fewer(loss.high)}"
@@ -204,7 +435,7 @@ def _fewer(loss: float) -> str:
 
 def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
     """Notes beside the figures."""
-    point, within = found.recommended, crossfit.points(found.options.within)
+    point, within = found.recommended, points(found.options.within)
     if found.verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""
         yield f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated."
@@ -239,15 +470,20 @@ def to_document(found: Evaluation) -> Document:
         "Cascade(price_of_error=…), which then decides so."
     )
     heads = "cost", "right answers, points", "large answers", "per right answer", "price of error"
-    menu = _points(found, "What you may lose, and what you pay", listed, heads)
+    menu = _points(found, "What you may lose, and what you pay", listed, *heads)
     alone = "right answers", "cost", "per question", "per right answer"
     ranked = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
+    wrong: list[Row] = []
+    for one in found.mistakes:
+        said, right = (one.draft or "")[:60], str(one.reference or "")[:60]
+        wrong.append((one.id, Figure(one.confidence, "share"), one.question[-120:], said, right))
+    asked = "id", "confidence", "question", "draft", "right answer"
     tables = (
         replace(menu, notes=(note,), strong=listed.index(strong)),
-        _points(found, "Without a cascade", found.alone, alone),
+        _points(found, "Without a cascade", found.alone, *alone),
         _grid("Who is escalated first", found.rankings, ranked),
         _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
-        _wrong(found),
+        Table("Kept with the most confidence, and wrong", asked, tuple(wrong), folded=True),
     )
     good = found.verdict in ("cascade", "router", "small")
     return Document(
@@ -260,12 +496,12 @@ def to_document(found: Evaluation) -> Document:
     )
 
 
-def _points(found: Evaluation, title: str, listed: Iterable[Point], heads: Iterable[str]) -> Table:
-    rows: list[tuple[Cell, ...]] = []
+def _points(found: Evaluation, title: str, listed: Sequence[Point], *heads: str) -> Table:
+    rows: list[Row] = []
     for point in listed:
         loss, priced = point.loss, found.verdict != "unpriced"
         change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
-        cells: dict[str, Cell] = {
+        cells: dict[str, Figure | str | None] = {
             "right answers": point.quality.shown("share"),
             "cost": point.cost.shown("share") if priced else None,
             "right answers, points": change,
@@ -284,19 +520,8 @@ def _points(found: Evaluation, title: str, listed: Iterable[Point], heads: Itera
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
     heads, columns = next(iter(known.values()), {}), known.values()
-    rows: list[tuple[Cell, ...]] = [
-        (head, *(figures[head].shown("number") for figures in columns)) for head in heads
-    ]
+    rows: list[Row] = [(head, *(by[head].shown("number") for by in columns)) for head in heads]
     return Table(title, ("", *known), tuple(rows), (note,), folded=True)
-
-
-def _wrong(found: Evaluation) -> Table:
-    rows: list[tuple[Cell, ...]] = []
-    for one in found.mistakes:
-        said, right = (one.draft or "")[:60], str(one.reference or "")[:60]
-        rows.append((one.id, Figure(one.confidence, "share"), one.question[-120:], said, right))
-    heads = ("id", "confidence", "question", "draft", "right answer")
-    return Table("Kept with the most confidence, and wrong", heads, tuple(rows), folded=True)
 
 
 def _picture(found: Evaluation) -> Picture:
@@ -318,3 +543,126 @@ def _picture(found: Evaluation) -> Picture:
         "right answers",
         series,
     )
+
+
+# Quality of scores ----------------------------------------------------------------------------
+
+
+def curve_of(score: Array, first: Array, last: Array) -> tuple[Array, Array]:
+    """Share of the rows that is escalated, by falling score, and the mean of what rows go from, and
+    to once they are; rows of equal score are one step, so that their order does not count."""
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order]) < 0), len(order) - 1) + 1
+    total = first.sum() + np.cumsum((last - first)[order])[ends - 1]
+    return np.append(0, ends) / len(order), np.append(first.sum(), total) / len(order)
+
+
+def ranking(
+    score: Array, small: Array, large: Array, kept: Array, asked: Array
+) -> dict[str, float]:
+    """Figures of how well a score finds the rows to escalate, from how right both models are, and
+    the dollars of rows that are kept, and escalated; NaN where there is nothing to gain.
+
+    `AUDC`: area under quality over the escalated share. `nAUC`: this area above that of a random
+    mix, 1 for an oracle. `APGR`: mean share of the gap between the models that is recovered
+    (2406.18665); `CPT 50`: the least share of large calls that recovers half of it. `AIQ`: mean
+    height of the non-decreasing upper hull over cost (2403.12031). `ΔIBC`: what a dollar gains
+    over one of the large model's, less 1, the mean of ten equal steps of cost (2310.12963).
+    """
+    (share, quality), (_, dollars) = curve_of(score, small, large), curve_of(score, kept, asked)
+    oracle_share, oracle = curve_of(large - small, small, large)
+    area, mix = np.trapezoid(quality, share), 0.5 * (small.mean() + large.mean())
+    best, gap = np.trapezoid(oracle, oracle_share) - mix, quality[-1] - quality[0]
+    rooms = np.array([best, gap, dollars[-1] - dollars[0]])
+    best, gap, dearer = np.where(rooms > NOISE, rooms, np.nan)
+    recovered, steps = (quality - quality[0]) / gap, np.linspace(0.1, 1, 10)
+    better = np.interp(dearer * steps, dollars - dollars[0], recovered) / steps
+
+    def calls(least: float) -> float:
+        at = max(int(np.argmax(recovered >= least - NOISE)), 1)
+        return float(np.interp(least, recovered[at - 1 : at + 1], share[at - 1 : at + 1]))
+
+    return {
+        "nAUC": float((area - mix) / best),
+        "AUDC": float(area),
+        "APGR": float((area - quality[0]) / gap),
+        "CPT 50": calls(0.5),
+        "CPT 80": calls(0.8),
+        "AIQ": _hull_height(quality, dollars),
+        "ΔIBC": float(better.mean() - 1),
+        "AUROC of gain": auroc(score, ((large > 0.5) & (small <= 0.5)).astype(np.float64)),
+    }
+
+
+def _hull_height(quality: Array, cost: Array) -> float:
+    """Mean height of the least concave curve above these points, whose slopes are those between
+    the points, made to fall."""
+    order = np.lexsort((-quality, cost))
+    x, first = np.unique(cost[order], return_index=True)
+    y = np.maximum.accumulate(quality[order])[first]
+    if len(x) == 1:
+        return float(y[0])
+    width = np.diff(x)
+    slopes = isotonic_regression(np.diff(y) / width, weights=width, increasing=False).x
+    hull = y[0] + np.append(0.0, np.cumsum(slopes * width))
+    return float(np.trapezoid(hull, x) / (x[-1] - x[0]))
+
+
+def grading(confidence: Array, correct: Array) -> dict[str, float]:
+    """Figures of a confidence; `AURC`: mean over all coverages of the error among the accepted."""
+    share, risk = curve_of(confidence, np.zeros(len(correct)), 1.0 - correct)
+    coverage = np.arange(1, len(correct) + 1) / len(correct)
+    return {
+        "ECE": ece(confidence, correct),
+        "Brier": brier(confidence, correct),
+        "AUROC": auroc(confidence, correct),
+        "AURC": float(np.mean(np.interp(coverage, share, risk) / coverage)),
+    }
+
+
+def bootstrap(
+    statistics: Callable[..., Mapping[str, float]], *columns: Array, draws: int = 100
+) -> dict[str, Interval]:
+    """95 % intervals of figures of columns (n,) over resampled rows: the spread of the draws around
+    the figure itself, since resampling moves some to one side (the ECE grows). Shares have ends
+    that are."""
+    n, rng = len(columns[0]), np.random.default_rng(0)
+    rows = [np.arange(n), *(rng.integers(0, n, n) for _ in range(draws))]
+    whole, *drawn = (statistics(*(column[at] for column in columns)) for at in rows)
+    found = {}
+    for name, figure in whole.items():
+        known = np.array([draw[name] for draw in drawn if np.isfinite(draw[name])])
+        ends = np.full(2, np.nan)
+        if len(known):
+            ends = figure + np.quantile(known - known.mean(), [0.025, 0.975])
+            if min(figure, known.min()) >= 0 and max(figure, known.max()) <= 1:
+                ends = np.clip(ends, 0.0, 1.0)
+        found[name] = Interval(float(figure), *ends.tolist())
+    return found
+
+
+def _rankings(sheet: Sheet) -> dict[str, Figures]:
+    pair, found = sheet.pair, dict[str, Figures]()
+    for name, gain in sheet.gains.items():
+        asked = pair.large_cost + (0.0 if name == "router" else pair.small_cost)
+        known = pair.small_correct, pair.large_correct, pair.small_cost, asked
+        found[name] = bootstrap(ranking, gain, *known)
+    return found
+
+
+def _confidences(sheet: Sheet) -> dict[str, Figures]:
+    raw, right = sheet.pair.raw, sheet.pair.small_correct
+    if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
+        return {}
+    scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(raw)}
+    return {name: bootstrap(grading, score, right) for name, score in scores.items()}
+
+
+def _worst_mistakes(sheet: Sheet, at: int) -> Iterator[Mistake]:
+    """The answers that were kept most surely though the large model was right."""
+    sure, lost = np.nan_to_num(sheet.confidence), sheet.lost[at] * (1 - sheet.played.escalated[at])
+    for i in np.lexsort((-sure, -lost))[:5]:
+        row, draft = sheet.pair.rows[i], sheet.pair.rows[i].models[sheet.pair.small]
+        said = {"draft": draft.output or draft.pred, "confidence": float(sure[i])}
+        if lost[i] > 0.5:
+            yield Mistake(id=row.id, question=row.prompt, reference=row.reference, **said)

@@ -15,8 +15,8 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from cascade import Cascade, calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Example, read_transcripts
-from cascade.evaluation.crossfit import Options
 from cascade.evaluation.scorers import Scorer, as_scorer
+from cascade.evaluation.verdict import Options
 from cascade.ledger.prices import Price
 from cascade.service.config import read_config
 from cascade.state import Completion

@@ -16,7 +16,7 @@ from cascade.evaluation.ladder import (
     climb,
     fit_head,
     fit_shapes,
-    shape_of_calibration,
+    shape_of,
 )
 from cascade.policies import EconomicPolicy, Situation, TierOutlook
 from cascade.state import Assessment
@@ -200,7 +200,7 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
     rights = found.small_correct, found.large_correct
     calibration = calibrate(drafts, *rights, [("p_true", 0)], MADE_FOR)
     rows = np.arange(len(found))
-    shape = shape_of_calibration(calibration, found, rows)
+    shape = shape_of(calibration, found, rows)
     (first,), played = shape.stages(found), shape.play(found, np.array([price]))
     policy = EconomicPolicy(price_of_error=shape.unit / price)
     known = first.kept, first.large, first.dear, played.escalated[0] == 0
@@ -210,4 +210,4 @@ def test_a_calibration_decides_over_recordings_as_its_policy_does_online() -> No
         online = policy.decide(Situation(assessed, above))
         assert (online.action == "accept") == accepted
     with pytest.raises(ConfigurationError, match="has the features that the calibration reads"):
-        shape_of_calibration(calibration, pair(), rows).stages(pair())
+        shape_of(calibration, pair(), rows).stages(pair())

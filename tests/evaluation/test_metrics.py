@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade.evaluation.crossfit import bootstrap, curve_of, grading, ranking
+from cascade.evaluation.verdict import bootstrap, curve_of, grading, ranking
 
 SMALL = np.array([1.0, 1.0, 0.0, 0.0])
 LARGE = np.array([1.0, 1.0, 1.0, 1.0])

@@ -12,7 +12,6 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cascade import Cascade
 from cascade.errors import ConfigurationError
-from cascade.evaluation.crossfit import Options
 from cascade.evaluation.features import Pair, pair_of
 from cascade.evaluation.recordings import Transcript
 from cascade.evaluation.trajectories import (
@@ -21,7 +20,7 @@ from cascade.evaluation.trajectories import (
     fit_early_stop,
     spent_until,
 )
-from cascade.evaluation.verdict import evaluate
+from cascade.evaluation.verdict import Options, evaluate
 from cascade.integrations.agent_tier import AgentTier, recorded_agent
 from cascade.testing import ScriptedModel
 from tests.cli import terminal

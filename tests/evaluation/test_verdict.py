@@ -10,11 +10,18 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
-from cascade.evaluation.crossfit import Options, cheapest_within, cross_fit, play_on
 from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import Shape, fit_shapes
 from cascade.evaluation.render import to_text
-from cascade.evaluation.verdict import Evaluation, evaluate, to_document
+from cascade.evaluation.verdict import (
+    Evaluation,
+    Options,
+    cheapest_within,
+    cross_fit,
+    evaluate,
+    play_on,
+    to_document,
+)
 from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording
 
 
