@@ -299,7 +299,7 @@ async def _check_model(spec: str) -> list[Check]:
 async def _check_ollama() -> list[Check]:
     from httpx import AsyncClient, HTTPError  # noqa: PLC0415 - heavy, keeps --help fast
 
-    from cascade.models.failures import without_secrets  # noqa: PLC0415
+    from cascade.models.http import without_secrets  # noqa: PLC0415
     from cascade.models.ollama import server_address  # noqa: PLC0415
 
     to_do = "start it with `ollama serve`, or set OLLAMA_HOST; see ollama.com for installing"

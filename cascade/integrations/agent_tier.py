@@ -38,7 +38,7 @@ from cascade.ledger.prices import Price, find_pricing
 from cascade.middleware import Fallback
 from cascade.middleware.audits import AfterReply
 from cascade.models import Request
-from cascade.models.failures import Caller
+from cascade.models.http import Caller
 from cascade.models.langchain import QUIET, completion_of
 from cascade.questions import RISK
 from cascade.run import Call, Parts

@@ -38,7 +38,7 @@ from cascade.events import Decided, Event, Retracted, Token
 from cascade.kernel import InCopiedContext, graph_around, watched
 from cascade.ledger.entries import LedgerEntry
 from cascade.models import Model, Request
-from cascade.models.failures import Caller
+from cascade.models.http import Caller
 from cascade.models.langchain import QUIET, sending_once
 from cascade.models.logprobs import to_openai
 from cascade.questions import to_messages, to_schema, to_settings

@@ -20,16 +20,7 @@ from typing import Any, NoReturn
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import (
-    BadRequestError,
-    LocalOnlyError,
-    MalformedResponseError,
-    ModelError,
-    ModelTimeoutError,
-    RealRequestForbiddenError,
-    StreamInterruptedError,
-    UnsupportedContentError,
-)
+from cascade import errors
 from cascade.state import Completion, TokenLogprob
 
 
@@ -140,9 +131,9 @@ class Model(ABC):
             async with limit:
                 try:
                     completion = await self._complete(request)
-                except BadRequestError as error:
+                except errors.BadRequestError as error:
                     completion = await self._complete(self._without_logprobs(request, error))
-        except (TimeoutError, ModelError) as error:
+        except (TimeoutError, errors.ModelError) as error:
             raise self._failure(error, request, late=limit.expired()) from error.__cause__
         return _timed(completion, started, real=self.real)
 
@@ -171,9 +162,9 @@ class Model(ABC):
                             timed = _timed(chunk.completion, started, real=self.real)
                             chunk = replace(chunk, completion=timed)
                         yield chunk
-            except (TimeoutError, ModelError) as error:
+            except (TimeoutError, errors.ModelError) as error:
                 failure = self._failure(error, request, late=limit.expired(), begun=begun)
-                if not isinstance(failure, BadRequestError):
+                if not isinstance(failure, errors.BadRequestError):
                     raise failure from error.__cause__
                 request = self._without_logprobs(request, failure)
 
@@ -208,18 +199,18 @@ class Model(ABC):
     def check_allowed(self, request: Request | None = None) -> None:
         """Refuse a request where real ones are forbidden, and one that the model cannot answer."""
         if guard.forbidden and self.real:
-            raise RealRequestForbiddenError(
+            raise errors.RealRequestForbiddenError(
                 f"a request to {self.name} was stopped: real model requests are forbidden here. "
                 "Use cascade.testing.ScriptedModel or a replay: model, or allow real requests."
             )
         if request is not None and request.answer is not None and not self.scores:
-            raise UnsupportedContentError(
+            raise errors.UnsupportedContentError(
                 f"{self.name} cannot score a given answer: its server returns no "
                 "log-probabilities of a prompt. Use a llamacpp: model, or a server such as vLLM.",
                 model=self.name,
             )
 
-    def _without_logprobs(self, request: Request, error: BadRequestError) -> Request:
+    def _without_logprobs(self, request: Request, error: errors.BadRequestError) -> Request:
         """The request again, where the server refused it for the log-probabilities alone."""
         if not request.logprobs or request.answer is not None or "logprob" not in str(error):
             raise error
@@ -230,16 +221,16 @@ class Model(ABC):
         self, error: Exception, request: Request, *, late: bool, begun: bool = False
     ) -> Exception:
         """Error for the caller: with nothing of the question, and no key."""
-        if isinstance(error, ModelError):
-            from cascade.models.failures import conceal  # noqa: PLC0415 - where a call has failed
+        if isinstance(error, errors.ModelError):
+            from cascade.models.http import conceal  # noqa: PLC0415 - where a call has failed
 
             conceal(error, [str(message.text) for message in request.messages], self.secrets)
-            if begun and not isinstance(error, MalformedResponseError):
+            if begun and not isinstance(error, errors.MalformedResponseError):
                 told = f"{error} What had arrived is not the whole answer."
-                return StreamInterruptedError(told, model=self.name, billed=None)
+                return errors.StreamInterruptedError(told, model=self.name, billed=None)
         elif late:
             error.__cause__ = None
-            return ModelTimeoutError(
+            return errors.ModelTimeoutError(
                 f"{self.name} gave no answer within {request.timeout_s} s. "
                 "Give it more time, ask for fewer tokens, or use a faster model.",
                 model=self.name,
@@ -270,7 +261,7 @@ class WithheldModel(Model):
         self.returns_logprobs, self.forces_tools = model.returns_logprobs, model.forces_tools
 
     async def _complete(self, request: Request) -> NoReturn:
-        raise LocalOnlyError(
+        raise errors.LocalOnlyError(
             f"{self.name} was not asked: it is not on this machine, and the cascade is local only.",
             model=self.name,
         )

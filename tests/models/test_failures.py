@@ -24,7 +24,7 @@ from cascade.errors import (
     UnsupportedContentError,
 )
 from cascade.models import Model
-from cascade.models.failures import conceal
+from cascade.models.http import conceal
 from cascade.models.openai import OpenAIModel
 from tests.acceptance.upstream import Upstream
 from tests.models.asking import ASKING, ask
