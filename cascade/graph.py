@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -75,56 +74,23 @@ def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, C
     """A fresh, uncompiled graph of a cascade, to be rewired or compiled with a checkpointer."""
     builder = StateGraph(CascadeState, input_schema=CascadeInput)
     first = "draft" if kernel.parts.route is None else "router"
-
-    async def drive(
-        run: Run, runtime: Runtime[Any], config: RunnableConfig, said: object = None
-    ) -> Command[str]:
-        configurable = config.get("configurable") or {}
-        show: Show = configurable.get(SHOW, "verified")
-        around = CascadeRuntime(
-            kernel,
-            emit=_nothing if show == "final" else runtime.stream_writer,
-            show=show,
-            streams=SHOW in configurable and show != "final",
-            context=runtime.context,
-            store=runtime.store,
-            config=config,
-            said=said,
-        )
-        begins = run.step == "begin"
-        await kernel.advance(run, around)
-        if begins and first == run.step == "draft":  # without a rule, routing is no step of its own
-            await kernel.advance(run, around)
-        update: dict[str, Any] = {"run": run.to_json(), "settings": None}
-        if run.step == "end" and run.answer is not None:
-            update["messages"] = [run.to_message()]
-        return Command(goto=END if run.step == "end" else run.step, update=update)
-
-    async def work(state: CascadeState, runtime: Runtime[Any], config: RunnableConfig) -> Any:
-        return await drive(_run_of(kernel, state, runtime), runtime, config)
-
-    async def person(state: CascadeState, runtime: Runtime[Any], config: RunnableConfig) -> Any:
-        run = _run_of(kernel, state, runtime)
-        return await drive(run, runtime, config, _ask_person(run))
-
     # A cascade that keeps to this machine has no way out of it, also not by mistake.
     shut = isinstance(kernel.tiers[-1].model, WithheldModel)
     left_out = {"router"} - {first} | ({"expert", "audit"} if shut else set())
     for name, ways in WAYS.items():
         if name not in left_out:
-            node = _Node(person if name == "person" else work)
             begins = WAYS["router"] if name == first else ()
             to = tuple(dict.fromkeys(w for w in (*ways, *begins) if w not in left_out))
-            builder.add_node(name, node, destinations=to)
+            builder.add_node(name, _Node(kernel), destinations=to)
     builder.add_edge(START, first)
     return builder
 
 
 class _Node(Runnable[Any, Any]):
-    """An agent as a node, for LangGraph's asynchronous and synchronous runs."""
+    """The agent whose turn it is as a node, for LangGraph's asynchronous and synchronous runs."""
 
-    def __init__(self, work: Callable[..., Coroutine[Any, Any, Any]]) -> None:
-        self._work = work
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
 
     async def ainvoke(
         self,
@@ -133,7 +99,29 @@ class _Node(Runnable[Any, Any]):
         **kwargs: Any,
     ) -> Any:
         del kwargs
-        return await self._work(input, get_runtime(), config or {})
+        kernel, around, config = self._kernel, get_runtime(), config or {}
+        run = _run_of(kernel, input, around)
+        configurable = config.get("configurable") or {}
+        show: Show = configurable.get(SHOW, "verified")
+        runtime = CascadeRuntime(
+            kernel,
+            show=show,
+            streams=SHOW in configurable and show != "final",
+            context=around.context,
+            store=around.store,
+            config=config,
+            said=_ask_person(run) if run.step == "person" else None,
+        )
+        if show != "final":
+            runtime.emit = around.stream_writer
+        begins = run.step == "begin"
+        await kernel.advance(run, runtime)
+        if begins and run.step == "draft" and kernel.parts.route is None:
+            await kernel.advance(run, runtime)  # without a rule, routing is no step of its own
+        update: dict[str, Any] = {"run": run.to_json(), "settings": None}
+        if run.step == "end" and run.answer is not None:
+            update["messages"] = [run.to_message()]
+        return Command(goto=END if run.step == "end" else run.step, update=update)
 
     def invoke(
         self,
@@ -183,10 +171,6 @@ def _ask_person(run: Run) -> object:
             "{'answer': '…'}."
         ) from error
     return {"answer": said.answer} if isinstance(said, OwnAnswer) else said
-
-
-def _nothing(event: object) -> None:
-    del event
 
 
 async def drive_seen(

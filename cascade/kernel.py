@@ -247,8 +247,7 @@ class Kernel:
         as one of ours."""
         if is_control_flow(error):
             return
-        self._merge(run)
-        tell_cost(self.policy, known_cost(run.entries))
+        self._merge(run, spent=True)
         failed = error
         if not isinstance(failed, CascadeError):
             failed = ExtensionError(f"{type(error).__name__} in {_culprit(error)}: {error}")
@@ -311,8 +310,7 @@ class Kernel:
                 await InCopiedContext(self.advance(run, runtime))
                 runtime.said = None
         except asyncio.CancelledError:
-            self._merge(run)
-            tell_cost(self.policy, known_cost(run.entries))
+            self._merge(run, spent=True)
             raise
         return _answer_of(run)
 
@@ -337,33 +335,26 @@ class Kernel:
                 raise ExtensionError(
                     f"{one.name}.before_run returned {known!r}: return an Answer, or None to go on."
                 )
-            self._answered_by(one, run, known, runtime)
+            run.draft, run.decision, run.degraded = known.completion, known.decision, known.degraded
+            run.source, run.step = known.source, "end"
+            tier = run.draft.tier if run.draft else None
+            # The large model alone, behind the same cache, would have had its answer there too: it
+            # earns nothing.
+            self.ledger.book(
+                run.id,
+                one.name,
+                id=f"{run.id}-{one.name}",  # executed again after a crash, a hit counts once
+                tier=tier,
+                note=f"answered by {one.name}",
+                tags=run.settings.get("tags"),
+            )
+            if run.draft is not None:
+                Reader(runtime, tier or one.name).settle(run.draft.text)
             return
         run.step = await self._agents["router"](run, runtime)
 
-    def _answered_by(
-        self, one: CascadeMiddleware, run: Run, known: Answer, runtime: CascadeRuntime
-    ) -> None:
-        """A question that a middleware has answered; the large model alone, behind the same cache,
-        would have had its answer there too, so nothing is earned."""
-        run.draft, run.decision, run.degraded = known.completion, known.decision, known.degraded
-        run.source, run.step = known.source, "end"
-        tier = run.draft.tier if run.draft else None
-        self.ledger.book(
-            run.id,
-            one.name,
-            id=f"{run.id}-{one.name}",  # executed again after a crash, a hit counts once
-            tier=tier,
-            note=f"answered by {one.name}",
-            tags=run.settings.get("tags"),
-        )
-        if run.draft is not None:
-            Reader(runtime, tier or one.name).settle(run.draft.text)
-
     async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
-        self._merge(run)
-        if run.kind == "answer":
-            tell_cost(self.policy, known_cost(run.entries))
+        self._merge(run, spent=run.kind == "answer")
         answer = _answer_of(run)
         for one in self._after:
             try:
@@ -373,11 +364,13 @@ class Kernel:
                     raise
                 logger.exception("%s.after_run raised; the answer stands", one.name)
 
-    def _merge(self, run: Run) -> None:
+    def _merge(self, run: Run, *, spent: bool = False) -> None:
         """Take entries that the run does not have yet, also of attempts whose state LangGraph has
-        discarded."""
+        discarded; tell the policy what it has `spent` in the end."""
         if new := self.ledger.take(run.id):
             run.entries = list({entry.id: entry for entry in (*run.entries, *new)}.values())
+        if spent:
+            tell_cost(self.policy, known_cost(run.entries))
 
 
 def _answer_of(run: Run) -> Answer:
