@@ -59,11 +59,9 @@ class Portal:
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
     while not loop.is_closed():
-        try:
+        # An interrupt belongs to the call that raised it and reaches that caller; others go on.
+        with suppress(KeyboardInterrupt, SystemExit):
             loop.run_forever()
-        except (KeyboardInterrupt, SystemExit):
-            # It belongs to the call that raised it and reaches that caller; others go on.
-            continue
 
 
 _portal = Portal()

@@ -88,28 +88,24 @@ class InCopiedContext(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         run, coroutine = (self._context or copy_context()).run, self._coroutine
+        resume: Callable[[Any], Any] = coroutine.send
         value: Any = None
-        error: BaseException | None = None
         try:
             while True:
                 try:
-                    if error is None:
-                        waits_for = run(coroutine.send, value)
-                    else:
-                        waits_for = run(coroutine.throw, error)
+                    waits_for = run(resume, value)
                 except StopIteration as end:
                     result: T = end.value
                     return result
-                value = error = None
                 try:
-                    value = yield waits_for
+                    resume, value = coroutine.send, (yield waits_for)
                 except GeneratorExit:
                     run(coroutine.close)
                     raise
                 except BaseException as thrown:  # noqa: BLE001 - it is the coroutine's to handle
-                    error = thrown
+                    resume, value = coroutine.throw, thrown
         finally:
-            error = None  # else the frame and its traceback would keep each other
+            value = None  # else the frame and an error's traceback would keep each other
 
 
 class Kernel:
@@ -423,7 +419,6 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
             if inspect.iscoroutinefunction(getattr(one, hook)) != waits:
                 wanted = f"{'async ' * waits}def {hook}"
                 raise ConfigurationError(f"{type(one).__name__}.{hook}: write it as `{wanted}`.")
-        one.name = one.name or _snake_case(type(one).__name__)
         if not isinstance(one.slot, Slot):
             raise ConfigurationError(
                 f"{type(one).__name__}.slot={one.slot!r}: give one of Slot, such as Slot.GUARDS."
@@ -432,14 +427,10 @@ def _in_order(middleware: Sequence[CascadeMiddleware]) -> tuple[CascadeMiddlewar
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(
-                f"two middleware are called {name!r}: leave one out, or give it another name."
+                f"two middleware are called {name!r}: leave one out, or set its `name`."
             )
     # By slot, then by name: a stack behaves alike in whichever order it was given.
     return tuple(sorted(middleware, key=lambda one: (one.slot, one.name)))
-
-
-def _snake_case(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
 
 
 @asynccontextmanager

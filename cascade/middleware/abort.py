@@ -44,8 +44,7 @@ class Abort(CascadeMiddleware):
 
     slot = Slot.STREAMS
 
-    def __init__(self, loss: float | None = None, *, name: str = "abort") -> None:
-        self.name = name
+    def __init__(self, loss: float | None = None) -> None:
         self.loss = None if loss is None else to_number("Abort.loss", loss, above=0, below=1)
 
     def check(self, parts: Parts) -> None:
@@ -97,12 +96,12 @@ class Abort(CascadeMiddleware):
 
     def _rule(self, call: Call) -> Rule | None:
         """When to stop a draft; None where it is not to be stopped."""
-        run, kernel, request = call.run, call.runtime.kernel, call.request
+        run, parts, request = call.run, call.runtime.kernel.parts, call.request
         if request.tools or not (request.logprobs and call.tier.model.streams_logprobs):
             return None
-        calibrator = kernel.parts.calibrators.get(call.tier.name)
+        calibrator = parts.calibrators.get(call.tier.name)
         added = len(request.messages) > len(run.messages)
-        if calibrator is not None and kernel.parts.holds(run.settings) and not added:
+        if calibrator is not None and parts.holds(run.settings) and not added:
             rows = getattr(calibrator, "early", ())
             if not rows or calibrator.mismatch(run.messages) is not None:
                 return None
@@ -110,7 +109,7 @@ class Abort(CascadeMiddleware):
             lowest = lowest_kept(rows, accepts, loss)
             return None if lowest is None else partial(_unlikely, accepts, loss, lowest)
         limit = request.max_tokens
-        if limit is None or LIMITS & request.extra.keys() or not _scores_logprobs(kernel.parts):
+        if limit is None or LIMITS & request.extra.keys() or not _scores_logprobs(parts):
             return None
         return partial(_impossible, _accepts(call, calibrated=False), limit)
 

@@ -84,7 +84,7 @@ class AfterReply(CascadeMiddleware):
 
     kind: Literal["audit", "shadow"]
 
-    def __init__(self, name: str, compare: str | Loss, judge: ModelLike | None) -> None:
+    def __init__(self, compare: str | Loss, judge: ModelLike | None) -> None:
         if not callable(compare) and compare not in ("auto", "exact"):
             raise ConfigurationError(
                 f"compare={compare!r}: give 'auto', 'exact', or a function (question, draft, "
@@ -94,7 +94,7 @@ class AfterReply(CascadeMiddleware):
             raise ConfigurationError(
                 f"judge=…, compare={compare!r}: this comparison asks no judge. Leave one out."
             )
-        self.name, self._compare, self._background = name, compare, Background()
+        self._compare, self._background = compare, Background()
         self._judge = None if judge is None else open_tier(judge, "judge")
 
     def check(self, parts: Parts) -> None:
@@ -219,9 +219,8 @@ class Audits(AfterReply):
         daily_usd: Dollars | None = None,
         compare: str | Loss = "auto",
         judge: ModelLike | None = None,
-        name: str = "audits",
     ) -> None:
-        super().__init__(name, compare, judge)
+        super().__init__(compare, judge)
         self.rate = to_number("audit_rate", rate, least=0, most=1)
         self.budget: DailyBudget | None = None
         if daily_usd is not None:
@@ -378,9 +377,8 @@ class Shadow(AfterReply):
         *,
         compare: str | Loss = "auto",
         judge: ModelLike | None = None,
-        name: str = "shadow",
     ) -> None:
-        super().__init__(name, compare, judge)
+        super().__init__(compare, judge)
         self.live_share = live_share
 
     @property

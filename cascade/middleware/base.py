@@ -6,6 +6,7 @@ each decision; its slot says where, so that users need not know an order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 
@@ -53,8 +54,13 @@ class CascadeMiddleware:
         slot: where it stands.
     """
 
-    name: str = ""
+    name: str
     slot: Slot = Slot.PROMPTS
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade in which this cannot work, by a `ConfigurationError`."""

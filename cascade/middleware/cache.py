@@ -58,12 +58,7 @@ class Cache(CascadeMiddleware):
     slot = Slot.ANSWERS
 
     def __init__(
-        self,
-        cache: BaseCache[Any],
-        ttl_s: int | None = None,
-        *,
-        local: bool | None = None,
-        name: str = "cache",
+        self, cache: BaseCache[Any], ttl_s: int | None = None, *, local: bool | None = None
     ) -> None:
         from langgraph.cache.base import BaseCache  # noqa: PLC0415 - LangGraph takes a second
         from langgraph.cache.memory import InMemoryCache  # noqa: PLC0415
@@ -73,7 +68,6 @@ class Cache(CascadeMiddleware):
                 f"Cache({cache!r}): give langgraph.cache.memory.InMemoryCache() or another "
                 "langgraph.cache.base.BaseCache."
             )
-        self.name = name
         self.ttl_s = None if ttl_s is None else to_count("Cache.ttl_s", ttl_s)
         self.local = isinstance(cache, InMemoryCache) if local is None else local
         self._cache = cache

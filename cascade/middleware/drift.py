@@ -104,7 +104,6 @@ class Drift(CascadeMiddleware):
         reference: int = 500,
         window: int = 200,
         on_alarm: Callable[[Alarm], Awaitable[None] | None] | None = None,
-        name: str = "drift",
     ) -> None:
         self.reactions: dict[Kind, Reaction] = {
             "signals": signals or reaction,
@@ -120,7 +119,7 @@ class Drift(CascadeMiddleware):
         # Below, chance and change are not told apart.
         self.reference = to_count("Drift.reference", reference, least=50)
         self.window = to_count("Drift.window", window, least=20)
-        self.name, self.max_harm, self.on_alarm = name, max_harm, on_alarm
+        self.max_harm, self.on_alarm = max_harm, on_alarm
         self.caution: Caution = "normal"
         self.alarms: tuple[Alarm, ...] = ()
         self._lock, self._background = RLock(), Background()

@@ -32,10 +32,10 @@ class Examples(CascadeMiddleware):
 
     slot = Slot.PROMPTS
 
-    def __init__(self, choose: Choose, *, name: str = "examples") -> None:
+    def __init__(self, choose: Choose) -> None:
         if not callable(choose):
             raise ConfigurationError(f"Examples({choose!r}): give a function of the messages.")
-        self.name, self.choose = name, choose
+        self.choose = choose
 
     async def chosen(self, call: Call) -> Sequence[BaseMessage]:
         """Examples for a call, oldest first."""

@@ -47,14 +47,7 @@ class LocalOnly(CascadeMiddleware):
 
     slot = Slot.GUARDS
 
-    def __init__(
-        self,
-        always: bool | str = False,
-        *,
-        private: Private | None = None,
-        name: str = "local_only",
-    ) -> None:
-        self.name = name
+    def __init__(self, always: bool | str = False, *, private: Private | None = None) -> None:
         self.always = read_stay(always, f"local_only is {always!r}")
         if private is not None and not callable(private):
             raise ConfigurationError(f"private={private!r}: give a function of the messages.")

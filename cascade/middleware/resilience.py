@@ -59,9 +59,7 @@ class Retries(CascadeMiddleware):
         base_s: float = 0.5,
         share: float = 0.2,
         reserve: int = 10,
-        name: str = "retries",
     ) -> None:
-        self.name = name
         self.attempts = to_count("Retries.attempts", attempts)
         self.base_s = to_number("Retries.base_s", base_s, least=0)
         self.share = to_number("Retries.share", share, least=0)
@@ -130,14 +128,8 @@ class Breaker(CascadeMiddleware):
     slot = Slot.HEALTH
 
     def __init__(
-        self,
-        in_a_row: int = 5,
-        *,
-        open_s: float = 2.0,
-        most_open_s: float = 15.0,
-        name: str = "breaker",
+        self, in_a_row: int = 5, *, open_s: float = 2.0, most_open_s: float = 15.0
     ) -> None:
-        self.name = name
         self.in_a_row = to_count("Breaker.in_a_row", in_a_row)
         self.open_s = to_number("Breaker.open_s", open_s, above=0)
         self.most_open_s = to_number("Breaker.most_open_s", most_open_s, least=self.open_s)
@@ -227,9 +219,8 @@ class Fallback(CascadeMiddleware):
 
     slot = Slot.SUBSTITUTES
 
-    def __init__(self, tier: ModelLike, *, name: str = "fallback") -> None:
-        self.name = name
-        self.tier = open_tier(tier, name)
+    def __init__(self, tier: ModelLike) -> None:
+        self.tier = open_tier(tier, self.name)
 
     def check(self, parts: Parts) -> None:
         """Refuse an agent that would be run on what it, or another, has written."""
@@ -276,8 +267,7 @@ class Deadline(CascadeMiddleware):
 
     slot = Slot.TIME
 
-    def __init__(self, seconds: float | None = None, *, name: str = "deadline") -> None:
-        self.name = name
+    def __init__(self, seconds: float | None = None) -> None:
         self.seconds = None if seconds is None else to_number("deadline", seconds, above=0)
         self._seen_s: dict[str, float] = {}
 

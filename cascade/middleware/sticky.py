@@ -56,8 +56,8 @@ class Sticky(CascadeMiddleware):
 
     slot = Slot.TIME
 
-    def __init__(self, ttl_s: float = TTL_S, *, name: str = "sticky") -> None:
-        self.name, self.ttl_s = name, to_number("Sticky.ttl_s", ttl_s, above=0)
+    def __init__(self, ttl_s: float = TTL_S) -> None:
+        self.ttl_s = to_number("Sticky.ttl_s", ttl_s, above=0)
         self._drafted = self._escalated = 0
         self._lock = Lock()
 

@@ -50,7 +50,6 @@ class ToolRisks(CascadeMiddleware):
         tools: Mapping[str, Risk] | None = None,
         *,
         irreversible: Literal["escalate", "ask"] = "escalate",
-        name: str = "tool_risks",
     ) -> None:
         if not isinstance(tools, Mapping | None):
             raise ConfigurationError(f"ToolRisks({tools!r}): give {{'a tool': 'read', …}}.")
@@ -58,7 +57,7 @@ class ToolRisks(CascadeMiddleware):
             raise ConfigurationError(
                 f"ToolRisks(irreversible={irreversible!r}): give 'escalate' or 'ask'."
             )
-        self.name, self.irreversible = name, irreversible
+        self.irreversible = irreversible
         self.tools: dict[str, Risk] = {
             tool: _checked(tool, risk) for tool, risk in (tools or {}).items()
         }

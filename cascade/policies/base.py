@@ -56,6 +56,42 @@ class Situation:
     called: tuple[str, ...] = ()
     last: bool = False
 
+    def decided(self, action: Action, reason: str, threshold: float | None = None) -> Decision:
+        """A decision about the draft, with its confidence."""
+        return Decision(
+            action=action,
+            reason=reason,
+            threshold=threshold,
+            confidence=self.assessment.confidence,
+            calibrated=self.assessment.calibrated,
+        )
+
+    def settled(self, threshold: float | None = None) -> Decision | None:
+        """The decision that needs no threshold, None where one has to be compared: the last tier's
+        answer is accepted, and a draft that is ruled out or has no confidence escalated."""
+        found = self.assessment
+        if self.last:
+            return self.decided("accept", "the answer of the last tier", threshold)
+        if found.objection is not None:
+            return self.decided("escalate", found.objection, threshold)
+        if found.confidence is None:
+            unread = "the signals taken are no score before they are calibrated"
+            missing = found.missing or (unread if found.signals else "no signal was taken")
+            return self.decided("escalate", f"no confidence: {missing}", threshold)
+        return None
+
+    def compared(self, threshold: float) -> Decision:
+        """The decision of the confidence against a threshold; `settled` comes before it."""
+        confidence = self.assessment.confidence
+        assert confidence is not None, "a draft without a confidence is settled before"
+        accepted = confidence >= threshold
+        kind = "confidence" if self.assessment.calibrated else "uncalibrated score"
+        left, right = f"{confidence:.3f}", f"{threshold:.3f}"
+        if left == right and not accepted:
+            left, right = f"{confidence}", f"{threshold}"  # 0.800 < 0.800 would explain nothing
+        reason = f"{kind} {left} {'≥' if accepted else '<'} {right}"
+        return self.decided("accept" if accepted else "escalate", reason, threshold)
+
 
 @runtime_checkable
 class Policy(Protocol):
@@ -85,48 +121,6 @@ def promises(policy: Policy) -> float | None:
     """α of the certificate of a policy, also of one inside it; None without a promise."""
     proofs = (getattr(layer, "certificate", None) for layer in layers(policy))
     return next((proof.max_harm for proof in proofs if isinstance(proof, Certificate)), None)
-
-
-def decided(
-    action: Action, reason: str, assessment: Assessment, threshold: float | None = None
-) -> Decision:
-    """A decision about a draft, with its confidence."""
-    return Decision(
-        action=action,
-        reason=reason,
-        threshold=threshold,
-        confidence=assessment.confidence,
-        calibrated=assessment.calibrated,
-    )
-
-
-def settled(situation: Situation, threshold: float | None = None) -> Decision | None:
-    """The decision that needs no threshold, None where one has to be compared: the last tier's
-    answer is accepted, and a draft that is ruled out or has no confidence escalated."""
-    assessment = situation.assessment
-    if situation.last:
-        return decided("accept", "the answer of the last tier", assessment, threshold)
-    if assessment.objection is not None:
-        return decided("escalate", assessment.objection, assessment, threshold)
-    if assessment.confidence is None:
-        unread = "the signals taken are no score before they are calibrated"
-        missing = assessment.missing or (unread if assessment.signals else "no signal was taken")
-        return decided("escalate", f"no confidence: {missing}", assessment, threshold)
-    return None
-
-
-def compare(assessment: Assessment, threshold: float) -> Decision:
-    """The decision of a confidence against a threshold; `settled` comes before it."""
-    confidence = assessment.confidence
-    assert confidence is not None, "a draft without a confidence is settled before"
-    accepted = confidence >= threshold
-    kind = "confidence" if assessment.calibrated else "uncalibrated score"
-    left, right = f"{confidence:.3f}", f"{threshold:.3f}"
-    if left == right and not accepted:
-        left, right = f"{confidence}", f"{threshold}"  # 0.800 < 0.800 would explain nothing
-    action: Action = "accept" if accepted else "escalate"
-    reason = f"{kind} {left} {'≥' if accepted else '<'} {right}"
-    return decided(action, reason, assessment, threshold)
 
 
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:
@@ -202,13 +196,12 @@ class ThresholdPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """Accept or escalate by the threshold."""
-        assessment, threshold = situation.assessment, self.threshold
-        if not assessment.calibrated and self.uncalibrated is not None:
+        threshold = self.threshold
+        if not situation.assessment.calibrated and self.uncalibrated is not None:
             threshold = self.uncalibrated
-        decision = settled(situation, threshold)
-        if decision is not None:
-            return decision
-        return with_observation(compare(assessment, threshold), situation.next_signal)
+        return situation.settled(threshold) or with_observation(
+            situation.compared(threshold), situation.next_signal
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,23 +229,23 @@ class EconomicPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """The action that is cheapest in expectation: accept, escalate or observe."""
-        assessment, above = situation.assessment, situation.above
+        above = situation.above
         priced = [tier for tier in above if tier.cost_usd is not None]
         best = min(priced, key=self._expected_usd, default=None)
         # A tier is named only where it is not the next one.
         tier = best.tier if best is not None and best is not above[0] else None
-        decision = settled(situation)
+        decision = situation.settled()
         if decision is not None:
             return decision.model_copy(update={"tier": tier}) if tier else decision
         if best is None or best.cost_usd is None:
             reason = "the cost of escalating is unknown: set a price on the next tier"
-            return decided("escalate", reason, assessment)
+            return situation.decided("escalate", reason)
         threshold = self._p(best) - float(best.cost_usd) / self.price_of_error
         threshold = min(1.0, max(0.0, threshold))
-        decision = compare(assessment, threshold)
+        decision = situation.compared(threshold)
         update = {
             "tier": tier if decision.action == "escalate" else None,
-            "expected_cost_accept_usd": self._error_usd(assessment.confidence),
+            "expected_cost_accept_usd": self._error_usd(decision.confidence),
             "expected_cost_escalate_usd": self._expected_usd(best),
         }
         decision, signal = decision.model_copy(update=update), situation.next_signal
@@ -327,12 +320,12 @@ class BudgetPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """Accept or escalate at the present shadow price."""
-        assessment, decision = situation.assessment, settled(situation)
+        decision, p_large = situation.settled(), situation.assessment.p_large
         if decision is not None:
             return decision
         cost = situation.above[0].cost_usd if situation.above else None
         if cost is None:
             reason = "the cost of escalating is unknown, and a budget has to be kept"
-            return decided("accept", reason, assessment)
-        p_large = self.p_large if assessment.p_large is None else assessment.p_large
-        return compare(assessment, min(1.0, max(0.0, p_large - self.shadow_price * float(cost))))
+            return situation.decided("accept", reason)
+        p_large = self.p_large if p_large is None else p_large
+        return situation.compared(min(1.0, max(0.0, p_large - self.shadow_price * float(cost))))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
-from cascade.policies.base import Situation, compare, decided, observe, settled
+from cascade.policies.base import Situation, observe
 from cascade.state import Certificate, Decision, Record
 
 
@@ -47,14 +47,14 @@ class CertifiedPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """Accept at the certified threshold and above."""
-        assessment, threshold = situation.assessment, self.certificate.threshold
-        decision = settled(situation, threshold)
+        threshold = self.certificate.threshold
+        decision = situation.settled(threshold)
         if decision is not None:
             return decision
-        if not assessment.calibrated:
+        if not situation.assessment.calibrated:
             reason = "the certificate covers calibrated confidences only"
-            return decided("escalate", reason, assessment, threshold)
-        decision = compare(assessment, threshold)
+            return situation.decided("escalate", reason, threshold)
+        decision = situation.compared(threshold)
         if situation.next_signal is not None:
             # The promise was proved for the confidence from all signals, not from some of them.
             return observe(situation.next_signal, decision, "belongs to the certificate")

@@ -332,10 +332,8 @@ class Lessons(CascadeMiddleware):
 
     slot = Slot.PROMPTS
 
-    def __init__(
-        self, store: LessonStore, *, terms: Mapping[str, Terms] | None = None, name: str = "lessons"
-    ) -> None:
-        self.name, self.store, self.terms = name, the_store(store, "Lessons"), dict(terms or {})
+    def __init__(self, store: LessonStore, *, terms: Mapping[str, Terms] | None = None) -> None:
+        self.store, self.terms = the_store(store, "Lessons"), dict(terms or {})
         self._background = Background()
         self._waiting: dict[str, Lesson] = {}
 

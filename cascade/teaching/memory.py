@@ -177,9 +177,8 @@ class Memory(Examples):
         examples: int = 2,
         price_of_error: float = 4.0,
         patience_s: float = 1.0,
-        name: str = "memory",
     ) -> None:
-        super().__init__(lambda messages: (), name=name)
+        super().__init__(lambda messages: ())
         self.store = the_store(store, "Memory")
         self.examples = to_count("Memory.examples", examples)
         self.price_of_error = to_number("Memory.price_of_error", price_of_error, least=0)
