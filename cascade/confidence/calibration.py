@@ -177,7 +177,7 @@ class Linear(Fitted):
 
 class FittedCalibrator(Fitted):
     """P(draft is correct): p_0 + θ·(p_1 − p_0), with slope and shift of the raw logit, or the base
-    rate (arXiv 1706.04599), as p_0; a logistic regression on several columns (2410.02173) as p_1;
+    rate (arXiv 1706.04599), as p_0, a logistic regression on several columns (2410.02173) as p_1,
     and θ as `step_share` has it."""
 
     base: Linear
@@ -215,14 +215,6 @@ class Stage(Fitted):
     scored: bool = True
 
 
-class Estimate(NamedTuple):
-    """P(draft is correct), and P(large model is correct); a raw score unless `calibrated`."""
-
-    confidence: float
-    p_large: float | None = None
-    calibrated: bool = True
-
-
 class Quality(Fitted):
     """Quality of the confidence on rows that did not fit it, raw scores beside it; None where it
     cannot be told. `ece_noise` is what perfect probabilities would show on so few rows, and
@@ -246,15 +238,14 @@ Code = Literal[
 
 
 class Recommendation(Fitted):
-    """Advice on the use of a calibration: by code, and in a sentence with the way out. One that is
-    `not calibrated` is used as a raw score."""
+    """Advice on the use of a calibration: by code, and in a sentence with the way out."""
 
     code: Code
     text: str
 
     @property
     def use(self) -> bool:
-        """True if it should be used at all."""
+        """True if it should be used, as a raw score where it is `not calibrated`."""
         return self.code in ("ok", "not calibrated")
 
 
@@ -285,16 +276,23 @@ class MadeFor(Record):
         return self.system_hash is not None or (self.shots is not None and self.shots[0] > 0)
 
 
+class Estimate(NamedTuple):
+    """P(draft is correct), a raw score unless `calibrated`, and P(large model is correct)."""
+
+    confidence: float
+    p_large: float | None = None
+    calibrated: bool = True
+
+
 class Calibration(Fitted, MadeFor):
     """Signals → P(draft is correct), with what it was made for and how good it is.
 
     Attributes:
         stages: free signals first, then one paid signal more in each.
-        p_large: share of right answers of the large model.
         gain, gain_share: a head, and how far to go from a constant p_L to it (`step_share`).
         confidences: quantiles of the confidence of drafts, for an escalation budget.
         certificates: proved on drafts that fitted nothing of this.
-        early: confidence and worst stretch of drafts with log-probs, sorted, for their early stop.
+        early: of drafts with log-probs, sorted, for their early stop.
         wordings: of the checks among the signals, by name.
     """
 

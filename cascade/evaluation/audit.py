@@ -1,9 +1,8 @@
 """Saving and quality of a cascade by random audits of accepted drafts, with 95 % intervals.
 
-The population is fixed: N accepted drafts with a value each, and draft i is audited with a known
-probability π_i, independently of the others (Poisson sampling). Only that draw is random, so no
-interval supposes that requests come from any distribution. `runs` are a numpy record array of
-`cascade.evaluation.report.RUNS`.
+Of a fixed population of accepted drafts with a value each, draft i is audited with a known
+probability π_i, independently of the others (Poisson sampling). Only that draw is random: no
+interval supposes that requests come from any distribution. `runs` are columns, `report.RUNS`.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 @dataclass(frozen=True, slots=True)
 class SavingReport:
     """Saving against the large model alone, audits paid for: what is measured of it, the estimated
-    baseline of the others, of which `assumed_usd` rests on assumed limits, and their sum, as
-    dollars and as a `share` of the large-only bill (`baseline`). `unknown` drafts have none."""
+    baseline of the others, of which `assumed_usd` rests on assumed limits (`unknown` drafts have
+    none), and their sum, also as a `share` of the large-only bill (`baseline`)."""
 
     measured_usd: float
     estimated_usd: float
@@ -55,9 +54,9 @@ class SavingReport:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Quality of the answers by audits, with the large model's as the reference: of so many
-    `checked` drafts so many were `worse`; the loss q_L − q_cascade per request; the share of
-    accepted drafts that are worse; and how many audits were `due`."""
+    """Quality of the answers by audits, with the large model's as the reference: drafts that were
+    `checked` and `worse`, the loss q_L − q_cascade per request, the share of accepted drafts that
+    are worse, and how many audits were `due`."""
 
     checked: int
     worse: int
@@ -101,17 +100,14 @@ class Sample:
     def figure(self, value: float, low: float, high: float, method: str) -> Figure:
         """A share with its interval; no bound lies on the wrong side of what was measured."""
         basis: Basis = "estimated" if self.n < self.total else "measured"
-        low, high = min(low, value), max(high, value)
-        return Figure(value, "share", low, high, basis, n=self.n, method=method)
+        ends = min(low, value), max(high, value)
+        return Figure(value, "share", *ends, basis, n=self.n, method=method)
 
     def bounded(self, values: Array, least: float = 0.0, most: float = 1.0) -> Figure:
-        """Mean over all drafts of what is known of the audited, within limits.
-
-        Student's interval with one imaginary audit at either limit, and half a draft for
-        continuity: Bonett and Price (2012) for paired 0/1 answers, Agresti and Coull (1998) for one
-        share; it does not collapse to a point when all audits agree. Then, other values may still
-        be there in as large a share as no audit would meet with probability 2.5 %.
-        """
+        """Mean over all drafts of what is known of the audited, within limits: Student's interval
+        with one imaginary audit at either limit, and half a draft for continuity (Bonett and Price
+        2012 for paired 0/1 answers, Agresti and Coull 1998 for one share). Where all audits agree,
+        other values may be there in as large a share as no audit would meet in 2.5 % of cases."""
         middle = self.mean(values) if self.n else 0.0
         if self.n == self.total:
             return self.figure(middle, middle, middle, "exact")
@@ -135,15 +131,12 @@ class Sample:
 
     def student(self, values: Array, spread: float) -> Array:
         """Hájek mean with Student's interval; for values with a mass at one point it is too narrow.
-        The error is that under Poisson sampling, finite population included, and no less than for
-        a standard deviation that is known from elsewhere (`spread`)."""
+        The error is that of Poisson sampling from a finite population, and no less than for a
+        standard deviation that is known from elsewhere (`spread`)."""
         w, middle = self.weights, self.mean(values)
         open_ = (1.0 - 1.0 / w) * w**2
-        variance = spread**2 * np.sum(open_)
-        if self.n > 1:
-            seen = np.sum(open_ * (values - middle) ** 2) * self.n / (self.n - 1)
-            variance = max(variance, seen)
-        error = float(np.sqrt(variance)) / w.sum()
+        seen = np.sum(open_ * (values - middle) ** 2) * self.n / max(1, self.n - 1)  # 0 of one
+        error = float(np.sqrt(max(spread**2 * np.sum(open_), seen))) / w.sum()
         half = float(special.stdtrit(max(1.0, self.size - 1.0), 0.5 + COST_LEVEL / 2)) * error
         return np.array([middle, middle - half, middle + half])
 
@@ -159,10 +152,10 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
 
 def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
-    """The saving of runs that cost so much: the baseline of drafts that were not audited is the sum
-    of the predictions, corrected by the mean error on the audited. Drafts that could not be
-    audited, or in whose place another large model answered, enter with the ledger's limits. A cost
-    without a price (`unpriced`) leaves no lower end, a draft without a baseline no upper one."""
+    """The saving of runs that cost so much: the baseline of drafts without an audit is the sum of
+    the predictions, corrected by the mean error on the audited, or where none could be audited, or
+    another large model answered, within the ledger's limits. A cost without a price (`unpriced`)
+    leaves no lower end, a draft without a baseline no upper one."""
     accepted, audited = runs.outcome == "accepted", ~np.isnan(runs.large)
     rated = runs[accepted & (runs.rate > 0)]
     blind = runs[(accepted & ~(runs.rate > 0) & ~audited) | (~accepted & (runs.predicted > 0))]
@@ -199,7 +192,6 @@ def account(runs: Any, spent: float, *, unpriced: bool = False) -> SavingReport:
 
 
 def _limits(drafts: Any) -> Array:
-    """Baseline of drafts by the ledger, an unknown one for nothing: predicted, least, most."""
     most = np.where(np.isnan(drafts.high), WORDY * drafts.predicted, drafts.high)
     return np.array([np.nansum(each) for each in (drafts.predicted, drafts.low, most)])
 
@@ -216,12 +208,10 @@ def _spread(runs: Any, rated: Any) -> float:
 
 def quality_of(runs: Any) -> Quality | None:
     """Loss and errors of the accepted drafts, over the requests that audits stand for or that the
-    large model answered; None where no draft could be audited.
-
-    With 1 − confidence as a proxy f of the loss y: PPI++, κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷
-    Σ A_i/π_i with κ = Cov(y, f)/Var(f), weighted by 1/π, within [0, 1] (arXiv 2311.01453, eq. 4;
-    2605.31278); Horvitz and Thompson's estimator in Hájek's form where κ is 0.
-    """
+    large model answered; None where no draft could be audited. With 1 − confidence as a proxy f of
+    the loss y: PPI++, κ·mean f + Σ A_i (y_i − κ f_i)/π_i ÷ Σ A_i/π_i with κ = Cov(y, f)/Var(f),
+    weighted by 1/π, within [0, 1] (arXiv 2311.01453, eq. 4; 2605.31278); Horvitz and Thompson's
+    estimator in Hájek's form where κ is 0."""
     drafts = runs[runs.outcome == "accepted"]
     rated = drafts[drafts.rate > 0]
     if len(drafts) and not len(rated):
@@ -260,9 +250,9 @@ def escalation(runs: Any) -> Figure:
     return Figure(up / n, "share", *wilson(up / n, n), n=n, method="Wilson") if n else Figure(None)
 
 
-def reliability(runs: Any) -> list[tuple[float, Figure]]:
-    """Confidence against correctness (the large model's answer is not better) on audited drafts,
-    each weighted by 1/π, in groups of about equal size."""
+def reliability(runs: Any) -> list[tuple[float, float, float, float]]:
+    """Confidence, and correctness (the large model's answer is not better) with its interval, on
+    audited drafts, each weighted by 1/π, in groups of about equal size."""
     judged = runs[(runs.outcome == "accepted") & (runs.rate > 0)]
     judged = judged[~np.isnan(judged.loss + judged.confidence)]
     judged = judged[np.argsort(judged.confidence, kind="stable")]
@@ -271,8 +261,8 @@ def reliability(runs: Any) -> list[tuple[float, Figure]]:
     for part in parts if len(judged) else ():
         sample = Sample(part.rate, part.loss)
         good = sample.mean(1.0 - np.maximum(part.loss, 0.0))
-        correct = Figure(good, "share", *wilson(good, sample.size), n=sample.n)
-        groups.append((sample.mean(part.confidence), correct))
+        ends = wilson(good, sample.size)
+        groups.append((sample.mean(part.confidence), good, *ends))
     return groups
 
 

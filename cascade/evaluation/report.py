@@ -374,7 +374,7 @@ def _pictures(books: Books) -> Iterable[Picture]:
         if not np.isnan([value for _, value, *_ in days]).all():
             dots = Series(SPANS, tuple(days), "dots")
             yield Picture(f"{of} per day", "day, UTC", label, (dots,), ("days", unit))
-    if groups := tuple((sure, *correct.numbers) for sure, correct in audit.reliability(runs)):
+    if groups := tuple(audit.reliability(runs)):
         line = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
         dots, good = Series(SPANS, groups, "dots"), "as good as the large answer"
         yield Picture("Confidence and correctness", "confidence", good, (line, dots))

@@ -1,9 +1,9 @@
 """Recorded runs of agents: what a cascade of whole agents is worth, and when to give up a run.
 
 What can be replayed exactly is the restart: the small agent's run, or its first steps, then the
-large agent's whole run. Where nothing shows whether a task was solved, the run and the task decide
-(`ladder`). Where tests, a schema or the environment show it, the large agent begins where that
-check fails (`check_runs`), and hopeless runs can be given up early (`EarlyStop`).
+large agent's whole run. Where tests, a schema or the environment show whether a task was solved,
+the large agent begins where that check fails (`check_runs`), and hopeless runs can be given up
+early; where nothing does, the run and the task decide (`ladder`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,14 @@ from cascade.evaluation.render import percent
 from cascade.evaluation.verdict import FOLDS, Interval, Options, bootstrap, check
 from cascade.state import Record
 
-POINTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-"""Steps after which a run may be given up."""
-LOST = 0.05
-"""Share of the successes that an early stop may lose, where nothing else is said."""
+POINTS, LOST = (1, 2, 3, 4, 6, 8, 12, 16, 24), 0.05
+"""Steps after which a run may be given up, and share of the successes that this may lose."""
 
 
 class EarlyStop(Fitted):
     """Early stop of runs whose chance of success, by the run so far and the topics of its question,
-    is `below` a bound at one of the `points`: for `AgentTier(stop=…)`. Of the successes of such
-    runs this `share` is lost at most."""
+    is `below` a bound at one of the `points`: for `AgentTier(stop=…)`. It loses this `share` of the
+    successes at most."""
 
     points: Mapping[int, Linear]
     text: TextEncoder
@@ -53,13 +51,13 @@ class EarlyStop(Fitted):
 
     def __call__(self, task: Sequence[BaseMessage], run: Sequence[BaseMessage]) -> str | None:
         """Reason to stop a run that is under way, or None to let it go on."""
-        after = int(self.after([str(task[-1].text)], [message_steps(run)])[0])
-        chance = f"after {after} steps its chance of success is below {self.below:.2f}"
-        return chance if after else None
+        [after] = self.after([str(task[-1].text)], [message_steps(run)])
+        said = f"after {after:.0f} steps its chance of success is below {self.below:.2f}"
+        return said if after else None
 
 
 def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
-    """Columns that heads read: no raw score, the features of runs, the topics of their tasks."""
+    """Columns that heads read: no raw score, features of runs, topics of their tasks."""
     read = np.array([[*run_features(run).values()] for run in runs])
     return np.hstack([np.full((len(runs), 1), np.nan), np.log1p(read), topics])
 
@@ -73,12 +71,9 @@ def fit_early_stop(
     pair: Pair, fit: Rows | None = None, *, share: float = LOST
 ) -> tuple[EarlyStop, Array]:
     """An early stop, fitted to some rows, and after how many steps it ends each run (0: never), by
-    heads that have not seen the run.
-
-    Of the bounds that lose no more than this share of the successes (`lowest_kept`) it is the one
-    that saves most, where a lost success costs a run of the large agent; none, where that is not
-    more than its noise.
-    """
+    heads that have not seen the run. Of the bounds that lose no more than this share of the
+    successes (`lowest_kept`) it takes the one that saves most, where a lost success costs a run of
+    the large agent; none, where that is not more than its noise."""
     fit = np.arange(len(pair)) if fit is None else fit
     runs, right, large_cost = pair.runs, pair.small_correct, pair.large_cost
     topics = np.array([*pair.table("topics", pair).values()]).reshape(-1, len(pair)).T
@@ -132,13 +127,10 @@ def spent_until(pair: Pair, after: Array) -> Array:
 
 
 class Checked(Record):
-    """A cascade of agents whose tasks are checked, beside the large agent alone.
-
-    Attributes:
-        stopped: share of runs that are given up early; `lost`, of the small agent's successes.
-        figures: `cost`, of the large agent's alone; `solved`, share of the tasks; `gained`, paired,
-            over the large agent; the same as `whole_…` without an early stop.
-    """
+    """A cascade of agents whose tasks are checked, beside the large agent alone: its `cost`, a
+    share of that agent's, the share of tasks `solved`, what is `gained` over it, and the same as
+    `whole_…` without an early stop; the share of runs that are `stopped`, and of the small agent's
+    successes that are `lost` by it."""
 
     small: str
     large: str
@@ -167,8 +159,8 @@ def check_runs(
     pair: Pair, options: Options | None = None, *, test: Pair | None = None, share: float = LOST
 ) -> Checked:
     """Worth of a check of each run, which shows its `correct`, with a restart by the large agent
-    where it fails. Figures are of `test`, other runs, or of runs that the early stop has not seen,
-    which loses this `share` of the successes at most."""
+    where it fails; on `test`, other runs, or on runs that the early stop has not seen, which loses
+    this `share` of the successes at most."""
     check(pair)
     if not pair.priced:
         raise ConfigurationError("what a check saves is unknown: record `cost_usd` of both agents.")
@@ -182,9 +174,13 @@ def check_runs(
             after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
     small, large, alone = rows.small_correct, rows.large_correct, rows.large_cost
 
+    def figures(large: Array, alone: Array, solved: Array, cost: Array) -> dict[str, Any]:
+        known = {"large_solved": large.mean(), "cost": cost.sum() / alone.sum()}
+        return {**known, "solved": solved.mean(), "gained": (solved - large).mean()}
+
     def replayed(passed: Array, spent: Array) -> dict[str, Interval]:
         columns = large, alone, np.maximum(passed, large), spent + (1 - passed) * alone
-        return bootstrap(_figures, *columns, draws=400)
+        return bootstrap(figures, *columns, draws=400)
 
     known = replayed(small * (after == 0), spent_until(rows, after))
     whole = replayed(small, rows.small_cost)
@@ -200,15 +196,6 @@ def check_runs(
         lost=float(small[after > 0].sum() / max(small.sum(), 1.0)),
         figures=known,
     )
-
-
-def _figures(large: Array, alone: Array, solved: Array, cost: Array) -> dict[str, float]:
-    return {
-        "large_solved": float(large.mean()),
-        "cost": float(cost.sum() / alone.sum()),
-        "solved": float(solved.mean()),
-        "gained": float((solved - large).mean()),
-    }
 
 
 def _judged(large: str, cost: Interval, gained: Interval, options: Options) -> tuple[Any, str]:
