@@ -1,8 +1,8 @@
 """Signals: their interface, the one that costs nothing, and hashes that bind a calibration.
 
-A signal has no I/O of its own: it says what it wants to ask (`probes`), the self-checker asks, and
-the signal reads the replies. So the same signal runs online, in calibration and over recordings,
-and each of its calls is in the ledger. Nothing here needs numpy.
+A signal says what it wants to ask (`probes`), the self-checker asks, and the signal reads the
+replies. So it runs online, in calibration and over recordings, and each of its calls is in the
+ledger. Nothing here needs numpy.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ Features = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A conversation, its question last, and the draft that answers it; with the `CascadeRuntime`
-    of the run, for signals of the user's."""
+    """A conversation, its question last, the draft that answers it, and the `CascadeRuntime`."""
 
     messages: Sequence[BaseMessage]
     draft: Completion
@@ -50,14 +49,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One call that a signal wants.
-
-    Attributes:
-        max_tokens, temperature: None takes the tier's.
-        top_logprobs: alternatives per token; 0 asks for no log-probabilities.
-        as_draft: with the tools and the schema of the draft, or as a plain question.
-        answer: an answer to score in one pass, instead of writing one.
-    """
+    """One call that a signal wants: a plain question, or one with the tools and the schema of the
+    draft (`as_draft`), or an `answer` to score in one pass, instead of writing one. None takes the
+    tier's `max_tokens` and `temperature`; `top_logprobs` are alternatives per token."""
 
     messages: tuple[BaseMessage, ...]
     max_tokens: int | None = None
@@ -94,7 +88,8 @@ class Signal(ABC):
 
     def score(self, features: Features) -> float | None:
         """A raw score in [0, 1], None when the signal is missing or no score by itself."""
-        return score_of(self.name, features) if self.is_score else None
+        value = score_of(self.name, features) if self.is_score else None
+        return value if value is not None and 0.0 <= value <= 1.0 else None
 
 
 Ask = Callable[[Probe], Coroutine[Any, Any, Completion]]
@@ -102,8 +97,8 @@ Ask = Callable[[Probe], Coroutine[Any, Any, Completion]]
 
 
 async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
-    """All calls that a signal wants, then its features. Errors of calls and of the signal pass; the
-    first call that fails cancels those beside it, which cost money."""
+    """All calls that a signal wants, then its features. Errors pass; the first call that fails
+    cancels those beside it, which cost money."""
     replies: list[Completion] = []
     while len(replies) < signal.calls and (probes := signal.probes(asked, replies)):
         tasks = [asyncio.ensure_future(ask(probe)) for probe in probes]
@@ -139,9 +134,8 @@ WINDOW = 16
 
 
 def logprob_features(logprobs: Sequence[TokenLogprob] | None) -> dict[str, float]:
-    """Features of an answer's log-probabilities, in nats: also the 10 % quantile (2404.10136), the
-    smallest mean over a sliding window (2508.15260), and the mean difference between the two most
-    likely tokens."""
+    """Features of log-probabilities, in nats: with the 10 % quantile (2404.10136), the smallest
+    mean over a sliding window (2508.15260), and the mean difference of the two likeliest tokens."""
     if not logprobs:
         return {}
     values = [token.logprob for token in logprobs]

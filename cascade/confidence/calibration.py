@@ -116,8 +116,7 @@ def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column
     trust, of which a calibrator takes as many as there are labels for: scores, then those of the
     draft, then those of texts, which carry little each."""
     found = list(dict.fromkeys(name for row in rows for name in row if name != RAW))
-    values = {name: values_of(rows, name) for name in (RAW, *found)}
-    values = {name: given[~np.isnan(given)] for name, given in values.items()}
+    values = {n: np.array([row[n] for row in rows if n in row]) for n in (RAW, *found)}
     # The only score is the raw score already, but for what of it is clipped.
     found = [n for n in found if n not in signals or not np.array_equal(values[n], values[RAW])]
     scores = [name for name in signals if name in found]

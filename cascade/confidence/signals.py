@@ -2,9 +2,9 @@
 `signals=[…]` takes; and the early stop of a draft by its log-probs.
 
 A check asks a model about a draft, in the same conversation, whose prompt cache serves it as well.
-Drafts and documents may be written by somebody who wants a wrong answer accepted: they are shown as
-data, without control tokens of chat templates, which llama.cpp and servers like it read as such
-wherever they stand, without invisible characters, and between tags that no text can close.
+Texts may be written by somebody who wants a wrong answer accepted: they are shown as data, without
+invisible characters and control tokens of chat templates, which llama.cpp and servers like it read
+as such wherever they stand, and between tags that no text can close.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import math
 import re
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from statistics import fmean
@@ -91,11 +90,9 @@ def _of_prompt(asked: Asked) -> Features:
 
 
 class Step(Record):
-    """One action of an agent, as text (its calls, or its words), and what came back.
-
-    A step of the kind `submit` proposes the answer, `invalid` could not be read by the environment,
-    `end_of_turn` hands back to the user.
-    """
+    """One action of an agent, as text (its calls, or its words), and what came back. One of the
+    kind `submit` proposes the answer, `invalid` could not be read by the environment, `end_of_turn`
+    hands back to the user."""
 
     action: str
     observation: str | None = None
@@ -111,12 +108,11 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
         if not isinstance(message, AIMessage):
             continue
         for call in message.tool_calls:
-            arguments = json.dumps(call["args"], sort_keys=True, default=str)
+            did = f"{call['name']}({json.dumps(call['args'], sort_keys=True, default=str)})"
             result = results.get(call["id"] or "")
             seen = None if result is None else str(result.text)
             failed = result is not None and result.status == "error"
-            step = Step(action=f"{call['name']}({arguments})", observation=seen, is_error=failed)
-            steps.append(step)
+            steps.append(Step(action=did, observation=seen, is_error=failed))
         steps += [
             Step(action=f"{call['name']}({call['args']})", is_error=True, kind="invalid")
             for call in message.invalid_tool_calls
@@ -133,16 +129,14 @@ def narrated(messages: Sequence[BaseMessage]) -> str:
 
 
 def trajectory_features(steps: Sequence[Step]) -> dict[str, float]:
-    """Features of the steps so far, none without a step.
-
-    Among them actions and observations that were there before (`repeats`, `same`), an error of the
-    last step (`failing`), words written, in the last step, and read; and `trajectory`, from 0 (no
-    answer, or nothing but errors and repetitions) to 1, which a calibration starts from.
-    """
+    """Features of the steps so far, none without a step: among them actions and observations that
+    were there before (`repeats`, `same`), an error of the last step (`failing`), words written, in
+    the last step, and read; and `trajectory`, from 0 (no answer, or nothing but errors and
+    repetitions) to 1, which a calibration starts from."""
     if not steps:
         return {}
     errors = sum(step.is_error for step in steps)
-    seen = Counter(step.observation for step in steps if step.observation)
+    seen = [step.observation for step in steps if step.observation]
     written = [len(step.action.split()) for step in steps]
     repeats = len(steps) - len({step.action for step in steps})
     answered = any(step.kind == "submit" for step in steps)
@@ -151,12 +145,12 @@ def trajectory_features(steps: Sequence[Step]) -> dict[str, float]:
         "errors": errors,
         "error_share": errors / len(steps),
         "repeats": repeats,
-        "same": seen.total() - len(seen),
+        "same": len(seen) - len({*seen}),
         "failing": steps[-1].is_error,
         "answered": answered,
         "words": sum(written),
         "last": written[-1],
-        "read": sum(len((step.observation or "").split()) for step in steps),
+        "read": sum(len(text.split()) for text in seen),
     }
     smooth = (1.0 - errors / len(steps)) * (1.0 - repeats / len(steps))
     named = {f"trajectory_{name}": float(value) for name, value in features.items()}
@@ -242,10 +236,9 @@ def check_messages(
 def p_true(check: Completion) -> float | None:
     """P(True) in [0, 1] from the reply to `check_messages`, or None when it says neither.
 
-    With log-probabilities: the mass of all spellings of True over that of True and False (arXiv
-    2207.05221) at the first token that is no white space, where the two have `LEAST_MASS` of it.
-    A word that is not listed counts with the most it can have: what the least likely listed token
-    has. Without log-probabilities the reply decides, where it is the one word and nothing else.
+    It is the mass of all spellings of True over that of True and False (arXiv 2207.05221) at the
+    first token that is no white space; a word that is not listed counts with the most it can have,
+    what the least likely listed token has. Without log-probabilities the one word decides alone.
     """
     if not check.logprobs:
         verdict = _verdict(check.text)
@@ -367,9 +360,8 @@ def _tidy(words: str) -> str:
 
 class SelfConsistency(Signal):
     """Share of `k` samples, at most, that agree with the draft, weighted by exp(c), c the geometric
-    mean token probability of a sample (CISC, arXiv 2502.06233); without log-probs they weigh the
-    same. Two are asked side by side, until the remaining ones cannot change on which side of one
-    half the draft stands.
+    mean token probability of a sample, or 0 (CISC, arXiv 2502.06233). Two are asked side by side,
+    until the remaining ones cannot change on which side of one half the draft stands.
 
     Raises:
         ConfigurationError: k or the temperature is not positive.
@@ -467,11 +459,6 @@ class UserSignal(Signal):
             ) from None
         return {self.name: number} if math.isfinite(number) else {}
 
-    def score(self, features: Features) -> float | None:
-        """The value, where it is in [0, 1]."""
-        value = features.get(self.name)
-        return value if value is not None and 0.0 <= value <= 1.0 else None
-
 
 # --- signals by name
 
@@ -544,12 +531,10 @@ def drafts_needed(share: float) -> int:
 def lowest_kept(
     rows: Sequence[EarlyRow], accepts: Callable[[float], bool], share: float
 ) -> float | None:
-    """The running window below which a draft is given up; None where too few drafts bound it.
-
-    With n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋. A further accepted
-    draft of the same kind falls below it with probability at most r/(n + 1) ≤ share (split
-    conformal prediction, arXiv 2107.07511, appendix D). `rows` are sorted, `accepts` is monotone.
-    """
+    """The running window below which a draft is given up; None where too few drafts bound it. With
+    n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋: another one of the same
+    kind falls below it with probability at most r/(n + 1) ≤ share (split conformal prediction,
+    arXiv 2107.07511, appendix D). `rows` are sorted, `accepts` is monotone."""
     first = bisect_left(rows, True, key=lambda row: accepts(row[0]))
     lowest = sorted(window for _, window in rows[first:])
     rank = math.floor(share * (len(lowest) + 1))
