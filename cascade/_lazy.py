@@ -8,8 +8,8 @@ from importlib import import_module
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
-    """The `__getattr__` of a package, which lists the names as well (`dir`, `import *`); given are
-    names, parted by spaces, by the module within the package that they come from."""
+    """The `__getattr__` of a package, which lists its names as well (`dir`, `import *`): by module
+    of the package, those that come from there, parted by spaces."""
     home_of = {name: home for home, names in homes.items() for name in names.split()}
     namespace = vars(sys.modules[package])
     namespace["__all__"] = sorted(home_of)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -308,8 +307,10 @@ def evaluate(
                 raise ConfigurationError(f"{told}: leave them out, or its figures are too good.")
         line.update(f"fitting and measuring on {len(fitted):,} rows")
         given = None if calibration is None else Calibration.load(calibration)
-        fair = partial(verdict.evaluate, calibration=given)
-        found: Any = (trajectories.check_runs if checked else fair)(fitted, wanted, test=tested)
+        if checked:
+            found: Any = trajectories.check_runs(fitted, wanted, test=tested)
+        else:
+            found = verdict.evaluate(fitted, wanted, test=tested, calibration=given)
     if checked:
         give(found, found.text)
     else:

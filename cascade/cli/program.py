@@ -52,7 +52,8 @@ COMMANDS = {
 EXTRAS = {"calibrate": "numpy scipy sklearn threadpoolctl", "service": "fastapi uvicorn yaml"}
 """Packages by the extra that has them."""
 
-JSON = Annotated[bool, typer.Option(help="Print one JSON document.")]
+Json = Annotated[bool, typer.Option(help="Print one JSON document.")]
+Version = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
 INTERRUPTED = 130  # 128 and the number of the signal
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _NEXT = re.compile(r"`((?:cascade|export|iconv|ollama|pip|python) [^`]+)`")
@@ -156,7 +157,7 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     in a panel that is named by its docstring."""
     signature = inspect.signature(command, eval_str=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    last = inspect.Parameter("json", keyword, default=False, annotation=JSON)
+    last = inspect.Parameter("json", keyword, default=False, annotation=Json)
     typed, parameters = [*signature.parameters.values(), last], list[inspect.Parameter]()
     groups: dict[str, Any] = {p.name: p.annotation for p in typed if is_dataclass(p.annotation)}
     for parameter in typed:
@@ -226,11 +227,7 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
-) -> None:
+def _root(version: Version = False) -> None:
     if version:
         typer.echo(f"cascade {__version__}")
         raise typer.Exit

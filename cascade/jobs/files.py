@@ -1,5 +1,4 @@
-"""Files of a job: questions in; a journal, in SQLite, that outlives the process; and each row as it
-was, with its answer beside it, out."""
+"""Files of a job: questions in, a journal in SQLite, and each row with its answer beside it out."""
 
 from __future__ import annotations
 
@@ -113,7 +112,6 @@ class RowRecord:
     """Fate of a row, as of `CascadeResult`; None where nothing is known.
 
     Attributes:
-        number, key: of the row, and of its question.
         counted_usd: what budgets count: the cost, or what is assumed of an unknown one.
         run, question: of a row that waits, or has waited in vain: nothing is paid for twice.
         request: what it waits for an answer to; `expected_usd`, what that may cost.
@@ -155,7 +153,6 @@ class Journal(AbstractContextManager["Journal"]):
     """The journal of one job, on disk; one process works with it at a time.
 
     Args:
-        path: the file; made if it is not there.
         made_with: what the answers depend on besides the questions; another one is refused.
         fresh: forget all that is in it.
 
@@ -180,10 +177,10 @@ class Journal(AbstractContextManager["Journal"]):
         found = self._file.execute("SELECT record FROM rows WHERE number = ?", (number,)).fetchone()
         return None if found is None else RowRecord.from_json(found[0])
 
-    def waiting(self) -> Iterator[RowRecord]:
-        """The records of rows that wait."""
-        statement = "SELECT record FROM rows WHERE status = 'waiting' ORDER BY number"
-        return (RowRecord.from_json(text) for (text,) in self._file.execute(statement))
+    def waiting(self) -> list[int]:
+        """The rows that wait."""
+        statement = "SELECT number FROM rows WHERE status = 'waiting' ORDER BY number"
+        return [number for (number,) in self._file.execute(statement)]
 
     def add(self, record: RowRecord) -> None:
         """Write what became of a row."""

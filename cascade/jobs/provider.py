@@ -123,7 +123,7 @@ class BatchJob(Job):
         """Draft all rows, and ask what is escalated by batch."""
         try:
             await super().run(rows, concurrency)
-            self.done.waiting = sum(1 for _ in self.journal.waiting())
+            self.done.waiting = len(self.journal.waiting())
             collecting = asyncio.ensure_future(self._collect())
             both = [collecting, asyncio.ensure_future(self.stop.wait())]
             try:
@@ -214,9 +214,10 @@ class BatchJob(Job):
         sent = {one for name in self._open() for one in self.journal.batches[name]["ids"]}
         name, ids = uuid4().hex, list[str]()
         with tempfile.TemporaryFile() as file:
-            for record in self.journal.waiting():
+            for number in self.journal.waiting():
                 await asyncio.sleep(0)  # so that a stop is heard
-                if (one := _id_of(record)) in sent:
+                record = self.journal.find(number)
+                if record is None or (one := _id_of(record)) in sent:
                     continue
                 said = {"method": "POST", "url": PATH, "body": record.request}
                 line = json.dumps({"custom_id": one, **said}, separators=(",", ":")).encode()

@@ -52,9 +52,9 @@ def test_what_rows_wait_for_is_expected_until_they_are_done(tmp_path: Path) -> N
             journal.add(RowRecord(n, "k", "waiting", expected_usd=Decimal(n)))
         journal.add(RowRecord(3, "k", "waiting"))
         journal.add(RowRecord(1, "k", "error", expected_usd=Decimal(1)))
-        assert (journal.expected_usd, [r.number for r in journal.waiting()]) == (2, [0, 2, 3])
+        assert (journal.expected_usd, journal.waiting()) == (2, [0, 2, 3])
     with Journal(tmp_path / "j", MADE) as journal:
-        assert (journal.expected_usd, [r.number for r in journal.waiting()]) == (2, [0, 2, 3])
+        assert (journal.expected_usd, journal.waiting()) == (2, [0, 2, 3])
 
 
 def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
