@@ -16,7 +16,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from cascade.errors import ConfigurationError, RecordingMissError
 from cascade.models.base import Chunk, Model, Request, file_sha256
@@ -25,12 +25,14 @@ from cascade.state import Completion, Record
 
 
 class Header(Record):
-    """The first line: the model that was asked, and the digest of its weights, where known."""
+    """The first line: the model that was asked, the digest of its weights, where known, and for
+    readers how the answers were made."""
 
     version: Literal[1] = 1
     model: str
     weights_sha256: str | None = None
     recorded_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Line(Record):
