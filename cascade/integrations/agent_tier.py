@@ -99,21 +99,17 @@ class AgentTier(CompositeModel):
         stop: Stop | None = None,
         prices: Mapping[str, Price] | None = None,
     ) -> None:
-        runs = isinstance(agent, Runnable) or is_async_callable(agent)
-        if not (callable(agent) and not runs if fresh else runs):
-            raise ConfigurationError(
-                f"AgentTier({agent!r}): give a compiled graph, an agent, a Runnable or a coroutine "
-                "function of messages; with fresh=True, a function that makes one. A cascade is "
-                "one by its `graph`."
-            )
-        ways, priced = get_args(TakesOver), (prices or {}).values()
+        runs, ways = isinstance(agent, Runnable) or is_async_callable(agent), get_args(TakesOver)
+        fits = callable(agent) and not runs if fresh else runs
         # The letters of a text would be names.
         known = takes_over in ways and not isinstance(irreversible, str)
-        if not (known and all(isinstance(price, Price) for price in priced)):
+        if not (fits and known and all(isinstance(p, Price) for p in (prices or {}).values())):
             raise ConfigurationError(
-                f"AgentTier(irreversible={irreversible!r}, takes_over={takes_over!r}, "
-                f"prices={prices!r}): give a list of names, one of {', '.join(ways)}, and a Price "
-                "for each model."
+                f"AgentTier({agent!r}, fresh={fresh}, irreversible={irreversible!r}, "
+                f"takes_over={takes_over!r}, prices={prices!r}): give a compiled graph, an agent, "
+                "a Runnable or a coroutine function of messages (of a cascade its `graph`), with "
+                "fresh=True a function that makes one; a list of names; one of "
+                f"{', '.join(ways)}; and a Price for each model."
             )
         marked = {risk for _, risk in risks_of(agent)} & {"write", "irreversible"}
         self.writes = bool(marked or irreversible) if writes is None else writes
@@ -164,8 +160,11 @@ class AgentTier(CompositeModel):
         if not self.repeatable and (call.node == "self_check" or call.run.kind != "answer"):
             raise self.error(f"is not run again for {call.node!r}: its tools write; {_WAYS}")
         run = _AgentRun(self, call, attempt, ledger)
+        outcome: Completion | BaseException
         try:
-            outcome = await run.outcome()
+            outcome = await run.completion()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - raised once booked
+            outcome = self._failed(error, run)
         finally:  # what was cancelled between its start and its end
             await run.close(asyncio.CancelledError(), *run.open)
         # Of models that report nothing to callbacks, the whole is one call.
@@ -182,15 +181,21 @@ class AgentTier(CompositeModel):
         """The error for what the agent cannot do."""
         return kind(f"{self.name} {why}.", model=self.name, billed=None)
 
-    def failure(self, error: Exception, request: Request) -> Exception:
-        """The error under its name; one that may have written something is not to be retried."""
-        failed = self._failure(error, request, late=isinstance(error, TimeoutError))
+    def _failed(self, error: BaseException, run: _AgentRun) -> BaseException:
+        """The error under its name. One that may have written something is not to be retried, and
+        what was done is kept for the next tier."""
+        if not isinstance(error, Exception):
+            return error
+        failed = self._failure(error, run.call.request, late=isinstance(error, TimeoutError))
         if not isinstance(failed, CascadeError):
             named = Caller(self.name, self.model).failed(failed)
             why = f"failed with {type(error).__name__}: {error}".rstrip(".")
             failed = named or self.error(why, MalformedResponseError)
-        if isinstance(failed, ModelError) and not self.repeatable:
-            failed.retryable = False
+        if isinstance(failed, ModelError):
+            failed.retryable = failed.retryable and self.repeatable
+            if not failed.retryable:
+                done: Any = lc.messages_to_dict([_plain(message) for message in run.trajectory])
+                run.call.run.notes[UNFINISHED] = done
         if failed is not error:
             failed.__cause__ = error
         return failed
@@ -235,7 +240,7 @@ class _AgentRun(BaseCallbackHandler):
 
     def __init__(self, tier: AgentTier, call: Call, whole: Attempt, ledger: Ledger) -> None:
         self.booked, self.trajectory = False, list[Any]()
-        self._tier, self._call, self._whole, self._ledger = tier, call, whole, ledger
+        self.call, self._tier, self._whole, self._ledger = call, tier, whole, ledger
         self._irreversible = set(tier.irreversible)
         self.open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
         run, kept = call.run, cast("Any", call.run.notes.get(UNFINISHED))
@@ -251,32 +256,22 @@ class _AgentRun(BaseCallbackHandler):
             for number, m in enumerate(task)
         ]
 
-    async def outcome(self) -> Completion | BaseException:
-        """What the run comes to. Where it fails and is not to be repeated, what was done is kept
-        for the next tier."""
-        tier, run = self._tier, self._call.run
-        given_up = False
+    async def completion(self) -> Completion:
+        """What the run comes to."""
+        run, given_up = self.call.run, False
         try:
             self.trajectory = await self._messages()
         except _Stopped as stopped:
             given_up = bool(stopped.args)
             run.stopped = str(stopped) or run.stopped
-        except asyncio.CancelledError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - raised once it is booked
-            failed = tier.failure(error, self._call.request)
-            if isinstance(failed, ModelError) and not failed.retryable:
-                done: Any = lc.messages_to_dict([_plain(message) for message in self.trajectory])
-                run.notes[UNFINISHED] = done
-            return failed
         run.notes.pop(UNFINISHED, None)
-        return _completion_of(self.trajectory, self._call, given_up=given_up)
+        return _completion_of(self.trajectory, self.call, given_up=given_up)
 
     async def _messages(self) -> list[Any]:
         """The messages that the agent adds to the task; apart from the graph around it, by whose
         checkpoints a question might get another's answer, and in the loop of its clients, the
         background's, or of its checkpointer."""
-        callbacks = looking_on((self._call.runtime.config or {}).get("callbacks"), self)
+        callbacks = looking_on((self.call.runtime.config or {}).get("callbacks"), self)
         config = RunnableConfig({**QUIET, "callbacks": callbacks, "configurable": {}})
         home = getattr(getattr(self._tier.agent, "checkpointer", None), "loop", None)
         with set_config_context(config) as apart:
@@ -303,7 +298,7 @@ class _AgentRun(BaseCallbackHandler):
         )
 
     async def _asked(self, config: RunnableConfig) -> Any:
-        tier, call, node = self._tier, self._call, self._whole.node
+        tier, call, node = self._tier, self.call, self._whole.node
         made: Any = tier.agent() if tier.fresh else tier.agent
         enters = isinstance(made, AbstractAsyncContextManager)
         limit = asyncio.timeout(call.request.timeout_s)
@@ -329,7 +324,8 @@ class _AgentRun(BaseCallbackHandler):
             try:
                 return await agent.ainvoke(asked, config, **how)
             except GraphRecursionError as error:
-                used_up = tier.error(f"has used up its steps: {error}", MalformedResponseError)
+                way = "has used up its steps: with_config(recursion_limit=…) gives it more"
+                used_up = tier.error(way, MalformedResponseError)
                 used_up.retryable = False
                 raise (_Stopped(str(used_up)) if node == "draft" else used_up) from error
 
@@ -347,8 +343,8 @@ class _AgentRun(BaseCallbackHandler):
         (asked,) = batch
         sent = [HumanMessage(asked)] if isinstance(asked, str) else asked
         self.trajectory = [m for m in self._added(sent) if m.type != "system"]
-        tier, whole, about = self._call.tier, self._whole, metadata or {}
-        stop = self._tier.stop if self._call.node == "draft" and self.trajectory else None
+        tier, whole, about = self.call.tier, self._whole, metadata or {}
+        stop = self._tier.stop if self.call.node == "draft" and self.trajectory else None
         if stop is not None and (reason := stop(self._task, self.trajectory)) is not None:
             raise _Stopped(reason)
         names = [about.get(key) or "unknown" for key in ("ls_provider", "ls_model_name")]
@@ -357,7 +353,7 @@ class _AgentRun(BaseCallbackHandler):
         pricing = own or find_pricing(*names, local=tier.local)
         asks = PricedTier(tier.name, SimpleNamespace(name=name, server=None), pricing, None)
         attempt = Attempt(whole.run_id, whole.node, asks, sent, tags=whole.tags)
-        attempt.continued = len(self._task) > len(self._call.request.messages)
+        attempt.continued = len(self._task) > len(self.call.request.messages)
         held = self._ledger.attempt(attempt)
         await held.__aenter__()
         self.booked, self.open[run_id] = True, (held, attempt)
@@ -403,37 +399,31 @@ def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def risks_of(agent: Any) -> set[tuple[str, str]]:
-    """Names of an agent's tools with their marks: of its graphs, of the graphs in them, and of what
-    its functions refer to."""
+    """Names of an agent's tools with their marks: in graphs, around them, and in what functions
+    refer to, but for other functions, which would lead everywhere."""
     seen, waiting = dict[int, Any](), [agent]
     while waiting:
-        part = waiting.pop()
-        if id(part) not in seen:
-            seen[id(part)] = part
-            waiting += _within(part)
+        part, held = waiting.pop(), list[Any]()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if isinstance(part, PregelProtocol):
+            waiting += [node.bound for node in getattr(part, "nodes", {}).values()]
+        elif isinstance(part, Runnable):
+            waiting += getattr(part, "__dict__", {}).values()
+        elif isinstance(part, Mapping | list | tuple):
+            held += part.values() if isinstance(part, Mapping) else part
+        elif callable(part) and not inspect.isclass(part):
+            function: Any = part if inspect.isroutine(part) else part.__call__
+            own = getattr(function, "__self__", None)
+            held += [own, *getattr(own, "__dict__", {}).values()]
+            with suppress(TypeError, ValueError):  # no Python, or a variable that has no value yet
+                named = inspect.getclosurevars(inspect.unwrap(function))
+                held += [*named.nonlocals.values(), *named.globals.values()]
+        waiting += [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
     tools = [part for part in seen.values() if isinstance(part, BaseTool)]
     places = [(tool.name, place or {}) for tool in tools for place in (tool.metadata, tool.extras)]
     return {(name, place[RISK]) for name, place in places if RISK in place}
-
-
-def _within(part: Any) -> list[Any]:
-    """What an agent, or a part of it, is made of; of a function, what it refers to, but for other
-    functions, which would lead everywhere."""
-    if isinstance(part, PregelProtocol):
-        return [node.bound for node in getattr(part, "nodes", {}).values()]
-    if isinstance(part, Runnable):
-        return list(getattr(part, "__dict__", {}).values())
-    held: list[Any] = []
-    if isinstance(part, Mapping | list | tuple):
-        held += part.values() if isinstance(part, Mapping) else part
-    elif callable(part) and not inspect.isclass(part):
-        function: Any = part if inspect.isroutine(part) else part.__call__
-        own = getattr(function, "__self__", None)
-        held += [own, *getattr(own, "__dict__", {}).values()]
-        with suppress(TypeError, ValueError):  # no Python, or a variable that has no value yet
-            named = inspect.getclosurevars(inspect.unwrap(function))
-            held += [*named.nonlocals.values(), *named.globals.values()]
-    return [each for each in held if isinstance(each, Runnable | Mapping | list | tuple)]
 
 
 def _completion_of(messages: Sequence[Any], call: Call, *, given_up: bool) -> Completion:

@@ -202,7 +202,7 @@ class CascadeChatModel(BaseChatModel):
 
         plain = isinstance(schema, Mapping) or is_typeddict(schema)
         kind: Any = Any if plain else schema
-        v1 = not plain and is_pydantic_v1_subclass(kind)
+        v1 = is_pydantic_v1_subclass(kind)
         parse = kind.parse_obj if v1 else TypeAdapter(kind).validate_python
 
         def structured(message: AIMessage) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, get_args
@@ -17,12 +19,13 @@ from cascade.ledger.entries import LedgerEntry, LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
 from cascade.run import CascadeRuntime, Kernel, Run
-from cascade.state import Basis, Record
+from cascade.state import Basis
 
 logger = logging.getLogger("cascade")
 
 
-class RunRecord(Record):
+@dataclass(frozen=True, slots=True)
+class RunRecord:
     """One run in figures; None where there is nothing to say, or where nothing is known."""
 
     cascade: str
@@ -133,4 +136,5 @@ class RunLog(RunObserver):
         """Log the run."""
         level = logging.WARNING if record.outcome in ("failed", "degraded") else logging.INFO
         if self._log.isEnabledFor(level):
-            self._log.log(level, "%s", record.model_dump_json(), extra=record.model_dump())
+            fields = asdict(record)
+            self._log.log(level, "%s", json.dumps(fields, default=str), extra=fields)

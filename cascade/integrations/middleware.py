@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
@@ -18,8 +18,6 @@ except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "CascadeMiddleware needs langchain: in a clone, pip install '.[langchain]'."
     ) from error
-
-T = TypeVar("T")
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
@@ -43,7 +41,7 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         self._small, self._large_price, self._options = small, large_price, options
         self._made: dict[int, tuple[BaseChatModel, Cascade]] = {}
 
-    def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., T]) -> T:
+    def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., Any]) -> Any:
         """Ask a cascade where the agent would ask its model."""
         large = request.model
         if id(large) not in self._made:
@@ -53,8 +51,8 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
         return handler(request.override(model=cascade.as_chat_model()))
 
     async def awrap_model_call(
-        self, request: ModelRequest[Any], handler: Callable[..., Awaitable[T]]
-    ) -> T:
+        self, request: ModelRequest[Any], handler: Callable[..., Awaitable[Any]]
+    ) -> Any:
         """`wrap_model_call` for agents that run asynchronously."""
         return await self.wrap_model_call(request, handler)
 

@@ -110,17 +110,18 @@ class Telemetry(RunObserver):
                 self._open.pop(next(iter(self._open))).end()
         if run.kind == "answer":
             parent = trace.set_span_in_context(self._open[run.id])
-        return self._tracer.start_span(step, parent, attributes={"cascade.node": step})
+        of_step = {"cascade.run_id": run.id, "cascade.node": step}
+        return self._tracer.start_span(step, parent, attributes=of_step)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """End the run's span, and count the run."""
         span = self._open.pop(run.id, INVALID_SPAN)
-        told = record.model_dump(include={"outcome", "tier", "cost_usd", "saved_usd", "basis"})
-        span.set_attributes(_known(told | _decided(run), "cascade."))
+        told = {name: getattr(record, name) for name in ("cost_usd", "saved_usd", "basis")}
+        outcome = {"outcome": record.outcome, "tier": record.tier}
+        span.set_attributes(_known({**told, **outcome, **_decided(run)}, "cascade."))
         self._fail(span, error)
         span.end()
-        counted = {"name": record.cascade, "outcome": record.outcome, "tier": record.tier}
-        self._requests.add(1, _known(counted, "cascade."))
+        self._requests.add(1, _known({"name": record.cascade, **outcome}, "cascade."))
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """Keep an entry for the spans that are open, and count the call."""
@@ -147,6 +148,7 @@ class Telemetry(RunObserver):
             "gen_ai.request.max_tokens": request.max_tokens,
             "gen_ai.request.temperature": request.temperature,
             "gen_ai.input.messages": self._quoted(request.messages),
+            "cascade.run_id": call.run.id,
             "cascade.node": call.node,
             "cascade.tier": call.tier.name,
         }
@@ -180,7 +182,6 @@ class Telemetry(RunObserver):
         token = _within.set((*_within.get(), entries))
         with harmless():
             span = start()
-            span.set_attribute("cascade.run_id", run.id)
         with trace.use_span(span, True, record_exception=False, set_status_on_exception=False):
             try:
                 yield span
@@ -193,8 +194,7 @@ class Telemetry(RunObserver):
                 own = LedgerView(entry for entry in entries.values() if entry.run_id == run.id)
                 if own.entries:
                     usd = {"cost_usd": own.cost_usd, "saved_usd": own.saved_usd}
-                    with harmless():
-                        span.set_attributes(_known({**usd, "basis": own.saved_basis}, "cascade."))
+                    span.set_attributes(_known({**usd, "basis": own.saved_basis}, "cascade."))
 
     def _fail(self, span: Span, error: BaseException | None) -> None:
         if error is not None and not is_control_flow(error):
@@ -223,12 +223,11 @@ def _known(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _decided(run: Run) -> dict[str, Any]:
-    decision, judged = run.decision, run.assessment or run.decision
-    if decision is None or judged is None:
+    if run.decision is None:
         return {}
-    reason = plain_reason(decision.reason, failures(run.entries))
-    sure = {"confidence": judged.confidence, "calibrated": judged.calibrated}
-    return {"action": decision.action, "reason": reason, **sure}
+    judged, reason = run.assessment or run.decision, run.decision.reason
+    told = {"action": run.decision.action, "reason": plain_reason(reason, failures(run.entries))}
+    return {**told, "confidence": judged.confidence, "calibrated": judged.calibrated}
 
 
 def _in_parts(message: BaseMessage) -> dict[str, Any]:
