@@ -352,7 +352,6 @@ some 40 MB, after which SQLite's journal is moved."""
 PAUSE_S = 0.1
 """Time between two tries to write."""
 
-
 Waiter = asyncio.Future[None]
 
 
@@ -393,10 +392,10 @@ class Writer(Database, ABC):
         """Make changes, by their `work`, in a transaction."""
 
     @property
-    def waiting(self) -> list[Change]:
-        """The changes that must not be lost."""
+    def waiting(self) -> list[Any]:
+        """What must not be lost, and is not written yet."""
         with self._room:
-            return [change for change in (*self._writing, *self._queue) if change.kept]
+            return [change.work for change in (*self._writing, *self._queue) if change.kept]
 
     def _put(self, *works: Any, kept: bool = False, done: Waiter | None = None) -> None:
         with self._room:
@@ -463,9 +462,9 @@ class Writer(Database, ABC):
                 self._wake(urgent=True)
             self._room.wait_for(lambda: self._problem or not self._serving, self.slow_s)
             self._room.wait_for(lambda: not self._serving, self.patience_s)
-            if left := self.waiting:
+            if self.waiting:
                 why = self._unavailable()
-                _tell(left, why)
+                _tell((*self._writing, *self._queue), why)
                 raise why
             self._process = None
             atexit.unregister(self._at_exit)
@@ -482,8 +481,8 @@ class Writer(Database, ABC):
     def _at_exit(self) -> None:
         with suppress(LedgerError):
             self.close()
-        for change in self.waiting:
-            logger.error("the process ends before this was written: %s", change.work)
+        for work in self.waiting:
+            logger.error("the process ends before this was written: %s", work)
 
     def _begin_use(self) -> None:
         if self.read_only:

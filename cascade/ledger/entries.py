@@ -99,14 +99,9 @@ class Amounts:
         return cls(total_of(measured), total_of(estimated), unknown)
 
     @property
-    def known(self) -> Decimal:
-        """Measured and estimated together."""
-        return EXACT.add(self.measured, self.estimated)
-
-    @property
     def total(self) -> Decimal | None:
         """The whole sum, or None where a part is unknown."""
-        return None if self.unknown else self.known
+        return None if self.unknown else EXACT.add(self.measured, self.estimated)
 
     @property
     def basis(self) -> Basis:
@@ -158,7 +153,7 @@ class LedgerView(Record):
     @property
     def known_cost_usd(self) -> Decimal:
         """Dollars spent by the calls whose cost is known."""
-        return self.cost.known
+        return EXACT.add(self.cost.measured, self.cost.estimated)
 
     @property
     def cost_basis(self) -> Basis:

@@ -71,11 +71,10 @@ async def keep_feedback(
         given = f"{first['loc'][0]}={first['input']!r}"
         raise InputError(f"feedback({given}): {first['msg']}.") from None
     keepers = [one.keep_feedback for one in middleware if hasattr(one, "keep_feedback")]
-    words = (feedback.comment, feedback.correction, feedback.value)
-    if all(part is None for part in (feedback.correct, feedback.score, *words)):
+    words = [feedback.comment, feedback.correction, feedback.value] != [None] * 3
+    if not words and feedback.correct is None and feedback.score is None:
         raise InputError("feedback is empty: give correct, score, value, comment or correction.")
-    more = feedback.key != "correct" or any(part is not None for part in words)
-    if not keepers and (store is None or more):
+    if not keepers and (store is None or words or feedback.key != "correct"):
         raise ConfigurationError(
             f"feedback about {feedback.key!r} has no place: Cascade(ledger=…) keeps whether an "
             "answer is correct, the middleware cascade.teaching.Lessons words and other aspects."

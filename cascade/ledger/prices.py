@@ -6,7 +6,7 @@ Local models have no price until one is set: hardware and power are not free.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from operator import mul
@@ -169,7 +169,7 @@ class ListPrice(Pricing):
             counted,
             self.model,
             provider_id=self.provider,
-            genai_request_timestamp=at or datetime.now(UTC),
+            genai_request_timestamp=at,
             price_context={"processing": "batch"} if self.batch else None,
         )
         return _to_finest(found.total_price)

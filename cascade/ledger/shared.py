@@ -181,12 +181,7 @@ class Budgets(Writer):
         with suppress(UnavailableError):
             await super().aclose()
 
-    async def _ask(
-        self,
-        key: str,
-        change: Callable[[Account], T],
-        undo: Callable[[Account], None] | None = None,
-    ) -> T:
+    async def _ask(self, key: str, change: Callable[[Account], T], undo: Any = None) -> T:
         made: list[T] = []  # again where it is tried again
         work = key, lambda account: made.append(change(account))
         await self._written(work, undo and (key, undo), here=len(self._under_way) <= FEW)

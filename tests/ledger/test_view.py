@@ -31,7 +31,7 @@ def test_an_unknown_part_makes_the_whole_unknown_and_the_rest_is_still_known() -
     unknown = entry(node="expert", outcome="failed", note="timed out", basis="unknown",
                     cost_basis="unknown", assumed_usd=usd("0.01"))  # fmt: skip
     view = LedgerView([*accepted(), unknown])
-    assert (view.cost_usd, view.cost_basis, view.cost.known) == (None, "unknown", usd("0.0002"))
+    assert (view.cost_usd, view.cost_basis, view.known_cost_usd) == (None, "unknown", usd("0.0002"))
     assert view.saved_usd is None
     table = view.table()
     assert "? the cost of 1 of 3 entries is unknown; budgets count $0.010000 for it" in table
