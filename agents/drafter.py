@@ -37,16 +37,11 @@ class Drafter:
             too_late = isinstance(error, DeadlineError) and run.tier > 0
             if not (error.circumstantial or too_late):
                 raise
-            return self._escalate(run, runtime, error)
+            # A draft of an earlier tier is kept for the expert.
+            run.decision = Decision(action="escalate", reason=f"{tier.name} failed: {error}")
+            run.tier += 1
+            return "draft" if run.tier < len(kernel.tiers) - 1 else "expert"
         if hear is not None:
             reader.settle(completion.text)
         run.draft, run.assessment = completion, None
         return "self_check"
-
-    def _escalate(self, run: Run, runtime: CascadeRuntime, error: ModelError) -> Step:
-        """Go on without a draft of this tier; one of an earlier tier is kept for the expert."""
-        tiers = runtime.kernel.tiers
-        name = tiers[run.tier].name
-        run.decision = Decision(action="escalate", reason=f"{name} failed: {error}")
-        run.tier += 1
-        return "draft" if run.tier < len(tiers) - 1 else "expert"

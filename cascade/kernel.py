@@ -244,12 +244,12 @@ class Kernel:
         if is_control_flow(error):
             return
         self._merge(run, spent=True)
-        failed = error
-        if not isinstance(failed, CascadeError):
-            failed = ExtensionError(f"{type(error).__name__} in {_culprit(error)}: {error}")
+        if isinstance(error, CascadeError):
+            error.ledger = LedgerView(run.entries)
+            return
+        failed = ExtensionError(f"{type(error).__name__} in {_culprit(error)}: {error}")
         failed.ledger = LedgerView(run.entries)
-        if failed is not error:
-            raise failed from error
+        raise failed from error
 
     # --- drivers
 
@@ -263,9 +263,7 @@ class Kernel:
     @cached_property
     def _detached(self) -> Graph:
         """The same graph, of which nothing is kept."""
-        from cascade.graph import build_graph  # noqa: PLC0415
-
-        return build_graph(self).compile(name=self.parts.name, checkpointer=False)
+        return self.graph.builder.compile(name=self.parts.name, checkpointer=False)
 
     def runtime(self, config: RunnableConfig | None, show: Show) -> CascadeRuntime:
         """Runtime of a run, with the context and store of a graph around ours."""

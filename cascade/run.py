@@ -109,15 +109,11 @@ class Run:
         id: of the run; `LedgerEntry.run_id`.
         question_id: id of the last message when the run began. A state whose last message has
             another id, or whose step is `end`, holds a finished or abandoned run.
-        kind: what the run is for.
-        settings: what the question is asked with.
-        step: the agent that acts next.
         tier: index of the tier that answers next.
         begun_at: seconds since 1970; a person's waiting time is added, so that it is no model's.
         paused_at: when it began to wait for a person, in seconds since 1970.
         draft: the last answer; at the end, the answer of the run.
         assessment: what the self-check knows about the draft.
-        decision: the last decision about a draft.
         source: who gave the answer: a tier's name, `person`, or the name of a middleware.
         stopped: why the draft was stopped while it was written, if it was.
         degraded: whether the large model was needed and could not be had.
@@ -241,14 +237,8 @@ def _adapter() -> TypeAdapter[Run]:
 
 @dataclass(slots=True)
 class Answer:
-    """Outcome of a run.
-
-    Attributes:
-        completion: the answer; None where the policy abstained.
-        decision: the last decision.
-        source: a tier's name, `person`, or the name of the middleware that answered.
-        degraded: whether the large model was needed and could not be had.
-    """
+    """Outcome of a run: the answer, None where the policy abstained, the last decision, and who
+    answered: a tier's name, `person`, or the name of a middleware. `degraded` as in `Run`."""
 
     completion: Completion | None
     decision: Decision | None
@@ -265,11 +255,7 @@ class Call:
     """One logical call of a model. Middleware may replace tier, request and on_chunk.
 
     Attributes:
-        run: that asks.
-        runtime: of this process.
         node: `draft`, `self_check`, `expert`, `audit`, or the name of a middleware that asks.
-        tier: that is asked.
-        request: what it is asked.
         on_chunk: hears each piece of the answer as it comes; the first of each attempt has
             `first`. Without it the answer may come in one piece.
     """
@@ -439,18 +425,16 @@ class Reader:
 def to_request(
     tier: OpenTier, messages: Sequence[BaseMessage], settings: Settings, *, top_logprobs: int = 0
 ) -> Request:
-    """The request that puts a conversation to a tier.
-
-    Args:
-        tier: whose model is asked.
-        messages: the conversation.
-        settings: of the question; they override those of the tier.
-        top_logprobs: ask for log-probabilities with so many alternatives, where the tier has them.
+    """The request that puts a conversation to a tier. Settings of the question override those of
+    the tier; log-probabilities, with so many alternatives, are asked for where the tier has them.
     """
     own, wanted = tier.settings, settings.get("top_logprobs")
     logprobs = (top_logprobs > 0 or wanted is not None) and tier.model.returns_logprobs
-    temperature = settings.get("temperature")
-    tools, choice = _tools_for(tier, settings)
+    temperature, choice = settings.get("temperature"), settings.get("tool_choice")
+    given = [tool["function"] for tool in settings.get("tools") or ()]
+    if given and not tier.model.forces_tools and choice not in (None, "auto", "none"):
+        # It is offered that one alone, and whether it called it is checked with the draft.
+        given, choice = [one for one in given if one["name"] == choice] or given, None
     return Request(
         messages=tuple(messages),
         max_tokens=settings.get("max_tokens") or own.max_tokens,
@@ -459,7 +443,7 @@ def to_request(
         seed=settings.get("seed"),
         logprobs=logprobs,
         top_logprobs=max(top_logprobs, wanted or 0) if logprobs else 0,
-        tools=tools,
+        tools=tuple({"type": "function", "function": function} for function in given),
         tool_choice=choice,
         schema=settings.get("schema"),
         timeout_s=settings.get("timeout_s") or own.timeout_s,
@@ -467,24 +451,7 @@ def to_request(
     )
 
 
-def _tools_for(
-    tier: OpenTier, settings: Settings
-) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
-    """Tools and choice; a model that cannot be made to call one is offered that one alone, and
-    whether it called it is checked with the draft."""
-    given, choice = settings.get("tools") or (), settings.get("tool_choice")
-    if not given:
-        return (), choice
-    tools = tuple({"type": "function", "function": tool["function"]} for tool in given)
-    if tier.model.forces_tools or choice in (None, "auto", "none"):
-        return tools, choice
-    return tuple(t for t in tools if t["function"]["name"] == choice) or tools, None
-
-
 def known_cost(entries: list[LedgerEntry], unknown_usd: Decimal = Decimal(0)) -> Decimal:
     """Dollars that entries cost; an unknown cost counts as what is assumed, or `unknown_usd`."""
-    total = Decimal(0)
-    for entry in entries:
-        usd = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
-        total += unknown_usd if usd is None else usd
-    return total
+    known = (entry.assumed_usd if entry.cost_usd is None else entry.cost_usd for entry in entries)
+    return sum((unknown_usd if usd is None else usd for usd in known), Decimal(0))
