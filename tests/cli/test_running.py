@@ -165,9 +165,7 @@ def test_doctor_says_why_ollama_is_not_within_reach(
     assert "secret" not in json.dumps(ollama)
 
 
-def test_doctor_names_an_address_of_ollama_that_is_none(
-    without: Any,
-) -> None:
+def test_doctor_names_an_address_of_ollama_that_is_none(without: Any) -> None:
     assert ":::bad" in found(OLLAMA_HOST=":::bad")["ollama"]["found"]
 
 

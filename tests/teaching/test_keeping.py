@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from cascade.errors import ModelUnavailableError
+from cascade.errors import ConfigurationError, ModelUnavailableError
 from cascade.ledger import tagged
 from cascade.ledger.base import UnavailableError
 from cascade.middleware import Audits, Shadow
 from cascade.models.base import Request
 from cascade.state import Completion
-from cascade.teaching import Lesson, Lessons, LessonStore
+from cascade.teaching import Lesson, Lessons, LessonStore, Memory
 from cascade.testing import reply
 from tests.teaching.conftest import FREE, QUESTION, all_of, pair
 
@@ -33,6 +33,13 @@ async def test_a_lesson_has_models_terms_and_the_place_of_its_question(store: Le
     assert kept.answer_model == "scripted:large"
     assert (kept.task, kept.user, kept.tenant) == ("mine", "ada", "k1")
     assert kept.terms.may_train is True
+
+
+def test_what_is_no_store_is_refused() -> None:
+    no_store: Any = "sqlite:///lessons.db"
+    for made in (Lessons, Memory):
+        with pytest.raises(ConfigurationError, match=r"give a store, open_lessons\("):
+            made(no_store)
 
 
 async def test_an_audit_that_fails_makes_no_lesson(store: LessonStore) -> None:

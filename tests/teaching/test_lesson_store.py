@@ -54,18 +54,15 @@ async def test_lessons_are_selected(store: LessonStore, condition: dict[str, Any
 
 
 async def test_a_verdict_of_the_same_person_replaces_the_earlier_one(store: LessonStore) -> None:
-    await store.put(lesson())
     first = Feedback(run_id="r1", correct=True, at=DAY)
+    assert await store.judge(first) is None  # there is no lesson yet
+    await store.put(lesson())
     assert await store.judge(first)
     assert not await store.judge(first.model_copy(update={"at": DAY + timedelta(hours=1)}))
     assert await store.judge(Feedback(run_id="r1", correct=False, at=DAY + timedelta(hours=2)))
     (kept,) = await all_of(store)
     assert [verdict.correct for verdict in kept.verdicts] == [False]
     assert kept.answer_is_wrong is True
-
-
-async def test_a_verdict_needs_a_lesson(store: LessonStore) -> None:
-    assert await store.judge(Feedback(run_id="r1", correct=True)) is None
 
 
 def test_people_who_saw_the_draft_do_not_judge_the_answer() -> None:
