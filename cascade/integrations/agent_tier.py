@@ -257,15 +257,32 @@ class _AgentRun(BaseCallbackHandler):
         ]
 
     async def completion(self) -> Completion:
-        """What the run comes to."""
-        run, given_up = self.call.run, False
+        """What the run comes to: its last message, with the tokens of all of them."""
+        run, name, limit = self.call.run, self._tier.name, self.call.request.max_tokens
+        given_up = False
         try:
             self.trajectory = await self._messages()
         except _Stopped as stopped:
             given_up = bool(stopped.args)
             run.stopped = str(stopped) or run.stopped
         run.notes.pop(UNFINISHED, None)
-        return _completion_of(self.trajectory, self.call, given_up=given_up)
+        last = AIMessage("") if given_up or not self.trajectory else self.trajectory[-1]
+        # The result of a tool may be the answer.
+        said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
+        written = said.usage_metadata["output_tokens"] if said.usage_metadata else 0
+        cut = limit is not None and written > limit and self.call.node != "self_check"
+        steps = [message for message in self.trajectory if isinstance(message, AIMessage)]
+        usages = [step.usage_metadata for step in steps]  # the sum is unknown where one is
+        total = reduce(add_usage, usages, None) if all(usages) else None
+        answer = completion_of(said.model_copy(update={"usage_metadata": total}), name)
+        called = [each for step in steps for each in completion_of(step, name).call_logprobs or ()]
+        ended = "length" if cut else answer.finish_reason or "stop"
+        return replace(
+            answer,
+            call_logprobs=tuple(called) or None,
+            finish_reason="stopped" if given_up else ended,
+            trajectory=tuple(map(_plain, self.trajectory)),
+        )
 
     async def _messages(self) -> list[Any]:
         """The messages that the agent adds to the task; apart from the graph around it, by whose
@@ -424,28 +441,6 @@ def risks_of(agent: Any) -> set[tuple[str, str]]:
     tools = [part for part in seen.values() if isinstance(part, BaseTool)]
     places = [(tool.name, place or {}) for tool in tools for place in (tool.metadata, tool.extras)]
     return {(name, place[RISK]) for name, place in places if RISK in place}
-
-
-def _completion_of(messages: Sequence[Any], call: Call, *, given_up: bool) -> Completion:
-    """What a run of an agent comes to: its last message, with the tokens of all of them."""
-    name, limit = call.tier.model.name, call.request.max_tokens
-    last = AIMessage("") if given_up or not messages else messages[-1]
-    # The result of a tool may be the answer.
-    said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
-    written = said.usage_metadata["output_tokens"] if said.usage_metadata else 0
-    cut = limit is not None and written > limit and call.node != "self_check"
-    steps = [message for message in messages if isinstance(message, AIMessage)]
-    usages = [message.usage_metadata for message in steps]  # the sum is unknown where one is
-    total = reduce(add_usage, usages, None) if all(usages) else None
-    answer = completion_of(said.model_copy(update={"usage_metadata": total}), name)
-    called = [token for step in steps for token in completion_of(step, name).call_logprobs or ()]
-    ended = "length" if cut else answer.finish_reason or "stop"
-    return replace(
-        answer,
-        call_logprobs=tuple(called) or None,
-        finish_reason="stopped" if given_up else ended,
-        trajectory=tuple(map(_plain, messages)),
-    )
 
 
 def _plain(message: Any) -> Any:

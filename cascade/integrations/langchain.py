@@ -11,7 +11,7 @@ from functools import cached_property, partial, reduce
 from typing import Annotated, Any, Literal, cast, get_args
 
 from langchain_core import decisions as core
-from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, BaseRunManager
+from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.decisions import Choice, Noul, Score
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -110,11 +110,7 @@ class CascadeChatModel(BaseChatModel):
     _stream = cast("Any", iterated(_astream))
 
     def _prepared(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: BaseRunManager | None = None,
-        **given: Any,
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **given: Any
     ) -> tuple[Run, CascadeRuntime, Context]:
         """The run, with the configuration and context around it, in which tracers look on alone:
         whatever counts tokens or shows them would do so twice, also with rejected drafts."""

@@ -15,9 +15,7 @@ from cascade.tiers import ModelLike, Tier
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest
 except ModuleNotFoundError as error:
-    raise MissingDependencyError(
-        "CascadeMiddleware needs langchain: in a clone, pip install '.[langchain]'."
-    ) from error
+    raise MissingDependencyError(f"{error}: in a clone, pip install '.[langchain]'.") from error
 
 
 class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):

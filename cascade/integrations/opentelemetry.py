@@ -26,9 +26,7 @@ try:
     from opentelemetry.context import Context
     from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 except ModuleNotFoundError as error:
-    raise MissingDependencyError(
-        "Telemetry needs opentelemetry-api: in a clone, pip install '.[otel]'."
-    ) from error
+    raise MissingDependencyError(f"{error}: in a clone, pip install '.[otel]'.") from error
 
 _PROVIDERS = {
     "azure_openai": "azure.ai.openai",

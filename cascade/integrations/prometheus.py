@@ -14,9 +14,7 @@ from cascade.run import Run
 try:
     from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 except ModuleNotFoundError as error:
-    raise MissingDependencyError(
-        "metrics for Prometheus need prometheus-client: in a clone, pip install '.[prometheus]'."
-    ) from error
+    raise MissingDependencyError(f"{error}: in a clone, pip install '.[prometheus]'.") from error
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 """Buckets of durations: from a small model beside the processor to a large one that thinks."""
