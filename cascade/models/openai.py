@@ -20,17 +20,8 @@ from uuid import uuid4
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, convert_to_openai_messages
 
 from cascade.errors import ConfigurationError, InputError, ModelError
+from cascade.models import http
 from cascade.models.base import Chunk, Model, Request
-from cascade.models.http import (
-    Caller,
-    Connection,
-    check_address,
-    is_loopback,
-    read_error,
-    read_json,
-    stays_here,
-    without_secrets,
-)
 from cascade.models.logprobs import Tokens
 from cascade.state import Completion, Usage
 
@@ -237,13 +228,13 @@ class ServedModel(Model):
         self.model = model
         url, key = self._found(base_url, (api_key or "").strip())
         self.base_url = self.server = url
-        self.local, self.secrets = stays_here(url, model), (key,)
+        self.local, self.secrets = http.stays_here(url, model), (key,)
         self._options = dict(options or {})
         advice = {kind: way_out.format(model=model) for kind, way_out in self.advice.items()}
-        self.caller = Caller(self.name, without_secrets(url), advice)
+        self.caller = http.Caller(self.name, http.without_secrets(url), advice)
         # A user in the address stands for a key; no request has both.
         bearer = {"authorization": f"Bearer {key}"} if key and "@" not in url else {}
-        self._connection = Connection(url, bearer, self.caller)
+        self._connection = http.Connection(url, bearer, self.caller)
 
     def _found(self, base_url: str | None, api_key: str) -> tuple[str, str]:
         """Address and key, which may be those of the environment."""
@@ -296,7 +287,7 @@ class ServedModel(Model):
                     async for part in parts:
                         if part.startswith(b"[DONE]"):
                             break
-                        if piece := self._add(read_json(part), answer):
+                        if piece := self._add(http.read_json(part), answer):
                             tokens = answer.tokens.completed(piece, plain=answer.plain)
                             yield Chunk(piece, logprobs=tokens)
                         if self.ends_with_reason and answer.finish_reason is not None:
@@ -318,7 +309,7 @@ class ServedModel(Model):
 
     def _add(self, reply: Any, answer: Answer) -> str:
         if isinstance(reply, Mapping) and reply.get("error"):
-            status, reason = read_error(reply)
+            status, reason = http.read_error(reply)
             begun = answer.text or answer.calls
             raise self.caller.interrupted(reason) if begun else self.caller.refused(status, reason)
         return answer.add(self._chunk(reply))
@@ -346,12 +337,12 @@ class OpenAIModel(ServedModel):
 
     def _found(self, base_url: str | None, api_key: str) -> tuple[str, str]:
         url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        check_address(url, "http://localhost:8000/v1")
+        http.check_address(url, "http://localhost:8000/v1")
         key = api_key or os.environ.get("OPENAI_API_KEY", "").strip()
-        if not key and not is_loopback(url) and "@" not in url:
+        if not key and not http.is_loopback(url) and "@" not in url:
             raise ConfigurationError(
-                f"{self.name} at {without_secrets(url)} needs an API key: set OPENAI_API_KEY or "
-                "give api_key."
+                f"{self.name} at {http.without_secrets(url)} needs an API key: set OPENAI_API_KEY "
+                "or give api_key."
             )
         self.returns_logprobs = self.streams_logprobs = not reasons(self.model)
         self.scores = not url.startswith("https://api.openai.com/")

@@ -50,7 +50,6 @@ def reply(
     call_probability: Probability | None = None,
     input_tokens: int | None = 10,
     output_tokens: int | None = None,
-    top: Sequence[tuple[str, float]] = (),
     tool_calls: Sequence[ToolCall] = (),
     finish_reason: str = "stop",
     model: str = "scripted",
@@ -64,7 +63,6 @@ def reply(
             the argument values.
         input_tokens: None: the provider did not say.
         output_tokens: by default as many as there are tokens.
-        top: alternatives at the first token, as (token, probability).
 
     Raises:
         ValueError: a probability is not in (0, 1], or there are more of them or fewer than
@@ -81,7 +79,7 @@ def reply(
         text=text,
         model=model,
         usage=Usage(input_tokens=input_tokens, output_tokens=written),
-        logprobs=_logprobs(tokens, probability, top),
+        logprobs=_logprobs(tokens, probability),
         call_logprobs=_logprobs(called, call_probability),
         tool_calls=tuple(tool_calls),
         finish_reason="tool_calls" if tool_calls else finish_reason,
@@ -94,21 +92,16 @@ def _split(text: str) -> list[str]:
 
 
 def _logprobs(
-    tokens: list[str], probability: Probability | None, top: Sequence[tuple[str, float]] = ()
+    tokens: list[str], probability: Probability | None
 ) -> tuple[TokenLogprob, ...] | None:
     if probability is None:
         return None
     given = [probability] * len(tokens) if isinstance(probability, int | float) else probability
     if len(given) != len(tokens):
         raise ValueError(f"{len(given)} probabilities for the {len(tokens)} tokens {tokens}")
-    for chance in (*given, *(chance for _, chance in top)):
-        if not 0 < chance <= 1:
-            raise ValueError(f"{chance} is not a probability above 0 and up to 1")
-    others = tuple((token, math.log(chance)) for token, chance in top)
-    return tuple(
-        TokenLogprob(token, math.log(chance), () if place else others)
-        for place, (token, chance) in enumerate(zip(tokens, given, strict=True))
-    )
+    if wrong := [chance for chance in given if not 0 < chance <= 1]:
+        raise ValueError(f"{wrong[0]} is not a probability above 0 and up to 1")
+    return tuple(TokenLogprob(*each) for each in zip(tokens, map(math.log, given), strict=True))
 
 
 class ScriptedModel(Model):
@@ -178,13 +171,11 @@ class ScriptedModel(Model):
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         completion = await self._complete(request)
-        tokens = completion.logprobs or ()
-        if "".join(token.token for token in tokens) == completion.text:
-            chunks = [Chunk(token.token, logprobs=(token,)) for token in tokens]
-        else:
-            chunks = [Chunk(piece) for piece in _split(completion.text)]
-        for chunk in chunks:
-            yield chunk
+        pieces = [Chunk(each.token, logprobs=(each,)) for each in completion.logprobs or ()]
+        if "".join(piece.text for piece in pieces) != completion.text:
+            pieces = [Chunk(piece) for piece in _split(completion.text)]
+        for piece in pieces:
+            yield piece
             await asyncio.sleep(0)
         yield Chunk(completion=completion)
 

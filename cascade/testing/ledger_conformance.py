@@ -44,13 +44,9 @@ def full(number: int) -> LedgerEntry:
     decision = Decision(
         action="escalate",
         reason="0.3 < 0.8",
-        threshold=0.8,
         confidence=0.1 + 0.2,
         calibrated=True,
-        tier="large",
         expected_cost_accept_usd=Decimal("0.012345678901234567890123456789"),
-        expected_cost_escalate_usd=Decimal("1E-9"),
-        once=True,
         signals={"mean_logprob": -1e-300, "größe": 0.1},
         audit_rate=0.05,
     )

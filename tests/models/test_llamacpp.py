@@ -58,7 +58,7 @@ def weights(tmp_path: Path) -> Path:
 async def model(
     weights: Path, server: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[LlamaCppModel]:
-    monkeypatch.setattr(llamacpp, "shared_engine", lambda loading: server)
+    monkeypatch.setattr(llamacpp, "shared_engine", lambda *_: server)
     one = LlamaCppModel(str(weights), options={"top_k": 1})
     yield one
     await one.aclose()
