@@ -22,12 +22,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade._numbers import to_number
 from cascade.confidence import calibrating
 from cascade.confidence.base import shots_of, system_hash
-from cascade.confidence.calibrating import LEAST_LABELS
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.confidence.signals import to_signals
 from cascade.errors import CascadeError, ConfigurationError, InputError
@@ -53,13 +52,10 @@ GIVE_UP_AFTER = 20
 """Failures in a row: the set-up is wrong, or a server is gone, and each question costs money."""
 
 
-# Examples -------------------------------------------------------------------------------------
-
-
 def to_examples(given: Sequence[Any]) -> list[Example]:
-    """Examples as users write them: `(question, reference)` pairs, or dicts with `question` and
-    `reference`; a `ConfigurationError` where one is neither."""
-    examples: list[Example] = []
+    """Examples of `(question, reference)` pairs, or dicts with `question` and `reference`; a
+    `ConfigurationError` where one is neither."""
+    examples = []
     for number, item in enumerate(given if isinstance(given, Iterable) else [given]):
         match item:
             case {"question": question, "reference": reference} | (question, reference):
@@ -94,26 +90,21 @@ def with_shots(examples: Sequence[Example], shots: int) -> list[Example]:
     if not 0 <= shots <= len(in_turn):
         told = f"shots={shots}: give a whole number from 0 on"
         raise ConfigurationError(f"{told}; only {len(in_turn)} examples have a reference to show.")
-    shown: list[AnyMessage] = []
-    for example in in_turn[:shots]:
-        shown += [HumanMessage(example.question), AIMessage(str(example.reference))]
-    left = []
+    shown, left = in_turn[:shots], []
+    turns = [m for e in shown for m in (HumanMessage(e.question), AIMessage(str(e.reference)))]
     for example in examples:
-        if example not in in_turn[:shots]:
+        if example not in shown:
             system = int(example.messages[0].type == "system")
-            asked = (*example.messages[:system], *shown, *example.messages[system:])
+            asked = (*example.messages[:system], *turns, *example.messages[system:])
             left.append(replace(example, messages=asked))
     return left
 
 
-# Recording ------------------------------------------------------------------------------------
-
-
 @dataclass(slots=True)
 class Collected:
-    """Progress of recording: of `total` examples some were there before (`skipped`), nothing says
-    which answer to some is right (`unlabelled`), and others failed, by id, `in_a_row` last;
-    `spent_usd` is of those that were `written`, None where a part is unknown."""
+    """Progress of recording: of `total` examples some were there before (`skipped`), some have no
+    known right answer (`unlabelled`), and some failed, by id, `in_a_row` last; `spent_usd` is of
+    those that were `written`, None where a part is unknown."""
 
     total: int
     skipped: int = 0
@@ -149,10 +140,10 @@ class AnswerRecorder:
             raise ConfigurationError(f"{told}: give two, whose answers their names tell apart.")
         free = {signal.name for signal in signals} <= {*SIGNALS}
         if free and not pair[0].model.returns_logprobs:
-            told = (
-                f"{self.models[0]} returns no log-probabilities: no draft would have a confidence"
+            raise ConfigurationError(
+                f"{self.models[0]} returns no log-probabilities: no draft would have a confidence. "
+                "Give signals=['p_true'] (--signals p_true)."
             )
-            raise ConfigurationError(f"{told}. Give signals=['p_true'] (--signals p_true).")
         self.made_with: dict[str, Any] = {
             "models": self.models,
             "settings": [task_hash(kernel.parts.settings, tier) for tier in pair],
@@ -222,8 +213,7 @@ class AnswerRecorder:
         return {**self.made_with, "system": system_hash(asked), "shots": [*shots_of(asked)]}
 
     async def _check(self, example: Example, row: Transcript | None) -> None:
-        """Refuse, before anything is paid, a reference that the scorer cannot read, and a
-        transcript with other models, another question or settings."""
+        """Refuse what cannot be read or continued before anything is paid."""
         try:
             if self.scorer.computes and not self.agree and example.reference is not None:
                 await self.scorer.score("", example.reference, question=example.question)
@@ -249,7 +239,7 @@ class AnswerRecorder:
         runtime = CascadeRuntime(kernel, show="final")
         while run.step not in ("verify", "expert", "end"):
             await kernel.advance(run, runtime)
-        draft, more = run.draft, dict[str, Any](features={**run.signals}, confidence=run.confidence)
+        draft, said = run.draft, dict[str, Any](features={**run.signals}, confidence=run.confidence)
         if draft is not None:
             run.step = "expert"  # whatever would be decided: both are recorded
             await kernel.advance(run, runtime)
@@ -259,8 +249,8 @@ class AnswerRecorder:
         reference = run.draft.text if self.agree else example.reference
         ledger, models = LedgerView(run.entries), dict[str, Outcome]()
         costs: Any = {node: view.cost_usd for node, view in ledger.by_node().items()}
-        more["check_cost_usd"] = costs.get("self_check", 0.0)
-        asked = zip(self.models, ("draft", "expert"), (draft, run.draft), (more, {}), strict=True)
+        said["check_cost_usd"] = costs.get("self_check", 0.0)
+        asked = zip(self.models, ("draft", "expert"), (draft, run.draft), (said, {}), strict=True)
         for name, node, answer, known in asked:
             correct = await self._score(example, answer.text, reference)
             if correct is None:
@@ -302,9 +292,6 @@ class AnswerRecorder:
         if self.agree and answer == reference:
             return 1.0
         return await self.scorer.score(answer, reference, question=example.question)
-
-
-# Fitting --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,9 +337,9 @@ def fit(
     evaluation = evaluate(pair, options, choose=choose) if n >= LEAST_ROWS else None
     if not max_harms:
         return CalibrationFit(made(np.arange(n)), (), evaluation)
-    if n < 2 * LEAST_LABELS:
+    if n < (least := 2 * calibrating.LEAST_LABELS):
         told = f"{n} labelled drafts: with max_harm one half fits and the other proves"
-        raise ConfigurationError(f"{told}, which needs {2 * LEAST_LABELS} or more.")
+        raise ConfigurationError(f"{told}, which needs {least} or more.")
     order = np.random.default_rng(0).permutation(n)
     calibration, proving = made(np.sort(order[: n // 2])), order[n // 2 :]
     known = np.full(len(proving), np.nan)
@@ -407,18 +394,14 @@ async def calibrate_examples(
     for name, share in [*(("max_harm", harm) for harm in harms), ("delta", options["delta"])]:
         to_number(name, share, above=0, below=1)
     examples, signals = to_examples(given), parts.signals or to_signals(SIGNALS)
-    asked = Parts(
-        parts.tiers, ThresholdPolicy(), signals, store=parts.store, settings=parts.settings
+    kernel = Kernel(
+        Parts(parts.tiers, ThresholdPolicy(), signals, store=parts.store, settings=parts.settings)
     )
-    kernel = Kernel(asked)
     with TemporaryDirectory(prefix="cascade-") as folder:
         path = Path(folder) / "examples.jsonl"
         recorder = AnswerRecorder(kernel, path, as_scorer(scorer))
-        await recorder.record(examples, least=LEAST_LABELS * (2 if harms else 1))
+        await recorder.record(examples, least=calibrating.LEAST_LABELS * (2 if harms else 1))
         return await calibrate(kernel, path, **options)
-
-
-# What is written ------------------------------------------------------------------------------
 
 
 def write_artefacts(
@@ -436,13 +419,11 @@ def write_artefacts(
     if (found := fitted.evaluation) is None:
         told = f"{fitted.calibration.quality.n} labelled drafts are too few to judge a cascade"
         raise ConfigurationError(f"{told}: {LEAST_ROWS} or more are needed.")
-    names = {"calibration": "calibration.json", "page": "verdict.html"}
-    names["configuration"] = "cascade.yaml"
-    files = {what: folder / name for what, name in names.items()}
-    fitted.calibration.save(files["calibration"])
-    files["page"].write_text(to_page(to_document(found)), encoding="utf-8")
-    files["configuration"].write_text(_configuration(tiers, found, examples), encoding="utf-8")
-    return files
+    written = folder / "calibration.json", folder / "verdict.html", folder / "cascade.yaml"
+    fitted.calibration.save(written[0])
+    written[1].write_text(to_page(to_document(found)), encoding="utf-8")
+    written[2].write_text(_configuration(tiers, found, examples), encoding="utf-8")
+    return dict(zip(("calibration", "page", "configuration"), written, strict=True))
 
 
 def rule_of(found: Evaluation | None, tiers: Sequence[OpenTier]) -> tuple[str, float] | None:
@@ -450,13 +431,11 @@ def rule_of(found: Evaluation | None, tiers: Sequence[OpenTier]) -> tuple[str, f
     was shown."""
     if found is None or found.verdict not in ("cascade", "router", "small"):
         return None
-    point = found.recommended
-    if point.price_of_error_usd is None:
+    if (price := found.recommended.price_of_error_usd) is None:
         return None
-    if tiers and not has_price(tiers[-1].pricing):
-        # A price by the hour tells what an answer costs when it is there.
-        return "escalation_budget", float(f"{point.escalated:.4g}")
-    return "price_of_error", float(f"{point.price_of_error_usd:.6g}")
+    if tiers and not has_price(tiers[-1].pricing):  # by the hour: known when the answer is there
+        return "escalation_budget", float(f"{found.recommended.escalated:.4g}")
+    return "price_of_error", float(f"{price:.6g}")
 
 
 def _configuration(
