@@ -16,45 +16,22 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cascade._version import __version__
+from cascade.confidence import calibration
 from cascade.confidence.base import Features
-from cascade.confidence.calibration import (
-    RAW,
-    Array,
-    Calibration,
-    Code,
-    FittedCalibrator,
-    GainHead,
-    Linear,
-    MadeFor,
-    Quality,
-    Recommendation,
-    Stage,
-    Weight,
-    columns_of,
-    matrix,
-    owner,
-    sigmoid,
-    values_of,
-    with_raw,
-)
+from cascade.confidence.calibration import Array, FittedCalibrator, GainHead, Linear, sigmoid
 from cascade.confidence.signals import wordings
 from cascade.errors import ConfigurationError
 
-LEAST_LABELS = 20
-"""Below, not even a slope and a shift can be told from noise."""
-LABELS_TO_VERIFY = 100
-"""So many show that a raw score needs no calibration."""
-STANDARD_ERRORS = 1.5
-"""Margin by which a fit must beat the raw score, so that a calibrated score is left alone."""
+LEAST_LABELS = 20  # below, not even a slope and a shift can be told from noise
+LABELS_TO_VERIFY = 100  # so many show that a raw score needs no calibration
+STANDARD_ERRORS = 1.5  # by which a fit must beat the raw score: a calibrated one is left alone
 TOLERATED_ECE, ECE_SLACK = 0.05, 1.2
 """A confidence counts as calibrated up to this calibration error, or up to the largest that perfect
 ones show on so few rows (99 % quantile), with a slack for the noise that cross-fitting adds."""
 CHANCE_Z, CHANCE_AREA = 1.64, 0.05
 """The AUROC has to be above one half by more than its noise (lower 95 % bound), and by so much."""
-OUTLOOK_ROWS, EARLY_ROWS, QUANTILES = 300, 5_000, 101
-"""Rows that a calibration keeps."""
-LABELS_PER_FEATURE = 10
-"""Labels of the rarer class per column of a calibrator (Peduzzi and others 1996)."""
+OUTLOOK_ROWS, EARLY_ROWS, QUANTILES = 300, 5_000, 101  # rows that a calibration keeps
+LABELS_PER_FEATURE = 10  # of the rarer class per column of a calibrator (Peduzzi and others 1996)
 PRIOR_ROWS, GAIN_PRECISION, FLAT = 4.0, 25.0, 1e-3
 """Precisions of priors: of a calibrator, for the raw score as it is; of the weights of a gain head,
 expected within ± 0.2; of what may be anything."""
@@ -65,8 +42,8 @@ def calibrate(
     correct: Array,
     large: Array,
     signals: Sequence[tuple[str, int]],
-    made_for: MadeFor,
-) -> Calibration:
+    made_for: calibration.MadeFor,
+) -> calibration.Calibration:
     """Fit the stages, and measure each on rows it has not seen; drafts without any raw score are
     left out.
 
@@ -77,7 +54,8 @@ def calibrate(
         ConfigurationError: too few drafts with signals.
     """
     names = [name for name, _ in signals]
-    known = np.array([RAW in with_raw(row, names) for row in rows], dtype=bool)
+    scored = [calibration.with_raw(row, names) for row in rows]
+    known = np.array([calibration.RAW in row for row in scored], dtype=bool)
     if known.sum() < LEAST_LABELS:
         raise ConfigurationError(
             f"{known.sum()} labelled drafts with signals: a calibration needs {LEAST_LABELS} or "
@@ -88,14 +66,15 @@ def calibrate(
     paid = [name for name, calls in signals if calls]
     taken = [(*free, *paid[:count]) for count in range(0 if free else 1, len(paid) + 1)]
     fitted = [_fit_stage(rows, correct, stage, names) for stage in taken]
-    stages = [
-        stage.model_copy(update={"outlook": _outlook(here, after)})
-        for (stage, *_, here), (*_, after) in pairwise(fitted)
-    ]
-    last, table, raw, seen = fitted[-1]
+    (last, table, raw, seen), stages = fitted[-1], []
+    for (stage, *_, here), (*_, after) in pairwise(fitted):
+        rank = np.linspace(0, len(here) - 1, min(OUTLOOK_ROWS, len(here))).astype(int)
+        kept = np.argsort(here, kind="stable")[rank]
+        outlook = tuple(zip(here[kept].tolist(), after[kept].tolist(), strict=True))
+        stages.append(stage.model_copy(update={"outlook": outlook}))
     gain, share, auroc_gain = _fit_gain_head(table, seen, correct, large)
     area = auroc(seen, correct)
-    quality = Quality(
+    quality = calibration.Quality(
         n=len(correct),
         accuracy_small=float(correct.mean()),
         accuracy_large=float(large.mean()),
@@ -111,13 +90,13 @@ def calibrate(
     quantiles = np.quantile(seen, np.linspace(0, 1, QUANTILES))
     windows = zip(seen.tolist(), (row.get("logprob_window_min") for row in rows), strict=True)
     early = [(confidence, window) for confidence, window in windows if window is not None]
-    return Calibration(
+    return calibration.Calibration(
         **dict(made_for),
         created_at=datetime.now(UTC),
         library_version=__version__,
         stages=(*stages, last),
         quality=quality,
-        recommendation=Recommendation(code=code, text=text),
+        recommendation=calibration.Recommendation(code=code, text=text),
         p_large=quality.accuracy_large,
         gain=gain,
         gain_share=share,
@@ -129,14 +108,16 @@ def calibrate(
 
 def _fit_stage(
     given: Sequence[Features], correct: Array, taken: tuple[str, ...], names: Sequence[str]
-) -> tuple[Stage, Array, Array, Array]:
+) -> tuple[calibration.Stage, Array, Array, Array]:
     """A stage, its matrix, raw scores, and confidences by fits that have not seen the row."""
-    own = [{n: value for n, value in row.items() if owner(n, names) in taken} for row in given]
-    rows = [with_raw(row, taken) for row in own]
-    raw, columns = values_of(rows, RAW), columns_of(rows, taken)
-    table = matrix(rows, columns)
+    known = [
+        {n: x for n, x in row.items() if calibration.owner(n, names) in taken} for row in given
+    ]
+    rows = [calibration.with_raw(row, taken) for row in known]
+    raw, columns = calibration.values_of(rows, calibration.RAW), calibration.columns_of(rows, taken)
+    table = calibration.matrix(rows, columns)
     seen = cross_fitted(fit_calibrator, table, correct)
-    stage = Stage(
+    stage = calibration.Stage(
         signals=taken,
         columns=columns,
         calibrator=fit_calibrator(table, correct),
@@ -150,30 +131,23 @@ def _is_calibrated(raw: Array, seen: Array, correct: Array) -> bool:
     """True if the fit has the error of a calibrated one, and is better than the raw score by more
     than its noise, or there are labels enough to see that the raw score was calibrated."""
     known, many = np.isfinite(raw), len(correct) >= LABELS_TO_VERIFY
-    if not _looks_calibrated(seen, correct):
+
+    def right(probability: Array, correct: Array) -> bool:
+        bound = ECE_SLACK * float(np.quantile(ece_noise(probability), 0.99))
+        return ece(probability, correct) <= max(TOLERATED_ECE, bound)
+
+    if not right(seen, correct):
         return False
     if not known.any():  # the base rate: as often as such drafts are right
         return many
     raw, seen, correct = raw[known], seen[known], correct[known]
-    lower = _log_loss(raw, correct) - _log_loss(seen, correct)
+    raw_loss, loss = (
+        -correct * np.log(p) - (1.0 - correct) * np.log1p(-p)
+        for p in np.clip([raw, seen], 0.005, 0.995)  # lest one wrong draft decide
+    )
+    lower = raw_loss - loss
     better = float(lower.mean()) > STANDARD_ERRORS * float(lower.std()) / math.sqrt(len(lower))
-    return better or (many and _looks_calibrated(raw, correct))
-
-
-def _looks_calibrated(probability: Array, correct: Array) -> bool:
-    bound = ECE_SLACK * float(np.quantile(ece_noise(probability), 0.99))
-    return ece(probability, correct) <= max(TOLERATED_ECE, bound)
-
-
-def _log_loss(probability: Array, correct: Array) -> Array:
-    p = np.clip(probability, 0.005, 0.995)  # lest one wrong draft decide
-    return -correct * np.log(p) - (1.0 - correct) * np.log1p(-p)
-
-
-def _outlook(here: Array, after: Array) -> tuple[tuple[float, float], ...]:
-    order = np.argsort(here, kind="stable")
-    kept = order[np.linspace(0, len(order) - 1, min(OUTLOOK_ROWS, len(order))).astype(int)]
-    return tuple(zip(here[kept].tolist(), after[kept].tolist(), strict=True))
+    return better or (many and right(raw, correct))
 
 
 def _fit_gain_head(
@@ -191,15 +165,15 @@ def _fit_gain_head(
 
 
 def _advice(
-    last: Stage, raw: Array, seen: Array, correct: Array, quality: Quality
-) -> Iterator[tuple[Code, str]]:
+    last: calibration.Stage, raw: Array, seen: Array, correct: Array, quality: calibration.Quality
+) -> Iterator[tuple[calibration.Code, str]]:
     """What there is to say about its use, by its figures; the first is the weightiest."""
-    n, reversed_area, area = quality.n, auroc(raw, correct), quality.auroc
-    if reversed_area < 0.5 - CHANCE_Z * auroc_error(reversed_area, correct):
+    n, own, area = quality.n, auroc(raw, correct), quality.auroc
+    if own < 0.5 - CHANCE_Z * auroc_error(own, correct):
         yield (
             "score is reversed",
             "do not use it: the higher the score, the more often the draft is wrong "
-            f"(AUROC {reversed_area:.2f}). Look whether it means the opposite.",
+            f"(AUROC {own:.2f}). Look whether it means the opposite.",
         )
     if float(np.quantile(seen, 0.95)) < 0.5:
         yield (
@@ -221,9 +195,6 @@ def _advice(
             f"it takes about {LABELS_TO_VERIFY - n if n < LABELS_TO_VERIFY else n} more labels.",
         )
     yield "ok", "the confidence is calibrated on these examples."
-
-
-# --- fits
 
 
 def fit_calibrator(table: Array, correct: Array) -> FittedCalibrator:
@@ -324,10 +295,11 @@ def _fit(
     prior = np.array([0.0, 1.0][: len(first)] + [0.0] * len(columns))
     found = fit_logistic(design, labels, prior, np.array(first + [precision] * len(columns)))
     fitted = zip(columns, mean.tolist(), scale.tolist(), found[len(first) :].tolist(), strict=True)
+    weight = calibration.Weight
     return Linear(
         intercept=float(found[0]),
         raw=float(found[1]) if len(first) > 1 else 0.0,
-        weights=tuple(Weight(column=c, mean=m, scale=s, weight=w) for c, m, s, w in fitted),
+        weights=tuple(weight(column=c, mean=m, scale=s, weight=w) for c, m, s, w in fitted),
     )
 
 
@@ -345,19 +317,14 @@ def fit_logistic(x: Array, labels: Array, prior: Array, precision: Array) -> Arr
         p = sigmoid(x @ w)
         gradient = x.T @ (p - labels) + precision * (w - prior)
         curvature = (x * (p * (1.0 - p))[:, None]).T @ x + np.diag(precision)
-        step = np.asarray(np.linalg.solve(curvature, gradient), dtype=np.float64)
+        step = np.linalg.solve(curvature, gradient)
         fall = float(gradient @ step)
         while fall > 1e-10 * (1.0 + abs(best)) and loss(w - step) > best:
-            step /= 2
-            fall /= 2
+            step, fall = step / 2, fall / 2
         if fall <= 1e-10 * (1.0 + abs(best)):
             break
-        w = w - step
-        best = loss(w)
+        w, best = w - step, loss(w - step)
     return w
-
-
-# --- metrics
 
 
 def ece(probability: Array, correct: Array) -> float:
@@ -375,8 +342,8 @@ def ece(probability: Array, correct: Array) -> float:
 def ece_noise(probability: Array) -> Array:
     """The ECE that perfectly calibrated probabilities like these show on as many rows, (100,)."""
     rng = np.random.default_rng(0)
-    draw = [(rng.random(len(probability)) < probability).astype(np.float64) for _ in range(100)]
-    return np.array([ece(probability, labels) for labels in draw])
+    drawn = rng.random((100, len(probability))) < probability
+    return np.array([ece(probability, labels.astype(np.float64)) for labels in drawn])
 
 
 def brier(probability: Array, correct: Array) -> float:
@@ -388,19 +355,17 @@ def auroc(score: Array, label: Array) -> float:
     """P(score of a positive > score of a negative), ties count half; NaN with one class only. That
     of scikit-learn takes ten times the time."""
     positive = label > 0.5
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if not n_positive or not n_negative:
+    n, others = int(positive.sum()), int((~positive).sum())
+    if not n or not others:
         return math.nan
-    above = rankdata(score)[positive].sum() - n_positive * (n_positive + 1) / 2.0
-    return float(above / (n_positive * n_negative))
+    return float((rankdata(score)[positive].sum() - n * (n + 1) / 2.0) / (n * others))
 
 
 def auroc_error(area: float, label: Array) -> float:
     """Standard error of an AUROC on these labels (Hanley and McNeil 1982, equation 2)."""
+    n, others = int((label > 0.5).sum()), int((label <= 0.5).sum())
     if math.isnan(area):
         return math.nan
-    n_positive, n_negative = int((label > 0.5).sum()), int((label <= 0.5).sum())
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area) + (n_positive - 1) * (q1 - area**2)
-    spread += (n_negative - 1) * (q2 - area**2)
-    return math.sqrt(max(0.0, spread) / (n_positive * n_negative))
+    q1, q2 = area / (2 - area) - area**2, 2 * area**2 / (1 + area) - area**2
+    spread = area * (1 - area) + (n - 1) * q1 + (others - 1) * q2
+    return math.sqrt(max(0.0, spread) / (n * others))

@@ -123,7 +123,7 @@ class Pair:
         drafts = self.outcomes(self.small)
         return [{**draft.features, **trajectory_features(draft.steps)} for draft in drafts]
 
-    @cached_property
+    @property
     def prompts(self) -> list[str]:
         """The questions."""
         return [row.prompt for row in self.rows]
@@ -184,7 +184,7 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         ConfigurationError: no row has both models, or large answers cost nothing.
     """
     everything = list(transcripts)
-    rows, costs = [row for row in everything if {small, large} <= row.models.keys()], list[Any]()
+    rows = [row for row in everything if {small, large} <= row.models.keys()]
     if not rows or small == large:
         counts = Counter(name for row in everything for name in row.models).most_common()
         there = ", ".join(f"{name} ({n:,})" for name, n in counts) or "none"
@@ -192,31 +192,23 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
     # What is drawn at random must not depend on the order in which answers were recorded.
     rows.sort(key=lambda row: row.id)
-    for row in rows:
-        draft = row.models[small]  # a large answer needs no check
-        check = draft.check_cost_usd if "check_cost_usd" in draft.model_fields_set else 0.0
-        costs.append((draft.cost_usd, check, row.models[large].cost_usd))
-    drafted, checked, large_cost = np.array(costs, dtype=np.float64).T
-    small_cost = drafted + checked
-    known = np.flatnonzero(np.isfinite(small_cost + large_cost))
+    costs = np.array([_costs(row.models[small], row.models[large]) for row in rows])
+    known = np.flatnonzero(np.isfinite(costs).all(axis=1))
     if priced := len(known) > 0:
-        rows, small_cost, large_cost = (
-            [rows[i] for i in known],
-            small_cost[known],
-            large_cost[known],
-        )
+        rows, costs = [rows[i] for i in known], costs[known]
     else:
-        small_cost, large_cost = np.zeros(len(rows)), np.ones(len(rows))
+        costs[:] = 0, 1
+    small_cost, large_cost = costs.T.copy()
     if large_cost.sum() <= 0:
         raise ConfigurationError(
             f"the answers of {large} cost $0: there is nothing to save. Record `cost_usd`."
         )
 
     def answered(name: str) -> bool:
-        costed = [o for row in rows if (o := row.models.get(name)) and o.cost_usd is not None]
-        said = [o for o in costed if o.model_fields_set & {"pred", "output"}]
-        return len(said) == len(rows)
+        given = [row.models.get(name) for row in rows]
+        return all(o and o.cost_usd is not None and o.model_fields_set & said for o in given)
 
+    said = {"pred", "output"}
     others = [name for name in rows[0].models if priced and name not in (small, large)]
     return Pair(
         small=small,
@@ -230,6 +222,13 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         left_out=len(everything) - len(rows),
         candidates=tuple(name for name in others if answered(name)),
     )
+
+
+def _costs(draft: Outcome, answer: Outcome) -> tuple[float, float]:
+    """Dollars of a draft with its check, and of a large answer, which needs none; NaN: unknown."""
+    check = draft.check_cost_usd if "check_cost_usd" in draft.model_fields_set else 0.0
+    own, its, large = np.array([draft.cost_usd, check, answer.cost_usd], dtype=np.float64)
+    return own + its, large
 
 
 def draft_features(outcome: Outcome) -> dict[str, float]:

@@ -29,10 +29,8 @@ ShapeName = Literal["off", "gain", "router", "known", "calibration"]
 
 PRICES = np.concatenate([[0.0], np.geomspace(0.003, 1.5, 40)])
 """Prices of a large answer, in errors, at which policies are worked out."""
-JUDGED = np.array([0.02, 0.05, 0.1, 0.2, 0.5])
-"""Prices over which shapes are compared; the last is for those who may lose much."""
-NOISE = 1.0
-"""A step up has to pay by more than so many standard errors of what it pays."""
+JUDGED = np.array([0.02, 0.05, 0.1, 0.2, 0.5])  # prices over which shapes are compared
+NOISE = 1.0  # standard errors by which a step up has to pay
 SPREADS = {"draft": 0.1, "prompt": 0.07, "topics": 0.03, "run": 0.3, "tasks": 0.3, "view": 0.3}
 PRIORS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "raw": ((1.2, 0.4), (0.4, 0.3)),

@@ -31,20 +31,13 @@ from cascade.state import Record
 Verdict = Literal["cascade", "router", "small", "off", "unclear", "unpriced"]
 
 LEAST_ROWS = 40
-FOLDS = 5
-"""Parts of the rows, each left out once; three of many rows."""
-MENU = (0.0, 0.01, 0.02, 0.05)
-"""Losses for which the menu says what they save."""
-NOISE = 1e-12
-"""Rounding errors of sums, which are no difference."""
-WORTHWHILE = 0.05
-"""A share of the cost that is worth more rows to find out about."""
-UNCERTAIN = 0.05
-"""So much more than what may be lost is too much not to know."""
-NEAREST = 0.005
-"""Losses that are nearer to each other need not be told apart."""
-FAIR_TEST = 200
-"""With fewer rows a cascade that does not save has not had a fair test."""
+FAIR_TEST = 200  # with fewer rows a cascade that does not save has not had a fair test
+FOLDS = 5  # parts of the rows, each left out once; three of many rows
+MENU = (0.0, 0.01, 0.02, 0.05)  # losses for which the menu says what they save
+NOISE = 1e-12  # rounding errors of sums, which are no difference
+WORTHWHILE = 0.05  # a share of the cost that is worth more rows to find out about
+UNCERTAIN = 0.05  # so much more than what may be lost is too much not to know
+NEAREST = 0.005  # losses that are nearer to each other need not be told apart
 SHAPES: Mapping[str, str] = {
     "gain": "the draft, or how it was arrived at, and the question decide",
     "router": "the question alone decides",
@@ -168,9 +161,7 @@ def evaluate(
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
-    # Of matrices as small as these, threads cost more than they save: several times over where
-    # others use the machine too.
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"):  # threads cost more than they save
         if calibration is None:
             own, shapes = cross_fit(pair, options, choose), list(choose(pair, rows))
         else:
