@@ -224,9 +224,8 @@ class Database:
         return await asyncio.to_thread(self._transact, work, reads)
 
     def move_journal(self, *, wait: bool = False) -> bool:
-        """True if SQLite's journal was moved into the database, which takes a while beside those
-        who write, and emptied: it has pages as they were before a deletion, which is then for good.
-        PostgreSQL cleans its files by itself."""
+        """True if SQLite's journal was moved into the database and emptied: it has pages as they
+        were before a deletion, which is then for good. PostgreSQL cleans its files by itself."""
         if self.path is None:
             return not self.on_server
         with suppress(sqlite3.Error), closing(self._connect(BUSY_S * wait)) as file:

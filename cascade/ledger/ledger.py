@@ -217,13 +217,11 @@ class Ledger:
     ) -> dict[str, Any]:
         """Baseline and saving of an answer of the large model, which is its own baseline, or of
         another in its place, which earns an estimate that is never above its own cost."""
-        baseline, more = cost, dict[str, str]()
+        baseline, more = cost, {"basis": "estimated"} if attempt.continued else {}
         if attempt.tier.name != self.outlook.tiers[-1].name:
             earned = self.outlook.earned(completion, cost, attempt.messages)
             baseline, more = earned["baseline_usd"], {"basis": "estimated"}
-        elif attempt.continued:
-            more = {"basis": "estimated"}
-        elif cost is not None and attempt.tier.pricing.per_hour is None:
+        elif not more and cost is not None and attempt.tier.pricing.per_hour is None:
             baseline = self.outlook.measured(completion.usage, attempt.messages) or cost
             if baseline != cost:
                 note = "the large model alone would have found more of the prompt in its cache"

@@ -163,9 +163,10 @@ class Budgets(Writer):
     def settle(self, reservation: Reservation, usd: Decimal) -> asyncio.Future[None]:
         """Count what a request has cost, and release the rest. Settling twice counts once. It is
         tried again while the database is away, also where nothing waits for it."""
-        self._under_way.discard(reservation.id)
         settle = partial(Account.settle, reservation_id=reservation.id, usd=usd)
-        return self._count(reservation.key, settle)
+        done = self._count(reservation.key, settle)
+        done.add_done_callback(lambda _: self._under_way.discard(reservation.id))
+        return done
 
     def charge(self, key: str, usd: Decimal) -> asyncio.Future[None]:
         """Count dollars that were spent without a reservation, such as an audit's."""
