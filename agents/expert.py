@@ -37,16 +37,8 @@ class Expert:
         run.degraded = answer.tier != tier.name  # a middleware has asked another in its place
         decided = run.decision or Decision(action="escalate", reason="there is only one tier")
         situation = Situation(Assessment(), called=answer.called, last=True)
-        last = kernel.decide(run, situation, lambda _: decided)
-        run.decision = last
-        if last.action == "ask":
-            reader.retract(last.reason)
-            return "person"
-        if last.action == "abstain":
-            reader.retract(last.reason)
-        else:
-            reader.settle(answer.text)
-        return "end"
+        run.decision = kernel.decide(run, situation, lambda _: decided)
+        return _end(run.decision, reader, answer.text)
 
     def _degrade(self, run: Run, runtime: CascadeRuntime, error: ModelError) -> Step:
         """The draft as the answer, if it can be one."""
@@ -65,8 +57,12 @@ class Expert:
         if last.action not in ("accept", "ask", "abstain"):
             raise error
         run.decision, run.degraded, run.source = last, True, draft.tier
-        if last.action == "ask":
-            return "person"
-        if last.action == "accept":
-            Reader(runtime, draft.tier).settle(draft.text)
-        return "end"
+        return _end(last, Reader(runtime, draft.tier), draft.text)
+
+
+def _end(decision: Decision, reader: Reader, text: str) -> Step:
+    if decision.action in ("ask", "abstain"):
+        reader.retract(decision.reason)
+    else:
+        reader.settle(text)
+    return "person" if decision.action == "ask" else "end"

@@ -74,8 +74,9 @@ class SelfChecker:
         kernel = runtime.kernel
         features, lost = await self._take(due, run, draft, runtime, seen.signals)
         taken = (*seen.taken, *(signal.name for signal in due))
-        found = replace(seen, signals=features, taken=taken, missing=lost or seen.missing)
-        if found.missing is not None:
+        missing, against = lost or seen.missing, seen.objection
+        found = Assessment(features, missing=missing, objection=against, taken=taken)
+        if missing is not None:
             return found
         calibrator, signals = kernel.parts.calibrators.get(kernel.tiers[run.tier].name), due
         if calibrator is not None:

@@ -186,14 +186,10 @@ class Kernel:
         return self.parts.holds(run.settings) and not (draft is not None and draft.added_tokens)
 
     def earned(self, run: Run, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
-        """Fields of the entry of a node that cost so much and makes the draft the answer.
-
-        A draft from a cache earns nothing: the large model alone, behind the same cache, would have
-        had its answer there too.
-        """
-        if run.kind != "answer" or not run.has_baseline:
+        """Fields of the entry of a node that cost so much and makes the draft the answer."""
+        if run.kind != "answer" or not run.has_baseline or run.draft is None:
             return {}
-        if run.draft is None or run.draft.cached:
+        if run.draft.cached:  # the large model alone, behind the same cache, would have had it too
             return {}
         return self.outlook.earned(run.draft, cost, run.messages)
 

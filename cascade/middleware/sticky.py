@@ -114,10 +114,16 @@ class Sticky(CascadeMiddleware):
         last, held = turns[-1], self._held(run, turns, tier)
         new = characters(run.messages[last.place + 1 :]) // CHARACTERS_PER_TOKEN
         tokens, output = sum(last.tokens) + new, last.tokens[1]
-        stay, cold = _usd(tier, tokens, held, output), _usd(tier, tokens, 0, output)
+
+        def usd(tier: OpenTier, cached: int) -> float | None:
+            usage = Usage(input_tokens=tokens, cached_tokens=cached, output_tokens=output)
+            cost = tier.pricing.cost(usage)
+            return None if cost is None else float(cost)
+
+        stay, cold = usd(tier, held), usd(tier, 0)
         if not held or stay is None or cold is None:
             return None
-        draft = _usd(first, tokens, self._held(run, turns, first), output) or 0.0
+        draft = usd(first, self._held(run, turns, first)) or 0.0
         drafted = [turn for turn in turns if turn.asked[0] == first.name]
         escalated = sum(turn.tier != first.name for turn in drafted)
         overall = (self._escalated + 1) / (self._drafted + 2)
@@ -138,10 +144,3 @@ class Sticky(CascadeMiddleware):
             return 0
         kept = prefixes_of(tier, run.messages, Usage(input_tokens=turn.tokens[0]))
         return kept[-1][1] if kept else 0
-
-
-def _usd(tier: OpenTier, tokens: int, cached: int, output: int) -> float | None:
-    """Dollars of a call with so much of its prompt in the cache; None without a price by tokens."""
-    usage = Usage(input_tokens=tokens, cached_tokens=cached, output_tokens=output)
-    cost = tier.pricing.cost(usage)
-    return None if cost is None else float(cost)
