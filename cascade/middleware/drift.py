@@ -105,9 +105,10 @@ class Drift(CascadeMiddleware):
         window: int = 200,
         on_alarm: Callable[[Alarm], Awaitable[None] | None] | None = None,
     ) -> None:
-        own = {"signals": signals, "escalations": escalations, "harm": harm}
         self.reactions: dict[Kind, Reaction] = {
-            kind: own[kind] or reaction for kind in get_args(Kind)
+            "signals": signals or reaction,
+            "escalations": escalations or reaction,
+            "harm": harm or reaction,
         }
         for value in self.reactions.values():
             if value not in get_args(Reaction):
