@@ -31,12 +31,9 @@ _WORD = re.compile(r"\b\w\w+\b")
 
 
 class TextEncoder(Fitted):
-    """Encoder of prompts as points in a latent space: TF-IDF over words, then a truncated SVD.
-
-    Attributes:
-        words: of each its inverse document frequency, then its coordinates.
-        dimensions: of the space; 0 where the prompts that it was learned from share no words.
-    """
+    """Encoder of prompts as points in a latent space: TF-IDF over words, then a truncated SVD. Of
+    words it knows the inverse document frequency, then the coordinates; a space that was learned
+    from prompts that share no words has no dimension."""
 
     words: Mapping[str, tuple[float, ...]] = {}
     dimensions: int = 0
@@ -58,15 +55,13 @@ class TextEncoder(Fitted):
 
 
 def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEncoder:
-    """Learn the space, of at most one dimension per 20 prompts."""
+    """The space of these prompts, of at most one dimension per 20."""
     from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415 - heavy
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - heavy
 
+    least, most = 3 if len(prompts) >= 1000 else 2, 8000
     vectoriser = TfidfVectorizer(
-        sublinear_tf=True,
-        min_df=3 if len(prompts) >= 1000 else 2,
-        stop_words="english",
-        max_features=8000,
+        sublinear_tf=True, min_df=least, stop_words="english", max_features=most
     )
     try:
         table = vectoriser.fit_transform(prompts)

@@ -52,15 +52,10 @@ class Step(signals.Step):
 
 
 class Outcome(BaseModel):
-    """One model's answer to one question; tokens and dollars are of all calls that it took.
-
-    Attributes:
-        pred: what was taken out of the `output`.
-        check_cost_usd: dollars of the signals that asked a model; unset where there were none.
-        confidence: P(correct) as it was said when recorded, or a raw score.
-        signals: what else the recording says about the answer: votes, log-probs.
-        features: signals taken by `cascade.confidence`; those that are not finite are missing.
-    """
+    """One model's answer to one question, with tokens and dollars of all calls that it took;
+    `check_cost_usd` is unset where no signal asked a model. What is known about it: a `confidence`
+    (P(correct) as it was said, or a raw score), finite `features` that `cascade.confidence` took,
+    and other `signals`, such as votes."""
 
     model_config = _OPEN
 

@@ -78,14 +78,10 @@ class Options(Record):
 
 
 class Point(Record):
-    """A policy of the frontier, or a model alone; dollars, of a question, are None where unknown.
-
-    Attributes:
-        within: the loss that was allowed; None at a price of an error, and for a model alone.
-        cost, loss: of the large model's, as a share; intervals cover the choice.
-        price_of_error_usd: at which this is the best policy: for `Cascade(price_of_error=…)`.
-        chance_above: that the true loss is above what may be lost.
-    """
+    """A policy of the frontier, or a model alone. Cost and loss are shares of the large model's;
+    dollars, of a question, are None where unknown, `within` (the loss that was allowed) at a price
+    of an error and for a model alone. Above that loss it may be by `chance_above`; at its
+    `price_of_error_usd` this policy is the best."""
 
     name: str
     within: float | None = None
@@ -161,7 +157,7 @@ def evaluate(
     if test is not None:  # a helper has to be there on both
         both = tuple(name for name in pair.candidates if name in test.candidates)
         pair = replace(pair, candidates=both)
-    with threadpool_limits(1, "blas"):  # threads cost more than they save
+    with threadpool_limits(1, "blas"):  # threads on small matrices cost more than they save
         if calibration is None:
             own, shapes = cross_fit(pair, options, choose), list(choose(pair, rows))
         else:
@@ -170,6 +166,7 @@ def evaluate(
     sheet, shape = own if test is None else play_on(shapes, test), climb(shapes)
     goal = None if options.price_of_error else options.within
     at = None if shape.name == "off" else cheapest_within(own, goal, options)
+    rankings, confidence = _qualities(sheet)
     rights = sheet.played.right.mean(axis=1).tolist()
     found = Evaluation(
         small=pair.small,
@@ -185,8 +182,8 @@ def evaluate(
         helper=shape.helper,
         alone=alone(sheet.pair),
         frontier=tuple(zip(sheet.share.tolist(), rights, strict=True)),
-        rankings=_rankings(sheet),
-        confidence=_confidences(sheet),
+        rankings=rankings,
+        confidence=confidence,
         mistakes=() if at is None else tuple(_worst_mistakes(sheet, at)),
         rows_to_tell=_rows_to_tell(own, at, options),
     )
@@ -632,21 +629,16 @@ def bootstrap(
     return found
 
 
-def _rankings(sheet: Sheet) -> dict[str, Figures]:
-    pair, found = sheet.pair, dict[str, Figures]()
+def _qualities(sheet: Sheet) -> tuple[dict[str, Figures], dict[str, Figures]]:
+    """Figures of what each shape expects to gain, and of the confidence where drafts have one."""
+    pair, right, rankings = sheet.pair, sheet.pair.small_correct, dict[str, Figures]()
     for name, gain in sheet.gains.items():
         asked = pair.large_cost + (0.0 if name == "router" else pair.small_cost)
-        known = pair.small_correct, pair.large_correct, pair.small_cost, asked
-        found[name] = bootstrap(ranking, gain, *known)
-    return found
-
-
-def _confidences(sheet: Sheet) -> dict[str, Figures]:
-    raw, right = sheet.pair.raw, sheet.pair.small_correct
-    if not np.isfinite(sheet.confidence).all() or not np.isfinite(raw).any():
-        return {}
-    scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(raw)}
-    return {name: bootstrap(grading, score, right) for name, score in scores.items()}
+        rankings[name] = bootstrap(ranking, gain, right, pair.large_correct, pair.small_cost, asked)
+    if not np.isfinite(sheet.confidence).all() or not np.isfinite(pair.raw).any():
+        return rankings, {}
+    scores = {"fitted": sheet.confidence, "raw score": np.nan_to_num(pair.raw)}
+    return rankings, {name: bootstrap(grading, score, right) for name, score in scores.items()}
 
 
 def _worst_mistakes(sheet: Sheet, at: int) -> Iterator[Mistake]:
