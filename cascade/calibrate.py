@@ -419,28 +419,6 @@ def write_artefacts(
     if (found := fitted.evaluation) is None:
         told = f"{fitted.calibration.quality.n} labelled drafts are too few to judge a cascade"
         raise ConfigurationError(f"{told}: {LEAST_ROWS} or more are needed.")
-    written = folder / "calibration.json", folder / "verdict.html", folder / "cascade.yaml"
-    fitted.calibration.save(written[0])
-    written[1].write_text(to_page(to_document(found)), encoding="utf-8")
-    written[2].write_text(_configuration(tiers, found, examples), encoding="utf-8")
-    return dict(zip(("calibration", "page", "configuration"), written, strict=True))
-
-
-def rule_of(found: Evaluation | None, tiers: Sequence[OpenTier]) -> tuple[str, float] | None:
-    """Option of a cascade, and its value, that decides as was recommended; None where no saving
-    was shown."""
-    if found is None or found.verdict not in ("cascade", "router", "small"):
-        return None
-    if (price := found.recommended.price_of_error_usd) is None:
-        return None
-    if tiers and not has_price(tiers[-1].pricing):  # by the hour: known when the answer is there
-        return "escalation_budget", float(f"{found.recommended.escalated:.4g}")
-    return "price_of_error", float(f"{price:.6g}")
-
-
-def _configuration(
-    tiers: Sequence[OpenTier], found: Evaluation, examples: Sequence[Example]
-) -> str:
     before = [[(m.type, str(m.text)) for m in example.messages[:-1]] for example in examples]
     roles = {"human": "user", "ai": "assistant", "system": "system"}
     cascade: dict[str, Any] = {"tiers": [_tier(tier) for tier in tiers]}
@@ -455,7 +433,24 @@ def _configuration(
         cascade["mode"] = "shadow"
         head += "# No saving was shown: the small model is measured beside the large one.\n"
     whole = {"ledger": "sqlite:///ledger.db", "cascades": {"tried": {**cascade, "audits": 0.05}}}
-    return head + yaml.safe_dump(whole, sort_keys=False, width=math.inf)
+    written = folder / "calibration.json", folder / "verdict.html", folder / "cascade.yaml"
+    fitted.calibration.save(written[0])
+    written[1].write_text(to_page(to_document(found)), encoding="utf-8")
+    served = head + yaml.safe_dump(whole, sort_keys=False, width=math.inf)
+    written[2].write_text(served, encoding="utf-8")
+    return dict(zip(("calibration", "page", "configuration"), written, strict=True))
+
+
+def rule_of(found: Evaluation | None, tiers: Sequence[OpenTier]) -> tuple[str, float] | None:
+    """Option of a cascade, and its value, that decides as was recommended; None where no saving
+    was shown."""
+    if found is None or found.verdict not in ("cascade", "router", "small"):
+        return None
+    if (price := found.recommended.price_of_error_usd) is None:
+        return None
+    if tiers and not has_price(tiers[-1].pricing):  # by the hour: known when the answer is there
+        return "escalation_budget", float(f"{found.recommended.escalated:.4g}")
+    return "price_of_error", float(f"{price:.6g}")
 
 
 def _tier(tier: OpenTier) -> dict[str, Any]:

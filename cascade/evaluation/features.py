@@ -286,9 +286,7 @@ def answer_of(outcome: Outcome) -> str:
 
 def comparable(text: JsonValue) -> str:
     """Numbers in one form, other text in lower case and cut."""
-    if text is None:
-        return ""
-    cleaned = str(text).strip().replace(",", "").replace("$", "")
+    cleaned = "" if text is None else str(text).strip().replace(",", "").replace("$", "")
     try:
         return f"{float(cleaned):.6g}"
     except ValueError:
@@ -296,9 +294,8 @@ def comparable(text: JsonValue) -> str:
 
 
 def _view(draft: Outcome, other: Outcome) -> dict[str, float]:
-    own, theirs = answer_of(draft), answer_of(other)
-    found = {"same": float(own != "" and own == theirs)}
-    found |= {f"its_{name}": value for name, value in other.features.items()}
+    own, found = answer_of(draft), {f"its_{name}": x for name, x in other.features.items()}
+    found = {"same": float(own != "" and own == answer_of(other)), **found}
     mine, shares = draft.signals.get("option_logprobs"), other.signals.get("option_logprobs")
     if mine and shares:
         others = _option_shares(shares)
