@@ -274,13 +274,11 @@ class Parts:
 
     Attributes:
         tiers: from small to large.
-        policy: decides about drafts.
         signals: that the self-check takes; empty for the cheapest that a tier allows.
         calibrators: by the tier's name.
         judge: the user's verifier, `cascade.agents.verifier.Judge`.
         route: the user's router, `cascade.agents.Route`.
         middleware: instances of `CascadeMiddleware`, in any order.
-        store: of the ledger.
         settings: of every question that has none of its own.
         holds: whether the calibrators were made for what a question is asked with.
         name: of the cascade, for traces and metrics.
@@ -357,12 +355,9 @@ class CascadeRuntime:
     """This process's part of a run, made by each driver for each step and never stored.
 
     Attributes:
-        kernel: asks models and decides.
         emit: takes events for the reader of the stream.
-        show: what the reader of the stream is shown.
         streams: whether the answer is shown piece by piece; else as a whole.
-        context: of the graph around ours (`Runtime.context`), for the user's own code.
-        store: of the graph around ours.
+        context, store: of the graph around ours (its `Runtime`), for the user's own code.
         config: the `RunnableConfig` of the call.
         said: what a person said of the draft, where one was asked.
     """
@@ -431,10 +426,10 @@ def to_request(
     own, wanted = tier.settings, settings.get("top_logprobs")
     logprobs = (top_logprobs > 0 or wanted is not None) and tier.model.returns_logprobs
     temperature, choice = settings.get("temperature"), settings.get("tool_choice")
-    given = [tool["function"] for tool in settings.get("tools") or ()]
-    if given and not tier.model.forces_tools and choice not in (None, "auto", "none"):
+    tools = settings.get("tools") or []
+    if tools and not tier.model.forces_tools and choice not in (None, "auto", "none"):
         # It is offered that one alone, and whether it called it is checked with the draft.
-        given, choice = [one for one in given if one["name"] == choice] or given, None
+        tools, choice = [t for t in tools if t["function"]["name"] == choice] or tools, None
     return Request(
         messages=tuple(messages),
         max_tokens=settings.get("max_tokens") or own.max_tokens,
@@ -443,7 +438,7 @@ def to_request(
         seed=settings.get("seed"),
         logprobs=logprobs,
         top_logprobs=max(top_logprobs, wanted or 0) if logprobs else 0,
-        tools=tuple({"type": "function", "function": function} for function in given),
+        tools=tuple({"type": "function", "function": tool["function"]} for tool in tools),
         tool_choice=choice,
         schema=settings.get("schema"),
         timeout_s=settings.get("timeout_s") or own.timeout_s,
@@ -453,5 +448,8 @@ def to_request(
 
 def known_cost(entries: list[LedgerEntry], unknown_usd: Decimal = Decimal(0)) -> Decimal:
     """Dollars that entries cost; an unknown cost counts as what is assumed, or `unknown_usd`."""
-    known = (entry.assumed_usd if entry.cost_usd is None else entry.cost_usd for entry in entries)
-    return sum((unknown_usd if usd is None else usd for usd in known), Decimal(0))
+    total = Decimal(0)
+    for entry in entries:
+        usd = entry.assumed_usd if entry.cost_usd is None else entry.cost_usd
+        total += unknown_usd if usd is None else usd
+    return total

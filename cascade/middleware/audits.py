@@ -404,8 +404,7 @@ class Shadow(AfterReply):
         kernel, large = runtime.kernel, answer.completion
         shadowed = run.kind == "answer" and run.notes.get(self.name)
         if shadowed and answer.source == kernel.tiers[-1].name and large and not large.cached:
-            begin: Any = {"tier": 0, "draft": None, "assessment": None, "decision": None}
-            self.answer_again(run, kernel, **begin)
+            self.answer_again(run, kernel, tier=0, draft=None, assessment=None, decision=None)
 
 
 # --- comparison

@@ -42,7 +42,6 @@ class Background:
     """Work after replies, some of it at once. May be started from any thread and event loop."""
 
     def __init__(self) -> None:
-        self._used = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._begun: deque[str] = deque(maxlen=MOST_WAITING)
@@ -55,19 +54,17 @@ class Background:
     def start(self, work: Work, run_id: str = "") -> bool:
         """Do it when its turn comes, once for a run, whose last step may be executed again; False
         where too much waits already."""
-        if run_id in self._begun:
+        if run_id and run_id in self._begun:
             return True
         if self.full:
             return False
-        if run_id:
-            self._begun.append(run_id)
-        self._used = True
+        self._begun.append(run_id)
         portal_loop().call_soon_threadsafe(self._begin, work)
         return True
 
     async def finish(self) -> None:
         """Return once all of it is done."""
-        if self._used:
+        if self._begun:
             await on_portal(self._finish())
 
     def _begin(self, work: Work) -> None:
