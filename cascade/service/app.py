@@ -13,7 +13,6 @@ import socket
 import threading
 from asyncio import TimerHandle
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import uvicorn
@@ -21,7 +20,7 @@ from fastapi import APIRouter, FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -69,21 +68,11 @@ def create_app(configured: Configured) -> FastAPI:
     app.include_router(page.router, include_in_schema=False)
     for kind in (ServiceError, CascadeError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _show_fault)
-    app.openapi = partial(_document, app)  # type: ignore[method-assign]
+    document = app.openapi()  # kept by FastAPI; routes ask for keys themselves
+    schemes = {"key": {"type": "http", "scheme": "bearer"}}
+    document.setdefault("components", {})["securitySchemes"] = schemes
+    document["security"] = [{"key": []}]
     return app
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the keys that routes ask for themselves."""
-    made = FastAPI.openapi(app)
-    made.setdefault("components", {})["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer"}
-    }
-    made["security"] = [{"key": []}]
-    return made
-
-
-# --- errors
 
 
 async def _show_fault(request: Request, error: Exception) -> Response:
@@ -98,10 +87,7 @@ async def _show_fault(request: Request, error: Exception) -> Response:
         allowed = {**(error.headers or {})}
         error = ServiceError(error.status_code, said, "not_served", headers=allowed)
     fault = fault_of(error, path)
-    return JSONResponse(fault.body(path), fault.status, fault.headers)
-
-
-# --- routes for operators
+    return json_response(fault.body(path), fault.headers, fault.status)
 
 
 @own.head("/healthz", include_in_schema=False)
@@ -121,7 +107,7 @@ async def ready(request: Request) -> Response:
         return json_response({"status": "ready"})
     logger.warning("not ready: %s", why)
     said = {"status": "not ready", "reason": "the ledger cannot be written"}
-    return JSONResponse(said, 503, {"Retry-After": "1"})
+    return json_response(said, {"Retry-After": "1"}, 503)
 
 
 @own.get("/metrics", response_class=PlainTextResponse)
@@ -257,9 +243,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 _ACTING = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""Characters that end a line, move a cursor or turn text around."""
+"""Characters that move a cursor or turn text around."""
 
 
 class Lines(logging.Formatter):
@@ -273,14 +259,11 @@ class Lines(logging.Formatter):
     @override
     def format(self, record: logging.LogRecord) -> str:
         if not self._json:
-            lines = super().format(record).split("\n")
-            return "\n    ".join(_ACTING.sub(lambda found: repr(found[0])[1:-1], x) for x in lines)
-        said = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "level": record.levelname,
-            "message": record.getMessage(),
-            **getattr(record, "run", {}),
-        }
+            text = super().format(record).replace("\n", "\n    ")
+            return _ACTING.sub(lambda found: repr(found[0])[1:-1], text)
+        at = datetime.fromtimestamp(record.created, UTC).isoformat()
+        said = {"time": at, "level": record.levelname, "message": record.getMessage()}
+        said |= getattr(record, "run", {})
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said, default=str)

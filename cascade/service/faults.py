@@ -122,7 +122,7 @@ def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
     """Error as a client is told of it; the log has the details, and its run or `where` it was."""
     if isinstance(error, ServiceError):
         return error
-    if (entry := next(iter(getattr(error, "ledger", None) or ()), None)) is not None:
+    for entry in getattr(error, "ledger", None) or ():
         where = f"run {entry.run_id}"
     if not isinstance(error, errors.CascadeError):
         logger.exception("%s failed", where, exc_info=error)
@@ -135,9 +135,7 @@ def fault_of(error: BaseException, where: str = "a request") -> ServiceError:
         return ServiceError(status, without_places(str(error)), code)
     if isinstance(error, errors.ModelError):
         words = f"{error.model}: {words}" + (f" ({error.status})" if error.status else "")
-    told, wait_s = f"{words}; the service's log says more.", None
-    if isinstance(error, errors.RateLimitError):
-        wait_s = error.retry_after or 1
-    elif isinstance(error, errors.NotSentError):
-        wait_s = error.ready_in_s or 1
-    return ServiceError(status, told, code, retry_after=wait_s)
+    wait_s = getattr(error, "retry_after", None) or getattr(error, "ready_in_s", None)
+    if isinstance(error, errors.RateLimitError | errors.NotSentError):
+        wait_s = wait_s or 1
+    return ServiceError(status, f"{words}; the service's log says more.", code, retry_after=wait_s)

@@ -43,14 +43,7 @@ from cascade.models import Model
 from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Run, Settings, known_cost
-from cascade.service.config import (
-    LOOPBACK,
-    RESTART,
-    CascadeConfig,
-    Configured,
-    ServiceConfig,
-    read_config,
-)
+from cascade.service.config import LOOPBACK, RESTART, CascadeConfig, Configured, read_config
 from cascade.service.faults import ServiceError, client_left, kind_of
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, Rates, Tags, dollars, put_aside
 from cascade.state import Completion, Decision, Usage
@@ -117,7 +110,7 @@ class Way:
 
     def headers(self) -> dict[str, str]:
         """The facts in headers of an answer; what is not known is left out."""
-        known = {name: v for name, v in self.facts().items() if v is not None and v != ""}
+        known = {name: v for name, v in self.facts().items() if v not in (None, "")}
         return {f"x-cascade-{n.replace('_', '-')}": header(value) for n, value in known.items()}
 
     def decided(self, decision: Decision, failed: Sequence[str] = ()) -> None:
@@ -129,16 +122,6 @@ class Way:
         """Note which tier answers, of those with their models."""
         self.tier, self.model = tier, models.get(tier, "")
         self.escalated = tier != next(iter(models))
-
-    def steps(self) -> list[str]:
-        """The nodes in order, with what each did, its time and its cost."""
-        told = []
-        for entry in self.entries:
-            ended = entry.outcome.replace("_", " ") if entry.outcome != "ok" else None
-            took = f"{entry.latency_ms:.0f} ms"
-            words = (entry.node, entry.tier, ended, took, dollars(entry.cost_usd))
-            told.append(" ".join(filter(None, words)))
-        return told
 
 
 _PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
@@ -202,9 +185,10 @@ class OwnPrice(CascadeMiddleware):
 class Served:
     """A cascade under its name; a changed one takes the place of the old for new requests."""
 
-    def __init__(self, name: str, config: CascadeConfig, gateway: Gateway) -> None:
-        self.name, self.config, self.busy = name, config, 0
-        self.version: float | None = None  # of its calibration
+    def __init__(
+        self, name: str, config: CascadeConfig, version: float | None, gateway: Gateway
+    ) -> None:
+        self.name, self.config, self.version, self.busy = name, config, version, 0
         self.own_price, folder = OwnPrice(), gateway.configured.path.parent
         stack = [self.own_price, *gateway.metrics, *_middleware(config, gateway)]
         options: dict[str, Any] = {"name": name, **{n: getattr(config, n) for n in _SAME}}
@@ -269,20 +253,17 @@ class Gateway:
     """All that a service holds; `metrics` are middleware of every cascade."""
 
     def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
-        self.configured, self.config = configured, configured.config
-        kept = self.config.ledger
-        self.store = None if kept is None else open_store(kept)
-        self.keys, self.money = Keys(kept or "memory://"), Budgets(kept or "memory://")
+        self.configured, self.config, self.metrics = configured, configured.config, metrics
+        place = self.config.ledger or "memory://"
+        self.store = open_store(place) if self.config.ledger else None
+        self.keys, self.money = Keys(place), Budgets(place)
         self.rates, self.guesses = Rates(), Rates()
         self.ways: deque[Way] = deque(maxlen=RECENT)
-        self.metrics = tuple(metrics)
         self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.served, self._seen = dict[str, Served](), _versions(configured)
         self.served = self._build(configured, self._seen)
-
-    # --- who asks
 
     async def key_of(
         self, request: Request, *, admin: bool = False, page: bool = False
@@ -291,8 +272,7 @@ class Gateway:
         password, which browsers send by themselves, also where another site's page asks.
 
         Raises:
-            ServiceError: 401, no valid key; 403, no admin's; 429, too many wrong ones came from
-                its address.
+            ServiceError: no valid key, no admin's, or too many wrong ones came from its address.
         """
         if not self.config.auth:
             return None
@@ -321,7 +301,7 @@ class Gateway:
         return [name for name in self.served if key is None or key.may_use(name)]
 
     def model(self, name: str, key: Key | None) -> Served:
-        """A model by its name: 404 where there is none, 403 where it is not for this key."""
+        """A model by its name; an error where there is none, or it is not for this key."""
         served = self.served.get(name) or self.served.get(name.removesuffix(":latest"))
         if served is None:
             there = ", ".join(self.models(key)) or "none"
@@ -331,8 +311,6 @@ class Gateway:
             said = f"this key may not ask for {served.name!r}; it may for {', '.join(key.models)}."
             raise ServiceError(403, said, "model_not_allowed", param="model")
         return served
-
-    # --- asking
 
     async def ask(
         self,
@@ -372,24 +350,21 @@ class Gateway:
         finally:
             served.busy -= 1
             if reservation is not None:
-                usd = known_cost(run.entries, unknown_usd)
-                self.money.settle(reservation, usd).add_done_callback(_counted)
+                self.money.settle(reservation, known_cost(run.entries, unknown_usd))
 
     async def _run(
         self, served: Served, run: Run, way: Way, tell: Callable[[Event], None] | None
     ) -> Reply:
-        runtime = CascadeRuntime(served.cascade.kernel, show="final")
-        if tell is not None:
-
-            def emit(event: Event) -> None:
-                if isinstance(event, Decided):
-                    way.decided(event.decision)
-                elif isinstance(event, Token) and event.tier != way.tier:
-                    way.answered(event.tier, served.models)
+        def emit(event: Event) -> None:
+            if isinstance(event, Decided):
+                way.decided(event.decision)
+            elif isinstance(event, Token) and event.tier != way.tier:
+                way.answered(event.tier, served.models)
+            if tell is not None:
                 tell(event)
 
-            runtime.emit, runtime.streams, runtime.show = emit, True, "verified"
-        begun = time.perf_counter()
+        runtime, begun = CascadeRuntime(served.cascade.kernel, emit), time.perf_counter()
+        runtime.show, runtime.streams = "verified" if tell else "final", tell is not None
         try:
             result = await served.cascade.adrive(run, runtime)
             way.decided(result.decision, failures(result.ledger))
@@ -429,10 +404,7 @@ class Gateway:
         key_id = self._owners.get(entry.run_id)
         usd = known_cost([entry], self.config.unknown_call_usd)
         if entry.node in BACKGROUND and key_id and usd and self.loop is not None:
-            charge = partial(self.money.charge, key_id, usd)
-            self.loop.call_soon_threadsafe(lambda: charge().add_done_callback(_counted))
-
-    # --- life
+            self.loop.call_soon_threadsafe(self.money.charge, key_id, usd)
 
     async def __aenter__(self) -> None:
         """Connect to the ledger before the first requests need it; it may also come later."""
@@ -461,20 +433,16 @@ class Gateway:
                 await self.reload()
 
     async def reload(self) -> dict[str, list[str]]:
-        """Read the configuration again and run what has changed.
-
-        Returns:
-            `changed`: keys that are in force now; `needs_restart`: keys that changed and are not;
-            `problems`: why all of it stays as it was.
-        """
+        """Read the configuration again and run what has `changed`; keys that changed and are not in
+        force `needs_restart`, and `problems` say why all of it stays as it was."""
         self._seen = _versions(self.configured)
-        old, gone = self.config, self.served
+        old, gone = dict(self.config), self.served
         try:
             path, overrides = self.configured.path, self.configured.overrides
             configured = await asyncio.to_thread(read_config, path, overrides=overrides)
-            new = configured.config
-            waits = [key for key in RESTART if getattr(new, key) != getattr(old, key)]
-            new = new.model_copy(update={key: getattr(old, key) for key in waits})
+            others = [key for key, value in configured.config if value != old[key]]
+            waits = [key for key in others if key in RESTART]
+            new = configured.config.model_copy(update={key: old[key] for key in waits})
             configured = replace(configured, config=new)
             served = self._build(configured, seen := _versions(configured))
         except CascadeError as error:
@@ -482,8 +450,7 @@ class Gateway:
             return {"changed": [], "needs_restart": [], "problems": str(error).splitlines()}
         names = sorted({*served, *gone})
         changed = [f"cascades.{n}" for n in names if served.get(n) is not gone.get(n)]
-        others = [name for name in ServiceConfig.model_fields if name != "cascades"]
-        changed += [name for name in others if getattr(new, name) != getattr(old, name)]
+        changed += [key for key in others if key not in ("cascades", *waits)]
         self.config, self.configured, self.served, self._seen = new, configured, served, seen
         for each in gone.values():
             if each not in served.values():
@@ -496,12 +463,10 @@ class Gateway:
         served, problems = dict[str, Served](), list[str]()
         for name, given in configured.config.cascades.items():
             known, version = self.served.get(name), seen.get(given.calibrator)
-            if known is not None and (known.config, known.version) == (given, version):
-                served[name] = known
-                continue
             try:
-                served[name] = made = Served(name, given, self)
-                made.version = version
+                if known is None or (known.config, known.version) != (given, version):
+                    known = Served(name, given, version, self)
+                served[name] = known
             except CascadeError as error:
                 problems += [f"cascades.{name}: {line}" for line in str(error).splitlines()]
         if problems:
@@ -525,7 +490,7 @@ class Gateway:
 
 
 class Route(APIRoute):
-    """A route whose function takes the request alone, past FastAPI's reading of its parameters.
+    """A route whose function takes the request alone, past FastAPI's reading of parameters.
 
     Without keys every program on this machine may ask, and so might every web page that its browser
     shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
@@ -534,27 +499,22 @@ class Route(APIRoute):
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        work = super().get_route_handler() if self.dependant.path_params else self.endpoint
+        work: Any = super().get_route_handler() if self.dependant.path_params else self.endpoint
 
-        async def handle(request: Request) -> Response:
-            if not request.app.state.gateway.config.auth:
-                refuse_foreign(request.headers)
-            response: Response = await work(request)
-            return response
+        async def handle(request: Request) -> Any:
+            if request.app.state.gateway.config.auth:
+                return await work(request)
+            host, origin = request.headers.get("host", ""), request.headers.get("origin")
+            if not _OWN_HOST.fullmatch(host):
+                there = ", ".join(LOOPBACK)
+                said = f"without keys this service answers to {there} only, not to {host!r:.80}."
+                raise ServiceError(403, said, "foreign_host")
+            if origin is not None and origin.partition("://")[2] != host:
+                said = f"without keys it answers no page of another site ({origin!r:.80})."
+                raise ServiceError(403, said, "foreign_origin")
+            return await work(request)
 
         return handle
-
-
-def refuse_foreign(headers: Mapping[str, str]) -> None:
-    """Refuse foreign hosts and origins."""
-    host, origin = headers.get("host", ""), headers.get("origin")
-    if not _OWN_HOST.fullmatch(host):
-        there = ", ".join(LOOPBACK)
-        said = f"without keys this service answers to {there} only, not to {host!r:.80}."
-        raise ServiceError(403, said, "foreign_host")
-    if origin is not None and origin.partition("://")[2] != host:
-        said = f"without keys this service answers no page of another site ({origin!r:.80})."
-        raise ServiceError(403, said, "foreign_origin")
 
 
 _OWN_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", re.IGNORECASE)
@@ -564,12 +524,6 @@ async def asked_by(request: Request, **how: bool) -> tuple[Gateway, Key | None]:
     """The gateway that a request came to, and the key with which; see `Gateway.key_of`."""
     gateway: Gateway = request.app.state.gateway
     return gateway, await gateway.key_of(request, **how)
-
-
-def _counted(done: asyncio.Future[None]) -> None:
-    """Log that a cost could not be counted."""
-    if not done.cancelled() and (error := done.exception()) is not None:
-        logger.error("a budget could not be counted: %s", error)
 
 
 def address_of(request: Request) -> str:

@@ -50,17 +50,14 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
     id: str
     """Its name in tags, on the page and on the command line; no secret."""
     name: Line
-    """What its owner calls it, such as a team."""
     digest: str = Field(repr=False, exclude=True)
     """SHA-256 of the secret: 256 random bits need no slow hash with a salt, as passwords do."""
     models: tuple[str, ...] = ()
     """Models that it may ask for; empty: all."""
     per_minute: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Requests per minute; None: any number."""
     day_usd: Dollars | None = None
-    """Budget of a day of UTC; None: no bound."""
     month_usd: Dollars | None = None
-    """Budget of a month of UTC; None: no bound."""
+    """Budgets of a day and a month of UTC."""
     tags: Tags = Field(default_factory=dict)
     """Tags of the ledger entries of its requests, beside `key` and `cascade`."""
     admin: StrictBool = False
@@ -114,14 +111,13 @@ class Keys:
             first = error.errors(include_url=False)[0]
             told = f"a key's {first['loc'][0]} is {first['input']!r:.80}: {first['msg']}."
             raise ConfigurationError(told) from None
-        made = _TABLE.insert().values(digest=key.digest, key=key)
-        await self._database.write(lambda c: c.execute(made))
+        row = {"digest": key.digest, "key": key}
+        await self._database.write(lambda c: c.execute(_TABLE.insert(), row))
         return key, secret
 
     async def list(self, *where: Any) -> Sequence[Key]:
         """The keys of some conditions in SQL, else all, revoked ones too; oldest first."""
-        statement = _TABLE.select().where(*where)
-        rows = await self._database.read(lambda c: c.execute(statement).all())
+        rows = await self._database.read(lambda c: c.execute(_TABLE.select().where(*where)).all())
         return sorted((Key(digest=r.digest, **r.key) for r in rows), key=lambda key: key.made_at)
 
     async def revoke(self, key_id: str) -> Key:
@@ -162,9 +158,6 @@ class Keys:
         await self._database.aclose()
 
 
-# --- how often
-
-
 class Rates:
     """Requests per minute by name, as buckets that fill evenly; each process counts for itself."""
 
@@ -184,9 +177,6 @@ class Rates:
         if len(self._left) > MOST_REMEMBERED:
             del self._left[next(iter(self._left))]
         return wait_s
-
-
-# --- dollars
 
 
 async def put_aside(budgets: Budgets, key: Key, usd: Decimal) -> Reservation:

@@ -29,10 +29,11 @@ from cascade.evaluation import render
 from cascade.evaluation.render import Cell, Document, Figure, Table
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
+from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.store import SqlLedger
 from cascade.service.faults import ServiceError, fault_of, invalid
 from cascade.service.gateway import Gateway, Route, Way, asked_by
-from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key
+from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, dollars
 
 HEADERS = {
     "Content-Security-Policy": f"{render.POLICY}; frame-ancestors 'none'",
@@ -240,8 +241,14 @@ def _requests(view: View, gateway: Gateway) -> Table:
         told = (f"{way.at:%m-%d %H:%M:%S}", way.name, way.key or "–", by, why)
         money = Figure(way.cost_usd, "usd"), Figure(way.saved_usd, "usd")
         took = Figure(way.seconds, "seconds")
-        rows.append((*told, " → ".join(way.steps()), *money, took, way.run_id))
+        rows.append((*told, " → ".join(map(_step, way.entries)), *money, took, way.run_id))
     title = f"Requests of this process: {len(ways)} of the last {len(gateway.ways)}"
     heads = ("at (UTC)", "cascade", "team", "answered by", "why", "way", "cost", "saved", "time")
     folded = not (view.search or view.only)
     return Table(title, (*heads, "run"), tuple(rows), folded=folded)
+
+
+def _step(entry: LedgerEntry) -> str:
+    ended = entry.outcome.replace("_", " ") if entry.outcome != "ok" else ""
+    took, cost = f"{entry.latency_ms:.0f} ms", dollars(entry.cost_usd)
+    return " ".join(filter(None, (entry.node, entry.tier, ended, took, cost)))

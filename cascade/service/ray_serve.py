@@ -7,16 +7,14 @@ budgets are shared through the ledger's database.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from cascade.errors import ConfigurationError, MissingDependencyError
+from cascade.errors import ConfigurationError
+from cascade.service.app import create_app, set_up_logs
 from cascade.service.config import read_config
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from ray.serve import Application, Deployment
 
 
 class Arguments(BaseModel, extra="forbid"):
@@ -34,26 +32,17 @@ class GatewayReplica:
     def __init__(self, *places: str) -> None:
         self._path = next((each for each in places if Path(each).exists()), places[0])
 
-    def __serve_build_asgi_app__(self) -> "FastAPI":  # called by Ray once in each replica
-        from cascade.service.app import create_app, set_up_logs  # noqa: PLC0415 - heavy
-
+    def __serve_build_asgi_app__(self) -> FastAPI:  # called by Ray once in each replica
         configured = read_config(self._path)
         set_up_logs(configured.config.log)
         return create_app(configured)
 
 
-def app(arguments: Arguments) -> "Application":  # Ray reads the words of a command by this type
-    """The gateway in Serve's terms.
+def app(arguments: Arguments) -> Any:  # Ray reads the words of a command by this type
+    """The gateway in Serve's terms; a `ConfigurationError` where it cannot work with so many
+    replicas."""
+    from ray import serve  # noqa: PLC0415 - an extra
 
-    Raises:
-        ConfigurationError: the configuration cannot work, or not with so many replicas.
-        MissingDependencyError: the extra `ray-serve` is not installed.
-    """
-    try:
-        from ray import serve  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        said = f"Ray Serve is needed ({error}): install the extra `ray-serve`."
-        raise MissingDependencyError(said) from error
     path, replicas = arguments.config, arguments.max_replicas
     config = read_config(path).config
     if not config.auth:
@@ -67,7 +56,7 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
             "PostgreSQL: set ledger to postgresql://…, or max_replicas=1."
         )
     places = min(each.concurrency for each in config.cascades.values())
-    made = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress()(GatewayReplica),
         name="Gateway",
         autoscaling_config={
@@ -81,5 +70,4 @@ def app(arguments: Arguments) -> "Application":  # Ray reads the words of a comm
         # Ray waits for the requests under way, then the replica for audits and the ledger.
         graceful_shutdown_timeout_s=2 * config.shutdown_grace_s + 5.0,
     )
-    deployment = cast("Deployment", made)  # Ray says that it is a function
     return deployment.bind(path, str(Path(path).resolve()))

@@ -285,14 +285,19 @@ def unreadable(place: str, given: object) -> ServiceError:
 # --- answers and streams
 
 
+_json = json.JSONEncoder(separators=(",", ":"), default=float)
+
+
 def json_bytes(content: object) -> bytes:
     """JSON as it is sent, in ASCII, with dollars as numbers."""
-    return json.dumps(content, separators=(",", ":"), default=float).encode()
+    return _json.encode(content).encode()
 
 
-def json_response(content: object, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    content: object, headers: Mapping[str, str] | None = None, status: int = 200
+) -> Response:
     """A whole answer."""
-    return Response(json_bytes(content), headers=headers, media_type="application/json")
+    return Response(json_bytes(content), status, headers, "application/json")
 
 
 def sent_event(kind: str, **content: Any) -> bytes:

@@ -146,7 +146,7 @@ def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: 
 def test_a_replica_is_a_gateway_of_its_own(
     tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "set_up_logs", lambda config: None)
+    monkeypatch.setattr(ray_serve, "set_up_logs", lambda config: None)
     path = write(tmp_path, upstream)
     replica = ray_serve.GatewayReplica("gone.yaml", str(path))
     made = replica.__serve_build_asgi_app__()
