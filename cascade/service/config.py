@@ -117,9 +117,8 @@ class TierConfig(Section):
         if (variable := given.pop("api_key_env")) is not None:
             given["api_key"] = os.environ.get(variable)
             if not given["api_key"]:
-                raise ConfigurationError(
-                    f"api_key_env: the environment variable {variable} is not set."
-                )
+                said = f"api_key_env: the environment variable {variable} is not set."
+                raise ConfigurationError(said)
         return Tier(**given)
 
 

@@ -341,7 +341,8 @@ class Gateway:
                 self._owners[run.id] = key.id
                 if len(self._owners) > MOST_OWNERS:
                     del self._owners[next(iter(self._owners))]
-            async with asyncio.timeout(patience_s) as wait, served.places:
+            waits_s = patience_s if served.places.locked() else None
+            async with asyncio.timeout(waits_s) as wait, served.places:
                 wait.reschedule(None)
                 return await self._run(served, run, way, tell)
         except TimeoutError:
@@ -441,7 +442,7 @@ class Gateway:
             path, overrides = self.configured.path, self.configured.overrides
             configured = await asyncio.to_thread(read_config, path, overrides=overrides)
             others = [key for key, value in configured.config if value != old[key]]
-            waits = [key for key in others if key in RESTART]
+            waits = [key for key in RESTART if key in others]
             new = configured.config.model_copy(update={key: old[key] for key in waits})
             configured = replace(configured, config=new)
             served = self._build(configured, seen := _versions(configured))
@@ -505,14 +506,12 @@ class Route(APIRoute):
             if request.app.state.gateway.config.auth:
                 return await work(request)
             host, origin = request.headers.get("host", ""), request.headers.get("origin")
-            if not _OWN_HOST.fullmatch(host):
-                there = ", ".join(LOOPBACK)
-                said = f"without keys this service answers to {there} only, not to {host!r:.80}."
-                raise ServiceError(403, said, "foreign_host")
-            if origin is not None and origin.partition("://")[2] != host:
-                said = f"without keys it answers no page of another site ({origin!r:.80})."
-                raise ServiceError(403, said, "foreign_origin")
-            return await work(request)
+            own = origin is None or origin.partition("://")[2] == host
+            if own and _OWN_HOST.fullmatch(host):
+                return await work(request)
+            there = f"{', '.join(LOOPBACK)} and their own pages"
+            said = f"without keys it answers to {there} only, not to {origin or host!r:.80}."
+            raise ServiceError(403, said, "foreign_site")
 
         return handle
 

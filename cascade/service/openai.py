@@ -339,11 +339,8 @@ class _ResponseWriter(wire.Writer):
 
     def failed(self, fault: ServiceError) -> bytes:
         error = {"code": fault.code, "message": fault.message}
-        self._number += 1
-        said = wire.sent_event("error", sequence_number=self._number, **error, param=fault.param)
-        return said + self._say(
-            "failed", response={**self._response, "status": "failed", "error": error}
-        )
+        ended = self._response | {"status": "failed", "error": error}
+        return self._say("error", **error, param=fault.param) + self._say("failed", response=ended)
 
     def _opened(self, part: dict[str, Any]) -> bytes:
         """The beginning of the message: the first item, and its first part."""
@@ -357,7 +354,8 @@ class _ResponseWriter(wire.Writer):
 
     def _say(self, kind: str, **content: Any) -> bytes:
         self._number += 1
-        return wire.sent_event(f"response.{kind}", sequence_number=self._number, **content)
+        kind = kind if kind == "error" else f"response.{kind}"
+        return wire.sent_event(kind, sequence_number=self._number, **content)
 
 
 def _part(text: str, refusal: str | None = None) -> dict[str, Any]:

@@ -404,6 +404,7 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
             raise fault_of(error) from None
         if not leaving.done():
             raise
+        task.uncancel()
         raise ClientDisconnect from None
     finally:
         leaving.cancel()
