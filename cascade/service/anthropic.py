@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -167,35 +166,33 @@ class _MessageWriter(wire.Writer):
         usage, facts = _usage(reply.completion.usage), reply.way.facts()
         return self._message(content=content, stop_reason=reason, usage=usage, cascade=facts)
 
-    def begin(self) -> bytes:
-        return sent_event("message_start", message=self._message(usage=_usage(Usage()))) + self.ping
+    def stream(self) -> wire.Stream:
+        began = sent_event("message_start", message=self._message(usage=_usage(Usage())))
+        said = yield began + self.ping
+        while isinstance(said, str):
+            said = yield self._text(said)
+        if isinstance(said, ServiceError):
+            yield sent_event("error", **said.body("/v1/messages"))
+            return
+        whole, made = self.whole(said), self._text(said.refusal) if said.refusal else b""
+        for index, block in enumerate(whole["content"]):
+            if block["type"] == "tool_use":
+                delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
+                empty = {**block, "input": {}}
+                made += sent_event("content_block_start", index=index, content_block=empty)
+                made += sent_event("content_block_delta", index=index, delta=delta)
+            made += sent_event("content_block_stop", index=index)
+        ended = {name: whole[name] for name in ("stop_reason", "stop_sequence")}
+        last = {name: whole[name] for name in ("usage", "cascade")}
+        yield made + sent_event("message_delta", delta=ended, **last) + sent_event("message_stop")
 
-    def text(self, text: str) -> bytes:
+    def _text(self, text: str) -> bytes:
         opened = b""
         if not self._open:
             self._open, block = True, {"type": "text", "text": ""}
             opened = sent_event("content_block_start", index=0, content_block=block)
         delta = {"type": "text_delta", "text": text}
         return opened + sent_event("content_block_delta", index=0, delta=delta)
-
-    def end(self, reply: Reply) -> Iterator[bytes]:
-        whole = self.whole(reply)
-        if reply.refusal:
-            yield self.text(reply.refusal)
-        for index, block in enumerate(whole["content"]):
-            if block["type"] == "tool_use":
-                delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-                empty = {**block, "input": {}}
-                yield sent_event("content_block_start", index=index, content_block=empty)
-                yield sent_event("content_block_delta", index=index, delta=delta)
-            yield sent_event("content_block_stop", index=index)
-        ended = {name: whole[name] for name in ("stop_reason", "stop_sequence")}
-        last = {name: whole[name] for name in ("usage", "cascade")}
-        yield sent_event("message_delta", delta=ended, **last)
-        yield sent_event("message_stop")
-
-    def failed(self, fault: ServiceError) -> bytes:
-        return sent_event("error", **fault.body("/v1/messages"))
 
     def _message(self, **more: Any) -> dict[str, Any]:
         own = {"id": self._id, "type": "message", "role": "assistant", "model": self._model}

@@ -56,10 +56,6 @@ WATCH_S, PATIENCE_S = 2.0, 30.0
 RECENT, MOST_OWNERS = 500, 10_000
 """Finished requests that the page can show, and runs whose key is remembered."""
 
-WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
-"""Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
-never held up, so that others behind the same proxy cannot be locked out."""
-
 CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS, ANSWER_TOKENS = 3, 64, 1024
 """Characters of a token, fewer than in usual text, tokens that providers put around a prompt, and
 those of an answer that nothing limits: so that more is put aside than is spent."""
@@ -257,44 +253,12 @@ class Gateway:
         place = self.config.ledger or "memory://"
         self.store = open_store(place) if self.config.ledger else None
         self.keys, self.money = Keys(place), Budgets(place)
-        self.rates, self.guesses = Rates(), Rates()
-        self.ways: deque[Way] = deque(maxlen=RECENT)
+        self.rates, self.ways = Rates(), deque[Way](maxlen=RECENT)
         self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.served, self._seen = dict[str, Served](), _versions(configured)
         self.served = self._build(configured, self._seen)
-
-    async def key_of(
-        self, request: Request, *, admin: bool = False, page: bool = False
-    ) -> Key | None:
-        """The key of a request; None where the service asks for none. Of a `page` it may be a
-        password, which browsers send by themselves, also where another site's page asks.
-
-        Raises:
-            ServiceError: no valid key, no admin's, or too many wrong ones came from its address.
-        """
-        if not self.config.auth:
-            return None
-        secret, wrong = _secret(request, page=page), False
-        guess = self.keys.is_guess(secret)
-        bounds = (address_of(request) if guess else "", WRONG_PER_MINUTE, WRONG_AT_ONCE)
-        if guess and (wait_s := self.guesses.take(*bounds)):
-            said = f"too many wrong API keys came from your address: wait {wait_s} s."
-            raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
-        try:
-            key = await self.keys.find(secret)
-            wrong = key is None
-        finally:
-            if guess and not wrong:
-                self.guesses.take(*bounds, count=-1)
-        if key is None:
-            said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
-            raise ServiceError(401, said, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        if admin and not key.admin:
-            said = "this needs an admin key: `cascade keys create … --admin` makes one."
-            raise ServiceError(403, said, "admin_key_needed")
-        return key
 
     def models(self, key: Key | None) -> list[str]:
         """The models that a key may ask for."""
@@ -519,20 +483,36 @@ class Route(APIRoute):
 _OWN_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", re.IGNORECASE)
 
 
-async def asked_by(request: Request, **how: bool) -> tuple[Gateway, Key | None]:
-    """The gateway that a request came to, and the key with which; see `Gateway.key_of`."""
+async def asked_by(
+    request: Request, *, admin: bool = False, page: bool = False
+) -> tuple[Gateway, Key | None]:
+    """The gateway that a request came to, and its key, None where the service asks for none. Of a
+    `page` it may be a password, which browsers send by themselves, also where another site asks.
+
+    Raises:
+        ServiceError: no valid key, no admin's, or too many wrong ones came from its address.
+    """
     gateway: Gateway = request.app.state.gateway
-    return gateway, await gateway.key_of(request, **how)
+    if not gateway.config.auth:
+        return gateway, None
+    key = await gateway.keys.find(_secret(request, page=page), address_of(request))
+    if key is None:
+        said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
+        raise ServiceError(401, said, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+    if admin and not key.admin:
+        said = "this needs an admin key: `cascade keys create … --admin` makes one."
+        raise ServiceError(403, said, "admin_key_needed")
+    return gateway, key
 
 
 def address_of(request: Request) -> str:
     """The address that counts for a client: of IPv6 its network, since one line has 2⁶⁴ of them."""
     host = request.client.host if request.client else ""
-    try:
-        address = IPv6Address(host)
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))
+    if ":" in host:
+        with suppress(ValueError):
+            address = IPv6Address(host)
+            return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False))
+    return host
 
 
 def _secret(request: Request, *, page: bool) -> str:

@@ -31,6 +31,10 @@ KNOWN_FOR_S, WRONG_FOR_S, MOST_REMEMBERED = 2.0, 10.0, 10_000
 """Seconds for which a key that was found (also where it is revoked then), and one that was not, is
 not looked up again; keys and addresses that are remembered."""
 
+WRONG_AT_ONCE, WRONG_PER_MINUTE = 20, 6
+"""Unknown keys of one address that are looked up: a team behind it mistypes some. A known key is
+never held up, so that others behind the same proxy cannot be locked out."""
+
 PATIENCE_S, POLL_S = 10.0, 0.1
 """Longest wait for money that requests under way have put aside, and seconds between two looks."""
 
@@ -100,6 +104,7 @@ class Keys:
     def __init__(self, url: str) -> None:
         self._database = Database(url, "service", _TABLE.metadata)
         self._known: dict[str, tuple[Key | None, float]] = {}
+        self._guesses = Rates()
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again."""
@@ -132,26 +137,36 @@ class Keys:
         self._known.pop(key.digest, None)
         return key
 
-    async def find(self, secret: str) -> Key | None:
-        """The valid key with this secret."""
+    async def find(self, secret: str, address: str = "") -> Key | None:
+        """The valid key with this secret.
+
+        Raises:
+            ServiceError: too many wrong ones came from an address.
+        """
         if not _FORM.fullmatch(secret):
             return None
         digest, now = digest_of(secret), time.monotonic()
         key, until = self._known.get(digest, (None, now))
         if now < until:
             return key
+        guess, wrong = digest not in self._known, False
+        bounds = (address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
+        if guess and (wait_s := self._guesses.take(*bounds)):
+            said = f"too many wrong API keys came from your address: wait {wait_s} s."
+            raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
         if key is not None:  # others go on with it, while one request looks it up
             self._known[digest] = (key, now + KNOWN_FOR_S)
-        found = await self.list(_TABLE.c.digest == digest)
-        key = next((key for key in found if key.revoked_at is None), None)
+        try:
+            found = await self.list(_TABLE.c.digest == digest)
+            key = next((key for key in found if key.revoked_at is None), None)
+            wrong = key is None
+        finally:
+            if guess and not wrong:
+                self._guesses.take(*bounds, count=-1)
         self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
         if len(self._known) > MOST_REMEMBERED:
             del self._known[next(iter(self._known))]
         return key
-
-    def is_guess(self, secret: str) -> bool:
-        """True if it would have to be looked up and was never seen, as a guess is."""
-        return _FORM.fullmatch(secret) is not None and digest_of(secret) not in self._known
 
     async def aclose(self) -> None:
         """Close the connections; the keys may be used again."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -156,17 +155,17 @@ class _LineWriter(wire.Writer):
         said = self._line(reply.text, done=True, **_said(reply))
         return said | self._counts(reply)
 
-    def text(self, text: str) -> bytes:
-        return wire.json_bytes(self._line(text, done=False)) + b"\n"
-
-    def end(self, reply: Reply) -> Iterator[bytes]:
-        refusal, said = reply.refusal or "", _said(reply)
-        if refusal or said:
-            yield wire.json_bytes(self._line(refusal, done=False, **said)) + b"\n"
-        yield wire.json_bytes(self._line("", done=True) | self._counts(reply)) + b"\n"
-
-    def failed(self, fault: ServiceError) -> bytes:
-        return wire.json_bytes(fault.body("/api/chat")) + b"\n"
+    def stream(self) -> wire.Stream:
+        said = yield b""
+        while isinstance(said, str):
+            said = yield wire.json_bytes(self._line(said, done=False)) + b"\n"
+        if isinstance(said, ServiceError):
+            yield wire.json_bytes(said.body("/api/chat")) + b"\n"
+            return
+        last, more = b"", _said(said)
+        if said.refusal or more:
+            last = wire.json_bytes(self._line(said.refusal or "", done=False, **more)) + b"\n"
+        yield last + wire.json_bytes(self._line("", done=True) | self._counts(said)) + b"\n"
 
     def _line(self, text: str, *, done: bool, **more: Any) -> dict[str, Any]:
         at = datetime.now(UTC).isoformat().replace("+00:00", "Z")

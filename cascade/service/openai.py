@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -136,29 +136,24 @@ class _ChatWriter(wire.Writer):
         made = {**self._head, "object": "chat.completion", "choices": [choice]}
         return made | {"usage": usage, "cascade": reply.way.facts()}
 
-    def begin(self) -> bytes:
+    def stream(self) -> wire.Stream:
         # Most of a stream: only the text of a piece is written anew.
-        self._before, self._after = self._chunk({"content": "\0"}).split(b'"\\u0000"')
-        return self._chunk({"role": "assistant", "content": ""})
-
-    def text(self, text: str) -> bytes:
-        return self._before + wire.json_bytes(text) + self._after
-
-    def end(self, reply: Reply) -> Iterator[bytes]:
-        whole = self.whole(reply)
+        before, after = self._chunk({"content": "\0"}).split(b'"\\u0000"')
+        said = yield self._chunk({"role": "assistant", "content": ""})
+        while isinstance(said, str):
+            said = yield before + wire.json_bytes(said) + after
+        if isinstance(said, ServiceError):
+            yield b"data: " + wire.json_bytes(said.body("/v1/chat/completions")) + b"\n\n"
+            return
+        whole = self.whole(said)
         (choice,) = whole["choices"]
-        message = choice.pop("message")
-        if reply.refusal:
-            yield self._chunk({"refusal": reply.refusal})
-        for index, call in enumerate(message.get("tool_calls", ())):
-            yield self._chunk({"tool_calls": [{"index": index, **call}]})
-        yield self._event([{**choice, "delta": {}}], cascade=whole["cascade"])
+        calls = choice.pop("message").get("tool_calls", ())
+        last = [self._chunk({"refusal": said.refusal})] if said.refusal else []
+        last += [self._chunk({"tool_calls": [{"index": n, **c}]}) for n, c in enumerate(calls)]
+        last.append(self._event([{**choice, "delta": {}}], cascade=whole["cascade"]))
         if self._usage:
-            yield self._event([], usage=whole["usage"])
-        yield b"data: [DONE]\n\n"
-
-    def failed(self, fault: ServiceError) -> bytes:
-        return b"data: " + wire.json_bytes(fault.body("/v1/chat/completions")) + b"\n\n"
+            last.append(self._event([], usage=whole["usage"]))
+        yield b"".join([*last, b"data: [DONE]\n\n"])
 
     def _chunk(self, delta: dict[str, Any]) -> bytes:
         return self._event([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
@@ -285,7 +280,7 @@ class _ResponseWriter(wire.Writer):
         none = dict.fromkeys(("error", "incomplete_details", "usage"))
         self._response = {**head, "model": body.model, **usual, **none, **given}
         self._message = {"id": f"msg_{uuid4().hex}", "type": "message", "role": "assistant"}
-        self._number, self._open = -1, False
+        self._number = -1
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         short = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -307,44 +302,42 @@ class _ResponseWriter(wire.Writer):
             "cascade": reply.way.facts(),
         }
 
-    def begin(self) -> bytes:
-        begun = {"response": self._response | {"status": "in_progress"}}
-        return self._say("created", **begun) + self._say("in_progress", **begun)
-
-    def text(self, text: str) -> bytes:
-        opened = b"" if self._open else self._opened(_part(""))
-        return opened + self._say_part("output_text.delta", delta=text, logprobs=[])
-
-    def end(self, reply: Reply) -> Iterator[bytes]:
-        body = self.whole(reply)
+    def stream(self) -> wire.Stream:
+        begun, opened = {"response": self._response | {"status": "in_progress"}}, False
+        said = yield self._say("created", **begun) + self._say("in_progress", **begun)
+        while isinstance(said, str):
+            opening, opened = b"" if opened else self._opened(_part("")), True
+            said = yield opening + self._say_part("output_text.delta", delta=said, logprobs=[])
+        if isinstance(said, ServiceError):
+            error = {"code": said.code, "message": said.message}
+            ended = self._response | {"status": "failed", "error": error}
+            yield self._say("error", **error, param=said.param) + self._say(
+                "failed", response=ended
+            )
+            return
+        body, made = self.whole(said), b""
         for index, item in enumerate(body["output"]):
             if item["type"] == "message":
                 (part,) = item["content"]
-                if not self._open:
-                    yield self._opened(_part("", reply.refusal and ""))
-                if reply.refusal:
-                    yield self._say_part("refusal.delta", delta=reply.refusal)
-                said = {name: value for name, value in part.items() if name != "type"}
-                yield self._say_part(f"{part['type']}.done", **said)
-                yield self._say_part("content_part.done", part=part)
+                made += b"" if opened else self._opened(_part("", said.refusal and ""))
+                if said.refusal:
+                    made += self._say_part("refusal.delta", delta=said.refusal)
+                content = {name: value for name, value in part.items() if name != "type"}
+                made += self._say_part(f"{part['type']}.done", **content)
+                made += self._say_part("content_part.done", part=part)
             else:
                 place = {"item_id": item["id"], "output_index": index}
                 arguments, about = item["arguments"], "function_call_arguments"
                 added = item | {"status": "in_progress", "arguments": ""}
-                yield self._say("output_item.added", output_index=index, item=added)
-                yield self._say(f"{about}.delta", **place, delta=arguments)
-                yield self._say(f"{about}.done", **place, name=item["name"], arguments=arguments)
-            yield self._say("output_item.done", output_index=index, item=item)
-        yield self._say(body["status"], response=body)
-
-    def failed(self, fault: ServiceError) -> bytes:
-        error = {"code": fault.code, "message": fault.message}
-        ended = self._response | {"status": "failed", "error": error}
-        return self._say("error", **error, param=fault.param) + self._say("failed", response=ended)
+                made += self._say("output_item.added", output_index=index, item=added)
+                made += self._say(f"{about}.delta", **place, delta=arguments)
+                made += self._say(f"{about}.done", **place, name=item["name"], arguments=arguments)
+            made += self._say("output_item.done", output_index=index, item=item)
+        yield made + self._say(body["status"], response=body)
 
     def _opened(self, part: dict[str, Any]) -> bytes:
         """The beginning of the message: the first item, and its first part."""
-        self._open, item = True, {**self._message, "status": "in_progress", "content": []}
+        item = {**self._message, "status": "in_progress", "content": []}
         added = self._say("output_item.added", output_index=0, item=item)
         return added + self._say_part("content_part.added", part=part)
 

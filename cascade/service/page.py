@@ -132,7 +132,8 @@ class View(BaseModel):
 @router.get("/")
 async def show(request: Request) -> Response:
     """Show the page."""
-    gateway, view = request.app.state.gateway, View.of(request)
+    gateway: Gateway = request.app.state.gateway
+    view = View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
     told = Document("cascade", "There is no ledger, so nothing is known of savings: set `ledger`.")
     alarms = _alarms(gateway)

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from itertools import product
@@ -305,6 +305,11 @@ def sent_event(kind: str, **content: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), json_bytes({"type": kind, **content}))
 
 
+Stream = Generator[bytes, "str | Reply | ServiceError"]
+"""Writes a stream: its beginning, each piece of the answer's text that it is sent, and its end,
+where that is a reply after all of its text, or a fault."""
+
+
 class Writer(ABC):
     """Answer of one protocol, as a whole or as a stream."""
 
@@ -319,21 +324,9 @@ class Writer(ABC):
     def whole(self, reply: Reply) -> dict[str, Any]:
         """The answer in one piece."""
 
-    def begin(self) -> bytes:
-        """Beginning of a stream."""
-        return b""
-
     @abstractmethod
-    def text(self, text: str) -> bytes:
-        """A piece of the answer's text."""
-
-    @abstractmethod
-    def end(self, reply: Reply) -> Iterator[bytes]:
-        """The end of a stream, after all of the answer's text."""
-
-    @abstractmethod
-    def failed(self, fault: ServiceError) -> bytes:
-        """The end of a stream that failed."""
+    def stream(self) -> Stream:
+        """The answer as a stream."""
 
 
 def serves(
@@ -450,16 +443,13 @@ async def streamed(ask: Ask, way: Way, writer: Writer) -> AsyncGenerator[bytes]:
         if isinstance(end, ServiceError) and not text:
             raise end
         yield b""
-        made, last = writer.begin(), None
+        stream, last = writer.stream(), None
+        made = next(stream)
         while last is None:
             news.clear()
             piece = end.answer[sent:] if isinstance(end, Reply) else text
             text, last, sent = "", end, sent + len(piece)
-            made += writer.text(piece) if piece else b""
-            if isinstance(last, Reply):
-                made += b"".join(writer.end(last))
-            elif last is not None:
-                made += writer.failed(last)
+            made += b"".join(stream.send(each) for each in (piece, last) if each)
             yield made or writer.ping
             made = b""
             if last is None:

@@ -18,8 +18,8 @@ from starlette.requests import Request
 from cascade.errors import ConfigurationError
 from cascade.ledger import open_store
 from cascade.service import create_app, read_config
-from cascade.service.gateway import WRONG_AT_ONCE, address_of
-from cascade.service.keys import Keys, Rates, digest_of
+from cascade.service.gateway import address_of
+from cascade.service.keys import WRONG_AT_ONCE, Keys, Rates, digest_of
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import Serve, Served
 
