@@ -84,7 +84,6 @@ def invalid(error: ValidationError, given: Any) -> ServiceError:
 
 
 _FAULTS: tuple[tuple[type[errors.CascadeError], int, str, str], ...] = (
-    (errors.UnknownRunError, 404, "run_not_found", ""),
     (errors.InputError, 400, "invalid_input", ""),
     (errors.ConfigurationError, 400, "invalid_value", ""),
     (errors.AuthenticationError, 502, "upstream_failed", "refused the key"),

@@ -455,7 +455,7 @@ class Gateway:
 
 
 class Route(APIRoute):
-    """A route whose function takes the request alone, past FastAPI's reading of parameters.
+    """A route whose function takes the request and parts of its path, past FastAPI's reading.
 
     Without keys every program on this machine may ask, and so might every web page that its browser
     shows: a page's `Origin` gives it away, and a foreign name that its DNS points here (rebinding)
@@ -464,18 +464,17 @@ class Route(APIRoute):
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        work: Any = super().get_route_handler() if self.dependant.path_params else self.endpoint
-
         async def handle(request: Request) -> Any:
-            if request.app.state.gateway.config.auth:
-                return await work(request)
-            host, origin = request.headers.get("host", ""), request.headers.get("origin")
-            own = origin is None or origin.partition("://")[2] == host
-            if own and _OWN_HOST.fullmatch(host):
-                return await work(request)
-            there = f"{', '.join(LOOPBACK)} and their own pages"
-            said = f"without keys it answers to {there} only, not to {origin or host!r:.80}."
-            raise ServiceError(403, said, "foreign_site")
+            if not request.app.state.gateway.config.auth:
+                host, origin = request.headers.get("host", ""), request.headers.get("origin")
+                own = origin is None or origin.partition("://")[2] == host
+                if not own or not _OWN_HOST.fullmatch(host):
+                    there = f"{', '.join(LOOPBACK)} and their own pages"
+                    said = (
+                        f"without keys it answers to {there} only, not to {origin or host!r:.80}."
+                    )
+                    raise ServiceError(403, said, "foreign_site")
+            return await self.endpoint(request, **request.path_params)
 
         return handle
 

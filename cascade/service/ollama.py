@@ -87,7 +87,7 @@ def _read(
     for name in ("suffix", "template", "context", "raw"):
         if extra.pop(name, None):
             raise wire.unsupported(name, "a cascade answers conversations: use /api/chat.")
-    form = {"type": "json_object"} if body.format == "json" else None
+    form = {"type": "json_object"} if body.format else None
     if isinstance(body.format, dict):
         form = wire.schema_format(schema=body.format)
     limit = given.num_predict or 0
@@ -152,8 +152,7 @@ class _LineWriter(wire.Writer):
         return {**self._line("", done=True), "done_reason": "load"}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
-        said = self._line(reply.text, done=True, **_said(reply))
-        return said | self._counts(reply)
+        return self._line(reply.text, done=True, **_said(reply)) | self._counts(reply)
 
     def stream(self) -> wire.Stream:
         said = yield b""
@@ -175,10 +174,9 @@ class _LineWriter(wire.Writer):
         return {"model": self._model, "created_at": at, **said, "done": done}
 
     def _counts(self, reply: Reply) -> dict[str, Any]:
-        usage, counts = reply.completion.usage, dict[str, Any]()
-        if usage.known:
-            counts = {"prompt_eval_count": usage.input_tokens, "eval_count": usage.output_tokens}
-        return counts | {
+        usage = reply.completion.usage
+        counts = {"prompt_eval_count": usage.input_tokens, "eval_count": usage.output_tokens}
+        return (counts if usage.known else {}) | {
             "done_reason": "length" if reply.finish_reason == "length" else "stop",
             "total_duration": int((time.perf_counter() - self._begun) * 1e9),
             "cascade": reply.way.facts(),
