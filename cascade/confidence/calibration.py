@@ -134,12 +134,10 @@ def matrix(rows: Sequence[Features], columns: Sequence[Column]) -> Array:
 def owner(feature: str, signals: Collection[str]) -> str | None:
     """The signal that a feature is of: by its name where it is built in, else the longest name that
     it begins with."""
-    for signal, features in FEATURES.items():
-        if feature in features:
-            return signal
+    built_in = [signal for signal, features in FEATURES.items() if feature in features]
     others = [signal for signal in signals if signal not in FEATURES]
     fitting = [s for s in others if feature == s or feature.startswith(f"{s}_")]
-    return max(fitting, key=len, default=None)
+    return max(built_in or fitting, key=len, default=None)
 
 
 # --- fitted maps from a matrix to probabilities

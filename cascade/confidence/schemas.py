@@ -110,10 +110,8 @@ def _text_of(schema: Mapping[str, Any]) -> str:
 def _read(text: str) -> Validator:
     """The validator of a schema, or a `_FaultError` with what is wrong."""
     if '"patternProperties"' in text and '"unevaluatedProperties"' in text:
-        raise _FaultError(
-            "patternProperties and unevaluatedProperties are not checked together: take "
-            "additionalProperties"
-        )
+        both = "patternProperties and unevaluatedProperties"
+        raise _FaultError(f"{both} are not checked together: take additionalProperties")
     schema = json.loads(text)
     try:
         _begin(LONGEST_CHECK_S)

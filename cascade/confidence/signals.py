@@ -489,21 +489,19 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
                 f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "
                 "cascade.confidence, and your own functions (question, answer) → value."
             )
-        if isinstance(signal, UserSignal) and signal.name in _RESERVED:
+        built_in = isinstance(signal, UserSignal) and signal.name in _RESERVED
+        if built_in or signal.name in signals:
             raise ConfigurationError(
-                f"a signal of yours is called {signal.name!r}, which is built in: "
-                "UserSignal(check, name=…) gives it another name."
+                f"two signals are called {signal.name!r}{', one of them built in' * built_in}: "
+                "UserSignal(check, name=…) or Agreement(model, name=…) gives one another name."
             )
-        if signal.name in signals:
-            raise ConfigurationError(f"two signals are called {signal.name!r}: rename one of them.")
         signals[signal.name] = signal
     return tuple(sorted(signals.values(), key=lambda signal: signal.calls))
 
 
 def wordings(names: Iterable[str]) -> dict[str, str]:
     """The words of the checks among these signals, by name and digest (`Signal.wording`)."""
-    known = {name: BUILT_IN[name].wording for name in names if name in BUILT_IN}
-    return {name: wording for name, wording in known.items() if wording}
+    return {n: BUILT_IN[n].wording for n in names if n in BUILT_IN and BUILT_IN[n].wording}
 
 
 # --- early stop of a draft that is still being written

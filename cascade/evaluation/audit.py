@@ -26,8 +26,8 @@ LEVEL, COST_LEVEL = 0.95, 0.96
 
 FEW, TUNED, MANY = 5, 50, 100
 """Below so many audits the interval of a bounded value is all that is possible; from so many, the
-weight κ of a proxy for quality is estimated (it is 0 before; for costs it is 1 throughout, the
-difference estimator); from so many, the spread of costs is trusted without a floor."""
+weight κ of a proxy for quality is estimated, which is 0 before (for costs it is always 1); from so
+many, the spread of costs is trusted without a floor."""
 
 WORDY, ENOUGH_ESCALATED = 8.0, 10
 """Where a prediction has no range, the large model is taken to cost at most so many times it; from
@@ -197,8 +197,8 @@ def _limits(drafts: Any) -> Array:
 
 
 def _spread(runs: Any, rated: Any) -> float:
-    """Standard deviation of a prediction of the large model's cost: that of its costs on escalated
-    requests, or as the ranges of the predictions say."""
+    """Standard deviation of a prediction of the large model's cost, by its costs on escalated
+    requests, or by the ranges of the predictions."""
     costs = runs.measured[(runs.outcome == "escalated") & (runs.measured > 0)]
     if len(costs) >= ENOUGH_ESCALATED:
         return float(np.std(costs, ddof=1))
@@ -261,8 +261,7 @@ def reliability(runs: Any) -> list[tuple[float, float, float, float]]:
     for part in parts if len(judged) else ():
         sample = Sample(part.rate, part.loss)
         good = sample.mean(1.0 - np.maximum(part.loss, 0.0))
-        ends = wilson(good, sample.size)
-        groups.append((sample.mean(part.confidence), good, *ends))
+        groups.append((sample.mean(part.confidence), good, *wilson(good, sample.size)))
     return groups
 
 
@@ -292,15 +291,8 @@ def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
         judged = int(taken.sum()) - len(blind)
         value, low, high = (end * judged / n for end in errors.numbers)
         guess = float((1.0 - blind.confidence).sum()) / n
-        worse = value + guess if (blind.calibrated > 0).all() else None
-        choices.append(
-            Choice(
-                threshold=cut,
-                in_force=cut in given,
-                escalated=1.0 - float(taken.mean()),
-                cost_usd=cost,
-                saving=bill.map((-cost).__add__),
-                worse=Figure(worse, "share", low, high + len(blind) / n),
-            )
-        )
+        known = value + guess if (blind.calibrated > 0).all() else None
+        worse = Figure(known, "share", low, high + len(blind) / n)
+        escalated, saving = 1.0 - float(taken.mean()), bill.map((-cost).__add__)
+        choices.append(Choice(cut, cut in given, escalated, cost, saving, worse))
     return tuple(choices)

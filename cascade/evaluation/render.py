@@ -186,7 +186,7 @@ def words(cell: Cell) -> str:
 
 
 def _words(cell: Cell) -> tuple[str, str]:
-    """A cell, and its interval; "" where it has none, or it says nothing."""
+    """A cell and its interval; "" where it has none, or it says nothing."""
     if not isinstance(cell, Figure):
         return "?" if cell is None else cell, ""
     said = written(cell.value, cell.unit)
@@ -249,10 +249,9 @@ def _columns(lines: Sequence[Sequence[str]], left: Collection[int]) -> str:
         grid.add_column(justify="left" if i in left else "right", max_width=LONGEST)
     for line in lines:
         grid.add_row(*(Text(cell.replace("\n", " ")) for cell in line))
-    screen = Console(width=LONGEST * 2 * len(lines[0]), file=StringIO(), color_system=None)
-    with screen.capture() as shown:
-        screen.print(grid)
-    return "\n".join(line.rstrip() for line in shown.get().splitlines())
+    shown = StringIO()
+    Console(width=LONGEST * 2 * len(lines[0]), file=shown, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in shown.getvalue().splitlines())
 
 
 def to_json(value: object, *, indent: int | None = 2) -> str:

@@ -153,7 +153,6 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
 
 
 def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, str, str]:
-    """The verdict, its reason, and what to do next."""
     saved, share, quality = made.saving.saving, made.saving.share, made.quality
     (_, low, high), unknown = saved.numbers, unpriced or made.saving.unknown
     of_bill, advice = "of what the large model alone would have cost", ""
@@ -170,17 +169,13 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
     elif set(made.outcomes) == {"shadow"}:
         reason = "the large model answered everything: a shadow start saves nothing yet"
         for live in filter(lambda choice: choice.in_force, made.what_if):
-            reason += (
-                f"; live at {live.threshold:.3f} it would have saved {dollars(live.saving.value)}, "
-                f"with {percent(live.worse.value)} of the requests accepted and worse, at most "
-                f"{percent(live.worse.high)}"
-            )
+            reason += f"; live at {live.threshold:.3f} it would have saved "
+            reason += f"{dollars(live.saving.value)}, with {percent(live.worse.value)} of the "
+            reason += f"requests accepted and worse, at most {percent(live.worse.high)}"
     elif high <= 0 and not low >= 0:  # an unknown end is no comfort
         if high + audits > 0:
-            reason = (
-                f"its audits cost {dollars(audits)}, without which it would have saved up to "
-                f"{dollars(high + audits)}: audit a smaller share"
-            )
+            reason = f"its audits cost {dollars(audits)}, without which it would have saved up to "
+            reason += f"{dollars(high + audits)}: audit a smaller share"
         else:
             verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
             reason += "" if share.high is None else f", {percent(-share.high)} {of_bill}"
@@ -303,24 +298,22 @@ def _tables(
     heads = ("accept from", "large answers", "cost", "saved", "accepted and worse")
     yield Table("Other thresholds", heads, tuple(rows), (note,), strong)
 
-    node, note = entries["node"], entries["note"]
+    node, note, rows = entries["node"], entries["note"], []
     places = list(zip(node, entries["model"], strict=True))
     why = {places[i]: note[i] for i in np.flatnonzero(np.isnan(entries["cost_usd"]))}
-    rows = []
     for label, sums in books.summed(places).items() if why else ():
-        if label in why:
-            cells = Figure(sums.unknown, "count"), _dollars(sums.assumed, sums.unpriced)
-            rows.append((*label, why[label] or "no reason given", *cells))
+        cells = Figure(sums.unknown, "count"), _dollars(sums.assumed, sums.unpriced)
+        rows += [(*label, why[label] or "no reason given", *cells)] if label in why else []
     yield Table("Unknown costs", ("node", "model", "why", "entries", "assumed"), tuple(rows))
 
     told = np.flatnonzero((node == EVENTS) & (note != ""))
-    rows = [(f"{entries['at'][i]:%Y-%m-%d %H:%M}", note[i]) for i in told]
-    yield Table("Events", ("at, UTC", "what"), tuple(rows), folded=True)
+    events = tuple((f"{entries['at'][i]:%Y-%m-%d %H:%M}", note[i]) for i in told)
+    yield Table("Events", ("at, UTC", "what"), events, folded=True)
 
 
 def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
-    """One line per group, of which every column adds up to the headline: days in order, other
-    groups by what they cost. No lines where no entry has such a tag."""
+    """One line per group, of which every column adds up to the headline: days in order, others by
+    what they cost. No lines where no entry has such a tag."""
     group, labels = by.removeprefix("tags."), books.entries[by].tolist()
     days = by == "day"
     left_out = by in ("model", "tier", "node")  # a run has entries in several groups
@@ -349,7 +342,6 @@ def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
 
 
 def _dollars(known: Number, unpriced: int) -> Figure:
-    """A sum of which so many parts are unknown."""
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
 
 
@@ -386,8 +378,8 @@ NOTHING: Any = Decimal(0)
 
 SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
 """A run belongs to the period in which it begins, and its later entries are read for so long; so
-much of a ledger is read at a time, so that its rows are never in memory as a whole; a call that
-began longer ago and has no entry is not under way any more."""
+much is read at a time, so that rows are never in memory as a whole; a call that began longer ago
+and has no entry is not under way any more."""
 
 EVENTS = "drift"
 """Node of entries that tell of the cascade and not of one request."""

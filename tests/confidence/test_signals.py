@@ -252,7 +252,10 @@ async def test_the_first_call_that_fails_ends_the_others() -> None:
         (["luck"], "no signal 'luck'"),
         ([3], "no signal 3"),
         (["p_true", BUILT_IN["p_true"]], "two signals are called 'p_true'"),
-        ([UserSignal(lambda q, a: 1.0, "token_count")], "'token_count', which is built in"),
+        (
+            [UserSignal(lambda q, a: 1.0, "token_count")],
+            "two signals are called 'token_count', one of them built in",
+        ),
     ],
 )
 def test_unknown_and_taken_names_are_refused(wanted: list[SignalLike], complaint: str) -> None:
