@@ -52,7 +52,12 @@ def objection(
     Its text has to satisfy the JSON schema; a call has to name one of the tools (in OpenAI format)
     and satisfy its parameters; `tool_choice` is a tool's name, `required`, `none` or `auto`.
     """
-    problem = _choice_problem(completion.called, tool_choice) if tool_choice else None
+    called, choice, problem = completion.called, tool_choice or "auto", None
+    kinds = {"auto": True, "none": not called, "required": bool(called)}
+    if not kinds.get(choice, choice in called):
+        wanted = {"none": "none", "required": "one"}.get(choice, choice)
+        made = called[0] if called else "no tool"
+        problem = f"the answer calls {made}, though it has to call {wanted}"
     known = {tool["function"]["name"]: tool["function"] for tool in reversed(tools)}
     for name, args in ((call["name"], call["args"]) for call in completion.tool_calls):
         if name not in known:
@@ -72,17 +77,6 @@ def objection(
     except (ValueError, RecursionError) as error:
         return f"the answer is not JSON: {error}"
     return _mismatch("the answer", value, schema)
-
-
-def _choice_problem(called: Sequence[str], choice: str) -> str | None:
-    if choice == "none":
-        return f"the answer calls {called[0]}, though it must call no tool" if called else None
-    if choice != "auto" and not called:
-        wanted = "a tool" if choice == "required" else f"the tool {choice}"
-        return f"the answer does not call {wanted}, though it has to"
-    if choice not in ("auto", "required", *called):
-        return f"the answer calls {called[0]}, though it has to call {choice}"
-    return None
 
 
 def _mismatch(what: str, value: Any, schema: Any) -> str | None:

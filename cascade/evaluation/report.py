@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
+from sys import intern
 from typing import Any, Literal
 
 import numpy as np
@@ -454,7 +455,6 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
     names = (*words, "at", *_DOLLARS, *_FLOATS)
     columns = [f"decision.{name}" if name in (*_DECIDED, "action") else name for name in names]
     parts = [[np.empty(0, float if name in _FLOATS else object)] for name in names]
-    same: dict[str, str] = {}  # equal words are kept once
     end = wider.until or datetime.now(UTC) + SLACK
     oldest = await store.rows(wider, ("at",), limit=1)
     begin = oldest[0][0] if oldest else end
@@ -462,8 +462,8 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
         part = replace(wider, since=begin, until=min(begin + WINDOW, end))
         rows = await store.rows(part, columns)
         for i, values in enumerate(zip(*rows, strict=True)):
-            told = [each or "" for each in values] if i < len(words) else ()
-            known = map(same.setdefault, told, told) if told else values
+            # Equal words are kept once.
+            known = (intern(str(each or "")) for each in values) if i < len(words) else values
             parts[i].append(np.fromiter(known, parts[i][0].dtype, len(rows)))
         begin += WINDOW
     entries = {name: np.concatenate(parts.pop(0)) for name in names}
