@@ -98,7 +98,6 @@ class _Node(Runnable[Any, Any]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> Any:
-        del kwargs
         kernel, around, config = self._kernel, get_runtime(), config or {}
         run = _run_of(kernel, input, around)
         configurable = config.get("configurable") or {}

@@ -68,7 +68,6 @@ class CascadeMiddleware:
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
         """See a question first, or answer it at once; the kernel books the hit. Called again where
         a step is repeated after a crash."""
-        del run, runtime
         return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
@@ -79,7 +78,6 @@ class CascadeMiddleware:
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Change a decision. Synchronous and pure, so that it can be replayed; called for the
         answer of the last tier as well (`situation.last`)."""
-        del run
         return handler(situation)
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:

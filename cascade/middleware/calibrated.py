@@ -93,7 +93,6 @@ class Calibrated(CascadeMiddleware):
         Raises:
             CalibrationMismatchError: it was made for other weights, and no question was asked yet.
         """
-        del run, runtime
         now = time.monotonic()
         if self._checked_at is not None and now - self._checked_at < CHECK_EVERY_S:
             return

@@ -12,7 +12,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import convert_to_messages
 
 from cascade.errors import ConfigurationError
-from cascade.middleware.base import Ask, CascadeMiddleware, Slot
+from cascade.middleware.base import Ask, CascadeMiddleware
 from cascade.run import Call
 from cascade.state import Completion
 
@@ -29,8 +29,6 @@ class Examples(CascadeMiddleware):
     Raises:
         ConfigurationError: it is no function.
     """
-
-    slot = Slot.PROMPTS
 
     def __init__(self, choose: Choose) -> None:
         if not callable(choose):
