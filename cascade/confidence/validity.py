@@ -56,8 +56,8 @@ def objection(
     kinds = {"auto": True, "none": not called, "required": bool(called)}
     if not kinds.get(choice, choice in called):
         wanted = {"none": "none", "required": "one"}.get(choice, choice)
-        made = called[0] if called else "no tool"
-        problem = f"the answer calls {made}, though it has to call {wanted}"
+        made = f"calls {called[0]}" if called else "does not call a tool"
+        problem = f"the answer {made}, though it has to call {wanted}"
     known = {tool["function"]["name"]: tool["function"] for tool in reversed(tools)}
     for name, args in ((call["name"], call["args"]) for call in completion.tool_calls):
         if name not in known:

@@ -72,8 +72,8 @@ def test_an_impossible_call_is_ruled_out(name: str, args: dict[str, Any], compla
 @pytest.mark.parametrize(
     ("choice", "called", "complaint"),
     [
-        ("required", (), "calls no tool, though it has to call one"),
-        ("weather", (), "calls no tool, though it has to call weather"),
+        ("required", (), "does not call a tool, though it has to call one"),
+        ("weather", (), "does not call a tool, though it has to call weather"),
         ("weather", ("time",), "calls time, though it has to call weather"),
         ("none", ("time",), "calls time, though it has to call none"),
         *((choice, ("time", "weather"), None) for choice in ("required", "weather", "auto", None)),
