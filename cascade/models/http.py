@@ -78,17 +78,13 @@ def stays_here(url: str, model: str) -> bool:
 
 # What fails, and how errors name it
 
-_TOO_LONG = re.compile(
-    r"context.?(length|size|window)|maximum context|too many tokens|prompt is too long"
-    r"|input length exceeds|exceeds? the (available )?context",
-    re.IGNORECASE,
-)
 _CONTENT = r"(image|vision|audio|video|tool|think|reasoning|multimodal|logprob)"
-_UNSUPPORTED = re.compile(
-    rf"{_CONTENT}.*(not|n't|no) support|(not|n't|no) support.*{_CONTENT}"
-    r"|missing data required for image|not a multimodal|no longer supports",
-    re.IGNORECASE,
-)
+_BY_WORDS: dict[type[errors.ModelError], str] = {
+    errors.ContextLengthError: r"context.?(length|size|window)|maximum context|too many tokens|"
+    r"prompt is too long|input length exceeds|exceeds? the (available )?context",
+    errors.UnsupportedContentError: rf"{_CONTENT}.*(not|n't|no) support|(not|n't|no) support.*"
+    rf"{_CONTENT}|missing data required for image|not a multimodal|no longer supports",
+}
 _ADVICE: dict[type[Exception], str] = {
     errors.AuthenticationError: "Check the API key and what it may use.",
     errors.ModelNotFoundError: "Check the model's name and the address.",
@@ -136,13 +132,10 @@ class Caller:
 
     def refused(self, status: int, reason: str, headers: object = None) -> errors.ModelError:
         """The error for an HTTP status; a refusal is not billed, a broken server may bill."""
-        kind = _BY_STATUS.get(status)
         # Before the class of the status: Ollama and llama.cpp report these with 500, too.
-        if kind is None and _TOO_LONG.search(reason):
-            kind = errors.ContextLengthError
-        elif kind is None and _UNSUPPORTED.search(reason):
-            kind = errors.UnsupportedContentError
-        kind = kind or (errors.ModelUnavailableError if status >= 500 else errors.BadRequestError)
+        said = (kind for kind, words in _BY_WORDS.items() if re.search(words, reason, re.I))
+        other = errors.ModelUnavailableError if status >= 500 else errors.BadRequestError
+        kind = _BY_STATUS.get(status) or next(said, other)
         broken = kind in (errors.ModelUnavailableError, errors.ModelTimeoutError) and status != 409
         did = "failed" if status >= 500 else "refused the request"
         error = self._error(kind, f"{did} ({status})", reason, None if broken else False)

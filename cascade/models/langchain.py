@@ -16,7 +16,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeVar, cast
 
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, SystemMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, SecretStr
@@ -31,8 +31,6 @@ from cascade.state import Completion, Usage
 
 logger = logging.getLogger("cascade")
 
-_Runnable = Runnable[LanguageModelInput, AIMessage]
-
 Sender = TypeVar("Sender", bound=BaseModel)
 
 QUIET = RunnableConfig(tags=["nostream"])
@@ -42,7 +40,6 @@ _LIMITS = ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens")
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")
 """Fields that LangChain's models have for the number of tokens, and for the name of the model."""
 
-_SHARED_PACKAGES = ("langchain_core", "langchain_community")
 _ADDRESS = re.compile(r"base_url|api_base|api_url|endpoint|server_url")
 
 
@@ -102,7 +99,7 @@ class LangChainModel(Model):
             completion = self._completion(sum(heard[1:], heard[0]))
         yield Chunk(completion=completion)
 
-    def _prepared(self, request: Request) -> tuple[_Runnable, list[BaseMessage]]:
+    def _prepared(self, request: Request) -> tuple[Runnable[Any, AIMessage], list[BaseMessage]]:
         """The chat model with what the request sets, and the messages: a setting is a field of a
         copy, and where the model has none a parameter of the call."""
         messages, known = list(request.messages), type(self.chat).model_fields
@@ -129,7 +126,7 @@ class LangChainModel(Model):
             text = "Answer with JSON only, without any other text, that satisfies this JSON schema"
             messages.insert(0, SystemMessage(f"{text}:\n{json.dumps(dict(request.schema))}"))
         chat = self.chat.model_copy(update=fields) if fields else self.chat
-        runnable: _Runnable = chat
+        runnable: Runnable[Any, AIMessage] = chat
         if request.tools:
             choice = "any" if request.tool_choice == "required" else request.tool_choice
             runnable = chat.bind_tools([dict(tool) for tool in request.tools], tool_choice=choice)
@@ -214,7 +211,8 @@ def sending_once(chat: Sender) -> tuple[Sender, bool]:
 def _provider(kind: type) -> str:
     """The prefix by which `init_chat_model` knows a class: its package's name."""
     packages = [parent.__module__.partition(".")[0] for parent in kind.__mro__]
-    own = [p for p in packages if p.startswith("langchain_") and p not in _SHARED_PACKAGES]
+    shared = ("langchain_core", "langchain_community")
+    own = [p for p in packages if p.startswith("langchain_") and p not in shared]
     return own[0].removeprefix("langchain_") if own else kind.__name__.removeprefix("Chat").lower()
 
 

@@ -41,13 +41,12 @@ def sendable(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """The messages in OpenAI's form, of whole characters; an `InputError` where it has no place
     for something in them."""
     try:
-        sent: list[dict[str, Any]] = whole(convert_to_openai_messages(list(messages)))
+        return list(whole(convert_to_openai_messages(list(messages))))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"the conversation has a part that no model can be sent: {error}. Give text, "
             "images, audio and files as LangChain's content blocks, tool calls in answers alone."
         ) from error
-    return sent
 
 
 def whole(value: Any) -> Any:
@@ -75,8 +74,8 @@ def _is_strict(schema: object) -> bool:
         optional = set(schema.get("properties") or ()) != set(schema.get("required") or ())
         if schema.get("type") == "object" and (not closed or optional):
             return False
-        return all(_is_strict(part) for part in schema.values())
-    return not isinstance(schema, list) or all(_is_strict(part) for part in schema)
+        schema = list(schema.values())
+    return not isinstance(schema, list) or all(map(_is_strict, schema))
 
 
 def finish_reason(word: object) -> str | None:
