@@ -22,6 +22,7 @@ from cascade.confidence.calibrating import (
     ece,
     fit_calibrator,
     fit_gain,
+    fit_logistic,
     step_share,
 )
 from cascade.evaluation.features import TextEncoder, fit_text_encoder
@@ -141,6 +142,16 @@ def test_the_prior_is_a_penalty_of_scikit_learn() -> None:
     found = fit_gain(x, labels, labels).large
     assert [w.weight for w in found.weights] == pytest.approx(model.coef_[0].tolist(), abs=1e-3)
     assert found.intercept == pytest.approx(float(model.intercept_[0]), abs=1e-2)
+
+
+def test_the_best_weights_are_found_where_whole_steps_of_newton_leap_to_and_fro() -> None:
+    rng = np.random.default_rng(1)
+    z = rng.lognormal(size=(200, 1)) * rng.lognormal(sigma=0.3, size=(200, 10))
+    x = np.hstack([np.ones((200, 1)), (z - z.mean(axis=0)) / z.std(axis=0)])
+    labels, prior = (rng.random(200) < 0.4).astype(np.float64), np.eye(11)[1] * 1.2
+    w = fit_logistic(x, labels, prior, np.full(11, 10.0))
+    slope = x.T @ (calibration.sigmoid(x @ w) - labels) + 10.0 * (w - prior)
+    assert slope == pytest.approx(0.0, abs=0.01)
 
 
 def test_a_gain_head_ranks_as_the_raw_score_with_few_labels_and_better_with_many() -> None:

@@ -250,9 +250,7 @@ def test_what_does_not_save_is_served_as_a_shadow(tmp_path: Path) -> None:
     assert "mode: shadow" in files["configuration"].read_text()
 
 
-def test_too_few_rows_are_calibrated_on_and_have_no_verdict(
-    tmp_path: Path,
-) -> None:
+def test_too_few_rows_are_calibrated_on_and_have_no_verdict(tmp_path: Path) -> None:
     few = calibrate.fit(recording(30, features=True), MADE_FOR, SIGNALS)
     assert few.calibration.quality.n == 30
     with pytest.raises(ConfigurationError, match=r"30 labelled drafts .* 40 or more are needed"):

@@ -43,11 +43,7 @@ def test_the_saving_is_what_accepted_drafts_spare_less_draft_and_check() -> None
         ({"draft": DEAR, "accept_rate": 0.99}, "never", "Never"),
         ({"fixed_usd": 7}, "open", "fixed cost is not counted: say how many requests"),
         ({"fixed_usd": 7, "requests": 1000}, "open", "saves from an accept rate of 45.0 % on"),
-        (
-            {"fixed_usd": 70, "requests": 1000},
-            "never",
-            "Never: draft, check and fixed cost 3",
-        ),
+        ({"fixed_usd": 70, "requests": 1000}, "never", "Never: draft, check and fixed cost 3"),
         ({"accept_rate": 0.15, "accept_n": 40}, "uncertain", "Measure the accept rate on more"),
         ({"accept_rate": 0.15, "accept_n": 4000}, "saves", "It saves"),
     ],
