@@ -20,8 +20,7 @@ from cascade.errors import ConfigurationError
 from cascade.evaluation.audit import wilson
 from cascade.evaluation.render import Document, Figure, Table, words
 
-Verdict = Literal["saves", "loses", "uncertain", "open", "never"]
-"""`open`: it depends on an accept rate that was not given. `uncertain`: its interval says both."""
+Verdict = Literal["saves", "loses", "uncertain", "open", "never"]  # `open` without an accept rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,6 @@ def recorded(
     costs = {"draft_usd": pair.small_cost, "large_usd": pair.large_cost}
     known: dict[str, Any] = {name: Decimal(str(usd.mean())) for name, usd in costs.items()}
     if rate:
-        found = evaluate(pair)
-        kept = Decimal(str(1 - found.recommended.escalated))
-        known |= {"accept_rate": kept, "accept_n": found.rows}
+        kept = Decimal(str(1 - evaluate(pair).recommended.escalated))
+        known |= {"accept_rate": kept, "accept_n": len(pair)}
     return known

@@ -107,16 +107,10 @@ class Mistake(Record):
 
 
 class Evaluation(Record):
-    """Everything that was found; quality and costs are of questions like the recorded ones.
-
-    Attributes:
-        points: the menu, in order of `MENU`; the verdict is about the one that is `recommended`.
-        alone: the small model, the large one, and an oracle.
-        frontier: (cost share, right answers) of the policies at all prices.
-        rankings, confidence: quality of each shape's expected gain, of P(draft is right) and of the
-            raw score.
-        rows_to_tell: rows that would tell the loss to within what may be lost.
-    """
+    """Everything that was found; quality and costs are of questions like the recorded ones. The
+    verdict is about the point that is `recommended`; the others are the menu, the two models and an
+    oracle `alone`, and as (cost share, right answers) the `frontier` of all prices. `rankings` are
+    of each shape's expected gain; `rows_to_tell` would tell the loss to within what may be lost."""
 
     small: str
     large: str
@@ -422,7 +416,6 @@ def _fewer(loss: float) -> str:
 
 
 def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
-    """Notes beside the figures."""
     point, within = found.recommended, points(found.options.within)
     if found.verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""
@@ -642,7 +635,6 @@ def _qualities(sheet: Sheet) -> tuple[dict[str, Figures], dict[str, Figures]]:
 
 
 def _worst_mistakes(sheet: Sheet, at: int) -> Iterator[Mistake]:
-    """The answers that were kept most surely though the large model was right."""
     sure, lost = np.nan_to_num(sheet.confidence), sheet.lost[at] * (1 - sheet.played.escalated[at])
     for i in np.lexsort((-sure, -lost))[:5]:
         row, draft = sheet.pair.rows[i], sheet.pair.rows[i].models[sheet.pair.small]
