@@ -167,8 +167,7 @@ class Pair:
         most = max(1.001 * self.small_cost[fit].mean(), 0.15 * self.large_cost[fit].mean())
         answers = {name: self.table(f"answers:{name}") for name in self.candidates}
         cheap = [name for name, of in answers.items() if of["cost_usd"][fit].mean() <= most]
-        right = {name: float(answers[name]["correct"][fit].mean()) for name in cheap}
-        return tuple(sorted(cheap, key=lambda name: -right[name])[:3])
+        return tuple(sorted(cheap, key=lambda name: -answers[name]["correct"][fit].mean())[:3])
 
 
 def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
