@@ -188,7 +188,7 @@ def status(where: Lessons) -> None:
         stated = await store.terms()
         async for lesson in store.lessons():
             may, counts = lesson.may_train(stated), models[lesson.answer_model]
-            counts.update(lessons=1, may_train=may is True, not_stated=may is None)
+            counts.update(lessons=1, may_train=int(may is True), not_stated=int(may is None))
             judged[lesson.answer_is_wrong] += 1
 
     _with_lessons(where, count)

@@ -227,7 +227,9 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Version = False) -> None:
+def _root(ctx: typer.Context, version: Version = False) -> None:
     if version:
         typer.echo(f"cascade {__version__}")
         raise typer.Exit
+    if ctx.invoked_subcommand is None:  # `cascade --`
+        ctx.fail("Missing command.")

@@ -230,8 +230,8 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
             ConfigurationError: neither a selection nor `everything` is said, or both are.
         """
         if (selection == EVERYTHING) is not everything:
-            some = "a LessonSelection (--user, --tenant, --run, --older-than)"
-            raise ConfigurationError(f"say what to delete: {some}, or everything=True (--all).")
+            told = "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than)"
+            raise ConfigurationError(f"{told}, or everything=True (--all) alone.")
         number = await self._database.write(lambda c: _delete(c, selection))
         scrubbed = await asyncio.to_thread(self._database.move_journal, wait=True)
         return Deleted(lessons=number, scrubbed=scrubbed)

@@ -26,6 +26,7 @@ def test_without_a_command_all_commands_are_shown() -> None:
     done = commands.cascade(code=2)
     assert all(f" {name} " in done.out + done.err for name in program.COMMANDS)
     assert commands.cascade("--version").out.startswith("cascade ")
+    assert "Missing command" in commands.cascade("--", code=2).err
 
 
 def test_ctrl_c_while_the_program_loads_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:

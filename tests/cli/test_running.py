@@ -382,7 +382,8 @@ def test_what_is_deleted_is_what_was_said(kept: str, given: tuple[str, ...], lef
         assert "say what to delete" in refused.err
     gone = commands.cascade("lessons", "delete", kept, *given, "--json").json
     assert (gone["lessons"], gone["scrubbed"]) == (3 - left, True)
-    assert commands.cascade("teach", "status", kept, "--json").json["lessons"] == left
+    status = commands.cascade("teach", "status", kept, "--json")
+    assert (status.json["lessons"], "true" in status.out) == (left, False)  # numbers, also of one
 
 
 @pytest.mark.parametrize(
