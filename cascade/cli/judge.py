@@ -314,7 +314,7 @@ def evaluate(
     if checked:
         give(found, found.text)
     else:
-        write_page(html, verdict.to_document(found))
+        write_page(html, verdict.to_document(found), path, test, calibration)
         _show(found)
 
 
@@ -339,14 +339,16 @@ def calibrate(
     from cascade.confidence.calibrating import LEAST_LABELS  # noqa: PLC0415
     from cascade.evaluation.trajectories import early_stop_of  # noqa: PLC0415
 
-    must_be_file("--out", to)
+    path, done = file if recorded else to.with_suffix(".jsonl"), None
+    must_be_file("--out", to, file, path)
+    if stop is not None:
+        must_be_file("--stop", stop, file, path, to)
     labels = "agreement with the large model" if agree_with_large else "references"
     given: dict[str, Any] = {"labels": labels, "max_harms": max_harm or (), "delta": delta}
-    path, done = file, None
     with ExitStack() as opened:
         cascade = examples.open(models, opened)
         if not recorded:
-            path, least = to.with_suffix(".jsonl"), LEAST_LABELS * (2 if max_harm else 1)
+            least = LEAST_LABELS * (2 if max_harm else 1)
             rows = examples.read(file, path)
             done = examples.record(cascade, rows, path, least, agree_with_large)
         with busy("fitting"):

@@ -169,7 +169,7 @@ def export(
     from cascade.evaluation import read_examples  # noqa: PLC0415 - heavy
     from cascade.teaching.exporting import export as work  # noqa: PLC0415
 
-    must_be_file("--output", output)
+    must_be_file("--output", output, *(evaluation or ()))
     asked = [example.question for path in evaluation or () for example in read_examples(path)]
     how: dict[str, Any] = {"form": form, "validation": validation, "task": task}
     done = _with_lessons(where, partial(work, path=output, evaluation=asked, **how))

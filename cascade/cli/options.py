@@ -80,17 +80,19 @@ def at_once(cascade: Cascade, usual: int) -> int:
     return 2 if any(tier.model.provider == "ollama" for tier in cascade.tiers) else usual
 
 
-def write_page(path: Path | None, document: Any) -> None:
-    """Write a document as a page, where that is wanted."""
+def write_page(path: Path | None, document: Any, *read: Path | None) -> None:
+    """Write a document as a page, where that is wanted, and not over what was read."""
     if path is not None:
         from cascade.evaluation.render import to_page  # noqa: PLC0415 - heavy
 
-        must_be_file("--html", path)
+        must_be_file("--html", path, *read)
         path.write_text(to_page(document), encoding="utf-8")
         say(f"wrote {path}")
 
 
-def must_be_file(option: str, path: Path) -> None:
-    """Refuse a file that cannot be written, before everything has been paid for."""
+def must_be_file(option: str, path: Path, *read: Path | None) -> None:
+    """Refuse a file that cannot be written, or is read, before everything has been paid for."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ConfigurationError(f"{option} {path}: a file in a folder that exists is needed.")
+    if {path.resolve(), path.resolve().parent} & {each.resolve() for each in read if each}:
+        raise ConfigurationError(f"{option} {path}: it is read as well. Give another place.")

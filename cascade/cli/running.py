@@ -111,10 +111,7 @@ def batch(
         told = "--provider-batch and --budget-usd are of the local engine"
         raise ConfigurationError(f"{told}: leave them or --engine ray out.")
     jobs.check_output(output)
-    must_be_file("--output", output)
-    if source.resolve() in (output.resolve(), output.resolve().parent):
-        told = f"--output {output}: the questions are read from there"
-        raise ConfigurationError(f"{told}. Give another place.")
+    must_be_file("--output", output, source)
     if unreadable := jobs.check_rows(source, column, prefix=prefix):
         told = f"{'; '.join(unreadable[:5])}: {len(unreadable):,} such rows are not asked"
         say(f"{told} and cost nothing.", style="yellow")

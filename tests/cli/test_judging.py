@@ -59,7 +59,11 @@ def play(host: Upstream) -> None:
         ("evaluate", ("--price-of-error", "nan"), "'--price-of-error'"),
         ("calibrate", ("--delta", "2"), "'--delta'"),
         ("calibrate", ("--max-harm", "1.5"), "'--max-harm'"),
+        ("evaluate", ("--html", "a.jsonl"), "--html a.jsonl: it is read as well"),
         ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
+        ("calibrate", ("--out", "rows.csv"), "--out rows.csv: it is read as well"),
+        ("calibrate", ("--out", "c.jsonl"), "--out c.jsonl: it is read as well"),  # its answers
+        ("calibrate", ("--stop", "calibration.jsonl"), "--stop calibration.jsonl: it is read"),
         ("calibrate", ("--question", "words"), "words"),
         ("calibrate", ("--max-harm", "0.1"), "30 examples, where 40 or more are needed"),
         ("calibrate", ("--scorer", "vibes"), "vibes"),

@@ -41,7 +41,7 @@ def rows(tmp_path: Path) -> Path:
         (("--provider-batch",), "ollama:large cannot be asked by batch"),
         (("--column", "words"), "words"),
         (("--output", "none/out.csv"), "--output none/out.csv: a file in a folder that exists"),
-        (("--output", "in.csv"), "the questions are read from there"),
+        (("--output", "in.csv"), "it is read as well"),
     ],
 )
 def test_a_job_that_cannot_run_asks_nothing(
@@ -339,6 +339,7 @@ def test_terms_are_stated_before_answers_are_trained_on(kept: str, tmp_path: Pat
     output, tests = tmp_path / "train.jsonl", tmp_path / "tests.jsonl"
     given = ("teach", "export", kept, "--output", output)
     assert "--output" in commands.cascade(*given[:-1], ".", code=2).err
+    assert "read as well" in commands.cascade(*given, "--evaluation", output, code=2).err
     refused = commands.cascade(*given, code=2)
     assert "not stated: 3" in refused.err
     assert refused.err.strip().endswith("next: cascade lessons terms")
