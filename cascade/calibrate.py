@@ -370,7 +370,8 @@ async def calibrate(
     task = task_hash(kernel.parts.settings, pair[0])
     if any(row.made_with.get("settings", [task])[0] != task for row in rows):
         told = f"{path} was recorded with other settings of the small model"
-        raise ConfigurationError(f"{told}: give the same --max-tokens and --temperature.")
+        how = "give the same --max-tokens and --temperature (a cascade.yaml beside it has them)"
+        raise ConfigurationError(f"{told}: {how}.")
     systems: Any = {row.made_with.get("system") for row in rows}
     shots: Any = {tuple(row.made_with.get("shots", ())) or None for row in rows}
     small, large = [ModelIdentity(name=t.model.name, digest=await t.model.digest()) for t in pair]

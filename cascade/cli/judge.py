@@ -474,7 +474,8 @@ def _judge(
         fitted = asyncio.run(making.calibrate(cascade.kernel, to / ANSWERS, **options))
     files = making.write_artefacts(to, fitted, cascade.tiers, rows)
     found: Any = fitted.evaluation
-    then = _next_step(found, files["configuration"])
+    then = "cascade try, on labelled rows of your own"
+    then = then if assumed else _next_step(found, files["configuration"])
     remark = f"wrote {', '.join(map(str, files.values()))}\nnext: {then}"
     more: Any = {"files": files, "collected": collected, "next": then}
     _show(found, remark, assumed, recommendation=fitted.calibration.recommendation, **more)

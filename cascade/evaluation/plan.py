@@ -124,7 +124,7 @@ def recorded(
     path: Path, small: str | None, large: str | None, *, rate: bool = True
 ) -> dict[str, Any]:
     """Figures for `plan`, from recorded answers or whole runs of agents; the accept `rate` is the
-    share of drafts that `evaluate` keeps, unless the rows are too few to tell."""
+    share of drafts that `evaluate` keeps, where it recommends any."""
     from cascade.evaluation.features import pair_of  # noqa: PLC0415 - scikit-learn
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
@@ -134,7 +134,6 @@ def recorded(
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
     costs = {"draft_usd": pair.small_cost, "large_usd": pair.large_cost}
     known: dict[str, Any] = {name: Decimal(str(usd.mean())) for name, usd in costs.items()}
-    if rate and (found := evaluate(pair)).verdict != "unclear":
-        kept = Decimal(str(1 - found.recommended.escalated))
-        known |= {"accept_rate": kept, "accept_n": len(pair)}
+    if rate and not (point := evaluate(pair).recommended).off:
+        known |= {"accept_rate": Decimal(str(1 - point.escalated)), "accept_n": len(pair)}
     return known

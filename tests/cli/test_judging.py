@@ -123,7 +123,7 @@ def test_recorded_answers_are_calibrated_on_without_asking_anybody(
     document = commands.cascade(*recorded, "--json").json
     assert (document["calibrated"], document["collected"]) == (True, None)
     refused = commands.cascade(*recorded, "--max-tokens", "7", code=2)
-    assert "other settings of the small model" in refused.err
+    assert "settings of the small model: give the same" in refused.err
     assert len(host.asked()) == asked
 
 
@@ -310,7 +310,7 @@ def test_the_demo_takes_any_small_model(host: Upstream, tmp_path: Path) -> None:
     given = ("demo", "--n", 50, "--small", "ollama:small", "--out", tmp_path)
     shown = commands.cascade(*given)
     assert "Assumed: the small model costs $0.05 per hour" in shown.out
-    assert str(tmp_path / "cascade.yaml") in shown.err
+    assert f"{tmp_path / 'cascade.yaml'}\nnext: cascade try" in shown.err
     document = commands.cascade(*given, "--json").json
     assert (len(document["assumed"]), "headline" in document) == (2, True)
     assert len(host.asked()) == 50

@@ -76,7 +76,7 @@ def test_recorded_answers_say_what_they_cost_and_how_many_drafts_are_kept(tmp_pa
     assert found["accept_n"] == 200
     assert "accept_rate" not in recorded(path, "small", "large", rate=False)
     path.write_text("".join(row.to_line() for row in recording(40)))
-    assert "accept_rate" not in recorded(path, "small", "large")  # too few to tell
+    assert "accept_rate" not in recorded(path, "small", "large")  # none is recommended
     path.write_text("".join(row.to_line() for row in recording(40, cheap=None)))
     with pytest.raises(ConfigurationError, match="record `cost_usd`"):
         recorded(path, "small", "large", rate=True)
