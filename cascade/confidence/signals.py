@@ -483,7 +483,7 @@ def to_signals(wanted: Sequence[SignalLike]) -> tuple[Signal, ...]:
     signals: dict[str, Signal] = {}
     for item in wanted:
         known = BUILT_IN.get(item) if isinstance(item, str) else item
-        signal = UserSignal(known) if callable(known) else known
+        signal = known if isinstance(known, Signal) or not callable(known) else UserSignal(known)
         if not isinstance(signal, Signal):
             raise ConfigurationError(
                 f"there is no signal {item!r}; there are: {', '.join(BUILT_IN)}, the signals of "

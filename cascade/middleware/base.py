@@ -54,7 +54,7 @@ class CascadeMiddleware:
         slot: where it stands.
     """
 
-    name: str
+    name: str = "cascade_middleware"
     slot: Slot = Slot.PROMPTS
 
     def __init_subclass__(cls) -> None:

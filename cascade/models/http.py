@@ -269,18 +269,21 @@ class Connection:
             return read_json(raw)
 
     async def parts(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes]:
-        """The JSON parts of a streamed reply: data of server-sent events, or lines of JSON:
+        """The JSON parts of a streamed reply: data of whole server-sent events, or lines of JSON:
         Ollama's, errors, and replies of servers that cannot stream. Leaving early closes the
         connection. Errors are those of `request`."""
-        held = bytearray()
+        held, part = bytearray(), bytearray()
         async with aclosing(self._received(path, body)) as received:
             async for data in received:
                 first, *others = data.split(b"\n")
                 held += first
                 for other in others:
                     line, held = bytes(held).rstrip(b"\r"), bytearray(other)
-                    if line.startswith((b"data:", b"{")):  # of one line, as all servers write it
-                        yield line.removeprefix(b"data:").lstrip()
+                    if line.startswith((b"data:", b"{")):
+                        part += line.removeprefix(b"data:").lstrip()
+                    if part and line[:1] in (b"", b"{"):  # the end of an event, or of itself
+                        yield bytes(part)
+                        part.clear()
         if held.startswith(b"{"):
             yield bytes(held)
 

@@ -263,6 +263,14 @@ def test_unknown_and_taken_names_are_refused(wanted: list[SignalLike], complaint
         to_signals(wanted)
 
 
+def test_a_signal_that_can_be_called_is_one_all_the_same() -> None:
+    class Called(SelfConsistency):
+        def __call__(self, question: str, answer: str) -> float:
+            raise AssertionError(question)
+
+    assert to_signals([own := Called()]) == (own,)
+
+
 def test_signals_have_an_order_and_checks_a_digest_of_their_words() -> None:
     names = [signal.name for signal in to_signals(["self_consistency", "p_true", "logprobs"])]
     assert names == ["logprobs", "p_true", "self_consistency"], "cheapest first"

@@ -96,6 +96,15 @@ async def test_a_stream_carries_the_whole_completion_at_its_end(
     assert server.last.body["messages"][0]["content"] == "🏛" * 2**20, "megabytes"
 
 
+async def test_an_event_may_have_several_lines_or_nothing_to_say(
+    openai_model: OpenAIModel, server: Upstream
+) -> None:
+    said = {"choices": [{"delta": {"content": "Paris"}, "finish_reason": "stop"}]}
+    lines = json.dumps(said, indent=1).replace("\n", "\r\ndata: ")
+    server.will(replies.text_reply(f"data:\r\n\r\ndata: {lines}\r\n\r\ndata: [DONE]\r\n\r\n"))
+    assert (await ask_in_pieces(openai_model))[1].text == "Paris"
+
+
 async def test_of_counts_that_come_with_each_piece_the_last_ones_hold(
     openai_model: OpenAIModel, server: Upstream
 ) -> None:
