@@ -265,10 +265,10 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
             return record
         try:
             left = {name: _redacted_part(getattr(record, name), self._redact) for name in texts}
+            return type(record).model_validate({**dict(record), **left})
         except Exception:
             logger.exception("redaction failed: a %s is not stored", type(record).__name__)
             return None
-        return record.model_copy(update=left)
 
 
 open_lessons = LessonStore

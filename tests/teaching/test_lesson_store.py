@@ -124,15 +124,16 @@ def test_what_was_forbidden_once_or_is_forbidden_today_is_forbidden() -> None:
 
 
 async def test_nothing_is_stored_but_what_the_redaction_leaves() -> None:
-    def redact(words: str) -> str:
+    def redact(words: str) -> Any:
         if "poison" in words:
             raise ValueError
-        return words.replace("secret", "[…]")
+        return None if words == "forgotten" else words.replace("secret", "[…]")
 
     async with open_lessons("memory://", redact=redact) as store:
         calls = ({"id": "c", "function": {"name": "f", "arguments": "secret"}},)
         await store.put(lesson("r1", "secret?", answer="secret", draft=None, tool_calls=calls))
         assert not await store.put(lesson("r2", "poison"))
+        assert not await store.put(lesson("r3", answer="forgotten"))
         await store.judge(Feedback(run_id="r1", comment="secret", correction={"is": ["secret"]}))
         assert await store.judge(Feedback(run_id="r1", comment="poison")) is False
         (kept,) = await all_of(store)
