@@ -121,8 +121,9 @@ class AgentTier(CompositeModel):
     def check(self, parts: Parts) -> None:
         """Refuse a temperature that the agent would not follow, and a cascade that would run it on
         what it, or another, has written; by a `ConfigurationError` with the ways out."""
-        stand_ins = (one.tier for one in parts.middleware if isinstance(one, Fallback))
-        tiers = [*parts.tiers, *stand_ins]  # in the order in which they are asked
+        stand_ins = {one.name: one.tier for one in parts.middleware if isinstance(one, Fallback)}
+        # In the order in which they are asked: the innermost stand-in first.
+        tiers = [*parts.tiers, *(stand_ins[name] for name in sorted(stand_ins, reverse=True))]
         place, last = [tier.model for tier in tiers].index(self), len(parts.tiers) - 1
         if (temperature := tiers[place].settings.temperature) is not None:
             why = _UNHEARD.format("temperature", temperature)

@@ -487,11 +487,15 @@ def test_an_agent_whose_tools_write_is_never_run_again(options: dict[str, Any], 
         pair(writes(), **options)
 
 
-def test_nor_begun_again_by_what_stands_in_for_the_last_tier() -> None:
-    writer = writes(takes_over="hand_over")
-    with pytest.raises(ConfigurationError, match="would run the task again"):
-        pair(agent(), writer, middleware=[Fallback(agent())])
-    pair(agent(), writer, middleware=[Fallback(agent(takes_over="repair"))])
+@pytest.mark.parametrize("writer", [writes(takes_over="hand_over"), None])
+def test_nor_begun_again_by_what_stands_in_for_the_last_tier(writer: AgentTier | None) -> None:
+    """Neither what a tier has written nor what another stand-in has, which is asked before it."""
+    inner = [] if writer else [Fallback(writes(takes_over="repair"))]
+    for one in inner:
+        one.name = "inner"
+    with pytest.raises(ConfigurationError, match="fallback would run the task again"):
+        pair(agent(), writer, middleware=[*inner, Fallback(agent())])
+    pair(agent(), writer, middleware=[*inner, Fallback(agent(takes_over="repair"))])
 
 
 def test_nor_for_a_decision_model() -> None:
