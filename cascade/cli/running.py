@@ -110,8 +110,8 @@ def batch(
     if engine == "ray" and (provider_batch or budget_usd is not None):
         told = "--provider-batch and --budget-usd are of the local engine"
         raise ConfigurationError(f"{told}: leave them or --engine ray out.")
-    jobs.check_output(output)
     must_be_file("--output", output, source)
+    jobs.check_output(output)
     if unreadable := jobs.check_rows(source, column, prefix=prefix):
         told = f"{'; '.join(unreadable[:5])}: {len(unreadable):,} such rows are not asked"
         say(f"{told} and cost nothing.", style="yellow")

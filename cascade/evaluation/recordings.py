@@ -103,7 +103,7 @@ def _named(path: Path, rows: Iterable[T]) -> Iterator[T]:
         way_out = "mend it, or give another file"
         if isinstance(error, UnicodeDecodeError):
             told = f"{path} is not UTF-8 (byte {error.start})"
-            way_out = f"convert it first, `iconv -f latin1 -t utf-8 {path} > utf8.csv`"
+            way_out = f"convert it first, `iconv -f latin1 -t utf-8 {path} > utf8{path.suffix}`"
         raise ConfigurationError(f"{told}: {way_out}.") from error
 
 

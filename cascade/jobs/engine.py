@@ -221,7 +221,7 @@ def guessed(row: Row, tiers: Sequence[OpenTier]) -> Decimal:
     for tier in tiers:
         usage = Usage(input_tokens=tokens, output_tokens=tier.max_tokens or ANSWER_TOKENS)
         if (cost := tier.pricing.cost(usage, 1000.0)) is None:
-            told = f"{tier.name} has none: {tier.pricing.source}"
+            told = f"{tier.name} ({tier.model.name}) has none: {tier.pricing.source}"
             raise ConfigurationError(f"a budget needs a price of every tier, --prices; {told}.")
         total += cost
     return total
