@@ -104,7 +104,7 @@ class Keys:
     def __init__(self, url: str) -> None:
         self._database = Database(url, "service", _TABLE.metadata)
         self._known: dict[str, tuple[Key | None, float]] = {}
-        self._guesses = Rates()
+        self._guesses, self._sought = Rates(), set[str]()
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again."""
@@ -149,7 +149,7 @@ class Keys:
         key, until = self._known.get(digest, (None, now))
         if now < until:
             return key
-        guess, wrong = digest not in self._known, False
+        guess, wrong = not (digest in self._known or digest in self._sought), False
         bounds = (address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
         if guess and (wait_s := self._guesses.take(*bounds)):
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
@@ -157,10 +157,12 @@ class Keys:
         if key is not None:  # others go on with it, while one request looks it up
             self._known[digest] = (key, now + KNOWN_FOR_S)
         try:
+            self._sought.add(digest)  # of many requests at once with one key, one guesses
             found = await self.list(_TABLE.c.digest == digest)
             key = next((key for key in found if key.revoked_at is None), None)
             wrong = key is None
         finally:
+            self._sought.discard(digest)
             if guess and not wrong:
                 self._guesses.take(*bounds, count=-1)
         self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.service.app import create_app, set_up_logs
 from cascade.service.config import read_config
 
@@ -41,7 +41,10 @@ class GatewayReplica:
 def app(arguments: Arguments) -> Any:  # Ray reads the words of a command by this type
     """The gateway in Serve's terms; a `ConfigurationError` where it cannot work with so many
     replicas."""
-    from ray import serve  # noqa: PLC0415 - an extra
+    try:
+        from ray import serve  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingDependencyError(f"for Ray Serve install the extra `ray` ({error}).") from error
 
     path, replicas = arguments.config, arguments.max_replicas
     config = read_config(path).config

@@ -106,6 +106,12 @@ async def test_who_guesses_keys_has_to_wait_and_a_known_key_has_not(served: Serv
     assert right.status_code == 200
 
 
+async def test_many_requests_at_once_with_one_key_are_one_guess(keys: Keys) -> None:
+    key, secret = await keys.create("team")
+    many = 2 * WRONG_AT_ONCE
+    assert await asyncio.gather(*(keys.find(secret) for _ in range(many))) == [key] * many
+
+
 def test_a_rate_fills_evenly() -> None:
     now = 0.0
     rates = Rates(lambda: now)

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cascade.errors import ConfigurationError, LedgerError
+from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
 from cascade.service import app, describe, ray_serve, read_config
 from cascade.service.config import ListenConfig
 from tests.acceptance.upstream import Upstream
@@ -167,6 +167,12 @@ def test_without_keys_or_a_shared_ledger_there_are_no_replicas(
     path = write(tmp_path, upstream, top=top)
     with pytest.raises(ConfigurationError, match=said):
         ray_serve.app(ray_serve.Arguments(config=str(path), **arguments))
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match="install the extra `ray`"):
+        ray_serve.app(ray_serve.Arguments())
 
 
 @pytest.mark.heavy
