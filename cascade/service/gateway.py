@@ -352,8 +352,8 @@ class Gateway:
         way.entries = ledger.entries
         way.cost_usd, way.cost_basis = ledger.cost_usd, ledger.cost_basis
         way.saved_usd, way.saved_basis = ledger.saved_usd, ledger.saved_basis
-        if way.error and not way.reason:
-            way.reason = "; ".join(failures(ledger)) or way.error
+        if way.error:
+            way.reason = "; ".join(failures(ledger)) or way.reason or way.error
         self.ways.append(way)
         for said in {e.tier: e.note for e in way.entries if e.outcome == "failed"}.values():
             logger.warning("run %s: %s", way.run_id, said)  # answers tell only that it failed
@@ -496,10 +496,10 @@ async def asked_by(
         return gateway, None
     key = await gateway.keys.find(_secret(request, page=page), address_of(request))
     if key is None:
-        said = "no valid API key: send Authorization: Bearer csk_…, of `cascade keys create`."
+        said = "no valid API key: send Authorization: Bearer csk_..., of `cascade keys create`."
         raise ServiceError(401, said, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
     if admin and not key.admin:
-        said = "this needs an admin key: `cascade keys create … --admin` makes one."
+        said = "this needs an admin key: `cascade keys create ... --admin` makes one."
         raise ServiceError(403, said, "admin_key_needed")
     return gateway, key
 

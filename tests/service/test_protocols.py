@@ -662,7 +662,8 @@ async def test_a_client_that_leaves_while_it_reads_nothing_ends_its_run(
     path, key = "/v1/chat/completions", f"Bearer {served.secret}".encode()
     scope = {"type": "http", "method": "POST", "path": path, "query_string": b""}
     await served.app({**scope, "headers": [(b"authorization", key)]}, receive, send)
-    assert [way.error for way in served.gateway.ways] == ["the client left"]
+    left = [(way.error, way.reason) for way in served.gateway.ways]
+    assert left == [("the client left", "large: stopped")]
 
 
 async def test_a_stream_that_waits_says_that_it_lives(
