@@ -52,7 +52,7 @@ class Person:
             run.source = run.draft.tier
             update["action"] = "escalate" if last else "accept"
             if not last and not run.degraded:
-                fields |= kernel.earned(run)
+                fields |= run.earned(kernel.outlook)
             Reader(runtime, run.draft.tier).settle(run.draft.text)
         elif said == "reject":
             update["action"] = "abstain"
@@ -61,12 +61,7 @@ class Person:
             run.tier += 1
             step = "draft" if run.tier < len(kernel.tiers) - 1 else "expert"
         run.decision = run.decision.model_copy(update=update)
-        kernel.ledger.book(
-            run.id,
-            "person",
-            id=f"{run.id}-person-{run.tier}",  # executed again after a crash, it is one entry
-            decision=run.decision,
-            tags=run.settings.get("tags"),
-            **fields,
-        )
+        fields |= {"decision": run.decision, "tags": run.settings.get("tags")}
+        once = f"{run.id}-person-{run.tier}"  # executed again after a crash, it is one entry
+        kernel.ledger.book(run.id, "person", id=once, **fields)
         return step

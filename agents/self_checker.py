@@ -47,7 +47,7 @@ class SelfChecker:
         due = _due(runtime.kernel.parts, tier, draft, seen.taken, free=ruled_out)
         if draft.finish_reason == "stopped":
             due = []  # half an answer tells nothing about whole ones
-        run.assessment = await self._assess(run, draft, runtime, seen, due)
+        run.assessment = await _assess(run, draft, runtime, seen, due)
         if run.kind == "answer" and not any(signal.calls for signal in due):
             runtime.kernel.ledger.book(run.id, NODE, tier=tier.name, tags=run.settings.get("tags"))
         return "verify"
@@ -59,72 +59,59 @@ class SelfChecker:
         kernel, seen = runtime.kernel, await _look(run, draft, Assessment())
         free = _due(kernel.parts, kernel.tiers[run.tier], draft, (), free=True)
         judged = free or seen.objection is not None
-        return await self._assess(run, draft, runtime, seen, free) if judged else None
+        return await _assess(run, draft, runtime, seen, free) if judged else None
 
-    async def _assess(
-        self,
-        run: Run,
-        draft: Completion,
-        runtime: CascadeRuntime,
-        seen: Assessment,
-        due: Sequence[Signal],
-    ) -> Assessment:
-        """The assessment by what was seen and the signals that are due, with its confidence: none
-        where there is a doubt."""
-        kernel = runtime.kernel
-        features, lost = await self._take(due, run, draft, runtime, seen.signals)
-        taken = (*seen.taken, *(signal.name for signal in due))
-        missing, against = lost or seen.missing, seen.objection
-        found = Assessment(features, missing=missing, objection=against, taken=taken)
-        if missing is not None:
-            return found
-        calibrator, signals = kernel.parts.calibrators.get(kernel.tiers[run.tier].name), due
-        if calibrator is not None:
-            signals = [signal for signal in kernel.parts.signals if signal.name in taken]
-        if calibrator is None or not kernel.calibrated(run):
-            return _raw(found, signals, draft)
-        missing = calibrator.mismatch(run.messages)
-        estimate = None if missing else calibrator.estimate(features, taken)
-        if estimate is None:
-            lost = f"the signals of the calibration did not come back{_unseen(draft, signals)}"
-            return replace(found, missing=missing or lost)
-        return replace(
-            found,
-            confidence=estimate.confidence,
-            p_large=estimate.p_large,
-            calibrated=estimate.calibrated,
-        )
 
-    async def _take(
-        self,
-        signals: Sequence[Signal],
-        run: Run,
-        draft: Completion,
-        runtime: CascadeRuntime,
-        before: Mapping[str, float],
-    ) -> tuple[Mapping[str, float], str | None]:
-        """The features, and why there are not all of them. A check that cannot be made leaves the
-        draft without a confidence, and loses no draft that is paid for."""
-        kernel, features = runtime.kernel, dict(before)
-        asked = Asked(run.messages, draft, runtime)
-        for signal in signals:
-            tier = kernel.helpers.get(signal.name, kernel.tiers[run.tier])
-            try:
-                features |= await take(signal, asked, partial(_ask, run, runtime, tier))
-            except LocalOnlyError:
-                continue  # a helper elsewhere must not be asked: its features are missing
-            except ModelError as error:
-                if not (error.circumstantial or isinstance(error, DeadlineError)):
-                    raise
-                return features, f"the self-check failed: {error}"
-            except CascadeError:
+async def _assess(
+    run: Run, draft: Completion, runtime: CascadeRuntime, seen: Assessment, due: Sequence[Signal]
+) -> Assessment:
+    """The assessment by what was seen and the signals that are due, with its confidence: none where
+    there is a doubt."""
+    parts, tier = runtime.kernel.parts, runtime.kernel.tiers[run.tier]
+    features, lost = await _take(due, run, Asked(run.messages, draft, runtime), seen.signals)
+    taken = (*seen.taken, *(signal.name for signal in due))
+    missing, against = lost or seen.missing, seen.objection
+    found = Assessment(features, missing=missing, objection=against, taken=taken)
+    if missing is not None:
+        return found
+    calibrator, signals = parts.calibrators.get(tier.name), due
+    if calibrator is not None:
+        signals = [signal for signal in parts.signals if signal.name in taken]
+    if calibrator is None or draft.added_tokens or not parts.holds(run.settings):
+        return _raw(found, signals, draft)
+    missing = calibrator.mismatch(run.messages)
+    estimate = None if missing else calibrator.estimate(features, taken)
+    if estimate is None:
+        lost = f"the signals of the calibration did not come back{_unseen(draft, signals)}"
+        return replace(found, missing=missing or lost)
+    p, p_large = estimate.confidence, estimate.p_large
+    return replace(found, confidence=p, p_large=p_large, calibrated=estimate.calibrated)
+
+
+async def _take(
+    signals: Sequence[Signal], run: Run, asked: Asked, before: Mapping[str, float]
+) -> tuple[Mapping[str, float], str | None]:
+    """The features, and why there are not all of them. A check that cannot be made leaves the draft
+    without a confidence, and loses no draft that is paid for."""
+    kernel, features = asked.runtime.kernel, dict(before)
+    for signal in signals:
+        tier = kernel.helpers.get(signal.name, kernel.tiers[run.tier])
+        try:
+            features |= await take(signal, asked, partial(_ask, run, asked.runtime, tier))
+        except LocalOnlyError:
+            continue  # a helper elsewhere must not be asked: its features are missing
+        except ModelError as error:
+            if not (error.circumstantial or isinstance(error, DeadlineError)):
                 raise
-            except Exception as error:
-                if is_control_flow(error):
-                    raise
-                logger.warning("the signal %r raised", signal.name, exc_info=True)
-                return features, f"the signal {signal.name} raised {type(error).__name__}"
-        return features, None
+            return features, f"the self-check failed: {error}"
+        except CascadeError:
+            raise
+        except Exception as error:
+            if is_control_flow(error):
+                raise
+            logger.warning("the signal %r raised", signal.name, exc_info=True)
+            return features, f"the signal {signal.name} raised {type(error).__name__}"
+    return features, None
 
 
 def _due(

@@ -48,7 +48,6 @@ class Verifier:
 
     def __init__(self, judge: Judge | None = None) -> None:
         self._judge = judge
-        # Of `run` and `runtime`, those that the judge is called with.
         self._takes = frozenset[str]() if judge is None else _taken_by(judge)
 
     async def __call__(self, run: Run, runtime: CascadeRuntime) -> Step:
@@ -63,12 +62,8 @@ class Verifier:
         assert assessment is not None, "the self-checker comes before the verifier"
         verdict = await self._verdict(run, draft, assessment, runtime)
         if verdict.confidence is not None:
-            assessment = run.assessment = replace(
-                assessment,
-                confidence=verdict.confidence,
-                calibrated=verdict.calibrated,
-                missing=None,
-            )
+            sure: Any = {"confidence": verdict.confidence, "calibrated": verdict.calibrated}
+            assessment = run.assessment = replace(assessment, missing=None, **sure)
         said: list[Decision] = []
 
         def policy(situation: Situation) -> Decision:
@@ -80,7 +75,7 @@ class Verifier:
         decision = decision.model_copy(update={"signals": dict(run.signals) or None})
         run.decision = decision
         runtime.emit(Decided(tier.name, decision, assessment))
-        _book(run, runtime, len(assessment.taken), verdict.cost_usd)
+        _book(run, runtime, decision, len(assessment.taken), verdict.cost_usd)
         if run.kind != "answer":
             return "end"
         shown = draft.text if runtime.show == "optimistic" else ""
@@ -110,10 +105,8 @@ class Verifier:
     async def _verdict(
         self, run: Run, draft: Completion, assessment: Assessment, runtime: CascadeRuntime
     ) -> Verdict:
-        """What the user's verifier says; without one, or where the draft is ruled out, nothing.
-
-        One that raises loses no request that is paid for: the question escalates.
-        """
+        """What the user's verifier says; without one, or where the draft is ruled out, nothing. One
+        that raises loses no request that is paid for: the question escalates."""
         if self._judge is None or assessment.objection is not None:
             return Verdict()
         given = {"run": run, "runtime": runtime}
@@ -191,26 +184,20 @@ def _due(parts: Parts, assessment: Assessment) -> list[Signal]:
     return [s for s in parts.signals if s.calls and s.name not in assessment.taken]
 
 
-def _book(run: Run, runtime: CascadeRuntime, taken: int, cost: Decimal | None) -> None:
+def _book(
+    run: Run, runtime: CascadeRuntime, decision: Decision, taken: int, cost: Decimal | None
+) -> None:
     """The verifier's entry: its own cost, and the baseline where it accepts."""
-    decision = run.decision
-    assert decision is not None
+    kernel, node = runtime.kernel, "verify" if run.kind == "answer" else run.kind
     basis, saved = ("unknown", None) if cost is None else ("measured", -cost)
     fields: dict[str, Any] = {"cost_usd": cost, "saved_usd": saved}
     fields |= {"cost_basis": basis, "basis": basis}
     if decision.action == "accept":
-        fields |= runtime.kernel.earned(run, cost)
-    runtime.kernel.ledger.book(
-        run.id,
-        "verify" if run.kind == "answer" else run.kind,
-        # Executed again after a crash, the same decision earns its baseline once.
-        id=f"{run.id}-verify-{run.tier}-{taken}-{decision.action}",
-        tier=runtime.kernel.tiers[run.tier].name,
-        note=decision.reason,
-        decision=decision,
-        tags=run.settings.get("tags"),
-        **fields,
-    )
+        fields |= run.earned(kernel.outlook, cost)
+    fields |= {"note": decision.reason, "decision": decision, "tags": run.settings.get("tags")}
+    # Executed again after a crash, the same decision earns its baseline once.
+    once = f"{run.id}-verify-{run.tier}-{taken}-{decision.action}"
+    kernel.ledger.book(run.id, node, id=once, tier=kernel.tiers[run.tier].name, **fields)
 
 
 def _taken_by(judge: Judge) -> frozenset[str]:

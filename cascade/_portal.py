@@ -19,8 +19,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LAST_WORDS_S = 2.0
-"""Seconds that an interrupted caller waits for work that it has cancelled. It takes milliseconds to
-close a connection and to book what was spent; a process that ends at once would do neither."""
+"""Seconds that an interrupted caller waits for the work that it has cancelled, which closes its
+connection and books what was spent in milliseconds."""
 
 
 class Portal:
@@ -86,12 +86,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     The caller's context variables (callbacks, tracing) go with it. An interrupt of the waiting
     thread cancels the coroutine, and goes on once that has ended.
     """
-    try:
-        loop = _portal.loop()
-    except RuntimeError:
-        coroutine.close()
-        raise
-    work = _Work(coroutine, loop)
+    work = _Work(coroutine, waits=True)
     try:
         return work.ended.result()
     finally:
@@ -99,8 +94,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def synchronous(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """A method for synchronous callers, also inside a running event loop, made of a coroutine
-    method."""
+    """A coroutine method for synchronous callers, also inside a running event loop."""
 
     @wraps(method)
     def waited_for(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -110,13 +104,12 @@ def synchronous(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 
 def iterated(method: Callable[P, AsyncGenerator[T]]) -> Callable[P, Generator[T]]:
-    """The same, made of a method that generates; closing the iterator closes what it generates
-    first."""
+    """The same of a method that generates, which is closed with the iterator."""
 
     @wraps(method)
     def iterate(*args: P.args, **kwargs: P.kwargs) -> Generator[T]:
         arrived: queue.SimpleQueue[tuple[T] | BaseException | None] = queue.SimpleQueue()
-        pumping = _Work(_pump(method(*args, **kwargs), arrived.put), _portal.loop())
+        pumping = _Work(_pump(method(*args, **kwargs), arrived.put), waits=True)
         try:
             while (arrival := arrived.get()) is not None:
                 if isinstance(arrival, BaseException):
@@ -143,7 +136,7 @@ async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     if _portal.is_here():
         return await coroutine
-    work = _Work(coroutine, portal_loop())
+    work = _Work(coroutine)
     ended = asyncio.wrap_future(work.ended)
     try:
         return await asyncio.shield(ended)
@@ -155,17 +148,19 @@ async def on_portal(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class _Work(Generic[T]):
-    """A coroutine under way on the background loop; `ended` once it has ended, also if cancelled.
+    """A coroutine under way on the background loop, in a copy of the caller's context; `ended` once
+    it has ended, also if cancelled."""
 
-    It runs in a copy of the context of the caller.
-    """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, T], *, waits: bool = False) -> None:
         self.ended: Future[T] = Future()
         self.ended.set_running_or_notify_cancel()  # only the coroutine's end ends it
-        self._loop = loop
+        try:
+            self._loop = _portal.loop(waits=waits)
+        except RuntimeError:
+            coroutine.close()
+            raise
         self._task: asyncio.Task[T]
-        loop.call_soon_threadsafe(self._begin, coroutine)
+        self._loop.call_soon_threadsafe(self._begin, coroutine)
 
     def cancel(self) -> None:
         """Cancel the coroutine, if it has not ended."""
@@ -202,7 +197,7 @@ async def iterate_here(items: AsyncGenerator[T]) -> AsyncGenerator[T]:
         with suppress(RuntimeError):  # the loop of the reader is closed
             here.call_soon_threadsafe(arrived.put_nowait, arrival)
 
-    pumping = _Work(_pump(items, tell), portal_loop())
+    pumping = _Work(_pump(items, tell))
     try:
         while (arrival := await arrived.get()) is not None:
             if isinstance(arrival, BaseException):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from cascade._numbers import to_count, to_number
 from cascade._portal import iterated, synchronous
@@ -42,11 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cascade")
 
-CONCURRENCY = 16
-"""Questions of a batch that are under way at once, unless the caller says otherwise."""
 
-
-class Cascade:
+class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Cascade"]):
     """A small model drafts, its confidence is checked, a large model answers what is doubtful.
 
     Args:
@@ -221,7 +219,7 @@ class Cascade:
         questions: Sequence[Question],
         config: RunnableConfig | None = None,
         *,
-        max_concurrency: int = CONCURRENCY,
+        max_concurrency: int = 16,
         return_exceptions: bool = False,
         **settings: Any,
     ) -> list[Any]:
@@ -375,22 +373,13 @@ class Cascade:
     # --- its end
 
     async def aclose(self) -> None:
-        """Finish audits that are under way, then close connections and free local models.
-
-        The cascade may be used again afterwards.
-        """
+        """Finish audits under way, close connections, free local models; it may be used again."""
         await self.kernel.aclose()
 
     close = synchronous(aclose)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -485,8 +474,7 @@ def choose_policy(
     tiers: Sequence[OpenTier], calibration: Calibration | None, **given: Any
 ) -> Policy:
     """The one policy that the options `policy`, `threshold`, `price_of_error`, `max_harm` and
-    `escalation_budget` mean; None for those that were not given.
-    """
+    `escalation_budget` mean; None for those that were not given."""
     named = {name: value for name, value in given.items() if value is not None}
     if len(named) > 1:
         raise ConfigurationError(

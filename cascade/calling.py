@@ -63,21 +63,16 @@ async def send(call: Call, ledger: Ledger) -> Completion:
         ModelError: the call failed.
         LedgerError: the attempt cannot be written down, so nothing was sent.
     """
-    attempt = Attempt(
-        call.run.id,
-        call.node if call.run.kind != "shadow" else "shadow",
-        call.tier,
-        call.request.messages,
-        call.request.max_tokens,
-        call.run.settings.get("tags") or {},
-    )
+    run, asked = call.run, call.request
+    node, tags = call.node if run.kind != "shadow" else "shadow", run.settings.get("tags") or {}
+    attempt = Attempt(run.id, node, call.tier, asked.messages, asked.max_tokens, tags)
     if isinstance(call.tier.model, CompositeModel):
         return replace(await call.tier.model.answer(call, attempt, ledger), tier=call.tier.name)
     async with ledger.attempt(attempt):
         callbacks = (call.runtime.config or {}).get("callbacks")
         looked_on = getattr(callbacks, "handlers", callbacks) and not call.tier.model.traces_itself
         completion = await (_traced if looked_on else _on_wire)(call, attempt)
-        added = _added(call.run.messages, call.request.messages, completion.usage.input_tokens)
+        added = _added(run.messages, asked.messages, completion.usage.input_tokens)
         completion = replace(completion, tier=call.tier.name, added_tokens=added)
         attempt.completion = completion
     return completion

@@ -18,7 +18,6 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context, copy_context
-from decimal import Decimal
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
@@ -161,14 +160,9 @@ class Kernel:
         try:
             return await self._ask(call)
         except NotSentError as error:
-            self.ledger.book(
-                call.run.id,
-                call.node,
-                tier=call.tier.name,
-                outcome="not_sent",
-                note=str(error),
-                tags=call.run.settings.get("tags"),
-            )
+            told: Any = {"note": str(error), "tags": call.run.settings.get("tags")}
+            tier = call.tier.name
+            self.ledger.book(call.run.id, call.node, tier=tier, outcome="not_sent", **told)
             raise
 
     def decide(
@@ -179,19 +173,6 @@ class Kernel:
         for one in self._decide:
             handler = partial(_decided, one, run, handler)
         return handler(situation)
-
-    def calibrated(self, run: Run) -> bool:
-        """True if the calibration was made for what this question is asked with."""
-        draft = run.draft
-        return self.parts.holds(run.settings) and not (draft is not None and draft.added_tokens)
-
-    def earned(self, run: Run, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
-        """Fields of the entry of a node that cost so much and makes the draft the answer."""
-        if run.kind != "answer" or not run.has_baseline or run.draft is None:
-            return {}
-        if run.draft.cached:  # the large model alone, behind the same cache, would have had it too
-            return {}
-        return self.outlook.earned(run.draft, cost, run.messages)
 
     async def rehearse(self, run: Run, runtime: CascadeRuntime) -> Decision | None:
         """The decision about a draft by free signals alone. Nothing is asked, booked or shown; None
@@ -328,16 +309,9 @@ class Kernel:
             run.draft, run.decision, run.degraded = known.completion, known.decision, known.degraded
             run.source, run.step = known.source, "end"
             tier = run.draft.tier if run.draft else None
-            # The large model alone, behind the same cache, would have had its answer there too: it
-            # earns nothing.
-            self.ledger.book(
-                run.id,
-                one.name,
-                id=f"{run.id}-{one.name}",  # executed again after a crash, a hit counts once
-                tier=tier,
-                note=f"answered by {one.name}",
-                tags=run.settings.get("tags"),
-            )
+            told: Any = {"note": f"answered by {one.name}", "tags": run.settings.get("tags")}
+            once = f"{run.id}-{one.name}"  # executed again after a crash, a hit counts once
+            self.ledger.book(run.id, one.name, id=once, tier=tier, **told)
             if run.draft is not None:
                 Reader(runtime, tier or one.name).settle(run.draft.text)
             return

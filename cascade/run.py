@@ -170,6 +170,15 @@ class Run:
         abstains = self.decision is not None and self.decision.action == "abstain"
         return None if abstains else self.draft
 
+    def earned(self, outlook: Outlook, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
+        """Fields of the entry of a node that cost so much and makes the draft the answer: the
+        baseline that it earns, an estimate, since the large model was not asked."""
+        if self.kind != "answer" or not self.has_baseline or self.draft is None:
+            return {}
+        if self.draft.cached:  # the large model alone, behind the same cache, would have had it too
+            return {}
+        return outlook.earned(self.draft, cost, self.messages)
+
     def to_message(self) -> AIMessage:
         """The answer of a finished run as a message, empty where it abstained.
 
@@ -325,24 +334,6 @@ class Kernel(Protocol):
     async def rehearse(self, run: Run, runtime: CascadeRuntime) -> Decision | None:
         """The decision about a draft by free signals alone. Nothing is asked, booked or shown; None
         where free signals give no decision."""
-        ...
-
-    def calibrated(self, run: Run) -> bool:
-        """True if the calibration was made for what this question is asked with."""
-        ...
-
-    def earned(self, run: Run, cost: Decimal | None = Decimal(0)) -> dict[str, Any]:
-        """Fields of the entry of a node that cost so much and makes the draft the answer: the
-        baseline that it earns, an estimate, since the large model was not asked."""
-        ...
-
-    def begin(
-        self,
-        messages: Sequence[AnyMessage],
-        settings: Settings | None = None,
-        kind: Kind = "answer",
-    ) -> Run:
-        """A new run, with the settings of the cascade where the question has none of its own."""
         ...
 
     async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:

@@ -17,9 +17,6 @@ from cascade.models.base import WithheldModel
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-DEFAULT_TIMEOUT_S = 120.0
-"""A local model may load for a minute before its first token; nothing should hang for longer."""
-
 ModelLike: TypeAlias = "str | BaseChatModel | Model | Tier"
 """Forms in which a tier may be given."""
 
@@ -66,7 +63,7 @@ class Tier:
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None
     temperature: float | None = None
-    timeout_s: float = DEFAULT_TIMEOUT_S
+    timeout_s: float = 120.0  # a local model may load for a minute before its first token
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     local: bool | None = None
 
@@ -121,8 +118,7 @@ def open_tiers(
     local_only: bool = False,
 ) -> tuple[OpenTier, ...]:
     """The tiers of a cascade, given as a pair or as a list, smallest first; while `local_only`,
-    with nothing but names and prices of those that are not on this machine.
-    """
+    with nothing but names and prices of those that are not on this machine."""
     if not isinstance(tiers, Sequence) or isinstance(tiers, str | bytes):
         raise ConfigurationError(f"tiers={tiers!r}: give a list of models.")
     missing = [name for name, model in (("small", small), ("large", large)) if model is None]
@@ -140,19 +136,16 @@ def open_tiers(
                 f"two tiers are called {one.name!r} ({one.model.name} and {other.model.name}): "
                 "give one of them another name, Tier(…, name='medium')."
             )
-    if not local_only:
-        return tuple(opened)
-    if not any(tier.local for tier in opened):
+    if local_only and not any(tier.local for tier in opened):
         there = ", ".join(f"{tier.name} ({tier.model.name})" for tier in opened)
         raise ConfigurationError(
             f"local_only, but no tier is on this machine: {there}. Give a small model that is, "
             "such as 'ollama:qwen2.5:3b', or say Tier(…, local=True) of a server that questions "
             "may go to."
         )
-    return tuple(tier if tier.local else _withheld(tier) for tier in opened)
-
-
-def _withheld(tier: OpenTier) -> OpenTier:
-    model = WithheldModel(tier.model)
-    settings = replace(tier.settings, model=model, base_url=None, api_key=None, options={})
-    return replace(tier, model=model, settings=settings)
+    for n, tier in enumerate(opened):
+        if local_only and not tier.local:
+            model = WithheldModel(tier.model)
+            settings = replace(tier.settings, model=model, base_url=None, api_key=None, options={})
+            opened[n] = replace(tier, model=model, settings=settings)
+    return tuple(opened)
