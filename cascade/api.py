@@ -26,7 +26,7 @@ from cascade.middleware.base import CascadeMiddleware
 from cascade.middleware.local_only import LocalOnly
 from cascade.middleware.resilience import Breaker, Deadline, Retries
 from cascade.middleware.tool_risks import ToolRisks
-from cascade.policies import EconomicPolicy, Policy, ThresholdPolicy
+from cascade.policies import CertifiedPolicy, EconomicPolicy, Policy, ThresholdPolicy
 from cascade.questions import Question, ResponseFormat, parse, to_messages, to_settings
 from cascade.result import CascadeResult
 from cascade.run import CascadeRuntime, Parts, Run, Show
@@ -517,6 +517,4 @@ def choose_policy(
             f"max_harm={value}: the calibration has certificates for {there}; make one with "
             f"`cascade calibrate{harm}`."
         )
-    from cascade.policies import CertifiedPolicy  # noqa: PLC0415 - only where it is asked for
-
     return CertifiedPolicy(max(fitting, key=lambda certificate: certificate.coverage))

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
-from shutil import copymode
+from shutil import copy
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,8 +30,8 @@ from cascade.confidence.base import shots_of, system_hash
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.confidence.signals import to_signals
 from cascade.errors import CascadeError, ConfigurationError, InputError
-from cascade.evaluation.features import Pair, Rows, pair_of
-from cascade.evaluation.ladder import Shape, shape_of
+from cascade.evaluation.features import Rows, pair_of
+from cascade.evaluation.ladder import shape_of
 from cascade.evaluation.recordings import Example, Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import to_page
 from cascade.evaluation.scorers import Scorer, as_scorer
@@ -43,6 +43,7 @@ from cascade.middleware.calibrated import task_hash
 from cascade.policies import Refusal, ThresholdPolicy, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Parts
+from cascade.state import Certificate
 from cascade.tiers import OpenTier
 
 SIGNALS = ("logprobs", "text", "prompt")
@@ -177,9 +178,8 @@ class AnswerRecorder:
         # Anew, whole or not at all: a line that was cut off must not join the next one.
         place = self.path.resolve()
         draft = place.with_name(f"{place.name}.new")
-        draft.touch()
         if place.exists():  # what others must not read stays so
-            copymode(place, draft)
+            copy(place, draft)
         draft.write_text("".join(row.to_line() for row in there.values()), encoding="utf-8")
         self._size = draft.replace(place).stat().st_size
         left = [example for example in examples if example.id not in there]
@@ -328,13 +328,12 @@ def fit(
         rights = pair.small_correct[rows], pair.large_correct[rows]
         return calibrating.calibrate([features[i] for i in rows], *rights, signals, made_for)
 
-    def choose(part: Pair, rows: Rows) -> list[Shape]:
-        return [shape_of(made(rows), part, rows)]
-
-    n, options = len(pair), options or Options()
-    # Each of five folds takes a tenth of a second.
-    options = options.model_copy(update={"repeats": options.repeats or 3})
-    evaluation = evaluate(pair, options, choose=choose) if n >= LEAST_ROWS else None
+    n, options, evaluation = len(pair), options or Options(), None
+    if n >= LEAST_ROWS:  # each of five folds takes a tenth of a second
+        options = options.model_copy(update={"repeats": options.repeats or 3})
+        evaluation = evaluate(
+            pair, options, choose=lambda part, rows: [shape_of(made(rows), part, rows)]
+        )
     if not max_harms:
         return CalibrationFit(made(np.arange(n)), (), evaluation)
     if n < (least := 2 * calibrating.LEAST_LABELS):
@@ -342,18 +341,23 @@ def fit(
         raise ConfigurationError(f"{told}, which needs {least} or more.")
     order = np.random.default_rng(0).permutation(n)
     calibration, proving = made(np.sort(order[: n // 2])), order[n // 2 :]
-    known = np.full(len(proving), np.nan)
-    if calibration.calibrated:  # nothing would notice when the scale of a raw score moves
-        said = [calibration.estimate(features[i], calibration.signals) for i in proving]
-        known = np.array([np.nan if one is None else one.confidence for one in said])
+    said = [calibration.estimate(features[i], calibration.signals) for i in proving]
+    known = [math.nan if one is None else one.confidence for one in said]
     until = datetime.now(UTC) + timedelta(days=90)  # traffic drifts
     how: Any = {"delta": delta, "valid_until": until}
-    found = [certify(known, pair.small_correct[proving], max_harm=x, **how) for x in max_harms]
-    proved = tuple(one for one in found if not isinstance(one, Refusal))
-    why = {"halved": True, "raw": not calibration.calibrated}
-    refused = tuple(one.model_copy(update=why) for one in found if isinstance(one, Refusal))
-    calibration = calibration.model_copy(update={"certificates": proved})
-    return CalibrationFit(calibration, refused, evaluation)
+    proved, refused = list[Certificate](), list[Refusal]()
+    for harm in max_harms:
+        found = certify(known, pair.small_correct[proving], max_harm=harm, **how)
+        if not calibration.calibrated:  # nothing would notice when the scale of a raw score moves
+            told = "a raw score gets no certificate, and these labels do not show a probability"
+            refused.append(Refusal(f"harm at {harm:.1%} is not certified: {told}"))
+        elif isinstance(found, Refusal):
+            more = "; as many again fit the calibrator"
+            refused.append(replace(found, reason=found.reason + more))
+        else:
+            proved.append(found)
+    calibration = calibration.model_copy(update={"certificates": tuple(proved)})
+    return CalibrationFit(calibration, tuple(refused), evaluation)
 
 
 async def calibrate(

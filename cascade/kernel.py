@@ -37,7 +37,7 @@ from cascade.ledger.entries import LedgerView
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.middleware.base import Advance, CascadeMiddleware, Slot
-from cascade.policies.base import Situation, tell_cost
+from cascade.policies.base import Situation
 from cascade.run import (
     Answer,
     Call,
@@ -333,8 +333,8 @@ class Kernel:
         discarded; tell the policy what it has `spent` in the end."""
         if new := self.ledger.take(run.id):
             run.entries = list({entry.id: entry for entry in (*run.entries, *new)}.values())
-        if spent:
-            tell_cost(self.policy, known_cost(run.entries))
+        if spent and callable(learn := getattr(self.policy, "paid", None)):
+            learn(known_cost(run.entries))
 
 
 def _answer_of(run: Run) -> Answer:

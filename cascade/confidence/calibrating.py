@@ -114,7 +114,8 @@ def _fit_stage(
         {n: x for n, x in row.items() if calibration.owner(n, names) in taken} for row in given
     ]
     rows = [calibration.with_raw(row, taken) for row in known]
-    raw, columns = calibration.values_of(rows, calibration.RAW), calibration.columns_of(rows, taken)
+    raw = np.array([row.get(calibration.RAW, math.nan) for row in rows])
+    columns = calibration.columns_of(rows, taken)
     table = calibration.matrix(rows, columns)
     seen = cross_fitted(fit_calibrator, table, correct)
     stage = calibration.Stage(

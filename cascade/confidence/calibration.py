@@ -106,11 +106,6 @@ def with_raw(features: Features, signals: Sequence[str]) -> Features:
     return known if raw is None else {**known, RAW: raw}
 
 
-def values_of(rows: Sequence[Features], name: str) -> Array:
-    """A feature of each row, (n,); NaN where it is missing."""
-    return np.array([row.get(name, math.nan) for row in rows])
-
-
 def columns_of(rows: Sequence[Features], signals: Sequence[str]) -> tuple[Column, ...]:
     """The columns for the rows that fit, `with_raw`: the raw score, then features in the order of
     trust, of which a calibrator takes as many as there are labels for: scores, then those of the

@@ -11,11 +11,11 @@ no clock, no network, no chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
@@ -82,7 +82,7 @@ class Situation:
 
     def compared(self, threshold: float) -> Decision:
         """The decision of the confidence against a threshold; `settled` comes before it."""
-        confidence = self.assessment.confidence
+        confidence, threshold = self.assessment.confidence, min(1.0, max(0.0, threshold))
         assert confidence is not None, "a draft without a confidence is settled before"
         accepted = confidence >= threshold
         kind = "confidence" if self.assessment.calibrated else "uncalibrated score"
@@ -102,25 +102,10 @@ class Policy(Protocol):
         ...
 
 
-def layers(policy: Any) -> Iterator[Any]:
-    """A policy, and those inside it (`inner`)."""
-    while policy is not None:
-        yield policy
-        policy = getattr(policy, "inner", None)
-
-
-def tell_cost(policy: Policy, cost_usd: Decimal) -> None:
-    """Tell the outermost policy that learns costs (`paid`) the cost of a finished request."""
-    for layer in layers(policy):
-        if callable(getattr(layer, "paid", None)):
-            layer.paid(cost_usd)
-            return
-
-
 def promises(policy: Policy) -> float | None:
-    """α of the certificate of a policy, also of one inside it; None without a promise."""
-    proofs = (getattr(layer, "certificate", None) for layer in layers(policy))
-    return next((proof.max_harm for proof in proofs if isinstance(proof, Certificate)), None)
+    """α of the certificate of a policy; None without a promise."""
+    proof = getattr(policy, "certificate", None)
+    return proof.max_harm if isinstance(proof, Certificate) else None
 
 
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:
@@ -229,19 +214,16 @@ class EconomicPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """The action that is cheapest in expectation: accept, escalate or observe."""
-        above = situation.above
-        priced = [tier for tier in above if tier.cost_usd is not None]
+        priced = [tier for tier in situation.above if tier.cost_usd is not None]
         best = min(priced, key=self._expected_usd, default=None)
         # A tier is named only where it is not the next one.
-        tier = best.tier if best is not None and best is not above[0] else None
-        decision = situation.settled()
-        if decision is not None:
-            return decision.model_copy(update={"tier": tier}) if tier else decision
-        if best is None or best.cost_usd is None:
+        tier = best.tier if best is not None and best is not situation.above[0] else None
+        if (settled := situation.settled()) is not None:
+            return settled.model_copy(update={"tier": tier})
+        if best is None:
             reason = "the cost of escalating is unknown: set a price on the next tier"
             return situation.decided("escalate", reason)
-        threshold = self._p(best) - float(best.cost_usd) / self.price_of_error
-        threshold = min(1.0, max(0.0, threshold))
+        threshold = self._p(best) - float(best.cost_usd or 0) / self.price_of_error
         decision = situation.compared(threshold)
         update = {
             "tier": tier if decision.action == "escalate" else None,
@@ -268,12 +250,14 @@ class EconomicPolicy:
 @dataclass(frozen=True, slots=True)
 class AbstainPolicy:
     """Give no answer where even the better side is expected to cost more than an unanswered
-    question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does."""
+    question (arXiv 2502.09054); `inner` knows what both sides are expected to cost."""
 
-    inner: Policy
+    inner: EconomicPolicy
     price_of_abstaining: float
 
     def __post_init__(self) -> None:
+        if not isinstance(self.inner, EconomicPolicy):
+            raise ConfigurationError(f"AbstainPolicy({self.inner!r}, …): give an EconomicPolicy.")
         to_number("AbstainPolicy.price_of_abstaining", self.price_of_abstaining, least=0)
 
     def decide(self, situation: Situation) -> Decision:
@@ -295,18 +279,16 @@ class BudgetPolicy:
 
     Escalate ⇔ p_L − p_S > λ_b·c_L. After each request (`paid`) the dual update
     λ_b ← [λ_b + η·(c_t − B)]₊ makes escalation dearer while spending is above B (arXiv 2604.00136),
-    with η = 1/(100·B²). It learns, so each cascade has one of its own.
+    with η = 1/(100·B²). It learns, so each cascade has one of its own. Where no calibration knows
+    p_L, it is 1.
 
     Args:
         dollars: B, per request on average.
-        p_large: p_L where the calibration does not know it.
-        shadow_price: λ_b to begin with, in 1/dollars.
     """
 
-    def __init__(self, dollars: float, *, p_large: float = 1.0, shadow_price: float = 0.0) -> None:
+    def __init__(self, dollars: float) -> None:
         self.dollars = to_number("BudgetPolicy.dollars", dollars, above=0)
-        self.p_large = to_number("BudgetPolicy.p_large", p_large, least=0, most=1)
-        self.shadow_price = to_number("BudgetPolicy.shadow_price", shadow_price, least=0)
+        self.shadow_price = 0.0
         self._lock = Lock()
 
     def __repr__(self) -> str:
@@ -320,12 +302,12 @@ class BudgetPolicy:
 
     def decide(self, situation: Situation) -> Decision:
         """Accept or escalate at the present shadow price."""
-        decision, p_large = situation.settled(), situation.assessment.p_large
-        if decision is not None:
-            return decision
+        if (settled := situation.settled()) is not None:
+            return settled
         cost = situation.above[0].cost_usd if situation.above else None
         if cost is None:
             reason = "the cost of escalating is unknown, and a budget has to be kept"
             return situation.decided("accept", reason)
-        p_large = self.p_large if p_large is None else p_large
-        return situation.compared(min(1.0, max(0.0, p_large - self.shadow_price * float(cost))))
+        known = situation.assessment.p_large
+        p_large = 1.0 if known is None else known
+        return situation.compared(p_large - self.shadow_price * float(cost))

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
 from cascade.policies.base import Situation, observe
-from cascade.state import Certificate, Decision, Record
+from cascade.state import Certificate, Decision
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class CertifiedPolicy:
     """Accept what the certificate covers, and escalate the rest: also every uncalibrated score, as
     after a change of model or prompt.
@@ -37,20 +38,11 @@ class CertifiedPolicy:
                 "again on new examples."
             )
 
-    def __repr__(self) -> str:
-        return f"CertifiedPolicy({self._promise}, threshold={self.certificate.threshold:.4g})"
-
-    @property
-    def _promise(self) -> str:
-        harm, delta = self.certificate.max_harm, self.certificate.delta
-        return f"harm ≤ {harm:.1%} with {1 - delta:.0%} confidence"
-
     def decide(self, situation: Situation) -> Decision:
         """Accept at the certified threshold and above."""
-        threshold = self.certificate.threshold
-        decision = situation.settled(threshold)
-        if decision is not None:
-            return decision
+        proof, threshold = self.certificate, self.certificate.threshold
+        if (settled := situation.settled(threshold)) is not None:
+            return settled
         if not situation.assessment.calibrated:
             reason = "the certificate covers calibrated confidences only"
             return situation.decided("escalate", reason, threshold)
@@ -58,43 +50,21 @@ class CertifiedPolicy:
         if situation.next_signal is not None:
             # The promise was proved for the confidence from all signals, not from some of them.
             return observe(situation.next_signal, decision, "belongs to the certificate")
-        return decision.model_copy(update={"reason": f"{decision.reason} ({self._promise})"})
+        promise = f"harm ≤ {proof.max_harm:.1%} with {1 - proof.delta:.0%} confidence"
+        return decision.model_copy(update={"reason": f"{decision.reason} ({promise})"})
 
 
-class Refusal(Record):
+@dataclass(frozen=True, slots=True)
+class Refusal:
     """No threshold can be certified.
 
     Attributes:
-        labels_needed: a lower limit of how many it would take, where there are `n`.
-        zero_error_bound: the least harm that n labels without any error certify.
-        halved: whether as many labels again have to fit the calibrator.
-        raw: whether labels have not shown that the confidence is a probability.
+        reason: in words, with the way out.
+        labels_needed: a lower limit of how many it would take, where more can help.
     """
 
-    max_harm: float
-    delta: float
-    n: int
-    labels_needed: int
-    zero_error_bound: float
-    halved: bool = False
-    raw: bool = False
-
-    @property
-    def reason(self) -> str:
-        """The reason in words, with the way out."""
-        if self.raw:
-            return (
-                f"harm at {self.max_harm:.1%} is not certified: a raw score gets no certificate, "
-                "and these labels do not show that it is a probability"
-            )
-        labels, proving = self.labels_needed, ""
-        if self.halved:
-            labels, proving = 2 * labels, ", half of which prove it"
-        return (
-            f"no threshold keeps harm at {self.max_harm:.1%} with {1 - self.delta:.0%} confidence "
-            f"on {self.n} labels (without a single error they certify {self.zero_error_bound:.1%})"
-            f": bring {labels} or more{proving}, or allow more harm"
-        )
+    reason: str
+    labels_needed: int | None = None
 
 
 def certify(
@@ -116,7 +86,8 @@ def certify(
     Raises:
         ConfigurationError: α, δ or a confidence is no probability, or not one label per row.
     """
-    from scipy.stats import beta  # noqa: PLC0415 - heavy
+    import numpy as np  # noqa: PLC0415 - heavy
+    from scipy.stats import beta  # noqa: PLC0415
 
     said, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64) > 0.5
     max_harm = to_number("max_harm", max_harm, above=0, below=1)
@@ -133,13 +104,13 @@ def certify(
     bounds = beta.ppf(1.0 - delta, wrong[ends] + 1.0, n - wrong[ends])
     passing = np.flatnonzero(np.minimum.accumulate(bounds <= max_harm))
     if not len(passing):
+        # A sample of m without any error certifies 1 − δ^(1/m), and no less.
+        needed = max(n + 1, math.ceil(math.log(delta) / math.log1p(-max_harm) - 1e-9))
         return Refusal(
-            max_harm=max_harm,
-            delta=delta,
-            n=n,
-            # 1 − δ^(1/m) ≤ α: what a sample of m without any error needs.
-            labels_needed=max(n + 1, math.ceil(math.log(delta) / math.log1p(-max_harm) - 1e-9)),
-            zero_error_bound=1.0 - delta ** (1.0 / n),
+            f"no threshold keeps harm at {max_harm:.1%} with {1 - delta:.0%} confidence on {n} "
+            f"labels (without a single error they certify {1.0 - delta ** (1.0 / n):.1%}): bring "
+            f"{needed} or more, or allow more harm",
+            needed,
         )
     last = int(ends[passing[-1]])
     return Certificate(

@@ -23,13 +23,7 @@ from cascade.policies import (
     ThresholdPolicy,
     TierOutlook,
 )
-from cascade.policies.base import (
-    DEFAULT_THRESHOLD,
-    dollars,
-    promises,
-    tell_cost,
-    value_of_information,
-)
+from cascade.policies.base import DEFAULT_THRESHOLD, dollars, promises, value_of_information
 from cascade.state import Assessment
 from tests.confidence.drafts import CERTIFICATE
 
@@ -37,7 +31,7 @@ POLICIES: dict[str, Policy] = {
     "threshold": ThresholdPolicy(0.7),
     "economic": EconomicPolicy(0.05, 0.95),
     "certified": CertifiedPolicy(CERTIFICATE),
-    "budget": BudgetPolicy(0.004, shadow_price=20.0),
+    "budget": BudgetPolicy(0.004),
     "abstain": AbstainPolicy(EconomicPolicy(0.05, 0.95), 1.0),
 }
 COST = Decimal("0.01")
@@ -87,8 +81,9 @@ def test_facts_are_settled_first(name: str, situation: Situation, action: str, r
         lambda: ThresholdPolicy.at_rate([], 0.5),
         lambda: ThresholdPolicy(0.5, uncalibrated=-0.1),
         lambda: EconomicPolicy(1.0, p_large=-0.1),
-        lambda: BudgetPolicy(1.0, shadow_price=float("nan")),
-        lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
+        lambda: BudgetPolicy(float("nan")),
+        lambda: AbstainPolicy(EconomicPolicy(1.0), -1.0),
+        lambda: AbstainPolicy(ThresholdPolicy(), 1.0),  # type: ignore[arg-type]
     ],
 )
 def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> None:
@@ -232,10 +227,18 @@ def test_abstaining_is_chosen_when_cheapest(confidence: float, price: float, act
     assert decision.action == action
 
 
-def test_promises_and_budgets_are_found_within_other_policies() -> None:
-    assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0)) == CERTIFICATE.max_harm
-    assert promises(AbstainPolicy(ThresholdPolicy(), 1.0)) is None
-    keeper = BudgetPolicy(0.001)
-    tell_cost(AbstainPolicy(keeper, 1.0), Decimal("0.1"))
-    assert keeper.shadow_price > 0
-    tell_cost(ThresholdPolicy(), Decimal("0.1"))  # has no use for it
+def test_a_promise_is_that_of_a_certificate() -> None:
+    assert promises(CertifiedPolicy(CERTIFICATE)) == CERTIFICATE.max_harm
+    assert promises(ThresholdPolicy()) is None
+
+
+def test_a_budget_that_is_overspent_makes_escalating_dearer_and_one_that_is_not_cheaper() -> None:
+    budget, judgement = BudgetPolicy(0.004), judged(0.9)
+    assert budget.decide(judgement).action == "escalate"
+    for _ in range(4):
+        budget.paid(Decimal("0.01"))
+    assert budget.shadow_price == pytest.approx(4 * 0.006 / (100 * 0.004**2))
+    assert budget.decide(judgement).action == "accept"
+    for _ in range(9):
+        budget.paid(0.0)
+    assert budget.shadow_price == 0
