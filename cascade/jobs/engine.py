@@ -185,7 +185,6 @@ async def run_job(
         rows: read as they are needed, so many under way at once (`concurrency`).
         budget_usd: dollars of the whole job, also of earlier runs. A row is begun only if what it
             may cost fits beside what the others that are under way or wait may cost.
-        progress: called after each row.
         stop: set it to begin no more rows; those under way are ended.
         kind: `cascade.jobs.provider.BatchJob` asks the large model by its provider's batch API.
     """
@@ -205,7 +204,7 @@ def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
 async def ask(cascade: Cascade, row: Row) -> RowRecord:
     """Record of a row that is asked; its entries in the ledger have its number as the tag `row`."""
     if row.question is None:
-        return RowRecord(row.number, row.key, "error", error=f"InputError: {row.problem}")
+        return row.record(status="error", error=f"InputError: {row.problem}")
     try:
         result = await cascade.ainvoke(row.question, tags={"row": str(row.number)})
     except CascadeError as error:
@@ -231,10 +230,8 @@ def failed(row: Row, error: CascadeError) -> RowRecord:
     """Record of a row whose run failed."""
     run = error.run if isinstance(error, PersonNeededError) else None
     ledger = LedgerView(run.entries if run else error.ledger or ())
-    return RowRecord(
-        row.number,
-        row.key,
-        "error",
+    return row.record(
+        status="error",
         cost_usd=ledger.cost_usd,
         counted_usd=known_cost(list(ledger)),
         run_id=next((entry.run_id for entry in ledger), None),
@@ -245,6 +242,6 @@ def failed(row: Row, error: CascadeError) -> RowRecord:
 def record_of(row: Row, result: CascadeResult) -> RowRecord:
     """Record of a row that was answered."""
     ledger = result.ledger
-    of_result: dict[str, Any] = {name: getattr(result, name) for name in (*OF_RESULT, "run_id")}
-    of_result |= {name: getattr(ledger, name) for name in ("cost_usd", "saved_usd", "saved_basis")}
-    return RowRecord(row.number, row.key, "ok", counted_usd=known_cost(list(ledger)), **of_result)
+    found = {name: getattr(result, name) for name in (*OF_RESULT, "run_id")}
+    found |= {name: getattr(ledger, name) for name in ("cost_usd", "saved_usd", "saved_basis")}
+    return row.record(status="ok", counted_usd=known_cost(list(ledger)), **found)

@@ -9,20 +9,19 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from cascade.errors import ConfigurationError, InputError, LedgerError
 from cascade.evaluation.recordings import KINDS, QUESTIONS, read_table
 from cascade.questions import Question, to_messages
+from cascade.state import Record
 
 OF_RESULT = ("answer", "tier", "confidence", "calibrated", "escalated", "degraded")
 ADDED = (*OF_RESULT, "cost_usd", "saved_usd", "saved_basis", "error")
 """Columns of the output beside those of a row."""
-
-MONEY = ("cost_usd", "counted_usd", "saved_usd", "expected_usd")
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS job (made_with TEXT NOT NULL);
@@ -54,12 +53,23 @@ class Row:
         said = json.dumps([self.question, self.problem], sort_keys=True, default=str)
         return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
+    def record(self, **found: Any) -> RowRecord:
+        """Fate of the row."""
+        return RowRecord(number=self.number, key=self.key, **found)
+
 
 def read_rows(path: Path, column: str | None = None, system: str | None = None) -> Iterator[Row]:
     """The rows of a file, or of all files of a folder in the order of their names. A row without a
     question is a row with a `problem`; `system` goes before each question that is a text."""
-    names = (column,) if column else QUESTIONS
-    every = (columns for file in _files(path) for columns in read_table(file))
+    names, files = (column,) if column else QUESTIONS, [path]
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix in KINDS and f.is_file())
+        if not files:
+            raise ConfigurationError(f"{path} has no file that ends with {', '.join(KINDS)}.")
+        if len({KINDS[file.suffix] for file in files}) > 1:
+            told = f"{path} has files of several kinds, whose columns would differ"
+            raise ConfigurationError(f"{told}: leave those of one.")
+    every = (columns for file in files for columns in read_table(file))
     for number, columns in enumerate(every):
         name = next((name for name in names if columns.get(name) not in (None, "")), None)
         if name is None:
@@ -96,19 +106,7 @@ def check_rows(path: Path, column: str | None = None, *, prefix: str = "") -> li
     return problems
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = sorted(f for f in path.iterdir() if f.suffix in KINDS and f.is_file())
-    if not found:
-        raise ConfigurationError(f"{path} has no file that ends with {', '.join(KINDS)}.")
-    if len({KINDS[file.suffix] for file in found}) > 1:
-        raise ConfigurationError(f"{path} has files of several kinds, whose columns would differ.")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class RowRecord:
+class RowRecord(Record):
     """Fate of a row, as of `CascadeResult`; None where nothing is known.
 
     Attributes:
@@ -139,14 +137,7 @@ class RowRecord:
 
     def to_json(self) -> str:
         """The record as JSON; money is text, so that no digit is lost."""
-        kept = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return json.dumps(kept, default=lambda amount: format(amount, "f"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The record that was written down."""
-        kept = json.loads(text)
-        return cls(**{**kept, **{name: Decimal(kept[name]) for name in MONEY if name in kept}})
+        return json.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -175,7 +166,7 @@ class Journal(AbstractContextManager["Journal"]):
     def find(self, number: int) -> RowRecord | None:
         """The record of a row, None where there is none yet."""
         found = self._file.execute("SELECT record FROM rows WHERE number = ?", (number,)).fetchone()
-        return None if found is None else RowRecord.from_json(found[0])
+        return None if found is None else RowRecord(**json.loads(found[0]))
 
     def waiting(self) -> list[int]:
         """The rows that wait."""
@@ -186,9 +177,7 @@ class Journal(AbstractContextManager["Journal"]):
         """Write what became of a row."""
         before = "SELECT spent_usd, expected_usd FROM rows WHERE number = ?"
         found = self._file.execute(before, (record.number,)).fetchone() or ("0", "0")
-        paid, expected = record.counted_usd or Decimal(0), Decimal(0)
-        if record.status == "waiting":
-            expected = record.expected_usd or Decimal(0)
+        paid, expected = record.counted_usd or Decimal(0), record.expected_usd or Decimal(0)
         spent = Decimal(found[0]) + paid
         row = (record.number, record.status, str(spent), str(expected), record.to_json())
         with self._told():
@@ -254,22 +243,22 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
     """Write the rows of the input that are done, each with the columns that are added, whole or not
     at all; their number. In CSV columns are those of the first row; lists and truths are JSON."""
     check_output(path)
-    draft, written, table = path.with_name(f".{path.name}.{os.getpid()}"), 0, None
+    draft, columns, written = path.with_name(f".{path.name}.{os.getpid()}"), list[str](), 0
     try:
         with draft.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+            table = csv.writer(file)
             for row in rows:
                 record = journal.find(row.number)
                 if record is None or record.key != row.key or record.status == "waiting":
                     continue
-                written += 1
                 told = {**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}}
                 if path.suffix == ".jsonl":
                     file.write(_json(told) + "\n")
-                    continue
-                if table is None:
-                    table = csv.DictWriter(file, list(told), extrasaction="ignore")
-                    table.writeheader()
-                table.writerow({name: _cell(value) for name, value in told.items()})
+                else:
+                    if not written:
+                        table.writerow(columns := list(told))
+                    table.writerow([_cell(told.get(name)) for name in columns])
+                written += 1
         draft.replace(path)
     except OSError as error:
         why = f"{path} cannot be written: {error.strerror}. The answers are in {journal.path}"

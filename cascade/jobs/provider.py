@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from cascade.calling import CompositeModel
 from cascade.errors import CascadeError, ConfigurationError, ModelError
-from cascade.jobs.engine import INTERRUPTED, Job, ask, failed, guessed, record_of
+from cascade.jobs.engine import INTERRUPTED, Job, failed, guessed, record_of
 from cascade.jobs.files import Row, RowRecord
 from cascade.kernel import InCopiedContext, Kernel
 from cascade.ledger.entries import LedgerView
@@ -117,25 +117,22 @@ class BatchJob(Job):
         self.model = ByBatch(last.model)
         tier = replace(last, model=self.model, pricing=last.pricing.by_batch())
         self.kernel = Kernel(replace(parts, tiers=(*parts.tiers[:-1], tier)))
+        self.kernel.helpers = self.cascade.kernel.helpers  # which it closes
         self.tiers = self.kernel.tiers
 
     async def run(self, rows: Iterable[Row], concurrency: int) -> None:
         """Draft all rows, and ask what is escalated by batch."""
+        await super().run(rows, concurrency)
+        self.done.waiting = len(self.journal.waiting())
+        collecting = asyncio.ensure_future(self._collect())
+        both = [collecting, asyncio.ensure_future(self.stop.wait())]
         try:
-            await super().run(rows, concurrency)
-            self.done.waiting = len(self.journal.waiting())
-            collecting = asyncio.ensure_future(self._collect())
-            both = [collecting, asyncio.ensure_future(self.stop.wait())]
-            try:
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in both:
-                    task.cancel()  # as if the process had ended here: the next run goes on
-            with suppress(asyncio.CancelledError):
-                await collecting
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for tier in self.kernel.helpers.values():
-                await tier.model.aclose()
+            for task in both:
+                task.cancel()  # as if the process had ended here: the next run goes on
+        with suppress(asyncio.CancelledError):
+            await collecting
         if self.stop.is_set() and self.done.waiting:
             self.done.stopped = INTERRUPTED
 
@@ -145,7 +142,7 @@ class BatchJob(Job):
         if before is not None and before.key == row.key and before.run is not None:
             return await self._go_on(row, Run.from_json(before.run, to_messages(before.question)))
         if row.question is None:
-            return await ask(self.cascade, row)
+            return await super().answer(row)
         tags = Settings(tags={"row": str(row.number)})
         return await self._go_on(row, self.kernel.begin(to_messages(row.question), tags))
 
@@ -170,7 +167,8 @@ class BatchJob(Job):
                 kept |= {"status": "waiting", "error": None, "request": error.body}
                 with suppress(ConfigurationError):  # it has no price
                     kept["expected_usd"] = guessed(row, self.tiers[-1:])
-        return replace(record, counted_usd=(record.counted_usd or Decimal(0)) - paid, **kept)
+        kept["counted_usd"] = (record.counted_usd or Decimal(0)) - paid
+        return record.model_copy(update=kept)
 
     async def _collect(self) -> None:
         """Send what waits, and take in what comes, until there is no batch left."""
@@ -276,8 +274,9 @@ class BatchJob(Job):
         if record is None or record.status != "waiting" or _id_of(record) != one:
             return
         if problem is not None:  # its draft is kept for the next batch
-            error = f"BatchError: {problem}"
-            record = replace(record, status="error", counted_usd=None, error=error)
+            failed = {"status": "error", "error": f"BatchError: {problem}"}
+            free = {"counted_usd": None, "expected_usd": None}
+            record = record.model_copy(update=failed | free)
         else:
             run = Run.from_json(record.run or {}, to_messages(record.question))
             self.model.delivered[run.id] = body, batch

@@ -17,16 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from cascade import errors
 from cascade._numbers import to_count
 from cascade._portal import run_sync
 from cascade.api import Cascade
-from cascade.errors import (
-    CascadeError,
-    ConfigurationError,
-    LedgerError,
-    MissingDependencyError,
-    ModelUnavailableError,
-)
 from cascade.jobs.engine import CONCURRENCY, Done, ask, made_with
 from cascade.jobs.files import Journal, Row, RowRecord
 
@@ -51,7 +45,7 @@ def run_on_ray(
     """
     to_count("concurrency", concurrency)
     if find_spec("ray") is None or find_spec("pyarrow") is None:
-        raise MissingDependencyError(
+        raise errors.MissingDependencyError(
             "a job on Ray needs Ray Data: install the extra `ray`, or leave --engine out."
         )
     ray: Any = import_module("ray")
@@ -63,7 +57,16 @@ def run_on_ray(
         given = (make, made_with(make(opened)), Path.cwd())
     data: Any = import_module("ray.data")
     data.DataContext.get_current().enable_progress_bars = False
-    with _connected(ray):
+    with ExitStack() as connected:
+        if not ray.is_initialized():
+            quiet = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+            memory = None if os.environ.get("RAY_ADDRESS") else OBJECT_STORE_BYTES
+            try:
+                ray.init(object_store_memory=memory, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                told = f"the Ray cluster cannot be reached: {error}"
+                raise errors.ConfigurationError(f"{told}. Check RAY_ADDRESS.") from error
+            connected.callback(ray.shutdown)
         cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
         blocks = -(-len(asked) // concurrency)
         items = [{"row": pickle.dumps(row)} for row in asked]
@@ -77,28 +80,14 @@ def run_on_ray(
         try:
             for found in answered.iter_rows():
                 if problem := json.loads(found["said"]).get("problem"):
-                    raise ConfigurationError(f"a replica cannot begin: {problem}")
-                record = RowRecord.from_json(found["said"])
+                    raise errors.ConfigurationError(f"a replica cannot begin: {problem}")
+                record = RowRecord(**json.loads(found["said"]))
                 journal.add(record)
                 done.count(record)
         except ray.exceptions.RayError as error:
             told = f"Ray has failed: {error}. Run the same command again to go on."
-            raise ModelUnavailableError(told, model="ray") from error
+            raise errors.ModelUnavailableError(told, model="ray") from error
     return done
-
-
-def _connected(ray: Any) -> ExitStack:
-    """A connection to a cluster; one that is made here ends with the stack."""
-    opened = ExitStack()
-    if not ray.is_initialized():
-        own = {} if os.environ.get("RAY_ADDRESS") else {"object_store_memory": OBJECT_STORE_BYTES}
-        try:
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            told = f"the Ray cluster cannot be reached: {error}"
-            raise ConfigurationError(f"{told}. Check RAY_ADDRESS.") from error
-        opened.callback(ray.shutdown)
-    return opened
 
 
 class Replica:
@@ -115,7 +104,7 @@ class Replica:
                     "models, prices or options are not those of the job: files and versions have "
                     "to be the same on all machines of a cluster."
                 )
-        except (CascadeError, OSError) as error:
+        except (errors.CascadeError, OSError) as error:
             self._problem = f"{type(error).__name__}: {error}"
 
     def __call__(self, block: Any) -> Any:
@@ -133,6 +122,6 @@ class Replica:
     async def _ask_all(self, rows: Iterable[Row]) -> list[RowRecord]:
         records = await asyncio.gather(*(ask(self._cascade, row) for row in rows))
         if (store := self._cascade.kernel.ledger.store) is not None:
-            with suppress(LedgerError):  # it has told the log, and tries again
+            with suppress(errors.LedgerError):  # it has told the log, and tries again
                 await store.flush()  # before the journal says that they are done
         return records

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 from cascade._numbers import to_number
 from cascade.confidence.base import WINDOW, worst_window
@@ -102,16 +101,39 @@ class Abort(CascadeMiddleware):
         calibrator = parts.calibrators.get(call.tier.name)
         added = len(request.messages) > len(run.messages)
         if calibrator is not None and parts.holds(run.settings) and not added:
-            rows = getattr(calibrator, "early", ())
-            if not rows or calibrator.mismatch(run.messages) is not None:
-                return None
+            known = calibrator.mismatch(run.messages) is None
             accepts, loss = _accepts(call, calibrated=True), self.loss or LOSS
+            rows = getattr(calibrator, "early", ()) if known else ()
             lowest = lowest_kept(rows, accepts, loss)
-            return None if lowest is None else partial(_unlikely, accepts, loss, lowest)
+            if lowest is None:
+                return None
+
+            def unlikely(values: Sequence[float]) -> str | None:
+                window = worst_window(values[-WINDOW:])
+                # Where everything is accepted (time is short), another would not be any better.
+                if len(values) < WINDOW or window >= lowest - ROUNDING or accepts(0.0):
+                    return None
+                return (
+                    f"the last {WINDOW} have a mean log-prob of {window:.2f}; below {lowest:.2f} "
+                    f"are at most {loss:.2%} of the drafts that would be accepted"
+                )
+
+            return unlikely
         limit = request.max_tokens
         if limit is None or LIMITS & request.extra.keys() or not _scores_logprobs(parts):
             return None
-        return partial(_impossible, _accepts(call, calibrated=False), limit)
+        accepts = _accepts(call, calibrated=False)
+
+        def impossible(values: Sequence[float]) -> str | None:
+            best = ceiling(math.fsum(values), limit)  # of tokens without any doubt from here on
+            if accepts(best):
+                return None
+            return (
+                f"{limit - len(values)} certain tokens more, up to max_tokens, would lift its "
+                f"score to {best:.3f} at most"
+            )
+
+        return impossible
 
 
 def _scores_logprobs(parts: Parts) -> bool:
@@ -131,35 +153,7 @@ def _accepts(call: Call, *, calibrated: bool) -> Callable[[float], bool]:
     )
 
     def accepts(confidence: float) -> bool:
-        seen = Assessment(confidence=confidence, calibrated=calibrated)
-        situation = Situation(seen, above)
+        situation = Situation(Assessment({}, confidence, calibrated), above)
         return kernel.decide(run, situation, kernel.policy.decide).action != "escalate"
 
     return accepts
-
-
-def _impossible(
-    accepts: Callable[[float], bool], limit: int, values: Sequence[float]
-) -> str | None:
-    """Why tokens without any doubt, up to the limit, would not lift the score enough."""
-    best = ceiling(math.fsum(values), limit)
-    if accepts(best):
-        return None
-    return (
-        f"{limit - len(values)} certain tokens more, up to max_tokens, would lift its score to "
-        f"{best:.3f} at most"
-    )
-
-
-def _unlikely(
-    accepts: Callable[[float], bool], loss: float, lowest: float, values: Sequence[float]
-) -> str | None:
-    """Why at most a share of the drafts that would be accepted had so bad a stretch."""
-    window = worst_window(values[-WINDOW:])
-    # Where everything is accepted (time is short), another draft would not be any better.
-    if len(values) < WINDOW or window >= lowest - ROUNDING or accepts(0.0):
-        return None
-    return (
-        f"the last {WINDOW} have a mean log-prob of {window:.2f}; below {lowest:.2f} are at "
-        f"most {loss:.2%} of the drafts that would be accepted"
-    )

@@ -35,17 +35,7 @@ from cascade.middleware.background import Background, call_user, lot, patience, 
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot, go_to
 from cascade.models.base import WithheldModel
 from cascade.policies.base import Situation
-from cascade.run import (
-    Answer,
-    Call,
-    CascadeRuntime,
-    Kernel,
-    Parts,
-    Run,
-    Settings,
-    known_cost,
-    to_request,
-)
+from cascade.run import Answer, Call, CascadeRuntime, Kernel, Parts, Run, known_cost, to_request
 from cascade.state import Completion, Decision
 from cascade.tiers import ModelLike, open_tier
 
@@ -148,8 +138,8 @@ class AfterReply(CascadeMiddleware):
                 loss = await call_user(how, run.question, draft.transcript, large.transcript)
                 if isinstance(loss, int | float) and -1 <= loss <= 1:
                     return Comparison(float(loss), "compared by your function")
-                said = f"compare=… returned a {type(loss).__name__}: a loss is from -1 to 1"
-                return Comparison(None, said)
+                returned = f"compare=… returned a {type(loss).__name__}"
+                raise ConfigurationError(f"{returned}: a loss is from -1 to 1")
             # In a thread: answers may be long, and others wait for the event loop.
             judged = self._judge is not None
             found = await asyncio.to_thread(_computed, how, run, draft, large, judged)
@@ -176,7 +166,7 @@ class AfterReply(CascadeMiddleware):
         swapped = lot(run.id, "order") < 0.5
         pair = (draft.transcript, large.transcript)
         task = HumanMessage(_task(run, *(reversed(pair) if swapped else pair)))
-        request = to_request(self._judge, (SystemMessage(SYSTEM), task), Settings())
+        request = to_request(self._judge, (SystemMessage(SYSTEM), task), {})
         reply = await runtime.kernel.ask(Call(run, runtime, "audit", self._judge, request))
         verdict, name = preferred(reply.text), self._judge.model.name
         if verdict is None:
@@ -222,10 +212,7 @@ class Audits(AfterReply):
     ) -> None:
         super().__init__(compare, judge)
         self.rate = to_number("audit_rate", rate, least=0, most=1)
-        self.budget: DailyBudget | None = None
-        if daily_usd is not None:
-            to_number("Audits.daily_usd", daily_usd, above=0)
-            self.budget = DailyBudget(Decimal(str(daily_usd)))
+        self.budget = None if daily_usd is None else DailyBudget(daily_usd)
 
     def check(self, parts: Parts) -> None:
         """Refuse a cascade without drafts, without a ledger, or without prices for the budget."""
@@ -292,12 +279,12 @@ class DailyBudget:
     """Dollars of a day of UTC for audits, and what they have cost: as the store has it, which knows
     other processes, and by the ledger's entries since then. Audits under way count as estimated."""
 
-    def __init__(self, daily_usd: Decimal, clock: Callable[[], float] = time.time) -> None:
-        self.daily_usd, self._clock = daily_usd, clock
+    def __init__(self, daily_usd: Dollars, clock: Callable[[], float] = time.time) -> None:
+        to_number("Audits.daily_usd", daily_usd, above=0)
+        self.daily_usd, self._clock, self._lock = Decimal(str(daily_usd)), clock, Lock()
         self._told_usd: Decimal | None = None
         self._heard_usd, self._under_way = Decimal(0), dict[str, Decimal]()
         self._midnight, self._since, self._read_at, self._drafts = -1.0, 0.0, -math.inf, 0
-        self._lock = Lock()
 
     def rate(self, wanted: float, usd: Decimal | None) -> float:
         """The wanted rate, or the lower one with which what is left lasts until midnight, at what

@@ -1,5 +1,4 @@
-"""Background work of middleware: after the reply, in the home loop of the process, since the
-caller's may end with the reply. And the patience with what may hang."""
+"""Background work of middleware, in the home loop of the process, and patience with what hangs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Middleware: an optional feature of a cascade, in four hooks, and one to look on.
-
-The kernel knows no feature by name. Middleware stands around each run, each call of a model and
-each decision; its slot says where, so that users need not know an order.
-"""
+"""Middleware: an optional feature of a cascade, in four hooks, and one to look on."""
 
 from __future__ import annotations
 

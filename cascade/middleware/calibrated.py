@@ -8,14 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cascade import errors
 from cascade.confidence.base import Signal, digest
 from cascade.confidence.signals import SignalLike, to_signals, wordings
-from cascade.errors import (
-    CalibrationMismatchError,
-    ConfigurationError,
-    MissingDependencyError,
-    ModelError,
-)
 from cascade.middleware.base import CascadeMiddleware, Slot
 from cascade.run import CascadeRuntime, Run, Settings, to_request
 from cascade.tiers import OpenTier
@@ -23,7 +18,7 @@ from cascade.tiers import OpenTier
 try:
     from cascade.confidence.calibration import Calibration, ModelIdentity
 except ImportError as error:
-    raise MissingDependencyError(
+    raise errors.MissingDependencyError(
         "a calibration needs numpy: install the extra `calibrate`."
     ) from error
 
@@ -47,7 +42,7 @@ class Calibrated(CascadeMiddleware):
     def __init__(self, given: Any, tiers: Sequence[OpenTier], settings: Settings) -> None:
         made = Calibration.load(given) if isinstance(given, str | Path) else given
         if not isinstance(made, Calibration):
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 f"calibrator={given!r}: give a calibration or its file, made by "
                 "`cascade calibrate` or cascade.calibrate(examples)."
             )
@@ -62,17 +57,17 @@ class Calibrated(CascadeMiddleware):
         names, made = self.calibration.signals, "the calibration was made with"
         try:
             signals = {signal.name: signal for signal in to_signals(wanted or names)}
-        except ConfigurationError as error:
-            raise CalibrationMismatchError(
+        except errors.ConfigurationError as error:
+            raise errors.CalibrationMismatchError(
                 f"{made} the signals {list(names)}: give yours as signals=[…] too ({error})"
             ) from error
         if signals.keys() != set(names):
-            raise CalibrationMismatchError(
+            raise errors.CalibrationMismatchError(
                 f"{made} the signals {sorted(names)}, not {sorted(signals)}: calibrate again."
             )
         for name, wording in wordings(names).items():
             if self.calibration.wordings.get(name) != wording:
-                raise CalibrationMismatchError(
+                raise errors.CalibrationMismatchError(
                     f"{made} another wording of the check {name!r}: calibrate again "
                     "(`cascade calibrate`)."
                 )
@@ -83,7 +78,7 @@ class Calibrated(CascadeMiddleware):
         try:
             if settings != self._settings:
                 self._compare(settings)
-        except CalibrationMismatchError:
+        except errors.CalibrationMismatchError:
             return False
         return not self._void
 
@@ -100,11 +95,11 @@ class Calibrated(CascadeMiddleware):
             digests = [await tier.model.digest() for tier in (self._tiers[0], self._tiers[-1])]
             self._compare(self._settings, digests)
             self._void = False
-        except ModelError as error:
+        except errors.ModelError as error:
             # The question will meet the same failure; the next one is checked again.
             logger.warning("the calibration could not be checked: %s", error)
             return
-        except CalibrationMismatchError as error:
+        except errors.CalibrationMismatchError as error:
             if self._checked_at is None:
                 raise
             logger.warning("the calibration is void: %s", error)

@@ -320,7 +320,7 @@ class RateWatch:
         self._low = self._high = self._up = self._down = 0.0
 
     def add(self, escalated: bool) -> str | None:
-        """Take a decision; how the rate has changed, from the alarm on."""
+        """Take a decision; how the rate has changed, at an alarm."""
         self._n += 1
         if self._n <= self._reference:
             self._escalated += escalated
@@ -328,9 +328,8 @@ class RateWatch:
                 usual = stats.binomtest(self._escalated, self._n).proportion_ci()
                 self._low, self._high = max(usual.low, 1e-6), min(usual.high, 1 - 1e-6)
             return None
-        if max(self._up, self._down) < self._limit:
-            self._up = max(0.0, self._up + _ratio(self._high, NOTABLE_ODDS, escalated))
-            self._down = max(0.0, self._down + _ratio(self._low, 1 / NOTABLE_ODDS, escalated))
+        self._up = max(0.0, self._up + _ratio(self._high, NOTABLE_ODDS, escalated))
+        self._down = max(0.0, self._down + _ratio(self._low, 1 / NOTABLE_ODDS, escalated))
         if max(self._up, self._down) < self._limit:
             return None
         word = "rose" if self._up > self._down else "fell"
@@ -345,15 +344,11 @@ def _ratio(p: float, odds: float, happened: bool) -> float:
 class HarmWatch:
     """E_t = Π (1 + η(A·W/π − α)), mixed over bets η and over the time when harm set in.
 
-    While E[accepted · harm] ≤ α (`max_harm`) at every request, P(E ever reaches 1/δ) ≤ δ (Ville):
-    it may be looked at after each request. A product of fixed bets loses what it has while all is
-    well; half of the stake is therefore kept back and put in at t = 1, 2, … in parts of 1/(t(t+1)),
-    which keeps it an e-process and sees a change that comes late.
-
-    Only with an order fixed beforehand is the product an e-process, and the order in which audits
-    end may hang on what they find. So a request waits for those that were decided before it, in a
-    queue of `most`; the audit that the oldest waits for then counts as not made, which may hide
-    harm and never invents it. Not thread-safe.
+    While E[accepted · harm] ≤ α (`max_harm`) at every request, P(E ever reaches 1/δ) ≤ δ (Ville).
+    Half of the stake is put in at t = 1, 2, … in parts of 1/(t(t+1)), so that it is not lost when
+    harm comes late. Requests count in the order of their decisions, since that in which audits end
+    may hang on what they find: each waits for those before it, in a queue of `most`. Beyond that
+    the oldest audit counts as not made, which may hide harm and never invents it.
     """
 
     def __init__(self, max_harm: float, delta: float = 0.05, *, most: int = 2_000) -> None:

@@ -11,16 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from threading import Lock
 
+from cascade import errors
 from cascade._numbers import to_count, to_number
-from cascade.errors import (
-    BadRequestError,
-    CircuitOpenError,
-    DeadlineError,
-    ModelError,
-    NotSentError,
-    RateLimitError,
-    TransientError,
-)
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
 from cascade.policies.base import Situation
 from cascade.run import Call, Parts, Run, to_request
@@ -68,15 +60,13 @@ class Retries(CascadeMiddleware):
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Send the call again while that is worth it."""
-        place = call.tier.model.place
-        budget = self._budgets.get(place) or RetryBudget(self.reserve)
-        budget = self._budgets.setdefault(place, budget)
+        budget = self._budgets.setdefault(call.tier.model.place, RetryBudget(self.reserve))
         budget.add(self.share)
         attempt, waited = 1, False
         while True:
             try:
                 return await handler(call)
-            except ModelError as error:
+            except errors.ModelError as error:
                 asked_s = error.retry_after or 0.0
                 late = asked_s > MAX_WAIT_S or asked_s >= (call.request.timeout_s or math.inf)
                 hopeless = not error.retryable or late or (waited and asked_s > 0)
@@ -90,25 +80,25 @@ class Retries(CascadeMiddleware):
 
 
 class RetryBudget:
-    """Bucket that each call fills by a share of a retry, and each minute by a reserve; a retry
-    takes one out."""
+    """Bucket of retries that each call fills by a share. What is over the reserve runs out, and up
+    to the reserve it fills by itself in a minute."""
 
     def __init__(self, reserve: int) -> None:
-        self._earned, self._at = 0.0, time.monotonic()
-        self._reserve = self._most = float(reserve)
-        self._lock = Lock()
+        self._left, self._at = float(reserve), time.monotonic()
+        self._reserve, self._lock = reserve, Lock()
 
     def add(self, retries: float) -> bool:
         """Put so many in, or take them out; False where there are too few to take."""
         with self._lock:
-            now = time.monotonic()
+            now, over = time.monotonic(), self._left - self._reserve
             passed, self._at = now - self._at, now
-            self._earned *= math.exp(-passed / REMEMBERED_S)
-            self._reserve = min(self._most, self._reserve + self._most * passed / 60)
-            if self._earned + self._reserve + retries < 0:
+            if over > 0:
+                self._left = self._reserve + over * math.exp(-passed / REMEMBERED_S)
+            else:
+                self._left += min(-over, self._reserve * passed / 60)
+            if self._left + retries < 0:
                 return False
-            earned = self._earned + retries  # what calls have paid for goes first
-            self._earned, self._reserve = max(0.0, earned), self._reserve + min(0.0, earned)
+            self._left += retries
             return True
 
 
@@ -140,19 +130,19 @@ class Breaker(CascadeMiddleware):
         """Pass the call on while its server is well, else a `CircuitOpenError`."""
         model = call.tier.model
         with self._lock:
-            circuit = self._circuits.setdefault(model.place, Circuit(self.open_s))
+            circuit = self._circuits.setdefault(model.place, Circuit())
             now = time.monotonic()
-            if now < max(circuit.until, circuit.tried_until):
-                ready_s = max(0.0, circuit.until - now)
-                raise CircuitOpenError(
-                    f"{model.name} was not asked: it has failed too often ({circuit.last}) and is "
-                    f"left alone; one call tries it in {ready_s:.1f} s. {circuit.why}",
+            if now < circuit.until:
+                ready_s = min(circuit.pause_s, circuit.until - now)
+                raise errors.CircuitOpenError(
+                    f"{model.name} was not asked: it has failed too often and is left alone; one "
+                    f"call tries it in {ready_s:.1f} s. The last failure {circuit.why}",
                     model=model.name,
                     ready_in_s=ready_s,
                 )
-            if circuit.until:
+            if circuit.pause_s:
                 # Where the call that tries it is not heard of for so long, another one may.
-                circuit.tried_until = now + (call.request.timeout_s or self.most_open_s)
+                circuit.until = now + (call.request.timeout_s or self.most_open_s)
                 circuit.state += 1
             state = circuit.state
         failed: bool | None = None
@@ -160,12 +150,12 @@ class Breaker(CascadeMiddleware):
             completion = await handler(call)
             failed = False
             return completion
-        except ModelError as error:
-            if not isinstance(error, NotSentError | DeadlineError):
-                waits = isinstance(error, RateLimitError) and error.retry_after is not None
-                failed = isinstance(error, TransientError) and not waits
+        except errors.ModelError as error:
+            if not isinstance(error, errors.NotSentError | errors.DeadlineError):
+                waits = isinstance(error, errors.RateLimitError) and error.retry_after is not None
+                failed = isinstance(error, errors.TransientError) and not waits
             if failed:
-                circuit.last, circuit.why = type(error).__name__, str(error)
+                circuit.why = f"({type(error).__name__}): {error}"
             raise
         finally:
             with self._lock:
@@ -175,19 +165,16 @@ class Breaker(CascadeMiddleware):
 
     def _hear(self, circuit: Circuit, failed: bool | None, server: str) -> None:
         """Note how a call ended; None where that says nothing about the server."""
-        now = time.monotonic()
         if failed is None:
-            circuit.tried_until = 0.0  # the next call may try it
+            circuit.until = 0.0  # the next call may try it
             return
         circuit.row = circuit.row + 1 if failed else 0
-        if circuit.until and not failed:
-            circuit.until, circuit.tried_until, circuit.state = 0.0, 0.0, circuit.state + 1
+        if circuit.pause_s and not failed:
+            circuit.pause_s, circuit.until, circuit.state = 0.0, 0.0, circuit.state + 1
             logger.info("%s answers again", server)
-        elif failed and (circuit.until or circuit.row >= self.in_a_row):
-            again_s = min(self.most_open_s, 2 * circuit.pause_s)
-            circuit.pause_s = again_s if circuit.until else self.open_s
-            circuit.until, circuit.tried_until = now + circuit.pause_s, 0.0
-            circuit.state += 1
+        elif failed and (circuit.pause_s or circuit.row >= self.in_a_row):
+            circuit.pause_s = min(self.most_open_s, 2 * circuit.pause_s) or self.open_s
+            circuit.until, circuit.state = time.monotonic() + circuit.pause_s, circuit.state + 1
             told = "%s is left alone for %.1f s: %d calls have failed one after the other"
             logger.warning(told, server, circuit.pause_s, circuit.row)
 
@@ -198,15 +185,14 @@ class Breaker(CascadeMiddleware):
 
 @dataclass(slots=True)
 class Circuit:
-    """Breaker of one server: `state` counts its changes and the calls that try it; nothing is sent
-    `until` its pause is over, nor while one call tries it."""
+    """Breaker of one server, open while it has a pause: nothing is sent `until` that is over, nor
+    while one call tries it. `state` counts its changes and the calls that try it, `row` failures
+    one after the other; `why` is the last one."""
 
-    pause_s: float
+    pause_s: float = 0.0
+    until: float = 0.0
     state: int = 0
     row: int = 0
-    until: float = 0.0
-    tried_until: float = 0.0
-    last: str = ""
     why: str = ""
 
 
@@ -231,8 +217,8 @@ class Fallback(CascadeMiddleware):
         """Ask the last tier, then the other model."""
         try:
             return await handler(call)
-        except ModelError as error:
-            beyond = isinstance(error, BadRequestError | DeadlineError) or not error.circumstantial
+        except errors.ModelError as error:
+            beyond = isinstance(error, errors.BadRequestError) or not error.circumstantial
             if call.node != "expert" or beyond:
                 raise
         request = to_request(self.tier, call.request.messages, call.run.settings)
@@ -284,7 +270,7 @@ class Deadline(CascadeMiddleware):
         started, left, model = time.perf_counter(), self.left_s(call.run), call.tier.model.name
         if left is not None:
             if left <= 0:
-                raise DeadlineError(
+                raise errors.DeadlineError(
                     f"{model} was not asked: the deadline has passed.", model=model, billed=False
                 )
             left *= 1 - WAY_BACK * (call.node == "expert")
@@ -297,7 +283,7 @@ class Deadline(CascadeMiddleware):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise DeadlineError(
+            raise errors.DeadlineError(
                 f"{model} did not answer before the deadline, {left:.2f} s after it was asked.",
                 model=model,
                 billed=None,
@@ -311,9 +297,8 @@ class Deadline(CascadeMiddleware):
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Accept what would be escalated where the next tier cannot answer in time."""
         decision, left = handler(situation), self.left_s(run)
-        if left is None or situation.last or decision.action not in ("escalate", "observe"):
-            return decision
-        if situation.assessment.objection is not None or not situation.above:
+        settled = situation.assessment.objection is not None or not situation.above
+        if left is None or settled or decision.action not in ("escalate", "observe"):
             return decision
         needed = self._seen_s.get(decision.tier or situation.above[0].tier, 0.0)
         if left > needed:
