@@ -126,45 +126,25 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
         self._response_format = response_format
         self._told = False
         self.calibration: Calibration | None = None
-        parts: dict[str, Any] = {}
         stack = choose_middleware(middleware, deadline, local_only, audit_rate)
+        parts: dict[str, Any] = {"judge": verifier, "route": router, "middleware": stack}
         if calibrator is not None:
             from cascade.middleware.calibrated import Calibrated  # noqa: PLC0415 - numpy
 
             made = Calibrated(calibrator, self.tiers, self.settings)
             self.calibration = made.calibration
             stack.append(made)
-            parts = {
-                "signals": made.signals(signals),
-                "calibrators": {self.tiers[0].name: made.calibration},
-                "holds": made.holds,
-            }
+            parts |= {"signals": made.signals(signals), "holds": made.holds}
+            parts["calibrators"] = {self.tiers[0].name: made.calibration}
         elif signals != ():
             from cascade.confidence.signals import to_signals  # noqa: PLC0415 - seldom
 
-            parts = {"signals": to_signals(signals)}
-        self.policy = choose_policy(
-            self.tiers,
-            self.calibration,
-            policy=policy,
-            threshold=threshold,
-            price_of_error=price_of_error,
-            max_harm=max_harm,
-            escalation_budget=escalation_budget,
-        )
-        self.kernel = Kernel(
-            Parts(
-                self.tiers,
-                self.policy,
-                judge=verifier,
-                route=router,
-                middleware=stack,
-                store=ledger,
-                settings=self.settings,
-                name=name,
-                **parts,
-            )
-        )
+            parts["signals"] = to_signals(signals)
+        decides = {"policy": policy, "threshold": threshold, "price_of_error": price_of_error}
+        decides |= {"max_harm": max_harm, "escalation_budget": escalation_budget}
+        self.policy = choose_policy(self.tiers, self.calibration, **decides)
+        parts |= {"store": ledger, "settings": self.settings, "name": name}
+        self.kernel = Kernel(Parts(self.tiers, self.policy, **parts))
 
     # --- asking
 

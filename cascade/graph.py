@@ -92,27 +92,16 @@ class _Node(Runnable[Any, Any]):
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    async def ainvoke(
-        self,
-        input: CascadeState,  # noqa: A002 - Runnable's name
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
+    async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
         kernel, around, config = self._kernel, get_runtime(), config or {}
         run = _run_of(kernel, input, around)
         configurable = config.get("configurable") or {}
         show: Show = configurable.get(SHOW, "verified")
-        runtime = CascadeRuntime(
-            kernel,
-            show=show,
-            streams=SHOW in configurable and show != "final",
-            context=around.context,
-            store=around.store,
-            config=config,
-            said=_ask_person(run) if run.step == "person" else None,
-        )
+        runtime = kernel.runtime(config, show)
         if show != "final":
-            runtime.emit = around.stream_writer
+            runtime.emit, runtime.streams = around.stream_writer, SHOW in configurable
+        if run.step == "person":
+            runtime.said = _ask_person(run)
         begins = run.step == "begin"
         await kernel.advance(run, runtime)
         if begins and run.step == "draft" and kernel.parts.route is None:
@@ -122,12 +111,7 @@ class _Node(Runnable[Any, Any]):
             update["messages"] = [run.to_message()]
         return Command(goto=END if run.step == "end" else run.step, update=update)
 
-    def invoke(
-        self,
-        input: CascadeState,  # noqa: A002 - Runnable's name
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> Any:
+    def invoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
         return run_sync(self.ainvoke(input, config, **kwargs))
 
 

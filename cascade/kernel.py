@@ -18,6 +18,7 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
@@ -72,6 +73,7 @@ _METADATA = ("thread_id", "checkpoint_id", "checkpoint_ns", "run_id", "assistant
 """Fields that LangGraph copies from `configurable` into the metadata that the user's code finds."""
 
 
+@dataclass(slots=True)
 class InCopiedContext(Generic[T]):
     """A coroutine that runs in a context of its own, by default a copy of the present one, within
     the same task.
@@ -80,13 +82,11 @@ class InCopiedContext(Generic[T]):
     be handed on.
     """
 
-    __slots__ = ("_context", "_coroutine")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], context: Context | None = None) -> None:
-        self._coroutine, self._context = coroutine, context
+    coroutine: Coroutine[Any, Any, T]
+    context: Context | None = None
 
     def __await__(self) -> Generator[Any, Any, T]:
-        run, coroutine = (self._context or copy_context()).run, self._coroutine
+        run, coroutine = (self.context or copy_context()).run, self.coroutine
         resume: Callable[[Any], Any] = coroutine.send
         value: Any = None
         try:

@@ -363,26 +363,22 @@ class CascadeRuntime:
     said: object = None
 
 
+@dataclass(slots=True)
 class Reader:
     """Reader of one answer of a tier: in the end it was shown the answer and nothing else, whatever
     middleware repeated, replaced or masked on the way.
 
-    Args:
+    Attributes:
         runtime: whose stream takes the pieces.
         tier: whose answer it is.
         shown: what was shown of it already.
         piece: kind of event that shows a piece.
     """
 
-    def __init__(
-        self,
-        runtime: CascadeRuntime,
-        tier: str,
-        shown: str = "",
-        piece: type[Token | Provisional] = Token,
-    ) -> None:
-        self.shown = shown
-        self._runtime, self._tier, self._piece = runtime, tier, piece
+    runtime: CascadeRuntime
+    tier: str
+    shown: str = ""
+    piece: type[Token | Provisional] = Token
 
     def hear(self, chunk: Chunk) -> None:
         """Show a piece as it arrives; the first of another attempt withdraws the rest."""
@@ -393,13 +389,13 @@ class Reader:
     def _show(self, text: str) -> None:
         if text:
             self.shown += text
-            self._runtime.emit(self._piece(text, self._tier))
+            self.runtime.emit(self.piece(text, self.tier))
 
     def retract(self, reason: str) -> None:
         """Withdraw what was shown, if anything was."""
         if self.shown:
             self.shown = ""
-            self._runtime.emit(Retracted(reason))
+            self.runtime.emit(Retracted(reason))
 
     def settle(self, text: str) -> None:
         """Make what was shown equal to the answer."""

@@ -251,7 +251,3 @@ class Certificate(Record):
     coverage: float
     bound: float
     valid_until: datetime | None = None
-
-    def expired(self, now: datetime) -> bool:
-        """True if the promise is void at `now`."""
-        return self.valid_until is not None and now >= self.valid_until

@@ -32,10 +32,10 @@ class CertifiedPolicy:
     certificate: Certificate
 
     def __post_init__(self) -> None:
-        if self.certificate.expired(datetime.now(UTC)):
+        until = self.certificate.valid_until
+        if until is not None and datetime.now(UTC) >= until:
             raise ConfigurationError(
-                f"the certificate ended on {self.certificate.valid_until:%Y-%m-%d}: calibrate "
-                "again on new examples."
+                f"the certificate ended on {until:%Y-%m-%d}: calibrate again on new examples."
             )
 
     def decide(self, situation: Situation) -> Decision:
