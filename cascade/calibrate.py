@@ -62,9 +62,8 @@ def to_examples(given: Sequence[Any]) -> list[Example]:
             case {"question": question, "reference": reference} | (question, reference):
                 examples.append(Example(str(number), tuple(to_messages(question)), reference))
             case _:
-                raise ConfigurationError(
-                    f"example {number} is {item!r}: give (question, reference) pairs."
-                )
+                told = f"example {number} is {item!r}"
+                raise ConfigurationError(f"{told}: give (question, reference) pairs.")
     return examples
 
 
@@ -141,10 +140,8 @@ class AnswerRecorder:
             raise ConfigurationError(f"{told}: give two, whose answers their names tell apart.")
         free = {signal.name for signal in signals} <= {*SIGNALS}
         if free and not pair[0].model.returns_logprobs:
-            raise ConfigurationError(
-                f"{self.models[0]} returns no log-probabilities: no draft would have a confidence. "
-                "Give signals=['p_true'] (--signals p_true)."
-            )
+            told = f"{self.models[0]} returns no log-probabilities: drafts would have no confidence"
+            raise ConfigurationError(f"{told}. Give signals=['p_true'] (--signals p_true).")
         self.made_with: dict[str, Any] = {
             "models": self.models,
             "settings": [task_hash(kernel.parts.settings, tier) for tier in pair],
@@ -195,10 +192,9 @@ class AnswerRecorder:
                     done.in_a_row += 1
                 progress(done)
                 if done.in_a_row >= GIVE_UP_AFTER:
-                    raise CascadeError(
-                        f"{done.in_a_row} examples in a row failed, and no more are asked; what "
-                        f"was recorded is kept. The last one: {done.failures[example.id]}"
-                    )
+                    told = f"{done.in_a_row} examples in a row failed, and no more are asked"
+                    why = done.failures[example.id]
+                    raise CascadeError(f"{told}; what was recorded is kept. The last one: {why}")
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -224,11 +220,10 @@ class AnswerRecorder:
         asked = {**self._settings_of(example), "question": example.question}
         known = {**row.made_with, "question": row.prompt}
         if other := [name for name in asked if known.get(name) != asked[name]]:
-            raise ConfigurationError(
-                f"{self.path} cannot be continued: in its example {row.id!r}, {row.prompt!r:.60}, "
-                f"answered by {' and '.join(row.models)}, something else was asked "
-                f"({', '.join(other)}). Delete it, or record to another file."
-            )
+            by, what = " and ".join(row.models), ", ".join(other)
+            told = f"{self.path} cannot be continued: in its example {row.id!r}, {row.prompt!r:.60}"
+            told += f", answered by {by}, something else was asked ({what})"
+            raise ConfigurationError(f"{told}. Delete it, or record to another file.")
 
     async def _answer(self, example: Example, done: Collected) -> None:
         """Ask both models, and write the transcript if something says whether they are right."""

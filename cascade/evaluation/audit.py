@@ -20,19 +20,15 @@ from cascade.state import Basis
 
 Array = NDArray[np.float64]
 
-LEVEL, COST_LEVEL = 0.95, 0.96
-"""Costs have long tails, of which Student's interval covers 94 % where it says 95 %
-(`benchmarks/audit_coverage.py`); this one covers 95 %."""
-
-FEW, TUNED, MANY = 5, 50, 100
-"""Below so many audits the interval of a bounded value is all that is possible; from so many, the
-weight κ of a proxy for quality is estimated, which is 0 before (for costs it is always 1); from so
-many, the spread of costs is trusted without a floor."""
-
-WORDY, ENOUGH_ESCALATED = 8.0, 10
-"""Where a prediction has no range, the large model is taken to cost at most so many times it; from
-so many escalated requests they say how much its cost varies, before that the ranges do."""
-
+LEVEL = 0.95
+# Costs have long tails, of which Student's interval covers 94 % where it says 95 %, and here 95 %
+# (`benchmarks/audit_coverage.py`).
+COST_LEVEL = 0.96
+FEW = 5  # audits, below which the interval of a bounded value is all that is possible
+TUNED = 50  # audits from which a proxy's weight κ is estimated; before it is 0, and for costs 1
+MANY = 100  # audits from which the spread of costs is trusted without a floor
+WORDY = 8.0  # times its prediction that the large model costs at most, where that has no range
+ENOUGH_ESCALATED = 10  # requests that say how its cost varies, which before the ranges do
 NO_AUDITS = "no audits yet: assumed limits"
 _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 

@@ -26,7 +26,6 @@ Rows = NDArray[np.intp]
 Table = Mapping[str, Array]
 """Columns by name, (n,) each, NaN where a value is missing; none that is missing everywhere."""
 
-
 _WORD = re.compile(r"\b\w\w+\b")
 
 
@@ -40,10 +39,8 @@ class TextEncoder(Fitted):
 
     def transform(self, prompts: Sequence[str]) -> Array:
         """One row per prompt; zeros for a prompt without a known word."""
-        found = [
-            Counter(word for word in _WORD.findall(prompt.lower()) if word in self.words)
-            for prompt in prompts
-        ]
+        said = [_WORD.findall(prompt.lower()) for prompt in prompts]
+        found = [Counter(word for word in words if word in self.words) for words in said]
         table = {word: np.array(self.words[word]) for word in set[str]().union(*found)}
         rows = np.zeros((len(prompts), self.dimensions))
         for row, counts in zip(rows, found, strict=True):
@@ -59,10 +56,8 @@ def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEnc
     from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415 - heavy
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - heavy
 
-    least, most = 3 if len(prompts) >= 1000 else 2, 8000
-    vectoriser = TfidfVectorizer(
-        sublinear_tf=True, min_df=least, stop_words="english", max_features=most
-    )
+    kept: Any = {"min_df": 3 if len(prompts) >= 1000 else 2, "max_features": 8000}
+    vectoriser = TfidfVectorizer(sublinear_tf=True, stop_words="english", **kept)
     try:
         table = vectoriser.fit_transform(prompts)
     except ValueError:  # no word is left
@@ -186,17 +181,17 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
     # What is drawn at random must not depend on the order in which answers were recorded.
     rows.sort(key=lambda row: row.id)
-    costs = np.array([_costs(row.models[small], row.models[large]) for row in rows])
-    known = np.flatnonzero(np.isfinite(costs).all(axis=1))
+    both = [(row.models[small], row.models[large]) for row in rows]  # a large answer needs no check
+    paid = np.array([(d.cost_usd, d.check_cost_usd, a.cost_usd) for d, a in both], np.float64)
+    known = np.flatnonzero(np.isfinite(paid).all(axis=1))
     if priced := len(known) > 0:
-        rows, costs = [rows[i] for i in known], costs[known]
+        rows, paid = [rows[i] for i in known], paid[known]
     else:
-        costs[:] = 0, 1
-    small_cost, large_cost = costs.T.copy()
+        paid[:] = 0, 0, 1
+    draft_cost, check_cost, large_cost = paid.T.copy()
     if large_cost.sum() <= 0:
-        raise ConfigurationError(
-            f"the answers of {large} cost $0: there is nothing to save. Record `cost_usd`."
-        )
+        told = f"the answers of {large} cost $0: there is nothing to save"
+        raise ConfigurationError(f"{told}. Record `cost_usd`.")
 
     def answered(name: str) -> bool:
         given = [row.models.get(name) for row in rows]
@@ -210,19 +205,12 @@ def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
         rows=rows,
         small_correct=np.array([row.models[small].correct for row in rows]),
         large_correct=np.array([row.models[large].correct for row in rows]),
-        small_cost=small_cost,
+        small_cost=draft_cost + check_cost,
         large_cost=large_cost,
         priced=priced,
         left_out=len(everything) - len(rows),
         candidates=tuple(name for name in others if answered(name)),
     )
-
-
-def _costs(draft: Outcome, answer: Outcome) -> tuple[float, float]:
-    """Dollars of a draft with its check, and of a large answer, which needs none; NaN: unknown."""
-    check = draft.check_cost_usd if "check_cost_usd" in draft.model_fields_set else 0.0
-    own, its, large = np.array([draft.cost_usd, check, answer.cost_usd], dtype=np.float64)
-    return own + its, large
 
 
 def draft_features(outcome: Outcome) -> dict[str, float]:

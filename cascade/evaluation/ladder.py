@@ -239,10 +239,9 @@ def shape_of(calibration: Calibration, pair: Pair, fit: Rows) -> Shape:
     def head(other: Pair) -> tuple[Array, ...]:
         found = [calibration.estimate(draft, calibration.signals) for draft in other.features]
         if all(estimate is None for estimate in found):
-            raise ConfigurationError(
-                f"no draft of {other.small} has the features that the calibration reads "
-                f"({', '.join(calibration.signals)}): record them (`cascade calibrate` does)."
-            )
+            told = f"no draft of {other.small} has the features that the calibration reads"
+            missing = f"({', '.join(calibration.signals)})"
+            raise ConfigurationError(f"{told} {missing}: record them (`cascade calibrate` does).")
         p_large = [large if e is None or e.p_large is None else e.p_large for e in found]
         return np.array([0.0 if e is None else e.confidence for e in found]), np.array(p_large)
 

@@ -49,9 +49,8 @@ def plan(
     many examples, and the requests and the fixed cost are those of a month, which count for the
     verdict where both are given."""
     if not large_usd:
-        raise ConfigurationError(
-            "the large model costs $0 per request: there is nothing to save. Set its price."
-        )
+        told = "the large model costs $0 per request: there is nothing to save"
+        raise ConfigurationError(f"{told}. Set its price.")
     each, usd = draft_usd + check_usd, partial(Figure, unit="usd")
     ratio, starts = each / large_usd, None
     least = ratio + (fixed_usd / (requests * large_usd) if requests else 0)

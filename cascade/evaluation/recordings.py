@@ -52,10 +52,10 @@ class Step(signals.Step):
 
 
 class Outcome(BaseModel):
-    """One model's answer to one question, with tokens and dollars of all calls that it took;
-    `check_cost_usd` is unset where no signal asked a model. What is known about it: a `confidence`
-    (P(correct) as it was said, or a raw score), finite `features` that `cascade.confidence` took,
-    and other `signals`, such as votes."""
+    """One model's answer to one question, with tokens and dollars of all calls that it took, and
+    those of signals that asked a model (`check_cost_usd`). About it are known a `confidence`, a
+    probability or a raw score, finite `features` that `cascade.confidence` took, and other
+    `signals`, such as votes."""
 
     model_config = _OPEN
 
@@ -65,7 +65,7 @@ class Outcome(BaseModel):
     cost_usd: Amount | None = None
     output: str | None = None
     pred: str | None = None
-    check_cost_usd: Amount | None = None
+    check_cost_usd: Amount | None = 0.0
     latency_ms: Amount | None = None
     confidence: Probability | None = None
     signals: dict[str, JsonValue] = Field(default_factory=dict)
@@ -121,15 +121,12 @@ def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
                 first = error.errors(include_url=False)[0]
                 is_cut = first["type"] == "json_invalid" and not line.endswith(b"\n")
                 if is_cut and kind is _TRANSCRIPT:
-                    logging.getLogger("cascade").warning(
-                        "%s:%d was cut off: left out", path, number
-                    )
+                    logger.warning("%s:%d was cut off: left out", path, number)
                     return
                 where = ".".join(map(str, first["loc"])) or "the line"
-                raise ConfigurationError(
-                    f"{path}:{number}: {where}: {first['msg']}, not {first['input']!r:.60}. Mend "
-                    "or delete the line; docs/transcripts.md has the fields of a transcript."
-                ) from error
+                told = f"{path}:{number}: {where}: {first['msg']}, not {first['input']!r:.60}"
+                way_out = "Mend or delete the line; docs/transcripts.md has a transcript's fields"
+                raise ConfigurationError(f"{told}. {way_out}.") from error
 
 
 def _check_once(seen: dict[str, int], name: str, number: int, path: Path, unit: str) -> None:
@@ -192,11 +189,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         # Spreadsheets of half of Europe write semicolons.
         between = next((mark for mark in ",;\t" if mark in first), ",")
         rows = csv.DictReader(file, delimiter=between, strict=True)
-        for name, count in Counter(rows.fieldnames).items():
-            if count > 1:
-                raise ConfigurationError(
-                    f"{path} has the column {name!r} more than once: give each a name of its own."
-                )
+        if twice := [name for name, count in Counter(rows.fieldnames).items() if count > 1]:
+            told = f"{path} has the column {twice[0]!r} more than once"
+            raise ConfigurationError(f"{told}: give each a name of its own.")
         for row in rows:
             if None in row:  # what stands under no name
                 told = f"{path}:{rows.line_num}: more fields than names"

@@ -17,23 +17,9 @@ from typing import Any, Literal
 import numpy as np
 
 from cascade.errors import ConfigurationError
-from cascade.evaluation import audit
+from cascade.evaluation import audit, render
 from cascade.evaluation.audit import Choice, Quality, SavingReport
-from cascade.evaluation.render import (
-    Cell,
-    Document,
-    Fact,
-    Figure,
-    Number,
-    Picture,
-    Series,
-    Table,
-    Unit,
-    counted,
-    dollars,
-    percent,
-    words,
-)
+from cascade.evaluation.render import Fact, Figure, Picture, Series, Table, dollars, percent, words
 from cascade.ledger.base import EVERYTHING, Selection
 from cascade.ledger.entries import EXACT
 from cascade.ledger.feedback import FEEDBACK
@@ -46,16 +32,11 @@ Outcome = Literal[
 """End of a run; `degraded` asked the large model, which could not be had, `abstained` has no
 answer on purpose, `shadow` the large model's with a draft beside it, `cached` an earlier one."""
 
-TAGS, TABLES = ("team", "key", "cascade", "agent"), ("model", "tier", "day", "node")
-"""Tags by which tables are made where entries have them, and other columns."""
-
-OUTAGE, MOST_LINES = 3, 30
-"""So many calls of a tier that fail one after the other are an outage; a table has so many lines,
-and the others are summed up in one."""
-
+TAGS = ("team", "key", "cascade", "agent")  # with tables where entries have them
+TABLES = ("model", "tier", "day", "node")  # other columns with tables
+OUTAGE = 3  # calls of a tier that fail one after the other
+MOST_LINES = 30  # of a table; the others are summed up in one
 ENDS = {"ok": "answered", "failed": "failed", "not_sent": "not sent", "cancelled": "cancelled"}
-"""Ends of calls, as they are called in tables."""
-
 SPANS = "with its 95 % interval"
 
 
@@ -70,7 +51,7 @@ class Report:
 
     requests: int
     outcomes: Mapping[Outcome, int]
-    verified_usd: Number | None
+    verified_usd: render.Number | None
     saving: SavingReport
     quality: Quality | None
     escalation: Figure
@@ -79,7 +60,7 @@ class Report:
     verdict: Verdict = "cannot tell yet"
     reason: str = ""
     advice: str = ""
-    document: Document = field(default_factory=lambda: Document("", ""))
+    document: render.Document = field(default_factory=lambda: render.Document("", ""))
 
 
 async def make_report(
@@ -103,9 +84,8 @@ async def make_report(
     made = _report(books, earlier)
     there = [table.title[3:] for table in made.document.tables if table.title.startswith("By ")]
     if tag and there and tag not in there:
-        raise ConfigurationError(
-            f"no entry of this period has a tag {tag!r}; there are tables by {', '.join(there)}."
-        )
+        told = f"no entry of this period has a tag {tag!r}"
+        raise ConfigurationError(f"{told}; there are tables by {', '.join(there)}.")
     return made
 
 
@@ -140,7 +120,7 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
     rows = tuple((now.label, now.figure, before.figure) for now, before in both)
     compared = Table("Compared with the period before", ("", "this period", "before"), rows)
     tables = compared, *_tables(made, books, total, calls_of)
-    document = Document(
+    document = render.Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
         sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}.{_checked(quality)}",
         facts=facts,
@@ -163,10 +143,8 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
     verdict: Verdict = "cannot tell yet"
     if not made.requests:
         reason = "there are no requests in this period"
-        advice = (
-            "Look whether period and tags are what you mean, and whether the cascade writes into "
-            "this ledger: Cascade(…, ledger=open_store(URL))."
-        )
+        advice = "Look whether period and tags are what you mean, and whether the cascade writes "
+        advice += "into this ledger: Cascade(…, ledger=open_store(URL))."
     elif set(made.outcomes) == {"shadow"}:
         reason = "the large model answered everything: a shadow start saves nothing yet"
         for live in filter(lambda choice: choice.in_force, made.what_if):
@@ -180,10 +158,9 @@ def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, s
         else:
             verdict, reason = "loses", f"at best it has lost {dollars(-high)}"
             reason += "" if share.high is None else f", {percent(-share.high)} {of_bill}"
-            advice = (
-                "Switch it off: ask the large model alone. A cheaper draft, a better calibration "
-                "or a lower threshold may turn it; `cascade evaluate` tells on recorded answers."
-            )
+            advice = "Switch it off: ask the large model alone. A cheaper draft, a better "
+            advice += "calibration or a lower threshold may turn it; `cascade evaluate` tells on "
+            advice += "recorded answers."
     elif made.verified_usd is not None and low > 0:
         verdict, sure = "saves", f"{dollars(low)}, {percent(share.low)} {of_bill}"
         reason = f"a verified net saving of at least {sure}"
@@ -252,7 +229,8 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
         parts += f", estimated {words(Figure(found.estimated_usd, 'usd', basis='estimated'))}"
     paid = "audits included"
     if total.unknown:
-        paid += f"; {dollars(total.assumed)} assumed for {counted(total.unknown, 'unknown cost')}"
+        unknown = render.counted(total.unknown, "unknown cost")
+        paid += f"; {dollars(total.assumed)} assumed for {unknown}"
     worse = rate = "?"
     if quality is not None and quality.checked:
         worse, rate = f"{quality.worse:,} of {quality.checked:,}", words(quality.error_rate)
@@ -282,13 +260,13 @@ def _tables(
     tags = (name for name in entries if name.startswith("tags."))
     yield from (_breakdown(books, total, by, scale) for by in (*tags, *TABLES))
 
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[Any] = []
     for tier, calls in calls_of.items():
         ends, took = entries["outcome"][calls], entries["latency_ms"][calls] / 1000
         counts = (Figure(int((ends == end).sum()), "count") for end in ENDS)
         rows.append((tier, *counts, *_took(took[ends == "ok"], 0.5, 0.95, 0.99)))
-    times = ("50 % took", "95 %", "99 %")
-    yield Table("Calls by tier", ("tier", *ENDS.values(), *times), tuple(rows))
+    heads = ("tier", *ENDS.values(), "50 % took", "95 %", "99 %")
+    yield Table("Calls by tier", heads, tuple(rows))
 
     rows, strong = [], None
     for i, of in enumerate(made.what_if):
@@ -325,24 +303,24 @@ def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
         groups = books.summed(rest if label in others else label for label in labels)
         names[MOST_LINES:] = [rest]
     lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
-    rows: list[tuple[Cell, ...]] = []
+    rows: list[Any] = []
     for name, sums in (*lines, ("total", total)) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
         guess = float(sums.estimated) * scale
-        cells: tuple[Figure, ...] = (
+        cells = [
             Figure(sums.requests, "count"),
             Figure(sums.calls, "count"),
             _dollars(sums.spent, sums.unpriced),
             Figure(sums.saved, "usd", partial=sums.unpriced > 0),
             replace(_dollars(guess, sums.no_baseline), basis="estimated" if guess else "measured"),
-        )[left_out:]
+        ][left_out:]
         if name or any(cell.value != 0 for cell in cells):
             rows.append((label, *cells))
     heads = ("requests", "calls", "cost", "saved, measured", "saved, estimated")[left_out:]
     return Table(f"By {group}", (group, *heads), tuple(rows), strong=len(rows) - 1)
 
 
-def _dollars(known: Number, unpriced: int) -> Figure:
+def _dollars(known: render.Number, unpriced: int) -> Figure:
     return Figure(known or (None if unpriced else 0), "usd", partial=unpriced > 0)
 
 
@@ -354,19 +332,18 @@ def _took(times: Any, *shares: float) -> list[Figure]:
 def _pictures(books: Books) -> Iterable[Picture]:
     """Saving and escalation of each day, by the beginning of runs; and whether the confidence is
     what it says."""
-    runs, saved, escalated = books.runs, list[tuple[float, ...]](), list[tuple[float, ...]]()
-    sums = books.summed(books.entries["day"].tolist())
+    runs, sums = books.runs, books.summed(books.entries["day"].tolist())
+    saved: Any = "Saving per day", "dollars", "usd", []
+    escalated: Any = "Escalation per day", "share of decided requests", "share", []
     for day in np.unique(runs.day).tolist():
         part, paid = runs[runs.day == day], sums[day]
         found = audit.account(part, float(paid.spent), unpriced=paid.unpriced > 0)
-        saved.append((day, *found.saving.numbers))
-        escalated.append((day, *audit.escalation(part).numbers))
-    drawn: list[tuple[str, str, Unit, Any]] = [("Saving", "dollars", "usd", saved)]
-    drawn.append(("Escalation", "share of decided requests", "share", escalated))
-    for of, label, unit, days in drawn:
+        saved[-1].append((day, *found.saving.numbers))
+        escalated[-1].append((day, *audit.escalation(part).numbers))
+    for title, label, unit, days in (saved, escalated):
         if not np.isnan([value for _, value, *_ in days]).all():
             dots = Series(SPANS, tuple(days), "dots")
-            yield Picture(f"{of} per day", "day, UTC", label, (dots,), ("days", unit))
+            yield Picture(title, "day, UTC", label, (dots,), ("days", unit))
     if groups := tuple(audit.reliability(runs)):
         line = Series("as it should be", ((0.0, 0.0), (1.0, 1.0)), role="other")
         dots, good = Series(SPANS, groups, "dots"), "as good as the large answer"
@@ -376,14 +353,10 @@ def _pictures(books: Books) -> Iterable[Picture]:
 # --- a ledger as columns
 
 NOTHING: Any = Decimal(0)
-
-SLACK, WINDOW, LONGEST_CALL = timedelta(hours=1), timedelta(days=1), timedelta(minutes=15)
-"""A run belongs to the period in which it begins, and its later entries are read for so long; so
-much is read at a time, so that rows are never in memory as a whole; a call that began longer ago
-and has no entry is not under way any more."""
-
-EVENTS = "drift"
-"""Node of entries that tell of the cascade and not of one request."""
+EVENTS = "drift"  # node of entries that tell of the cascade and not of one request
+SLACK = timedelta(hours=1)  # after a period, for later entries of the runs that began in it
+WINDOW = timedelta(days=1)  # that is read at a time, so that rows are never in memory as a whole
+LONGEST_CALL = timedelta(minutes=15)  # one that began earlier is not under way any more
 
 _WORDS = ("run_id", "node", "tier", "model", "basis", "outcome", "note", "action")
 _DOLLARS = ("cost_usd", "assumed_usd", "baseline_usd")

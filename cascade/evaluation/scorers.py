@@ -44,9 +44,8 @@ class Scorer:
         if inspect.isawaitable(found):
             found = await found
         if found is not None and not (isinstance(found, int | float) and 0 <= found <= 1):
-            raise ConfigurationError(
-                f"the scorer {self.spec} returned {found!r}: a score is a number from 0 to 1."
-            )
+            told = f"the scorer {self.spec} returned {found!r}"
+            raise ConfigurationError(f"{told}: a score is a number from 0 to 1.")
         return found if found is None else float(found)
 
 
@@ -54,10 +53,8 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
     """The accepted answers as text: one, or the items of a list."""
     given = reference if isinstance(reference, list) else [reference]
     if not given or not all(isinstance(x, str | int | float) and str(x).strip() for x in given):
-        raise InputError(
-            f"the reference {reference!r} is nothing that '{scorer}' can compare with: it takes a "
-            "text or a list of texts that are all right."
-        )
+        told = f"the reference {reference!r} is nothing that '{scorer}' can compare with"
+        raise InputError(f"{told}: it takes a text or a list of texts that are all right.")
     return [f"{x:.0f}" if isinstance(x, float) and x.is_integer() else str(x) for x in given]
 
 
@@ -77,8 +74,6 @@ def contains(answer: str, text: str, question: str) -> bool:
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
-
-# Multiple choice ------------------------------------------------------------------------------
 
 _SETTLED = (
     re.compile(r"\\boxed\{\s*(?:\\text\{)?\(?([A-Za-z])\)?\}"),
@@ -109,10 +104,9 @@ def choice(answer: str, text: str, question: str) -> bool:
         options[letter.upper()] = option.strip(". ")
     options = options if len(options) > 1 else {}
     if (wanted := _letter_in(text, options)) is None:
-        raise InputError(
-            f"the reference {text!r} is neither a letter nor one of the options of the question "
-            f"({', '.join(options) or 'none found: write them as lines, A. …'})."
-        )
+        told = f"the reference {text!r} is neither a letter nor one of the options of the question"
+        there = ", ".join(options) or "none found: write them as lines, A. …"
+        raise InputError(f"{told} ({there}).")
     return _letter_in(answer, options) == wanted
 
 
@@ -127,8 +121,6 @@ def _letter_in(answer: str, options: Mapping[str, str]) -> str | None:
     named = chain(*settled, meant if len(meant) == 1 else [], capital)
     return next((x for x in named if not options or x in options), None)
 
-
-# Numbers --------------------------------------------------------------------------------------
 
 _NUMBER = re.compile(
     r"(?<![\w.])(?P<sign>-\s?)?(?:[$€£]\s?)?(?P<minus>-)?"
@@ -209,8 +201,6 @@ def _agrees(given: Any, wanted: Any) -> bool:
     return False
 
 
-# A model as the judge -------------------------------------------------------------------------
-
 _SYSTEM = (
     "You check answers. Compare the answer with the reference: it is correct when it says the "
     "same in substance, however it is worded, and when nothing in it contradicts the reference. "
@@ -261,10 +251,9 @@ def as_scorer(
     if str(scorer).startswith("judge:"):
         return Scorer(scorer, partial(ask_judge, open_model(scorer.removeprefix("judge:"))))
     if (agree := COMPARED.get(scorer)) is None:
-        raise ConfigurationError(
-            f"there is no scorer {scorer!r}: give {', '.join(COMPARED)}, json, judge:MODEL, or in "
-            "Python a function (answer, reference) -> float."
-        )
+        told = f"there is no scorer {scorer!r}: give {', '.join(COMPARED)}, json, judge:MODEL"
+        way_out = "in Python a function (answer, reference) -> float"
+        raise ConfigurationError(f"{told}, or {way_out}.")
 
     def judge(answer: str, reference: Reference, question: str) -> float:
         return float(any(agree(answer, text, question) for text in _texts(reference, scorer)))

@@ -63,7 +63,6 @@ class Interval(NamedTuple):
 
 
 Figures = Mapping[str, Interval]
-Row = tuple[Figure | str | None, ...]
 
 
 class Options(Record):
@@ -182,8 +181,8 @@ def evaluate(
         rows_to_tell=_rows_to_tell(own, at, options),
     )
     verdict, sentence = _judged(found, own)
-    found = found.model_copy(update={"verdict": verdict, "sentence": sentence})
-    return found.model_copy(update={"notes": tuple(_notes(found, sheet.pair))})
+    notes = tuple(_notes(found, verdict, sheet.pair))
+    return found.model_copy(update={"verdict": verdict, "sentence": sentence, "notes": notes})
 
 
 @dataclass(frozen=True)
@@ -269,10 +268,9 @@ def cross_fit(pair: Pair, options: Options, choose: Choice = fit_shapes) -> Shee
 def check(pair: Pair) -> None:
     """Refuse a pair of too few rows, with a `ConfigurationError`."""
     if len(pair) < LEAST_ROWS:
-        raise ConfigurationError(
-            f"{len(pair)} rows with both models and their costs: an evaluation needs {LEAST_ROWS} "
-            f"at least, {LEAST_ROWS - len(pair)} more, and a few hundred to say much."
-        )
+        told = f"{len(pair)} rows with both models and their costs: an evaluation needs "
+        told += f"{LEAST_ROWS} at least, {LEAST_ROWS - len(pair)} more, and a few hundred"
+        raise ConfigurationError(f"{told} to say much.")
 
 
 def cheapest_within(sheet: Sheet, within: float | None, options: Options) -> int | None:
@@ -292,15 +290,15 @@ def cheapest_within(sheet: Sheet, within: float | None, options: Options) -> int
 
 def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
-    name, goal, price = f"at {dollars(options.price_of_error)} an error", options.within, None
+    # The price is the user's own, not the nearest that was played.
+    goal, price = options.within, options.price_of_error
+    name = f"at {dollars(price)} an error"
     if within is not None:
-        name, goal = f"lose {points(within) if within else 'nothing'}", within
+        goal, price, name = within, None, f"lose {points(within) if within else 'nothing'}"
     if at is None:
         off = {"name": name, "within": within, "off": True}
         return alone(sheet.pair)[1].model_copy(update=off)
-    if within is None:
-        price = options.price_of_error  # the user's own, not the nearest that was played
-    elif sheet.pair.priced and PRICES[at] > 0:
+    if within is not None and sheet.pair.priced and PRICES[at] > 0:
         price = float(sheet.pair.large_cost.mean() / PRICES[at])
     above = float(norm.sf((goal - sheet.loss[at]) / sheet.errors[1][at]))
     return _point(sheet, at, name, within=within, price_of_error_usd=price, chance_above=above)
@@ -415,9 +413,9 @@ def _fewer(loss: float) -> str:
     return f"{abs(100 * loss):.1f} {'fewer' if loss > 0 else 'more'}"
 
 
-def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
+def _notes(found: Evaluation, verdict: Verdict, pair: Pair) -> Iterator[str]:
     point, within = found.recommended, points(found.options.within)
-    if found.verdict not in ("off", "unclear"):
+    if verdict not in ("off", "unclear"):
         asked = f" ({found.helper})" if found.helper else ""
         yield f"How: {SHAPES[found.shape]}{asked}; {percent(point.escalated)} are escalated."
         chance = f"The chance that it loses more than {within} is {100 * point.chance_above:.0f} %"
@@ -432,10 +430,8 @@ def _notes(found: Evaluation, pair: Pair) -> Iterator[str]:
             saves = "no cascade of these two can save money"
         yield f"A draft costs {percent(ratio)} of a large answer: {saves}."
     if not np.isfinite(pair.raw).any() and not any(pair.runs):
-        yield (
-            f"The drafts of {found.small} have no score of their own: record `confidence`, "
-            "`features` or `signals`."
-        )
+        why = f"The drafts of {found.small} have no score of their own"
+        yield f"{why}: record `confidence`, `features` or `signals`."
     if pair.left_out:
         yield f"Rows left out, without one of the models or without its cost: {pair.left_out:,}."
 
@@ -446,15 +442,13 @@ def to_document(found: Evaluation) -> Document:
     if strong not in listed:
         listed.append(strong)
     rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
-    note = (
-        f"On {rows}. Cost is relative to {found.large} alone. Price of error: for "
-        "Cascade(price_of_error=…), which then decides so."
-    )
+    note = f"On {rows}. Cost is relative to {found.large} alone. Price of error: for "
+    note += "Cascade(price_of_error=…), which then decides so."
     heads = "cost", "right answers, points", "large answers", "per right answer", "price of error"
     menu = _points(found, "What you may lose, and what you pay", listed, *heads)
     alone = "right answers", "cost", "per question", "per right answer"
     ranked = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
-    wrong: list[Row] = []
+    wrong: list[Any] = []
     for one in found.mistakes:
         said, right = (one.draft or "")[:60], str(one.reference or "")[:60]
         wrong.append((one.id, Figure(one.confidence, "share"), one.question[-120:], said, right))
@@ -478,14 +472,13 @@ def to_document(found: Evaluation) -> Document:
 
 
 def _points(found: Evaluation, title: str, listed: Sequence[Point], *heads: str) -> Table:
-    rows: list[Row] = []
+    rows: list[Any] = []
     for point in listed:
-        loss, priced = point.loss, found.verdict != "unpriced"
-        change = Figure(-loss.value, "points", -loss.high, -loss.low, "estimated")
-        cells: dict[str, Figure | str | None] = {
+        lost, most, least = point.loss
+        cells: dict[str, Any] = {
             "right answers": point.quality.shown("share"),
-            "cost": point.cost.shown("share") if priced else None,
-            "right answers, points": change,
+            "cost": None if found.verdict == "unpriced" else point.cost.shown("share"),
+            "right answers, points": Figure(-lost, "points", -least, -most, "estimated"),
             "large answers": Figure(point.escalated, "share"),
             "per question": Figure(point.cost_usd, "usd"),
             "per right answer": Figure(point.per_right_usd, "usd"),
@@ -501,7 +494,7 @@ def _points(found: Evaluation, title: str, listed: Sequence[Point], *heads: str)
 def _grid(title: str, known: Mapping[str, Figures], note: str) -> Table:
     """Figures by name, a column each, which is narrow."""
     heads, columns = next(iter(known.values()), {}), known.values()
-    rows: list[Row] = [(head, *(by[head].shown("number") for by in columns)) for head in heads]
+    rows: list[Any] = [(head, *(by[head].shown("number") for by in columns)) for head in heads]
     return Table(title, ("", *known), tuple(rows), (note,), folded=True)
 
 
@@ -518,15 +511,8 @@ def _picture(found: Evaluation) -> Picture:
         Series("oracle", ((oracle.cost.value, oracle.quality.value),), "dots", "other"),
         *(() if point.off else (Series("recommended", chosen, "dots"),)),
     )
-    return Picture(
-        "Right answers over cost",
-        f"cost, of {found.large} alone",
-        "right answers",
-        series,
-    )
-
-
-# Quality of scores ----------------------------------------------------------------------------
+    cost = f"cost, of {found.large} alone"
+    return Picture("Right answers over cost", cost, "right answers", series)
 
 
 def curve_of(score: Array, first: Array, last: Array) -> tuple[Array, Array]:
