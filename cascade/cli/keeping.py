@@ -218,7 +218,7 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]], *, make: bool =
     from cascade.service.config import read_config  # noqa: PLC0415 - heavy
     from cascade.service.keys import Keys  # noqa: PLC0415
 
-    url = where if "://" in where else read_config(where).config.ledger
+    url = where if "://" in where else read_config(where).ledger
     if url is None or url.startswith("memory:"):
         raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
     if url == where and not make:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Security
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -43,14 +44,14 @@ ARRIVE_S, LARGEST_HEAD = 60.0, 64 * 1024
 to be read, from one to the next but one), and bytes of a request before its body."""
 
 
-def create_app(configured: Configured) -> FastAPI:
+def create_app(config: Configured) -> FastAPI:
     """The application of a service, for any ASGI server; one process each.
 
     Raises:
         ConfigurationError: a cascade cannot be built from it.
     """
     registry = CollectorRegistry()
-    gateway = Gateway(configured, [PrometheusMetrics(registry)])
+    gateway = Gateway(config, [PrometheusMetrics(registry)])
 
     app = FastAPI(
         title="cascade",
@@ -60,18 +61,15 @@ def create_app(configured: Configured) -> FastAPI:
         docs_url=None,  # its pages load scripts from another host
         redoc_url=None,
         responses={"default": {"description": "An error, in the form of the protocol."}},
+        dependencies=[Security(HTTPBearer(scheme_name="key"))],  # for its document alone
     )
-    app.state.gateway, app.state.registry = gateway, registry
-    app.state.reports = page.Reports()
+    app.state.gateway, app.state.registry, app.state.reports = gateway, registry, page.Reports()
     for router in (openai.router, anthropic.router, ollama.router, own):
         app.include_router(router)
     app.include_router(page.router, include_in_schema=False)
     for kind in (ServiceError, CascadeError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, _show_fault)
-    document = app.openapi()  # kept by FastAPI; routes ask for keys themselves
-    schemes = {"key": {"type": "http", "scheme": "bearer"}}
-    document.setdefault("components", {})["securitySchemes"] = schemes
-    document["security"] = [{"key": []}]
+    app.openapi()  # is kept: 20 ms, for which nobody has to wait
     return app
 
 
@@ -87,6 +85,8 @@ async def _show_fault(request: Request, error: Exception) -> Response:
         allowed = {**(error.headers or {})}
         error = ServiceError(error.status_code, said, "not_served", headers=allowed)
     fault = fault_of(error, path)
+    if path == "/" or path.startswith("/export/"):
+        return page.told(fault)
     return json_response(fault.body(path), fault.headers, fault.status)
 
 
@@ -127,15 +127,15 @@ async def reload(request: Request) -> Response:
 # --- under uvicorn
 
 
-def serve(configured: Configured) -> None:
+def serve(config: Configured) -> None:
     """Run a service until it is told to stop: SIGTERM finishes what runs and leaves.
 
     Raises:
         ConfigurationError: it cannot run; the message says why.
     """
-    with bound(configured.config.listen) as made:
-        set_up_logs(configured.config.log)
-        app = create_app(configured)
+    with bound(config.listen) as made:
+        set_up_logs(config.log)
+        app = create_app(config)
         # Modules and models stay to the end: to look through them for garbage again and again would
         # be a tenth of the work on a request, and the longest pauses.
         gc.collect()
@@ -145,12 +145,11 @@ def serve(configured: Configured) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them again at its end
                 signal.signal(number, lambda *_: None)
-        uvicorn.Server(settings(app, configured)).run([made])
+        uvicorn.Server(settings(app, config)).run([made])
 
 
-def settings(app: FastAPI, configured: Configured) -> uvicorn.Config:
+def settings(app: FastAPI, config: Configured) -> uvicorn.Config:
     """The settings with which uvicorn runs a service."""
-    config = configured.config
     return uvicorn.Config(
         app,
         log_config=None,
@@ -277,13 +276,13 @@ def set_up_logs(config: LogConfig) -> None:
     logging.getLogger("cascade").setLevel(config.level.upper())
 
 
-def describe(configured: Configured) -> list[str]:
+def describe(config: Configured) -> list[str]:
     """Description of what would run, in lines; no model is asked, and no ledger opened.
 
     Raises:
         ConfigurationError: it cannot run.
     """
-    config, gateway = configured.config, Gateway(configured)
+    gateway = Gateway(config)
     asks = "asks for keys" if config.auth else "asks for no key"
     kept = re.sub(r"//[^/@]*@", "//", config.ledger or "none")
     lines = [f"listens on {config.listen.host}:{config.listen.port}, {asks}", f"ledger: {kept}"]

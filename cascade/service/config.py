@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
@@ -105,13 +104,13 @@ class TierConfig(Section):
             raise ValueError("give a model, or an agent in its place")
         return self
 
-    def open(self, folder: Path, usual: str | None = None) -> Tier:
-        """The tier, with its `usual` name where it has none here.
+    def open(self, folder: Path) -> Tier:
+        """The tier, with an agent's module perhaps in the folder of the configuration.
 
         Raises:
             ConfigurationError: the variable with its key is not set, or there is no such agent.
         """
-        given = {**dict(self), "name": self.name or usual}
+        given = dict(self)
         if (agent := given.pop("agent")) is not None:
             given["model"] = _agent(agent, folder)
         if (variable := given.pop("api_key_env")) is not None:
@@ -263,17 +262,14 @@ class ServiceConfig(Section):
         return self
 
 
-# --- reading a file
-
-
-@dataclass(frozen=True, slots=True)
-class Configured:
+class Configured(ServiceConfig):
     """A configuration with its file and what went over it, such as options of a command."""
 
-    config: ServiceConfig
     path: Path
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any]
 
+
+# --- reading a file
 
 Place = tuple[str | int, ...]
 """The way to a value: names of keys, and numbers in lists."""
@@ -298,10 +294,10 @@ def read_config(path: str | Path, *, overrides: Mapping[str, Any] | None = None)
         except ValidationError as error:
             problems = _problems(error, written, reader.text)
         else:
+            found = dict(config)
             if beside := re.fullmatch("sqlite:///([^/].*)", config.ledger or ""):
-                ledger = f"sqlite:///{path.parent / beside[1]}"
-                config = config.model_copy(update={"ledger": ledger})
-            return Configured(config, path, overrides)
+                found["ledger"] = f"sqlite:///{path.parent / beside[1]}"
+            return Configured(**found, path=path, overrides=overrides)
     told = []
     for place, words in problems.items():
         near = next(place[:n] for n in range(len(place), -1, -1) if place[:n] in reader.lines)

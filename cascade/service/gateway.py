@@ -13,7 +13,7 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -31,7 +31,7 @@ from typing_extensions import override
 from cascade import middleware as ready
 from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
-from cascade.events import Decided, Event, Token
+from cascade.events import Event, Token
 from cascade.ledger.entries import LedgerEntry, LedgerView, failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Budgets
@@ -109,15 +109,15 @@ class Way:
         known = {name: v for name, v in self.facts().items() if v not in (None, "")}
         return {f"x-cascade-{n.replace('_', '-')}": header(value) for n, value in known.items()}
 
-    def decided(self, decision: Decision, failed: Sequence[str] = ()) -> None:
-        """Note the decision about a draft."""
-        self.action, self.reason = decision.action, plain_reason(decision.reason, failed)
-        self.confidence, self.calibrated = decision.confidence, decision.calibrated
-
-    def answered(self, tier: str, models: Mapping[str, str]) -> None:
-        """Note which tier answers, of those with their models."""
-        self.tier, self.model = tier, models.get(tier, "")
-        self.escalated = tier != next(iter(models))
+    def note(self, run: Run, tier: str, models: Mapping[str, str]) -> None:
+        """Note what was decided so far, and which tier answers, of those with their models."""
+        if (decision := run.decision) is not None:
+            self.action = decision.action
+            self.reason = plain_reason(decision.reason, failures(run.entries))
+            judged = run.assessment or decision
+            self.confidence, self.calibrated = judged.confidence, judged.calibrated
+        self.tier, self.model, self.degraded = tier, models.get(tier, ""), run.degraded
+        self.escalated = tier != next(iter(models)) if tier else None
 
 
 _PLAIN = str.maketrans({"≥": ">=", "≤": "<=", "–": "-", "−": "-", "→": "->", "·": "*", "…": "..."})
@@ -147,14 +147,13 @@ class Reply:
     and are no part of the client's context."""
 
     way: Way
-    answer: str
-    refusal: str | None
     completion: Completion
+    refusal: str | None = None
 
     @property
     def text(self) -> str:
         """The answer, or the refusal."""
-        return self.refusal or self.answer
+        return self.refusal or self.completion.text
 
     @property
     def finish_reason(self) -> str:
@@ -185,16 +184,16 @@ class Served:
         self, name: str, config: CascadeConfig, version: float | None, gateway: Gateway
     ) -> None:
         self.name, self.config, self.version, self.busy = name, config, version, 0
-        self.own_price, folder = OwnPrice(), gateway.configured.path.parent
+        self.own_price, folder = OwnPrice(), gateway.config.path.parent
         stack = [self.own_price, *gateway.metrics, *_middleware(config, gateway)]
         options: dict[str, Any] = {"name": name, **{n: getattr(config, n) for n in _SAME}}
         if config.private is not None:
             stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
         if config.calibrator is not None:
             options["calibrator"] = folder / config.calibrator
-        pair = ("small", "large") if len(config.tiers) == 2 else ()
-        tiers = [tier.open(folder, *pair[n : n + 1]) for n, tier in enumerate(config.tiers)]
-        self.cascade = Cascade(tiers=tiers, middleware=stack, ledger=gateway.store, **options)
+        tiers = [tier.open(folder) for tier in config.tiers]
+        options |= {"small": tiers[0], "large": tiers[1]} if len(tiers) == 2 else {"tiers": tiers}
+        self.cascade = Cascade(middleware=stack, ledger=gateway.store, **options)
         self.cascade.kernel.ledger.listeners.append(gateway.charge)
         beside = [each.tier for each in stack if isinstance(each, ready.Fallback)]
         self.models = {tier.name: name_of(tier.model) for tier in [*self.cascade.tiers, *beside]}
@@ -248,17 +247,17 @@ class Served:
 class Gateway:
     """All that a service holds; `metrics` are middleware of every cascade."""
 
-    def __init__(self, configured: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
-        self.configured, self.config, self.metrics = configured, configured.config, metrics
-        place = self.config.ledger or "memory://"
-        self.store = open_store(place) if self.config.ledger else None
+    def __init__(self, config: Configured, metrics: Sequence[CascadeMiddleware] = ()) -> None:
+        self.config, self.metrics = config, metrics
+        place = config.ledger or "memory://"
+        self.store = open_store(place) if config.ledger else None
         self.keys, self.money = Keys(place), Budgets(place)
         self.rates, self.ways = Rates(), deque[Way](maxlen=RECENT)
         self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.served, self._seen = dict[str, Served](), _versions(configured)
-        self.served = self._build(configured, self._seen)
+        self.served, self._seen = dict[str, Served](), _versions(config)
+        self.served = self._build(config, self._seen)
 
     def models(self, key: Key | None) -> list[str]:
         """The models that a key may ask for."""
@@ -321,10 +320,8 @@ class Gateway:
         self, served: Served, run: Run, way: Way, tell: Callable[[Event], None] | None
     ) -> Reply:
         def emit(event: Event) -> None:
-            if isinstance(event, Decided):
-                way.decided(event.decision)
-            elif isinstance(event, Token) and event.tier != way.tier:
-                way.answered(event.tier, served.models)
+            if isinstance(event, Token) and event.tier != way.tier:
+                way.note(run, event.tier, served.models)
             if tell is not None:
                 tell(event)
 
@@ -332,20 +329,17 @@ class Gateway:
         runtime.show, runtime.streams = "verified" if tell else "final", tell is not None
         try:
             result = await served.cascade.adrive(run, runtime)
-            way.decided(result.decision, failures(result.ledger))
-            way.answered("" if result.abstained else result.tier, served.models)
-            way.escalated, way.degraded = result.escalated, result.degraded
-            way.confidence, way.calibrated = result.confidence, result.calibrated
+            way.note(run, "" if result.abstained else result.tier, served.models)
+            way.escalated = result.escalated
         except BaseException as error:
-            why = "the client left" if client_left(error) else kind_of(error)
-            way.error = way.error or why
+            way.note(run, way.tier, served.models)
+            way.error = way.error or ("the client left" if client_left(error) else kind_of(error))
             raise
         finally:
             way.seconds = time.perf_counter() - begun
             self._finished(way, LedgerView(run.entries))
-        if result.abstained:
-            return Reply(way, "", f"No answer: {way.reason}.", Completion("", ""))
-        return Reply(way, result.answer, None, run.draft or Completion("", ""))
+        refusal = f"No answer: {way.reason}." if result.abstained else None
+        return Reply(way, run.answer or Completion("", ""), refusal)
 
     def _finished(self, way: Way, ledger: LedgerView) -> None:
         """Tell the log and the page how a run ended, what it cost and what it saved."""
@@ -394,39 +388,38 @@ class Gateway:
 
         while True:
             await asyncio.sleep(WATCH_S)
-            if _versions(self.configured) != self._seen:
+            if _versions(self.config) != self._seen:
                 await self.reload()
 
     async def reload(self) -> dict[str, list[str]]:
         """Read the configuration again and run what has `changed`; keys that changed and are not in
         force `needs_restart`, and `problems` say why all of it stays as it was."""
-        self._seen = _versions(self.configured)
+        self._seen = _versions(self.config)
         old, gone = dict(self.config), self.served
         try:
-            path, overrides = self.configured.path, self.configured.overrides
-            configured = await asyncio.to_thread(read_config, path, overrides=overrides)
-            others = [key for key, value in configured.config if value != old[key]]
+            path, overrides = self.config.path, self.config.overrides
+            new = await asyncio.to_thread(read_config, path, overrides=overrides)
+            others = [key for key, value in new if value != old[key]]
             waits = [key for key in RESTART if key in others]
-            new = configured.config.model_copy(update={key: old[key] for key in waits})
-            configured = replace(configured, config=new)
-            served = self._build(configured, seen := _versions(configured))
+            new = new.model_copy(update={key: old[key] for key in waits})
+            served = self._build(new, seen := _versions(new))
         except CascadeError as error:
             logger.error("the configuration is not loaded: %s", error)
             return {"changed": [], "needs_restart": [], "problems": str(error).splitlines()}
         names = sorted({*served, *gone})
         changed = [f"cascades.{n}" for n in names if served.get(n) is not gone.get(n)]
         changed += [key for key in others if key not in ("cascades", *waits)]
-        self.config, self.configured, self.served, self._seen = new, configured, served, seen
+        self.config, self.served, self._seen = new, served, seen
         for each in gone.values():
             if each not in served.values():
                 self.start(each.retire())
         logger.info("configuration loaded again; changed: %s", ", ".join(changed) or "nothing")
         return {"changed": changed, "needs_restart": waits, "problems": []}
 
-    def _build(self, configured: Configured, seen: Mapping[str | None, float]) -> dict[str, Served]:
+    def _build(self, config: Configured, seen: Mapping[str | None, float]) -> dict[str, Served]:
         """The cascades of a configuration; those that have not changed, as they are."""
         served, problems = dict[str, Served](), list[str]()
-        for name, given in configured.config.cascades.items():
+        for name, given in config.cascades.items():
             known, version = self.served.get(name), seen.get(given.calibrator)
             try:
                 if known is None or (known.config, known.version) != (given, version):
@@ -469,11 +462,8 @@ class Route(APIRoute):
                 host, origin = request.headers.get("host", ""), request.headers.get("origin")
                 own = origin is None or origin.partition("://")[2] == host
                 if not own or not _OWN_HOST.fullmatch(host):
-                    there = f"{', '.join(LOOPBACK)} and their own pages"
-                    said = (
-                        f"without keys it answers to {there} only, not to {origin or host!r:.80}."
-                    )
-                    raise ServiceError(403, said, "foreign_site")
+                    said = f"{', '.join(LOOPBACK)} and their own pages, not {origin or host!r:.80}"
+                    raise ServiceError(403, f"without keys it answers {said}.", "foreign_site")
             return await self.endpoint(request, **request.path_params)
 
         return handle
@@ -494,7 +484,14 @@ async def asked_by(
     gateway: Gateway = request.app.state.gateway
     if not gateway.config.auth:
         return gateway, None
-    key = await gateway.keys.find(_secret(request, page=page), address_of(request))
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    secret = request.headers.get("x-api-key", "")  # Anthropic's
+    if scheme.lower() == "bearer":
+        secret = given.strip()
+    elif page and scheme.lower() == "basic":
+        with suppress(ValueError):
+            secret = b64decode(given + "==").decode("utf-8", "replace").partition(":")[2]
+    key = await gateway.keys.find(secret, address_of(request))
     if key is None:
         said = "no valid API key: send Authorization: Bearer csk_..., of `cascade keys create`."
         raise ServiceError(401, said, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
@@ -514,21 +511,10 @@ def address_of(request: Request) -> str:
     return host
 
 
-def _secret(request: Request, *, page: bool) -> str:
-    """The API key that a request has: as a token, as a browser's password, or as Anthropic's."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return given.strip()
-    if page and scheme.lower() == "basic":
-        with suppress(ValueError):
-            return b64decode(given + "==").decode("utf-8", "replace").partition(":")[2]
-    return request.headers.get("x-api-key", "")
-
-
-def _versions(configured: Configured) -> dict[str | None, float]:
+def _versions(config: Configured) -> dict[str | None, float]:
     """The times of the last changes of a configuration and its calibrations, by their names."""
-    path, found = configured.path, dict[str | None, float]()
-    calibrators = (each.calibrator for each in configured.config.cascades.values())
+    path, found = config.path, dict[str | None, float]()
+    calibrators = (each.calibrator for each in config.cascades.values())
     for name in filter(None, (path.name, *calibrators)):
         with suppress(OSError):
             found[name] = (path.parent / name).stat().st_mtime
@@ -543,7 +529,7 @@ _SAME = (
 
 
 def _middleware(config: CascadeConfig, gateway: Gateway) -> list[CascadeMiddleware]:
-    folder = gateway.configured.path.parent
+    folder = gateway.config.path.parent
     stack: list[CascadeMiddleware] = [ready.Retries(config.retries), ready.Breaker(config.breaker)]
     if config.abort:
         stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter
-from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage, ToolCall
 from openai.types import Reasoning
 from openai.types.chat import (
     ChatCompletionFunctionTool,
@@ -105,12 +105,9 @@ def _usage(reply: Reply, given: str, made: str, **details: Any) -> dict[str, Any
     }
 
 
-def _functions(reply: Reply) -> list[tuple[str | None, dict[str, Any]]]:
-    """Calls of tools: their ids, and what is called in OpenAI's form."""
-    return [
-        (call["id"], {"name": call["name"], "arguments": json.dumps(call["args"])})
-        for call in reply.completion.tool_calls
-    ]
+def _function(call: ToolCall) -> dict[str, Any]:
+    """What is called, in OpenAI's form."""
+    return {"name": call["name"], "arguments": json.dumps(call["args"])}
 
 
 class _ChatWriter(wire.Writer):
@@ -123,8 +120,9 @@ class _ChatWriter(wire.Writer):
         self._usage = {"usage": None} if wants_usage else {}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
-        calls = [{"id": i, "type": "function", "function": f} for i, f in _functions(reply)]
-        text = None if reply.refusal or (calls and not reply.answer) else reply.answer
+        made = reply.completion.tool_calls
+        calls = [{"id": c["id"], "type": "function", "function": _function(c)} for c in made]
+        text = reply.completion.text or (None if calls or reply.refusal else "")
         message = {"role": "assistant", "content": text, "refusal": reply.refusal}
         choice = {"index": 0, "finish_reason": reply.finish_reason, "logprobs": None}
         choice["message"] = message | ({"tool_calls": calls} if calls else {})
@@ -133,8 +131,8 @@ class _ChatWriter(wire.Writer):
             content = [to_openai(each, wanted) for each in found]
             choice["logprobs"] = {"content": content, "refusal": None}
         usage = _usage(reply, "prompt_tokens", "completion_tokens")
-        made = {**self._head, "object": "chat.completion", "choices": [choice]}
-        return made | {"usage": usage, "cascade": reply.way.facts()}
+        answer = {**self._head, "object": "chat.completion", "choices": [choice]}
+        return answer | {"usage": usage, "cascade": reply.way.facts()}
 
     def stream(self) -> wire.Stream:
         # Most of a stream: only the text of a piece is written anew.
@@ -286,12 +284,13 @@ class _ResponseWriter(wire.Writer):
         short = {"length": "max_output_tokens", "content_filter": "content_filter"}
         reason = short.get(reply.finish_reason)
         status, usage = "incomplete" if reason else "completed", reply.completion.usage
+        about = {"type": "function_call", "status": "completed"}
         output = [
-            {"id": f"fc_{n}_{i}", "type": "function_call", "call_id": i, **f, "status": "completed"}
-            for n, (i, f) in enumerate(_functions(reply))
+            {"id": f"fc_{n}_{call['id']}", "call_id": call["id"], **_function(call), **about}
+            for n, call in enumerate(reply.completion.tool_calls)
         ]
         if reply.text or not output:
-            part = _part(reply.answer, reply.refusal)
+            part = _part(reply.completion.text, reply.refusal)
             output.insert(0, {**self._message, "status": status, "content": [part]})
         written = {"cache_write_tokens": usage.cache_write_tokens or 0}
         return self._response | {
@@ -311,9 +310,8 @@ class _ResponseWriter(wire.Writer):
         if isinstance(said, ServiceError):
             error = {"code": said.code, "message": said.message}
             ended = self._response | {"status": "failed", "error": error}
-            yield self._say("error", **error, param=said.param) + self._say(
-                "failed", response=ended
-            )
+            failed = self._say("error", **error, param=said.param)
+            yield failed + self._say("failed", response=ended)
             return
         body, made = self.whole(said), b""
         for index, item in enumerate(body["output"]):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from html import escape
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter
@@ -22,16 +22,14 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
-from typing_extensions import override
 
-from cascade.errors import CascadeError
 from cascade.evaluation import render
 from cascade.evaluation.render import Cell, Document, Figure, Table
 from cascade.evaluation.report import Report, make_report
 from cascade.ledger.base import Selection
 from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.store import SqlLedger
-from cascade.service.faults import ServiceError, fault_of, invalid
+from cascade.service.faults import ServiceError, invalid
 from cascade.service.gateway import Gateway, Route, Way, asked_by
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, dollars
 
@@ -58,38 +56,24 @@ Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2500, 1, 1))]
 
 LOG_IN = "log in with any name, and an admin key (`cascade keys create … --admin`) as the password."
 
-
-class Guarded(Route):
-    """A route for the browser of an admin: answers to its own pages alone, but for a link that
-    opens the page, and every answer has the headers."""
-
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        work = super().get_route_handler()
-
-        async def guarded(request: Request) -> Response:
-            try:
-                opened = request.headers.get("sec-fetch-mode") == "navigate"
-                if request.headers.get("sec-fetch-site") == "cross-site" and not opened:
-                    said = "this request was sent by a page of another site."
-                    raise ServiceError(403, said, "cross_site")
-                await asked_by(request, admin=True, page=True)
-                response = await work(request)
-            except (ServiceError, CascadeError) as error:
-                fault = fault_of(error, request.url.path)
-                if fault.status == 401 or fault.code == "admin_key_needed":
-                    basic = {"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'}
-                    fault = ServiceError(401, LOG_IN, headers=basic)
-                said = f"<h1>cascade</h1><p>{render.marked(fault.message)}</p>"
-                told = render.framed("cascade", said)
-                response = HTMLResponse(told, fault.status, fault.headers)
-            response.headers.update(HEADERS)
-            return response
-
-        return guarded
+router = APIRouter(route_class=Route)
 
 
-router = APIRouter(route_class=Guarded)
+async def _asked(request: Request) -> Gateway:
+    """The gateway, for the browser of an admin, which asks by itself or by a link that opens it."""
+    opened = request.headers.get("sec-fetch-mode") == "navigate"
+    if request.headers.get("sec-fetch-site") == "cross-site" and not opened:
+        raise ServiceError(403, "this request was sent by a page of another site.", "cross_site")
+    return (await asked_by(request, admin=True, page=True))[0]
+
+
+def told(fault: ServiceError) -> Response:
+    """The page of an error; where an admin key is needed, the browser asks for it."""
+    if fault.code in ("invalid_api_key", "admin_key_needed"):
+        basic = {"WWW-Authenticate": 'Basic realm="cascade", charset="UTF-8"'}
+        fault = ServiceError(401, LOG_IN, headers=basic)
+    said = f"<h1>cascade</h1><p>{render.marked(fault.message)}</p>"
+    return HTMLResponse(render.framed("cascade", said), fault.status, HEADERS | fault.headers)
 
 
 class View(BaseModel):
@@ -132,8 +116,7 @@ class View(BaseModel):
 @router.get("/")
 async def show(request: Request) -> Response:
     """Show the page."""
-    gateway: Gateway = request.app.state.gateway
-    view = View.of(request)
+    gateway, view = await _asked(request), View.of(request)
     keys = await gateway.keys.list() if gateway.config.auth else []
     told = Document("cascade", "There is no ledger, so nothing is known of savings: set `ledger`.")
     alarms = _alarms(gateway)
@@ -148,7 +131,8 @@ async def show(request: Request) -> Response:
     said = render.body(replace(told, alarms=tuple(alarms), tables=tuple(tables)))
     for key in keys:
         said = said.replace(key.id, escape(key.name))
-    return HTMLResponse(render.framed("cascade", f"{_header(view, gateway, keys)}\n{said}"))
+    whole = render.framed("cascade", f"{_header(view, gateway, keys)}\n{said}")
+    return HTMLResponse(whole, headers=HEADERS)
 
 
 async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Report:
@@ -168,7 +152,7 @@ async def _report(made: Reports, store: SqlLedger, selection: Selection) -> Repo
 @router.get("/export/{name}")
 async def export(request: Request, name: str) -> Response:
     """The entries of the view as a file."""
-    gateway: Gateway = request.app.state.gateway
+    gateway = await _asked(request)
     kind = {"ledger.csv": "text/csv", "ledger.jsonl": "application/x-ndjson"}.get(name)
     if kind is None:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
@@ -178,7 +162,7 @@ async def export(request: Request, name: str) -> Response:
     path = Path(folder, name)
     await gateway.store.export(path, View.of(request).selection())
     done = BackgroundTask(shutil.rmtree, folder)
-    return FileResponse(path, media_type=kind, filename=name, background=done)
+    return FileResponse(path, headers=HEADERS, media_type=kind, filename=name, background=done)
 
 
 def _alarms(gateway: Gateway) -> list[str]:

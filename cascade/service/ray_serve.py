@@ -1,10 +1,5 @@
-"""The gateway as an application of Ray Serve: autoscaled replicas on one PostgreSQL.
-
-    serve run cascade.service.ray_serve:app config=cascade.yaml max_replicas=4
-
-Ray Serve's proxies listen and spread requests; each replica is a gateway of its own. Keys and
-budgets are shared through the ledger's database.
-"""
+"""The gateway as an application of Ray Serve: autoscaled replicas on one PostgreSQL, by
+`serve run cascade.service.ray_serve:app config=cascade.yaml max_replicas=4`."""
 
 from pathlib import Path
 from typing import Any
@@ -26,16 +21,16 @@ class Arguments(BaseModel, extra="forbid"):
 
 
 class GatewayReplica:
-    """One replica: the whole gateway in one process, with the configuration at the first of some
-    places, since a replica may work in another folder than who built it."""
+    """The gateway in one process, which may work in another folder than who built it: of the
+    places of its configuration, the first that is there counts."""
 
     def __init__(self, *places: str) -> None:
         self._path = next((each for each in places if Path(each).exists()), places[0])
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # called by Ray once in each replica
-        configured = read_config(self._path)
-        set_up_logs(configured.config.log)
-        return create_app(configured)
+        config = read_config(self._path)
+        set_up_logs(config.log)
+        return create_app(config)
 
 
 def app(arguments: Arguments) -> Any:  # Ray reads the words of a command by this type
@@ -47,7 +42,7 @@ def app(arguments: Arguments) -> Any:  # Ray reads the words of a command by thi
         raise MissingDependencyError(f"for Ray Serve install the extra `ray` ({error}).") from error
 
     path, replicas = arguments.config, arguments.max_replicas
-    config = read_config(path).config
+    config = read_config(path)
     if not config.auth:
         raise ConfigurationError(
             f"{path}: auth: false is for one process on loopback; Ray Serve's proxies "

@@ -104,12 +104,8 @@ _ENCODED = frozenset({"url", "image_url", "images", "data", "file_data"})
 
 
 def _size(body: Any) -> int:
-    """Characters of all text in a body, tools and schemas among it.
-
-    Raises:
-        ServiceError: 413, its lists are too long.
-        ValueError: a number is too large for any provider, such as 1e999.
-    """
+    """Characters of all text in a body, tools and schemas among it; an error where its lists are
+    too long, or a number is too large for any provider, such as 1e999."""
     total, entries, left = 0, 0, [("", body)]
     while left:
         name, value = left.pop()
@@ -405,11 +401,8 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
 
 async def streamed(ask: Ask, way: Way, writer: Writer) -> AsyncGenerator[bytes]:
     """The stream of a run: first nothing, once there are words or the client has to hear something,
-    then the pieces. The work on the question ends with it.
-
-    Raises:
-        ServiceError: there is no answer, and nothing was sent.
-    """
+    then the pieces; an error where there is no answer, and nothing was sent. The work on the
+    question ends with it."""
     news, text, sent = asyncio.Event(), "", 0  # text that waits, and characters sent
     end: Reply | ServiceError | None = None
 
@@ -447,7 +440,7 @@ async def streamed(ask: Ask, way: Way, writer: Writer) -> AsyncGenerator[bytes]:
         made = next(stream)
         while last is None:
             news.clear()
-            piece = end.answer[sent:] if isinstance(end, Reply) else text
+            piece = end.completion.text[sent:] if isinstance(end, Reply) else text
             text, last, sent = "", end, sent + len(piece)
             made += b"".join(stream.send(each) for each in (piece, last) if each)
             yield made or writer.ping

@@ -214,7 +214,7 @@ def test_a_fit_gives_a_calibration_and_what_it_is_worth(tmp_path: Path) -> None:
     assert written["calibrator"] == files["calibration"].name
     point = found.evaluation.recommended
     assert written["price_of_error"] == pytest.approx(point.price_of_error_usd, rel=1e-5)
-    assert read_config(files["configuration"]).config.cascades["tried"].audits is not None
+    assert read_config(files["configuration"]).cascades["tried"].audits is not None
     tiers[1] = Tier("ollama:g", name="large", price=Price(per_hour=1))
     by_hour = calibrate.write_artefacts(tmp_path, found, [*map(open_tier, tiers)])
     written = yaml.safe_load(by_hour["configuration"].read_text())["cascades"]["tried"]

@@ -173,7 +173,7 @@ def test_a_configuration_of_a_document_is_one(
     file.write_text(text, encoding="utf-8")
     for name, value in {"LEDGER_URL": "sqlite:///l.db", "OLLAMA_URL": "http://o:1"}.items():
         monkeypatch.setenv(name, value)
-    assert read_config(file).config.cascades
+    assert read_config(file).cascades
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)

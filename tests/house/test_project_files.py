@@ -57,7 +57,7 @@ def test_an_issue_form_has_what_a_form_needs(path: Path) -> None:
 def test_the_configuration_of_the_container_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEDGER_URL", "sqlite:///l.db")
     monkeypatch.setenv("OLLAMA_URL", "http://o:1")
-    config = read_config(ROOT / "deploy" / "cascade.yaml").config
+    config = read_config(ROOT / "deploy" / "cascade.yaml")
     assert config.listen.host == "0.0.0.0"
     assert config.cascades
 

@@ -141,7 +141,7 @@ class Live:
 def live(path: Path, **overrides: Any) -> Iterator[Live]:
     configured = read_config(path, overrides=overrides)
     app = create_app(configured)
-    server, listening = uvicorn.Server(settings(app, configured)), bound(configured.config.listen)
+    server, listening = uvicorn.Server(settings(app, configured)), bound(configured.listen)
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     end = time.monotonic() + 300
@@ -152,7 +152,7 @@ def live(path: Path, **overrides: Any) -> Iterator[Live]:
     port = listening.getsockname()[1]
     loop = app.state.gateway.loop
     secret = ""
-    if configured.config.auth:
+    if configured.auth:
         making = app.state.gateway.keys.create("owner", admin=True)
         secret = asyncio.run_coroutine_threadsafe(making, loop).result(300)[1]
     try:

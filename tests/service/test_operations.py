@@ -81,7 +81,7 @@ def test_variables_fill_in_and_options_go_over_the_file(
     path = write(tmp_path, upstream, top="max_body_mib: ${MANY}\n")
     monkeypatch.setenv("MANY", "7")
     read = read_config(path, overrides={"listen": {"port": 9000}})
-    assert (read.config.listen.port, read.config.max_body_mib) == (9000, 7)
+    assert (read.listen.port, read.max_body_mib) == (9000, 7)
     monkeypatch.setenv("MANY", "secret")
     with pytest.raises(ConfigurationError, match="max_body_mib: should be") as raised:
         read_config(path)

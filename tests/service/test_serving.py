@@ -25,7 +25,7 @@ from tests.service.conftest import Live, live, write
 
 def test_what_cannot_run_is_said_before_it_is_opened(tmp_path: Path, upstream: Upstream) -> None:
     configured = read_config(write(tmp_path, upstream))
-    with app.bound(configured.config.listen) as made:
+    with app.bound(configured.listen) as made:
         port = made.getsockname()[1]
         taken = read_config(configured.path, overrides={"listen": {"port": port}})
         with pytest.raises(ConfigurationError, match="in use"):
@@ -134,7 +134,7 @@ def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
 def test_logs_are_not_written_by_clients_of_providers(tmp_path: Path, upstream: Upstream) -> None:
     before = logging.root.handlers[:], logging.root.level, logging.getLogger("cascade").level
     try:
-        app.set_up_logs(read_config(write(tmp_path, upstream)).config.log)
+        app.set_up_logs(read_config(write(tmp_path, upstream)).log)
         assert logging.getLogger("httpx").getEffectiveLevel() == logging.WARNING
         assert logging.getLogger("cascade").isEnabledFor(logging.INFO)
     finally:
