@@ -25,7 +25,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphRecursionError
 from langgraph.pregel.protocol import PregelProtocol
 
-from cascade._portal import on_portal, run_sync, running_loop
+from cascade._portal import on_portal, running_loop, synchronous
 from cascade.calling import CompositeModel
 from cascade.confidence.signals import PTrueSignal, narrated
 from cascade.errors import CascadeError, ConfigurationError, MalformedResponseError, ModelError
@@ -49,11 +49,10 @@ TakesOver = Literal["restart", "hand_over", "repair"]
 messages themselves, from which it goes on."""
 
 Stop = Callable[[Sequence[BaseMessage], Sequence[BaseMessage]], str | None]
-"""Takes the task and the run so far, and returns why to stop the run, or None to let it go on;
-`cascade.evaluation.trajectories.EarlyStop` is one."""
+"""Takes the task and the run of a draft before each model call, and returns why to give it up, or
+None to let it go on; `cascade.evaluation.trajectories.EarlyStop` is one."""
 
-UNFINISHED = "unfinished_agent"
-"""Key of a run's notes: messages of an agent that failed, for the one that takes over."""
+UNFINISHED = "unfinished_agent"  # note of a run: messages of an agent that failed, for the next
 
 _HANDED_OVER = "Another agent has worked on this. What it did is not verified, and may be wrong:"
 _TO_REPAIR = "What was done above is not verified. Check it, correct what is wrong, and finish it."
@@ -76,8 +75,7 @@ class AgentTier(CompositeModel):
         name: of the model; a calibration is bound to it, so change it with the agent.
         writes: whether its tools change anything; None: as they are marked (see `ToolRisks`).
         irreversible: names of irreversible tools, beside those that are marked.
-        takes_over: what it sees of the run of the tier before it.
-        stop: is asked before each model call of a draft whether to give it up.
+        takes_over, stop: see `TakesOver`, `Stop`.
         prices: by model string, where list prices do not know a model and the tier has no price.
 
     Raises:
@@ -126,8 +124,7 @@ class AgentTier(CompositeModel):
         tiers = [*parts.tiers, *(stand_ins[name] for name in sorted(stand_ins, reverse=True))]
         place, last = [tier.model for tier in tiers].index(self), len(parts.tiers) - 1
         if (temperature := tiers[place].settings.temperature) is not None:
-            why = _UNHEARD.format("temperature", temperature)
-            raise ConfigurationError(f"{self.name} {why}.")
+            raise ConfigurationError(f"{self.name} {_UNHEARD.format('temperature', temperature)}.")
         later = tiers[place + 1 :]
         again = [t.name for t in later if getattr(t.model, "takes_over", "restart") == "restart"]
         second = "shadow" if place < last else "audit" if place == last else ""
@@ -192,13 +189,12 @@ class AgentTier(CompositeModel):
             named = Caller(self.name, self.model).failed(failed)
             why = f"failed with {type(error).__name__}: {error}".rstrip(".")
             failed = named or self.error(why, MalformedResponseError)
+            failed.__cause__ = error
         if isinstance(failed, ModelError):
             failed.retryable = failed.retryable and self.repeatable
             if not failed.retryable:
                 done: Any = lc.messages_to_dict([_plain(message) for message in run.trajectory])
                 run.call.run.notes[UNFINISHED] = done
-        if failed is not error:
-            failed.__cause__ = error
         return failed
 
 
@@ -247,7 +243,11 @@ class _AgentRun(BaseCallbackHandler):
         run, kept = call.run, cast("Any", call.run.notes.get(UNFINISHED))
         task: list[Any] = list(call.request.messages)
         before = lc.messages_from_dict(kept) if kept else run.draft.trajectory if run.draft else ()
-        done = _closed(before) if run.kind == "answer" else []
+        done = list[Any](before) if run.kind == "answer" else []
+        answered = {m.tool_call_id for m in done if isinstance(m, ToolMessage)}
+        calls = [c["id"] or "" for m in done if isinstance(m, AIMessage) for c in m.tool_calls]
+        lost = [name for name in calls if name not in answered]  # providers refuse such calls
+        done += [ToolMessage(_LOST, tool_call_id=name, status="error") for name in lost]
         if done and tier.takes_over == "hand_over":
             task.append(HumanMessage(f"{_HANDED_OVER}\n\n{narrated(done)}"))
         elif done and tier.takes_over == "repair":
@@ -277,18 +277,15 @@ class _AgentRun(BaseCallbackHandler):
         total = reduce(add_usage, usages, None) if all(usages) else None
         answer = completion_of(said.model_copy(update={"usage_metadata": total}), name)
         called = [each for step in steps for each in completion_of(step, name).call_logprobs or ()]
-        ended = "length" if cut else answer.finish_reason or "stop"
+        end = "stopped" if given_up else "length" if cut else answer.finish_reason or "stop"
+        taken = tuple(map(_plain, self.trajectory))
         return replace(
-            answer,
-            call_logprobs=tuple(called) or None,
-            finish_reason="stopped" if given_up else ended,
-            trajectory=tuple(map(_plain, self.trajectory)),
+            answer, call_logprobs=tuple(called) or None, finish_reason=end, trajectory=taken
         )
 
     async def _messages(self) -> list[Any]:
         """The messages that the agent adds to the task; apart from the graph around it, by whose
-        checkpoints a question might get another's answer, and in the loop of its clients, the
-        background's, or of its checkpointer."""
+        checkpoints a question might get another's answer, in the background or its saver's loop."""
         callbacks = looking_on((self.call.runtime.config or {}).get("callbacks"), self)
         config = RunnableConfig({**QUIET, "callbacks": callbacks, "configurable": {}})
         home = getattr(getattr(self._tier.agent, "checkpointer", None), "loop", None)
@@ -298,10 +295,8 @@ class _AgentRun(BaseCallbackHandler):
             said = await InCopiedContext(work, apart)
         state = said if isinstance(said, Mapping) else {"messages": said}
         if state.get("__interrupt__"):
-            raise self._tier.error(
-                "waits for a person in the midst of its run: interrupts belong into the graph "
-                "around the cascade"
-            )
+            way = "interrupts belong into the graph around the cascade"
+            raise self._tier.error(f"waits for a person in the midst of its run: {way}")
         told = state.get("messages", ())
         told = [("ai", told)] if isinstance(told, str) else told
         with suppress(TypeError, ValueError, NotImplementedError):
@@ -309,11 +304,9 @@ class _AgentRun(BaseCallbackHandler):
             if added := self._added(told):
                 return added
         what = f"keys {sorted(said)}" if isinstance(said, Mapping) else type(said).__name__
-        raise self._tier.error(
-            f"returned no message of its own, but {what}: return messages, a text, or "
-            "{'messages': [...]}",
-            MalformedResponseError,
-        )
+        way = "return messages, a text, or {'messages': [...]}"
+        told = f"returned no message of its own, but {what}: {way}"
+        raise self._tier.error(told, MalformedResponseError)
 
     async def _asked(self, config: RunnableConfig) -> Any:
         tier, call, node = self._tier, self.call, self._whole.node
@@ -328,17 +321,16 @@ class _AgentRun(BaseCallbackHandler):
             state = any("messages" in getattr(kind, "__annotations__", ()) for kind in kinds)
             state = state or isinstance(given, PregelProtocol)
             asked: Any = {"messages": self._task} if state else self._task
+            saver = getattr(agent, "checkpointer", None)
+            kept = isinstance(saver, BaseCheckpointSaver) and node in ("draft", "expert")
             # A thread of its own, also where something stands around a graph with a checkpointer.
-            config["configurable"] = {"thread_id": str(uuid4())}
-            how: dict[str, Any] = {}
-            kept = isinstance(getattr(agent, "checkpointer", None), BaseCheckpointSaver)
-            if kept and node in ("draft", "expert"):
-                config["configurable"] = {"thread_id": f"{call.run.id}-{call.tier.name}"}
-                if before := (await agent.aget_state(config)).values:
-                    self.booked, asked = True, None
-                    self.trajectory = self._added(before.get("messages", ()))
-                # Written before the next step, else a killed process pays for the last one again.
-                how["durability"] = "sync"
+            thread = f"{call.run.id}-{call.tier.name}" if kept else str(uuid4())
+            config["configurable"] = {"thread_id": thread}
+            if kept and (before := (await agent.aget_state(config)).values):
+                self.booked, asked = True, None
+                self.trajectory = self._added(before.get("messages", ()))
+            # Written before the next step, else a killed process pays for the last one again.
+            how: Any = {"durability": "sync"} if kept else {}
             try:
                 return await agent.ainvoke(asked, config, **how)
             except GraphRecursionError as error:
@@ -408,9 +400,7 @@ class _AgentRun(BaseCallbackHandler):
 def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
     """A method for LangChain's callbacks, which await it where the model call is asynchronous. Of a
     synchronous call in a thread it is waited for here: LangChain would swallow what it raises."""
-    if running_loop() is not None:
-        return work
-    return lambda *given, **named: run_sync(work(*given, **named))
+    return work if running_loop() is not None else synchronous(work)
 
 
 # --- messages and tools
@@ -450,11 +440,3 @@ def _plain(message: Any) -> Any:
     told = {k: v for k, v in message.response_metadata.items() if k != "logprobs"}
     bare = {"artifact": None} if isinstance(message, ToolMessage) else {}
     return message.model_copy(update={"response_metadata": told, **bare})
-
-
-def _closed(messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-    """Messages in which each call has a result, also the last ones: providers refuse others."""
-    answered = {m.tool_call_id for m in messages if isinstance(m, ToolMessage)}
-    steps = [m for m in messages if isinstance(m, AIMessage)]
-    lost = [c["id"] or "" for m in steps for c in m.tool_calls if c["id"] not in answered]
-    return [*messages, *(ToolMessage(_LOST, tool_call_id=name, status="error") for name in lost)]

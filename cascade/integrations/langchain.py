@@ -1,5 +1,4 @@
-"""LangChain's chat models and decision models: a cascade as one of them, whose calls are seen below
-it by tracers alone, and decision models as signals and verifiers."""
+"""A cascade as a chat model or decision model of LangChain's, and decision models as verifiers."""
 
 from __future__ import annotations
 
@@ -7,15 +6,15 @@ import json
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextvars import Context
+from decimal import Decimal
 from functools import cached_property, partial, reduce
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 from langchain_core import decisions as core
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler
 from langchain_core.decisions import Choice, Noul, Score
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.output_parsers import JsonOutputParser
@@ -46,9 +45,6 @@ from cascade.result import CascadeResult
 from cascade.run import Call, CascadeRuntime, Run, Settings, to_request
 from cascade.state import Completion, Usage
 from cascade.tiers import OpenTier, Tier, open_tier
-
-Method = Literal["json_schema", "function_calling", "json_mode"]
-"""Ways to ask for a structured output."""
 
 
 def _without_a_cache(given: object) -> bool:
@@ -97,12 +93,9 @@ class CascadeChatModel(BaseChatModel):
                     for word in re.findall(r"\s*\S+|\s+$", event.text):  # a draft comes whole
                         yield ChatGenerationChunk(message=AIMessageChunk(content=word))
                 elif isinstance(event, Retracted) and shown:
-                    raise StreamInterruptedError(
-                        f"{event.reason}. A part of the answer was shown already: ask again, or "
-                        "set disable_streaming=True, which waits for the whole answer.",
-                        model="cascade",
-                        billed=None,
-                    )
+                    way = "ask again, or set disable_streaming=True, which waits for the whole"
+                    told = f"{event.reason}. A part of the answer was shown already: {way}."
+                    raise StreamInterruptedError(told, model="cascade", billed=None)
         last = _message(await self.cascade.adrive(run, runtime), run)  # the result: it has ended
         last["content"] = last["content"][len(shown) :]
         yield ChatGenerationChunk(message=AIMessageChunk(**last, chunk_position="last"))
@@ -166,28 +159,25 @@ class CascadeChatModel(BaseChatModel):
         schema: dict[str, Any] | type,
         *,
         include_raw: bool = False,
-        method: Method = "json_schema",
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
         strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
         """The model with answers of a form: a draft that has not this form is escalated.
 
         `json_schema` and `json_mode` hold the text of the answer to the schema, and keep the free
-        log-probs as signal; `function_calling` asks for a tool call. With `include_raw` the answer
-        is `{"raw": message, "parsed": …, "parsing_error": …}`.
+        log-probs as signal; `function_calling` asks for a tool call. `include_raw` is LangChain's.
 
         Raises:
             ConfigurationError: the schema cannot be read, or the method does not fit it.
         """
-        # LangChain reads the descriptions of a TypedDict, models of pydantic 1, and functions in
-        # OpenAI's format.
         form: Any = schema
+        # LangChain reads descriptions of a TypedDict, models of pydantic 1, and OpenAI's functions.
         read = is_typeddict(schema) or is_basemodel_subclass(form)
         if not (read or (isinstance(schema, dict) and schema.keys() & {"function", "parameters"})):
-            form = to_schema(schema)
-            form = {"name": form.get("title", "answer"), "parameters": form}
+            form = {"name": "answer", "parameters": to_schema(schema)}
         form = convert_to_json_schema(form, strict=strict)
-        methods = [m for m in get_args(Method) if m != "function_calling" or "properties" in form]
+        methods = ["json_schema", "json_mode", *["function_calling"] * ("properties" in form)]
         if method not in methods:
             raise ConfigurationError(f"method={method!r}: this schema has {', '.join(methods)}.")
         traced = {"kwargs": {"method": method, "strict": strict}, "schema": form}
@@ -219,11 +209,10 @@ class CascadeChatModel(BaseChatModel):
     def _llm_type(self) -> str:
         return "cascade"
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=stop, **kwargs)
-        params["ls_provider"] = "cascade"
-        params["ls_model_name"] = " → ".join(tier.model.name for tier in self.cascade.tiers)
-        return params
+    def _get_ls_params(self, stop: Any = None, **kwargs: Any) -> Any:
+        names = " → ".join(tier.model.name for tier in self.cascade.tiers)
+        own: Any = {"ls_provider": "cascade", "ls_model_name": names}
+        return super()._get_ls_params(stop, **kwargs) | own
 
 
 # --- what a call brings along
@@ -259,10 +248,8 @@ def _settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ())
     names = [tool["function"]["name"] for tool in settings.get("tools", tools)]
     settings["tool_choice"] = wanted = str(wanted or "auto")
     if wanted not in ["auto", "none", *names, *(["required"] if names else [])]:
-        raise ConfigurationError(
-            f"tool_choice={choice!r}: give 'any', 'auto', 'none' or the name of a tool; tools "
-            f"there are: {', '.join(names) or 'none'}."
-        )
+        way = "give 'any', 'auto', 'none' or the name of a tool; tools there are"
+        raise ConfigurationError(f"tool_choice={choice!r}: {way}: {', '.join(names) or 'none'}.")
     return settings
 
 
@@ -283,29 +270,23 @@ def _looks_on(handler: BaseCallbackHandler) -> bool:
 
 def _message(result: CascadeResult, run: Run) -> dict[str, Any]:
     """Fields of the answer as a message, in JSON: dollars are floats, exact in the ledger alone."""
-    ledger, answered = result.ledger, result.message.response_metadata
+    ledger = result.ledger
     told = ("tier", "escalated", "degraded", "abstained", "cached", "confidence", "calibrated")
-    usd = {"cost_usd": ledger.cost_usd, "saved_usd": ledger.saved_usd}
+    booked = ("cost_usd", "saved_usd", "cost_basis", "saved_basis")
     metadata = {
         "model_name": result.tier,
         "finish_reason": None,
-        **answered,  # with what middleware has stamped for the rest of the conversation
+        **result.message.response_metadata,  # with stamps of middleware for later turns
         **{name: getattr(result, name) for name in told},
-        "action": result.decision.action,
-        "reason": result.decision.reason,
-        **{name: None if amount is None else float(amount) for name, amount in usd.items()},
-        "cost_basis": ledger.cost_basis,
-        "saved_basis": ledger.saved_basis,
+        **{name: getattr(result.decision, name) for name in ("action", "reason")},
+        **{name: getattr(ledger, name) for name in booked},
         "unknown_usage": sum(not entry.usage.known for entry in ledger if entry.model),
     }
+    metadata = {n: float(v) if isinstance(v, Decimal) else v for n, v in metadata.items()}
     if run.settings.get("top_logprobs") is not None and run.draft and run.draft.logprobs:
         metadata["logprobs"] = {"content": [to_openai(token) for token in run.draft.logprobs]}
-    return {
-        "content": result.answer,
-        "tool_calls": list(result.message.tool_calls),
-        "response_metadata": metadata,
-        "usage_metadata": usage_of(ledger),
-    }
+    said: dict[str, Any] = {"content": result.answer, "tool_calls": result.message.tool_calls}
+    return {**said, "response_metadata": metadata, "usage_metadata": usage_of(ledger)}
 
 
 def usage_of(entries: Iterable[LedgerEntry]) -> UsageMetadata | None:
@@ -335,12 +316,9 @@ class AskedDecisionModel(Model):
 
             text, criteria, state = question.instructions, question.criteria, "input"
             text = text if isinstance(text, str) else json.dumps(text)
-            if isinstance(question, Choice):
-                question = decisions.Choice(instructions=text, choices=criteria)
-            elif isinstance(question, Score):
-                question = decisions.Score(instructions=text, levels=criteria)
-            else:
-                question = decisions.Predicate(instructions=text)
+            kind = {"choice": "Choice", "score": "Score"}.get(question.type, "Predicate")
+            own = {"Choice": {"choices": criteria}, "Score": {"levels": criteria}}.get(kind, {})
+            question = getattr(decisions, kind)(instructions=text, **own)
         asked: Any = {state: list(request.messages), "questions": {"answer": question}}
         with Caller(self.name, "its server").named():
             # Its clients have one home, as those of chat models.
@@ -349,60 +327,6 @@ class AskedDecisionModel(Model):
         usage = Usage(**{name: told.get(name) for name in ("input_tokens", "output_tokens")})
         said = response.answers["answer"].model_dump_json()
         return Completion(said, response.model, usage, finish_reason="stop")
-
-
-class DecisionSignal(Signal):
-    """Signal of a decision model, which reads the conversation with the draft: a probability,
-    missing where the model refuses to answer.
-
-    Args:
-        model: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
-        question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
-            `Score` its level as a share of the highest.
-        tier: options of `Tier`, such as `price` and `local`.
-
-    Raises:
-        ConfigurationError: the question gives no probability.
-    """
-
-    calls = 1
-
-    def __init__(
-        self,
-        model: Any,
-        question: Noul | Choice | Score = CORRECT,
-        *,
-        correct: str | None = None,
-        name: str = "decision",
-        **tier: Any,
-    ) -> None:
-        labels = question.criteria if isinstance(question, Choice) else {correct: None}
-        known = isinstance(model, Runnable) and isinstance(question, Noul | Choice | Score)
-        if not known or correct not in labels:
-            raise ConfigurationError(
-                f"DecisionSignal({model!r}, {question!r}, correct={correct!r}): give a decision "
-                "model, not its name, and a Noul, a Score, or a Choice with the label that stands "
-                "for a correct draft."
-            )
-        self.name, self._correct = name, correct
-        self.model = Tier(AskedDecisionModel(model, question), **tier)
-
-    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
-        """The conversation with the draft."""
-        return (Probe((*asked.messages, AIMessage(asked.draft.transcript))),)
-
-    def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
-        """The probability under the signal's name."""
-        match json.loads(replies[0].text):
-            case {"noul": p} | {"probability": p}:
-                pass
-            case {"type": "choice", "probabilities": shares}:
-                p = shares[self._correct]
-            case {"score": score, "legend": levels}:
-                p = score / (len(levels) - 1)
-            case _:  # refused
-                return {}
-        return {self.name: min(1.0, max(0.0, float(p)))}
 
 
 class SignalVerifier(Signal):
@@ -433,8 +357,59 @@ class SignalVerifier(Signal):
         return Verdict(accept=False, reason=why) if p is None else Verdict(confidence=p)
 
 
-class DecisionVerifier(DecisionSignal, SignalVerifier):
-    """A decision model as the verifier of a cascade, with the arguments of `DecisionSignal`."""
+class DecisionSignal(SignalVerifier):
+    """Signal of a decision model, which reads the conversation with the draft: a probability,
+    missing where the model refuses to answer.
+
+    Args:
+        model: a `BaseDecisionModel`, or langchain-openai's `OpenAIDecisions`.
+        question: `Noul` gives the probability of yes, `Choice` that of the label `correct`, and
+            `Score` its level as a share of the highest.
+        tier: options of `Tier`, such as `price` and `local`.
+
+    Raises:
+        ConfigurationError: the question gives no probability.
+    """
+
+    calls = 1
+
+    def __init__(
+        self,
+        model: Any,
+        question: Noul | Choice | Score = CORRECT,
+        *,
+        correct: str | None = None,
+        name: str = "decision",
+        **tier: Any,
+    ) -> None:
+        labels = question.criteria if isinstance(question, Choice) else {correct: None}
+        known = isinstance(model, Runnable) and isinstance(question, Noul | Choice | Score)
+        if not known or correct not in labels:
+            given = f"DecisionSignal({model!r}, {question!r}, correct={correct!r})"
+            way = "give a decision model, not its name, and a Noul, a Score, or a Choice with the"
+            raise ConfigurationError(f"{given}: {way} label that stands for a correct draft.")
+        self.name, self._correct = name, correct
+        self.model = Tier(AskedDecisionModel(model, question), **tier)
+
+    def probes(self, asked: Asked, replies: Sequence[Completion]) -> Sequence[Probe]:
+        """The conversation with the draft."""
+        return (Probe((*asked.messages, AIMessage(asked.draft.transcript))),)
+
+    def read(self, asked: Asked, replies: Sequence[Completion]) -> dict[str, float]:
+        """The probability under the signal's name."""
+        match json.loads(replies[0].text):
+            case {"noul": p} | {"probability": p}:
+                pass
+            case {"type": "choice", "probabilities": shares}:
+                p = shares[self._correct]
+            case {"score": score, "legend": levels}:
+                p = score / (len(levels) - 1)
+            case _:  # refused
+                return {}
+        return {self.name: min(1.0, max(0.0, float(p)))}
+
+
+DecisionVerifier = DecisionSignal
 
 
 class CascadeDecisionModel(core.BaseDecisionModel):
@@ -451,7 +426,10 @@ class CascadeDecisionModel(core.BaseDecisionModel):
     cascade: SkipValidation[Cascade]
     model: str = "cascade"
     _entries: dict[str, list[LedgerEntry]] = PrivateAttr(default_factory=dict)
-    _provider: Any = "cascade"
+
+    @property
+    def _provider(self) -> str:
+        return "cascade"
 
     def model_post_init(self, context: Any, /) -> None:
         """Hear what drafts cost."""
@@ -464,10 +442,8 @@ class CascadeDecisionModel(core.BaseDecisionModel):
         for name, question in questions.items():
             fits = isinstance(question, Choice) and len(question.criteria) == len(tiers)
             if not (fits or isinstance(question, Noul)):
-                raise ConfigurationError(
-                    f"the question {name!r}: a cascade answers a Noul, or a Choice with a label "
-                    f"for each tier, from small to large ({', '.join(tiers)})."
-                )
+                way = f"a Choice with a label for each tier, small to large ({', '.join(tiers)})"
+                raise ConfigurationError(f"{name!r}: a cascade answers a Noul, or {way}.")
         given = [state] if isinstance(state, str | BaseMessage) else state
         texts = isinstance(given, Sequence) and all(isinstance(m, str | BaseMessage) for m in given)
         asked = given if texts else [HumanMessage(json.dumps(given, default=str))]

@@ -37,16 +37,15 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
     ) -> None:
         super().__init__()
         self._small, self._large_price, self._options = small, large_price, options
-        self._made: dict[int, tuple[BaseChatModel, Cascade]] = {}
+        self._made: dict[int, tuple[BaseChatModel, Any]] = {}
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[..., Any]) -> Any:
         """Ask a cascade where the agent would ask its model."""
         large = request.model
         if id(large) not in self._made:
             made = Cascade(self._small, Tier(large, price=self._large_price), **self._options)
-            self._made.setdefault(id(large), (large, made))
-        _, cascade = self._made[id(large)]
-        return handler(request.override(model=cascade.as_chat_model()))
+            self._made.setdefault(id(large), (large, made.as_chat_model()))
+        return handler(request.override(model=self._made[id(large)][1]))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[..., Awaitable[Any]]
@@ -56,5 +55,5 @@ class CascadeMiddleware(AgentMiddleware[Any, Any, Any]):
 
     async def aclose(self) -> None:
         """Close the connections of the cascades that were made here."""
-        for _, cascade in self._made.values():
-            await cascade.aclose()
+        for _, model in self._made.values():
+            await model.cascade.aclose()

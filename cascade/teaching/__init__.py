@@ -1,7 +1,5 @@
-"""Lessons: what the large model answered in the small one's place, for examples and for training.
-
-Nothing is kept unless this is asked for. Export is `cascade.teaching.exporting`.
-"""
+"""Lessons: what the large model answered in the small one's place, for examples and for training
+(`cascade.teaching.exporting`). Nothing is kept unless this is asked for."""
 
 from cascade.teaching.lessons import Lesson as Lesson
 from cascade.teaching.lessons import Lessons as Lessons

@@ -25,7 +25,8 @@ LEAST_WORDS = 4
 
 MASK = "[…]"
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
+"""A word, or a character of those that are written without spaces."""
 
 
 @dataclass(slots=True)
@@ -68,7 +69,11 @@ async def export(
             done.removed[why] += 1
     # Of duplicates the last is kept: one that people call right, else the newest.
     fit.sort(key=lambda lesson: lesson.answer_is_wrong is False)
-    chosen = {_conversation(lesson): lesson for lesson in fit}
+    chosen = dict[str, Lesson]()
+    for lesson in fit:  # spacing and capitals make no other conversation
+        both = zip(lesson.texts, lesson.messages, strict=True)
+        said = [(t.casefold().split(), m.get("role"), m.get("tool_calls")) for t, m in both]
+        chosen[json.dumps(said, default=str)] = lesson
     done.removed += Counter({"duplicate": len(fit) - len(chosen)})
     first = Path(path)
     second = first.with_name(f"{first.stem}.validation{first.suffix}")
@@ -150,13 +155,6 @@ def _unfit(
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _conversation(lesson: Lesson) -> str:
-    """Text that equal conversations share, without spacing and capitals."""
-    both = zip(lesson.texts, lesson.messages, strict=True)
-    said = [(t.casefold().split(), m.get("role"), m.get("tool_calls")) for t, m in both]
-    return json.dumps(said, default=str)
-
-
 def _words(text: str) -> str:
-    """Words without case and punctuation, spaces around each; without spaces, each character."""
-    return f" {' '.join(_WORD.findall(text.casefold()))} "
+    """Words without case and punctuation, spaces around each."""
+    return f" {' '.join(WORD.findall(text.casefold()))} "

@@ -1,6 +1,5 @@
 """Lessons: questions that the small model could not do, with the large model's answers; their store
-(SQLite or PostgreSQL, with deletion for good), and the middleware that keeps them after the reply.
-"""
+(SQLite or PostgreSQL, with deletion for good), and what keeps them after the reply."""
 
 from __future__ import annotations
 
@@ -8,9 +7,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from langchain_core.messages import BaseMessage
 from pydantic import Field
@@ -32,8 +30,6 @@ import sqlalchemy as sa  # isort: skip
 from sqlalchemy.dialects import postgresql  # isort: skip
 
 logger = logging.getLogger("cascade")
-
-R = TypeVar("R", "Lesson", Feedback)
 
 PAGE, MOST_CHARACTERS = 500, 100_000
 """Lessons that are read at once, and characters of a conversation with its answer: a longer one is
@@ -140,8 +136,7 @@ terms_table = sa.Table(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LessonSelection:
+class LessonSelection(Record):
     """Conditions on lessons, joined by "and"; `since` is within the time, `until` is not."""
 
     run_id: str | None = None
@@ -154,17 +149,17 @@ class LessonSelection:
     @property
     def where(self) -> list[sa.ColumnElement[bool]]:
         """The conditions in SQL."""
-        names, columns = ("run_id", "user", "tenant", "task"), lessons_table.c
-        found = [columns[n] == getattr(self, n) for n in names if getattr(self, n) is not None]
-        found += [] if self.since is None else [columns.at >= self.since]
-        return found + ([] if self.until is None else [columns.at < self.until])
+        given, columns = dict(self), lessons_table.c
+        since, until = given.pop("since"), given.pop("until")
+        found = [columns[name] == value for name, value in given.items() if value is not None]
+        found += [columns.at >= since] if since else []
+        return found + ([columns.at < until] if until else [])
 
 
 EVERYTHING = LessonSelection()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deleted:
+class Deleted(Record):
     """Number of lessons deleted, and whether SQLite's own files hold nothing of them any more:
     not where another process kept the journal open; PostgreSQL cleans its files by a vacuum."""
 
@@ -172,11 +167,10 @@ class Deleted:
     scrubbed: bool = True
 
 
-class LessonStore(AbstractAsyncContextManager["LessonStore"]):
-    """Lessons with the verdicts of people about them, and terms of models.
+class LessonStore(Database, AbstractAsyncContextManager["LessonStore"]):
+    """Database of lessons with the verdicts of people about them, and of terms of models.
 
-    Methods may be called in any event loop and thread; where the database cannot be reached they
-    raise `cascade.ledger.base.UnavailableError`.
+    Methods raise `cascade.ledger.base.UnavailableError` where it cannot be reached.
 
     Args:
         url: `sqlite:///lessons.db`, `postgresql://…` or `memory://`; it may be the ledger's.
@@ -187,7 +181,8 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
     """
 
     def __init__(self, url: str, *, redact: Callable[[str], str] | None = None) -> None:
-        self._redact, self._database = redact, Database(url, "teaching", metadata)
+        super().__init__(url, "teaching", metadata)
+        self._redact = redact
 
     async def put(self, lesson: Lesson) -> bool:
         """Keep a lesson; whether it is new: a run's first lesson stays."""
@@ -198,7 +193,7 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
         row["lesson"] = kept.model_dump(mode="json", exclude={"verdicts"})
         # SQLite's dialect compiles it as well.
         new = postgresql.insert(lessons_table).on_conflict_do_nothing()
-        return await self._database.write(lambda c: c.execute(new, row).rowcount == 1)
+        return await self.write(lambda c: c.execute(new, row).rowcount == 1)
 
     async def get(self, run_id: str) -> Lesson | None:
         """The lesson of a run."""
@@ -218,7 +213,21 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
         """Keep a verdict in place of one of the same key and person; whether anything changed, None
         where the run has no lesson."""
         kept = self._redacted(feedback, "comment", "value", "correction")
-        return kept is not None and await self._database.write(lambda c: _judge(c, kept))
+        column, this = lessons_table.c.verdicts, lessons_table.c.run_id == feedback.run_id
+
+        def judge(connection: sa.Connection) -> bool | None:
+            row = connection.execute(sa.select(column).where(this).with_for_update()).first()
+            if row is None:
+                return None
+            said = [Feedback.model_validate(each) for each in row[0] or ()]
+            if kept in [verdict.model_copy(update={"at": kept.at}) for verdict in said]:
+                return False
+            others = [v for v in said if (v.key, v.by) != (kept.key, kept.by)]
+            verdicts = [verdict.model_dump(mode="json") for verdict in (*others, kept)]
+            connection.execute(sa.update(lessons_table).where(this).values(verdicts=verdicts))
+            return True
+
+        return kept is not None and await self.write(judge)
 
     async def delete(
         self, selection: LessonSelection = EVERYTHING, *, everything: bool = False
@@ -232,8 +241,8 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
         if (selection == EVERYTHING) is not everything:
             told = "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than)"
             raise ConfigurationError(f"{told}, or everything=True (--all) alone.")
-        number = await self._database.write(lambda c: _delete(c, selection))
-        scrubbed = await asyncio.to_thread(self._database.move_journal, wait=True)
+        number = await self.write(lambda c: _delete(c, selection))
+        scrubbed = await asyncio.to_thread(self.move_journal, wait=True)
         return Deleted(lessons=number, scrubbed=scrubbed)
 
     async def state_terms(self, model: str, terms: Terms) -> None:
@@ -241,31 +250,35 @@ class LessonStore(AbstractAsyncContextManager["LessonStore"]):
         new = postgresql.insert(terms_table)
         new = new.on_conflict_do_update(index_elements=["model"], set_={"stated": new.excluded[1]})
         row = {"model": model, "stated": terms.model_dump(mode="json")}
-        await self._database.write(lambda c: c.execute(new, row))
+        await self.write(lambda c: c.execute(new, row))
 
     async def terms(self) -> dict[str, Terms]:
         """The terms as they are stated today, by model."""
-        statement = sa.select(terms_table).order_by(terms_table.c.model)
-        found = await self._rows(statement)
+        found = await self._rows(sa.select(terms_table).order_by(terms_table.c.model))
         return {model: Terms.model_validate(stated) for model, stated in found}
-
-    async def aclose(self) -> None:
-        """Close the connections; the store may be used again, but for `memory://`."""
-        await self._database.aclose()
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def _rows(self, statement: sa.Executable) -> Sequence[Any]:
-        return await self._database.read(lambda c: c.execute(statement).all())
+        return await self.read(lambda c: c.execute(statement).all())
 
-    def _redacted(self, record: R, *texts: str) -> R | None:
+    def _redacted(self, record: Any, *texts: str) -> Any:
         """The record as it may be stored; None where the redaction fails."""
-        if self._redact is None:
+        redact = self._redact
+        if redact is None:
             return record
+
+        def left(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {k: v if k in NO_TEXTS else left(v) for k, v in value.items()}
+            if isinstance(value, list | tuple):
+                return type(value)(map(left, value))
+            return redact(value) if isinstance(value, str) else value
+
         try:
-            left = {name: _redacted_part(getattr(record, name), self._redact) for name in texts}
-            return type(record).model_validate({**dict(record), **left})
+            given = {name: left(getattr(record, name)) for name in texts}
+            return type(record).model_validate({**dict(record), **given})
         except Exception:
             logger.exception("redaction failed: a %s is not stored", type(record).__name__)
             return None
@@ -281,38 +294,17 @@ def the_store(store: object, of: str) -> LessonStore:
     raise ConfigurationError(f"{of}({store!r}): give a store, open_lessons('sqlite:///…').")
 
 
-def _judge(connection: sa.Connection, feedback: Feedback) -> bool | None:
-    column, this = lessons_table.c.verdicts, lessons_table.c.run_id == feedback.run_id
-    row = connection.execute(sa.select(column).where(this).with_for_update()).first()
-    if row is None:
-        return None
-    said = [Feedback.model_validate(each) for each in row[0] or ()]
-    if feedback in [verdict.model_copy(update={"at": feedback.at}) for verdict in said]:
-        return False
-    others = [v for v in said if (v.key, v.by) != (feedback.key, feedback.by)]
-    kept = [verdict.model_dump(mode="json") for verdict in (*others, feedback)]
-    connection.execute(sa.update(lessons_table).where(this).values(verdicts=kept))
-    return True
-
-
 def _delete(connection: sa.Connection, selection: LessonSelection) -> int:
     table, by = lessons_table, selection.user
+    meant = selection.model_copy(update={"user": None}).where
     judged = sa.select(table.c.run_id, table.c.verdicts).with_for_update()
-    judged = judged.where(*replace(selection, user=None).where, table.c.verdicts.is_not(None))
+    judged = judged.where(*meant, table.c.verdicts.is_not(None))
     for run_id, said in connection.execute(judged).all() if by is not None else ():
         left = [verdict for verdict in said if verdict["by"] != by]
         if left != said:
             one = sa.update(table).where(table.c.run_id == run_id)
             connection.execute(one.values(verdicts=left or None))
     return connection.execute(sa.delete(table).where(*selection.where)).rowcount
-
-
-def _redacted_part(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, Mapping):
-        return {k: v if k in NO_TEXTS else _redacted_part(v, redact) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_redacted_part(item, redact) for item in value)
-    return redact(value) if isinstance(value, str) else value
 
 
 class Lessons(CascadeMiddleware):

@@ -1,23 +1,22 @@
 """Memory: lessons as examples for the small model, where bets on paired trials show that they help.
 
-Each request whose right answer becomes known may be a pair: the small model's answer with examples,
-and its answer without. One of the two is its draft; the other is tried afterwards.
-"""
+Each request whose right answer becomes known may be a pair: the small model's answer with examples
+and without. One of the two is its draft; the other is tried afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import re
 import time
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import accumulate
 from threading import Lock
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
@@ -27,6 +26,7 @@ from cascade.errors import CascadeError, ModelError
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples
 from cascade.run import Answer, Call, CascadeRuntime, Run
+from cascade.teaching.exporting import WORD
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, place_of, the_store
 
 logger = logging.getLogger("cascade")
@@ -39,6 +39,10 @@ BETS = tuple(0.01 * 98 ** (i / 11) for i in range(12))
 
 ALPHA, DOUBT = 0.05, 0.2
 """Chances that a group without any gain ever goes live, and that a harmless one is dropped."""
+
+WORTH = {True: 0.2, False: -0.8}
+"""Of a right answer that is accepted, which saves an escalation, and of a wrong one, which costs as
+much as four; gains are within [−1, 1]."""
 
 UNTRIED, TRIED_FIRST, RARELY = 3, 8, 1 / 16
 """First lessons of a group, without a trial: what hardly repeats is not tried; pairs after which a
@@ -82,9 +86,8 @@ class Group:
 
     def near(self, question: str) -> list[str]:
         """Its lessons, the nearest to a question first; of two that are as near, the newer."""
-        words, newest_first = _words(question), reversed(self.lessons.items())
-        nearest = sorted(newest_first, key=lambda lesson: -_likeness(words, lesson[1]))
-        return [run_id for run_id, _ in nearest]
+        words, newest_first = _words(question), reversed(self.lessons)
+        return sorted(newest_first, key=lambda run_id: -_likeness(words, self.lessons[run_id]))
 
     @property
     def trial(self) -> float:
@@ -102,9 +105,7 @@ class Group:
             won = (math.log1p(sign * bet * gain / rate * least) for gain, rate in self.pairs)
             *before, wealth = accumulate(won, initial=0.0)
             logs.append(wealth - (min(before) if self.live else 0.0))
-        top = max(logs)
-        mean = top + math.log(sum(math.exp(each - top) for each in logs) / len(logs))
-        if mean < -math.log(DOUBT if self.live else ALPHA):
+        if sum(map(math.exp, logs)) < len(logs) / (DOUBT if self.live else ALPHA):
             return False
         self.live = not self.live
         self.pairs.clear()  # what shows that it helps is not what shows that it still does
@@ -114,9 +115,8 @@ class Group:
 def group_of(question: str, groups: Iterable[Group]) -> Group | None:
     """The group whose first question is nearest, if alike (leader clustering, Hartigan 1975)."""
     words = _words(question)
-    near = [(_likeness(words, group.words), group) for group in groups]
-    alike, found = max(near, key=lambda pair: pair[0], default=(0.0, None))
-    return found if alike >= ALIKE else None
+    alike = [group for group in groups if _likeness(words, group.words) >= ALIKE]
+    return max(alike, key=lambda group: _likeness(words, group.words), default=None)
 
 
 def add_lesson(run_id: str, question: str, groups: list[Group]) -> None:
@@ -132,24 +132,12 @@ def add_lesson(run_id: str, question: str, groups: list[Group]) -> None:
 
 
 def _words(question: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", question.casefold()))
+    return frozenset(WORD.findall(question.casefold()))
 
 
 def _likeness(a: frozenset[str], b: frozenset[str]) -> float:
     """Jaccard index; 0 of two empty sets."""
     return len(a & b) / max(1, len(a | b))
-
-
-@dataclass(slots=True)
-class _Trial:
-    """Call of a draft, without examples, to be asked the other way round than it was `shown`; the
-    nearest lessons of its group; and the chance that its right answer becomes known."""
-
-    call: Call
-    group: Group
-    near: Sequence[str]
-    shown: bool
-    rate: float = 1.0
 
 
 class Memory(Examples):
@@ -166,25 +154,16 @@ class Memory(Examples):
     Args:
         store: of the lessons, which `Lessons(store)` fills.
         examples: shown for a question, at most.
-        price_of_error: of a wrong answer that is accepted, in escalations; a right one saves one.
         patience_s: longest wait of a request for the lessons; those of the next seconds go without.
     """
 
-    def __init__(
-        self,
-        store: LessonStore,
-        *,
-        examples: int = 2,
-        price_of_error: float = 4.0,
-        patience_s: float = 1.0,
-    ) -> None:
+    def __init__(self, store: LessonStore, *, examples: int = 2, patience_s: float = 1.0) -> None:
         super().__init__(lambda messages: ())
         self.store = the_store(store, "Memory")
         self.examples = to_count("Memory.examples", examples)
-        self.price_of_error = to_number("Memory.price_of_error", price_of_error, least=0)
         self.patience_s = to_number("Memory.patience_s", patience_s, above=0)
         self.groups = defaultdict[tuple[str, str | None], list[Group]](list)  # by task and tenant
-        self._trials: OrderedDict[str, _Trial] = OrderedDict()
+        self._trials = OrderedDict[str, partial[Coroutine[Any, Any, None]]]()  # by run
         self._background, self._lock = Background(), Lock()
         self._newest: datetime | None = None
         self._read_again, self._away_until = 0.0, 0.0
@@ -208,8 +187,8 @@ class Memory(Examples):
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Note the chance with which the right answer to an accepted draft becomes known."""
         decision, trial = answer.decision, self._trials.get(run.id)
-        if run.kind == "answer" and trial is not None and decision and decision.action == "accept":
-            trial.rate = decision.audit_rate or trial.rate
+        if run.kind == "answer" and trial and decision and decision.action == "accept":
+            self._trials[run.id] = partial(trial, rate=decision.audit_rate or 1.0)
 
     async def finish(self) -> None:
         """Return once all lessons that are there are read, and all trials are done."""
@@ -234,15 +213,14 @@ class Memory(Examples):
             again, runtime = run.copy("audit"), CascadeRuntime(call.runtime.kernel, show="final")
             again.settings["tags"] = tags
             asked = replace(call, run=again, runtime=runtime, node=TRIAL, on_chunk=None)
-            self._trials[run.id] = _Trial(asked, group, near, bool(shown))
+            self._trials[run.id] = partial(self._try, asked, group, near, bool(shown), rate=1.0)
             if len(self._trials) > MOST_TRIALS:
                 self._trials.popitem(last=False)
         return shown
 
     async def _shown(self, near: Sequence[str]) -> Sequence[BaseMessage]:
         """Examples of the nearest lessons that may be shown, the nearest last."""
-        messages: list[BaseMessage] = []
-        room = MOST_CHARACTERS
+        messages, room = list[BaseMessage](), MOST_CHARACTERS
         for run_id in near:
             lesson = await self.store.get(run_id)
             if lesson is None or not _may_be_shown(lesson):
@@ -266,13 +244,15 @@ class Memory(Examples):
                     add_lesson(lesson.run_id, lesson.question, place)
             trial = self._trials.pop(lesson.run_id, None)
             if trial is not None and lesson.draft is not None:
-                self._background.start(partial(self._try, lesson, lesson.draft, trial))
+                self._background.start(partial(trial, lesson=lesson))
 
-    async def _try(self, lesson: Lesson, draft: str, trial: _Trial) -> None:
-        """Ask the other way round, and count which of the two answers was right."""
-        call, examples = trial.call, () if trial.shown else await self._shown(trial.near)
+    async def _try(
+        self, call: Call, group: Group, near: list[str], shown: bool, lesson: Lesson, rate: float
+    ) -> None:
+        """Ask the other way round than the draft was, and count which answer was right."""
+        examples = () if shown else await self._shown(near)
         kernel, run = call.runtime.kernel, call.run
-        if not (trial.shown or examples):
+        if not (shown or examples):
             return
         try:
             run.draft = await kernel.ask(with_examples(call, examples))
@@ -286,18 +266,13 @@ class Memory(Examples):
         foreseen = await kernel.rehearse(run, call.runtime)
         accepts = foreseen is None or foreseen.action == "accept"
         said = normalise(lesson.answer)
-        right = lesson.loss <= 0 if lesson.loss is not None else normalise(draft) == said
-        gain = self._worth(normalise(run.draft.text) == said, accepts)
-        gain -= self._worth(right, lesson.origin == "audited")
+        right = normalise(lesson.draft or "") == said if lesson.loss is None else lesson.loss <= 0
+        gain = WORTH[normalise(run.draft.text) == said] if accepts else 0.0
+        gain -= WORTH[right] if lesson.origin == "audited" else 0.0
         with self._lock:
-            if trial.group.put(-gain if trial.shown else gain, trial.rate):
-                change = "shown" if trial.group.live else "shown no more"
+            if group.put(-gain if shown else gain, rate):
+                change = "shown" if group.live else "shown no more"
                 logger.info("%s: the lessons of a group are %s", self.name, change)
-
-    def _worth(self, right: bool, accepted: bool) -> float:
-        """Of an answer, in units in which gains are within [−1, 1]."""
-        worth = 1.0 if right else -self.price_of_error
-        return worth / (1.0 + self.price_of_error) if accepted else 0.0
 
 
 def _may_be_shown(lesson: Lesson) -> bool:

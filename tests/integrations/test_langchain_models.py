@@ -257,9 +257,10 @@ def test_it_says_what_it_is(pair: Pair) -> None:
     assert isinstance(model, CascadeChatModel)
     with collect_runs() as tracing:
         model.invoke(Q)
-    told = tracing.traced_runs[0].extra or {}
-    assert told["metadata"]["ls_provider"] == "cascade"
-    assert told["metadata"]["ls_model_name"] == "scripted:small → scripted:large"
+        CascadeDecisionModel(cascade=model.cascade).invoke({"state": Q, "questions": {}})
+    told, judge = ((run.extra or {})["metadata"] for run in tracing.traced_runs)
+    assert (told["ls_provider"], judge["ls_provider"], model._llm_type) == ("cascade",) * 3
+    assert told["ls_model_name"] == "scripted:small → scripted:large"
 
 
 # --- decision models

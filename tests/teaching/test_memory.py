@@ -246,6 +246,8 @@ def test_a_question_belongs_to_the_nearest_group() -> None:
     assert group_of("How long may hats be returned?", groups) is first
     assert list(first.near("How long may COATS be returned?")) == ["r2", "r1"]
     assert list(second.lessons) == ["r3"]
+    add_lesson("r4", "靴は何日以内に返品できますか", groups)
+    assert group_of("帽子は何日以内に返品できますか", groups) is groups[-1]
     assert group_of("Who wrote it?", groups) is None
 
 
