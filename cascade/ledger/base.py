@@ -1,5 +1,4 @@
-"""Stores of a ledger: the interface, which `cascade.testing.ledger_conformance` checks, the one in
-memory, tags and selections."""
+"""Stores of a ledger: their interface, the one in memory, tags and selections."""
 
 from __future__ import annotations
 
@@ -16,14 +15,10 @@ from typing import Self
 
 from typing_extensions import override
 
-from cascade.errors import ConfigurationError, LedgerError
+from cascade.errors import ConfigurationError
 from cascade.ledger.entries import LedgerEntry
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
-
-
-class UnavailableError(LedgerError):
-    """The database cannot be reached, is full or busy: the same write may succeed later."""
 
 
 _tags: ContextVar[Mapping[str, str]] = ContextVar("cascade_tags", default=NO_TAGS)
@@ -93,10 +88,6 @@ class LedgerStore(ABC):
         a store cannot say."""
         return None
 
-    async def ready(self) -> str | None:
-        """Reason why entries cannot be written now, in words; None where they can."""
-        return None
-
     async def flush(self) -> None:
         """Return once everything appended so far is durable."""
         return
@@ -104,10 +95,6 @@ class LedgerStore(ABC):
     def close(self) -> None:
         """Write what is left and give back what is held; it may be used again."""
         return
-
-    async def aclose(self) -> None:
-        """`close` in another thread."""
-        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +106,7 @@ class LedgerStore(ABC):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        await asyncio.to_thread(self.close)
 
 
 class MemoryLedger(LedgerStore):

@@ -29,7 +29,6 @@ from typing_extensions import override
 
 from cascade._portal import Portal
 from cascade.errors import ConfigurationError, LedgerError, MissingDependencyError
-from cascade.ledger.base import UnavailableError
 
 try:
     import sqlalchemy as sa
@@ -46,8 +45,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("cascade")
 
-BUSY_S, CONNECT_S, ANSWER_S = 0.9, 5.0, 60.0
-"""Longest wait for a lock of SQLite, for a connection to a server, and for one statement there."""
+BUSY_S, CONNECT_S, ANSWER_S, PAUSE_S = 0.9, 5.0, 60.0, 0.1
+"""Longest wait for a lock of SQLite, for a connection to a server, and for one statement there; and
+time between two tries to write."""
 
 background = Portal()
 """Thread with the event loop of all connections to PostgreSQL, and of what writers write."""
@@ -213,9 +213,8 @@ class Database:
         """Result of work in a transaction, which keeps all of it or nothing.
 
         Raises:
-            UnavailableError: the database cannot be reached, is full or locked.
-            LedgerError: there is none to read, it is open for reading only, or of a newer version
-                of this package.
+            LedgerError: the database cannot be reached, is full or locked, which may pass; there is
+                none to read, it is open for reading only, or of a newer version of this package.
         """
         if self.on_server:
             return await asyncio.wrap_future(self._there(self._transact, work, reads))
@@ -255,7 +254,7 @@ class Database:
         if self.read_only and not reads:
             raise LedgerError(f"{self.place} is open for reading only.")
         if not (reads or first) and self._opened != self._identity():
-            raise UnavailableError(
+            raise LedgerError(
                 f"{self.place} was deleted or replaced while it was open, and what is written to "
                 "it would be lost: put the file back, or close the ledger and open it anew."
             )
@@ -269,11 +268,14 @@ class Database:
                     self._bring_up_to_date(connection)
                 done = work(connection)
         except (OSError, sqlite3.Error, exc.StatementError, exc.TimeoutError) as error:
-            # All but what is refused for its values may pass.
+            # What is refused for its values would be again, all else may pass. Of SQLSTATE these
+            # classes are about values; one that asyncpg cannot send is a `ValueError`.
             cause = getattr(error, "orig", None) or error
-            if _refuses_values(cause):
+            refused = sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError
+            state = str(getattr(cause, "sqlstate", None) or "")[:2]
+            if state in ("22", "23", "54") or isinstance(cause.__cause__ or cause, refused):
                 raise
-            raise UnavailableError(f"{self.place}: {str(cause) or 'no answer in time'}") from cause
+            raise LedgerError(f"{self.place}: {str(cause) or 'no answer in time'}") from cause
         self._opened = self._opened or self._identity()
         return done
 
@@ -334,22 +336,11 @@ class Database:
         connection.execute(table.insert(), {"version_num": newest})
 
 
-def _refuses_values(error: BaseException) -> bool:
-    """True if the same would be refused again. Of SQLSTATE these classes are about values (data,
-    integrity, size); one that asyncpg cannot send is a `ValueError`."""
-    state = str(getattr(error, "sqlstate", None) or "")[:2]
-    values = sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError
-    return state in ("22", "23", "54") or isinstance(error.__cause__ or error, values)
-
-
 # --- written through a queue
 
 BATCH, LITTLE, JOURNAL = 1_000, 200, 4_000
 """Changes of one transaction, and of one that an event loop makes; transactions by event loops,
 some 40 MB, after which SQLite's journal is moved."""
-
-PAUSE_S = 0.1
-"""Time between two tries to write."""
 
 Waiter = asyncio.Future[None]
 
@@ -400,12 +391,12 @@ class Writer(Database, ABC):
         with self._room:
             self._begin_use()
             self._queue.extend(Change(work, kept, done) for work in works)
-            self._wake(urgent=len(self._queue) >= LITTLE or (done is not None and not kept))
+            self._wake(urgent=len(self._queue) >= LITTLE or done is not None)
 
     async def _written(self, work: Any = None, undo: Any = None, *, here: bool = False) -> None:
         """Wait until a change is written, with all before it; `here`, where that can be, by the
         thread that asks. Where it is given up after a try, which may have come through, `undo` is
-        put; an `UnavailableError` says why."""
+        put; a `LedgerError` says why."""
         if here and self._write_here(work):
             return
         done = asyncio.get_running_loop().create_future()
@@ -425,8 +416,7 @@ class Writer(Database, ABC):
 
     def _write_here(self, work: Any) -> bool:
         """True if the thread that asks has written a change to SQLite, with what waits, and without
-        a wait for a lock or a disk: to hand it over takes five times as long. Not while the
-        background writes, which also tells what is wrong."""
+        a wait for a lock or a disk. Not while the background writes, which tells what is wrong."""
         with self._room:
             self._begin_use()
             works = [*(change.work for change in self._queue), work]
@@ -452,7 +442,7 @@ class Writer(Database, ABC):
 
     @override
     def close(self) -> None:
-        """Write what is left, and disconnect; an `UnavailableError` where that cannot be done yet.
+        """Write what is left, and disconnect; a `LedgerError` where that cannot be done yet.
         It may be used again, but for `memory://`."""
         with self._room:
             if self._process not in (None, os.getpid()):
@@ -462,9 +452,7 @@ class Writer(Database, ABC):
             self._room.wait_for(lambda: self._problem or not self._serving, self.slow_s)
             self._room.wait_for(lambda: not self._serving, self.patience_s)
             if self.waiting:
-                why = self._unavailable()
-                _tell((*self._writing, *self._queue), why)
-                raise why
+                raise self._unavailable()
             self._process = None
             atexit.unregister(self._at_exit)
             if self._file is not None:
@@ -472,16 +460,17 @@ class Writer(Database, ABC):
                 self._file = None
         super().close()
 
-    def _unavailable(self) -> UnavailableError:
+    def _unavailable(self) -> LedgerError:
         slow = f"{self.place} has not answered for {self.slow_s} s"
         why, n = (self._problem or slow).rstrip("."), len(self.waiting)
-        return UnavailableError(f"{why}; {n:,} changes wait, no call is sent.")
+        return LedgerError(f"{why}; {n:,} changes wait, no call is sent.")
 
     def _at_exit(self) -> None:
-        with suppress(LedgerError):
+        try:
             self.close()
-        for work in self.waiting:
-            logger.error("the process ends before this was written: %s", work)
+        except LedgerError:
+            for work in self.waiting:
+                logger.error("the process ends before this was written: %s", work)
 
     def _begin_use(self) -> None:
         if self.read_only:
@@ -503,7 +492,6 @@ class Writer(Database, ABC):
             background.loop().call_soon_threadsafe(self._urgent.set)
 
     async def _serve(self) -> None:
-        """Write what is in the queue, until it is empty."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._urgent.wait(), self.linger_s)
         if self._in_journal >= JOURNAL:
@@ -530,8 +518,7 @@ class Writer(Database, ABC):
                     logger.warning("a database cannot be written, trying again: %s", error)
                 self._problem = str(error)
                 with self._room:
-                    told = [change for change in (*changes, *self._queue) if not change.kept]
-                    _tell(told, self._unavailable())
+                    _tell((*changes, *self._queue), self._unavailable())
                     self._room.notify_all()
                 if self._process is None:  # it was closed, and nothing must be kept
                     return

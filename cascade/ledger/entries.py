@@ -36,8 +36,7 @@ class LedgerEntry(Record):
         model: `provider:name` that was asked.
         saved_usd: negative for a cost.
         basis: the weakest of all figures of the entry.
-        baseline_usd: earned, before the node's own cost.
-        baseline_range: its 95 % range, where it is an estimate with one.
+        baseline_usd: earned, before the node's own cost; `baseline_range` is its 95 % range.
         assumed_usd: what budgets count where `cost_usd` is unknown.
         price: where the price came from, in words.
         outcome: how the call ended; `not_sent`: its tier was left alone; `begun`: it is under way,
@@ -46,8 +45,7 @@ class LedgerEntry(Record):
         decision: of a verifier, with signals and audit rate.
         loss: of an audit or shadow run: how much better the large answer is, in [−1, 1].
         at: when the node did it (of a call: when it was sent), in UTC.
-        id: the same before and after the call of an attempt, so that it is in a ledger once,
-            however often it is written.
+        id: the same before and after a call, so that a ledger has it once.
     """
 
     run_id: str

@@ -35,7 +35,7 @@ logger = logging.getLogger("cascade")
 MAX_PENDING_RUNS = 10_000
 """Runs whose entries wait for `take`; the oldest of more are forgotten, which the store has."""
 
-NOTHING, NO_TOKENS = Decimal(0), Usage(input_tokens=0, output_tokens=0)
+NOTHING, NO_TOKENS = Decimal(0), {"input_tokens": 0, "output_tokens": 0}
 
 BACKGROUND = ("audit", "shadow")
 """Nodes of background runs, which bear the id of the run that was answered: its state takes their
@@ -193,9 +193,10 @@ class Ledger:
         if completion.cached:
             # The large model alone, behind the same cache, would have found its answer there too.
             note = "taken from the cache of its chat model"
-            return _entry(attempt, NO_TOKENS, NOTHING, "measured", note=note)
+            return _entry(attempt, NOTHING, "measured", note=note, **NO_TOKENS)
         stopped = completion.finish_reason == "stopped"
-        more: dict[str, Any] = {"outcome": "cancelled" if stopped else "ok", "note": attempt.note}
+        more: dict[str, Any] = usage.model_dump(exclude={"cache_write_1h_tokens"})
+        more |= {"outcome": "cancelled" if stopped else "ok", "note": attempt.note}
         cost = tier.pricing.cost(usage, busy_ms, attempt.at)
         if cost is None and completion.cost_usd is not None:
             cost, more["price"] = completion.cost_usd, "as its own ledger says"
@@ -203,14 +204,14 @@ class Ledger:
             priced = has_price(tier.pricing, 0.0)
             why = " did not report its usage" if priced else f": {tier.pricing.source}"
             more["note"] = "; ".join(filter(None, [attempt.note, f"{tier.model.name}{why}"]))
-            more["assumed_usd"] = self._assumed(attempt, usage)
+            more["assumed_usd"] = self._assumed(attempt)
         else:
             n, tokens, dollars = self._usual.get(tier.name, (0, 0.0, 0.0))
             tokens += usage.output_tokens or 0
             self._usual[tier.name] = n + 1, tokens, dollars + float(cost)
         if attempt.node == "expert" and not stopped:
             more |= self._own_baseline(attempt, completion, cost)
-        return _entry(attempt, usage, cost, "estimated" if stopped else basis, **more)
+        return _entry(attempt, cost, "estimated" if stopped else basis, **more)
 
     def _own_baseline(
         self, attempt: Attempt, completion: Completion, cost: Decimal | None
@@ -238,21 +239,21 @@ class Ledger:
         if attempt.heard:
             note = f"{note.rstrip('.')}; {attempt.heard:,} characters had arrived"
         if isinstance(error, ModelError) and error.billed is False:
-            return _entry(attempt, NO_TOKENS, NOTHING, "measured", note=note, outcome=outcome)
-        more = {"note": note, "outcome": outcome, "assumed_usd": self._assumed(attempt, Usage())}
-        return _entry(attempt, Usage(), None, "unknown", **more)
+            return _entry(attempt, NOTHING, "measured", note=note, outcome=outcome, **NO_TOKENS)
+        more = {"note": note, "outcome": outcome, "assumed_usd": self._assumed(attempt)}
+        return _entry(attempt, None, "unknown", **more)
 
-    def _assumed(self, attempt: Attempt, usage: Usage) -> Decimal | None:
+    def _assumed(self, attempt: Attempt) -> Decimal | None:
         """Dollars that a call of unknown cost is taken to have cost: the prompt by its characters,
         the answer as long as is known, or usual, or allowed, and at least what had arrived; by the
         hour, what a call of this tier usually costs."""
         n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
-        sent, output = usage.input_tokens, usage.output_tokens
+        completion = attempt.completion or Completion("", "")
+        sent, output = completion.usage.input_tokens, completion.usage.output_tokens
         if sent is None:
             sent = characters(attempt.messages) // CHARACTERS_PER_TOKEN + 1
         if output is None:
-            whole = "" if attempt.completion is None else attempt.completion.transcript
-            arrived = max(attempt.heard, len(whole)) // CHARACTERS_PER_TOKEN
+            arrived = max(attempt.heard, len(completion.transcript)) // CHARACTERS_PER_TOKEN
             output = max(arrived, round(tokens / n) if n else attempt.max_tokens or 0)
         used = Usage(input_tokens=sent, output_tokens=output)
         assumed = attempt.tier.pricing.cost(used, None, attempt.at)
@@ -260,7 +261,7 @@ class Ledger:
 
 
 async def _begin(store: LedgerStore, attempt: Attempt) -> None:
-    begun = _entry(attempt, Usage(), None, "unknown", outcome="begun")
+    begun = _entry(attempt, None, "unknown", outcome="begun")
     beginning = asyncio.ensure_future(store.begin(begun, attempt.tags))
     try:
         # Shielded: cancelled while the row is written in a thread, it would stay begun.
@@ -272,21 +273,12 @@ async def _begin(store: LedgerStore, attempt: Attempt) -> None:
         raise
 
 
-def _entry(
-    attempt: Attempt, usage: Usage, cost: Decimal | None, basis: Basis, /, **more: Any
-) -> LedgerEntry:
+def _entry(attempt: Attempt, cost: Decimal | None, basis: Basis, /, **more: Any) -> LedgerEntry:
+    tier, known = attempt.tier, "unknown" if cost is None else basis
     answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
-    fields = {
-        **usage.model_dump(exclude={"cache_write_1h_tokens"}),
-        "latency_ms": answered_ms or (time.perf_counter() - attempt.started) * 1000,
-        "cost_usd": cost,
-        "cost_basis": "unknown" if cost is None else basis,
-        "saved_usd": None if cost is None else -cost,
-        "basis": "unknown" if cost is None else basis,
-        "price": attempt.tier.pricing.source,
-        "tier": attempt.tier.name,
-        "model": attempt.tier.model.name,
-        "at": attempt.at,
-        "id": attempt.id,
-    }
-    return LedgerEntry(run_id=attempt.run_id, node=attempt.node, **fields | more)
+    took_ms = answered_ms or (time.perf_counter() - attempt.started) * 1000
+    fields = {name: getattr(attempt, name) for name in ("run_id", "node", "at", "id")}
+    fields |= {"tier": tier.name, "model": tier.model.name, "price": tier.pricing.source}
+    fields |= {"cost_usd": cost, "cost_basis": known, "latency_ms": took_ms}
+    fields |= {"saved_usd": None if cost is None else -cost, "basis": known}
+    return LedgerEntry(**fields | more)

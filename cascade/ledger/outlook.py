@@ -32,6 +32,8 @@ KEPT, REFIT_EVERY, BEGINNINGS = 2_000, 100, 100_000
 """Audits from whose lengths is learned; those between two fits, at first 1, 2, 4, …; and beginnings
 of prompts that are remembered."""
 
+Prefixes = list[tuple[bytes, int]]
+
 WORDY_FACTOR, WORDY_TOKENS = 8.0, 200.0
 """Until enough is known the large model writes at most so many times the expected or the draft's
 visible tokens and so many more: at least 98 % of the answers of ten recorded pairs of models."""
@@ -211,9 +213,6 @@ def _reached(ranked: Sequence[tuple[float, float]]) -> float | None:
 
 
 # --- prompt caches of providers, as far as they can be known from what was sent
-
-
-Prefixes = list[tuple[bytes, int]]
 
 
 def prefixes_of(tier: PricedTier, messages: Sequence[BaseMessage], usage: Usage) -> Prefixes:

@@ -6,7 +6,6 @@ the key's account, which is locked while it changes: nothing spends more than is
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel
 from typing_extensions import override
 
-from cascade.ledger.base import UnavailableError
+from cascade.errors import LedgerError
 from cascade.ledger.database import Words, Writer, execute, json_type
 from cascade.ledger.entries import EXACT
 from cascade.state import new_id
@@ -34,8 +33,6 @@ Window = Literal["day", "month"]
 FEW = 16
 """Requests under way up to which an event loop writes by itself: with more of them, the background
 writes many at once."""
-
-ZERO = Decimal(0)
 
 
 class Reservation(NamedTuple):
@@ -61,9 +58,9 @@ class Account(BaseModel):
     dollars of each and the end of its lease."""
 
     day: date
-    day_usd: Decimal = ZERO
-    month_usd: Decimal = ZERO
-    put_aside_usd: Decimal = ZERO
+    day_usd: Decimal = Decimal(0)
+    month_usd: Decimal = Decimal(0)
+    put_aside_usd: Decimal = Decimal(0)
     held: dict[str, tuple[Decimal, datetime]] = {}
 
     def spent_usd(self, window: Window) -> Decimal:
@@ -111,16 +108,14 @@ _CHANGE = _accounts.update().where(_MINE).values(account=sa.bindparam("account")
 def _account(connection: Any, key: str, now: datetime) -> Account:
     """The account of a key, locked until the end of the transaction."""
     day, mine = now.date(), {"mine": key}
-    found = execute(connection, _ACCOUNT, mine).fetchone()
-    if found is None:
+    while (found := execute(connection, _ACCOUNT, mine).fetchone()) is None:
         execute(connection, _NEW, {"key": key, "account": Account(day=day)})
-        found = execute(connection, _ACCOUNT, mine).fetchone()
     made, read = found[0], Account.model_validate_json
     account = read(made) if isinstance(made, str) else Account.model_validate(made)
     if day > account.day:  # a clock that is set back makes none begin anew
         if (day.year, day.month) != (account.day.year, account.day.month):
-            account.month_usd = ZERO
-        account.day, account.day_usd = day, ZERO
+            account.month_usd = Decimal(0)
+        account.day, account.day_usd = day, Decimal(0)
     for id_, (usd, until) in [*account.held.items()]:
         if until <= now:
             account.settle(id_, usd)
@@ -133,16 +128,11 @@ class Budgets(Writer):
     whether the request was paid for is not known."""
 
     linger_s = 0.005  # in which settlements wait for the next reservation's transaction
+    lease = timedelta(minutes=15)
+    clock: Callable[[], datetime] = partial(datetime.now, UTC)
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        lease_s: float = 900.0,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__(url, "budgets", _accounts.metadata)
-        self._lease, self._clock = timedelta(seconds=lease_s), clock
         self._under_way: set[str] = set()
 
     async def reserve(
@@ -151,26 +141,24 @@ class Budgets(Writer):
         """Put aside what a request may cost, where that much is left of each limit.
 
         Raises:
-            UnavailableError: the database cannot be reached; then nothing may be spent.
+            LedgerError: the database cannot be reached; then nothing may be spent.
         """
-        wanted, until = Reservation(new_id(), key, usd), self._clock() + self._lease
-        undo = partial(Account.settle, reservation_id=wanted.id, usd=ZERO)
+        wanted, until = Reservation(new_id(), key, usd), self.clock() + self.lease
+        undo = partial(Account.settle, reservation_id=wanted.id, usd=Decimal(0))
         done = await self._ask(key, lambda account: account.reserve(wanted, until, limits), undo)
         if isinstance(done, Reservation):
             self._under_way.add(done.id)
         return done
 
-    def settle(self, reservation: Reservation, usd: Decimal) -> asyncio.Future[None]:
-        """Count what a request has cost, and release the rest. Settling twice counts once. It is
-        tried again while the database is away, also where nothing waits for it."""
-        settle = partial(Account.settle, reservation_id=reservation.id, usd=usd)
-        done = self._count(reservation.key, settle)
-        done.add_done_callback(lambda _: self._under_way.discard(reservation.id))
-        return done
+    def settle(self, reservation: Reservation, usd: Decimal) -> None:
+        """Count what a request has cost, and release the rest; once. It is written in the
+        background, and tried again while the database is away."""
+        settle = partial(self._settle, reservation_id=reservation.id, usd=usd)
+        self._put((reservation.key, settle), kept=True)
 
-    def charge(self, key: str, usd: Decimal) -> asyncio.Future[None]:
+    def charge(self, key: str, usd: Decimal) -> None:
         """Count dollars that were spent without a reservation, such as an audit's."""
-        return self._count(key, partial(Account.spend, usd=usd))
+        self._put((key, partial(Account.spend, usd=usd)), kept=True)
 
     async def account(self, key: str) -> Account:
         """Account of a key, of today and this month."""
@@ -179,7 +167,7 @@ class Budgets(Writer):
     @override
     async def aclose(self) -> None:
         """Finish what is under way and disconnect; what cannot be settled lapses with its lease."""
-        with suppress(UnavailableError):
+        with suppress(LedgerError):
             await super().aclose()
 
     async def _ask(self, key: str, change: Callable[[Account], T], undo: Any = None) -> T:
@@ -188,16 +176,14 @@ class Budgets(Writer):
         await self._written(work, undo and (key, undo), here=len(self._under_way) <= FEW)
         return made[-1]
 
-    def _count(self, key: str, change: Callable[[Account], None]) -> asyncio.Future[None]:
-        done = asyncio.get_running_loop().create_future()
-        self._put((key, change), kept=True, done=done)
-        done.add_done_callback(lambda one: one.cancelled() or one.exception())
-        return done
+    def _settle(self, account: Account, reservation_id: str, usd: Decimal) -> None:
+        self._under_way.discard(reservation_id)
+        account.settle(reservation_id, usd)
 
     @override
     def _make(self, works: Sequence[Any], connection: Any) -> None:
         # In the order of their keys, so that no two processes wait for one another.
-        keys, now = sorted({key for key, _ in works}), self._clock()
+        keys, now = sorted({key for key, _ in works}), self.clock()
         accounts = {key: _account(connection, key, now) for key in keys}
         for key, change in works:
             change(accounts[key])

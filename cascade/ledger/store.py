@@ -7,7 +7,6 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -147,7 +146,7 @@ class SqlLedger(Writer, LedgerStore):
 
     async def entries(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
         """Entries ordered by time, then id; begun calls are not among them, see `unfinished`."""
-        return await self._read(_chosen(selection), _entries_of)
+        return await self._read(_chosen(selection), _entry_of)
 
     async def rows(
         self,
@@ -164,11 +163,11 @@ class SqlLedger(Writer, LedgerStore):
             ConfigurationError: there is no such column.
         """
         found = _chosen(selection).with_only_columns(*map(_column, columns))
-        return await self._read(found.limit(limit), lambda rows: [tuple(row) for row in rows])
+        return await self._read(found.limit(limit), tuple)
 
     async def unfinished(self, selection: Selection = EVERYTHING) -> list[LedgerEntry]:
         """Calls that were begun and not completed: their process was killed, or is still at it."""
-        return await self._read(_chosen(selection, IS_BEGUN), _entries_of)
+        return await self._read(_chosen(selection, IS_BEGUN), _entry_of)
 
     @override
     async def spent(self, node: str, since: datetime) -> Decimal:
@@ -177,7 +176,7 @@ class SqlLedger(Writer, LedgerStore):
         cost = sa.func.coalesce(entries.c.cost_usd, entries.c.assumed_usd, nothing, type_=Money)
         chosen = entries.c.node == node, entries.c.at >= since, ~IS_BEGUN
         statement = sa.select(cost, sa.func.count()).where(*chosen).group_by(cost)
-        return await self._read(statement, lambda rows: total_of(EXACT.multiply(*r) for r in rows))
+        return total_of(await self._read(statement, lambda row: EXACT.multiply(*row)))
 
     async def export(self, path: str | Path, selection: Selection = EVERYTHING) -> int:
         """Number of entries written to a new file, `.jsonl` or `.csv`. Amounts are decimal text,
@@ -189,23 +188,22 @@ class SqlLedger(Writer, LedgerStore):
         if (path := Path(path)).suffix not in (".jsonl", ".csv"):
             raise ConfigurationError(f"{path}: the ending names the format, .jsonl or .csv.")
         found = _chosen(selection).execution_options(yield_per=200)  # flat memory for millions
-        return await self._read(found, lambda rows: _write_file(path, map(_flat, rows)))
+        await self.flush()
+        return await self.read(lambda c: _write_file(path, c.execute(found)))
 
-    @override
     async def ready(self) -> str | None:
+        """Reason why entries cannot be written now, in words; None where they can."""
         probe = sa.text("UPDATE ledger_version SET version_num = version_num")
         try:
             async with asyncio.timeout(self.patience_s):
                 await self.write(lambda c: c.execute(probe).rowcount)
-        except TimeoutError:
-            return f"{self.place} has not answered for {self.patience_s} s."
-        except LedgerError as error:
-            return str(error)
+        except (TimeoutError, LedgerError) as error:
+            return str(error) or f"{self.place} has not answered for {self.patience_s} s."
         return None
 
-    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> T:
+    async def _read(self, statement: sa.Executable, made: Callable[[Any], T]) -> list[T]:
         await self.flush()
-        return await self.read(lambda c: made(c.execute(statement)))
+        return await self.read(lambda c: [made(row) for row in c.execute(statement)])
 
     @override
     async def flush(self) -> None:
@@ -225,15 +223,10 @@ open_store = SqlLedger
 """Makes a store: `open_store("sqlite:///ledger.db")`."""
 
 
-def _entries_of(rows: Any) -> list[LedgerEntry]:
-    found = []
-    for row in rows:
-        fields = dict(zip(COLUMNS, row, strict=True))
-        low, high = fields.pop("baseline_low_usd"), fields.pop("baseline_high_usd")
-        del fields["tags"]
-        fields["baseline_range"] = None if low is None else (low, high)
-        found.append(LedgerEntry.model_validate(fields))
-    return found
+def _entry_of(row: Any) -> LedgerEntry:
+    fields = dict(zip(COLUMNS, row, strict=True))
+    low, high, _ = (fields.pop(n) for n in ("baseline_low_usd", "baseline_high_usd", "tags"))
+    return LedgerEntry(**fields, baseline_range=None if low is None else (low, high))
 
 
 def _chosen(selection: Selection, kind: sa.ColumnElement[bool] = ~IS_BEGUN) -> sa.Select[Any]:
@@ -249,7 +242,6 @@ def _where(selection: Selection) -> list[sa.ColumnElement[bool]]:
     return conditions + ([] if until is None else [entries.c.at < until])
 
 
-@lru_cache(maxsize=256)
 def _column(name: str) -> Any:
     of, _, part = name.partition(".")
     if not part and of in entries.c:
@@ -271,27 +263,23 @@ _DECISION = ("action", "confidence", "calibrated", "audit_rate", "signals")
 _FORMULA = tuple("=+-@\t\r\n|%")
 
 
-def _flat(row: Any) -> dict[str, Any]:
-    """A row without the note of a call that failed, which may quote a server's address and words,
-    as a reason may in its end."""
-    fields = dict(zip(COLUMNS, row, strict=True))
-    fields["note"] = "" if fields["outcome"] in FAILED else plain_reason(fields["note"], ())
-    fields["tags"], decision = fields["tags"] or {}, fields.pop("decision") or {}
-    return fields | {name: decision.get(name) for name in _DECISION}
-
-
-def _write_file(path: Path, found: Iterable[dict[str, Any]]) -> int:
+def _write_file(path: Path, rows: Iterable[Any]) -> int:
     n, names = 0, [*(name for name in COLUMNS if name != "decision"), *_DECISION]
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, names)
         if path.suffix == ".csv":
             table.writeheader()
-        for row in found:
+        for row in rows:
             n += 1
+            fields = dict(zip(COLUMNS, row, strict=True))
+            # A note of a call that failed may quote a server, as may the end of a reason.
+            fields["note"] = "" if fields["outcome"] in FAILED else plain_reason(fields["note"], ())
+            fields["tags"], decision = fields["tags"] or {}, fields.pop("decision") or {}
+            fields |= {name: decision.get(name) for name in _DECISION}
             if path.suffix == ".csv":
-                table.writerow({name: _cell(value) for name, value in row.items()})
+                table.writerow({name: _cell(value) for name, value in fields.items()})
             else:
-                file.write(to_json(row) + "\n")
+                file.write(to_json(fields) + "\n")
     return n
 
 

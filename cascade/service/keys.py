@@ -98,7 +98,7 @@ class Keys:
 
     Raises:
         ConfigurationError: from its methods: a setting cannot work, or there is no such key.
-        UnavailableError: from its methods: the database cannot be reached.
+        LedgerError: from its methods: the database cannot be reached.
     """
 
     def __init__(self, url: str) -> None:

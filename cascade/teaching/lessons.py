@@ -13,8 +13,7 @@ from typing import Any, Literal
 from langchain_core.messages import BaseMessage
 from pydantic import Field
 
-from cascade.errors import ConfigurationError
-from cascade.ledger.base import UnavailableError
+from cascade.errors import ConfigurationError, LedgerError
 from cascade.ledger.database import Database, UtcTime, Words, json_type
 from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.feedback import Feedback
@@ -170,7 +169,7 @@ class Deleted(Record):
 class LessonStore(Database, AbstractAsyncContextManager["LessonStore"]):
     """Database of lessons with the verdicts of people about them, and of terms of models.
 
-    Methods raise `cascade.ledger.base.UnavailableError` where it cannot be reached.
+    Methods raise a `LedgerError` where it cannot be reached.
 
     Args:
         url: `sqlite:///lessons.db`, `postgresql://…` or `memory://`; it may be the ledger's.
@@ -404,7 +403,7 @@ class Lessons(CascadeMiddleware):
         async def write() -> None:
             try:
                 await self.store.put(lesson)
-            except UnavailableError as error:
+            except LedgerError as error:
                 logger.error("the lesson of run %s is lost: %s", lesson.run_id, error)
 
         if not self._background.start(write):

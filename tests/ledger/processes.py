@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 async def _spend(url: str, limit: str, log: str) -> None:
     """Spend a budget with 50 requests at once, for ever; each that is granted is logged first."""
-    budgets, limits = Budgets(url, lease_s=2.0), {"day": Decimal(limit)}
+    budgets, limits = Budgets(url), {"day": Decimal(limit)}
+    budgets.lease = timedelta(seconds=2)
     paid = os.open(log, os.O_WRONLY | os.O_APPEND)
     print("ready", flush=True)
 
@@ -38,7 +40,7 @@ async def _spend(url: str, limit: str, log: str) -> None:
             cost = Decimal(random.randint(1, 10)) / 1000
             os.write(paid, f"{cost}\n".encode())
             await asyncio.sleep(random.uniform(0, 0.01))
-            await budgets.settle(granted, cost)
+            budgets.settle(granted, cost)
 
     await asyncio.gather(*(ask() for _ in range(50)))
 

@@ -68,4 +68,3 @@ async def test_a_store_that_only_appends_says_of_the_rest_that_it_cannot() -> No
         await store.flush()
         assert await store.spent("draft", datetime.now(UTC)) is None
         assert await LedgerStore.of_run(store, "r") == []
-        assert await store.ready() is None

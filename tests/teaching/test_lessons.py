@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
-from cascade.errors import ConfigurationError, ModelUnavailableError
+from cascade.errors import ConfigurationError, LedgerError, ModelUnavailableError
 from cascade.ledger import tagged
-from cascade.ledger.base import UnavailableError
 from cascade.ledger.feedback import Feedback
 from cascade.middleware import Audits, Shadow
 from cascade.models.base import Request
@@ -265,7 +264,7 @@ async def test_a_lesson_that_cannot_be_written_is_told_to_be_lost(
     store: LessonStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def away(lesson: Lesson) -> bool:
-        raise UnavailableError("away")
+        raise LedgerError("away")
 
     monkeypatch.setattr(store, "put", away)
     assert await kept_of(store) == []
