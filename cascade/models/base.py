@@ -76,8 +76,7 @@ def file_sha256(path: Path | None) -> str | None:
 
 
 @lru_cache(maxsize=16)
-def _sha256(path: Path, changed_at: float) -> str:
-    del changed_at  # a file that was written anew is another one
+def _sha256(path: Path, _changed_at: float) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

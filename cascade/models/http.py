@@ -49,14 +49,12 @@ once nobody refers to it."""
 
 def check_address(url: str, example: str) -> None:
     """Refuse what is no address with a `ConfigurationError` that says what to write instead."""
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        better = f"http://{url}" if url and "://" not in url else example
-        raise errors.ConfigurationError(f"base_url={url!r} is no address. Write {better!r}.")
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return
+    better = f"http://{url}" if url and "://" not in url else example
+    raise errors.ConfigurationError(f"base_url={url!r} is no address. Write {better!r}.")
 
 
 def is_loopback(url: str) -> bool:
@@ -108,14 +106,24 @@ _BY_STATUS: dict[int, type[errors.ModelError]] = {
     429: errors.RateLimitError,
 }
 
-# Exceptions of HTTP clients and SDKs are told by the names of their classes.
-_NEVER_CONNECTED = {
-    *("ClientConnectorError", "ConnectionTimeoutError"),  # aiohttp
-    *("ConnectError", "ConnectTimeout"),  # httpx
-    *("ConnectionRefusedError", "gaierror"),
+_BY_NAME: dict[str, type[Exception]] = {
+    "ClientConnectorError|ConnectionTimeoutError|ConnectError|ConnectTimeout|"
+    "ConnectionRefusedError|gaierror": ConnectionRefusedError,
+    "NotImplementedError": errors.UnsupportedContentError,
+    "ContentEncodingError|DecodingError": errors.MalformedResponseError,
+    "Timeout": errors.ModelTimeoutError,
+    r"\b(OSError|ClientError|HTTPError|APIConnectionError)\b": errors.ModelUnavailableError,
 }
-_UNREADABLE = {"ContentEncodingError", "DecodingError"}
-_BROKE_OFF = {"OSError", "ClientError", "HTTPError", "APIConnectionError"}
+"""Exceptions of aiohttp, httpx and SDKs, none of which need be installed; the first that fits."""
+
+_DID: dict[type[Exception], str] = {
+    ConnectionRefusedError: "does not answer: no server listens there",
+    errors.UnsupportedContentError: "cannot do that",
+    errors.MalformedResponseError: "sent what cannot be read",
+    errors.ModelTimeoutError: "gave no answer in time",
+    errors.ModelUnavailableError: "lost the connection",
+    errors.StreamInterruptedError: "broke the stream off",
+}
 
 _KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
 GAP = "[…]"
@@ -136,47 +144,28 @@ class Caller:
         said = (kind for kind, words in _BY_WORDS.items() if re.search(words, reason, re.I))
         other = errors.ModelUnavailableError if status >= 500 else errors.BadRequestError
         kind = _BY_STATUS.get(status) or next(said, other)
-        broken = kind in (errors.ModelUnavailableError, errors.ModelTimeoutError) and status != 409
         did = "failed" if status >= 500 else "refused the request"
-        error = self._error(kind, f"{did} ({status})", reason, None if broken else False)
+        broken = kind in (errors.ModelUnavailableError, errors.ModelTimeoutError) and status != 409
+        error = self.error(kind, reason, f"{did} ({status})", None if broken else False)
         error.status = status
         with suppress(KeyError, ValueError):  # there is none, or a date
             wait = float(headers["retry-after"]) if isinstance(headers, Mapping) else -1.0
             error.retry_after = wait if 0 <= wait < float("inf") else None
         return error
 
-    def interrupted(self, reason: str) -> errors.ModelError:
-        """A stream that ended too early."""
-        return self._error(errors.StreamInterruptedError, "broke the stream off", reason)
-
-    def malformed(self, reason: str) -> errors.ModelError:
-        """An answer that cannot be read; it was computed, so it may be billed."""
-        return self._error(errors.MalformedResponseError, "sent what cannot be read", reason)
-
     def failed(self, error: Exception) -> errors.ModelError | None:
         """The named error for an exception of an HTTP client or a provider's SDK; None where it is
         a bug, here or in the SDK."""
         reason, response = str(error) or type(error).__name__, getattr(error, "response", None)
-        names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
         places = ((error, "status_code"), (error, "code"), (response, "status_code"))
-        # What is no HTTP at all has a status of 400 in aiohttp.
-        said = (getattr(at, name, None) for at, name in places if "ClientError" not in names)
-        status = next((s for s in said if isinstance(s, int) and 400 <= s < 600), None)
-        named = None
-        if names & _NEVER_CONNECTED:
-            did = "does not answer: no server listens there"
-            named = self._error(ConnectionRefusedError, did, reason, False)
-        elif "NotImplementedError" in names:
-            named = self._error(errors.UnsupportedContentError, "cannot do that", reason, False)
-        elif status is not None:
-            named = self.refused(status, reason, getattr(response, "headers", None))
-        elif names & _UNREADABLE:
-            named = self.malformed(reason)
-        elif any("Timeout" in name for name in names):
-            named = self._error(errors.ModelTimeoutError, "gave no answer in time", reason)
-        elif names & _BROKE_OFF:
-            named = self._error(errors.ModelUnavailableError, "lost the connection", reason)
-        return named
+        if not type(error).__module__.startswith("aiohttp"):  # for what is no HTTP it says 400
+            said = (getattr(place, name, None) for place, name in places)
+            if status := next((s for s in said if isinstance(s, int) and 400 <= s < 600), None):
+                return self.refused(status, reason, getattr(response, "headers", None))
+        names = " ".join(kind.__name__ for each in _causes(error) for kind in type(each).__mro__)
+        kind = next((kind for words, kind in _BY_NAME.items() if re.search(words, names)), None)
+        unsent = kind in (ConnectionRefusedError, errors.UnsupportedContentError)
+        return None if kind is None else self.error(kind, reason, billed=False if unsent else None)
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -187,26 +176,28 @@ class Caller:
             raise
         except Exception as error:
             did, reason = f"failed with {type(error).__name__}", str(error) or "it says no more"
-            raise self.failed(error) or self._error(errors.ModelError, did, reason) from error
+            raise self.failed(error) or self.error(errors.ModelError, reason, did) from error
 
     @contextmanager
     def readable(self) -> Iterator[None]:
-        """Raise as `malformed` what is raised where a reply is not as it should be."""
+        """Raise what is raised where a reply is not as it should be as `MalformedResponseError`."""
         try:
             yield
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise self.malformed(f"{type(error).__name__}: {error}") from error
+            told = f"{type(error).__name__}: {error}"
+            raise self.error(errors.MalformedResponseError, told) from error
 
-    def _error(
-        self, kind: type[Exception], did: str, reason: str, billed: bool | None = None
+    def error(
+        self, kind: type[Exception], reason: str, did: str = "", billed: bool | None = None
     ) -> errors.ModelError:
+        """The error of a kind: what the server `did`, and why, in one line that moves no cursor and
+        repeats no key."""
         known = kind if issubclass(kind, errors.ModelError) else errors.ModelUnavailableError
-        # One line that moves no cursor and repeats no key.
         line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
         line = _KEY.sub(GAP, line).rstrip(".")
         line = line if len(line) <= 300 else line[:299] + "…"
-        said = f"{self.name} at {self.address} {did}: {line}. {self._advice.get(kind, '')}".strip()
-        return known(said, model=self.name, billed=billed)
+        told = f"{self.name} at {self.address} {did or _DID[kind]}: {line}."
+        return known(f"{told} {self._advice.get(kind, '')}".strip(), model=self.name, billed=billed)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -234,11 +225,10 @@ def conceal(error: errors.ModelError, asked: Iterable[str], secrets: Sequence[st
     def clean(text: str) -> str:
         for secret in secrets:
             text = text.replace(secret, GAP) if len(secret) >= 6 else text
-        quoted = [False] * len(text)
-        for start in range(len(text) - 15):
-            if any(text[start : start + 16] in source for source in sources):
-                quoted[start : start + 16] = [True] * 16
-        kept = (GAP if hidden else c for c, hidden in zip(text, quoted, strict=True))
+        places = range(len(text) - 15)
+        begun = [at for at in places if any(text[at : at + 16] in source for source in sources)]
+        hidden = {at + i for at in begun for i in range(16)}
+        kept = (GAP if i in hidden else c for i, c in enumerate(text))
         return re.sub(rf"({re.escape(GAP)})+", GAP, "".join(kept))
 
     error.args = tuple(clean(part) if isinstance(part, str) else part for part in error.args)
@@ -257,8 +247,9 @@ class Connection:
         self._headers = {"content-type": "application/json", **headers}
         self._caller = caller
         # A proxy of the environment has no business between two ends on one machine.
-        self._here = is_loopback(base_url)
-        self._direct = find_spec("aiohttp") is not None and (self._here or not getproxies())
+        here, encrypted = is_loopback(base_url), self._address.scheme == "https"
+        direct = find_spec("aiohttp") is not None and (here or not getproxies())
+        self._open = partial(_by_aiohttp, encrypted) if direct else partial(_by_httpx, not here)
         self._pools: dict[asyncio.AbstractEventLoop, tuple[_Send, AsyncGenerator[_Send]]] = {}
 
     async def request(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -275,13 +266,13 @@ class Connection:
         held, part = bytearray(), bytearray()
         async with aclosing(self._received(path, body)) as received:
             async for data in received:
-                first, *others = data.split(b"\n")
-                held += first
-                for other in others:
-                    line, held = bytes(held).rstrip(b"\r"), bytearray(other)
+                held += data
+                *lines, held = held.split(b"\n") if b"\n" in data else [held]
+                for line in lines:
                     if line.startswith((b"data:", b"{")):
-                        part += line.removeprefix(b"data:").lstrip()
-                    if part and line[:1] in (b"", b"{"):  # the end of an event, or of itself
+                        part += line.removeprefix(b"data:").strip()
+                    # The end of itself, or of an event.
+                    if part and (line.startswith(b"{") or not line.strip()):
                         yield bytes(part)
                         part.clear()
         if held.startswith(b"{"):
@@ -305,8 +296,7 @@ class Connection:
             for other in list(self._pools):  # of which other threads have some
                 if other.is_closed():
                     self._pools.pop(other, None)
-            encrypted = self._address.scheme == "https"
-            pool = _by_aiohttp(encrypted) if self._direct else _by_httpx(not self._here)
+            pool = self._open()
             self._pools[loop] = await anext(pool), pool
         send, left = self._pools[loop][0], LARGEST_REPLY
         url = self._address._replace(path=self._address.path.rstrip("/") + path).geturl()
@@ -320,7 +310,7 @@ class Connection:
                     left -= len(received)
                     if left < 0:
                         large = f"more than {LARGEST_REPLY >> 20} MiB in one reply"
-                        raise self._caller.malformed(large)
+                        raise self._caller.error(errors.MalformedResponseError, large)
                     yield received
 
     async def _refusal(self, reply: Any) -> errors.ModelError:

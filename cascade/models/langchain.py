@@ -22,6 +22,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import BaseModel, SecretStr
 
 from cascade._portal import iterate_here, on_portal
+from cascade.errors import MalformedResponseError, StreamInterruptedError
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.http import Caller, stays_here
 from cascade.models.logprobs import Tokens
@@ -95,7 +96,7 @@ class LangChainModel(Model):
                     if part.text:
                         yield Chunk(str(part.text))
             if not heard:
-                raise self._caller.interrupted("it ended without a message")
+                raise self._caller.error(StreamInterruptedError, "it ended without a message")
             completion = self._completion(sum(heard[1:], heard[0]))
         yield Chunk(completion=completion)
 
@@ -135,7 +136,8 @@ class LangChainModel(Model):
     def _completion(self, message: AIMessage) -> Completion:
         if message.invalid_tool_calls:
             call = message.invalid_tool_calls[0]
-            raise self._caller.malformed(f"a tool call: {call.get('error') or call}")
+            told = f"a tool call: {call.get('error') or call}"
+            raise self._caller.error(MalformedResponseError, told)
         completion = completion_of(message, self.model)
         return completion if self._sends_once else replace(completion, usage=Usage())
 

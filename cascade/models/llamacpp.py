@@ -18,15 +18,12 @@ import secrets
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolCall
+from langchain_core import messages as lc
 
 from cascade import errors
 from cascade._numbers import to_count
@@ -73,8 +70,6 @@ class LlamaCppModel(ServedModel):
     provider = "llamacpp"
     path = "/v1/chat/completions"
     local = True
-    returns_logprobs = True
-    streams_logprobs = True
     scores = True
     forces_tools = False
 
@@ -111,7 +106,7 @@ class LlamaCppModel(ServedModel):
         if request.tools or any(message.type == "tool" for message in request.messages):
             props = await self._connection.request("/props")
             if not props["chat_template_caps"]["supports_tools"]:
-                messages = told(request.messages, request.tools if _may_call(request) else ())
+                messages = as_text(request.messages, request.tools if _may_call(request) else ())
                 request = replace(request, messages=messages, tools=(), tool_choice=None)
         if request.answer is None:
             return request
@@ -130,7 +125,7 @@ class LlamaCppModel(ServedModel):
         return replace(request, extra={**request.extra, **held})
 
     async def _complete(self, request: Request) -> Completion:
-        completion = await super()._complete(await self._prepared(request))
+        completion = await super()._complete(request)
         calls = read_calls(completion.text, request.tools) if _may_call(request) else ()
         if completion.tool_calls or not calls:
             return completion
@@ -138,16 +133,11 @@ class LlamaCppModel(ServedModel):
         made: Any = {"tool_calls": calls, "call_logprobs": scored, "finish_reason": "tool_calls"}
         return replace(completion, text="", logprobs=None, **made)
 
-    async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
+    def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
         # In one piece where a call may be written as text, which is known at its end; and llama.cpp
         # has no log-probs in a stream with tools.
-        if _may_call(request):
-            pieces = super(ServedModel, self)._stream(request)
-        else:
-            pieces = super()._stream(await self._prepared(request))
-        async with aclosing(pieces):
-            async for chunk in pieces:
-                yield chunk
+        whole = super(ServedModel, self)._stream
+        return (whole if _may_call(request) else super()._stream)(request)
 
     async def aclose(self) -> None:
         """Give the weights back when no other model uses them."""
@@ -195,11 +185,11 @@ For each call, answer with a JSON object within <tool_call></tool_call> tags and
 </tool_call>"""
 
 
-def read_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[ToolCall, ...]:
+def read_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[lc.ToolCall, ...]:
     """The tool calls that a text consists of; none where it holds anything else as well. Each is a
     JSON object with the `name` of a tool and its `arguments` (Llama: `parameters`), bare, in a
     list, in a code block or between `<tool_call>` marks."""
-    found, rest = list[ToolCall](), _BETWEEN.sub("", text, count=1)
+    found, rest = list[lc.ToolCall](), _BETWEEN.sub("", text, count=1)
     names = [tool["function"]["name"] for tool in tools]
     try:
         while rest:
@@ -219,24 +209,25 @@ def _may_call(request: Request) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-def told(messages: Sequence[BaseMessage], tools: Sequence[Any]) -> tuple[BaseMessage, ...]:
+def as_text(messages: Sequence[lc.BaseMessage], tools: Sequence[Any]) -> tuple[lc.BaseMessage, ...]:
     """The conversation for a template without tools: tools, calls and their results as text."""
-    written, worded = partial(json.dumps, ensure_ascii=False), list[BaseMessage]()
-    for kind, turn in groupby(messages, key=attrgetter("type")):
-        if kind == "tool":  # one turn: some templates alternate roles
-            results = [f"<tool_response>\n{m.text}\n</tool_response>" for m in turn]
-            worded.append(HumanMessage("\n".join(results)))
-            continue
-        for message in turn:
-            calls = message.tool_calls if isinstance(message, AIMessage) else ()
-            made = [written({"name": call["name"], "arguments": call["args"]}) for call in calls]
-            parts = [message.text, *(f"<tool_call>\n{call}\n</tool_call>" for call in made)]
-            worded.append(AIMessage("\n".join(filter(None, parts))) if made else message)
+    written = partial(json.dumps, ensure_ascii=False)
+
+    def worded(message: lc.BaseMessage) -> lc.BaseMessage:
+        if message.type == "tool":
+            return lc.HumanMessage(f"<tool_response>\n{message.text}\n</tool_response>")
+        if not (isinstance(message, lc.AIMessage) and message.tool_calls):
+            return message
+        calls = [{"name": call["name"], "arguments": call["args"]} for call in message.tool_calls]
+        made = (f"<tool_call>\n{written(call)}\n</tool_call>" for call in calls)
+        return lc.AIMessage("\n".join(filter(None, [str(message.text), *made])))
+
+    told = [*map(worded, messages)]
     if tools:
-        own = [str(worded.pop(0).text)] if worded and worded[0].type == "system" else []
+        own = [str(told.pop(0).text)] if told and told[0].type == "system" else []
         introduction = _INTRODUCTION.format(tools="\n".join(map(written, tools)))
-        worded.insert(0, SystemMessage("\n\n".join([*own, introduction])))
-    return tuple(worded)
+        told.insert(0, lc.SystemMessage("\n\n".join([*own, introduction])))
+    return tuple(lc.merge_message_runs(told))  # some templates alternate roles
 
 
 class Engine:

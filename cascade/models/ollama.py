@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from cascade.errors import ModelNotFoundError, UnsupportedContentError
 from cascade.models.base import Request
 from cascade.models.http import check_address, without_secrets
-from cascade.models.openai import ServedModel, sendable
+from cascade.models.openai import ServedModel
 
-_TOP_LEVEL = ("think", "keep_alive", "format", "truncate", "shift")
+_TOP_LEVEL = {"model", "tools", "logprobs", "top_logprobs", "format", "truncate", "shift"}
+_TOP_LEVEL |= {"think", "keep_alive"}
 """Parameters that stand beside `options` in the API; every other one belongs inside."""
 
 
@@ -45,14 +47,13 @@ class OllamaModel(ServedModel):
 
     provider = "ollama"
     path = "/api/chat"
+    limit = "num_predict"
     streaming: ClassVar[Any] = {"stream": True}
     ends_with_reason = True
     advice: ClassVar[Mapping[Any, str]] = {
         ConnectionRefusedError: "Is Ollama running? `ollama serve`, or set OLLAMA_HOST.",
         ModelNotFoundError: "Get it with `ollama pull {model}`.",
     }
-    returns_logprobs = True
-    streams_logprobs = True
     forces_tools = False
 
     def _found(self, base_url: str | None, api_key: str) -> tuple[str, str]:
@@ -71,27 +72,22 @@ class OllamaModel(ServedModel):
 
     def payload(self, request: Request) -> dict[str, Any]:
         """The JSON body of a request."""
-        asked: dict[str, Any] = {n: getattr(request, n) for n in ("temperature", "seed")}
-        asked |= {"stop": list(request.stop) or None, "num_predict": request.max_tokens}
-        own = {name: value for name, value in asked.items() if value is not None}
-        payload: dict[str, Any] = {
-            "model": self.model,
-            "stream": False,
-            "messages": [self._message(message) for message in sendable(request.messages)],
-            "tools": None if request.tool_choice == "none" else list(request.tools) or None,
-            "format": request.schema and dict(request.schema),
-            "logprobs": request.logprobs or None,
-            "top_logprobs": request.top_logprobs or None if request.logprobs else None,
-            # Ollama would drop the beginning of a prompt that is too long, and say nothing.
-            "truncate": False,
-            "options": {},
-        }
-        for name, value in {**self._options, **own, **request.extra}.items():
+        tools = () if request.tool_choice == "none" else request.tools
+        plain = replace(request, schema=None, tools=tools, tool_choice=None)
+        # Ollama would drop the beginning of a prompt that is too long, and say nothing.
+        payload: dict[str, Any] = {"stream": False, "truncate": False, "options": {}}
+        if request.schema is not None:
+            payload["format"] = dict(request.schema)
+        for name, value in super().payload(plain).items():
             if name == "options":
                 payload["options"] |= value
+            elif name == "messages":
+                payload[name] = [self._message(message) for message in value]
+            elif name in _TOP_LEVEL:
+                payload[name] = value
             else:
-                (payload if name in _TOP_LEVEL else payload["options"])[name] = value
-        return {name: value for name, value in payload.items() if value is not None}
+                payload["options"][name] = value
+        return payload
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
         content = message.get("content") or ""

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolCall, convert_to_openai_messages
 
-from cascade.errors import ConfigurationError, InputError, ModelError
+from cascade.errors import ConfigurationError, InputError, ModelError, StreamInterruptedError
 from cascade.models import http
 from cascade.models.base import Chunk, Model, Request
 from cascade.models.logprobs import Tokens
@@ -141,10 +141,9 @@ class Answer:
         for name, kind in (("model", str), ("usage", dict), ("timings", dict)):
             if isinstance(value := reply.get(name), kind) and value:
                 self._told[name] = value
-        if "usage" in reply and reply.get("choices") is None:
-            return ""
+        choices = (reply.get("choices") or ()) if "usage" in reply else reply["choices"]
         # One answer was asked for, the first: pieces of another one beside it are not its own.
-        own = (c for c in reply["choices"] if c.get("index") in (0, None) or "message" in c)
+        own = (c for c in choices if c.get("index") in (0, None) or "message" in c)
         if (choice := next(own, None)) is None:
             return ""
         self._answered = True
@@ -176,8 +175,8 @@ class Answer:
         text, thinking = "".join(self.text), "".join(self._thinking) or None
         calls = tuple(read_tool_call(**call) for call in self.calls.values())
         usage = self._told.get("usage", {})
-        prompt = _mapping(usage.get("prompt_tokens_details"))
-        thought = _mapping(usage.get("completion_tokens_details"))
+        details = (usage.get(f"{of}_tokens_details") for of in ("prompt", "completion"))
+        prompt, thought = map(_mapping, details)
         # OpenAI and OpenRouter; LiteLLM
         kept = prompt.get("cache_write_tokens", prompt.get("cache_creation_tokens"))
         reason = "tool_calls" if calls and self.finish_reason == "stop" else self.finish_reason
@@ -206,12 +205,15 @@ class Answer:
 
 
 class ServedModel(Model):
-    """A model behind an HTTP server: requests are posted to `path`, with the parameters `streaming`
-    for a stream, where nothing may come after the reason why it ends (`ends_with_reason`). Errors
-    may have ways out of their own, by their kind (`advice`). `options` go with every request.
+    """A model behind an HTTP server: requests are posted to `path`, with `limit` as the name of
+    their limit of tokens, and the parameters `streaming` for a stream, where nothing may come after
+    the reason why it ends (`ends_with_reason`). Errors may have ways out of their own, by their
+    kind (`advice`). `options` go with every request.
     """
 
     path: ClassVar[str] = "/chat/completions"
+    limit: str = "max_tokens"
+    returns_logprobs = streams_logprobs = True
     streaming: ClassVar[Any] = {"stream": True, "stream_options": {"include_usage": True}}
     ends_with_reason: ClassVar[bool] = False
     advice: ClassVar[Mapping[Any, str]] = {}
@@ -259,16 +261,21 @@ class ServedModel(Model):
         }
         given = {name: value for name, value in payload.items() if value is not None}
         body = {"model": self.model, **self._options, **given}
-        if reasons(self.model) and "max_tokens" in body:
-            body["max_completion_tokens"] = body.pop("max_tokens")
+        if "max_tokens" in body:
+            body[self.limit] = body.pop("max_tokens")
         return body
+
+    async def _prepared(self, request: Request) -> Request:
+        """The request as this model takes it."""
+        return request
 
     def _chunk(self, part: Any) -> Any:
         """A part of a reply in OpenAI's form."""
         return part
 
     async def _complete(self, request: Request) -> Completion:
-        return self.read(await self._connection.request(self.path, self.payload(request)))
+        payload = self.payload(await self._prepared(request))
+        return self.read(await self._connection.request(self.path, payload))
 
     def read(self, reply: object) -> Completion:
         """The answer in a reply, as decoded JSON; a `ModelError` where it has none."""
@@ -278,8 +285,8 @@ class ServedModel(Model):
             return answer.completion()
 
     async def _stream(self, request: Request) -> AsyncGenerator[Chunk]:
-        answer, payload = Answer(self.model), {**self.payload(request), **self.streaming}
-        parts = self._connection.parts(self.path, payload)
+        payload = {**self.payload(await self._prepared(request)), **self.streaming}
+        answer, parts = Answer(self.model), self._connection.parts(self.path, payload)
         try:
             with self.caller.readable():
                 async with aclosing(parts):
@@ -287,7 +294,7 @@ class ServedModel(Model):
                         if part.startswith(b"[DONE]"):
                             break
                         if piece := self._add(http.read_json(part), answer):
-                            tokens = answer.tokens.completed(piece, plain=answer.plain)
+                            tokens = answer.tokens.completed(piece) if answer.plain else ()
                             yield Chunk(piece, logprobs=tokens)
                         if self.ends_with_reason and answer.finish_reason is not None:
                             break  # elsewhere the counts come later, or again
@@ -301,7 +308,8 @@ class ServedModel(Model):
             if answer.finish_reason is None:
                 raise
         if answer.finish_reason is None:
-            raise self.caller.interrupted("it ended without a finish reason")
+            why = "it ended without a finish reason"
+            raise self.caller.error(StreamInterruptedError, why)
         with self.caller.readable():
             completion = answer.completion()
         yield Chunk(completion=completion)
@@ -309,8 +317,9 @@ class ServedModel(Model):
     def _add(self, reply: Any, answer: Answer) -> str:
         if isinstance(reply, Mapping) and reply.get("error"):
             status, reason = http.read_error(reply)
-            begun = answer.text or answer.calls
-            raise self.caller.interrupted(reason) if begun else self.caller.refused(status, reason)
+            if answer.text or answer.calls:
+                raise self.caller.error(StreamInterruptedError, reason)
+            raise self.caller.refused(status, reason)
         return answer.add(self._chunk(reply))
 
     async def aclose(self) -> None:
@@ -343,7 +352,9 @@ class OpenAIModel(ServedModel):
                 f"{self.name} at {http.without_secrets(url)} needs an API key: set OPENAI_API_KEY "
                 "or give api_key."
             )
-        self.returns_logprobs = self.streams_logprobs = not reasons(self.model)
+        if reasons(self.model):
+            self.limit = "max_completion_tokens"
+            self.returns_logprobs = self.streams_logprobs = False
         self.scores = not url.startswith("https://api.openai.com/")
         return url, key
 

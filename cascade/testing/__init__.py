@@ -12,7 +12,7 @@ import json
 import math
 import re
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -52,7 +52,6 @@ def reply(
     output_tokens: int | None = None,
     tool_calls: Sequence[ToolCall] = (),
     finish_reason: str = "stop",
-    model: str = "scripted",
 ) -> Completion:
     """A completion as a model would give it.
 
@@ -77,7 +76,7 @@ def reply(
             called += _split(spelled) or [spelled]
     return Completion(
         text=text,
-        model=model,
+        model="scripted",
         usage=Usage(input_tokens=input_tokens, output_tokens=written),
         logprobs=_logprobs(tokens, probability),
         call_logprobs=_logprobs(called, call_probability),
@@ -110,12 +109,11 @@ class ScriptedModel(Model):
     Args:
         answers: a list (one after the other, the last one again and again), a mapping from the
             question (the text of the last message) to its answer, or a function of the request.
-            An exception among them is raised. One text is the answer to everything.
+            An exception among them is raised. One text is the answer to everything, in as many
+            tokens as it has words; a `Completion` brings its own usage (see `reply`).
         name: the model is `scripted:name`.
         logprobs: probability of the tokens of answers given as text (see `reply`).
-        usage: usage of answers given as text; by default counted in words.
         delay_s: wait this long before each answer.
-        failures: raised one by one by the first requests, before any answer is given.
         returns_logprobs: what the model promises; by default True when an answer given here
             has log-probabilities. Without it none are returned.
         local: whether requests count as staying on this machine.
@@ -136,17 +134,15 @@ class ScriptedModel(Model):
         *,
         name: str = "scripted",
         logprobs: Probability | None = None,
-        usage: Usage | None = None,
         delay_s: float = 0.0,
-        failures: Iterable[Exception] = (),
         returns_logprobs: bool | None = None,
         local: bool = True,
     ) -> None:
         self.model, self.local = name, local
         self.requests: list[Request] = []
         self._answers: Answers = [answers] if isinstance(answers, str) else answers
-        self._probability, self._usage, self._delay_s = logprobs, usage, delay_s
-        self._failures, self._given, self._lock = list(failures), 0, threading.Lock()
+        self._probability, self._delay_s = logprobs, delay_s
+        self._given, self._lock = 0, threading.Lock()
         if returns_logprobs is None:
             listed = answers.values() if isinstance(answers, Mapping) else answers
             known = [] if callable(listed) else [a for a in listed if isinstance(a, Completion)]
@@ -157,14 +153,13 @@ class ScriptedModel(Model):
     async def _complete(self, request: Request) -> Completion:
         with self._lock:
             self.requests.append(request)
-            answer = self._failures.pop(0) if self._failures else self._answer_to(request)
+            answer = self._answer_to(request)
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, str):
-            answer = reply(answer, probability=self._probability, model=self.model)
-            answer = replace(answer, usage=self._usage or answer.usage)
+            answer = replace(reply(answer, probability=self._probability), model=self.model)
         if request.logprobs and self.returns_logprobs:
             return answer
         return replace(answer, logprobs=None, call_logprobs=None)

@@ -49,7 +49,7 @@ class Watching(RunObserver):
 @pytest.mark.parametrize(
     ("draft", "large", "options", "outcome", "tier"),
     [
-        (UNSURE, ScriptedModel(["x"], failures=[DOWN] * 9), {}, "degraded", "small"),
+        (UNSURE, ScriptedModel([DOWN]), {}, "degraded", "small"),
         (UNSURE, ScriptedModel("x", local=False), {"local_only": "abstain"}, "abstained", None),
     ],
 )
@@ -69,7 +69,7 @@ def test_a_record_says_how_a_run_ended(
 
 def test_a_failed_run_has_a_record_with_what_it_has_spent(pair: Pair) -> None:
     watching = Watching()
-    large = ScriptedModel(["x"], failures=[REFUSED], name="large")
+    large = ScriptedModel([REFUSED], name="large")
     with pytest.raises(BadRequestError):
         pair("", large, middleware=[watching]).invoke(Q)
     (record,) = watching.records
@@ -133,7 +133,7 @@ def test_a_failure_is_a_warning_and_a_log_that_is_off_says_nothing(
     pair: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = logging.getLogger("mine")
-    cascade = pair(ScriptedModel([SURE], failures=[REFUSED]), middleware=[RunLog(log)])
+    cascade = pair(ScriptedModel([REFUSED, SURE]), middleware=[RunLog(log)])
     with caplog.at_level(logging.WARNING, "mine"), pytest.raises(BadRequestError):
         cascade.invoke(Q)
     assert [(r.levelname, vars(r)["outcome"]) for r in caplog.records] == [("WARNING", "failed")]
@@ -161,8 +161,7 @@ async def test_a_run_is_a_tree_of_its_steps_and_calls(pair: Pair, how: str) -> N
 
 def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
     traced = Traced()
-    cached = SURE.usage.model_copy(update={"cached_tokens": 3})
-    draft = ScriptedModel([SURE], usage=cached, name="small")
+    draft = ScriptedModel([SURE], name="small")
     with tagged(user="eva"):
         pair(draft, middleware=[traced.observer]).invoke(
             Q, THREAD, tags={"team": "a"}, max_tokens=5, temperature=0.5

@@ -66,7 +66,7 @@ async def test_what_is_no_accepted_draft_has_no_chance(case: str) -> None:
     slow._seen_s["large"] = 60.0
     hit = replace(reply("Canberra", probability=0.9), cached=True)
     drafts, answers, stack = {
-        "degraded": (small(p=0.3), large(failures=[down, down]), []),
+        "degraded": (small(p=0.3), large([down]), []),
         "late": (small(p=0.3), None, [slow]),
         "private": (None, None, [LocalOnly(True)]),
         "cached": (ScriptedModel([hit], name="small"), None, []),  # by a chat model's own cache

@@ -98,8 +98,8 @@ async def test_a_function_that_fails_gives_no_loss(given: Any, words: str) -> No
     assert "secret" not in found.note
 
 
-def judging(says: Any, **options: Any) -> tuple[ScriptedModel, Audits]:
-    model = ScriptedModel(says, name="judge", **options)
+def judging(says: Any) -> tuple[ScriptedModel, Audits]:
+    model = ScriptedModel(says, name="judge")
     return model, Audits(judge=Tier(model, price=PRICE))
 
 
@@ -139,7 +139,7 @@ async def test_a_judge_sees_the_conversation_and_nothing_but_text() -> None:
 
 async def test_a_judge_that_is_down_gives_no_loss() -> None:
     down = ModelUnavailableError("down", model="scripted:judge")
-    _, audits = judging("A", failures=[down])
+    _, audits = judging([down])
     cascade = pair(middleware=[Retries(attempts=1)])
     found = await compare(LONG_DRAFT, LONG_LARGE, audits, cascade=cascade)
     assert found == (None, "the comparison failed: down")

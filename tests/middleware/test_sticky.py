@@ -121,11 +121,11 @@ async def test_while_the_large_model_is_down_the_small_one_answers(driver: str) 
     cascade, drafts, answers = made()
     (first,) = await talk(cascade, f"hard {LONG}", driver=driver)
     down = ModelUnavailableError("down", model=answers.name)
-    answers._failures += [down] * 3
+    answers._answers = [down]
     result = await follow_up(cascade, first, driver=driver)
     assert (result.tier, result.degraded, len(drafts.requests)) == ("small", True, 2)
     assert [entry.outcome for entry in result.ledger if entry.model][-1] == "ok"
-    answers._failures.append(BadRequestError("no", model=answers.name))
+    answers._answers = [BadRequestError("no", model=answers.name)]
     with pytest.raises(BadRequestError):
         await follow_up(cascade, first, driver=driver)
 

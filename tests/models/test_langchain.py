@@ -180,6 +180,7 @@ LOST = raised("APIConnectionError")
 FAILURES: list[tuple[Exception, type[ModelError], bool | None]] = [
     (SLOW, RateLimitError, False),
     (raised("StatusError", response=REFUSED), AuthenticationError, False),
+    (raised("ClientError", code=429), RateLimitError, False),  # of google.genai
     (raised("ReadTimeout"), ModelTimeoutError, None),
     (NotImplementedError("no"), UnsupportedContentError, False),
     (ConnectionRefusedError("no"), ModelUnavailableError, False),

@@ -156,13 +156,14 @@ async def test_calls_and_their_results_are_told_as_text(
     )
     server.will(replies.openai_reply("ok"))
     await model.complete(Request(conversation, tools=(WEATHER,)))
-    system, human, made, results, last = server.last.body["messages"]
+    system, human, made, results = server.last.body["messages"]
     assert system["content"].startswith("Be short.\n\n")
-    assert (human["content"], last["content"]) == ("Weather?", "Thanks!")
+    assert human["content"] == "Weather?"
     call = f"<tool_call>\n{CALL}\n</tool_call>"
     assert made == {"role": "assistant", "content": f"I look.\n{call}\n{call}"}
     assert results["role"] == "user"
     assert results["content"].count("<tool_response>") == 2
+    assert results["content"].endswith("\nThanks!"), "some templates alternate roles"
 
 
 # Setting up

@@ -17,9 +17,9 @@ from tests.models.asking import ask, ask_in_pieces
 CALL = {"name": "search", "args": {"q": "cheap flights", "n": 3, "empty": ""}, "id": "1"}
 
 
-async def test_answers_in_order_and_the_last_one_again_after_the_failures() -> None:
+async def test_answers_and_failures_in_order_and_the_last_one_again() -> None:
     slow = RateLimitError("slow", model="m")
-    model = ScriptedModel(["one", "two"], failures=[slow])
+    model = ScriptedModel([slow, "one", "two"])
     with pytest.raises(RateLimitError):
         await ask(model)
     assert [(await ask(model)).text for _ in range(3)] == ["one", "two", "two"]
@@ -37,12 +37,10 @@ async def test_answers_by_question() -> None:
 
 
 async def test_logprobs_come_only_when_promised_and_asked_for() -> None:
-    given = Usage(input_tokens=1, output_tokens=1)
-    model = ScriptedModel(["a b"], logprobs=0.5, usage=given)
+    model = ScriptedModel(["a b"], logprobs=0.5)
     assert (await ask(model)).logprobs is None
     answer = await ask(model, logprobs=True)
     assert answer.logprobs == (TokenLogprob("a", math.log(0.5)), TokenLogprob(" b", math.log(0.5)))
-    assert answer.usage == given
     silent = ScriptedModel(["a b"], logprobs=0.5, returns_logprobs=False)
     assert (await ask(silent, logprobs=True)).logprobs is None
     assert ScriptedModel({"q": reply("x", probability=0.5)}).returns_logprobs
