@@ -13,22 +13,12 @@ same agents.
 
 from __future__ import annotations
 
-from cascade.agents.auditor import Auditor
-from cascade.agents.drafter import Drafter
-from cascade.agents.expert import Expert
-from cascade.agents.person import Person
-from cascade.agents.router import Route, Router
-from cascade.agents.self_checker import SelfChecker
-from cascade.agents.verifier import Verdict, Verifier
-
-__all__ = [
-    "Auditor",
-    "Drafter",
-    "Expert",
-    "Person",
-    "Route",
-    "Router",
-    "SelfChecker",
-    "Verdict",
-    "Verifier",
-]
+from cascade.agents.auditor import Auditor as Auditor
+from cascade.agents.drafter import Drafter as Drafter
+from cascade.agents.expert import Expert as Expert
+from cascade.agents.person import Person as Person
+from cascade.agents.router import Route as Route
+from cascade.agents.router import Router as Router
+from cascade.agents.self_checker import SelfChecker as SelfChecker
+from cascade.agents.verifier import Verdict as Verdict
+from cascade.agents.verifier import Verifier as Verifier

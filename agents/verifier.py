@@ -37,8 +37,7 @@ class Verdict(Record):
     calibrated: bool = False
 
 
-Judgement = bool | float | Verdict
-Judge = Callable[..., Judgement | Awaitable[Judgement]]
+Judge = Callable[..., bool | float | Verdict | Awaitable[bool | float | Verdict]]
 """`(question, answer)`: true accepts, false escalates, a float is a confidence for the policy.
 Parameters called `run` and `runtime` get the `Run` and the `CascadeRuntime`."""
 

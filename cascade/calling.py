@@ -1,4 +1,4 @@
-"""The one function through which a model is asked: middleware, then the ledger, then the wire."""
+"""The function through which a model is asked, within all middleware: the ledger, then the wire."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from langchain_core.messages import BaseMessage
 
-from cascade.errors import ExtensionError, MalformedResponseError
+from cascade.errors import MalformedResponseError
 from cascade.ledger.ledger import Attempt, Ledger
 from cascade.ledger.outlook import characters
-from cascade.middleware.base import Ask, CascadeMiddleware
 from cascade.models.base import Chunk, Model
 from cascade.run import Call, Parts
 from cascade.state import Completion, Usage
@@ -30,30 +28,6 @@ class CompositeModel(Model):
     @abstractmethod
     async def answer(self, call: Call, attempt: Attempt, ledger: Ledger) -> Completion:
         """The answer to a call; what it asks in turn is made within `ledger.attempt`."""
-
-
-def overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:
-    """Middleware with a hook of its own."""
-    plain = getattr(CascadeMiddleware, hook)
-    return [m for m in middleware if getattr(type(m), hook) is not plain]
-
-
-def chain(middleware: Sequence[CascadeMiddleware], last: Ask) -> Ask:
-    """The handler of calls that passes all middleware from outside to the wire."""
-    handler = last
-    for one in reversed(overriding(middleware, "wrap_model_call")):
-        handler = partial(_through, one, handler=handler)
-    return handler
-
-
-async def _through(one: CascadeMiddleware, call: Call, handler: Ask) -> Completion:
-    completion: object = await one.wrap_model_call(call, handler)
-    if not isinstance(completion, Completion):
-        raise ExtensionError(
-            f"{one.name}.wrap_model_call returned {completion!r}: return a Completion, as in "
-            "`return await handler(call)`."
-        )
-    return completion
 
 
 async def send(call: Call, ledger: Ledger) -> Completion:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 from langchain_core.messages import AnyMessage
 
 from cascade import agents
-from cascade.calling import CompositeModel, chain, overriding, send
+from cascade.calling import CompositeModel, send
 from cascade.errors import (
     CascadeError,
     ConfigurationError,
@@ -37,7 +37,7 @@ from cascade.events import Event
 from cascade.ledger.entries import LedgerView
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
-from cascade.middleware.base import Advance, CascadeMiddleware, Slot
+from cascade.middleware.base import Advance, Ask, CascadeMiddleware, Slot
 from cascade.policies.base import Situation
 from cascade.run import (
     Answer,
@@ -133,13 +133,15 @@ class Kernel:
             "expert": agents.Expert(),
             "audit": agents.Auditor(),
         }
-        self._ask = chain(self.middleware, partial(send, ledger=self.ledger))
         # Guards see a question first, and have the last word on a decision: they stand outermost.
-        self._before = overriding(self.middleware[::-1], "before_run")
-        self._decide = overriding(self.middleware, "wrap_decision")
-        self._after = overriding(self.middleware, "after_run")
+        self._before = _overriding(self.middleware[::-1], "before_run")
+        self._decide = _overriding(self.middleware, "wrap_decision")
+        self._after = _overriding(self.middleware, "after_run")
+        self._ask: Ask = partial(send, ledger=self.ledger)
+        for one in reversed(_overriding(self.middleware, "wrap_model_call")):
+            self._ask = partial(_asked, one, self._ask)
         self._step: Advance = self._act
-        for one in reversed(overriding(self.middleware, "wrap_step")):
+        for one in reversed(_overriding(self.middleware, "wrap_step")):
             self._step = partial(_looked_on, one, self._step)
 
     # --- what agents and middleware ask for
@@ -268,7 +270,7 @@ class Kernel:
         elif not await drive_kept(self.graph, run, runtime):
             await self.answer(run, runtime)
 
-    async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
+    async def answer(self, run: Run, runtime: CascadeRuntime) -> None:
         """Take a run to its end, or to a person: the loop that drives without LangGraph.
 
         Each step runs in a copied context, so that a variable which the user's code sets is seen
@@ -283,7 +285,6 @@ class Kernel:
         except asyncio.CancelledError:
             self._merge(run, spent=True)
             raise
-        return _answer_of(run)
 
     async def aclose(self) -> None:
         """Let middleware finish what is under way, then close models and helpers, all of them."""
@@ -319,7 +320,7 @@ class Kernel:
 
     async def _close(self, run: Run, runtime: CascadeRuntime) -> None:
         self._merge(run, spent=run.kind == "answer")
-        answer = _answer_of(run)
+        answer = Answer(run.answer, run.decision, run.source, run.degraded)
         for one in self._after:
             try:
                 await one.after_run(run, answer, runtime)
@@ -337,8 +338,20 @@ class Kernel:
             learn(known_cost(run.entries))
 
 
-def _answer_of(run: Run) -> Answer:
-    return Answer(run.answer, run.decision, run.source, run.degraded)
+def _overriding(middleware: Sequence[CascadeMiddleware], hook: str) -> list[CascadeMiddleware]:
+    """Middleware with a hook of its own."""
+    plain = getattr(CascadeMiddleware, hook)
+    return [one for one in middleware if getattr(type(one), hook) is not plain]
+
+
+async def _asked(one: CascadeMiddleware, handler: Ask, call: Call) -> Completion:
+    completion: object = await one.wrap_model_call(call, handler)
+    if not isinstance(completion, Completion):
+        raise ExtensionError(
+            f"{one.name}.wrap_model_call returned {completion!r}: return a Completion, as in "
+            "`return await handler(call)`."
+        )
+    return completion
 
 
 def _decided(

@@ -336,7 +336,7 @@ class Kernel(Protocol):
         where free signals give no decision."""
         ...
 
-    async def answer(self, run: Run, runtime: CascadeRuntime) -> Answer:
+    async def answer(self, run: Run, runtime: CascadeRuntime) -> None:
         """Take a run to its end, as the loop does."""
         ...
 

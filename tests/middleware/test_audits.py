@@ -14,7 +14,7 @@ from cascade.ledger import tagged
 from cascade.ledger.entries import LedgerEntry
 from cascade.middleware import Audits, Deadline, LocalOnly, Retries
 from cascade.middleware.audits import DailyBudget
-from cascade.run import CascadeRuntime
+from cascade.run import Answer, CascadeRuntime
 from cascade.state import Decision
 from cascade.testing import ScriptedModel, reply
 from tests.middleware.cascades import ask, large, losses, of, pair, small
@@ -53,7 +53,8 @@ async def test_a_run_is_audited_once_however_often_its_end_is_executed() -> None
     audits, ledger, answers = Audits(1.0), MemoryLedger(), large()
     made = pair(small(), answers, ledger=ledger, middleware=[audits])
     run = made.kernel.begin([HumanMessage(Q)])
-    answer = await made.kernel.answer(run, CascadeRuntime(made.kernel))
+    await made.kernel.answer(run, CascadeRuntime(made.kernel))
+    answer = Answer(run.answer, run.decision, run.source)
     await audits.after_run(run, answer, CascadeRuntime(made.kernel))
     await made.aclose()
     assert len(answers.requests) == 1

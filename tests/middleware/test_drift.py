@@ -286,8 +286,7 @@ async def watching(drift: Drift, policy: Any = None, **parts: Any) -> Kernel:
     return kernel
 
 
-CERTIFIED = SimpleNamespace(inner=CertifiedPolicy(CERTIFICATE))
-"""A policy with a certificate inside."""
+CERTIFIED = CertifiedPolicy(CERTIFICATE)
 
 
 @pytest.mark.parametrize(
