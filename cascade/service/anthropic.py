@@ -7,11 +7,9 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from anthropic.types import OutputConfigParam, ToolChoiceParam
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, Field
-from starlette.requests import Request
-from starlette.responses import Response
 
 from cascade.run import Settings
 from cascade.service import wire
@@ -21,9 +19,6 @@ from cascade.service.wire import content_of, sent_event
 from cascade.state import Usage
 
 router = APIRouter(tags=["Anthropic"], route_class=Route)
-
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly: tokens are counted without asking a model."""
 
 Blocks = list[dict[str, Any]]
 
@@ -63,7 +58,7 @@ async def count_tokens(request: Request) -> Response:
     body, size = await wire.read_body(request, CountRequest)
     gateway.model(body.model, key)
     conversation(body)
-    tokens = max(1, -(-size // CHARACTERS_PER_TOKEN))
+    tokens = max(1, -(-size // 4))  # characters of English text
     return wire.json_response({"input_tokens": tokens}, {"x-cascade-basis": "estimated"})
 
 
@@ -131,19 +126,14 @@ def _usage(usage: Usage) -> dict[str, Any]:
     """Tokens in Anthropic's form, where cached ones stand beside the input."""
     read, written = usage.cached_tokens or 0, usage.cache_write_tokens or 0
     hour = min(written, usage.cache_write_1h_tokens or 0)
+    kept = {"ephemeral_5m_input_tokens": written - hour, "ephemeral_1h_input_tokens": hour}
     return {
         "input_tokens": max(0, (usage.input_tokens or 0) - read - written),
         "output_tokens": usage.output_tokens or 0,
         "cache_read_input_tokens": read,
         "cache_creation_input_tokens": written,
-        "cache_creation": {
-            "ephemeral_5m_input_tokens": written - hour,
-            "ephemeral_1h_input_tokens": hour,
-        },
+        "cache_creation": kept,
     }
-
-
-_REASONS = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
 
 
 class _MessageWriter(wire.Writer):
@@ -162,7 +152,8 @@ class _MessageWriter(wire.Writer):
         ]
         if reply.text:
             content.insert(0, {"type": "text", "text": reply.text, "citations": None})
-        reason = "refusal" if reply.refusal else _REASONS.get(reply.finish_reason, "end_turn")
+        reasons = {"tool_calls": "tool_use", "length": "max_tokens", "content_filter": "refusal"}
+        reason = "refusal" if reply.refusal else reasons.get(reply.finish_reason, "end_turn")
         usage, facts = _usage(reply.completion.usage), reply.way.facts()
         return self._message(content=content, stop_reason=reason, usage=usage, cascade=facts)
 

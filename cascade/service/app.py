@@ -52,7 +52,6 @@ def create_app(config: Configured) -> FastAPI:
     """
     registry = CollectorRegistry()
     gateway = Gateway(config, [PrometheusMetrics(registry)])
-
     app = FastAPI(
         title="cascade",
         version=__version__,
@@ -82,7 +81,7 @@ async def _show_fault(request: Request, error: Exception) -> Response:
         near = [each for each in paths if each.startswith(here)] or paths
         there = ", ".join(f"{method.upper()} {each}" for each in near for method in paths[each])
         said = f"{request.method} {path[:100]} is not served here; there are {there}."
-        allowed = {**(error.headers or {})}
+        allowed = dict(error.headers or {})
         error = ServiceError(error.status_code, said, "not_served", headers=allowed)
     fault = fault_of(error, path)
     if path == "/" or path.startswith("/export/"):
@@ -241,12 +240,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(ARRIVE_S, self._look)
 
 
-_ACTING = re.compile(
-    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""Characters that move a cursor or turn text around."""
-
-
 class Lines(logging.Formatter):
     """Records as text whose further lines are set in, or as one JSON object each: what clients and
     providers say forges no record, and moves no cursor."""
@@ -259,7 +252,8 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if not self._json:
             text = super().format(record).replace("\n", "\n    ")
-            return _ACTING.sub(lambda found: repr(found[0])[1:-1], text)
+            shown = (c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+            return text if text.isprintable() else "".join(shown)
         at = datetime.fromtimestamp(record.created, UTC).isoformat()
         said = {"time": at, "level": record.levelname, "message": record.getMessage()}
         said |= getattr(record, "run", {})

@@ -14,32 +14,20 @@ from collections.abc import Mapping
 from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    IPvAnyNetwork,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.networks import IPvAnyNetwork
 
 from cascade.errors import ConfigurationError
 from cascade.ledger.prices import Price, to_price
 from cascade.service.faults import place_in
 from cascade.tiers import Tier
 
-if TYPE_CHECKING:
-    from cascade.integrations.agent_tier import AgentTier
-
 Share = Annotated[float, Field(ge=0, le=1)]
-Chance = Annotated[float, Field(gt=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Dollars = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -116,12 +104,11 @@ class TierConfig(Section):
         if (variable := given.pop("api_key_env")) is not None:
             given["api_key"] = os.environ.get(variable)
             if not given["api_key"]:
-                said = f"api_key_env: the environment variable {variable} is not set."
-                raise ConfigurationError(said)
+                raise ConfigurationError(f"api_key_env: the variable {variable} is not set.")
         return Tier(**given)
 
 
-def _agent(name: str, folder: Path) -> AgentTier:
+def _agent(name: str, folder: Path) -> Any:
     """The agent of a module, which may stand beside the configuration."""
     from cascade.integrations.agent_tier import AgentTier  # noqa: PLC0415 - it loads LangGraph
 
@@ -142,9 +129,9 @@ def _agent(name: str, folder: Path) -> AgentTier:
 class AuditConfig(Section):
     """Audits of accepted drafts."""
 
-    rate: Chance = 0.05
+    rate: float = Field(default=0.05, gt=0, le=1)
     """Share of accepted drafts."""
-    daily_usd: Annotated[Decimal, Field(gt=0, allow_inf_nan=False)] | None = None
+    daily_usd: Decimal | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Dollars per day of UTC for audits; the rate is lowered so that they last."""
     compare: str = "auto"
     """How a draft is compared with the large model's answer."""
@@ -236,7 +223,7 @@ class ServiceConfig(Section):
     `memory://` to keep nothing."""
     listen: ListenConfig = ListenConfig()
     """Where it listens."""
-    unknown_call_usd: Dollars = Decimal("0.01")
+    unknown_call_usd: Decimal = Field(default=Decimal("0.01"), ge=0, allow_inf_nan=False)
     """What a call of unknown cost counts for budgets, such as one of a tier without a price."""
     log: LogConfig = LogConfig()
     """What is written to standard error."""
@@ -276,11 +263,8 @@ Place = tuple[str | int, ...]
 
 
 def read_config(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Configured:
-    """The configuration in a YAML file, where `${NAME}` stands for an environment variable.
-
-    Args:
-        path: of the file. Calibrations, and a ledger of SQLite, are relative to its folder.
-        overrides: go over the file.
+    """The configuration in a YAML file, where `${NAME}` stands for an environment variable;
+    `overrides` go over it. Calibrations, and a ledger of SQLite, are relative to its folder.
 
     Raises:
         ConfigurationError: with a line for each thing that is wrong.

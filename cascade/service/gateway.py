@@ -11,7 +11,7 @@ import re
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,11 +21,10 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Literal
 
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from langchain_core.messages import AnyMessage
 from pydantic import BaseModel, Field, Json
-from starlette.requests import Request
-from starlette.responses import Response
 from typing_extensions import override
 
 from cascade import middleware as ready
@@ -36,19 +35,20 @@ from cascade.ledger.entries import LedgerEntry, LedgerView, failures, plain_reas
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Budgets
 from cascade.ledger.store import open_store
-from cascade.middleware import CascadeMiddleware, Slot
-from cascade.middleware.base import Decide
+from cascade.middleware.base import CascadeMiddleware, Decide, Slot
 from cascade.middleware.local_only import LocalOnly, looks_personal
 from cascade.models import Model
 from cascade.policies.base import Policy, Situation
 from cascade.questions import to_messages
-from cascade.run import CascadeRuntime, Run, Settings, known_cost
+from cascade.run import CascadeRuntime, Run, Settings, Show, known_cost
 from cascade.service.config import LOOPBACK, RESTART, CascadeConfig, Configured, read_config
 from cascade.service.faults import ServiceError, client_left, kind_of
 from cascade.service.keys import CASCADE_TAG, KEY_TAG, Key, Keys, Rates, Tags, dollars, put_aside
 from cascade.state import Completion, Decision, Usage
 
 logger = logging.getLogger("cascade")
+
+Tell = Callable[[Event], None]
 
 WATCH_S, PATIENCE_S = 2.0, 30.0
 """Seconds between two looks at the files, and the longest wait of a request for a place."""
@@ -186,7 +186,9 @@ class Served:
         self.name, self.config, self.version, self.busy = name, config, version, 0
         self.own_price, folder = OwnPrice(), gateway.config.path.parent
         stack = [self.own_price, *gateway.metrics, *_middleware(config, gateway)]
-        options: dict[str, Any] = {"name": name, **{n: getattr(config, n) for n in _SAME}}
+        same = ("price_of_error", "max_harm", "escalation_budget", "threshold", "deadline")
+        names = (*same, "response_format", "local_only", "signals")
+        options: dict[str, Any] = {"name": name, **{n: getattr(config, n) for n in names}}
         if config.private is not None:
             stack.append(LocalOnly(options.pop("local_only"), private=looks_personal))
         if config.calibrator is not None:
@@ -209,8 +211,7 @@ class Served:
     ) -> Run:
         """A run as a request and its key want it, with our prompt where it has none of its own."""
         of_key = {**key.tags, KEY_TAG: key.id} if key else {}
-        tags = {**self.config.tags, **wishes.tags, **of_key, CASCADE_TAG: self.name}
-        settings["tags"] = tags
+        settings["tags"] = {**self.config.tags, **wishes.tags, **of_key, CASCADE_TAG: self.name}
         deadlines = filter(None, (self.config.deadline, wishes.deadline))
         settings["deadline"] = min(deadlines, default=None)
         if wishes.local_only:
@@ -261,18 +262,16 @@ class Gateway:
 
     def models(self, key: Key | None) -> list[str]:
         """The models that a key may ask for."""
-        return [name for name in self.served if key is None or key.may_use(name)]
+        allowed = key.models if key else ()
+        return [name for name in self.served if not allowed or name in allowed]
 
     def model(self, name: str, key: Key | None) -> Served:
         """A model by its name; an error where there is none, or it is not for this key."""
         served = self.served.get(name) or self.served.get(name.removesuffix(":latest"))
-        if served is None:
+        if served is None or served.name not in self.models(key):
             there = ", ".join(self.models(key)) or "none"
-            said = f"there is no model {name[:100]!r}; there are {there}."
+            said = f"there is no model {name[:100]!r} that may be asked for; there are {there}."
             raise ServiceError(404, said, "model_not_found", param="model")
-        if key is not None and not key.may_use(served.name):
-            said = f"this key may not ask for {served.name!r}; it may for {', '.join(key.models)}."
-            raise ServiceError(403, said, "model_not_allowed", param="model")
         return served
 
     async def ask(
@@ -282,7 +281,7 @@ class Gateway:
         way: Way,
         size: int,
         key: Key | None,
-        tell: Callable[[Event], None] | None = None,
+        tell: Tell | None = None,
     ) -> Reply:
         """Take a run to its end, in a place of its own, with money for its `size` put aside; a
         stream is told what happens.
@@ -316,17 +315,16 @@ class Gateway:
             if reservation is not None:
                 self.money.settle(reservation, known_cost(run.entries, unknown_usd))
 
-    async def _run(
-        self, served: Served, run: Run, way: Way, tell: Callable[[Event], None] | None
-    ) -> Reply:
+    async def _run(self, served: Served, run: Run, way: Way, tell: Tell | None) -> Reply:
         def emit(event: Event) -> None:
             if isinstance(event, Token) and event.tier != way.tier:
                 way.note(run, event.tier, served.models)
             if tell is not None:
                 tell(event)
 
-        runtime, begun = CascadeRuntime(served.cascade.kernel, emit), time.perf_counter()
-        runtime.show, runtime.streams = "verified" if tell else "final", tell is not None
+        show: Show = "verified" if tell else "final"
+        runtime = CascadeRuntime(served.cascade.kernel, emit, show, streams=tell is not None)
+        begun = time.perf_counter()
         try:
             result = await served.cascade.adrive(run, runtime)
             way.note(run, "" if result.abstained else result.tier, served.models)
@@ -368,8 +366,7 @@ class Gateway:
     async def __aenter__(self) -> None:
         """Connect to the ledger before the first requests need it; it may also come later."""
         self.loop = asyncio.get_running_loop()
-        why = None if self.store is None else await self.store.ready()
-        if why is not None:
+        if self.store is not None and (why := await self.store.ready()) is not None:
             logger.error("the ledger cannot be written yet: %s", why)
         self.start(self._watch())
 
@@ -385,7 +382,6 @@ class Gateway:
                 await tier.model.warm()
             except CascadeError as error:
                 logger.warning("%s is not ready yet: %s", tier.model.name, error)
-
         while True:
             await asyncio.sleep(WATCH_S)
             if _versions(self.config) != self._seen:
@@ -460,16 +456,13 @@ class Route(APIRoute):
         async def handle(request: Request) -> Any:
             if not request.app.state.gateway.config.auth:
                 host, origin = request.headers.get("host", ""), request.headers.get("origin")
-                own = origin is None or origin.partition("://")[2] == host
-                if not own or not _OWN_HOST.fullmatch(host):
+                ours = re.fullmatch(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", host, re.IGNORECASE)
+                if not ours or (origin is not None and origin.partition("://")[2] != host):
                     said = f"{', '.join(LOOPBACK)} and their own pages, not {origin or host!r:.80}"
                     raise ServiceError(403, f"without keys it answers {said}.", "foreign_site")
             return await self.endpoint(request, **request.path_params)
 
         return handle
-
-
-_OWN_HOST = re.compile(r"(127\.0\.0\.1|\[::1\]|localhost)(:\d+)?", re.IGNORECASE)
 
 
 async def asked_by(
@@ -521,32 +514,25 @@ def _versions(config: Configured) -> dict[str | None, float]:
     return found
 
 
-_SAME = (
-    *("price_of_error", "max_harm", "escalation_budget", "threshold"),
-    *("deadline", "response_format", "local_only", "signals"),
-)
-"""Options that a cascade takes as they stand in its configuration."""
-
-
-def _middleware(config: CascadeConfig, gateway: Gateway) -> list[CascadeMiddleware]:
+def _middleware(config: CascadeConfig, gateway: Gateway) -> Iterator[CascadeMiddleware]:
     folder = gateway.config.path.parent
-    stack: list[CascadeMiddleware] = [ready.Retries(config.retries), ready.Breaker(config.breaker)]
+    yield ready.Retries(config.retries)
+    yield ready.Breaker(config.breaker)
     if config.abort:
-        stack.append(ready.Abort() if config.abort is True else ready.Abort(config.abort))
+        yield ready.Abort() if config.abort is True else ready.Abort(config.abort)
     if config.sticky:
-        stack.append(ready.Sticky())
+        yield ready.Sticky()
     if config.tool_risks is not None:
-        stack.append(ready.ToolRisks(config.tool_risks))
+        yield ready.ToolRisks(config.tool_risks)
     if config.fallback is not None:
-        stack.append(ready.Fallback(config.fallback.open(folder)))
+        yield ready.Fallback(config.fallback.open(folder))
     if config.mode != "live":
-        stack.append(ready.Shadow(config.canary_share if config.mode == "canary" else 0.0))
+        yield ready.Shadow(config.canary_share if config.mode == "canary" else 0.0)
     if config.drift is not None:
-        stack.append(ready.Drift(config.drift))
+        yield ready.Drift(config.drift)
     if (audits := config.audits) is not None:
         if gateway.store is None:
             raise ConfigurationError("audits need a ledger, their place: set ledger.")
         judge = None if audits.judge is None else audits.judge.open(folder)
         daily_usd, compare = audits.daily_usd, audits.compare
-        stack.append(ready.Audits(audits.rate, daily_usd=daily_usd, compare=compare, judge=judge))
-    return stack
+        yield ready.Audits(audits.rate, daily_usd=daily_usd, compare=compare, judge=judge)

@@ -75,10 +75,6 @@ class Key(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True)
         given: dict[Window, Decimal | None] = {"day": self.day_usd, "month": self.month_usd}
         return {window: usd for window, usd in given.items() if usd is not None}
 
-    def may_use(self, model: str) -> bool:
-        """True if it may ask for this model."""
-        return not self.models or model in self.models
-
 
 def digest_of(secret: str) -> str:
     """The hash of a secret."""

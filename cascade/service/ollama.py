@@ -7,13 +7,11 @@ from collections import defaultdict, deque
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from langchain_core.messages import AnyMessage
 from ollama import Message
 from openai.types.chat import ChatCompletionFunctionTool
 from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt
-from starlette.requests import Request
-from starlette.responses import Response
 
 from cascade._version import __version__
 from cascade.run import Settings
@@ -22,9 +20,6 @@ from cascade.service.faults import ServiceError
 from cascade.service.gateway import Reply, Route, Served, asked_by
 
 router = APIRouter(tags=["Ollama"], route_class=Route)
-
-VERSION = "0.12.11"
-"""Of Ollama's API that is spoken here; clients compare it with what they need."""
 
 
 class OllamaMessage(BaseModel):
@@ -125,13 +120,11 @@ def _messages(given: list[OllamaMessage]) -> list[AnyMessage]:
             call_id = left[name].popleft()
         content: str | list[Any] = message.content or ""
         if message.images:
-            urls = [f"data:image/{_KINDS.get(x[:4], 'png')};base64,{x}" for x in message.images]
+            kinds = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}  # by the first bytes
+            urls = [f"data:image/{kinds.get(x[:4], 'png')};base64,{x}" for x in message.images]
             content = [{"type": "text", "text": content}, *map(wire.image_part, urls)]
         found.append(wire.message_of(message.role, content, calls, call_id=call_id, name=name))
     return found
-
-
-_KINDS = {"/9j/": "jpeg", "R0lG": "gif", "UklG": "webp"}
 
 
 # --- writing
@@ -211,16 +204,15 @@ async def show(request: Request) -> Response:
     gateway, key = await asked_by(request)
     body, _ = await wire.read_body(request, wire.AnyRequest)
     served = gateway.model(body.model, key)
-    tiers = [*served.models.values()]
-    info = {"general.architecture": "cascade", "cascade.tiers": tiers}
+    info = {"general.architecture": "cascade", "cascade.tiers": [*served.models.values()]}
     more = {"model_info": info, "capabilities": ["completion", "tools"]}
     return wire.json_response(_card(served) | more)
 
 
 @router.get("/api/version")
 async def version(_: Request) -> Response:
-    """The version of Ollama's API that is spoken here."""
-    return wire.json_response({"version": VERSION, "gateway": __version__})
+    """The version of Ollama's API that is spoken here; clients compare it with what they need."""
+    return wire.json_response({"version": "0.12.11", "gateway": __version__})
 
 
 def _card(served: Served) -> dict[str, Any]:

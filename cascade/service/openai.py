@@ -8,19 +8,12 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from langchain_core.messages import AIMessage, AnyMessage, ToolCall
-from openai.types import Reasoning
-from openai.types.chat import (
-    ChatCompletionFunctionTool,
-    ChatCompletionMessageFunctionToolCall,
-    ChatCompletionNamedToolChoiceParam,
-)
+from openai.types import Reasoning, chat
 from openai.types.chat.completion_create_params import ResponseFormat
 from openai.types.responses import FunctionTool, ResponseFormatTextConfigParam, ToolChoiceFunction
 from pydantic import BaseModel, Field, StrictBool, StrictInt
-from starlette.requests import Request
-from starlette.responses import Response
 
 from cascade.models.logprobs import to_openai
 from cascade.run import Settings
@@ -42,7 +35,7 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
-    tool_calls: list[ChatCompletionMessageFunctionToolCall] | None = None
+    tool_calls: list[chat.ChatCompletionMessageFunctionToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
 
@@ -53,8 +46,8 @@ class ChatRequest(wire.AnyRequest):
     messages: list[Message] = Field(min_length=1)
     stream_options: dict[str, Any] | None = None
     n: Literal[1] | None = Field(default=None, description="Each answer is a request of its own.")
-    tools: list[ChatCompletionFunctionTool] | None = None
-    tool_choice: Choice | ChatCompletionNamedToolChoiceParam | None = None
+    tools: list[chat.ChatCompletionFunctionTool] | None = None
+    tool_choice: Choice | chat.ChatCompletionNamedToolChoiceParam | None = None
     response_format: Annotated[ResponseFormat, BY_TYPE] | None = None
     temperature: wire.Temperature | None = None
     max_tokens: wire.Count | None = None
@@ -116,8 +109,7 @@ class _ChatWriter(wire.Writer):
     def __init__(self, body: ChatRequest) -> None:
         own, self._body = f"chatcmpl-{uuid4().hex}", body
         self._head = {"id": own, "created": int(time.time()), "model": body.model}
-        wants_usage = (body.stream_options or {}).get("include_usage")
-        self._usage = {"usage": None} if wants_usage else {}
+        self._usage = {"usage": None} if (body.stream_options or {}).get("include_usage") else {}
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         made = reply.completion.tool_calls

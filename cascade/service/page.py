@@ -17,11 +17,10 @@ from time import monotonic
 from typing import Annotated
 from urllib.parse import urlencode
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 from starlette.background import BackgroundTask
-from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse
 
 from cascade.evaluation import render
 from cascade.evaluation.render import Cell, Document, Figure, Table

@@ -27,13 +27,13 @@ from cascade.events import Event, Retracted, Token
 from cascade.models.openai import read_tool_call
 from cascade.run import Settings
 from cascade.service.faults import ServiceError, client_left, fault_of, invalid
-from cascade.service.gateway import Reply, Served, Way, Wishes, asked_by, header
+from cascade.service.gateway import Reply, Served, Tell, Way, Wishes, asked_by, header
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 Count = Annotated[StrictInt, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
-Ask = Callable[[Callable[[Event], None]], Awaitable[Reply]]
+Ask = Callable[[Tell], Awaitable[Reply]]
 
 FILE_CHARACTERS = 4_500
 """Size of an image or a file, in characters, for which money is put aside."""
@@ -48,15 +48,12 @@ PING_S = 10.0
 GATHER_S = 0.002
 """Pieces that come within so long of each other are sent together; the first ones go at once."""
 
-IGNORED = frozenset(
-    [
-        *("metadata", "user", "safety_identifier", "store", "service_tier", "include", "container"),
-        *("prompt_cache_key", "prompt_cache_retention", "stream_options", "logprobs"),
-        *("thinking", "context_management", "betas", "top_logprobs"),
-    ]
-)
-"""Parameters that change no answer here, where a protocol's model does not name them; the header
-`x-cascade-ignored` tells those that were given."""
+IGNORED = {
+    *("metadata", "user", "safety_identifier", "store", "service_tier", "include", "container"),
+    *("prompt_cache_key", "prompt_cache_retention", "stream_options", "logprobs", "top_logprobs"),
+    *("thinking", "context_management", "betas"),
+}
+"""Parameters that change no answer; the header `x-cascade-ignored` tells those that were given."""
 
 
 # --- bodies
@@ -100,7 +97,7 @@ async def read_body(request: Request, model: type[M]) -> tuple[M, int]:
         raise invalid(error, value) from None
 
 
-_ENCODED = frozenset({"url", "image_url", "images", "data", "file_data"})
+_ENCODED = {"url", "image_url", "images", "data", "file_data"}
 
 
 def _size(body: Any) -> int:
@@ -140,14 +137,12 @@ class AnyRequest(BaseModel, extra="allow", allow_inf_nan=False):
     cascade: Wishes | None = Field(default=None, description="An extension; headers do as well.")
 
 
-_OPENAI = frozenset(
-    [
-        *("top_p", "top_k", "min_p", "typical_p", "seed", "frequency_penalty", "presence_penalty"),
-        *("repetition_penalty", "repeat_penalty", "logit_bias", "modalities", "verbosity"),
-        *("parallel_tool_calls", "reasoning_effort", "web_search_options", "chat_template_kwargs"),
-        *("min_tokens", "ignore_eos"),
-    ]
-)
+_OPENAI = {
+    *("top_p", "top_k", "min_p", "typical_p", "min_tokens", "seed", "ignore_eos", "logit_bias"),
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "repeat_penalty"),
+    *("parallel_tool_calls", "reasoning_effort", "web_search_options", "chat_template_kwargs"),
+    *("modalities", "verbosity"),
+}
 _OLLAMA = {"keep_alive", "think", "truncate", "shift", "min_p", *Options.model_fields}
 
 
