@@ -200,13 +200,12 @@ class Caller:
         return known(f"{told} {self._advice.get(kind, '')}".strip(), model=self.name, billed=billed)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    for _ in range(10):
-        yield error
-        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        if cause is None:
-            return
-        error = cause
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and len(found) < 10:
+        found.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return found
 
 
 def without_secrets(url: str) -> str:
@@ -286,7 +285,6 @@ class Connection:
             await own[1].aclose()
 
     async def _received(self, path: str, body: Mapping[str, Any] | None) -> AsyncGenerator[bytes]:
-        """The bytes of a reply that is no refusal."""
         try:
             method, data = ("GET", b"") if body is None else ("POST", to_json(body))
         except ValueError as error:
@@ -330,7 +328,6 @@ class Connection:
 
 
 async def _by_aiohttp(encrypted: bool) -> AsyncGenerator[_Send]:
-    """A pool of aiohttp, the faster of the two."""
     import aiohttp  # noqa: PLC0415 - an extra
 
     class Connector(aiohttp.TCPConnector):

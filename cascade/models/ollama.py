@@ -102,8 +102,7 @@ class OllamaModel(ServedModel):
         told = {"role": message["role"], "content": content}
         calls = [call["function"] for call in message.get("tool_calls", ())]
         made = [{"function": {**c, "arguments": json.loads(c["arguments"])}} for c in calls]
-        name = message.get("name") if message["role"] == "tool" else None
-        more = {"tool_calls": made, "tool_name": name}
+        more = {"tool_calls": made, "tool_name": message["role"] == "tool" and message.get("name")}
         return told | {name: part for name, part in more.items() if part}
 
     def _chunk(self, part: Any) -> Any:

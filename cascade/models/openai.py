@@ -113,15 +113,13 @@ def _mapping(value: object) -> Mapping[str, Any]:
 def read_tool_call(name: object, arguments: object, call_id: object = None) -> ToolCall:
     """One tool call, with arguments as an object or as JSON text; a ValueError where they are no
     JSON object, or there is no name."""
-    try:
-        decoded = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
-        json.dumps(decoded, allow_nan=False)  # a tool, and the next request, are sent JSON
-    except (ValueError, RecursionError, TypeError) as error:
-        raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON") from error
-    if not isinstance(decoded, Mapping) or not isinstance(name, str) or not name:
-        raise ValueError(f"not a tool call: {name!r} with arguments {arguments!r}")
-    call_id = str(call_id or f"call_{uuid4().hex}")
-    return ToolCall(name=name, args=dict(decoded), id=call_id, type="tool_call")
+    with suppress(ValueError, RecursionError, TypeError):
+        read = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+        json.dumps(read, allow_nan=False)  # a tool, and the next request, are sent JSON
+        if isinstance(read, Mapping) and isinstance(name, str) and name:
+            call_id = str(call_id or f"call_{uuid4().hex}")
+            return ToolCall(name=name, args=dict(read), id=call_id, type="tool_call")
+    raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON object")
 
 
 class Answer:

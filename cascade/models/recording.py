@@ -63,10 +63,6 @@ def request_key(request: Request) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _question(request: Request) -> str:
-    return str(request.messages[-1].text)[:80] if request.messages else ""
-
-
 class ReplayModel(Model):
     """Replay of a recording (`docs/transcripts.md`), with the real tokens, log-probabilities and
     times; `header` says whose answers these are. A request that was recorded several times gets its
@@ -113,7 +109,7 @@ class ReplayModel(Model):
     async def _complete(self, request: Request) -> Completion:
         key = request_key(request)
         if key not in self._answers:
-            asked = f"{_question(request)!r} with the key {key}"
+            asked = f"{str(request.messages[-1].text)[:80]!r} with the key {key}"
             raise RecordingMissError(
                 f"{self._path} has no answer of {self.header.model} to {asked}: prompt and "
                 "settings must be as recorded; to add this one, ask through Recorder(model, path)."
@@ -160,7 +156,7 @@ class Recorder(Model):
                 yield chunk
 
     def _write(self, request: Request, completion: Completion) -> None:
-        question = whole(_question(request))
+        question = whole(str(request.messages[-1].text)[:80])
         line = Line(key=request_key(request), question=question, answer=completion)
         told = line.model_dump(mode="json", exclude_defaults=True)
         self._append(whole(json.dumps(told, ensure_ascii=False, separators=(",", ":"))))

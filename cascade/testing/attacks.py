@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Literal
 
-from pydantic import Field
-
 from cascade.state import Record
 
 Target = Literal["self-check", "log-prob", "judge", "tool", "cost"]
@@ -28,7 +26,7 @@ class Attack(Record):
     place: Literal["draft", "question", "tool_result"]
     text: str
     padding: str = ""
-    times: int = Field(default=0, ge=0)
+    times: int = 0
 
     def written(self, *, question: str, answer: str) -> str:
         """The text about a question and a wrong answer to it."""

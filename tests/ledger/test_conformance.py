@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from unittest import SkipTest
 
 import pytest
 
@@ -54,6 +55,8 @@ async def test_a_strangers_store_is_told_what_it_does_wrong() -> None:
     for name in vars(LedgerConformance):
         try:
             await getattr(suite, name)(Rounding) if name.startswith("test_") else None
+        except SkipTest:
+            pass
         except AssertionError:
             wrong.add(name)
     assert wrong == {"test_comes_back_unchanged", "test_keeps_an_id_once"}
