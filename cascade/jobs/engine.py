@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,6 +10,7 @@ from typing import Any
 
 from cascade._numbers import to_count
 from cascade.api import Cascade
+from cascade.confidence.base import digest
 from cascade.errors import CascadeError, ConfigurationError, PersonNeededError
 from cascade.jobs.files import OF_RESULT, Journal, Row, RowRecord
 from cascade.ledger.entries import LedgerView
@@ -196,9 +195,8 @@ async def run_job(
 
 def made_with(cascade: Cascade, **more: Any) -> dict[str, Any]:
     """Identity of a cascade for a journal: all that its answers depend on besides the questions."""
-    held = [identity(cascade.kernel), cascade.settings, more]
-    digest = hashlib.sha256(json.dumps(held, default=repr, sort_keys=True).encode()).hexdigest()
-    return {"models": [tier.model.name for tier in cascade.tiers], "settings": digest[:16]}
+    settings = digest([identity(cascade.kernel), cascade.settings, more])
+    return {"models": [tier.model.name for tier in cascade.tiers], "settings": settings}
 
 
 async def ask(cascade: Cascade, row: Row) -> RowRecord:

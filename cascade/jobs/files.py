@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from cascade.errors import ConfigurationError, InputError, LedgerError
+from cascade.errors import ConfigurationError, LedgerError
 from cascade.evaluation.recordings import KINDS, QUESTIONS, read_table
 from cascade.questions import Question, to_messages
 from cascade.state import Record
@@ -82,7 +82,7 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
             if isinstance(question, str) and system:
                 question = [("system", system), ("human", question)]
             to_messages(question)
-        except (ValueError, InputError) as error:
+        except ValueError as error:
             yield Row(number, columns, problem=f"{name}: {error}")
         else:
             yield Row(number, columns, question)

@@ -274,9 +274,8 @@ class BatchJob(Job):
         if record is None or record.status != "waiting" or _id_of(record) != one:
             return
         if problem is not None:  # its draft is kept for the next batch
-            failed = {"status": "error", "error": f"BatchError: {problem}"}
-            free = {"counted_usd": None, "expected_usd": None}
-            record = record.model_copy(update=failed | free)
+            lost = {"status": "error", "counted_usd": None, "expected_usd": None}
+            record = record.model_copy(update={**lost, "error": f"BatchError: {problem}"})
         else:
             run = Run.from_json(record.run or {}, to_messages(record.question))
             self.model.delivered[run.id] = body, batch

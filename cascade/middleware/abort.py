@@ -23,9 +23,6 @@ LOSS = 0.01
 LIMITS = frozenset({"max_tokens", "max_completion_tokens", "n_predict", "num_predict", "options"})
 """Parameters of a request's own that may override its `max_tokens`."""
 
-Rule = Callable[[Sequence[float]], str | None]
-"""Says of the log-probabilities so far why to stop; None to go on."""
-
 
 class Abort(CascadeMiddleware):
     """Early stop of a draft that cannot be accepted any more, by the log-probs of its stream.
@@ -54,7 +51,7 @@ class Abort(CascadeMiddleware):
         streams = any(tier.model.streams_logprobs for tier in drafting)
         needed = drafts_needed(self.loss or LOSS)
         unknown = 0 if self.loss else needed
-        known = min((len(getattr(each, "early", ())) for each in calibrators), default=unknown)
+        known = min((len(each.early) for each in calibrators), default=unknown)
         bounded = any(tier.max_tokens for tier in drafting) and _scores_logprobs(parts)
         problems = {
             "Abort stops what log-probs rule out; verifier=… judges whole drafts, and with tools=… "
@@ -93,8 +90,8 @@ class Abort(CascadeMiddleware):
 
         return await handler(replace(call, on_chunk=hear))
 
-    def _rule(self, call: Call) -> Rule | None:
-        """When to stop a draft; None where it is not to be stopped."""
+    def _rule(self, call: Call) -> Callable[[Sequence[float]], str | None] | None:
+        """Why to stop a draft, by its log-probabilities so far; None where it may not be."""
         run, parts, request = call.run, call.runtime.kernel.parts, call.request
         if request.tools or not (request.logprobs and call.tier.model.streams_logprobs):
             return None
@@ -103,8 +100,7 @@ class Abort(CascadeMiddleware):
         if calibrator is not None and parts.holds(run.settings) and not added:
             known = calibrator.mismatch(run.messages) is None
             accepts, loss = _accepts(call, calibrated=True), self.loss or LOSS
-            rows = getattr(calibrator, "early", ()) if known else ()
-            lowest = lowest_kept(rows, accepts, loss)
+            lowest = lowest_kept(calibrator.early if known else (), accepts, loss)
             if lowest is None:
                 return None
 

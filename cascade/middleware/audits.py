@@ -1,8 +1,4 @@
-"""Audits and shadow: a question is answered once more after the reply, and the two answers are
-compared, by computing alone or by a judge.
-
-Where the two differ, the draft counts as wrong; where that cannot be told, its loss is None.
-"""
+"""Audits and shadow: a question is answered once more after the reply, and the answers compared."""
 
 from __future__ import annotations
 
@@ -42,8 +38,7 @@ from cascade.tiers import ModelLike, open_tier
 logger = logging.getLogger("cascade")
 
 Loss = Callable[[str, str, str], float | Awaitable[float]]
-"""A comparison of the user's: (question, draft, large model's answer) → loss in [−1, 1]; it may be
-async."""
+"""Of question, draft and large model's answer: the loss of the draft in [−1, 1]; may be async."""
 
 
 class Comparison(NamedTuple):
@@ -102,29 +97,27 @@ class AfterReply(CascadeMiddleware):
         measure: Callable[[Completion], Mapping[str, Any]] = lambda large: {},
         **changed: Any,
     ) -> None:
-        """Have the question answered once more in the background, by a run that differs in so much
-        from this one, compare its draft with the answer of the other, and book the result, with
-        what is measured by the large model's answer."""
+        """Have the question answered once more in the background, by a run that differs in so much,
+        compare the two answers, and book the result with what is measured by the large one."""
         known = run.draft
         assert known is not None, "the run was answered"
         again = replace(run.copy(self.kind), step="begin", **changed)
-        again.settings["tags"] = tags_of(run)
+        again.settings["tags"] = tags = tags_of(run)
 
         async def answer() -> None:
             runtime = CascadeRuntime(kernel, show="final")
-            book = partial(kernel.ledger.book, again.id)
-            told: dict[str, Any] = {"tier": known.tier, "tags": again.settings.get("tags")}
+            book = partial(kernel.ledger.book, again.id, self.kind, tags=tags)
             try:
                 await kernel.answer(again, runtime)
             except CascadeError as error:
-                book(self.kind, outcome="failed", note=f"not compared: {error}", **told)
+                book(tier=known.tier, outcome="failed", note=f"not compared: {error}")
                 return
             draft, large = (known, again.draft) if self.kind == "audit" else (again.draft, known)
             if draft is not None and large is not None:
                 found = await self.compare(again, draft, large, runtime)
+                measured = {**found._asdict(), **measure(large)}
                 # Where a step is executed again, one result is left.
-                told |= {"id": f"{again.id}-{self.kind}", "tier": draft.tier}
-                book(self.kind, **told, **found._asdict(), **measure(large))
+                book(id=f"{again.id}-{self.kind}", tier=draft.tier, **measured)
 
         self._background.start(answer, run.id)
 
@@ -141,9 +134,8 @@ class AfterReply(CascadeMiddleware):
                 returned = f"compare=… returned a {type(loss).__name__}"
                 raise ConfigurationError(f"{returned}: a loss is from -1 to 1")
             # In a thread: answers may be long, and others wait for the event loop.
-            judged = self._judge is not None
-            found = await asyncio.to_thread(_computed, how, run, draft, large, judged)
-            return found or await self._judged(run, draft, large, runtime)
+            found = await asyncio.to_thread(self._computed, run, draft, large)
+            return found or await self._judged(run, runtime, draft.transcript, large.transcript)
         except CascadeError as error:
             return Comparison(None, f"the comparison failed: {error}")
         except Exception as error:
@@ -156,17 +148,45 @@ class AfterReply(CascadeMiddleware):
         if self._judge is not None:
             await self._judge.model.aclose()
 
-    async def _judged(
-        self, run: Run, draft: Completion, large: Completion, runtime: CascadeRuntime
-    ) -> Comparison:
+    def _computed(self, run: Run, draft: Completion, large: Completion) -> Comparison | None:
+        """The comparison without a judge; None where only one can tell, or can tell better."""
+        texts = (draft.text, large.text)
+        if draft.tool_calls or large.tool_calls:
+            return _found(_calls(draft) == _calls(large), "tool calls")
+        if not large.text.strip():
+            return Comparison(None, "the large model's answer is empty")
+        if run.settings.get("schema") is not None:
+            try:
+                wanted = json.loads(large.text)
+            except ValueError:
+                return Comparison(None, "the large model's answer is no JSON")
+            with suppress(ValueError):
+                return _found(json.loads(draft.text) == wanted, "fields")
+            return Comparison(1.0, "the draft is no JSON")
+        options = [found[1].upper() for found in map(_OPTION.match, texts) if found]
+        left, right = (f" {normalise(text)} " for text in texts)
+        same, by = left == right, "wording"
+        if len(options) == 2:
+            same, by = options[0] == options[1], "option"
+        # Short answers of other wording are two, but "in Canberra" may be the same as "Canberra".
+        short = max(len(text.split()) for text in texts) <= SHORT
+        other = short and left not in right and right not in left and self._judge is None
+        return _found(same, by) if same or other or self._compare == "exact" else None
+
+    async def _judged(self, run: Run, runtime: CascadeRuntime, *pair: str) -> Comparison:
         if self._judge is None:
             return Comparison(None, "such answers are compared by a judge: give judge=…, a model")
         if not all(isinstance(message.content, str) for message in run.messages):
             return Comparison(None, "there is more than text in the question: no judge was asked")
         swapped = lot(run.id, "order") < 0.5
-        pair = (draft.transcript, large.transcript)
-        task = HumanMessage(_task(run, *(reversed(pair) if swapped else pair)))
-        request = to_request(self._judge, (SystemMessage(SYSTEM), task), {})
+        a, b = reversed(pair) if swapped else pair
+        asked = [f"{message.type}: {message.text}" for message in run.messages]
+        question = "\n\n".join(asked) if len(asked) > 1 else run.question
+        mark = seal(question, a, b)  # no answer can close a tag whose name depends on it
+        parts = {"question": question, "answer_a": a, "answer_b": b}
+        tagged = [f"<{k}-{mark}>\n{as_data(text)}\n</{k}-{mark}>" for k, text in parts.items()]
+        task = "\n\n".join([*tagged, "Which answer is better: A, B or EQUAL?"])
+        request = to_request(self._judge, (SystemMessage(SYSTEM), HumanMessage(task)), {})
         reply = await runtime.kernel.ask(Call(run, runtime, "audit", self._judge, request))
         verdict, name = preferred(reply.text), self._judge.model.name
         if verdict is None:
@@ -230,11 +250,10 @@ class Audits(AfterReply):
                     f"costs is unknown ({tier.pricing.source})."
                 )
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
         """Read the budget."""
         if run.kind == "answer" and self.budget is not None:
             await self.budget.refresh(runtime.kernel.ledger)
-        return None
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """State the chance with which an accepted draft is audited."""
@@ -257,8 +276,7 @@ class Audits(AfterReply):
         draft, messages = run.draft, list(run.messages)
         assert draft is not None, "what is audited is a draft"
         if self.budget is not None:
-            expected = kernel.outlook.cost(kernel.tiers[-1], draft, messages)
-            self.budget.reserve(run.id, expected)
+            self.budget.reserve(run.id, kernel.outlook.cost(kernel.tiers[-1], draft, messages))
         accepted = [e for e in run.entries if e.decision and e.decision.action == "accept"]
         estimate = accepted[-1].baseline_usd if accepted else None
 
@@ -377,14 +395,13 @@ class Shadow(AfterReply):
     def live_share(self, share: float) -> None:
         self._live_share = to_number("Shadow.live_share", share, least=0, most=1)
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
         """Hand a question that is not live to the large model."""
         configurable = (runtime.config or {}).get("configurable") or {}
         live = lot(str(configurable.get("thread_id") or run.id), "canary") < self.live_share
         if run.kind == "answer" and not live:
             last, reason = len(runtime.kernel.tiers) - 1, "shadow: the large model answers"
             run.notes[self.name] = go_to(run, runtime.kernel.tiers, last, reason)
-        return None
 
     async def after_run(self, run: Run, answer: Answer, runtime: CascadeRuntime) -> None:
         """Draft after the reply."""
@@ -422,48 +439,10 @@ def preferred(reply: str) -> str | None:
     return next((words[0] for words in ends if words in (["A"], ["B"], ["EQUAL"])), None)
 
 
-def _task(run: Run, a: str, b: str) -> str:
-    asked = [f"{message.type}: {message.text}" for message in run.messages]
-    question = "\n\n".join(asked) if len(asked) > 1 else run.question
-    mark = seal(question, a, b)  # no answer can close a tag whose name depends on it
-    parts = {"question": question, "answer_a": a, "answer_b": b}
-    tagged = (f"<{name}-{mark}>\n{as_data(text)}\n</{name}-{mark}>" for name, text in parts.items())
-    return "\n\n".join([*tagged, "Which answer is better: A, B or EQUAL?"])
-
-
-def _computed(
-    how: str, run: Run, draft: Completion, large: Completion, judged: bool
-) -> Comparison | None:
-    """The comparison without a judge; None where nothing but one can tell, or can tell better."""
-    texts = (draft.text, large.text)
-    if draft.tool_calls or large.tool_calls:
-        return _found(_calls(draft) == _calls(large), "tool calls")
-    if not large.text.strip():
-        return Comparison(None, "the large model's answer is empty")
-    if run.settings.get("schema") is not None:
-        try:
-            wanted = json.loads(large.text)
-        except ValueError:
-            return Comparison(None, "the large model's answer is no JSON")
-        with suppress(ValueError):
-            return _found(json.loads(draft.text) == wanted, "fields")
-        return Comparison(1.0, "the draft is no JSON")
-    options = [found[1].upper() for found in map(_OPTION.match, texts) if found]
-    left, right = (f" {normalise(text)} " for text in texts)
-    same, by = left == right, "wording"
-    if len(options) == 2:
-        same, by = options[0] == options[1], "option"
-    # Short answers of other wording are two, but "in Canberra" may be the same as "Canberra".
-    short = max(len(text.split()) for text in texts) <= SHORT
-    told = short and left not in right and right not in left
-    return _found(same, by) if same or how == "exact" or (told and not judged) else None
-
-
 def _found(same: bool, by: str) -> Comparison:
     return Comparison(0.0 if same else 1.0, f"compared by {by}: {'same' if same else 'different'}")
 
 
 def _calls(answer: Completion) -> list[str]:
-    """The calls of an answer as text, in any order."""
     called = [{"name": call["name"], "args": call["args"]} for call in answer.tool_calls]
     return sorted(json.dumps(call, sort_keys=True, default=str) for call in called)

@@ -18,9 +18,8 @@ from cascade.tiers import OpenTier
 try:
     from cascade.confidence.calibration import Calibration, ModelIdentity
 except ImportError as error:
-    raise errors.MissingDependencyError(
-        "a calibration needs numpy: install the extra `calibrate`."
-    ) from error
+    told = f"{error}: in a clone, pip install '.[calibrate]'."
+    raise errors.MissingDependencyError(told) from error
 
 logger = logging.getLogger("cascade")
 
@@ -68,8 +67,7 @@ class Calibrated(CascadeMiddleware):
         for name, wording in wordings(names).items():
             if self.calibration.wordings.get(name) != wording:
                 raise errors.CalibrationMismatchError(
-                    f"{made} another wording of the check {name!r}: calibrate again "
-                    "(`cascade calibrate`)."
+                    f"{made} another wording of the check {name!r}: calibrate again."
                 )
         return tuple(signals[name] for name in names)
 

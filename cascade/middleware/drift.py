@@ -19,16 +19,14 @@ from cascade.ledger.entries import LedgerEntry
 from cascade.middleware.background import Background, call_user, lot, patience
 from cascade.middleware.base import CascadeMiddleware, Decide, Slot, go_to
 from cascade.policies.base import Situation, promises
-from cascade.run import Answer, CascadeRuntime, Kernel, Run
+from cascade.run import CascadeRuntime, Kernel, Run
 from cascade.state import Decision, Record
 
 try:
     import numpy as np
     from scipy import special, stats
 except ImportError as error:
-    raise MissingDependencyError(
-        "drift statistics need numpy and scipy: install agent-cascade with the extra `calibrate`."
-    ) from error
+    raise MissingDependencyError(f"{error}: in a clone, pip install '.[calibrate]'.") from error
 
 logger = logging.getLogger("cascade")
 
@@ -135,8 +133,9 @@ class Drift(CascadeMiddleware):
                 self._begin(self._kernel)
         self._tell(f"reset from {before}")
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Begin to listen, and under `large_only` go straight to the large model."""
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
+        """Begin to listen, as careful as before a restart; under `large_only` go straight to the
+        large model."""
         kernel = runtime.kernel
         with self._lock:
             if self._kernel is None:
@@ -148,11 +147,21 @@ class Drift(CascadeMiddleware):
                 "this Drift watches another cascade: give each of them one of its own."
             )
         if not self._restored and time.monotonic() >= self._retry_at:
-            await self._restore(kernel)
+            store = kernel.ledger.store
+            async with patience(f"{self.name}: the ledger"):
+                told = [] if store is None else await store.of_run(self._run_id)
+                with self._lock:
+                    if told and not self._restored:
+                        before = [one for one in CAUTIONS if told[-1].note.startswith(f"{one}:")]
+                        self.caution = max([self.caution, *before], key=CAUTIONS.index)
+                    self._restored = True
+                if self.caution != "normal":
+                    logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
+            if not self._restored:  # until then each question would wait for it
+                self._retry_at = time.monotonic() + RETRY_S
         if self.caution == "large_only" and run.kind == "answer":
             reason = "after an alarm of drift only the large model answers"
             go_to(run, kernel.tiers, len(kernel.tiers) - 1, reason)
-        return None
 
     def wrap_decision(self, run: Run, situation: Situation, handler: Decide) -> Decision:
         """Decide as carefully as the alarms demand."""
@@ -170,20 +179,6 @@ class Drift(CascadeMiddleware):
         """Finish telling of alarms."""
         await self._background.finish()
 
-    async def _restore(self, kernel: Kernel) -> None:
-        """Learn how careful the cascade was before a restart."""
-        store = kernel.ledger.store
-        async with patience(f"{self.name}: the ledger"):
-            told = [] if store is None else await store.of_run(self._run_id)
-            with self._lock:
-                if told and not self._restored:
-                    self.caution = _stricter(self.caution, told[-1].note.partition(":")[0])
-                self._restored = True
-            if self.caution != "normal":
-                logger.warning("%s: still at %s; reset() ends it", self.name, self.caution)
-        if not self._restored:  # until then each question would wait for it
-            self._retry_at = time.monotonic() + RETRY_S
-
     def _begin(self, kernel: Kernel) -> None:
         """Begin all charts anew."""
         self._names = [tier.name for tier in kernel.tiers]
@@ -194,12 +189,11 @@ class Drift(CascadeMiddleware):
         self._rate = RateWatch(self.reference, self.run_length)
         max_harm = self.max_harm or promises(kernel.policy)
         self._harm = None if max_harm is None else HarmWatch(max_harm, self.delta)
-        calibrator: Any = kernel.parts.calibrators.get(self._names[0])
-        usual = getattr(calibrator, "confidences", ())
+        made = kernel.parts.calibrators.get(self._names[0])
         # Where paid signals are taken for some drafts only, the confidence at the decision has
         # another distribution than on calibration rows, which had all of them.
-        if usual and len(calibrator.stages) == 1 and calibrator.quality.n >= len(usual):
-            self._signals["confidence"] = self._watch(usual)
+        if made and len(made.stages) == 1 and made.quality.n >= len(made.confidences) > 0:
+            self._signals["confidence"] = self._watch(made.confidences)
 
     def _hear(self, entry: LedgerEntry) -> None:
         """Draw an entry into the charts; what fails here is logged, and fails no run."""
@@ -216,8 +210,8 @@ class Drift(CascadeMiddleware):
             elif harm and entry.node == "audit" and entry.model is None:
                 # A failed one counts as no harm, which may hide some and never invents it.
                 harm.audited(entry.run_id, max(0.0, entry.loss or 0.0))
-            if harm and harm.alarm:
-                self._alarm("harm", "harm", harm.text)
+            if harm:
+                self._alarm("harm", "harm", harm.alarm)
 
     def _decided(self, decision: Decision) -> None:
         """Draw a decision about a draft of the first tier."""
@@ -233,7 +227,7 @@ class Drift(CascadeMiddleware):
     def _alarm(self, kind: Kind, chart: str, text: str | None) -> None:
         if text is None or chart in {alarm.chart for alarm in self.alarms}:
             return
-        self.caution = _stricter(self.caution, self.reactions[kind])
+        self.caution = max(self.caution, self.reactions[kind], key=CAUTIONS.index)
         alarm = Alarm(kind=kind, chart=chart, text=text, caution=self.caution)
         self.alarms += (alarm,)
         self._tell(text)
@@ -246,10 +240,6 @@ class Drift(CascadeMiddleware):
         if self._kernel is not None:
             self._kernel.ledger.book(self._run_id, "drift", note=note)
             self._kernel.ledger.take(self._run_id)  # no run takes it
-
-
-def _stricter(caution: Caution, word: str) -> Caution:
-    return CAUTIONS[max(i for i, one in enumerate(CAUTIONS) if one in (caution, word))]
 
 
 # --- charts, which say in words what they found where that is an alarm
@@ -352,7 +342,8 @@ class HarmWatch:
     """
 
     def __init__(self, max_harm: float, delta: float = 0.05, *, most: int = 2_000) -> None:
-        self.max_harm, self.delta, self.n, self.alarm = max_harm, delta, 0, False
+        self.max_harm, self.delta, self.n = max_harm, delta, 0
+        self.alarm: str | None = None
         self._logs = np.full(len(_BETS), -1e300)
         self._most = most
         self._waiting: dict[str, tuple[float, float | None]] = {}
@@ -364,13 +355,6 @@ class HarmWatch:
             return 0.0
         mixed = float(np.logaddexp.reduce(self._logs)) - math.log(len(_BETS))
         return float(np.logaddexp(-math.log(2.0 * (self.n + 1)), mixed))
-
-    @property
-    def text(self) -> str:
-        """The alarm in words."""
-        promised = f"the {self.max_harm:.1%} of all requests that was promised"
-        odds = f"E = {math.exp(self.log_e):.0f} ≥ {1 / self.delta:.0f}"
-        return f"more accepted drafts are wrong than {promised}: after {self.n:,} requests {odds}"
 
     def decided(self, run_id: str, rate: float | None) -> None:
         """Take a decision with the chance π of the audit that it was drawn for; None where no audit
@@ -396,4 +380,9 @@ class HarmWatch:
             # The largest bet is fixed by α alone, so that it is known before the request.
             gain = ((harm or 0.0) / rate - self.max_harm) / self.max_harm
             self._logs = np.logaddexp(self._logs, stake) + np.log1p(_BETS * gain)
-            self.alarm = self.log_e >= -math.log(self.delta)
+            if self.log_e >= -math.log(self.delta):
+                promised = f"the {self.max_harm:.1%} of all requests that was promised"
+                self.alarm = (
+                    f"more accepted drafts are wrong than {promised}: after {self.n:,} requests "
+                    f"E = {math.exp(self.log_e):.0f} ≥ {1 / self.delta:.0f}"
+                )

@@ -48,8 +48,6 @@ class Examples(CascadeMiddleware):
 
 def with_examples(call: Call, shown: Sequence[BaseMessage]) -> Call:
     """The call with examples after its system messages, before the conversation."""
-    if not shown:
-        return call
     asked = call.request.messages
     start = next((i for i, m in enumerate(asked) if m.type != "system"), len(asked))
     messages = (*asked[:start], *shown, *asked[start:])

@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from cascade.errors import ConfigurationError, LocalOnlyError
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
 from cascade.policies.base import Situation, promises
-from cascade.run import Answer, Call, CascadeRuntime, Run
+from cascade.run import Call, CascadeRuntime, Run
 from cascade.state import Completion, Decision
 
 Stay = Literal["answer", "abstain"]
@@ -53,15 +53,25 @@ class LocalOnly(CascadeMiddleware):
             raise ConfigurationError(f"private={private!r}: give a function of the messages.")
         self.private = private
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
-        """Decide whether the run stays here, and move it to a tier that may be asked.
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
+        """Decide whether the run stays here, by the strictest of what options, settings, earlier
+        answers and the rule say, and move it to a tier that may be asked.
 
         Raises:
             ConfigurationError: the rule said something without meaning, or no tier is here.
         """
-        stay = await self._stay(run)
+        own = run.settings.get("local_only")
+        stays = [self.always, read_stay(own, f"local_only is {own!r}")]
+        stays += [message.response_metadata.get(STAMP) for message in run.messages]
+        if self.private is not None and not any(stay in STAYS for stay in stays):
+            said = self.private(run.messages)
+            said = await said if inspect.isawaitable(said) else said
+            # Not the answer itself: it may quote the conversation.
+            told = f"what private=… returned is of type {type(said).__name__}"
+            stays.append(read_stay(said, told))
+        stay = next((stay for stay in STAYS if stay in stays), None)
         if stay is None:
-            return None
+            return
         tiers = runtime.kernel.tiers
         allowed = [i for i, tier in enumerate(tiers) if tier.local]
         if not allowed:
@@ -77,7 +87,6 @@ class LocalOnly(CascadeMiddleware):
         run.tier = next((i for i in allowed if i >= run.tier), allowed[-1])
         names: Any = [tiers[i].name for i in allowed]
         run.notes[self.name] = {"stay": stay, "tiers": names, "stamps": {STAMP: stay}}
-        return None
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Let no question through that has to stay.
@@ -108,20 +117,6 @@ class LocalOnly(CascadeMiddleware):
         update = {"action": action, "tier": None, "once": True, "reason": reason}
         return decision.model_copy(update=update)
 
-    async def _stay(self, run: Run) -> Stay | None:
-        """The strictest of what the options, the settings, earlier answers and the rule say."""
-        own = run.settings.get("local_only")
-        stays = [self.always, read_stay(own, f"local_only is {own!r}")]
-        stays += [message.response_metadata.get(STAMP) for message in run.messages]
-        stays = [stay for stay in stays if stay in STAYS]
-        if not stays and self.private is not None:
-            said = self.private(run.messages)
-            said = await said if inspect.isawaitable(said) else said
-            # Not the answer itself: it may quote the conversation.
-            told = f"what private=… returned is of type {type(said).__name__}"
-            stays.append(read_stay(said, told))
-        return next((stay for stay in STAYS if stay in stays), None)
-
 
 KEYS = re.compile(
     r"\b(?:sk|pk|rk|gsk|hf|xai|gh[pos]|glpat|xox[abprs])[-_][\w-]{8,}|\bgithub_pat_\w{8,}"
@@ -138,7 +133,6 @@ _PERSONAL = re.compile(
     # Telephone, card and account numbers, but no dates and no parts of 1.
     r"|(?<!\d)(?<!\b0\.)(?!\d{4}-\d\d-\d\d(?![\d-]))\d[\d -]{7,}\d"
 )
-
 
 _READABLE = {"text": "text", "tool_call": "args"}
 """Blocks of a message that can be read here, and what of them is said."""

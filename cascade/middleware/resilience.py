@@ -14,6 +14,7 @@ from threading import Lock
 from cascade import errors
 from cascade._numbers import to_count, to_number
 from cascade.middleware.base import Ask, CascadeMiddleware, Decide, Slot
+from cascade.models.base import Model
 from cascade.policies.base import Situation
 from cascade.run import Call, Parts, Run, to_request
 from cascade.state import Completion, Decision
@@ -142,9 +143,8 @@ class Breaker(CascadeMiddleware):
                 )
             if circuit.pause_s:
                 # Where the call that tries it is not heard of for so long, another one may.
-                circuit.until = now + (call.request.timeout_s or self.most_open_s)
-                circuit.state += 1
-            state = circuit.state
+                until = now + (call.request.timeout_s or self.most_open_s)
+                circuit = self._circuits[model.place] = replace(circuit, until=until)
         failed: bool | None = None
         try:
             completion = await handler(call)
@@ -160,23 +160,24 @@ class Breaker(CascadeMiddleware):
         finally:
             with self._lock:
                 # What was sent before it last changed says nothing about the server now.
-                if state == circuit.state:
-                    self._hear(circuit, failed, model.name)
+                if circuit is self._circuits.get(model.place):
+                    self._hear(circuit, failed, model)
 
-    def _hear(self, circuit: Circuit, failed: bool | None, server: str) -> None:
+    def _hear(self, circuit: Circuit, failed: bool | None, model: Model) -> None:
         """Note how a call ended; None where that says nothing about the server."""
         if failed is None:
             circuit.until = 0.0  # the next call may try it
             return
         circuit.row = circuit.row + 1 if failed else 0
         if circuit.pause_s and not failed:
-            circuit.pause_s, circuit.until, circuit.state = 0.0, 0.0, circuit.state + 1
-            logger.info("%s answers again", server)
+            self._circuits[model.place] = Circuit()
+            logger.info("%s answers again", model.name)
         elif failed and (circuit.pause_s or circuit.row >= self.in_a_row):
-            circuit.pause_s = min(self.most_open_s, 2 * circuit.pause_s) or self.open_s
-            circuit.until, circuit.state = time.monotonic() + circuit.pause_s, circuit.state + 1
+            pause_s = min(self.most_open_s, 2 * circuit.pause_s) or self.open_s
+            until = time.monotonic() + pause_s
+            self._circuits[model.place] = Circuit(pause_s, until, circuit.row, circuit.why)
             told = "%s is left alone for %.1f s: %d calls have failed one after the other"
-            logger.warning(told, server, circuit.pause_s, circuit.row)
+            logger.warning(told, model.name, pause_s, circuit.row)
 
     async def aclose(self) -> None:
         """Begin anew: calls that the closing cuts off say nothing about their server."""
@@ -185,13 +186,11 @@ class Breaker(CascadeMiddleware):
 
 @dataclass(slots=True)
 class Circuit:
-    """Breaker of one server, open while it has a pause: nothing is sent `until` that is over, nor
-    while one call tries it. `state` counts its changes and the calls that try it, `row` failures
-    one after the other; `why` is the last one."""
+    """State of one server's breaker, open while it has a pause: nothing is sent `until` that is
+    over, nor while one call tries it. `row` counts failures; `why` is the last one."""
 
     pause_s: float = 0.0
     until: float = 0.0
-    state: int = 0
     row: int = 0
     why: str = ""
 
@@ -303,8 +302,7 @@ class Deadline(CascadeMiddleware):
         needed = self._seen_s.get(decision.tier or situation.above[0].tier, 0.0)
         if left > needed:
             return decision
-        reason = f"{decision.reason}; but {max(0.0, left):.2f} s are left"
-        if needed:
-            reason += f" and escalating takes {needed:.2f} s"
+        takes = f" and escalating takes {needed:.2f} s" if needed else ""
+        reason = f"{decision.reason}; but {max(0.0, left):.2f} s are left{takes}"
         update = {"action": "accept", "tier": None, "once": True, "reason": reason}
         return decision.model_copy(update=update)

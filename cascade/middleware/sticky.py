@@ -6,13 +6,12 @@ What is known of a conversation is stamped on its answers, and read from them, a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
 from typing import Any
 
-from langchain_core.messages import BaseMessage
 from pydantic import Field
 
 from cascade._numbers import to_number
@@ -61,18 +60,22 @@ class Sticky(CascadeMiddleware):
         self._drafted = self._escalated = 0
         self._lock = Lock()
 
-    async def before_run(self, run: Run, runtime: CascadeRuntime) -> Answer | None:
+    async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
         """Move the question to the tier of the conversation, where that is worth it."""
         tiers = runtime.kernel.tiers
         names = [tier.name for tier in tiers]
-        turns = [turn for turn in self._turns(run.messages) if turn.tier in names]
+        turns = list[Turn]()
+        for place, message in enumerate(run.messages):
+            told = message.response_metadata
+            # Another message, or another version of this, has no such stamp.
+            with suppress(KeyError, TypeError, ValueError):
+                turns.append(Turn(place=place, tier=told["tier"], **told[self.name]))
+        turns = [turn for turn in turns if turn.tier in names]
         place = names.index(turns[-1].tier) if turns else 0
-        if run.kind != "answer" or place <= run.tier:
-            return None
-        reason = self._why(run, turns, tiers[0], tiers[place])
-        if reason is not None and go_to(run, tiers, place, reason):
-            run.notes[self.name] = {"stays": True}
-        return None
+        if run.kind == "answer" and place > run.tier:
+            reason = self._why(run, turns, tiers[0], tiers[place])
+            if reason is not None and go_to(run, tiers, place, reason):
+                run.notes[self.name] = {"stays": True}
 
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Let the first tier answer where the larger one cannot be had, as without this."""
@@ -101,13 +104,6 @@ class Sticky(CascadeMiddleware):
             tokens = [usage.input_tokens, usage.output_tokens]
             stamp: Any = {"asked": asked, "at": int(time.time()), "tokens": tokens}
             run.notes[self.name] = {"stamps": {self.name: stamp}}
-
-    def _turns(self, messages: Sequence[BaseMessage]) -> Iterator[Turn]:
-        for place, message in enumerate(messages):
-            told = message.response_metadata
-            # Another message, or another version of this, has no such stamp.
-            with suppress(KeyError, TypeError, ValueError):
-                yield Turn(place=place, tier=told["tier"], **told[self.name])
 
     def _why(self, run: Run, turns: Sequence[Turn], first: OpenTier, tier: OpenTier) -> str | None:
         """Reason to stay with a tier; None where there is none."""

@@ -122,7 +122,8 @@ def test_the_e_process_has_mean_one_at_the_promised_harm(rate: float) -> None:
 
 
 def test_false_alarms_at_every_look_stay_below_delta() -> None:
-    assert sum(run_harm(0.05, 500, seed).alarm for seed in range(60)) <= 12  # δ = 0.1: 6 expected
+    alarms = [seed for seed in range(60) if run_harm(0.05, 500, seed).alarm]
+    assert len(alarms) <= 12  # δ = 0.1: 6 are expected
 
 
 def test_harm_is_found_also_when_it_comes_late() -> None:
@@ -161,7 +162,7 @@ def test_after_its_alarm_the_watch_stands_still() -> None:
     watch.decided("0", 0.05)
     watch.audited("0", 1.0)
     watch.decided("1", None)
-    assert (watch.alarm, watch.n) == (True, 1)
+    assert (bool(watch.alarm), watch.n) == (True, 1)
 
 
 Q = "Capital of Australia?"
@@ -221,16 +222,6 @@ async def test_a_callback_may_fail_and_be_async(caplog: pytest.LogCaptureFixture
         await asked(short(on_alarm=tell), 0.5)
     assert told
     assert "has failed" in caplog.text
-
-
-async def test_what_cannot_be_drawn_harms_no_run(caplog: pytest.LogCaptureFixture) -> None:
-    drift = short()
-    made = pair(middleware=[drift])
-    await ask(made, Q)
-    drift._rate = None  # type: ignore[assignment]
-    with caplog.at_level(logging.ERROR):
-        assert (await ask(made, Q)).answer == "Canberra"
-    assert "a listener of the ledger raised" in caplog.text
 
 
 async def test_the_confidence_is_compared_with_that_of_the_calibration() -> None:
