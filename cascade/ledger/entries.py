@@ -26,15 +26,12 @@ def total_of(amounts: Iterable[Decimal]) -> Decimal:
 class LedgerEntry(Record):
     """Cost and saving of one node in one run; each attempt of a call has an entry of its own.
 
-    `saved_usd` of a node: its own cost counts against the saving, an accepted draft earns the
-    baseline (what the large model alone would have cost), the large model's answer is its own
-    baseline and saves 0. The sum over the entries of a run is the saving of the run.
-
     Attributes:
         node: `router`, `draft`, `self_check`, `verify`, `person`, `expert`, `audit`, or the name
             of the middleware that booked it, such as `cache`.
         model: `provider:name` that was asked.
-        saved_usd: negative for a cost.
+        saved_usd: what the node has earned of the baseline, the cost of the large model alone, less
+            its own cost; the sum over a run is the saving of the run.
         basis: the weakest of all figures of the entry.
         baseline_usd: earned, before the node's own cost; `baseline_range` is its 95 % range.
         assumed_usd: what budgets count where `cost_usd` is unknown.

@@ -36,6 +36,7 @@ MAX_PENDING_RUNS = 10_000
 """Runs whose entries wait for `take`; the oldest of more are forgotten, which the store has."""
 
 NOTHING, NO_TOKENS = Decimal(0), {"input_tokens": 0, "output_tokens": 0}
+NO_ANSWER = Completion("", "")
 
 BACKGROUND = ("audit", "shadow")
 """Nodes of background runs, which bear the id of the run that was answered: its state takes their
@@ -91,7 +92,7 @@ class Attempt:
     messages: Sequence[BaseMessage]
     max_tokens: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    completion: Completion | None = None
+    completion: Completion = NO_ANSWER
     heard: int = 0
     note: str = ""
     continued: bool = False
@@ -148,9 +149,9 @@ class Ledger:
             elif self.store is not None:  # requests are forbidden, a recording has none
                 self.store.withdraw(attempt.id)
             raise
-        assert attempt.completion is not None, "an attempt that raised nothing has an answer"
+        assert attempt.completion is not NO_ANSWER, "an attempt that raised nothing has an answer"
         busy = (None, "measured") if end is None else end(attempt.completion.busy_ms)
-        self.record(self._answered(attempt, attempt.completion, *busy), attempt.tags)
+        self.record(self._answered(attempt, *busy), attempt.tags)
 
     def book(
         self, run_id: str, node: str, *, tags: Mapping[str, str] | None = None, **fields: Any
@@ -186,10 +187,8 @@ class Ledger:
 
     # --- the figures of an entry
 
-    def _answered(
-        self, attempt: Attempt, completion: Completion, busy_ms: float | None, basis: Basis
-    ) -> LedgerEntry:
-        tier, usage = attempt.tier, completion.usage
+    def _answered(self, attempt: Attempt, busy_ms: float | None, basis: Basis) -> LedgerEntry:
+        tier, completion, usage = attempt.tier, attempt.completion, attempt.completion.usage
         if completion.cached:
             # The large model alone, behind the same cache, would have found its answer there too.
             note = "taken from the cache of its chat model"
@@ -210,20 +209,18 @@ class Ledger:
             tokens += usage.output_tokens or 0
             self._usual[tier.name] = n + 1, tokens, dollars + float(cost)
         if attempt.node == "expert" and not stopped:
-            more |= self._own_baseline(attempt, completion, cost)
+            more |= self._own_baseline(attempt, cost)
         return _entry(attempt, cost, "estimated" if stopped else basis, **more)
 
-    def _own_baseline(
-        self, attempt: Attempt, completion: Completion, cost: Decimal | None
-    ) -> dict[str, Any]:
+    def _own_baseline(self, attempt: Attempt, cost: Decimal | None) -> dict[str, Any]:
         """Baseline and saving of an answer of the large model, which is its own baseline, or of
         another in its place, which earns an estimate that is never above its own cost."""
         baseline, more = cost, {"basis": "estimated"} if attempt.continued else {}
         if attempt.tier.name != self.outlook.tiers[-1].name:
-            earned = self.outlook.earned(completion, cost, attempt.messages)
+            earned = self.outlook.earned(attempt.completion, cost, attempt.messages)
             baseline, more = earned["baseline_usd"], {"basis": "estimated"}
         elif not more and cost is not None and attempt.tier.pricing.per_hour is None:
-            baseline = self.outlook.measured(completion.usage, attempt.messages) or cost
+            baseline = self.outlook.measured(attempt.completion.usage, attempt.messages) or cost
             if baseline != cost:
                 note = "the large model alone would have found more of the prompt in its cache"
                 more = {"basis": "estimated", "note": note}
@@ -248,12 +245,12 @@ class Ledger:
         the answer as long as is known, or usual, or allowed, and at least what had arrived; by the
         hour, what a call of this tier usually costs."""
         n, tokens, dollars = self._usual.get(attempt.tier.name, (0, 0.0, 0.0))
-        completion = attempt.completion or Completion("", "")
-        sent, output = completion.usage.input_tokens, completion.usage.output_tokens
+        usage, answer = attempt.completion.usage, attempt.completion.transcript
+        sent, output = usage.input_tokens, usage.output_tokens
         if sent is None:
             sent = characters(attempt.messages) // CHARACTERS_PER_TOKEN + 1
         if output is None:
-            arrived = max(attempt.heard, len(completion.transcript)) // CHARACTERS_PER_TOKEN
+            arrived = max(attempt.heard, len(answer)) // CHARACTERS_PER_TOKEN
             output = max(arrived, round(tokens / n) if n else attempt.max_tokens or 0)
         used = Usage(input_tokens=sent, output_tokens=output)
         assumed = attempt.tier.pricing.cost(used, None, attempt.at)
@@ -275,8 +272,7 @@ async def _begin(store: LedgerStore, attempt: Attempt) -> None:
 
 def _entry(attempt: Attempt, cost: Decimal | None, basis: Basis, /, **more: Any) -> LedgerEntry:
     tier, known = attempt.tier, "unknown" if cost is None else basis
-    answered_ms = 0.0 if attempt.completion is None else attempt.completion.latency_ms
-    took_ms = answered_ms or (time.perf_counter() - attempt.started) * 1000
+    took_ms = attempt.completion.latency_ms or 1000 * (time.perf_counter() - attempt.started)
     fields = {name: getattr(attempt, name) for name in ("run_id", "node", "at", "id")}
     fields |= {"tier": tier.name, "model": tier.model.name, "price": tier.pricing.source}
     fields |= {"cost_usd": cost, "cost_basis": known, "latency_ms": took_ms}

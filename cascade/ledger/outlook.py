@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,13 +51,13 @@ class PricedTier:
 class Outlook:
     """Costs that a cascade expects of its tiers, which come from small to large. Thread-safe."""
 
-    def __init__(
-        self, tiers: Sequence[PricedTier], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    clock: Callable[[], float] = time.monotonic
+
+    def __init__(self, tiers: Sequence[PricedTier]) -> None:
         self.tiers, self.lengths = tuple(tiers), Lengths()
         self._answers: deque[tuple[int, int, float]] = deque(maxlen=KEPT)
         self._sent: OrderedDict[tuple[bool, bytes], tuple[float, str]] = OrderedDict()
-        self._clock, self._learned, self._lock = clock, 0, Lock()
+        self._learned, self._lock = 0, Lock()
 
     def cost(
         self, tier: PricedTier, completion: Completion, messages: Sequence[BaseMessage] = ()
@@ -118,7 +117,7 @@ class Outlook:
         """Tokens of a prompt that the large model finds in its provider's cache or, asked `alone`
         about these messages, would find, but for what the same question has left there: a run and
         its audit, which ask about one message, are told the same."""
-        question, warm, now = (alone[-1].id or "") if alone else "", 0, self._clock()
+        question, warm, now = (alone[-1].id or "") if alone else "", 0, self.clock()
         with self._lock:
             for key, tokens in prefixes:
                 at, by = self._sent.get((bool(alone), key), (-math.inf, ""))
@@ -225,7 +224,7 @@ def prefixes_of(tier: PricedTier, messages: Sequence[BaseMessage], usage: Usage)
         return []
     blocks = [block for m in messages if isinstance(m.content, list) for block in m.content]
     marked = any(isinstance(block, Mapping) and "cache_control" in block for block in blocks)
-    if re.search("claude|anthropic", tier.model.name.lower()) and not marked:
+    if not marked and any(name in tier.model.name.lower() for name in ("claude", "anthropic")):
         return []  # what their provider is asked to cache is marked
     found, key, size = [], b"", 0
     for message, more in zip(messages, sizes, strict=True):

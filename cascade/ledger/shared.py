@@ -31,8 +31,8 @@ Window = Literal["day", "month"]
 """Span of a budget, in UTC."""
 
 FEW = 16
-"""Requests under way up to which an event loop writes by itself: with more of them, the background
-writes many at once."""
+"""Requests of a key under way up to which an event loop writes by itself: with more of them, the
+background writes many at once."""
 
 
 class Reservation(NamedTuple):
@@ -133,7 +133,7 @@ class Budgets(Writer):
 
     def __init__(self, url: str) -> None:
         super().__init__(url, "budgets", _accounts.metadata)
-        self._under_way: set[str] = set()
+        self._under_way = 0  # requests of a key, as of the last transaction
 
     async def reserve(
         self, key: str, usd: Decimal, limits: Mapping[Window, Decimal]
@@ -145,15 +145,12 @@ class Budgets(Writer):
         """
         wanted, until = Reservation(new_id(), key, usd), self.clock() + self.lease
         undo = partial(Account.settle, reservation_id=wanted.id, usd=Decimal(0))
-        done = await self._ask(key, lambda account: account.reserve(wanted, until, limits), undo)
-        if isinstance(done, Reservation):
-            self._under_way.add(done.id)
-        return done
+        return await self._ask(key, lambda account: account.reserve(wanted, until, limits), undo)
 
     def settle(self, reservation: Reservation, usd: Decimal) -> None:
         """Count what a request has cost, and release the rest; once. It is written in the
         background, and tried again while the database is away."""
-        settle = partial(self._settle, reservation_id=reservation.id, usd=usd)
+        settle = partial(Account.settle, reservation_id=reservation.id, usd=usd)
         self._put((reservation.key, settle), kept=True)
 
     def charge(self, key: str, usd: Decimal) -> None:
@@ -173,12 +170,8 @@ class Budgets(Writer):
     async def _ask(self, key: str, change: Callable[[Account], T], undo: Any = None) -> T:
         made: list[T] = []  # again where it is tried again
         work = key, lambda account: made.append(change(account))
-        await self._written(work, undo and (key, undo), here=len(self._under_way) <= FEW)
+        await self._written(work, undo and (key, undo), here=self._under_way <= FEW)
         return made[-1]
-
-    def _settle(self, account: Account, reservation_id: str, usd: Decimal) -> None:
-        self._under_way.discard(reservation_id)
-        account.settle(reservation_id, usd)
 
     @override
     def _make(self, works: Sequence[Any], connection: Any) -> None:
@@ -187,4 +180,5 @@ class Budgets(Writer):
         accounts = {key: _account(connection, key, now) for key in keys}
         for key, change in works:
             change(accounts[key])
+        self._under_way = max(len(account.held) for account in accounts.values())
         execute(connection, _CHANGE, *({"mine": key, "account": accounts[key]} for key in keys))

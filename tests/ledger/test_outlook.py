@@ -27,9 +27,9 @@ class FakeModel:
 
 def outlook(clock: Clock | None = None, **large: Any) -> Outlook:
     given = {"name": "large", "model": FakeModel(), "pricing": LARGE, "max_tokens": None, **large}
-    return Outlook(
-        [PricedTier("small", FakeModel(), SMALL, None), PricedTier(**given)], clock or Clock()
-    )
+    made = Outlook([PricedTier("small", FakeModel(), SMALL, None), PricedTier(**given)])
+    made.clock = clock or Clock()
+    return made
 
 
 def draft(prompt: int | None = 1_000, output: int | None = 100, **more: Any) -> Completion:
