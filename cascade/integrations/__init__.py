@@ -1,5 +1,4 @@
-"""A cascade in LangChain's models and agents, and in traces, metrics and logs of operators; names
-load on first use, with the packages that they need."""
+"""A cascade in LangChain's models and agents, in traces, metrics and logs; loaded on first use."""
 
 from __future__ import annotations
 

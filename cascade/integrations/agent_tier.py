@@ -145,9 +145,8 @@ class AgentTier(CompositeModel):
         """Run the agent.
 
         Raises:
-            UnsupportedContentError: the question has tools or settings for the agent's models, or
-                asks for a second run of an agent whose tools write.
-            ModelError: it failed.
+            ModelError: it failed; an `UnsupportedContentError` where the question has what belongs
+                to the agent's models, or wants a second run of an agent whose tools write.
         """
         if call.request.tools:
             raise self.error("has tools of its own: give those of the question to the agent")
@@ -199,9 +198,8 @@ class AgentTier(CompositeModel):
 
 
 class AgentVerifier(PTrueSignal, SignalVerifier):
-    """An agent as the verifier of a cascade, with the options of `AgentTier`. It reads the
-    conversation and the run that led to the answer, and replies True or False; the policy decides
-    by that, or by the log-probs of the word."""
+    """An agent as the verifier of a cascade, with the options of `AgentTier`. It reads conversation
+    and run, and replies True or False; the policy decides by the word, or by its log-probs."""
 
     def __init__(self, agent: Any, **options: Any) -> None:
         self.model = AgentTier(agent, **{"name": "verifier", **options})
@@ -214,9 +212,6 @@ def recorded_agent(name: str) -> AgentTier:
         raise ConfigurationError(f"agent:{name} is only recorded: give an AgentTier(…).")
 
     return AgentTier(answer, name=name)
-
-
-# --- a run
 
 
 class _Stopped(BaseException):
@@ -259,8 +254,7 @@ class _AgentRun(BaseCallbackHandler):
 
     async def completion(self) -> Completion:
         """What the run comes to: its last message, with the tokens of all of them."""
-        run, name, limit = self.call.run, self._tier.name, self.call.request.max_tokens
-        given_up = False
+        run, name, given_up = self.call.run, self._tier.name, False
         try:
             self.trajectory = await self._messages()
         except _Stopped as stopped:
@@ -271,17 +265,15 @@ class _AgentRun(BaseCallbackHandler):
         # The result of a tool may be the answer.
         said = last if isinstance(last, AIMessage) else AIMessage(str(last.text))
         written = said.usage_metadata["output_tokens"] if said.usage_metadata else 0
-        cut = limit is not None and written > limit and self.call.node != "self_check"
+        cut = self.call.node != "self_check" and written > (self.call.request.max_tokens or written)
         steps = [message for message in self.trajectory if isinstance(message, AIMessage)]
         usages = [step.usage_metadata for step in steps]  # the sum is unknown where one is
         total = reduce(add_usage, usages, None) if all(usages) else None
-        answer = completion_of(said.model_copy(update={"usage_metadata": total}), name)
-        called = [each for step in steps for each in completion_of(step, name).call_logprobs or ()]
-        end = "stopped" if given_up else "length" if cut else answer.finish_reason or "stop"
-        taken = tuple(map(_plain, self.trajectory))
-        return replace(
-            answer, call_logprobs=tuple(called) or None, finish_reason=end, trajectory=taken
-        )
+        told = completion_of(said.model_copy(update={"usage_metadata": total}), name)
+        calls = [each for step in steps for each in completion_of(step, name).call_logprobs or ()]
+        end = "stopped" if given_up else "length" if cut else told.finish_reason or "stop"
+        path = tuple(map(_plain, self.trajectory))
+        return replace(told, call_logprobs=tuple(calls) or None, finish_reason=end, trajectory=path)
 
     async def _messages(self) -> list[Any]:
         """The messages that the agent adds to the task; apart from the graph around it, by whose
@@ -350,8 +342,7 @@ class _AgentRun(BaseCallbackHandler):
     ) -> None:
         if "fake" not in str(serialized).lower():
             self._tier.check_allowed()
-        (asked,) = batch
-        sent = [HumanMessage(asked)] if isinstance(asked, str) else asked
+        sent = [HumanMessage(batch[0])] if isinstance(batch[0], str) else batch[0]
         self.trajectory = [m for m in self._added(sent) if m.type != "system"]
         tier, whole, about = self.call.tier, self._whole, metadata or {}
         stop = self._tier.stop if self.call.node == "draft" and self.trajectory else None
@@ -380,8 +371,7 @@ class _AgentRun(BaseCallbackHandler):
             raise _Stopped
 
     async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        caller = Caller(self._tier.name, "its server")
-        named = caller.failed(error) if isinstance(error, Exception) else None
+        named = isinstance(error, Exception) and Caller(self._tier.name, "its server").failed(error)
         await self.close(named or error, run_id)
 
     async def close(self, error: BaseException | None, *run_ids: UUID) -> None:
@@ -401,9 +391,6 @@ def _edge(work: Callable[..., Any]) -> Callable[..., Any]:
     """A method for LangChain's callbacks, which await it where the model call is asynchronous. Of a
     synchronous call in a thread it is waited for here: LangChain would swallow what it raises."""
     return work if running_loop() is not None else synchronous(work)
-
-
-# --- messages and tools
 
 
 def risks_of(agent: Any) -> set[tuple[str, str]]:

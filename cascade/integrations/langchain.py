@@ -25,7 +25,7 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langchain_core.tracers.log_stream import LogStreamCallbackHandler
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass, is_pydantic_v1_subclass
-from pydantic import AfterValidator, ConfigDict, PrivateAttr, SkipValidation, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, InstanceOf, PrivateAttr, TypeAdapter
 from typing_extensions import is_typeddict
 
 from cascade._portal import iterated, on_portal, synchronous
@@ -66,12 +66,10 @@ class CascadeChatModel(BaseChatModel):
     `StreamInterruptedError`.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid")
 
-    cascade: SkipValidation[Cascade]
+    cascade: InstanceOf[Cascade]
     cache: Annotated[Any, AfterValidator(_without_a_cache)] = False
-
-    # --- asking
 
     async def _agenerate(  # LangChain looks at its parameters
         self, messages: Any, stop: Any = None, run_manager: Any = None, **more: Any
@@ -186,8 +184,7 @@ class CascadeChatModel(BaseChatModel):
         if method == "function_calling":
             llm = self.bind_tools([form], tool_choice=form["title"], strict=strict, **kwargs)
 
-        plain = isinstance(schema, Mapping) or is_typeddict(schema)
-        kind: Any = Any if plain else schema
+        kind: Any = Any if isinstance(schema, Mapping) or is_typeddict(schema) else schema
         v1 = is_pydantic_v1_subclass(kind)
         parse = kind.parse_obj if v1 else TypeAdapter(kind).validate_python
 
@@ -213,9 +210,6 @@ class CascadeChatModel(BaseChatModel):
         names = " → ".join(tier.model.name for tier in self.cascade.tiers)
         own: Any = {"ls_provider": "cascade", "ls_model_name": names}
         return super()._get_ls_params(stop, **kwargs) | own
-
-
-# --- what a call brings along
 
 
 def _settings(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]] = ()) -> Settings:
@@ -263,9 +257,6 @@ def looking_on(around: Any, *own: BaseCallbackHandler) -> AsyncCallbackManager:
 def _looks_on(handler: BaseCallbackHandler) -> bool:
     tracer = isinstance(handler, BaseTracer | AsyncBaseTracer)
     return tracer and not isinstance(handler, LogStreamCallbackHandler)
-
-
-# --- what an answer says
 
 
 def _message(result: CascadeResult, run: Run) -> dict[str, Any]:
@@ -351,8 +342,7 @@ class SignalVerifier(Signal):
             if not (error.circumstantial or isinstance(error, LocalOnlyError)):
                 raise
             return Verdict(accept=False, reason=f"the verifier could not be asked: {error}")
-        features: Any = self.read(asked, [said])
-        p = self.score(features)
+        p = self.score(cast("Any", self.read(asked, [said])))
         why = f"the verifier gave no probability: {said.text[:80]!r}"
         return Verdict(accept=False, reason=why) if p is None else Verdict(confidence=p)
 
@@ -421,9 +411,7 @@ class CascadeDecisionModel(core.BaseDecisionModel):
     asked. What it costs is in the ledger under the node `shadow`, and in `usage`.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
-
-    cascade: SkipValidation[Cascade]
+    cascade: InstanceOf[Cascade]
     model: str = "cascade"
     _entries: dict[str, list[LedgerEntry]] = PrivateAttr(default_factory=dict)
 

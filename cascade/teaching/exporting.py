@@ -16,14 +16,13 @@ from cascade.confidence import as_data, normalise, speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.middleware.background import lot
 from cascade.middleware.local_only import KEYS
+from cascade.models.http import GAP
 from cascade.teaching.lessons import Lesson, LessonSelection, LessonStore, Terms, terms_of
 
 Form = Literal["messages", "prompt_completion", "preference"]
 
 LEAST_WORDS = 4
 """Of a question that is looked for within a text: a shorter one stands in many by chance."""
-
-MASK = "[…]"
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+?(?=[\u3040-\u9fff]|\b)")
 """A word, or a character of those that are written without spaces."""
@@ -118,7 +117,7 @@ def row_of(lesson: Lesson, form: Form) -> dict[str, Any]:
 
 def _cleaned(value: Any, key: str = "") -> Any:
     if isinstance(value, str):
-        return KEYS.sub(MASK, as_data(value)) if key in ("content", "arguments") else value
+        return KEYS.sub(GAP, as_data(value)) if key in ("content", "arguments") else value
     if isinstance(value, Mapping):
         return {name: _cleaned(v, name) for name, v in value.items() if v is not None}
     return [_cleaned(each, key) for each in value] if isinstance(value, list | tuple) else value
@@ -144,7 +143,7 @@ def _unfit(
         # They would be trained on, too.
         "earlier answers of unknown origin": form == "messages" and spoken,
         "it speaks to a grader": any(map(speaks_of_grading, [*lesson.texts, *trained])),
-        "the answer holds a secret": any(MASK in t or KEYS.search(t) for t in trained),
+        "the answer holds a secret": any(GAP in t or KEYS.search(t) for t in trained),
         "in the evaluation": held or _words(lesson.question) in asked,
         "terms of the draft's model do not permit training": pair and not own.may_train,
         "there is no draft": pair and not draft.strip(),

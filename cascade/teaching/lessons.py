@@ -10,7 +10,6 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
-from langchain_core.messages import BaseMessage
 from pydantic import Field
 
 from cascade.errors import ConfigurationError, LedgerError
@@ -31,8 +30,7 @@ from sqlalchemy.dialects import postgresql  # isort: skip
 logger = logging.getLogger("cascade")
 
 PAGE, MOST_CHARACTERS = 500, 100_000
-"""Lessons that are read at once, and characters of a conversation with its answer: a longer one is
-neither an example nor one to train on."""
+"""Lessons that are read at once, and characters of one at most, with its conversation."""
 
 CUT_OFF = frozenset({"length", "content_filter", "stopped"})
 """Reasons for which an answer ended before its end."""
@@ -148,11 +146,10 @@ class LessonSelection(Record):
     @property
     def where(self) -> list[sa.ColumnElement[bool]]:
         """The conditions in SQL."""
-        given, columns = dict(self), lessons_table.c
-        since, until = given.pop("since"), given.pop("until")
-        found = [columns[name] == value for name, value in given.items() if value is not None]
-        found += [columns.at >= since] if since else []
-        return found + ([columns.at < until] if until else [])
+        given, at = {n: v for n, v in self if v is not None}, lessons_table.c.at
+        found = [at >= given.pop("since")] if "since" in given else []
+        found += [at < given.pop("until")] if "until" in given else []
+        return found + [lessons_table.c[name] == value for name, value in given.items()]
 
 
 EVERYTHING = LessonSelection()
@@ -240,7 +237,20 @@ class LessonStore(Database, AbstractAsyncContextManager["LessonStore"]):
         if (selection == EVERYTHING) is not everything:
             told = "say what to delete: a LessonSelection (--user, --tenant, --run, --older-than)"
             raise ConfigurationError(f"{told}, or everything=True (--all) alone.")
-        number = await self.write(lambda c: _delete(c, selection))
+        table, by = lessons_table, selection.user
+        meant = selection.model_copy(update={"user": None}).where
+        judged = sa.select(table.c.run_id, table.c.verdicts).with_for_update()
+        judged = judged.where(*meant, table.c.verdicts.is_not(None))
+
+        def delete(connection: sa.Connection) -> int:
+            for run_id, said in connection.execute(judged).all() if by is not None else ():
+                left = [verdict for verdict in said if verdict["by"] != by]
+                if left != said:
+                    one = sa.update(table).where(table.c.run_id == run_id)
+                    connection.execute(one.values(verdicts=left or None))
+            return connection.execute(sa.delete(table).where(*selection.where)).rowcount
+
+        number = await self.write(delete)
         scrubbed = await asyncio.to_thread(self.move_journal, wait=True)
         return Deleted(lessons=number, scrubbed=scrubbed)
 
@@ -264,8 +274,7 @@ class LessonStore(Database, AbstractAsyncContextManager["LessonStore"]):
 
     def _redacted(self, record: Any, *texts: str) -> Any:
         """The record as it may be stored; None where the redaction fails."""
-        redact = self._redact
-        if redact is None:
+        if (redact := self._redact) is None:
             return record
 
         def left(value: Any) -> Any:
@@ -291,19 +300,6 @@ def the_store(store: object, of: str) -> LessonStore:
     if isinstance(store, LessonStore):
         return store
     raise ConfigurationError(f"{of}({store!r}): give a store, open_lessons('sqlite:///…').")
-
-
-def _delete(connection: sa.Connection, selection: LessonSelection) -> int:
-    table, by = lessons_table, selection.user
-    meant = selection.model_copy(update={"user": None}).where
-    judged = sa.select(table.c.run_id, table.c.verdicts).with_for_update()
-    judged = judged.where(*meant, table.c.verdicts.is_not(None))
-    for run_id, said in connection.execute(judged).all() if by is not None else ():
-        left = [verdict for verdict in said if verdict["by"] != by]
-        if left != said:
-            one = sa.update(table).where(table.c.run_id == run_id)
-            connection.execute(one.values(verdicts=left or None))
-    return connection.execute(sa.delete(table).where(*selection.where)).rowcount
 
 
 class Lessons(CascadeMiddleware):
@@ -344,7 +340,8 @@ class Lessons(CascadeMiddleware):
         if tier is None or completion is None or accepted or run.kind == "shadow":
             return
         shadows = [one for one in kernel.parts.middleware if isinstance(one, Shadow)]
-        asked, answered = _plain(run.messages), _plain([completion.to_message(tier.name)])
+        # Blocks of text alone become one text; what is more cannot be redacted.
+        *asked, said = sent = sendable([*run.messages, completion.to_message(tier.name)])
         reasons = {
             "it has to stay on this machine": run.settings.get("local_only"),
             "it is tagged so": tags.get("lessons") == "no",
@@ -352,8 +349,8 @@ class Lessons(CascadeMiddleware):
             "the answer is degraded": answer.degraded,
             "it came from a cache": completion.cached,
             "it was cut off": completion.finish_reason in CUT_OFF,
-            "it is not all text": not asked or not answered,
-            "it is too long": sum(len(str(m)) for m in (*asked, *answered)) > MOST_CHARACTERS,
+            "it is not all text": any(isinstance(m.get("content"), list) for m in sent),
+            "it is too long": sum(len(str(message)) for message in sent) > MOST_CHARACTERS,
         }
         if why := [reason for reason, holds in reasons.items() if holds]:
             logger.debug("run %s makes no lesson: %s", run.id, why[0])
@@ -367,8 +364,8 @@ class Lessons(CascadeMiddleware):
             tenant=tenant,
             user=tags.get("user"),
             messages=tuple(asked),
-            answer=str(answered[0].get("content") or ""),
-            tool_calls=tuple(answered[0].get("tool_calls") or ()),
+            answer=str(said.get("content") or ""),
+            tool_calls=tuple(said.get("tool_calls") or ()),
             answer_model=tier.model.name,
             terms=terms_of(tier.model.name, self.terms),
             **noted,
@@ -408,9 +405,3 @@ class Lessons(CascadeMiddleware):
 
         if not self._background.start(write):
             logger.warning("too many lessons wait: that of run %s is lost", lesson.run_id)
-
-
-def _plain(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """Messages in OpenAI's form; none where they hold more than text, which cannot be redacted."""
-    sent = sendable(messages)  # blocks of text alone become one text
-    return [] if any(isinstance(message.get("content"), list) for message in sent) else sent

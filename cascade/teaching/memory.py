@@ -1,7 +1,4 @@
-"""Memory: lessons as examples for the small model, where bets on paired trials show that they help.
-
-Each request whose right answer becomes known may be a pair: the small model's answer with examples
-and without. One of the two is its draft; the other is tried afterwards."""
+"""Memory: lessons as examples for the small model, where bets on paired trials show their use."""
 
 from __future__ import annotations
 

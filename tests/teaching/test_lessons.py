@@ -16,15 +16,7 @@ from cascade.ledger.feedback import Feedback
 from cascade.middleware import Audits, Shadow
 from cascade.models.base import Request
 from cascade.state import Completion
-from cascade.teaching import (
-    Lesson,
-    Lessons,
-    LessonSelection,
-    LessonStore,
-    Memory,
-    Terms,
-    open_lessons,
-)
+from cascade.teaching import Lesson, Lessons, LessonSelection, LessonStore, Memory, Terms
 from cascade.teaching import lessons as module
 from cascade.teaching.lessons import terms_of
 from cascade.testing import reply
@@ -144,7 +136,7 @@ async def test_nothing_is_stored_but_what_the_redaction_leaves() -> None:
             raise ValueError
         return None if words == "forgotten" else words.replace("secret", "[…]")
 
-    async with open_lessons("memory://", redact=redact) as store:
+    async with LessonStore("memory://", redact=redact) as store:
         calls = ({"id": "c", "function": {"name": "f", "arguments": "secret"}},)
         await store.put(lesson("r1", "secret?", answer="secret", draft=None, tool_calls=calls))
         assert not await store.put(lesson("r2", "poison"))
@@ -159,7 +151,7 @@ async def test_nothing_is_stored_but_what_the_redaction_leaves() -> None:
 async def test_postgresql_keeps_and_deletes_the_same() -> None:
     try:
         with running() as server:
-            async with open_lessons(server.url) as store:
+            async with LessonStore(server.url) as store:
                 put = [await store.put(lesson("r1", user="ada")) for _ in range(2)]
                 assert put == [True, False]
                 for may in (False, True):
