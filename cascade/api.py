@@ -427,19 +427,15 @@ def choose_middleware(
     breaker, and the deadline, border and tool risks that a question may bring."""
     if isinstance(given, CascadeMiddleware | str | bytes) or not isinstance(given, Sequence):
         raise ConfigurationError(f"middleware={given!r}: give a list, such as [Retries()].")
-    usual: dict[Any, tuple[str, Any]] = {
-        Retries: ("", None),
-        Breaker: ("", None),
-        Deadline: ("deadline", deadline),
-        LocalOnly: ("local_only", local_only or None),
-        ToolRisks: ("", None),
-    }
+    options: dict[Any, Any] = {Deadline: ("deadline", deadline)}
+    options[LocalOnly] = ("local_only", local_only or None)
     if audit_rate is not None:
         from cascade.middleware.audits import Audits  # noqa: PLC0415 - only where it is asked for
 
-        usual[Audits] = ("audit_rate", audit_rate)
+        options[Audits] = ("audit_rate", audit_rate)
     stack = list(given)
-    for kind, (option, value) in usual.items():
+    for kind in (Retries, Breaker, ToolRisks, *options):
+        option, value = options.get(kind, ("", None))
         if not any(isinstance(one, kind) for one in given):
             stack.append(kind() if value is None else kind(value))
         elif value is not None:
@@ -467,8 +463,7 @@ def choose_policy(
                 f"policy={value!r}: give an object with decide(situation), such as "
                 "ThresholdPolicy(0.9)."
             )
-        chosen: Policy = value
-        return chosen
+        return value
     number = to_number(name, value, **({"above": 0, "below": 1} if name == "max_harm" else {}))
     if name == "threshold":
         return ThresholdPolicy(number)
