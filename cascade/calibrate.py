@@ -1,7 +1,5 @@
-"""Calibration of a cascade: ask both models about examples, fit, say what it is worth, write it.
-
-A recording goes on after an interrupt: what was recorded is never asked again.
-"""
+"""Calibration of a cascade: ask both models about examples, fit, say what it is worth, write it. A
+recording goes on after an interrupt: what was recorded is never asked again."""
 
 from __future__ import annotations
 
@@ -179,8 +177,10 @@ class AnswerRecorder:
             copy(place, draft)
         draft.write_text("".join(row.to_line() for row in there.values()), encoding="utf-8")
         self._size = draft.replace(place).stat().st_size
-        left = [example for example in examples if example.id not in there]
-        done, queue = Collected(len(examples), skipped=len(examples) - len(left)), iter(left)
+        new = [example for example in examples if example.id not in there]
+        left = [e for e in new if self.agree or e.labels or e.reference is not None]
+        done, queue = Collected(len(examples), skipped=len(examples) - len(new)), iter(left)
+        done.unlabelled = len(new) - len(left)
 
         async def work() -> None:
             for example in queue:
@@ -227,9 +227,6 @@ class AnswerRecorder:
 
     async def _answer(self, example: Example, done: Collected) -> None:
         """Ask both models, and write the transcript if something says whether they are right."""
-        if not self.agree and not example.labels and example.reference is None:
-            done.unlabelled += 1
-            return
         kernel, run = self.kernel, self.kernel.begin(list(example.messages))
         runtime = CascadeRuntime(kernel, show="final")
         while run.step not in ("verify", "expert", "end"):

@@ -38,7 +38,7 @@ from cascade.ledger.entries import LedgerView
 from cascade.ledger.ledger import Ledger
 from cascade.ledger.outlook import Outlook
 from cascade.middleware.base import Advance, Ask, CascadeMiddleware, Slot
-from cascade.policies.base import Situation
+from cascade.policies.base import Situation, within
 from cascade.run import (
     Answer,
     Call,
@@ -334,7 +334,7 @@ class Kernel:
         discarded; tell the policy what it has `spent` in the end."""
         if new := self.ledger.take(run.id):
             run.entries = list({entry.id: entry for entry in (*run.entries, *new)}.values())
-        if spent and callable(learn := getattr(self.policy, "paid", None)):
+        if spent and callable(learn := within(self.policy, "paid")):
             learn(known_cost(run.entries))
 
 

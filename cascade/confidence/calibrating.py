@@ -209,14 +209,12 @@ def fit_calibrator(table: Array, correct: Array) -> FittedCalibrator:
     return FittedCalibrator(base=base, full=full if share else None, share=share)
 
 
-def fit_gain(
-    table: Array, small: Array, large: Array, precision: float = GAIN_PRECISION
-) -> GainHead:
+def fit_gain(table: Array, small: Array, large: Array) -> GainHead:
     """A gain head, from how right (n,) draft and large answer were."""
-    columns = range(1, table.shape[1])
+    columns, precision = range(1, table.shape[1]), GAIN_PRECISION
     return GainHead(
-        small=_fit(table, small, columns, precision),
-        large=_fit(table, large, columns, precision, raw=False),
+        small=fit_linear(table, small, columns, precision),
+        large=fit_linear(table, large, columns, precision, raw=False),
     )
 
 
@@ -263,18 +261,18 @@ def _fit_base(table: Array, correct: Array) -> Linear:
     if not _scored(table):
         rate = (correct.sum() + 1) / (len(correct) + 2)
         return Linear(intercept=float(np.log(rate / (1 - rate))))
-    found = _fit(table, correct)
-    return found if found.raw >= 0 else _fit(table, correct, raw=False)
+    found = fit_linear(table, correct)
+    return found if found.raw >= 0 else fit_linear(table, correct, raw=False)
 
 
 def _fit_full(table: Array, correct: Array) -> Linear:
     """Also columns beside the raw score, as many as there are labels for."""
     rarer = int(min((correct > 0.5).sum(), (correct <= 0.5).sum()))
     most = max(0, rarer // LABELS_PER_FEATURE - _scored(table))
-    return _fit(table, correct, range(1, table.shape[1])[:most])
+    return fit_linear(table, correct, range(1, table.shape[1])[:most])
 
 
-def _fit(
+def fit_linear(
     table: Array,
     labels: Array,
     columns: Sequence[int] = (),

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, ValidationError
 
 from cascade.confidence.base import FEATURES, Features, combine, score_of, shots_of, system_hash
-from cascade.confidence.signals import EarlyRow
 from cascade.errors import CalibrationMismatchError, ConfigurationError
 from cascade.state import Certificate, Record
 
@@ -299,7 +298,7 @@ class Calibration(Fitted, MadeFor):
     gain_share: Share = 0.0
     confidences: tuple[Share, ...] = ()
     certificates: tuple[Certificate, ...] = ()
-    early: tuple[EarlyRow, ...] = ()
+    early: tuple[tuple[float, float], ...] = ()
     wordings: Mapping[str, str] = Field(default_factory=dict)
 
     @property

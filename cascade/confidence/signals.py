@@ -64,7 +64,6 @@ _NEGATION = re.compile(r"\b(not|except|never|none|neither|nor|least|false|incorr
 
 
 def _of_text(asked: Asked) -> Features:
-    """Length, and 1 or 0 for the markers of a draft."""
     text = asked.draft.text
     return {
         "answer_words": float(len(text.split())),
@@ -75,7 +74,6 @@ def _of_text(asked: Asked) -> Features:
 
 
 def _of_prompt(asked: Asked) -> Features:
-    """Counts of the question, which are known before anything is drafted."""
     question, words = asked.question, asked.question.split()
     return {
         "prompt_words": float(len(words)),
@@ -90,9 +88,8 @@ def _of_prompt(asked: Asked) -> Features:
 
 
 class Step(Record):
-    """One action of an agent, as text (its calls, or its words), and what came back. One of the
-    kind `submit` proposes the answer, `invalid` could not be read by the environment, `end_of_turn`
-    hands back to the user."""
+    """One action of an agent, as text, and what came back: `submit` proposes the answer, `invalid`
+    could not be read by the environment, `end_of_turn` hands back to the user."""
 
     action: str
     observation: str | None = None
@@ -104,9 +101,7 @@ def message_steps(messages: Sequence[BaseMessage]) -> list[Step]:
     """The steps of an agent's messages: each of its calls with its result, and its answers."""
     results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage)}
     steps = []
-    for message in messages:
-        if not isinstance(message, AIMessage):
-            continue
+    for message in (each for each in messages if isinstance(each, AIMessage)):
         for call in message.tool_calls:
             did = f"{call['name']}({json.dumps(call['args'], sort_keys=True, default=str)})"
             result = results.get(call["id"] or "")
@@ -180,10 +175,7 @@ TOLD = (
 LEAST_MASS = 0.2
 """Of True and False together at the answering token: below, the model says something else."""
 
-_VERDICTS = {
-    **dict.fromkeys(("true", "yes", "correct"), True),
-    **dict.fromkeys(("false", "no", "incorrect", "wrong"), False),
-}
+_TRUE, _FALSE = {"true", "yes", "correct"}, {"false", "no", "incorrect", "wrong"}
 _STRIP = " \t\r\n\"'`*_.,:;!()[]▁Ġ"
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)(?: ?%| ?/ ?100)?\.?")
 
@@ -234,12 +226,10 @@ def check_messages(
 
 
 def p_true(check: Completion) -> float | None:
-    """P(True) in [0, 1] from the reply to `check_messages`, or None when it says neither.
-
-    It is the mass of all spellings of True over that of True and False (arXiv 2207.05221) at the
-    first token that is no white space; a word that is not listed counts with the most it can have,
-    what the least likely listed token has. Without log-probabilities the one word decides alone.
-    """
+    """P(True) in [0, 1] from the reply to `check_messages`, or None when it says neither: the mass
+    of all spellings of True over that of True and False (arXiv 2207.05221) at the first token that
+    is no white space. A word that is not listed counts with the most it can have, what the least
+    likely listed token has. Without log-probabilities the one word decides alone."""
     if not check.logprobs:
         verdict = _verdict(check.text)
         return None if verdict is None else float(verdict)
@@ -258,7 +248,8 @@ def p_true(check: Completion) -> float | None:
 
 
 def _verdict(text: str) -> bool | None:
-    return _VERDICTS.get(text.strip(_STRIP).casefold())
+    word = text.strip(_STRIP).casefold()
+    return word in _TRUE if word in _TRUE | _FALSE else None
 
 
 class PTrueSignal(Signal):
@@ -309,9 +300,8 @@ class _OtherModel(Signal):
 
 
 class PrefillScore(_OtherModel):
-    """Log-probabilities of the draft under another model, by one pass over it without generation:
-    what the drafter is sure of and another model finds unlikely is often wrong (arXiv 2603.25450).
-    """
+    """Log-probabilities of the draft under another model, by one pass over it: what the drafter is
+    sure of and another model finds unlikely is often wrong (arXiv 2603.25450)."""
 
     name = "prefill"
 
@@ -506,11 +496,6 @@ def wordings(names: Iterable[str]) -> dict[str, str]:
 
 # --- early stop of a draft that is still being written
 
-EarlyRow = tuple[float, float]
-"""Of a calibration draft: its confidence, and its `logprob_window_min`. The smallest mean over 16
-tokens only falls while an answer grows, so its final value bounds the running one (as in DeepConf,
-arXiv 2508.15260, with a conformal bound in place of its percentile)."""
-
 ROUNDING = 1e-9
 """Sums of the same numbers in another order differ by less."""
 
@@ -527,12 +512,17 @@ def drafts_needed(share: float) -> int:
 
 
 def lowest_kept(
-    rows: Sequence[EarlyRow], accepts: Callable[[float], bool], share: float
+    rows: Sequence[tuple[float, float]], accepts: Callable[[float], bool], share: float
 ) -> float | None:
     """The running window below which a draft is given up; None where too few drafts bound it. With
     n accepted drafts it is the r-th smallest window, r = ⌊share·(n + 1)⌋: another one of the same
     kind falls below it with probability at most r/(n + 1) ≤ share (split conformal prediction,
-    arXiv 2107.07511, appendix D). `rows` are sorted, `accepts` is monotone."""
+    arXiv 2107.07511, appendix D, in place of DeepConf's percentile, 2508.15260).
+
+    `rows` are sorted pairs of a draft's confidence and its `logprob_window_min`: the smallest mean
+    over 16 tokens only falls while an answer grows, so that its end bounds the running one.
+    `accepts` is monotone.
+    """
     first = bisect_left(rows, True, key=lambda row: accepts(row[0]))
     lowest = sorted(window for _, window in rows[first:])
     rank = math.floor(share * (len(lowest) + 1))

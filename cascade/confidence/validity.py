@@ -47,11 +47,9 @@ def objection(
     tools: Sequence[Mapping[str, Any]] = (),
     tool_choice: str | None = None,
 ) -> str | None:
-    """Reason why this answer cannot be used, or None.
-
-    Its text has to satisfy the JSON schema; a call has to name one of the tools (in OpenAI format)
-    and satisfy its parameters; `tool_choice` is a tool's name, `required`, `none` or `auto`.
-    """
+    """Reason why this answer cannot be used, or None: its text has to satisfy the JSON schema, a
+    call to name one of the tools (in OpenAI format) and satisfy its parameters; `tool_choice` is a
+    tool's name, `required`, `none` or `auto`."""
     called, choice, problem = completion.called, tool_choice or "auto", None
     kinds = {"auto": True, "none": not called, "required": bool(called)}
     if not kinds.get(choice, choice in called):

@@ -16,7 +16,7 @@ from typing import Any
 from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import JsonValue
 
-from cascade.confidence import normalise
+from cascade.confidence.signals import normalise
 from cascade.errors import ConfigurationError, InputError
 from cascade.models import Model, Request, open_model
 

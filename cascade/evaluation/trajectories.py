@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from langchain_core.messages import BaseMessage
 
-from cascade.confidence.calibrating import cross_fitted, fit_gain
+from cascade.confidence.calibrating import cross_fitted, fit_linear
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import Step, lowest_kept, message_steps
 from cascade.errors import ConfigurationError
@@ -64,7 +64,7 @@ def _table(runs: Sequence[Sequence[Step]], topics: Array) -> Array:
 
 def _chance(table: Array, right: Array) -> Linear:
     """The chance of success; signals of runs and topics of questions may say much."""
-    return fit_gain(table, right, right, precision=0.3**-2).small
+    return fit_linear(table, right, range(1, table.shape[1]), 0.3**-2)
 
 
 def fit_early_stop(

@@ -12,13 +12,12 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, get_args
-from weakref import WeakSet
 
 from cascade.errors import is_control_flow
 from cascade.ledger.entries import LedgerEntry, LedgerView
 from cascade.middleware import Advance, CascadeMiddleware, Slot
 from cascade.middleware.background import tags_of
-from cascade.run import CascadeRuntime, Kernel, Run
+from cascade.run import CascadeRuntime, Run
 from cascade.state import Basis
 
 logger = logging.getLogger("cascade")
@@ -42,7 +41,7 @@ class RunRecord:
     tags: dict[str, str]
 
 
-def _record_of(run: Run, kernel: Kernel, error: BaseException | None) -> RunRecord:
+def _record_of(cascade: str, run: Run, error: BaseException | None) -> RunRecord:
     outcomes = {
         "cancelled": isinstance(error, asyncio.CancelledError | GeneratorExit),
         "failed": error is not None,
@@ -59,7 +58,7 @@ def _record_of(run: Run, kernel: Kernel, error: BaseException | None) -> RunReco
     ledger: Any = LedgerView(run.entries) if error is None else getattr(error, "ledger", None)
     bases: list[Basis] = ["unknown"] if ledger is None else [ledger.cost_basis, ledger.saved_basis]
     return RunRecord(
-        cascade=kernel.parts.name,
+        cascade=cascade,
         run_id=run.id,
         outcome=outcome,
         tier=run.source if answered and outcome != "abstained" else None,
@@ -75,23 +74,16 @@ def _record_of(run: Run, kernel: Kernel, error: BaseException | None) -> RunReco
 
 
 class RunObserver(CascadeMiddleware):
-    """Base of middleware that looks on at runs. What it raises is logged, and harms no run.
-
-    A run that waits for a person and is resumed later is seen twice, with the same id; so is one
-    that failed and is resumed from a checkpoint.
-    """
+    """Base of middleware that looks on at runs; what it raises is logged, and harms no run. A run
+    that waited for a person, or failed, and is resumed is seen twice, with the same id."""
 
     slot = Slot.GUARDS  # next to the wire it sees each attempt, and only what is really sent
 
-    def __init__(self) -> None:
-        self._heard: WeakSet[Kernel] = WeakSet()
-
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
         """See how the run ends, and each entry of the ledger from the first step on."""
-        kernel = runtime.kernel
-        if kernel not in self._heard:
-            self._heard.add(kernel)
-            kernel.ledger.listeners.append(partial(self.recorded, kernel.parts.name))
+        name, listeners = runtime.kernel.parts.name, runtime.kernel.ledger.listeners
+        if all(getattr(known, "func", None) != self.recorded for known in listeners):
+            listeners.append(partial(self.recorded, name))
         failure: BaseException | None = None
         try:
             await handler(run, runtime)
@@ -102,7 +94,7 @@ class RunObserver(CascadeMiddleware):
             ended = failure is not None or run.step in ("person", "end")
             if run.kind == "answer" and ended and not is_control_flow(failure):
                 with harmless():
-                    self.ended(_record_of(run, kernel, failure), run, failure)
+                    self.ended(_record_of(name, run, failure), run, failure)
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """A run has ended, waits for a person, or failed."""
@@ -122,14 +114,10 @@ def harmless() -> Iterator[None]:
 
 class RunLog(RunObserver):
     """Log of runs (by default the logger `cascade.runs`): a line of JSON when one ends, INFO, or
-    WARNING where it failed or was degraded.
-
-    The fields are those of `RunRecord`, also as attributes of the log record, without questions,
-    answers and error messages. In the line, dollars are texts.
-    """
+    WARNING where it failed or was degraded, with the fields of `RunRecord`, also as attributes of
+    the log record: no questions, answers or error messages. In the line, dollars are texts."""
 
     def __init__(self, log: logging.Logger | None = None) -> None:
-        super().__init__()
         self._log = log or logging.getLogger("cascade.runs")
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:

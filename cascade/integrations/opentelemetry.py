@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
@@ -66,7 +65,6 @@ class Telemetry(RunObserver):
         meter_provider: metrics.MeterProvider | None = None,
         capture_content: bool = False,
     ) -> None:
-        super().__init__()
         self._tracer = trace.get_tracer("agent-cascade", tracer_provider=tracer_provider)
         self._capture_content = capture_content
         self._open: dict[str, Span] = {}
@@ -85,7 +83,7 @@ class Telemetry(RunObserver):
     async def wrap_step(self, run: Run, runtime: CascadeRuntime, handler: Advance) -> None:
         """A span for the step, below that of its run."""
         step = "router" if run.step == "begin" else run.step
-        with self._in_span(run, partial(self._step, step, run, runtime)) as span:
+        with self._in_span(run, lambda: self._step(step, run, runtime)) as span:
             await super().wrap_step(run, runtime, handler)
             if step == "verify":
                 span.set_attributes(_known(_decided(run), "cascade."))

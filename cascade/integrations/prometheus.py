@@ -16,11 +16,24 @@ try:
 except ModuleNotFoundError as error:
     raise MissingDependencyError(f"{error}: in a clone, pip install '.[prometheus]'.") from error
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
-"""Buckets of durations: from a small model beside the processor to a large one that thinks."""
+# From a small model beside the processor to a large one that thinks; and finer near thresholds.
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)
+_seconds, _shares = partial(Histogram, buckets=_SECONDS), partial(Histogram, buckets=_SHARES)
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1)
-"""Buckets of confidence, finer at the end where thresholds are."""
+METRICS: dict[str, tuple[Any, str, str]] = {
+    "requests": (Counter, "outcome tier", "Requests by how they ended."),
+    "request_seconds": (_seconds, "outcome", "Seconds per request."),
+    "call_seconds": (_seconds, "node tier outcome", "Seconds per model call."),
+    "confidence": (_shares, "calibrated", "Confidence in the last judged draft of a request."),
+    "entries": (Counter, "node tier outcome", "Ledger entries, also of audits."),
+    "unknown_cost_entries": (Counter, "node tier", "Ledger entries of unknown cost, in no sum."),
+    "tokens": (Counter, "tier kind", "Tokens; input has cached and cache_write, output reasoning."),
+    "cost_usd": (Counter, "node tier basis", "US dollars spent."),
+    "gained_usd": (Counter, "node tier basis", "US dollars saved."),
+    "lost_usd": (Counter, "node tier basis", "US dollars lost."),
+}
+"""By name, after `cascade_`: labels after that of the cascade, and what it tells."""
 
 
 class PrometheusMetrics(RunObserver):
@@ -35,55 +48,39 @@ class PrometheusMetrics(RunObserver):
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        super().__init__()
-
-        def make(kind: Any, name: str, labels: str, about: str, **more: Any) -> Any:
-            names = ("cascade", *labels.split())
-            return kind(f"cascade_{name}", about, names, registry=registry, **more)
-
-        count, seconds = partial(make, Counter), partial(make, Histogram, buckets=SECONDS)
         try:
-            self._requests = count("requests", "outcome tier", "Requests by how they ended.")
+            self._metrics = {
+                name: make(f"cascade_{name}", about, ["cascade", *of.split()], registry=registry)
+                for name, (make, of, about) in METRICS.items()
+            }
         except ValueError as error:
             raise ConfigurationError(
                 "this registry has the metrics of a cascade already: give the same "
                 "PrometheusMetrics to all cascades; the label `cascade` tells them apart."
             ) from error
-        self._seconds = seconds("request_seconds", "outcome", "Seconds per request.")
-        self._calls = seconds("call_seconds", "node tier outcome", "Seconds per model call.")
-        about = "Confidence in the last judged draft of a request."
-        self._confidence = make(Histogram, "confidence", "calibrated", about, buckets=SHARES)
-        self._entries = count("entries", "node tier outcome", "Ledger entries, also of audits.")
-        about = "Ledger entries of unknown cost, which no sum contains."
-        self._unknown = count("unknown_cost_entries", "node tier", about)
-        about = "Tokens; cached and cache_write are part of input, reasoning of output."
-        self._tokens = count("tokens", "tier kind", about)
-        self._cost = count("cost_usd", "node tier basis", "US dollars spent.")
-        self._gained = count("gained_usd", "node tier basis", "US dollars saved.")
-        self._lost = count("lost_usd", "node tier basis", "US dollars lost.")
 
     def ended(self, record: RunRecord, run: Run, error: BaseException | None) -> None:
         """Count the request."""
-        name, outcome = record.cascade, record.outcome
-        self._requests.labels(name, outcome, record.tier or "").inc()
-        self._seconds.labels(name, outcome).observe(record.latency_ms / 1000)
+        name, outcome, metrics = record.cascade, record.outcome, self._metrics
+        metrics["requests"].labels(name, outcome, record.tier or "").inc()
+        metrics["request_seconds"].labels(name, outcome).observe(record.latency_ms / 1000)
         if record.confidence is not None:
-            sure = self._confidence.labels(name, str(record.calibrated).lower())
+            sure = metrics["confidence"].labels(name, str(record.calibrated).lower())
             sure.observe(record.confidence)
 
     def recorded(self, cascade: str, entry: LedgerEntry) -> None:
         """Count what the entry says."""
-        place = (cascade, entry.node, entry.tier or "")
-        self._entries.labels(*place, entry.outcome).inc()
+        place, metrics = (cascade, entry.node, entry.tier or ""), self._metrics
+        metrics["entries"].labels(*place, entry.outcome).inc()
         if entry.model is not None:
-            self._calls.labels(*place, entry.outcome).observe(entry.latency_ms / 1000)
+            metrics["call_seconds"].labels(*place, entry.outcome).observe(entry.latency_ms / 1000)
         if entry.cost_usd is None:
-            self._unknown.labels(*place).inc()
+            metrics["unknown_cost_entries"].labels(*place).inc()
         elif entry.cost_usd:
-            self._cost.labels(*place, entry.cost_basis).inc(float(entry.cost_usd))
+            metrics["cost_usd"].labels(*place, entry.cost_basis).inc(float(entry.cost_usd))
         if entry.saved_usd:
-            counter = self._gained if entry.saved_usd > 0 else self._lost
+            counter = metrics["gained_usd" if entry.saved_usd > 0 else "lost_usd"]
             counter.labels(*place, entry.basis).inc(float(abs(entry.saved_usd)))
         for kind in ("input", "output", "cached", "cache_write", "reasoning"):
             if tokens := getattr(entry, f"{kind}_tokens"):
-                self._tokens.labels(cascade, entry.tier or "", kind).inc(tokens)
+                metrics["tokens"].labels(cascade, entry.tier or "", kind).inc(tokens)

@@ -20,8 +20,7 @@ from typing import Any, Literal, NamedTuple
 from langchain_core.messages import HumanMessage, SystemMessage
 
 from cascade._numbers import to_number
-from cascade.confidence import as_data, normalise
-from cascade.confidence.signals import seal
+from cascade.confidence.signals import as_data, normalise, seal
 from cascade.errors import CascadeError, ConfigurationError
 from cascade.ledger.entries import LedgerEntry
 from cascade.ledger.ledger import Ledger

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Lock
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from cascade._numbers import to_number
 from cascade.errors import ConfigurationError
@@ -102,9 +102,16 @@ class Policy(Protocol):
         ...
 
 
+def within(policy: Any, name: str) -> Any:
+    """An attribute of a policy, or of the one inside it (`inner`); None where neither has it."""
+    while policy is not None and getattr(policy, name, None) is None:
+        policy = getattr(policy, "inner", None)
+    return getattr(policy, name, None)
+
+
 def promises(policy: Policy) -> float | None:
-    """α of the certificate of a policy; None without a promise."""
-    proof = getattr(policy, "certificate", None)
+    """α of the certificate of a policy, also of one inside it; None without a promise."""
+    proof = within(policy, "certificate")
     return proof.max_harm if isinstance(proof, Certificate) else None
 
 
@@ -250,14 +257,12 @@ class EconomicPolicy:
 @dataclass(frozen=True, slots=True)
 class AbstainPolicy:
     """Give no answer where even the better side is expected to cost more than an unanswered
-    question (arXiv 2502.09054); `inner` knows what both sides are expected to cost."""
+    question (arXiv 2502.09054); `inner` must know expected costs, as `EconomicPolicy` does."""
 
-    inner: EconomicPolicy
+    inner: Policy
     price_of_abstaining: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, EconomicPolicy):
-            raise ConfigurationError(f"AbstainPolicy({self.inner!r}, …): give an EconomicPolicy.")
         to_number("AbstainPolicy.price_of_abstaining", self.price_of_abstaining, least=0)
 
     def decide(self, situation: Situation) -> Decision:
@@ -266,24 +271,19 @@ class AbstainPolicy:
         accept, escalate = decision.expected_cost_accept_usd, decision.expected_cost_escalate_usd
         if accept is None or escalate is None or min(accept, escalate) <= self.price_of_abstaining:
             return decision
-        reason = (
-            f"{decision.reason}; the better side is expected to cost "
-            f"{dollars(min(accept, escalate))}, an unanswered question "
-            f"{dollars(self.price_of_abstaining)}"
-        )
+        costs, instead = dollars(min(accept, escalate)), dollars(self.price_of_abstaining)
+        reason = f"{decision.reason}; the better side is expected to cost {costs}, "
+        reason += f"an unanswered question {instead}"
         return decision.model_copy(update={"action": "abstain", "tier": None, "reason": reason})
 
 
 class BudgetPolicy:
-    """Escalate by gain per dollar, at a shadow price that keeps the mean cost at a budget.
+    """Escalate by gain per dollar, at a shadow price that keeps the mean cost of a request at B, a
+    budget in `dollars`.
 
     Escalate ⇔ p_L − p_S > λ_b·c_L. After each request (`paid`) the dual update
     λ_b ← [λ_b + η·(c_t − B)]₊ makes escalation dearer while spending is above B (arXiv 2604.00136),
-    with η = 1/(100·B²). It learns, so each cascade has one of its own. Where no calibration knows
-    p_L, it is 1.
-
-    Args:
-        dollars: B, per request on average.
+    with η = 1/(100·B²). It learns, so each cascade has one of its own. An unknown p_L counts as 1.
     """
 
     def __init__(self, dollars: float) -> None:

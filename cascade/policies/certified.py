@@ -56,12 +56,8 @@ class CertifiedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No threshold can be certified.
-
-    Attributes:
-        reason: in words, with the way out.
-        labels_needed: a lower limit of how many it would take, where more can help.
-    """
+    """No threshold can be certified, for a `reason` in words, with the way out; `labels_needed` is
+    a lower limit of how many it would take, where more can help."""
 
     reason: str
     labels_needed: int | None = None

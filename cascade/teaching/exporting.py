@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cascade._numbers import to_number
-from cascade.confidence import as_data, normalise, speaks_of_grading
+from cascade.confidence.signals import as_data, normalise
+from cascade.confidence.validity import speaks_of_grading
 from cascade.errors import ConfigurationError
 from cascade.middleware.background import lot
 from cascade.middleware.local_only import KEYS

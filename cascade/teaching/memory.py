@@ -18,7 +18,8 @@ from typing import Any
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from cascade._numbers import to_count, to_number
-from cascade.confidence import as_data, normalise, speaks_of_grading
+from cascade.confidence.signals import as_data, normalise
+from cascade.confidence.validity import speaks_of_grading
 from cascade.errors import CascadeError, ModelError
 from cascade.middleware.background import Background, lot, tags_of
 from cascade.middleware.examples import Examples, with_examples

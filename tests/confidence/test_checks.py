@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 
-from cascade.confidence import as_data, check_messages, speaks_of_grading
-from cascade.confidence.signals import p_true, seal
+from cascade.confidence.signals import as_data, check_messages, p_true, seal
+from cascade.confidence.validity import speaks_of_grading
 from cascade.state import Completion, TokenLogprob
 from tests.confidence.drafts import token
 

@@ -13,20 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolCall, ToolMessage
 
-from cascade.confidence import (
-    Asked,
-    PrefillScore,
-    Probe,
-    SelfConsistency,
-    Signal,
-    UserSignal,
-    normalise,
-)
+from cascade.confidence import Asked, PrefillScore, Probe, SelfConsistency, Signal, UserSignal
 from cascade.confidence.base import WINDOW, combine, logprob_features, take
 from cascade.confidence.signals import (
     BUILT_IN,
     SignalLike,
     Step,
+    normalise,
     to_signals,
     trajectory_features,
     wordings,

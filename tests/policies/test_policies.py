@@ -23,7 +23,7 @@ from cascade.policies import (
     ThresholdPolicy,
     TierOutlook,
 )
-from cascade.policies.base import DEFAULT_THRESHOLD, dollars, promises, value_of_information
+from cascade.policies.base import DEFAULT_THRESHOLD, dollars, promises, value_of_information, within
 from cascade.state import Assessment
 from tests.confidence.drafts import CERTIFICATE
 
@@ -82,8 +82,7 @@ def test_facts_are_settled_first(name: str, situation: Situation, action: str, r
         lambda: ThresholdPolicy(0.5, uncalibrated=-0.1),
         lambda: EconomicPolicy(1.0, p_large=-0.1),
         lambda: BudgetPolicy(float("nan")),
-        lambda: AbstainPolicy(EconomicPolicy(1.0), -1.0),
-        lambda: AbstainPolicy(ThresholdPolicy(), 1.0),  # type: ignore[arg-type]
+        lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
     ],
 )
 def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> None:
@@ -227,9 +226,11 @@ def test_abstaining_is_chosen_when_cheapest(confidence: float, price: float, act
     assert decision.action == action
 
 
-def test_a_promise_is_that_of_a_certificate() -> None:
-    assert promises(CertifiedPolicy(CERTIFICATE)) == CERTIFICATE.max_harm
-    assert promises(ThresholdPolicy()) is None
+def test_promises_and_budgets_are_found_within_other_policies() -> None:
+    assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0)) == CERTIFICATE.max_harm
+    assert promises(AbstainPolicy(ThresholdPolicy(), 1.0)) is None
+    keeper = BudgetPolicy(0.001)
+    assert within(AbstainPolicy(keeper, 1.0), "paid") == keeper.paid
 
 
 def test_a_budget_that_is_overspent_makes_escalating_dearer_and_one_that_is_not_cheaper() -> None:
