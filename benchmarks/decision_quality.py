@@ -28,7 +28,7 @@ from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
 from cascade.evaluation.features import Pair, Rows, comparable, pair_of
 from cascade.evaluation.ladder import climb, fit_head, fit_shapes
-from cascade.evaluation.verdict import Options, cheapest_within, cross_fit, play_on, ranking
+from cascade.evaluation.verdict import Options, cheapest, cross_fit, play_on, ranking
 from cascade.policies import Refusal, certify
 
 GPT4, SC3, MIXTURE = "gpt-4-1106-preview", "gpt-4/cot1-sc3", "mixture-of-thought"
@@ -253,7 +253,7 @@ def cost_figures(case: Case, fit: Pair, test: Pair) -> Figures:
     """Within one point of the large model: our choice and a fixed threshold, and both curves."""
     own, shapes = cross_fit(fit, OPTIONS), list(fit_shapes(fit, np.arange(len(fit))))
     sheet, shape = play_on(shapes, test), climb(shapes).name
-    at = None if shape == "off" else cheapest_within(own, OPTIONS.within, OPTIONS)
+    at = None if shape == "off" else cheapest(own, OPTIONS)
     ours = (1.0, 0.0) if at is None else (float(sheet.share[at]), float(sheet.loss[at]))
     cut = Threshold.of(fit, case.plain).choose(OPTIONS.within)
     threshold = Threshold.of(test, case.plain)

@@ -1,8 +1,8 @@
 """Saving and quality of a cascade by random audits of accepted drafts, with 95 % intervals.
 
-Of a fixed population of accepted drafts with a value each, draft i is audited with a known
-probability π_i, independently of the others (Poisson sampling). Only that draw is random: no
-interval supposes that requests come from any distribution. `runs` are columns, `report.RUNS`.
+Of a fixed population of accepted drafts, draft i is audited with a known probability π_i,
+independently of the others (Poisson sampling). Only that draw is random: no interval supposes that
+requests come from any distribution. `runs` are columns, `report.RUNS`.
 """
 
 from __future__ import annotations
@@ -193,8 +193,7 @@ def _limits(drafts: Any) -> Array:
 
 
 def _spread(runs: Any, rated: Any) -> float:
-    """Standard deviation of a prediction of the large model's cost, by its costs on escalated
-    requests, or by the ranges of the predictions."""
+    """Standard deviation of predicted costs, by those of escalated requests, or by their ranges."""
     costs = runs.measured[(runs.outcome == "escalated") & (runs.measured > 0)]
     if len(costs) >= ENOUGH_ESCALATED:
         return float(np.std(costs, ddof=1))
@@ -262,8 +261,8 @@ def reliability(runs: Any) -> list[tuple[float, float, float, float]]:
 
 
 def choices_of(runs: Any, spent: float, bill: Figure) -> tuple[Choice, ...]:
-    """Outcomes of other thresholds on the same requests, by rising threshold; none where no draft
-    was decided about. `bill` is that of the large model alone."""
+    """Outcomes of other thresholds, which rise, on the same decided requests; the `bill` is that of
+    the large model alone."""
     decided = runs[np.isin(runs.outcome, ("accepted", *_LARGE_ANSWERED))]
     was, n, sure = decided.outcome == "accepted", len(decided), decided.confidence
     unseen = np.isnan(decided.large)

@@ -157,8 +157,8 @@ class Pair:
         return self._tables[key]
 
     def helpers(self, fit: Rows) -> tuple[str, ...]:
-        """The three most accurate candidates on the fitting rows that cost no more than a draft, or
-        15 % of a large answer; more would be a choice among noise."""
+        """The three most accurate candidates on the fitting rows (more would be a choice among
+        noise) that cost no more than a draft, or 15 % of a large answer."""
         most = max(1.001 * self.small_cost[fit].mean(), 0.15 * self.large_cost[fit].mean())
         answers = {name: self.table(f"answers:{name}") for name in self.candidates}
         cheap = [name for name, of in answers.items() if of["cost_usd"][fit].mean() <= most]
@@ -166,8 +166,7 @@ class Pair:
 
 
 def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
-    """The rows of two models, without those that lack a cost where others have theirs; where no row
-    has both costs, none are known.
+    """The rows of two models, without those that lack a cost, unless all do.
 
     Raises:
         ConfigurationError: no row has both models, or large answers cost nothing.

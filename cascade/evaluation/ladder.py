@@ -1,12 +1,10 @@
 """The shapes that a cascade can have, from the simplest up, and which of them the labels pay for.
 
 A large answer is worth asking for where the expected gain p_L − p_S is above its price in errors,
-c_L/λ (λ: dollars per error). One such price turns every shape into a policy, by backward induction
-over its points of decision. c_L grows with the length of the question, so that long questions need
-more doubt to be escalated.
-
-p_S and p_L are logistic regressions with normal priors: the raw score is expected to count, all
-else to count little, so that with few labels a head *is* the raw score.
+c_L/λ (λ: dollars per error), which turns every shape into a policy, by backward induction over its
+points of decision. c_L grows with the length of the question. p_S and p_L are logistic regressions
+with normal priors: the raw score is expected to count, all else to count little, so that with few
+labels a head *is* the raw score.
 """
 
 from __future__ import annotations
@@ -249,9 +247,8 @@ def shape_of(calibration: Calibration, pair: Pair, fit: Rows) -> Shape:
 
 
 def climb(shapes: Sequence[Shape]) -> Shape:
-    """The highest of the shapes, from the simplest up, to which leave-one-out rows show that each
-    step pays by more than its noise; `off` where the large model alone is worth more, at any price
-    of an error."""
+    """The highest of the shapes, from the simplest up, to which each step pays by more than its
+    noise on leave-one-out rows; `off` where none does at any price of an error."""
     best, below, noise = Shape("off", shapes[0].pair, shapes[0].fit), np.zeros(1), 0.0
     for shape in shapes:
         worth = np.take(shape.worth(shape.pair), shape.fit, axis=1)

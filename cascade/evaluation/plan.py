@@ -1,9 +1,8 @@
 """Forecast of what a cascade costs and saves, from prices or recorded costs; no model is called.
 
 With c_S, c_V and c_L the dollars of a draft, its check and a large answer, and a the share of
-drafts that is accepted, a request costs c_S + c_V + (1 − a)·c_L. Relative to the large model alone
-that is r + (1 − a) with r = (c_S + c_V)/c_L: a cascade saves only if a > r, and never if r ≥ 1
-(the counter-evidence is "Is Escalation Worth It?", arXiv 2605.06350).
+drafts that is accepted, a request costs r + (1 − a) of the large model alone, r = (c_S + c_V)/c_L:
+a cascade saves only if a > r ("Is Escalation Worth It?", arXiv 2605.06350).
 """
 
 from __future__ import annotations

@@ -140,8 +140,7 @@ _TRANSCRIPT, _ROW = TypeAdapter(Transcript), TypeAdapter(dict[str, Any])
 
 
 def read_transcripts(path: str | Path) -> Iterator[Transcript]:
-    """The records of a JSONL file, plain or gzip, one by one. A last line that was cut off while it
-    was written is left out with a warning.
+    """The records of a JSONL file, plain or gzip; a last line that was cut off is left out.
 
     Raises:
         ConfigurationError: a line is not a record, or two have the same id.
@@ -224,12 +223,10 @@ def read_examples(
     label: str | None = None,
     system: str | None = None,
 ) -> list[Example]:
-    """Labelled examples from a table; one without a label has no reference.
-
-    Columns are `question` (by default one of `QUESTIONS`), `label` (one of `LABELS`), `id` (or the
-    row's number), and `labels`, which maps answers to true or false. `system` goes before each
-    question that has no such message. What cannot be read is a `ConfigurationError`.
-    """
+    """Labelled examples from a table; one without a label has no reference. Columns are `question`
+    (by default one of `QUESTIONS`), `label` (one of `LABELS`), `id` (or the row's number), and
+    `labels`, which maps answers to true or false. `system` goes before each question that has no
+    such message. What cannot be read is a `ConfigurationError`."""
     path, rows = Path(path), list(read_table(path))
     names = list(dict.fromkeys(name for row in rows for name in row))
 

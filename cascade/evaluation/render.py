@@ -1,8 +1,7 @@
 """Documents of figures, tables and pictures: as text, as JSON for machines, and as an HTML page.
 
-A number is given once, as a `Figure` with its unit, and rounded only where it is shown. A page
-needs no script and no other host, and reads well on a phone, on paper, in the dark, by keyboard and
-by screen reader; its pictures are SVG.
+A number is given once, as a `Figure` with its unit, and rounded only where it is shown. A page has
+no script and no other host, and reads well on a phone, on paper, in the dark, and by screen reader.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ points, `count` is a whole number, `days` are ordinals of dates."""
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number with its unit, its 95 % interval, and how it is known: an estimate is shown behind
-    `≈`, an unknown number as `?`, and a sum of which a part is unknown (`partial`) as `$1.20 + ?`.
-    It rests on `n` audits or examples."""
+    """A number with its unit, 95 % interval, and the `n` audits or examples that it rests on; an
+    estimate is shown as `≈ 3`, an unknown as `?`, a `partial` sum, of known parts, as `$1.20 + ?`.
+    """
 
     value: Number | None
     unit: Unit = "number"
@@ -53,11 +52,10 @@ class Figure:
     method: str = ""
 
     @property
-    def numbers(self) -> tuple[float, float, float]:
+    def numbers(self) -> tuple[float, ...]:
         """Value, low and high for arithmetic; NaN where one is unknown."""
-        numbers = (self.value, self.low, self.high)
-        value, low, high = (math.nan if each is None else float(each) for each in numbers)
-        return value, low, high
+        known = (self.value, self.low, self.high)
+        return tuple(math.nan if each is None else float(each) for each in known)
 
     def map(self, change: Callable[[Any], Number | None], unit: Unit | None = None) -> Figure:
         """A monotone function of it, with the ends of its interval in order."""
@@ -118,10 +116,9 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Document of a command or a report: the answer in one sentence (`tone` is whether it is
-    good news), tables in order of weight, pictures, which are shown on a page alone, the facts of
-    the first view, sentences to know besides, and what is wrong now (None where nothing watches).
-    """
+    """A command's or a report's answer in a sentence, whose `tone` says whether it is good news,
+    with tables by weight, pictures for a page, facts of the first view, sentences to know besides,
+    and what is wrong now (None where nothing watches)."""
 
     title: str
     sentence: str
@@ -203,12 +200,9 @@ def _words(cell: Cell) -> tuple[str, str]:
 
 
 dollars, percent = partial(written, unit="usd"), partial(written, unit="share")
-"""`$1,234`, `$12.30`, `$0.0123`: three digits, eight decimals at most; `73.8 %`, two decimals below
-1 %; `?` where unknown."""
+"""`$1,234`, `$12.30`, `$0.0123`, `73.8 %`, `0.42 %`, `?` where unknown."""
 
-
-LONGEST = 44
-"""Letters of a cell in text; what is longer goes on in another line."""
+LONGEST = 44  # letters of a cell in text; what is longer goes on in another line
 _wrapped = partial(textwrap.fill, width=100, break_on_hyphens=False)
 
 
@@ -291,10 +285,8 @@ def body(document: Document) -> str:
     if document.alarms:
         listed = _bullets(document.alarms)
         alarm = f'<section class="sentence bad" role="alert"><h2>Wrong now</h2>{listed}</section>'
-    facts = "".join(
-        f"<div><dt>{escape(fact.label)}</dt><dd>{_cell(fact.figure, fact.note)}</dd></div>"
-        for fact in document.facts
-    )
+    known = ((escape(fact.label), _cell(fact.figure, fact.note)) for fact in document.facts)
+    facts = "".join(f"<div><dt>{label}</dt><dd>{figure}</dd></div>" for label, figure in known)
     drawn = "".join(map(to_figure, document.pictures))
     parts = [
         f"<h1>{escape(document.title)}</h1>",
@@ -322,10 +314,8 @@ def table_html(table: Table) -> str:
     """A table under its title."""
     title, left = escape(table.title), _left(table)
     sides = [' class="left"' * (i in left) for i in range(len(table.columns))]
-    heads = "".join(
-        f'<th scope="col"{side}>{escape(head)}</th>'
-        for side, head in zip(sides, table.columns, strict=True)
-    )
+    columns = zip(sides, map(escape, table.columns), strict=True)
+    heads = "".join(f'<th scope="col"{side}>{head}</th>' for side, head in columns)
     rows = ""
     for i, (name, *row) in enumerate(table.rows):
         cells = zip(sides[1:], map(_cell, row), strict=True)

@@ -42,12 +42,10 @@ SPANS = "with its 95 % interval"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Savings and losses of a cascade in a period, with their intervals.
-
-    `requests` are the runs that began in it; `verified_usd` is the lower end of the saving, where
-    it can be claimed; there is no `quality` where no accepted draft could be audited; `escalation`
-    is a share of the decided requests, `right_usd` dollars per answer as good as the large model's.
-    """
+    """Savings and losses of a cascade in a period, with their intervals: `requests` that began in
+    it, `verified_usd`, the lower end of the saving where it can be claimed, `quality` where drafts
+    could be audited, `escalation`, a share of the decided requests, and `right_usd`, dollars per
+    answer as good as the large model's."""
 
     requests: int
     outcomes: Mapping[Outcome, int]
@@ -291,8 +289,8 @@ def _tables(
 
 
 def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
-    """One line per group, of which every column adds up to the headline: days in order, others by
-    what they cost. No lines where no entry has such a tag."""
+    """Lines by group, days in order, others by cost, that add up to the headline; none without any
+    entry of such a tag."""
     group, labels = by.removeprefix("tags."), books.entries[by].tolist()
     days = by == "day"
     left_out = by in ("model", "tier", "node")  # a run has entries in several groups
@@ -330,8 +328,7 @@ def _took(times: Any, *shares: float) -> list[Figure]:
 
 
 def _pictures(books: Books) -> Iterable[Picture]:
-    """Saving and escalation of each day, by the beginning of runs; and whether the confidence is
-    what it says."""
+    """Saving and escalation by the day on which runs began, and how right a confidence is."""
     runs, sums = books.runs, books.summed(books.entries["day"].tolist())
     saved: Any = "Saving per day", "dollars", "usd", []
     escalated: Any = "Escalation per day", "share of decided requests", "share", []
@@ -369,13 +366,11 @@ NUMBERS = (
     *("measured", "large", "loss", "latency_s"),
 )
 RUNS = np.dtype([("outcome", "U10"), *((name, float) for name in NUMBERS)])
-"""Runs as columns; NaN where a number is unknown or does not apply.
-
-`predicted`, `low`, `high` are the estimated baseline of an accepted draft, or of an answer from
-another large model; `measured` are baselines that are known without an audit. `large` is what an
-audit's call cost, or where a cache made it cheaper, the prediction as it was corrected. `loss` is
-of the audit, or of a draft beside the large model's answer, which has a `rate` of 1.
-"""
+"""Runs as columns; NaN where a number is unknown or does not apply. `predicted`, `low`, `high` are
+the estimated baseline of an accepted draft, or of an answer from another large model, `measured`
+baselines that are known without an audit. `large` is what an audit's call cost, or where a cache
+made it cheaper, the prediction as it was corrected; `loss` is of the audit, or of a draft beside
+the large model's answer, which has a `rate` of 1."""
 
 Sums = namedtuple(
     "Sums", "requests calls unknown unpriced no_baseline spent assumed saved estimated"

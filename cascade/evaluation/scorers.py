@@ -91,12 +91,9 @@ _OPTION = re.compile(r"^\s*[(\[]?([A-Za-z])[.):\]]\s*(\S.*?)\s*$", re.MULTILINE)
 
 def choice(answer: str, text: str, question: str) -> bool:
     """True if the answer settles on the same letter as the text, or on that of an option that says
-    the text.
-
-    Read in this order: a boxed letter, the last "answer is B", a letter at the beginning (`B.`,
-    `(b)`), the last marked letter, the text of an option as the question lists them
-    (`A. …` on lines of their own), the last capital that stands alone.
-    """
+    the text. Read in this order: a boxed letter, the last "answer is B", a letter at the beginning
+    (`B.`, `(b)`), the last marked letter, the text of an option as the question lists them (`A. …`
+    on lines of their own), the last capital that stands alone."""
     options: dict[str, str] = {}
     for letter, option in _OPTION.findall(question):
         if letter.upper() == "A":  # of several lists, as of examples, the last is the question's
@@ -134,11 +131,8 @@ _SAID = re.compile(
 
 
 def numeric(answer: str, text: str, question: str) -> bool:
-    """True if the answer's number is that of the text, but for a millionth.
-
-    The answer's number is what follows `####`, stands in `\\boxed{}` or after the last "answer
-    is", else the last number of the text; 50 % is 50 and 0.5.
-    """
+    """True if the answer's number is that of the text, but for a millionth: what follows `####`,
+    stands in `\\boxed{}` or after the last "answer is", else the last one; 50 % is 50 and 0.5."""
     wanted, said = _numbers(text), _numbers(answer)
     if not wanted:
         raise InputError(f"there is no number in the reference {text!r}: use another scorer.")
@@ -165,7 +159,7 @@ def _numbers(text: str) -> tuple[float, ...]:
     return (value, value / 100) if match["percent"] else (value,)
 
 
-def same_json(answer: str, reference: Reference, question: str = "") -> float:
+def same_json(answer: str, reference: Reference, question: str) -> float:
     """1 when the answer's JSON has all fields of the reference, with the same values: numbers as
     numbers, texts without the white space around them."""
     try:
@@ -217,9 +211,7 @@ _VERDICT = re.compile(
 )
 
 
-async def ask_judge(
-    model: Model, answer: str, reference: Reference, question: str = ""
-) -> float | None:
+async def ask_judge(model: Model, answer: str, reference: Reference, question: str) -> float | None:
     """A model's verdict, 1 or 0; it is told neither who answered nor what it cost."""
     wanted = "none given" if reference is None else " or ".join(_texts(reference, "judge"))
     task = HumanMessage(_TASK.format(question, wanted, answer))

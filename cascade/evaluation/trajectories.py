@@ -30,8 +30,8 @@ POINTS, LOST = (1, 2, 3, 4, 6, 8, 12, 16, 24), 0.05
 
 
 class EarlyStop(Fitted):
-    """Early stop of runs whose chance of success, by the run so far and the topics of its question,
-    is `below` a bound at one of the `points`: for `AgentTier(stop=…)`. It loses this `share` of the
+    """Early stop (`AgentTier(stop=…)`) of runs whose chance of success, by the run so far and the
+    topics of its question, is `below` a bound at one of the `points`, which loses a `share` of the
     successes at most."""
 
     points: Mapping[int, Linear]
@@ -127,10 +127,9 @@ def spent_until(pair: Pair, after: Array) -> Array:
 
 
 class Checked(Record):
-    """A cascade of agents whose tasks are checked, beside the large agent alone: its `cost`, a
-    share of that agent's, the share of tasks `solved`, what is `gained` over it, and the same as
-    `whole_…` without an early stop; the share of runs that are `stopped`, and of the small agent's
-    successes that are `lost` by it."""
+    """A cascade of agents whose tasks are checked, beside the large agent alone: `cost`, a share of
+    that agent's, tasks `solved`, what is `gained` over it, the same as `whole_…` without an early
+    stop, and the shares of runs that this has `stopped`, and of successes that are `lost` by it."""
 
     small: str
     large: str
@@ -174,17 +173,16 @@ def check_runs(
             after[held] = fit_early_stop(pair, np.setdiff1d(order, held), share=share)[1][held]
     small, large, alone = rows.small_correct, rows.large_correct, rows.large_cost
 
-    def figures(large: Array, alone: Array, solved: Array, cost: Array) -> dict[str, Any]:
-        known = {"large_solved": large.mean(), "cost": cost.sum() / alone.sum()}
-        return {**known, "solved": solved.mean(), "gained": (solved - large).mean()}
+    def figures(large: Array, alone: Array, *ways: Array) -> dict[str, float]:
+        known: dict[str, float] = {"large_solved": large.mean()}
+        for name, (passed, spent) in {"": ways[:2], "whole_": ways[2:]}.items():
+            cost, solved = spent + (1 - passed) * alone, np.maximum(passed, large)
+            known[f"{name}cost"] = cost.sum() / alone.sum()
+            known |= {f"{name}solved": solved.mean(), f"{name}gained": (solved - large).mean()}
+        return known
 
-    def replayed(passed: Array, spent: Array) -> dict[str, Interval]:
-        columns = large, alone, np.maximum(passed, large), spent + (1 - passed) * alone
-        return bootstrap(figures, *columns, draws=400)
-
-    known = replayed(small * (after == 0), spent_until(rows, after))
-    whole = replayed(small, rows.small_cost)
-    known |= {f"whole_{name}": whole[name] for name in ("cost", "solved", "gained")}
+    stopped = small * (after == 0), spent_until(rows, after)
+    known = bootstrap(figures, large, alone, *stopped, small, rows.small_cost, draws=400)
     worth, sentence = _judged(pair.large, known["cost"], known["gained"], options or Options())
     return Checked(
         small=pair.small,

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, JsonValue
+from pydantic import Field
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm
 from threadpoolctl import threadpool_limits
@@ -95,21 +95,12 @@ class Point(Record):
     off: bool = False
 
 
-class Mistake(Record):
-    """A draft that was kept though it was wrong and the large model was right."""
-
-    id: str
-    question: str
-    draft: str | None
-    reference: JsonValue
-    confidence: float
-
-
 class Evaluation(Record):
     """Everything that was found; quality and costs are of questions like the recorded ones. The
     verdict is about the point that is `recommended`; the others are the menu, the two models and an
     oracle `alone`, and as (cost share, right answers) the `frontier` of all prices. `rankings` are
-    of each shape's expected gain; `rows_to_tell` would tell the loss to within what may be lost."""
+    of each shape's expected gain; `mistakes` drafts that were kept where the large model alone was
+    right; `rows_to_tell` would tell the loss to within what may be lost."""
 
     small: str
     large: str
@@ -127,7 +118,7 @@ class Evaluation(Record):
     frontier: tuple[tuple[float, float], ...]
     rankings: Mapping[str, Figures]
     confidence: Mapping[str, Figures]
-    mistakes: tuple[Mistake, ...]
+    mistakes: tuple[Mapping[str, Any], ...]
     rows_to_tell: int
 
 
@@ -157,8 +148,8 @@ def evaluate(
             shapes = [shape_of(calibration, pair, rows)]
             own = play_on(shapes, pair)
     sheet, shape = own if test is None else play_on(shapes, test), climb(shapes)
-    goal = None if options.price_of_error else options.within
-    at = None if shape.name == "off" else cheapest_within(own, goal, options)
+    at = None if shape.name == "off" else cheapest(own, options)
+    menu = [options.model_copy(update={"price_of_error": None, "within": x}) for x in MENU]
     rankings, confidence = _qualities(sheet)
     rights = sheet.played.right.mean(axis=1).tolist()
     found = Evaluation(
@@ -167,10 +158,8 @@ def evaluate(
         options=options,
         rows=len(pair),
         test_rows=0 if test is None else len(test),
-        points=tuple(
-            point_of(sheet, cheapest_within(own, loss, options), loss, options) for loss in MENU
-        ),
-        recommended=point_of(sheet, at, goal, options),
+        points=tuple(point_of(sheet, cheapest(own, goal), goal) for goal in menu),
+        recommended=point_of(sheet, at, options),
         shape="off" if at is None else shape.name,
         helper=shape.helper,
         alone=alone(sheet.pair),
@@ -273,34 +262,33 @@ def check(pair: Pair) -> None:
         raise ConfigurationError(f"{told} to say much.")
 
 
-def cheapest_within(sheet: Sheet, within: float | None, options: Options) -> int | None:
-    """The cheapest policy that loses no more than allowed, or without a bound the best one at the
-    price of an error; None where it does not save, by a standard error, or does not pay."""
-    if within is None:
-        unit, each = float(sheet.pair.large_cost.mean()), options.price_of_error or 1.0
+def cheapest(sheet: Sheet, options: Options) -> int | None:
+    """The cheapest policy that loses no more than allowed, or the best one at a price of an error;
+    None where it does not save, by a standard error, or does not pay."""
+    if each := options.price_of_error:
+        unit = float(sheet.pair.large_cost.mean())
         at = int(np.argmin(np.abs(PRICES - min(unit / each, PRICES[-1]))))
         return at if sheet.loss[at] * each < (1 - sheet.share[at]) * unit else None
     lost = isotonic_regression(sheet.loss + options.caution * sheet.errors[1]).x
-    allowed = np.flatnonzero(lost <= within)
+    allowed = np.flatnonzero(lost <= options.within)
     if not len(allowed):
         return None
     at = int(allowed[np.argmin(sheet.share[allowed])])
     return at if sheet.share[at] + sheet.errors[0][at] < 1 else None
 
 
-def point_of(sheet: Sheet, at: int | None, within: float | None, options: Options) -> Point:
+def point_of(sheet: Sheet, at: int | None, options: Options) -> Point:
     """A point of the frontier with its figures; without an index, the large model alone."""
-    # The price is the user's own, not the nearest that was played.
-    goal, price = options.within, options.price_of_error
-    name = f"at {dollars(price)} an error"
-    if within is not None:
-        goal, price, name = within, None, f"lose {points(within) if within else 'nothing'}"
+    price = options.price_of_error or None  # the user's own, not the nearest that was played
+    within = None if price else options.within
+    name = f"lose {points(within) if within else 'nothing'}"
+    name = f"at {dollars(price)} an error" if price else name
     if at is None:
         off = {"name": name, "within": within, "off": True}
         return alone(sheet.pair)[1].model_copy(update=off)
-    if within is not None and sheet.pair.priced and PRICES[at] > 0:
+    if not price and sheet.pair.priced and PRICES[at] > 0:
         price = float(sheet.pair.large_cost.mean() / PRICES[at])
-    above = float(norm.sf((goal - sheet.loss[at]) / sheet.errors[1][at]))
+    above = float(norm.sf((options.within - sheet.loss[at]) / sheet.errors[1][at]))
     return _point(sheet, at, name, within=within, price_of_error_usd=price, chance_above=above)
 
 
@@ -346,9 +334,8 @@ def _hidden_by_noise(own: Sheet, options: Options) -> Rows:
 
 
 def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
-    """Rows at which the interval of the loss is as wide as what may be lost, on each side, and
-    that of the cost ends below the large model's; without a point, those that would tell whether
-    the policy that may pay loses too much."""
+    """Rows at which the interval of the loss is as wide as what may be lost, on each side, and that
+    of the cost ends below 1; without a point, those that tell whether one that may pay does."""
     near = min(max(options.within, NEAREST), UNCERTAIN)
     if at is None:
         hidden = _hidden_by_noise(own, options)
@@ -362,8 +349,7 @@ def _rows_to_tell(own: Sheet, at: int | None, options: Options) -> int:
 
 
 def _judged(found: Evaluation, own: Sheet) -> tuple[Verdict, str]:
-    """For a manager, in a word and in a sentence: what to do, what it saves, what it may lose, and
-    how sure that is."""
+    """What to do, in a word and in a sentence: what it saves and loses, and how sure that is."""
     large, n, point, options = found.large, found.rows, found.recommended, found.options
     cost, loss, weighed = point.cost, point.loss, options.price_of_error is not None
     if not own.pair.priced:
@@ -444,21 +430,22 @@ def to_document(found: Evaluation) -> Document:
     rows = f"{found.test_rows:,} other rows" if found.test_rows else f"{found.rows:,} rows"
     note = f"On {rows}. Cost is relative to {found.large} alone. Price of error: for "
     note += "Cascade(price_of_error=…), which then decides so."
-    heads = "cost", "right answers, points", "large answers", "per right answer", "price of error"
-    menu = _points(found, "What you may lose, and what you pay", listed, *heads)
+    paid = "cost", "right answers, points", "large answers", "per right answer", "price of error"
+    menu = _points(found, "What you may lose, and what you pay", listed, *paid)
     alone = "right answers", "cost", "per question", "per right answer"
     ranked = "nAUC and ΔIBC: 0 is a random mix; nAUC: 1 is the oracle."
     wrong: list[Any] = []
     for one in found.mistakes:
-        said, right = (one.draft or "")[:60], str(one.reference or "")[:60]
-        wrong.append((one.id, Figure(one.confidence, "share"), one.question[-120:], said, right))
-    asked = "id", "confidence", "question", "draft", "right answer"
+        sure, asked = Figure(one["confidence"], "share"), one["question"][-120:]
+        said, right = (one["draft"] or "")[:60], str(one["reference"] or "")[:60]
+        wrong.append((one["id"], sure, asked, said, right))
+    heads = "id", "confidence", "question", "draft", "right answer"
     tables = (
         replace(menu, notes=(note,), strong=listed.index(strong)),
         _points(found, "Without a cascade", found.alone, *alone),
         _grid("Who is escalated first", found.rankings, ranked),
         _grid("Confidence in the draft", found.confidence, "On rows that did not fit it."),
-        Table("Kept with the most confidence, and wrong", asked, tuple(wrong), folded=True),
+        Table("Kept with the most confidence, and wrong", heads, tuple(wrong), folded=True),
     )
     good = found.verdict in ("cascade", "router", "small")
     return Document(
@@ -562,8 +549,7 @@ def ranking(
 
 
 def _hull_height(quality: Array, cost: Array) -> float:
-    """Mean height of the least concave curve above these points, whose slopes are those between
-    the points, made to fall."""
+    """Mean height of the least concave curve above these points: their slopes, made to fall."""
     order = np.lexsort((-quality, cost))
     x, first = np.unique(cost[order], return_index=True)
     y = np.maximum.accumulate(quality[order])[first]
@@ -591,8 +577,7 @@ def bootstrap(
     statistics: Callable[..., Mapping[str, float]], *columns: Array, draws: int = 100
 ) -> dict[str, Interval]:
     """95 % intervals of figures of columns (n,) over resampled rows: the spread of the draws around
-    the figure itself, since resampling moves some to one side (the ECE grows). Shares have ends
-    that are."""
+    the figure itself, since resampling moves some (the ECE grows). Shares stay within 0 and 1."""
     n, rng = len(columns[0]), np.random.default_rng(0)
     rows = [np.arange(n), *(rng.integers(0, n, n) for _ in range(draws))]
     whole, *drawn = (statistics(*(column[at] for column in columns)) for at in rows)
@@ -620,10 +605,10 @@ def _qualities(sheet: Sheet) -> tuple[dict[str, Figures], dict[str, Figures]]:
     return rankings, {name: bootstrap(grading, score, right) for name, score in scores.items()}
 
 
-def _worst_mistakes(sheet: Sheet, at: int) -> Iterator[Mistake]:
+def _worst_mistakes(sheet: Sheet, at: int) -> Iterator[Mapping[str, Any]]:
     sure, lost = np.nan_to_num(sheet.confidence), sheet.lost[at] * (1 - sheet.played.escalated[at])
     for i in np.lexsort((-sure, -lost))[:5]:
         row, draft = sheet.pair.rows[i], sheet.pair.rows[i].models[sheet.pair.small]
-        said = {"draft": draft.output or draft.pred, "confidence": float(sure[i])}
+        asked = {"id": row.id, "question": row.prompt, "draft": draft.output or draft.pred}
         if lost[i] > 0.5:
-            yield Mistake(id=row.id, question=row.prompt, reference=row.reference, **said)
+            yield {**asked, "reference": row.reference, "confidence": float(sure[i])}

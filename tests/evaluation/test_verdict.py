@@ -16,7 +16,7 @@ from cascade.evaluation.render import to_text
 from cascade.evaluation.verdict import (
     Evaluation,
     Options,
-    cheapest_within,
+    cheapest,
     cross_fit,
     evaluate,
     play_on,
@@ -66,7 +66,7 @@ def test_the_menu_is_cheaper_the_more_may_be_lost(good: Evaluation) -> None:
 
 def test_figures_are_those_of_rows_that_were_left_out(good: Evaluation) -> None:
     whole, fresh = pair(recording(600)), pair(recording(4000, seed=9))
-    at = cheapest_within(cross_fit(whole, Options(repeats=2)), 0.05, Options())
+    at = cheapest(cross_fit(whole, Options(repeats=2)), Options(within=0.05))
     assert at is not None
     seen = play_on(list(fit_shapes(whole, np.arange(600))), fresh)
     assert good.recommended.cost.low < seen.share[at] < good.recommended.cost.high
