@@ -21,7 +21,7 @@ from typing import Any
 
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Transcript, read_transcripts
-from cascade.evaluation.features import Pair, pair_of
+from cascade.evaluation.features import Pair
 from cascade.evaluation.trajectories import check_runs
 from cascade.evaluation.verdict import evaluate
 
@@ -60,8 +60,8 @@ def pairs(fit: Path, test: Path | None) -> Iterator[tuple[tuple[str, ...], Pair,
             known[name] = rows_of(fit, name), None if test is None else rows_of(test, name)
         rows, others = known[name]
         try:
-            fitting = pair_of(rows, small, large)
-            yield case, fitting, None if others is None else pair_of(others, small, large)
+            fitting = Pair(rows, small, large)
+            yield case, fitting, None if others is None else Pair(others, small, large)
         except ConfigurationError as error:
             print(f"{name}, {small}: left out, {error}", file=sys.stderr)
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from cascade.confidence.calibration import Array
 from cascade.evaluation import Outcome, Transcript, read_transcripts
 from cascade.evaluation import ladder as ladders
-from cascade.evaluation.features import Pair, Rows, comparable, pair_of
+from cascade.evaluation.features import Pair, Rows, comparable
 from cascade.evaluation.ladder import climb, fit_head, fit_shapes
 from cascade.evaluation.verdict import Options, cheapest, cross_fit, play_on, ranking
 from cascade.policies import Refusal, certify
@@ -167,15 +167,16 @@ def load(arguments: argparse.Namespace) -> Iterator[tuple[Case, Pair, Pair | Non
             continue
         yield (
             case,
-            pair_of(rows[case.set_name], case.small, case.large),
-            pair_of(rows[f"{case.set_name} test"], case.small, case.large) if second else None,
+            Pair(rows[case.set_name], case.small, case.large),
+            Pair(rows[f"{case.set_name} test"], case.small, case.large) if second else None,
         )
 
 
 def part(pair: Pair, rows: Rows) -> Pair:
     """Some of the rows, with the candidates of all."""
-    some = pair_of([pair.rows[i] for i in rows], pair.small, pair.large)
-    return replace(some, candidates=pair.candidates)
+    some = Pair([pair.rows[i] for i in rows], pair.small, pair.large)
+    some.candidates = pair.candidates
+    return some
 
 
 def splits(pair: Pair, other: Pair | None, labels: int, count: int) -> Iterator[tuple[Pair, Pair]]:

@@ -28,7 +28,7 @@ from cascade.confidence.base import shots_of, system_hash
 from cascade.confidence.calibration import Calibration, MadeFor, ModelIdentity
 from cascade.confidence.signals import to_signals
 from cascade.errors import CascadeError, ConfigurationError, InputError
-from cascade.evaluation.features import Rows, pair_of
+from cascade.evaluation.features import Pair, Rows
 from cascade.evaluation.ladder import shape_of
 from cascade.evaluation.recordings import Example, Outcome, Transcript, read_transcripts
 from cascade.evaluation.render import to_page
@@ -313,7 +313,7 @@ def fit(
     Raises:
         ConfigurationError: no row has both models, too few rows, or a bound that is none.
     """
-    pair = pair_of(records, made_for.small.name, made_for.large.name)
+    pair = Pair(records, made_for.small.name, made_for.large.name)
     features = pair.features
 
     def made(rows: Rows) -> Calibration:

@@ -291,16 +291,16 @@ def evaluate(
     """Replay recorded answers: what would a cascade have cost, and how right would it have been?"""
     from cascade.confidence.calibration import Calibration  # noqa: PLC0415 - heavy
     from cascade.evaluation import read_transcripts, trajectories, verdict  # noqa: PLC0415
-    from cascade.evaluation.features import pair_of  # noqa: PLC0415
+    from cascade.evaluation.features import Pair  # noqa: PLC0415
 
     wanted, path, tested = verdict.Options(**vars(goal)), fit or file, None
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
     pair = small or "?", large or "?"
     with busy(f"reading {path}") as line:
-        fitted = pair_of(read_transcripts(path), *pair)
+        fitted = Pair(read_transcripts(path), *pair)
         if test is not None:
-            tested = pair_of(read_transcripts(test), *pair)
+            tested = Pair(read_transcripts(test), *pair)
             both = {(r.id, r.prompt) for r in fitted.rows} & {(r.id, r.prompt) for r in tested.rows}
             if both:
                 told = f"{test}: {len(both):,} of its rows are in {path} too"

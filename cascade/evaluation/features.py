@@ -7,7 +7,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -72,23 +71,47 @@ def fit_text_encoder(prompts: Sequence[str], *, dimensions: int = 50) -> TextEnc
     return TextEncoder(words=words, dimensions=size)
 
 
-@dataclass(frozen=True, eq=False)
 class Pair:
-    """The rows that have both models, sorted by id, and how many were `left_out`. Columns are (n,);
-    costs are dollars, or 0 and 1 where they are not `priced`. Of `candidates`, which could help,
-    every row has an answer with its cost."""
+    """The rows of two models, sorted by id, and how many were `left_out`, since they lack a model,
+    or a cost where others have theirs. Columns are (n,); costs are dollars, or 0 and 1 where they
+    are not `priced`. Of `candidates`, which could help, every row has an answer with its cost.
 
-    small: str
-    large: str
-    rows: Sequence[Transcript]
-    small_correct: Array
-    large_correct: Array
-    small_cost: Array
-    large_cost: Array
-    priced: bool
-    left_out: int
-    candidates: tuple[str, ...]
-    _tables: dict[tuple[str, Pair | None], Table] = field(default_factory=dict, repr=False)
+    Raises:
+        ConfigurationError: no row has both models, or large answers cost nothing.
+    """
+
+    def __init__(self, transcripts: Iterable[Transcript], small: str, large: str) -> None:
+        self.small, self.large, everything = small, large, list(transcripts)
+        self._tables: dict[tuple[str, Pair | None], Table] = {}
+        rows = [row for row in everything if {small, large} <= row.models.keys()]
+        if not rows or small == large:
+            counts = Counter(name for row in everything for name in row.models).most_common()
+            there = ", ".join(f"{name} ({n:,})" for name, n in counts) or "none"
+            told = f"no row has both {small!r} and {large!r}: name two models, --small and --large"
+            raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
+        # What is drawn at random must not depend on the order in which answers were recorded.
+        rows.sort(key=lambda row: row.id)
+        both = [(row.models[small], row.models[large]) for row in rows]  # the latter: no check
+        paid = np.array([(d.cost_usd, d.check_cost_usd, a.cost_usd) for d, a in both], np.float64)
+        known = np.flatnonzero(np.isfinite(paid).all(axis=1))
+        if priced := len(known) > 0:
+            rows, paid = [rows[i] for i in known], paid[known]
+        else:
+            paid[:] = 0, 0, 1
+        draft_cost, check_cost, self.large_cost = paid.T.copy()
+        if self.large_cost.sum() <= 0:
+            told = f"the answers of {large} cost $0: there is nothing to save"
+            raise ConfigurationError(f"{told}. Record `cost_usd`.")
+        self.rows, self.priced, self.left_out = rows, priced, len(everything) - len(rows)
+        self.small_cost: Array = draft_cost + check_cost
+        self.small_correct = np.array([draft.correct for draft in self.outcomes(small)])
+        self.large_correct = np.array([answer.correct for answer in self.outcomes(large)])
+        others = [name for name in rows[0].models if priced and name not in (small, large)]
+        self.candidates = tuple(name for name in others if self._answered(name))
+
+    def _answered(self, name: str) -> bool:
+        given, said = [row.models.get(name) for row in self.rows], {"pred", "output"}
+        return all(o and o.cost_usd is not None and o.model_fields_set & said for o in given)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -163,53 +186,6 @@ class Pair:
         answers = {name: self.table(f"answers:{name}") for name in self.candidates}
         cheap = [name for name, of in answers.items() if of["cost_usd"][fit].mean() <= most]
         return tuple(sorted(cheap, key=lambda name: -answers[name]["correct"][fit].mean())[:3])
-
-
-def pair_of(transcripts: Iterable[Transcript], small: str, large: str) -> Pair:
-    """The rows of two models, without those that lack a cost, unless all do.
-
-    Raises:
-        ConfigurationError: no row has both models, or large answers cost nothing.
-    """
-    everything = list(transcripts)
-    rows = [row for row in everything if {small, large} <= row.models.keys()]
-    if not rows or small == large:
-        counts = Counter(name for row in everything for name in row.models).most_common()
-        there = ", ".join(f"{name} ({n:,})" for name, n in counts) or "none"
-        told = f"no row has both {small!r} and {large!r}: name two models, --small and --large"
-        raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
-    # What is drawn at random must not depend on the order in which answers were recorded.
-    rows.sort(key=lambda row: row.id)
-    both = [(row.models[small], row.models[large]) for row in rows]  # a large answer needs no check
-    paid = np.array([(d.cost_usd, d.check_cost_usd, a.cost_usd) for d, a in both], np.float64)
-    known = np.flatnonzero(np.isfinite(paid).all(axis=1))
-    if priced := len(known) > 0:
-        rows, paid = [rows[i] for i in known], paid[known]
-    else:
-        paid[:] = 0, 0, 1
-    draft_cost, check_cost, large_cost = paid.T.copy()
-    if large_cost.sum() <= 0:
-        told = f"the answers of {large} cost $0: there is nothing to save"
-        raise ConfigurationError(f"{told}. Record `cost_usd`.")
-
-    def answered(name: str) -> bool:
-        given = [row.models.get(name) for row in rows]
-        return all(o and o.cost_usd is not None and o.model_fields_set & said for o in given)
-
-    said = {"pred", "output"}
-    others = [name for name in rows[0].models if priced and name not in (small, large)]
-    return Pair(
-        small=small,
-        large=large,
-        rows=rows,
-        small_correct=np.array([row.models[small].correct for row in rows]),
-        large_correct=np.array([row.models[large].correct for row in rows]),
-        small_cost=draft_cost + check_cost,
-        large_cost=large_cost,
-        priced=priced,
-        left_out=len(everything) - len(rows),
-        candidates=tuple(name for name in others if answered(name)),
-    )
 
 
 def draft_features(outcome: Outcome) -> dict[str, float]:

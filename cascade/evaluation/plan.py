@@ -123,11 +123,11 @@ def recorded(
 ) -> dict[str, Any]:
     """Figures for `plan`, from recorded answers or whole runs of agents; the accept `rate` is the
     share of drafts that `evaluate` keeps, where it recommends any."""
-    from cascade.evaluation.features import pair_of  # noqa: PLC0415 - scikit-learn
+    from cascade.evaluation.features import Pair  # noqa: PLC0415 - scikit-learn
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
 
-    pair = pair_of(read_transcripts(path), small or "?", large or "?")
+    pair = Pair(read_transcripts(path), small or "?", large or "?")
     if not pair.priced:
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
     costs = {"draft_usd": pair.small_cost, "large_usd": pair.large_cost}

@@ -88,9 +88,7 @@ async def make_report(
 
 
 def _report(books: Books, earlier: Report | None = None) -> Report:
-    entries, runs = books.entries, books.runs
-    total = books.summed([""] * len(entries["node"])).get("", Sums(*[0] * 9))
-    spent, unpriced = float(total.spent), total.unpriced > 0
+    runs, spent, unpriced = books.runs, float(books.total.spent), books.total.unpriced > 0
     found, quality = audit.account(runs, spent, unpriced=unpriced), audit.quality_of(runs)
     known = len(runs) > 0 and not unpriced and not found.unknown
     claimed = known and (found.saving.n or found.saving.basis == "measured")
@@ -104,36 +102,34 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
         right_usd=Figure(None) if unpriced else audit.right(runs, spent, quality),
         what_if=audit.choices_of(runs, spent, found.baseline),
     )
-    tiers, called = entries["tier"], books.counted.calls > 0
-    calls_of = {of: np.flatnonzero(called & (tiers == of)) for of in dict.fromkeys(tiers[called])}
-    audits = float(books.counted.spent[entries["node"] == "audit"].sum())
-    verdict, reason, advice = _verdict(made, audits, unpriced=unpriced)
+    verdict, reason, advice = _verdict(made, books)
     lossy = quality is not None and quality.loss.numbers[1] > 0
     tone: Any = {"saves": "open" if lossy else "good", "loses": "bad"}.get(verdict, "open")
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
     period = f", {min(days)} to {max(days)}" if days else ""
     tags = ", ".join(f"{key}={value}" for key, value in books.period.tags.items())
-    facts = _facts(made, books, total) if len(entries["node"]) else ()
+    facts = _facts(made, books) if len(books.entries["node"]) else ()
     both = zip(facts, earlier.document.facts if earlier else (), strict=False)
     rows = tuple((now.label, now.figure, before.figure) for now, before in both)
     compared = Table("Compared with the period before", ("", "this period", "before"), rows)
-    tables = compared, *_tables(made, books, total, calls_of)
+    tables = compared, *_tables(made, books)
     document = render.Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
         sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}.{_checked(quality)}",
         facts=facts,
-        notes=tuple(filter(None, (advice, *_remarks(made, total, runs)))),
+        notes=tuple(filter(None, (advice, *_remarks(made, books)))),
         tables=tuple(table for table in tables if table.rows),
         pictures=tuple(_pictures(books)),
         tone=tone,
-        alarms=tuple(_alarms(books, calls_of)),
+        alarms=tuple(_alarms(books)),
     )
     return replace(made, verdict=verdict, reason=reason, advice=advice, document=document)
 
 
-def _verdict(made: Report, audits: float, *, unpriced: bool) -> tuple[Verdict, str, str]:
+def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
     saved, share, quality = made.saving.saving, made.saving.share, made.quality
-    (_, low, high), unknown = saved.numbers, unpriced or made.saving.unknown
+    (_, low, high), unknown = saved.numbers, books.total.unpriced > 0 or made.saving.unknown
+    audits = float(books.counted.spent[books.entries["node"] == "audit"].sum())
     of_bill, advice = "of what the large model alone would have cost", ""
     if unknown:
         advice = "Give the models that are listed as unknown a price, Tier(…, price=Price(…)), and "
@@ -184,11 +180,11 @@ def _checked(quality: Quality | None) -> str:
     return f" {seen} answer: {bounds}."
 
 
-def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
-    quality, drafts = made.quality, runs[runs.outcome == "accepted"]
-    if total.no_baseline:
+def _remarks(made: Report, books: Books) -> Iterable[str]:
+    quality, drafts = made.quality, books.runs[books.runs.outcome == "accepted"]
+    if missing := books.total.no_baseline:
         why = "as their usage or the large model's price is unknown; they count as nothing saved"
-        yield f"Accepted drafts without a baseline, {why} unless audited: {total.no_baseline:,}."
+        yield f"Accepted drafts without a baseline, {why} unless audited: {missing:,}."
     if blind := int((~(drafts.rate > 0) & np.isnan(drafts.large)).sum()):
         yield (
             "Accepted drafts that could not be audited (auditing off, or its budget used up): "
@@ -202,9 +198,9 @@ def _remarks(made: Report, total: Sums, runs: Any) -> Iterable[str]:
         yield f"About {quality.due:,.0f} audits were due; {known}"
 
 
-def _alarms(books: Books, calls_of: Mapping[str, Any]) -> Iterable[str]:
+def _alarms(books: Books) -> Iterable[str]:
     entries = books.entries
-    for tier, calls in calls_of.items():
+    for tier, calls in books.calls_of.items():
         ends = entries["outcome"][calls]
         after = max(np.flatnonzero(ends == "ok"), default=-1) + 1
         failed = calls[after:][ends[after:] != "cancelled"]
@@ -217,8 +213,8 @@ def _alarms(books: Books, calls_of: Mapping[str, Any]) -> Iterable[str]:
         yield f"Calls of unknown outcome: {books.unfinished:,}. {why}"
 
 
-def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
-    found, quality, took = made.saving, made.quality, books.runs.latency_s
+def _facts(made: Report, books: Books) -> tuple[Fact, ...]:
+    found, quality, total, took = made.saving, made.quality, books.total, books.runs.latency_s
     ends = Counter(books.entries["outcome"][books.counted.calls > 0].tolist())
     calls = ends["failed"] + ends["ok"]
     half, most = _took(took[took > 0], 0.5, 0.95)
@@ -248,18 +244,15 @@ def _facts(made: Report, books: Books, total: Sums) -> tuple[Fact, ...]:
     )
 
 
-def _tables(
-    made: Report, books: Books, total: Sums, calls_of: Mapping[str, Any]
-) -> Iterable[Table]:
-    entries = books.entries
+def _tables(made: Report, books: Books) -> Iterable[Table]:
+    entries, estimated = books.entries, float(books.total.estimated)
     # Estimated savings are those of the ledger, scaled to what the audits make of their sum.
-    estimated = float(total.estimated)
     scale = made.saving.estimated_usd / estimated if estimated else 0.0
     tags = (name for name in entries if name.startswith("tags."))
-    yield from (_breakdown(books, total, by, scale) for by in (*tags, *TABLES))
+    yield from (_breakdown(books, by, scale) for by in (*tags, *TABLES))
 
     rows: list[Any] = []
-    for tier, calls in calls_of.items():
+    for tier, calls in books.calls_of.items():
         ends, took = entries["outcome"][calls], entries["latency_ms"][calls] / 1000
         counts = (Figure(int((ends == end).sum()), "count") for end in ENDS)
         rows.append((tier, *counts, *_took(took[ends == "ok"], 0.5, 0.95, 0.99)))
@@ -288,7 +281,7 @@ def _tables(
     yield Table("Events", ("at, UTC", "what"), events, folded=True)
 
 
-def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
+def _breakdown(books: Books, by: str, scale: float) -> Table:
     """Lines by group, days in order, others by cost, that add up to the headline; none without any
     entry of such a tag."""
     group, labels = by.removeprefix("tags."), books.entries[by].tolist()
@@ -302,7 +295,7 @@ def _breakdown(books: Books, total: Sums, by: str, scale: float) -> Table:
         names[MOST_LINES:] = [rest]
     lines = [(name, groups[name]) for name in (names[::-1] if days else names)]
     rows: list[Any] = []
-    for name, sums in (*lines, ("total", total)) if lines else ():
+    for name, sums in (*lines, ("total", books.total)) if lines else ():
         label = date.fromordinal(name).isoformat() if isinstance(name, int) else name or "–"
         guess = float(sums.estimated) * scale
         cells = [
@@ -380,18 +373,69 @@ what is `assumed` for those of `unknown` cost, of which `unpriced` have no assum
 measured baselines less `spent`, `estimated` the others, `no_baseline` unknown."""
 
 
-@dataclass(frozen=True, slots=True)
 class Books:
     """A period of a ledger, in UTC: entries as columns by name, in the order of their times, with
     `day` and tags (`tags.NAME`) of their run, and for a verifier the model that drafted; runs as a
     record array of `RUNS`, in the order in which they began; columns of what each entry adds to
-    `Sums`; and how many calls ended with their process."""
+    `Sums`, and their `total`; entries that are calls of each tier; and how many calls ended with
+    their process."""
 
-    period: Selection
-    entries: dict[str, Any]
-    runs: Any
-    counted: Sums
-    unfinished: int
+    def __init__(self, entries: dict[str, Any], period: Selection, unfinished: int) -> None:
+        begins: dict[str, int] = {}
+        # An audit of a run of an earlier period belongs to none: its cost counts now.
+        for i, (run_id, node) in enumerate(zip(entries["run_id"], entries["node"], strict=True)):
+            if node not in (EVENTS, "audit", FEEDBACK):
+                begins.setdefault(run_id, i)
+        first = np.array([begins.get(run_id, i) for i, run_id in enumerate(entries["run_id"])], int)
+        kept, at = entries["node"] != FEEDBACK, entries["at"][first]
+        if period.since is not None:
+            kept &= at >= period.since
+        if period.until is not None:
+            kept &= at < period.until
+        entries = {name: entries.pop(name)[kept] for name in [*entries]}
+        _, begun, run = np.unique(first[kept], return_index=True, return_inverse=True)
+
+        exact = [entries[name] for name in _DOLLARS]
+        for name, column in zip(_DOLLARS, exact, strict=True):
+            entries[name] = column.astype(float)
+            column[np.isnan(entries[name])] = NOTHING
+        usd, assumed, worth = exact
+        cost, baseline, node = entries["cost_usd"], entries["baseline_usd"], entries["node"]
+        ok, unknown, called = entries["outcome"] == "ok", np.isnan(cost), entries["model"] != ""
+        accepted = (entries["action"] == "accept") & ~np.isin(node, ("expert", "shadow"))
+        large = (node == "expert") & ok
+        # Without a price it is its own baseline, whatever it cost.
+        unpriced = large & unknown & np.isnan(baseline)
+        own = unpriced | (large & ((entries["basis"] == "measured") | (cost == baseline)))
+        missing = (accepted | (large & ~unpriced)) & np.isnan(baseline)
+        measured = np.where(own, np.where(unpriced, assumed, worth), NOTHING)
+        estimated = np.where((large | accepted) & ~own, worth, NOTHING)
+
+        runs = _runs(entries, run, len(begun), measured.astype(float), estimated.astype(float))
+        runs.day = [at.toordinal() for at in entries["at"][begun]]
+        entries |= {name: entries[name][begun][run] for name in entries if name.startswith("tags.")}
+        entries["day"] = runs.day[run].astype(int)
+        drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
+        drafter[run[drafted]] = entries["model"][drafted]
+        credited = accepted & ~called & (baseline != 0)
+        entries["model"] = np.where(credited, drafter[run], entries["model"])
+        begins_run = np.zeros(len(run), bool)
+        begins_run[begun] = ~np.isin(node[begun], (EVENTS, "audit"))
+
+        seen = accepted & ~np.isnan(runs.large[run])  # by an audit
+        measured[seen] = [Decimal(repr(each)) for each in runs.large[run][seen].tolist()]
+        spent, assumed = np.where(unknown, assumed, usd), np.where(unknown, assumed, NOTHING)
+        estimated[seen] = NOTHING
+        no_price = unknown & np.isnan(entries["assumed_usd"])
+        counts = (begins_run, called, unknown, no_price, missing & ~seen)
+        with localcontext(EXACT):
+            sums = (spent, assumed, measured - spent, estimated)
+        self.period, self.entries, self.unfinished = period, entries, unfinished
+        self.runs = runs[begins_run[begun]]
+        self.counted = Sums._make([*(count.astype(int) for count in counts), *sums])
+        self.total = self.summed([""] * len(run)).get("", Sums(*[0] * 9))
+        tiers, there = entries["tier"], dict.fromkeys(entries["tier"][called])
+        self.calls_of = {tier: np.flatnonzero(called & (tiers == tier)) for tier in there}
 
     def summed(self, labels: Iterable[Any]) -> dict[Any, Sums]:
         """Sums over entries of the same label."""
@@ -437,61 +481,7 @@ async def read(store: SqlLedger, selection: Selection, tags: Sequence[str]) -> B
     entries = {name: np.concatenate(parts.pop(0)) for name in names}
     ended = datetime.now(UTC) - LONGEST_CALL
     begun = replace(period, until=min(until, ended) if until else ended)
-    return _books(entries, period, len(await store.unfinished(begun)))
-
-
-def _books(entries: dict[str, Any], period: Selection, unfinished: int) -> Books:
-    begins: dict[str, int] = {}
-    # An audit of a run of an earlier period belongs to none: its cost counts now.
-    for i, (run_id, node) in enumerate(zip(entries["run_id"], entries["node"], strict=True)):
-        if node not in (EVENTS, "audit", FEEDBACK):
-            begins.setdefault(run_id, i)
-    first = np.array([begins.get(run_id, i) for i, run_id in enumerate(entries["run_id"])], int)
-    kept, at = entries["node"] != FEEDBACK, entries["at"][first]
-    if period.since is not None:
-        kept &= at >= period.since
-    if period.until is not None:
-        kept &= at < period.until
-    entries = {name: entries.pop(name)[kept] for name in [*entries]}
-    _, begun, run = np.unique(first[kept], return_index=True, return_inverse=True)
-
-    exact = [entries[name] for name in _DOLLARS]
-    for name, column in zip(_DOLLARS, exact, strict=True):
-        entries[name] = column.astype(float)
-        column[np.isnan(entries[name])] = NOTHING
-    usd, assumed, worth = exact
-    cost, baseline, node = entries["cost_usd"], entries["baseline_usd"], entries["node"]
-    ok, unknown, called = entries["outcome"] == "ok", np.isnan(cost), entries["model"] != ""
-    accepted = (entries["action"] == "accept") & ~np.isin(node, ("expert", "shadow"))
-    large = (node == "expert") & ok
-    # Without a price it is its own baseline, whatever it cost.
-    unpriced = large & unknown & np.isnan(baseline)
-    own = unpriced | (large & ((entries["basis"] == "measured") | (cost == baseline)))
-    missing = (accepted | (large & ~unpriced)) & np.isnan(baseline)
-    measured = np.where(own, np.where(unpriced, assumed, worth), NOTHING)
-    estimated = np.where((large | accepted) & ~own, worth, NOTHING)
-
-    runs = _runs(entries, run, len(begun), measured.astype(float), estimated.astype(float))
-    runs.day = [at.toordinal() for at in entries["at"][begun]]
-    entries |= {name: entries[name][begun][run] for name in entries if name.startswith("tags.")}
-    entries["day"] = runs.day[run].astype(int)
-    drafted, drafter = (node == "draft") & ok, np.full(len(begun), "", object)
-    drafter[run[drafted]] = entries["model"][drafted]
-    credited = accepted & ~called & (baseline != 0)
-    entries["model"] = np.where(credited, drafter[run], entries["model"])
-    begins_run = np.zeros(len(run), bool)
-    begins_run[begun] = ~np.isin(node[begun], (EVENTS, "audit"))
-
-    seen = accepted & ~np.isnan(runs.large[run])  # by an audit
-    measured[seen] = [Decimal(repr(each)) for each in runs.large[run][seen].tolist()]
-    spent, assumed = np.where(unknown, assumed, usd), np.where(unknown, assumed, NOTHING)
-    estimated[seen] = NOTHING
-    no_price = unknown & np.isnan(entries["assumed_usd"])
-    counts = (begins_run, called, unknown, no_price, missing & ~seen)
-    with localcontext(EXACT):
-        sums = (spent, assumed, measured - spent, estimated)
-    counted = Sums._make([*(count.astype(int) for count in counts), *sums])
-    return Books(period, entries, runs[begins_run[begun]], counted, unfinished)
+    return Books(entries, period, len(await store.unfinished(begun)))
 
 
 def _runs(entries: Any, run: Any, n: int, measured: Any, estimated: Any) -> Any:

@@ -19,7 +19,7 @@ from cascade.confidence.calibrating import cross_fitted, fit_linear
 from cascade.confidence.calibration import Array, Fitted, Linear, Share
 from cascade.confidence.signals import Step, lowest_kept, message_steps
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Pair, Rows, TextEncoder, pair_of, run_features
+from cascade.evaluation.features import Pair, Rows, TextEncoder, run_features
 from cascade.evaluation.recordings import read_transcripts
 from cascade.evaluation.render import percent
 from cascade.evaluation.verdict import FOLDS, Interval, Options, bootstrap, check
@@ -110,7 +110,7 @@ def fit_early_stop(
 
 def early_stop_of(path: str | Path, small: str, large: str) -> EarlyStop:
     """The early stop that a file of recorded runs of two agents gives."""
-    return fit_early_stop(pair_of(read_transcripts(path), small, large))[0]
+    return fit_early_stop(Pair(read_transcripts(path), small, large))[0]
 
 
 def spent_until(pair: Pair, after: Array) -> Array:

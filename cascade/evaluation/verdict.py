@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -139,8 +140,8 @@ def evaluate(
     check(pair)
     options, rows = options or Options(), np.arange(len(pair))
     if test is not None:  # a helper has to be there on both
-        both = tuple(name for name in pair.candidates if name in test.candidates)
-        pair = replace(pair, candidates=both)
+        pair = copy(pair)
+        pair.candidates = tuple(name for name in pair.candidates if name in test.candidates)
     with threadpool_limits(1, "blas"):  # threads on small matrices cost more than they save
         if calibration is None:
             own, shapes = cross_fit(pair, options, choose), list(choose(pair, rows))

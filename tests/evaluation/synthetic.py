@@ -8,7 +8,7 @@ import numpy as np
 
 from cascade.confidence.calibration import MadeFor, ModelIdentity
 from cascade.evaluation import Outcome, Transcript
-from cascade.evaluation.features import Pair, pair_of
+from cascade.evaluation.features import Pair
 
 CHEAP, DEAR = 1e-5, 1e-4
 
@@ -81,4 +81,4 @@ def recording(
 
 
 def pair(rows: Iterable[Transcript] | None = None) -> Pair:
-    return pair_of(recording() if rows is None else rows, "small", "large")
+    return Pair(recording() if rows is None else rows, "small", "large")

@@ -10,7 +10,7 @@ import pytest
 
 from cascade.errors import ConfigurationError, MissingDependencyError
 from cascade.evaluation import Outcome, Transcript, read_examples, read_transcripts
-from cascade.evaluation.features import pair_of
+from cascade.evaluation.features import Pair
 from cascade.evaluation.recordings import Step, read_table
 
 RIGHT = Outcome(correct=1, cost_usd=0.5)
@@ -86,11 +86,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_two_models_are_named_and_their_rows_in_the_order_of_their_ids() -> None:
     rows = [record("b", s=RIGHT, l=RIGHT), record("a", s=RIGHT, l=RIGHT), record("c", s=RIGHT)]
-    assert [row.id for row in pair_of(rows, "s", "l").rows] == ["a", "b"]
+    assert [row.id for row in Pair(rows, "s", "l").rows] == ["a", "b"]
     for large in ("x", "s"):
         message = rf"no row has both 's' and '{large}': name two .*s \(3\), l \(2\)"
         with pytest.raises(ConfigurationError, match=message):
-            pair_of(rows, "s", large)
+            Pair(rows, "s", large)
 
 
 ROWS: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 
 from cascade import Cascade
 from cascade.errors import ConfigurationError
-from cascade.evaluation.features import Pair, pair_of
+from cascade.evaluation.features import Pair
 from cascade.evaluation.recordings import Transcript
 from cascade.evaluation.trajectories import (
     EarlyStop,
@@ -51,7 +51,7 @@ def recording(n: int = 240, seed: int = 0, *, large: float = 0.8, cost: float = 
 
 
 def pair(**given: Any) -> Pair:
-    return pair_of([Transcript(**row) for row in recording(**given)], "small", "large")
+    return Pair([Transcript(**row) for row in recording(**given)], "small", "large")
 
 
 def test_hopeless_runs_are_given_up_and_few_successes_are_lost() -> None:
@@ -97,7 +97,7 @@ def test_costs_of_steps_that_nobody_knows_are_shared_out_by_their_number(cost: A
     for row in rows:
         for each in row["models"]["small"]["steps"]:
             each["cost_usd"] = cost
-    unknown = pair_of([Transcript(**row) for row in rows], "small", "large")
+    unknown = Pair([Transcript(**row) for row in rows], "small", "large")
     whole = unknown.small_cost
     lengths = [len(run) for run in unknown.runs]
     assert spent_until(unknown, np.ones(2)) == pytest.approx(whole / lengths)
@@ -143,7 +143,7 @@ def test_unknown_costs_are_said() -> None:
     for row in rows:
         del row["models"]["large"]["cost_usd"]
     with pytest.raises(ConfigurationError, match="record `cost_usd` of both agents"):
-        check_runs(pair_of([Transcript(**row) for row in rows], "small", "large"))
+        check_runs(Pair([Transcript(**row) for row in rows], "small", "large"))
 
 
 def test_recorded_agents_are_evaluated_and_calibrated(tmp_path: Path) -> None:
