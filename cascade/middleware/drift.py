@@ -227,7 +227,7 @@ class Drift(CascadeMiddleware):
     def _alarm(self, kind: Kind, chart: str, text: str | None) -> None:
         if text is None or chart in {alarm.chart for alarm in self.alarms}:
             return
-        self.caution = max(self.caution, self.reactions[kind], key=CAUTIONS.index)
+        self.caution = max([self.caution, self.reactions[kind]], key=CAUTIONS.index)
         alarm = Alarm(kind=kind, chart=chart, text=text, caution=self.caution)
         self.alarms += (alarm,)
         self._tell(text)

@@ -69,7 +69,7 @@ class LocalOnly(CascadeMiddleware):
             # Not the answer itself: it may quote the conversation.
             told = f"what private=… returned is of type {type(said).__name__}"
             stays.append(read_stay(said, told))
-        stay = next((stay for stay in STAYS if stay in stays), None)
+        stay: Stay | None = next((stay for stay in STAYS if stay in stays), None)
         if stay is None:
             return
         tiers = runtime.kernel.tiers
