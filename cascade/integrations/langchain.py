@@ -129,8 +129,6 @@ class CascadeChatModel(BaseChatModel):
                 context.run(variable.set, None)
         return kernel.begin(to_messages(messages), settings), runtime, context
 
-    # --- tools and structured output
-
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | Any],
@@ -431,7 +429,9 @@ class CascadeDecisionModel(core.BaseDecisionModel):
             fits = isinstance(question, Choice) and len(question.criteria) == len(tiers)
             if not (fits or isinstance(question, Noul)):
                 way = f"a Choice with a label for each tier, small to large ({', '.join(tiers)})"
-                raise ConfigurationError(f"{name!r}: a cascade answers a Noul, or {way}.")
+                raise ConfigurationError(
+                    f"the question {name!r}: a cascade answers a Noul, or {way}."
+                )
         given = [state] if isinstance(state, str | BaseMessage) else state
         texts = isinstance(given, Sequence) and all(isinstance(m, str | BaseMessage) for m in given)
         asked = given if texts else [HumanMessage(json.dumps(given, default=str))]
