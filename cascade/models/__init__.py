@@ -1,7 +1,6 @@
 """One module for each way to reach a model, behind the interface `Model`.
 
-`open_model("provider:name")` is the door; `Request` goes in, `Completion` comes out. The adapters
-are imported when a model of theirs is opened, not before.
+`open_model("provider:name")` is the door; `Request` goes in, `Completion` comes out.
 """
 
 from __future__ import annotations
@@ -22,17 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "Model", "Recorder", "ReplayModel", "Request", "open_model"]
 
-
 __getattr__ = lazily(__name__, {"recording": "Recorder ReplayModel"})
 
 _SERVED = ("base_url", "api_key", "options")
-_ADAPTERS: dict[str, tuple[str, str, Sequence[str]]] = {
+_ADAPTERS: dict[str, tuple[str, str, Sequence[str]]] = {  # module, class, arguments it takes
     "llamacpp": ("llamacpp", "LlamaCppModel", ("options",)),
     "ollama": ("ollama", "OllamaModel", _SERVED),
     "openai": ("openai", "OpenAIModel", _SERVED),
     "replay": ("recording", "ReplayModel", ()),
 }
-"""Prefix → module, class, and the arguments that it takes."""
 
 _EXAMPLES = (
     "ollama:qwen2.5:3b, openai:gpt-5.1, llamacpp:smollm2-135m, llamacpp:/path/to/model.gguf, "

@@ -33,10 +33,8 @@ class Request:
         top_logprobs: how many alternatives per token (0 to 20), with `logprobs`.
         tools: in OpenAI format (`{"type": "function", "function": {...}}`).
         tool_choice: `auto`, `none`, `required` or a tool's name.
-        schema: JSON schema that the answer must satisfy.
         extra: parameters passed to the provider as they are (`think`, `keep_alive`, …).
-        answer: an answer to score instead of writing one; it comes back with its log-probabilities,
-            or None.
+        answer: an answer to score instead of writing one.
     """
 
     messages: tuple[BaseMessage, ...]
@@ -66,8 +64,7 @@ class Chunk:
     first: bool = False
 
 
-guard = SimpleNamespace(forbidden=False)
-"""Process-wide switch of `cascade.testing.forbid_real_requests`."""
+guard = SimpleNamespace(forbidden=False)  # by `cascade.testing.forbid_real_requests`
 
 
 def file_sha256(path: Path | None) -> str | None:
@@ -85,8 +82,7 @@ class Model(ABC):
     """A model that can be asked.
 
     Attributes:
-        provider: the prefix of the model string, `openai` in `openai:gpt-5.1`.
-        model: the name after the prefix.
+        provider, model: before and after the colon of a model string, as `openai:gpt-5.1`.
         local: whether requests stay on this machine.
         returns_logprobs: whether answers carry log-probabilities when asked for.
         streams_logprobs: whether the pieces of a stream carry them already.

@@ -1,8 +1,7 @@
 """HTTP to one model server: JSON is posted, JSON or lines are read, and every failure is named.
 
-aiohttp is asked directly where the extra is installed, httpx2 elsewhere and behind a proxy: a
-provider's own client spends more on options, headers and typed replies than all else here costs.
-Nothing is sent twice, since the ledger books every attempt.
+aiohttp is asked directly where the extra is installed, httpx2 elsewhere and behind a proxy
+(docs/decisions.md). Nothing is sent twice, since the ledger books every attempt.
 
 Errors travel further than answers, into logs, ledgers and traces. Providers repeat in theirs the
 key that they refuse and the text that they do not like; neither may stay in a message.
@@ -29,22 +28,14 @@ from pydantic_core import from_json, to_json
 
 from cascade import errors
 
-LARGEST_REPLY = 64 * 2**20
-"""Bytes of a reply after decompression: far more than 100,000 tokens with alternatives."""
-
-CONNECT_S, READ_S = 10.0, 600.0
-"""Seconds in which a server has to accept a connection, and to send something."""
-
-KEEPALIVE_S = 4.0
-"""Seconds that an idle connection is kept: less than the 5 s of uvicorn, Node.js and llama.cpp,
-whose end of it could cross a request."""
-
+LARGEST_REPLY = 64 * 2**20  # bytes after decompression: far more than 100,000 tokens
+CONNECT_S, READ_S = 10.0, 600.0  # in which a server has to accept a connection, to send something
+KEEPALIVE_S = 4.0  # of an idle connection; uvicorn, Node.js and llama.cpp end theirs after 5 s
 _CONNECTIONS, _LARGE_BODY = 1000, 2**20
 
 _Send = Callable[..., Any]
-"""Sends a request through a pool of connections, as `aiohttp.ClientSession.request` does. The pool
-closes when it is closed: by its owner, by the loop before it ends (`asyncio.run`), or in the loop
-once nobody refers to it."""
+"""Sends a request, as `aiohttp.ClientSession.request` does. Its pool is closed by its owner, by the
+loop before it ends (`asyncio.run`), or in the loop once nobody refers to it."""
 
 
 def check_address(url: str, example: str) -> None:
@@ -60,12 +51,11 @@ def check_address(url: str, example: str) -> None:
 def is_loopback(url: str) -> bool:
     """True if a server is on this machine, so that what is sent does not leave it."""
     host = urlsplit(url).hostname or ""
-    try:
+    with suppress(ValueError):
         address = ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-    # 0.0.0.0 is how OLLAMA_HOST is often set; a client that connects to it stays here.
-    return address.is_loopback or address.is_unspecified
+        # 0.0.0.0 is how OLLAMA_HOST is often set; a client that connects to it stays here.
+        return address.is_loopback or address.is_unspecified
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def stays_here(url: str, model: str) -> bool:
@@ -97,16 +87,15 @@ _ADVICE: dict[type[Exception], str] = {
     ConnectionRefusedError: "Is the server running? Check its address.",
 }
 _BY_STATUS: dict[int, type[errors.ModelError]] = {
-    **dict.fromkeys((301, 302, 303, 307, 308), errors.ModelNotFoundError),
+    **dict.fromkeys((301, 302, 303, 307, 308, 404), errors.ModelNotFoundError),
     **dict.fromkeys((401, 403), errors.AuthenticationError),
     **dict.fromkeys((408, 504), errors.ModelTimeoutError),
-    404: errors.ModelNotFoundError,
     409: errors.ModelUnavailableError,  # requests were in each other's way, and none was worked on
     413: errors.ContextLengthError,
     429: errors.RateLimitError,
 }
 
-_BY_NAME: dict[str, type[Exception]] = {
+_BY_NAME: dict[str, type[Exception]] = {  # of aiohttp, httpx and SDKs, which may not be there
     "ClientConnectorError|ConnectionTimeoutError|ConnectError|ConnectTimeout|"
     "ConnectionRefusedError|gaierror": ConnectionRefusedError,
     "NotImplementedError": errors.UnsupportedContentError,
@@ -114,7 +103,6 @@ _BY_NAME: dict[str, type[Exception]] = {
     "Timeout": errors.ModelTimeoutError,
     r"\b(OSError|ClientError|HTTPError|APIConnectionError)\b": errors.ModelUnavailableError,
 }
-"""Exceptions of aiohttp, httpx and SDKs, none of which need be installed; the first that fits."""
 
 _DID: dict[type[Exception], str] = {
     ConnectionRefusedError: "does not answer: no server listens there",
@@ -126,8 +114,7 @@ _DID: dict[type[Exception], str] = {
 }
 
 _KEY = re.compile(r"\b(sk|pk|key|gsk|hf)[-_][\w*-]{6,}|\bBearer\s+[^\s,;'\"]+", re.IGNORECASE)
-GAP = "[…]"
-"""Stands in the place of what is left out."""
+GAP = "[…]"  # in the place of what is left out
 
 
 class Caller:
@@ -154,8 +141,7 @@ class Caller:
         return error
 
     def failed(self, error: Exception) -> errors.ModelError | None:
-        """The named error for an exception of an HTTP client or a provider's SDK; None where it is
-        a bug, here or in the SDK."""
+        """The named error for an exception of an HTTP client or an SDK; None where it is a bug."""
         reason, response = str(error) or type(error).__name__, getattr(error, "response", None)
         places = ((error, "status_code"), (error, "code"), (response, "status_code"))
         if not type(error).__module__.startswith("aiohttp"):  # for what is no HTTP it says 400
@@ -320,10 +306,9 @@ class Connection:
             raw += part
             if len(raw) > _LARGE_BODY:
                 break
-        try:
+        body: object = raw[:1000].decode(errors="replace")
+        with suppress(ValueError, RecursionError):
             body = read_json(raw)
-        except (ValueError, RecursionError):
-            body = raw[:1000].decode(errors="replace")
         return self._caller.refused(reply.status, read_error(body)[1], reply.headers)
 
 

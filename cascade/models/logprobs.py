@@ -4,8 +4,7 @@ Servers send values that are no log-probabilities (vLLM's -9999, NaN, positive n
 tokens of thinking and tool calls into the list. What cannot be trusted is missing.
 
 Of a tool call the tokens of its name and argument values count: of quotes, braces and keys a model
-that calls tools at all is always sure. They are looked for by their text, without a parser for each
-chat template.
+that calls tools at all is always sure. They are looked for by their text.
 """
 
 from __future__ import annotations
@@ -89,8 +88,7 @@ class Tokens:
     def of_answer(
         self, text: str, thinking: str | None = None, *, tool_calls: bool = False
     ) -> Logprobs | None:
-        """The log-probabilities of the answer's tokens, where `thinking` may stand before them and
-        `tool_calls` around."""
+        """Log-probabilities of the answer's tokens, after the `thinking` and among `tool_calls`."""
         answer, begin = text.encode(errors="replace").strip(), self._after(thinking)
         if not answer or begin is None:
             return None
@@ -126,19 +124,17 @@ class Tokens:
         return range(bisect_right(self._ends, begin) - 1, bisect_left(self._ends, end))
 
     def _all(self, places: Sequence[int]) -> Logprobs | None:
-        """Tokens at some places; None for no place, or where a token has no value: without it the
-        rest would be those of another answer."""
+        """Tokens at some places; None for no place, or where a token has no value."""
         read = tuple(token for p in places if (token := self._tokens[p]) is not None)
         return read if read and len(read) == len(places) else None
 
 
-_PIECE = re.compile(
+_PIECE = re.compile(  # a part of valid JSON, but for its punctuation
     r'"(?P<text>(?:[^"\\]|\\.)*)"(?P<key>\s*:)?'
     r'|(?P<plain>[^\s{}\[\],:"]+)'
     r"|(?P<empty>\{\s*\}|\[\s*\])",
     re.DOTALL,
 )
-"""Parts of valid JSON, but for its punctuation."""
 
 
 def _site(

@@ -19,8 +19,7 @@ from cascade.models.http import check_address, without_secrets
 from cascade.models.openai import ServedModel
 
 _TOP_LEVEL = {"model", "tools", "logprobs", "top_logprobs", "format", "truncate", "shift"}
-_TOP_LEVEL |= {"think", "keep_alive"}
-"""Parameters that stand beside `options` in the API; every other one belongs inside."""
+_TOP_LEVEL |= {"think", "keep_alive"}  # every other parameter is one of the `options`
 
 
 def server_address(host: str | None) -> str:

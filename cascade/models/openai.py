@@ -25,13 +25,12 @@ from cascade.models.base import Chunk, Model, Request
 from cascade.models.logprobs import Tokens
 from cascade.state import Completion, Usage
 
-FINISH_REASONS = {
+FINISH_REASONS = {  # other providers' words for why a model stopped → those of `Completion`
     **dict.fromkeys(("end_turn", "eos", "stop_sequence"), "stop"),
     **dict.fromkeys(("max_tokens", "model_length"), "length"),
     **dict.fromkeys(("tool_use", "function_call"), "tool_calls"),
     **dict.fromkeys(("safety", "refusal"), "content_filter"),
 }
-"""Other providers' words for why a model stopped → the words of `Completion`."""
 
 _CLOCKS = {"prompt_ms": 1, "predicted_ms": 1, "prompt_eval_duration": 1e-6, "eval_duration": 1e-6}
 """Times that llama.cpp and Ollama tell → milliseconds of their units."""
@@ -124,8 +123,7 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
 
 class Answer:
     """An answer that grows by stream chunks; a whole reply is one large chunk. Without thinking and
-    calls it is `plain`. What is not as the format says raises ValueError, TypeError, KeyError or
-    AttributeError."""
+    calls it is `plain`. What is not as the format says raises an error that `readable` names."""
 
     def __init__(self, asked_for: str) -> None:
         self.finish_reason: str | None = None
@@ -206,8 +204,7 @@ class ServedModel(Model):
     """A model behind an HTTP server: requests are posted to `path`, with `limit` as the name of
     their limit of tokens, and the parameters `streaming` for a stream, where nothing may come after
     the reason why it ends (`ends_with_reason`). Errors may have ways out of their own, by their
-    kind (`advice`). `options` go with every request.
-    """
+    kind (`advice`). `options` go with every request."""
 
     path: ClassVar[str] = "/chat/completions"
     limit: str = "max_tokens"
@@ -306,8 +303,7 @@ class ServedModel(Model):
             if answer.finish_reason is None:
                 raise
         if answer.finish_reason is None:
-            why = "it ended without a finish reason"
-            raise self.caller.error(StreamInterruptedError, why)
+            raise self.caller.error(StreamInterruptedError, "it ended without a finish reason")
         with self.caller.readable():
             completion = answer.completion()
         yield Chunk(completion=completion)

@@ -1,7 +1,4 @@
-"""Recorded answers: `replay:` models, the recorder, and their file (docs/transcripts.md).
-
-JSON lines: a header, then one answer per line. A line that a crash cut off is tolerated at the end.
-"""
+"""Recorded answers: `replay:` models, the recorder, and their file (docs/transcripts.md)."""
 
 from __future__ import annotations
 

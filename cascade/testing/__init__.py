@@ -23,13 +23,10 @@ from cascade.state import Completion, TokenLogprob, Usage
 
 __all__ = ["ScriptedModel", "forbid_real_requests", "reply"]
 
-Answer = str | Completion | Exception
-"""Entry of a script: a text, a whole completion, or a failure."""
-
+Answer = str | Completion | Exception  # a text, a whole completion, or a failure
 Answers = Sequence[Answer] | Mapping[str, Answer] | Callable[[Request], Answer]
 
-Probability = float | Sequence[float]
-"""That of all tokens, or of each of them."""
+Probability = float | Sequence[float]  # of all tokens, or of each of them
 
 
 @contextmanager
@@ -64,8 +61,7 @@ def reply(
         output_tokens: by default as many as there are tokens.
 
     Raises:
-        ValueError: a probability is not in (0, 1], or there are more of them or fewer than
-            tokens.
+        ValueError: a probability is not in (0, 1], or there are not as many as tokens.
     """
     tokens, called = _split(text), list[str]()
     written = len(tokens) if output_tokens is None else output_tokens
@@ -109,8 +105,7 @@ class ScriptedModel(Model):
     Args:
         answers: a list (one after the other, the last one again and again), a mapping from the
             question (the text of the last message) to its answer, or a function of the request.
-            An exception among them is raised. One text is the answer to everything, in as many
-            tokens as it has words; a `Completion` brings its own usage (see `reply`).
+            An exception is raised; a completion (`reply`) brings its usage. One text answers all.
         name: the model is `scripted:name`.
         logprobs: probability of the tokens of answers given as text (see `reply`).
         delay_s: wait this long before each answer.

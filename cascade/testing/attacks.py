@@ -12,8 +12,7 @@ from typing import Literal
 from cascade.state import Record
 
 Target = Literal["self-check", "log-prob", "judge", "tool", "cost"]
-"""The model's check of its draft, the score by log-probs, the judge of audits, the risk of a tool,
-or the bill."""
+"""The check of a draft, its score by log-probs, the judge of audits, a tool's risk, or the bill."""
 
 
 class Attack(Record):
