@@ -43,7 +43,7 @@ class MessagesRequest(CountRequest):
     """Conversation to be answered."""
 
     max_tokens: wire.Count
-    stop_sequences: list[str] | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
     temperature: wire.Temperature | None = None
     output_config: OutputConfigParam | None = None
 
@@ -71,13 +71,10 @@ def _read(body: MessagesRequest, served: Served) -> tuple[list[AnyMessage], Sett
     names = {"any": "required", "tool": choice.get("name")}
     settings = wire.settings_of(
         served,
-        body.model_extra,
-        form=wire.schema_format(schema=form["schema"]) if form else None,
-        stop=body.stop_sequences,
+        body,
+        wire.schema_format(schema=form["schema"]) if form else None,
         tools=[_tool(tool, number) for number, tool in enumerate(body.tools or ())],
         tool_choice=names.get(kind, kind) if (kind := choice.get("type")) else None,
-        max_tokens=body.max_tokens,
-        temperature=body.temperature,
     )
     return conversation(body), settings
 

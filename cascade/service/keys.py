@@ -100,7 +100,7 @@ class Keys:
     def __init__(self, url: str) -> None:
         self._database = Database(url, "service", _TABLE.metadata)
         self._known: dict[str, tuple[Key | None, float]] = {}
-        self._guesses, self._sought = Rates(), set[str]()
+        self._guesses = Rates()
 
     async def create(self, name: str, **settings: Any) -> tuple[Key, str]:
         """Make a key; its secret is returned here and never again."""
@@ -145,25 +145,23 @@ class Keys:
         key, until = self._known.get(digest, (None, now))
         if now < until:
             return key
-        guess, wrong = not (digest in self._known or digest in self._sought), False
+        guess, wrong = digest not in self._known, False
         bounds = (address, WRONG_PER_MINUTE, WRONG_AT_ONCE)
         if guess and (wait_s := self._guesses.take(*bounds)):
             said = f"too many wrong API keys came from your address: wait {wait_s} s."
             raise ServiceError(429, said, "too_many_wrong_keys", retry_after=wait_s)
-        if key is not None:  # others go on with it, while one request looks it up
-            self._known[digest] = (key, now + KNOWN_FOR_S)
+        # Meanwhile others go on with a known key, and of many with the same new one, one guesses.
+        self._known[digest] = (key, now + KNOWN_FOR_S if key else now)
+        while len(self._known) > MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
         try:
-            self._sought.add(digest)  # of many requests at once with one key, one guesses
             found = await self.list(_TABLE.c.digest == digest)
             key = next((key for key in found if key.revoked_at is None), None)
             wrong = key is None
         finally:
-            self._sought.discard(digest)
             if guess and not wrong:
                 self._guesses.take(*bounds, count=-1)
         self._known[digest] = (key, now + (WRONG_FOR_S if key is None else KNOWN_FOR_S))
-        if len(self._known) > MOST_REMEMBERED:
-            del self._known[next(iter(self._known))]
         return key
 
     async def aclose(self) -> None:

@@ -88,13 +88,11 @@ def _read(
     limit = given.num_predict or 0
     settings = wire.settings_of(
         served,
+        given,
+        form,
         {**extra, **(given.model_extra or {})},
-        form=form,
-        stop=given.stop,
         tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
         max_tokens=limit if limit > 0 else None,  # below 0: as long as it takes
-        temperature=given.temperature,
-        seed=given.seed,
     )
     return _messages(body.messages), settings
 

@@ -62,14 +62,11 @@ def _read_chat(body: ChatRequest, served: Served) -> tuple[list[AnyMessage], Set
     choice, alternatives = body.tool_choice, body.top_logprobs
     settings = wire.settings_of(
         served,
-        body.model_extra,
-        form=body.response_format,
-        stop=body.stop,
+        body,
+        body.response_format,
         tools=[tool.model_dump(exclude_unset=True) for tool in body.tools or ()],
         tool_choice=choice["function"]["name"] if isinstance(choice, dict) else choice,
         max_tokens=body.max_completion_tokens or body.max_tokens,
-        temperature=body.temperature,
-        seed=body.seed,
         top_logprobs=(alternatives or 0) if body.logprobs or alternatives else None,
     )
     return [_message(message, f"messages.{n}") for n, message in enumerate(body.messages)], settings
@@ -198,7 +195,7 @@ class ResponseRequest(wire.AnyRequest):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     temperature: wire.Temperature | None = None
-    max_output_tokens: wire.Count | None = None
+    max_tokens: wire.Count | None = Field(default=None, alias="max_output_tokens")
     truncation: Literal["disabled"] | None = None
 
 
@@ -217,12 +214,11 @@ def _read_response(body: ResponseRequest, served: Served) -> tuple[list[AnyMessa
     functions = [t.model_dump(exclude={"type"}, exclude_unset=True) for t in body.tools or ()]
     settings = wire.settings_of(
         served,
+        body,
+        form,
         extra,
-        form=form,
         tools=[{"type": "function", "function": each} for each in functions],
         tool_choice=choice.name if isinstance(choice, ToolChoiceFunction) else choice,
-        max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
     )
     told = [wire.message_of("system", body.instructions)] if body.instructions else []
     return [*told, *_conversation(body.input)], settings

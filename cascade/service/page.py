@@ -157,10 +157,9 @@ async def export(request: Request, name: str) -> Response:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
     if gateway.store is None:
         raise ServiceError(409, "there is no ledger: set `ledger`.", "no_ledger")
-    folder = tempfile.mkdtemp(prefix="cascade-")
-    path = Path(folder, name)
+    path = Path(tempfile.mkdtemp(prefix="cascade-"), name)
     await gateway.store.export(path, View.of(request).selection())
-    done = BackgroundTask(shutil.rmtree, folder)
+    done = BackgroundTask(shutil.rmtree, path.parent)
     return FileResponse(path, headers=HEADERS, media_type=kind, filename=name, background=done)
 
 

@@ -148,21 +148,24 @@ _OLLAMA = {"keep_alive", "think", "truncate", "shift", "min_p", *Options.model_f
 
 def settings_of(
     served: Served,
-    extra: Mapping[str, Any] | None,
-    form: Mapping[str, Any] | None = None,
-    stop: str | list[str] | None = None,
+    given: BaseModel,
+    form: Mapping[str, Any] | None,
+    extra: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Settings:
-    """Settings of a request: parameters that go to every tier as they are, a response format in
-    the form of chat completions, and settings by name, without those that are not given."""
-    tiers = served.cascade.tiers
-    given = (extra or {}).items()
-    others = {name: v for name, v in given if v is not None and name not in IGNORED}
+    """Settings of a request: those that it gives under their names, and more of them; a response
+    format in the form of chat completions; its extra parameters, which go to tiers as they are."""
+    tiers, fields = served.cascade.tiers, type(given).model_fields
+    common = (name for name in ("temperature", "max_tokens", "seed", "stop") if name in fields)
+    more = {name: getattr(given, name) for name in common} | more
+    extra = given.model_extra if extra is None else extra
+    others = {n: v for n, v in (extra or {}).items() if v is not None and n not in IGNORED}
     for name, tier in product(others, tiers):
         if name not in (_OLLAMA if tier.model.provider == "ollama" else _OPENAI):
             why = f"the tier {tier.name!r} has no such parameter. Leave it out, or have it set "
             raise unsupported(name, f"{why}in the configuration of a tier that has.")
-    more["stop"] = [stop] if isinstance(stop, str) else stop
+    if isinstance(stop := more.get("stop"), str):
+        more["stop"] = [stop]
     settings = Settings(extra=others)
     settings.update({name: v for name, v in more.items() if v is not None and v != []})  # type: ignore[typeddict-item]
     if form is not None and form["type"] != "text":
