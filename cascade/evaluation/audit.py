@@ -28,7 +28,7 @@ FEW = 5  # audits, below which the interval of a bounded value is all that is po
 TUNED = 50  # audits from which a proxy's weight κ is estimated; before it is 0, and for costs 1
 MANY = 100  # audits from which the spread of costs is trusted without a floor
 WORDY = 8.0  # times its prediction that the large model costs at most, where that has no range
-ENOUGH_ESCALATED = 10  # requests that say how its cost varies, which before the ranges do
+ENOUGH_ESCALATED = 10  # requests whose costs say how costs vary, which before the ranges do
 NO_AUDITS = "no audits yet: assumed limits"
 _LARGE_ANSWERED = ("escalated", "shadow")  # outcomes
 

@@ -1,5 +1,4 @@
-"""A pair of models on the same recorded rows, as arrays: outcomes, costs, and what is known before
-the large model is asked."""
+"""A pair of models on the same recorded rows: outcomes, costs, and what is known beforehand."""
 
 from __future__ import annotations
 
@@ -91,7 +90,7 @@ class Pair:
             raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
         # What is drawn at random must not depend on the order in which answers were recorded.
         rows.sort(key=lambda row: row.id)
-        both = [(row.models[small], row.models[large]) for row in rows]  # the latter: no check
+        both = [(row.models[small], row.models[large]) for row in rows]  # large ones need no check
         paid = np.array([(d.cost_usd, d.check_cost_usd, a.cost_usd) for d, a in both], np.float64)
         known = np.flatnonzero(np.isfinite(paid).all(axis=1))
         if priced := len(known) > 0:

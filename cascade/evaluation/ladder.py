@@ -39,8 +39,8 @@ PRIORS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
 is seen. Tuned with each set left out in turn: `benchmarks/decision_quality.py --only tuned`."""
 
 Head = Callable[[Pair], tuple[Array, ...]]
-"""Estimates of p_S, p_L, and of a helper's p_H, for any recording of the same models; of the rows
-that fitted it leave-one-out."""
+"""Estimates of p_S, p_L and a helper's p_H on rows of its models; on those that fitted it, of fits
+that have not seen the row."""
 
 
 def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
@@ -229,8 +229,7 @@ def fit_shapes(pair: Pair, fit: Rows) -> Iterator[Shape]:
 
 
 def shape_of(calibration: Calibration, pair: Pair, fit: Rows) -> Shape:
-    """A calibration as it decides online: accept unless p_L − p_S is above the price. It is told
-    the costs of the rows that it was fitted to."""
+    """A calibration as it decides online, told the costs of the rows that it was fitted to."""
     large = float(pair.large_correct[fit].mean())
 
     @cache

@@ -24,8 +24,7 @@ Verdict = Literal["saves", "loses", "uncertain", "open", "never"]  # `open` with
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Forecast of cost and saving: figures per request, or as their names say, and from so many
-    requests a month on the fixed cost is paid for."""
+    """Forecast: figures by name, and the requests a month from which the fixed cost is paid for."""
 
     verdict: Verdict
     figures: Mapping[str, Figure]

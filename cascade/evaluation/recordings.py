@@ -108,8 +108,7 @@ def _named(path: Path, rows: Iterable[T]) -> Iterator[T]:
 
 
 def _json_lines(path: Path, kind: TypeAdapter[T]) -> Iterator[tuple[int, T]]:
-    """Numbered records of a file, plain or gzip (its content tells). Of transcripts a last line may
-    be cut off, as a crash leaves it."""
+    """Numbered records of a file, plain or gzip; a crash may have cut off the last transcript."""
     with path.open("rb") as plain:
         packed = plain.peek(2)[:2] == b"\x1f\x8b"
         for number, line in enumerate(gzip.GzipFile(fileobj=plain) if packed else plain, 1):
@@ -157,8 +156,7 @@ QUESTIONS, LABELS = ("messages", "question", "prompt"), ("reference", "answer", 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One question, last of its messages, with its right answer, or which answers a person judged
-    right or wrong."""
+    """One question, last of its messages, with its right answer, or answers that were judged."""
 
     id: str
     messages: tuple[AnyMessage, ...]
@@ -172,8 +170,7 @@ class Example:
 
 
 def read_table(path: str | Path) -> Iterator[Mapping[str, Any]]:
-    """The rows of a file of one of the `KINDS`, one by one; one that cannot be read is a
-    `ConfigurationError`."""
+    """The rows of a file of one of the `KINDS`; a `ConfigurationError` where it cannot be read."""
     path = Path(path)
     if (reader := KINDS.get(path.suffix.casefold())) is None:
         raise ConfigurationError(f"{path.name}: a file of rows ends with {', '.join(KINDS)}.")

@@ -103,6 +103,14 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
         what_if=audit.choices_of(runs, spent, found.baseline),
     )
     verdict, reason, advice = _verdict(made, books)
+    sentence = f"{verdict[0].upper()}{verdict[1:]}: {reason}."
+    if quality is not None and quality.checked:
+        bounds = f"{percent(quality.loss.value)} is lost per request, as all were checked"
+        if quality.loss.basis != "measured":
+            bounds = f"at most {percent(quality.error_rate.high)} of the accepted drafts are, at "
+            bounds += f"most {percent(quality.loss.high)} is lost per request (95 %)"
+        seen = f"{quality.worse:,} of {quality.checked:,} checked drafts were worse than the large"
+        sentence += f" {seen} answer: {bounds}."
     lossy = quality is not None and quality.loss.numbers[1] > 0
     tone: Any = {"saves": "open" if lossy else "good", "loses": "bad"}.get(verdict, "open")
     days = [date.fromordinal(day) for day in runs.day.astype(int).tolist()]
@@ -115,7 +123,7 @@ def _report(books: Books, earlier: Report | None = None) -> Report:
     tables = compared, *_tables(made, books)
     document = render.Document(
         title=f"What the cascade saved{period}{f' ({tags})' if tags else ''}",
-        sentence=f"{verdict[0].upper()}{verdict[1:]}: {reason}.{_checked(quality)}",
+        sentence=sentence,
         facts=facts,
         notes=tuple(filter(None, (advice, *_remarks(made, books)))),
         tables=tuple(table for table in tables if table.rows),
@@ -167,17 +175,6 @@ def _verdict(made: Report, books: Books) -> tuple[Verdict, str, str]:
         if made.verified_usd is None:
             reason = f"no audit knows the large model's cost; by assumption, {reason}"
     return verdict, reason, advice
-
-
-def _checked(quality: Quality | None) -> str:
-    if quality is None or not quality.checked:
-        return ""
-    bounds = f"{percent(quality.loss.value)} is lost per request, as all were checked"
-    if quality.loss.basis != "measured":
-        bounds = f"at most {percent(quality.error_rate.high)} of the accepted drafts are, at most "
-        bounds += f"{percent(quality.loss.high)} is lost per request (95 %)"
-    seen = f"{quality.worse:,} of {quality.checked:,} checked drafts were worse than the large"
-    return f" {seen} answer: {bounds}."
 
 
 def _remarks(made: Report, books: Books) -> Iterable[str]:

@@ -76,7 +76,7 @@ def fit_early_stop(
     the large agent; none, where that is not more than its noise."""
     fit = np.arange(len(pair)) if fit is None else fit
     runs, right, large_cost = pair.runs, pair.small_correct, pair.large_cost
-    topics = np.array([*pair.table("topics", pair).values()]).reshape(-1, len(pair)).T
+    topics = pair.encoder.transform(pair.prompts)
     length = np.array([len(run) for run in runs])
     chances, points = np.full((len(POINTS), len(pair)), np.inf), dict[int, Linear]()
     for number, after in enumerate(POINTS):

@@ -78,10 +78,9 @@ class Options(Record):
 
 
 class Point(Record):
-    """A policy of the frontier, or a model alone. Cost and loss are shares of the large model's;
-    dollars, of a question, are None where unknown, `within` (the loss that was allowed) at a price
-    of an error and for a model alone. Above that loss it may be by `chance_above`; at its
-    `price_of_error_usd` this policy is the best."""
+    """A policy of the frontier, or a model alone. Cost and loss are shares of the large model's,
+    dollars those of a question, None where unknown. It loses more than is allowed (`within`, None
+    at a price of an error) by `chance_above`, and is best at its `price_of_error_usd`."""
 
     name: str
     within: float | None = None
@@ -462,11 +461,11 @@ def to_document(found: Evaluation) -> Document:
 def _points(found: Evaluation, title: str, listed: Sequence[Point], *heads: str) -> Table:
     rows: list[Any] = []
     for point in listed:
-        lost, most, least = point.loss
+        lost, least, most = point.loss
         cells: dict[str, Any] = {
             "right answers": point.quality.shown("share"),
             "cost": None if found.verdict == "unpriced" else point.cost.shown("share"),
-            "right answers, points": Figure(-lost, "points", -least, -most, "estimated"),
+            "right answers, points": Figure(-lost, "points", -most, -least, "estimated"),
             "large answers": Figure(point.escalated, "share"),
             "per question": Figure(point.cost_usd, "usd"),
             "per right answer": Figure(point.per_right_usd, "usd"),
