@@ -1,7 +1,5 @@
-"""Configuration of a service: `cascade.yaml`.
-
-Errors name the file, the line and the key. Secrets are variables (`${NAME}`, `api_key_env`).
-"""
+"""Configuration of a service: `cascade.yaml`. Errors name the file, the line and the key; secrets
+are variables (`${NAME}`, `api_key_env`)."""
 
 from __future__ import annotations
 

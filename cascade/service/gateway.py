@@ -1,7 +1,5 @@
-"""Gateway: cascades with keys, budgets and places, and the one way of a request through them.
-
-A protocol turns its request into messages and settings, and the `Reply` back into its own form.
-"""
+"""Gateway: cascades with keys, budgets and places, and the one way of a request through them. A
+protocol turns its request into messages and settings, and the `Reply` back into its own form."""
 
 from __future__ import annotations
 

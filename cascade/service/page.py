@@ -1,7 +1,5 @@
 """The page: what the service saves, how sure that is, what it costs in quality, what is wrong now.
-
-It is made here as HTML without a script, and a browser loads nothing beside it.
-"""
+It is HTML without a script, and a browser loads nothing beside it."""
 
 from __future__ import annotations
 
