@@ -142,8 +142,9 @@ class Breaker(CascadeMiddleware):
                     ready_in_s=ready_s,
                 )
             if circuit.pause_s:
-                # Where the call that tries it is not heard of for so long, another one may.
-                until = now + (call.request.timeout_s or self.most_open_s)
+                # Where the call that tries it is not heard of for so long, another one may: for
+                # more than its time, after which its failure is still under way.
+                until = now + max(self.most_open_s, 2 * (call.request.timeout_s or 0.0))
                 circuit = self._circuits[model.place] = replace(circuit, until=until)
         failed: bool | None = None
         try:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascade.errors import ConfigurationError, LedgerError
-from cascade.jobs import Journal, Row, RowRecord, check_rows, read_rows, write_output
+from cascade.jobs import Journal, Row, check_rows, read_rows, write_output
 
 
 def test_json_lines_csv_and_parquet_give_the_same_questions(tmp_path: Path) -> None:
@@ -133,24 +133,20 @@ def test_where_it_cannot_be_written_answers_are_kept(journal: Journal, tmp_path:
     assert [path.name for path in tmp_path.glob(".o*")] == []
 
 
-def record(number: int, status: Any, **found: Any) -> RowRecord:
-    return RowRecord(number=number, key="k", status=status, **found)
-
-
 MADE = {"models": ["a", "b"], "settings": "x"}
 
 
 def test_what_is_added_is_found_again_by_the_next_process(tmp_path: Path) -> None:
     amount = Decimal("0.0000010")
-    paid = record(7, "ok", answer="ä\ud800", tier="small", cost_usd=amount, counted_usd=amount)
+    paid = Row(7, {}).record(status="ok", answer="ä\ud800", cost_usd=amount, counted_usd=amount)
     with Journal(tmp_path / "j", MADE) as journal:
         journal.add(paid)
-        journal.add(record(2, "error", error="E: no"))
+        journal.add(Row(2, {}).record(status="error", error="E: no"))
         journal.note("batch", ids=["1"])
         journal.note("batch", batch_id="b")
     with Journal(tmp_path / "j", MADE) as journal:
         assert journal.find(7) == paid
-        assert journal.find(2) == record(2, "error", error="E: no")
+        assert journal.find(2) == Row(2, {}).record(status="error", error="E: no")
         assert journal.find(0) is journal.find(99) is None
         assert journal.spent_usd == amount
         assert journal.batches == {"batch": {"ids": ["1"], "batch_id": "b"}}
@@ -160,9 +156,9 @@ def test_what_is_added_is_found_again_by_the_next_process(tmp_path: Path) -> Non
 
 
 def test_a_row_that_was_asked_again_counts_once_and_its_money_twice(tmp_path: Path) -> None:
-    last = record(0, "ok", answer="yes", counted_usd=Decimal(2))
+    last = Row(0, {}).record(status="ok", answer="yes", counted_usd=Decimal(2))
     with Journal(tmp_path / "j", MADE) as journal:
-        journal.add(record(0, "error", counted_usd=Decimal(1), error="E: no"))
+        journal.add(Row(0, {}).record(status="error", counted_usd=Decimal(1), error="E: no"))
         journal.add(last)
         assert journal.spent_usd == 3
     with Journal(tmp_path / "j", MADE) as journal:
@@ -172,9 +168,9 @@ def test_a_row_that_was_asked_again_counts_once_and_its_money_twice(tmp_path: Pa
 def test_what_rows_wait_for_is_expected_until_they_are_done(tmp_path: Path) -> None:
     with Journal(tmp_path / "j", MADE) as journal:
         for n in range(3):
-            journal.add(record(n, "waiting", expected_usd=Decimal(n)))
-        journal.add(record(3, "waiting"))
-        journal.add(record(1, "error"))
+            journal.add(Row(n, {}).record(status="waiting", expected_usd=Decimal(n)))
+        journal.add(Row(3, {}).record(status="waiting"))
+        journal.add(Row(1, {}).record(status="error"))
         assert (journal.expected_usd, journal.waiting()) == (2, [0, 2, 3])
     with Journal(tmp_path / "j", MADE) as journal:
         assert (journal.expected_usd, journal.waiting()) == (2, [0, 2, 3])
@@ -202,9 +198,9 @@ def test_where_it_cannot_be_written_the_error_says_so_and_what_is_kept(tmp_path:
     with pytest.raises(LedgerError, match="cannot be written: unable to open"):
         Journal(tmp_path / "no" / "j", MADE)
     with Journal(tmp_path / "j", MADE) as journal:
-        journal.add(record(0, "ok"))
+        journal.add(Row(0, {}).record(status="ok"))
         (pages,) = journal._file.execute("PRAGMA page_count").fetchone()
         journal._file.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(LedgerError, match=r"is full\. What is in it is kept"):
-            journal.add(record(1, "ok", answer="x" * 100_000))
+            journal.add(Row(1, {}).record(status="ok", answer="x" * 100_000))
         assert (journal.find(0) is None, journal.find(1)) == (False, None)

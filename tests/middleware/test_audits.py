@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 
-from cascade import Cascade, ConfigurationError, MemoryLedger
+from cascade import ConfigurationError, MemoryLedger
 from cascade.errors import LedgerError, ModelUnavailableError
 from cascade.ledger import tagged
 from cascade.ledger.entries import LedgerEntry
@@ -166,8 +166,6 @@ async def test_the_sum_is_read_now_and_then_and_has_in_it_what_was_heard() -> No
 async def test_audits_need_a_ledger_and_drafts_and_a_budget_prices() -> None:
     with pytest.raises(ConfigurationError, match="ledger"):
         pair(middleware=[Audits()])
-    with pytest.raises(ConfigurationError, match="only one here, or local_only"):
-        Cascade(tiers=[large()], ledger=MemoryLedger(), middleware=[Audits()])
     with pytest.raises(ConfigurationError, match=r"large .* is unknown"):
         await audited(price=None, audits=Audits(1.0, daily_usd=5))
     with pytest.raises(ConfigurationError, match=r"judge .* is unknown"):

@@ -207,5 +207,6 @@ async def test_a_larger_share_keeps_the_conversations_that_were_live() -> None:
 def test_a_cascade_in_which_nothing_may_be_drafted_or_answered_is_refused() -> None:
     far = ScriptedModel("x", name="large", local=False)
     for options in ({"tiers": [large()]}, {"small": small(), "large": far, "local_only": True}):
-        with pytest.raises(ConfigurationError, match="only one here, or local_only"):
-            Cascade(**options, middleware=[Shadow()])
+        for one in (Audits(), Shadow()):
+            with pytest.raises(ConfigurationError, match="only one here, or local_only"):
+                Cascade(**options, middleware=[one])

@@ -122,8 +122,8 @@ def test_the_e_process_has_mean_one_at_the_promised_harm(rate: float) -> None:
 
 
 def test_false_alarms_at_every_look_stay_below_delta() -> None:
-    alarms = [seed for seed in range(60) if run_harm(0.05, 500, seed).alarm]
-    assert len(alarms) <= 12  # δ = 0.1: 6 are expected
+    alarms = [each for each in range(60) if run_harm(0.05, 500, each).alarm]  # δ = 0.1: 6 expected
+    assert len(alarms) <= 12
 
 
 def test_harm_is_found_also_when_it_comes_late() -> None:
@@ -316,8 +316,6 @@ async def test_results_wait_for_those_before_them_and_failed_audits_hold_up_noth
 
 
 class Unsteady(MemoryLedger):
-    """A ledger that may be away when it is read."""
-
     away, read = False, 0
 
     async def of_run(self, run_id: str) -> Any:
@@ -357,7 +355,7 @@ async def test_the_caution_survives_until_a_reset(caplog: pytest.LogCaptureFixtu
 
 def test_a_reaction_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="give one of"):
-        Drift(harm="panic")  # type: ignore[arg-type]
+        short("panic")
 
 
 async def test_one_watch_is_for_one_cascade() -> None:
