@@ -38,9 +38,8 @@ QUIET = RunnableConfig(tags=["nostream"])  # LangGraph then streams no draft, as
 
 _LIMITS = ("max_tokens", "max_output_tokens", "num_predict", "max_new_tokens")
 _NAMES = ("model_name", "model", "model_id", "deployment_name", "repo_id")
-"""Fields that LangChain's models have for the number of tokens, and for the name of the model."""
-
 _ADDRESS = re.compile(r"base_url|api_base|api_url|endpoint|server_url")
+"""Fields that LangChain's models have for the number of tokens, the model's name, the address."""
 
 
 class LangChainModel(Model):

@@ -33,11 +33,6 @@ def read_logprob(value: object) -> float | None:
     return min(0.0, float(value)) if -100.0 <= value <= 1e-3 else None  # NaN is in no range
 
 
-def _records(items: object) -> list[dict[str, Any]]:
-    given = items if isinstance(items, list | tuple) else ()
-    return [item for item in given if isinstance(item, dict)]
-
-
 class Tokens:
     """Tokens that a provider sent: records `{token, logprob, bytes?, top_logprobs?}`.
 
@@ -54,17 +49,23 @@ class Tokens:
 
     def add(self, items: object) -> None:
         """Take in more of them."""
-        for item in _records(items):
+        for item in items if isinstance(items, list | tuple) else ():
+            if not isinstance(item, dict):
+                continue
             text, given, token = str(item.get("token", "")), item.get("bytes"), None
             try:  # the text cannot spell a part of a character
                 spelling = bytes(given) if isinstance(given, list) else b""
             except (TypeError, ValueError):
                 spelling = b""
             if (value := read_logprob(item.get("logprob"))) is not None:
-                others = _records(item.get("top_logprobs"))
-                read = ((str(o.get("token", "")), read_logprob(o.get("logprob"))) for o in others)
-                top = tuple((other, chance) for other, chance in read if chance is not None)
-                token = TokenLogprob(text, value, top)
+                others = item.get("top_logprobs")
+                top = [
+                    (str(other.get("token", "")), chance)
+                    for other in (others if isinstance(others, list) else ())
+                    if isinstance(other, dict)
+                    and (chance := read_logprob(other.get("logprob"))) is not None
+                ]
+                token = TokenLogprob(text, value, tuple(top))
             self._joined += spelling or text.encode(errors="replace")
             self._ends.append(len(self._joined))
             self._tokens.append(token)
