@@ -296,7 +296,7 @@ def evaluate(
     wanted, path, tested = verdict.Options(**vars(goal)), fit or file, None
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
-    pair = small or "?", large or "?"
+    pair = small or "", large or ""
     with busy(f"reading {path}") as line:
         fitted = Pair(read_transcripts(path), *pair)
         if test is not None:

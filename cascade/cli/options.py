@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from cascade.cli.program import say
-from cascade.errors import ConfigurationError
+from cascade.errors import ConfigurationError, LedgerError
 
 if TYPE_CHECKING:
     from cascade.api import Cascade
@@ -52,9 +52,16 @@ class Models:
         if self.prices is not None:
             common["price"] = load_prices(self.prices)
         if ledger is not None:
+            from cascade._portal import run_sync  # noqa: PLC0415
             from cascade.ledger import open_store  # noqa: PLC0415 - SQLAlchemy
 
-            options["ledger"] = opened.enter_context(open_store(ledger))
+            options["ledger"] = store = opened.enter_context(open_store(ledger))
+            try:
+                run_sync(store.read(lambda _: None))
+            except LedgerError as error:  # which each question would end with
+                told = f"--ledger: {str(error).rstrip('.')}"
+                way_out = "make its folder, start its server, or give another"
+                raise ConfigurationError(f"{told}: {way_out}.") from error
         tiers = []
         for name, given in (("small", self.small), ("large", self.large)):
             model: Any = given

@@ -86,7 +86,8 @@ class Pair:
         if not rows or small == large:
             counts = Counter(name for row in everything for name in row.models).most_common()
             there = ", ".join(f"{name} ({n:,})" for name, n in counts) or "none"
-            told = f"no row has both {small!r} and {large!r}: name two models, --small and --large"
+            told = f"no row has both {small or 'the small model'} and {large or 'the large model'}"
+            told += ": name two models, --small and --large"
             raise ConfigurationError(f"{told}. There are, with their number of rows: {there}.")
         # What is drawn at random must not depend on the order in which answers were recorded.
         rows.sort(key=lambda row: row.id)

@@ -126,7 +126,7 @@ def recorded(
     from cascade.evaluation.recordings import read_transcripts  # noqa: PLC0415
     from cascade.evaluation.verdict import evaluate  # noqa: PLC0415
 
-    pair = Pair(read_transcripts(path), small or "?", large or "?")
+    pair = Pair(read_transcripts(path), small or "", large or "")
     if not pair.priced:
         raise ConfigurationError(f"{path} does not say what both models cost: record `cost_usd`.")
     costs = {"draft_usd": pair.small_cost, "large_usd": pair.large_cost}

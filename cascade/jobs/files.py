@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from cascade.errors import ConfigurationError, LedgerError
@@ -241,24 +242,27 @@ def check_output(path: Path) -> None:
 
 def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: str = "") -> int:
     """Write the rows of the input that are done, each with the columns that are added, whole or not
-    at all; their number. In CSV columns are those of the first row; lists and truths are JSON."""
+    at all; their number. In CSV columns are those of all rows; lists and truths are JSON."""
     check_output(path)
-    draft, columns, written = path.with_name(f".{path.name}.{os.getpid()}"), list[str](), 0
+    draft, columns, written = path.with_name(f".{path.name}.{os.getpid()}"), dict[str, None](), 0
+    how: Any = {"encoding": "utf-8", "errors": "surrogatepass", "newline": ""}
     try:
-        with draft.open("w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            table = csv.writer(file)
+        with draft.open("w", **how) as file, TemporaryFile("w+", dir=path.parent, **how) as lines:
             for row in rows:
                 record = journal.find(row.number)
                 if record is None or record.key != row.key or record.status == "waiting":
                     continue
-                told = {**row.columns, **{prefix + name: getattr(record, name) for name in ADDED}}
-                if path.suffix == ".jsonl":
-                    file.write(_json(told) + "\n")
-                else:
-                    if not written:
-                        table.writerow(columns := list(told))
-                    table.writerow([_cell(told.get(name)) for name in columns])
+                told = {prefix + name: getattr(record, name) for name in ADDED}
+                columns |= dict.fromkeys(row.columns)
+                into = file if path.suffix == ".jsonl" else lines
+                into.write(_json({**row.columns, **told}) + "\n")
                 written += 1
+            if lines.tell():
+                table = csv.DictWriter(file, [*columns, *told])
+                table.writeheader()
+                lines.seek(0)
+                for line in lines:
+                    table.writerow({n: _cell(value) for n, value in json.loads(line).items()})
         draft.replace(path)
     except OSError as error:
         why = f"{path} cannot be written: {error.strerror}. The answers are in {journal.path}"

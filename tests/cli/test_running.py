@@ -42,6 +42,7 @@ def rows(tmp_path: Path) -> Path:
         (("--column", "words"), "words"),
         (("--output", "none/out.csv"), "--output none/out.csv: a file in a folder that exists"),
         (("--output", "in.csv"), "it is read as well"),
+        (("--ledger", "sqlite:///none/l.db"), "'none/l.db': make its folder"),
     ],
 )
 def test_a_job_that_cannot_run_asks_nothing(

@@ -87,8 +87,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_two_models_are_named_and_their_rows_in_the_order_of_their_ids() -> None:
     rows = [record("b", s=RIGHT, l=RIGHT), record("a", s=RIGHT, l=RIGHT), record("c", s=RIGHT)]
     assert [row.id for row in Pair(rows, "s", "l").rows] == ["a", "b"]
-    for large in ("x", "s"):
-        message = rf"no row has both 's' and '{large}': name two .*s \(3\), l \(2\)"
+    for large in ("x", "s", ""):
+        other = large or "the large model"
+        message = rf"no row has both s and {other}: name two .*s \(3\), l \(2\)"
         with pytest.raises(ConfigurationError, match=message):
             Pair(rows, "s", large)
 

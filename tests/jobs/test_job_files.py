@@ -111,14 +111,19 @@ def test_a_row_that_is_new_or_has_changed_is_left_out(journal: Journal, tmp_path
     assert json.loads(line)["c_answer"] == "answer 0"
 
 
-def test_lists_and_truths_go_into_a_csv_as_json_and_no_rows_make_it_empty(
+def test_a_csv_has_the_columns_of_all_rows_and_lists_and_truths_as_json(
     journal: Journal, tmp_path: Path
 ) -> None:
-    given = done(journal, {"tags": ["a", "ü"]}, {"tags": None})
+    given = done(journal, {"tags": ["a", "ü"]}, {"tags": None, "late": Decimal("1E-7")})
     write_output(tmp_path / "o.csv", given, journal)
     with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert (first["tags"], second["tags"], first["degraded"]) == ('["a", "ü"]', "", "false")
+    assert (first["late"], second["late"], [*first][:3]) == (
+        "",
+        "0.0000001",
+        ["tags", "late", "answer"],
+    )
     for name in ("o.csv", "o.jsonl"):
         assert write_output(tmp_path / name, [], journal) == 0
         assert (tmp_path / name).read_text() == ""
