@@ -129,7 +129,7 @@ class Budgets(Writer):
 
     linger_s = 0.005  # in which settlements wait for the next reservation's transaction
     lease = timedelta(minutes=15)
-    clock: Callable[[], datetime] = partial(datetime.now, UTC)
+    clock: Callable[[], datetime] = staticmethod(partial(datetime.now, UTC))
 
     def __init__(self, url: str) -> None:
         super().__init__(url, "budgets", _accounts.metadata)
