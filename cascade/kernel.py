@@ -334,7 +334,7 @@ class Kernel:
         discarded; tell the policy what it has `spent` in the end."""
         if new := self.ledger.take(run.id):
             run.entries = list({entry.id: entry for entry in (*run.entries, *new)}.values())
-        if spent and callable(learn := within(self.policy, "paid")):
+        if spent and (learn := within(self.policy, "paid", callable)) is not None:
             learn(known_cost(run.entries))
 
 

@@ -11,7 +11,7 @@ no clock, no network, no chance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Lock
@@ -82,7 +82,7 @@ class Situation:
 
     def compared(self, threshold: float) -> Decision:
         """The decision of the confidence against a threshold; `settled` comes before it."""
-        confidence, threshold = self.assessment.confidence, min(1.0, max(0.0, threshold))
+        confidence = self.assessment.confidence
         assert confidence is not None, "a draft without a confidence is settled before"
         accepted = confidence >= threshold
         kind = "confidence" if self.assessment.calibrated else "uncalibrated score"
@@ -102,17 +102,17 @@ class Policy(Protocol):
         ...
 
 
-def within(policy: Any, name: str) -> Any:
-    """An attribute of a policy, or of the one inside it (`inner`); None where neither has it."""
-    while policy is not None and getattr(policy, name, None) is None:
+def within(policy: Any, name: str, fits: Callable[[Any], bool]) -> Any:
+    """An attribute that fits of a policy, or of one inside it (`inner`); None where none has it."""
+    while policy is not None and not fits(getattr(policy, name, None)):
         policy = getattr(policy, "inner", None)
     return getattr(policy, name, None)
 
 
 def promises(policy: Policy) -> float | None:
     """α of the certificate of a policy, also of one inside it; None without a promise."""
-    proof = within(policy, "certificate")
-    return proof.max_harm if isinstance(proof, Certificate) else None
+    proof = within(policy, "certificate", lambda one: isinstance(one, Certificate))
+    return None if proof is None else float(proof.max_harm)
 
 
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:
@@ -230,7 +230,7 @@ class EconomicPolicy:
         if best is None:
             reason = "the cost of escalating is unknown: set a price on the next tier"
             return situation.decided("escalate", reason)
-        threshold = self._p(best) - float(best.cost_usd or 0) / self.price_of_error
+        threshold = max(0.0, self._p(best) - float(best.cost_usd or 0) / self.price_of_error)
         decision = situation.compared(threshold)
         update = {
             "tier": tier if decision.action == "escalate" else None,
@@ -310,4 +310,4 @@ class BudgetPolicy:
             return situation.decided("accept", reason)
         known = situation.assessment.p_large
         p_large = 1.0 if known is None else known
-        return situation.compared(p_large - self.shadow_price * float(cost))
+        return situation.compared(max(0.0, p_large - self.shadow_price * float(cost)))

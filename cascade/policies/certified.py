@@ -26,12 +26,15 @@ class CertifiedPolicy:
     after a change of model or prompt.
 
     Raises:
-        ConfigurationError: the certificate has ended.
+        ConfigurationError: it is no certificate, or has ended.
     """
 
     certificate: Certificate
 
     def __post_init__(self) -> None:
+        given: object = self.certificate
+        if not isinstance(given, Certificate):
+            raise ConfigurationError(f"CertifiedPolicy({given!r}): give one of `certify`.")
         until = self.certificate.valid_until
         if until is not None and datetime.now(UTC) >= until:
             raise ConfigurationError(

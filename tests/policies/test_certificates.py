@@ -108,16 +108,13 @@ def test_what_cannot_be_certified_is_refused(
         certify(np.array(confidence), np.array(correct), **({"max_harm": 0.1} | options))
 
 
-LEFT = NextSignal("p_true", ())
-
-
 @pytest.mark.parametrize(
     ("confidence", "calibrated", "left", "action", "words"),
     [
         (0.6, True, None, "accept", "harm ≤ 5.0% with 90% confidence"),
         (0.59, True, None, "escalate", "harm ≤ 5.0% with 90% confidence"),
         (1.0, False, None, "escalate", "calibrated confidences only"),
-        (0.99, True, LEFT, "observe", "p_true"),  # all signals of the certificate come first
+        (0.99, True, NextSignal("p_true", ()), "observe", "p_true"),  # its signals first
     ],
 )
 def test_the_certified_threshold_decides_about_calibrated_confidences(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from cascade.policies import (
     EconomicPolicy,
     NextSignal,
     Policy,
+    Refusal,
     Situation,
     ThresholdPolicy,
     TierOutlook,
@@ -83,6 +85,7 @@ def test_facts_are_settled_first(name: str, situation: Situation, action: str, r
         lambda: EconomicPolicy(1.0, p_large=-0.1),
         lambda: BudgetPolicy(float("nan")),
         lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
+        lambda: CertifiedPolicy(Refusal("bring 7 labels or more", 7)),  # type: ignore[arg-type]
     ],
 )
 def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> None:
@@ -111,6 +114,9 @@ def test_raw_scores_are_said_to_be_raw_and_may_have_a_threshold_of_their_own() -
     assert (raw.calibrated, calibrated.calibrated) == (False, True)
     close = ThresholdPolicy(0.8).decide(judged(0.79999))
     assert close.reason == "confidence 0.79999 < 0.8", "no rounded contradiction"
+    assert judged(1.0).compared(1.5).action == "escalate"
+    with pytest.raises(ValueError, match="threshold"):
+        judged(1.0).compared(float("nan"))
     policy = ThresholdPolicy(0.2, uncalibrated=0.9)
     assert policy.decide(judged(0.5)).threshold == 0.2
     assert policy.decide(judged(0.5, calibrated=False)).threshold == 0.9
@@ -128,9 +134,6 @@ def test_an_escalation_budget_is_used_but_for_ties(confidences: list[float], rat
     assert policy.uncalibrated == DEFAULT_THRESHOLD
 
 
-error_prices = st.floats(0.01, 5)
-
-
 tiers = st.lists(
     st.tuples(st.one_of(st.none(), st.decimals(0, 1, places=3)), st.one_of(st.none(), chances)),
     min_size=1,
@@ -138,7 +141,7 @@ tiers = st.lists(
 )
 
 
-@given(tiers, chances, error_prices)
+@given(tiers, chances, st.floats(0.01, 5))
 def test_of_several_larger_tiers_the_one_that_is_expected_to_be_cheapest_is_compared(
     above: list[tuple[Decimal | None, float | None]], confidence: float, error: float
 ) -> None:
@@ -229,8 +232,11 @@ def test_abstaining_is_chosen_when_cheapest(confidence: float, price: float, act
 def test_promises_and_budgets_are_found_within_other_policies() -> None:
     assert promises(AbstainPolicy(CertifiedPolicy(CERTIFICATE), 1.0)) == CERTIFICATE.max_harm
     assert promises(AbstainPolicy(ThresholdPolicy(), 1.0)) is None
-    keeper = BudgetPolicy(0.001)
-    assert within(AbstainPolicy(keeper, 1.0), "paid") == keeper.paid
+    keeper, around = BudgetPolicy(0.001), SimpleNamespace(certificate="a.json", paid=1)
+    around.inner = AbstainPolicy(keeper, 1.0)  # a user's policy, whose names mean something else
+    assert within(around, "paid", callable) == keeper.paid
+    around.inner = CertifiedPolicy(CERTIFICATE)
+    assert promises(around) == CERTIFICATE.max_harm
 
 
 def test_a_budget_that_is_overspent_makes_escalating_dearer_and_one_that_is_not_cheaper() -> None:
