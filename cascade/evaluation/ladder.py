@@ -46,7 +46,10 @@ that have not seen the row."""
 def fit_head(pair: Pair, fit: Rows, sources: Sequence[str], helper: str | None = None) -> Head:
     """Logistic regressions of who is right on the columns of these sources (`Pair.table`)."""
     columns = [(source, name) for source in sources for name in pair.table(source, pair)]
-    usual = [name if name in ("raw", "same") else s.partition(":")[0] for s, name in columns]
+    usual = [  # "same" in a run counts calls that repeat, elsewhere answers that agree
+        name if name in ("raw", "same") and s != "run" else s.partition(":")[0]
+        for s, name in columns
+    ]
     priors = np.array([((0.0, 30.0), (0.0, 30.0)), *(PRIORS[name] for name in usual)])
     targets = [(pair.small_correct, 0), (pair.large_correct, 1)]
     if helper is not None:
