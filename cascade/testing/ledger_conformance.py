@@ -68,11 +68,12 @@ def full(number: int) -> LedgerEntry:
 
 
 @asynccontextmanager
-async def having(method: str, make_store: Callable[[], Any]) -> AsyncGenerator[Any]:
-    """A new store; the check is skipped where it has no such method of its own."""
+async def having(methods: str, make_store: Callable[[], Any]) -> AsyncGenerator[Any]:
+    """A new store; the check is skipped where it has no such methods of its own."""
     async with make_store() as store:
-        if getattr(type(store), method, None) is getattr(LedgerStore, method, None):
-            raise SkipTest(f"{type(store).__name__} has no {method} of its own")
+        for name in methods.split():
+            if getattr(type(store), name, None) is getattr(LedgerStore, name, None):
+                raise SkipTest(f"{type(store).__name__} has no {name} of its own")
         yield store
 
 
@@ -113,7 +114,7 @@ class LedgerConformance:
 
     async def test_a_begun_call_is_no_entry_until_it_is_completed(self, make_store: Any) -> None:
         """`append` with the same id completes it, once."""
-        async with having("begin", make_store) as store:
+        async with having("begin of_run", make_store) as store:
             call = made(0, outcome="begun", tier="large", model="m")
             await store.begin(call, {"user": "1"})
             assert await _of_run(store) == []
@@ -216,7 +217,7 @@ class LedgerConformance:
                     await store.begin(entry.model_copy(update={"outcome": "begun"}))
                     store.append([entry])
 
-        async with make_store() as store:
+        async with having("of_run", make_store) as store:
             await store.flush()
             await asyncio.gather(*map(work, "abcd"))
             found = sorted(entry.id for entry in await store.of_run("run"))
