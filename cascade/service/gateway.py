@@ -358,8 +358,8 @@ class Gateway:
         """Charge what background work costs to the key of its run."""
         key_id = self._owners.get(entry.run_id)
         usd = known_cost([entry], self.config.unknown_call_usd)
-        if entry.node in BACKGROUND and key_id and usd and self.loop is not None:
-            self.loop.call_soon_threadsafe(self.money.charge, key_id, usd)
+        if entry.node in BACKGROUND and key_id and usd:
+            self.money.charge(key_id, usd)
 
     async def __aenter__(self) -> None:
         """Connect to the ledger before the first requests need it; it may also come later."""
