@@ -30,7 +30,7 @@ FEATURES = {signal: frozenset(names.split()) for signal, names in _FEATURES.item
 """Features of the built-in signals that are not called as their signal is."""
 
 Features = Mapping[str, float]
-"""Features by name; what is missing is absent."""
+"""Features by name; what is missing is absent, as are NaN and infinities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ async def take(signal: Signal, asked: Asked, ask: Ask) -> Features:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
     features = signal.read(asked, replies)
-    return await features if inspect.isawaitable(features) else features
+    found = await features if inspect.isawaitable(features) else features
+    return {name: x for name, x in found.items() if x is not None and math.isfinite(x)}
 
 
 def combine(scores: Iterable[float | None]) -> float | None:

@@ -441,13 +441,12 @@ class UserSignal(Signal):
         if inspect.isawaitable(value):
             value = await value
         try:
-            number = math.nan if value is None else float(value)
+            return {} if value is None else {self.name: float(value)}
         except (TypeError, ValueError):
             raise ConfigurationError(
                 f"the signal {self.name!r} returned {value!r}: return a number, True or False, or "
                 "None where it cannot be taken."
             ) from None
-        return {self.name: number} if math.isfinite(number) else {}
 
 
 # --- signals by name

@@ -209,6 +209,8 @@ async def test_a_users_signal_may_be_async_and_take_the_runtime() -> None:
     signals = to_signals([longer, optional, strict])
     found = [await take(signal, asked, unasked) for signal in signals]
     assert found == [{"longer": 1.0}, {"optional": 1.0}, {"strict": 0.0}]
+    signals[0].read = lambda *_: {"a": math.nan, "b": None, "c": 1.0}  # type: ignore[method-assign]
+    assert await take(signals[0], asked, unasked) == {"c": 1.0}, "a ledger reads numbers alone"
     with pytest.raises(ConfigurationError, match="returned 'yes': return a number"):
         await taken(UserSignal(lambda q, a: "yes", "mine"))  # type: ignore[arg-type,return-value]
 
