@@ -21,7 +21,7 @@ API := cascade $(addprefix cascade.,agents confidence evaluation integrations le
 
 help: ## this list
 	@echo "make <command> [ARGS='...']"; echo
-	@sed -n 's/^\([a-z]*\):[^#]*## /  \1 /p' Makefile | awk '{n = $$1; $$1 = ""; printf "  %-8s%s\n", n, $$0}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1 /p' Makefile | awk '{n = $$1; $$1 = ""; printf "  %-10s%s\n", n, $$0}'
 
 demo: $(DEMO) ## a real small model answers, checks itself, escalates; what that costs and saves
 	@.venv/bin/cascade demo $(ARGS)

@@ -49,7 +49,10 @@ COMMANDS = {
 }
 """Module and example of each command: only the module of what was typed is loaded."""
 
-EXTRAS = {"calibrate": "numpy scipy sklearn threadpoolctl", "service": "fastapi uvicorn yaml"}
+EXTRAS = {
+    "calibrate": "numpy scipy sklearn threadpoolctl",
+    "service": "fastapi sqlalchemy uvicorn yaml",
+}
 """Packages by the extra that has them."""
 
 Json = Annotated[bool, typer.Option(help="Print one JSON document.")]
@@ -124,7 +127,7 @@ def exit_code_of(run: Callable[[], Any]) -> int:
         extra = next((e for e, names in EXTRAS.items() if error.name in names.split()), None)
         if extra is None:
             raise
-        told = f"{error.name} is not installed: install the extra `{extra}`."
+        told = f'{error.name} is not installed: in a clone, `pip install ".[{extra}]"`.'
         return _tell(2, type(error).__name__, told)
     except OSError as error:
         told = ": ".join(str(x) for x in (error.filename, error.strerror or error) if x)

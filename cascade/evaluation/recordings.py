@@ -233,7 +233,7 @@ def read_examples(
         if not found and wanted is not LABELS:
             told = f"{path} has no column {' or '.join(wanted)}"
             has = f"it has {', '.join(names) or 'no examples'}"
-            raise ConfigurationError(f"{told}; {has}. Name the columns, --question and --label.")
+            raise ConfigurationError(f"{told}; {has}. Rename, or give --question, --label.")
         return found
 
     asked, known = column(question, QUESTIONS), column(label, LABELS)

@@ -87,8 +87,8 @@ def test_wrong_usage_says_what_to_type_next(typed: tuple[str, ...], said: str, t
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
     [
-        (ModuleNotFoundError("", name="sklearn"), 2, "sklearn is not installed: install the extra"),
-        (ModuleNotFoundError("", name="fastapi"), 2, "install the extra `service`"),
+        (ModuleNotFoundError("", name="sklearn"), 2, "sklearn is not installed: in a clone, `pip"),
+        (ModuleNotFoundError("", name="sqlalchemy"), 2, 'next: pip install ".[service]"'),
         (PermissionError(13, "Permission denied", "c.json"), 1, "c.json: Permission denied."),
     ],
 )
