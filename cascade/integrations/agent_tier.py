@@ -185,9 +185,12 @@ class AgentTier(CompositeModel):
             return error
         failed = self._failure(error, run.call.request, late=isinstance(error, TimeoutError))
         if not isinstance(failed, CascadeError):
-            named = Caller(self.name, self.model).failed(failed)
-            why = f"failed with {type(error).__name__}: {error}".rstrip(".")
-            failed = named or self.error(why, MalformedResponseError)
+            caller = Caller(self.name, self.model, {MalformedResponseError: ""})
+            # What no model call has failed with is of a tool, or of the agent itself.
+            own = run.booked and not run.failures & {error, error.__cause__, error.__context__}
+            named = None if own else caller.failed(error)
+            why = f"failed with {type(error).__name__}"
+            failed = named or caller.error(MalformedResponseError, str(error), why)
             failed.__cause__ = error
         if isinstance(failed, ModelError):
             failed.retryable = failed.retryable and self.repeatable
@@ -220,8 +223,8 @@ class _Stopped(BaseException):
 
 
 class _AgentRun(BaseCallbackHandler):
-    """One run of an agent: whether any model call was `booked`, those that are `open`, and the
-    `trajectory`, the messages that the agent has added to the task so far."""
+    """One run of an agent: whether any model call was `booked`, those that are `open`, the
+    `failures`, and the `trajectory`, the messages that the agent has added to the task so far."""
 
     raise_error = True  # else LangChain logs what fails here, and sends the call unbooked
     run_inline = True
@@ -232,6 +235,7 @@ class _AgentRun(BaseCallbackHandler):
 
     def __init__(self, tier: AgentTier, call: Call, whole: Attempt, ledger: Ledger) -> None:
         self.booked, self.trajectory = False, list[Any]()
+        self.failures = set[BaseException | None]()
         self.call, self._tier, self._whole, self._ledger = call, tier, whole, ledger
         self._irreversible = set(tier.irreversible)
         self.open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
@@ -371,6 +375,7 @@ class _AgentRun(BaseCallbackHandler):
             raise _Stopped
 
     async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
+        self.failures.add(error)
         named = isinstance(error, Exception) and Caller(self._tier.name, "its server").failed(error)
         await self.close(named or error, run_id)
 

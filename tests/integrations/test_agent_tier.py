@@ -187,8 +187,7 @@ async def test_any_runnable_of_messages_is_an_agent(made: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "made",
-    [looks_up("460").with_retry(), looks_up("460") | (lambda state: state["messages"])],
+    "made", [looks_up("460").with_retry(), looks_up("460") | (lambda state: state["messages"])]
 )
 async def test_a_graph_with_something_around_it_is_given_its_state(made: Any) -> None:
     result = await pair(agent(made)).ainvoke(Q)
@@ -440,6 +439,16 @@ async def test_what_a_failed_agent_has_done_is_handed_over() -> None:
     assert result.answer == "460,000"
     assert [e.outcome for e in result.ledger if e.node == "draft"] == ["ok", "failed"]
     assert [m.type for m in model.seen[0]] == ["human", "ai", "tool", "human"]
+
+
+async def test_a_tool_that_fails_as_a_server_does_is_no_failure_of_the_model() -> None:
+    @tool("population")
+    def refused(city: str) -> str:
+        """How many people live in a city."""
+        raise AuthenticationFailedError("wrong key")
+
+    result = await pair(agent(create_agent(chat(CALLS), [refused]))).ainvoke(Q)
+    assert "failed with AuthenticationFailedError: wrong key" in result.decision.reason
 
 
 async def test_where_those_after_it_fail_too_the_first_draft_stands_in() -> None:
