@@ -179,7 +179,7 @@ class Model(ABC):
         Raises:
             ModelError: the server that knows cannot be asked.
         """
-        return file_sha256(self.weights_path)
+        return await asyncio.to_thread(file_sha256, self.weights_path)
 
     async def warm(self) -> None:  # noqa: B027 - most adapters have nothing to make ready
         """Have the weights loaded. No question is asked and nothing is spent.
