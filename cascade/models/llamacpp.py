@@ -18,6 +18,7 @@ import weakref
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +216,18 @@ def as_text(messages: Sequence[lc.BaseMessage], tools: Sequence[Any]) -> tuple[l
         made = (f"<tool_call>\n{written(call)}\n</tool_call>" for call in calls)
         return lc.AIMessage("\n".join(filter(None, [str(message.text), *made])))
 
-    told = [*map(worded, messages)]
+    def form(message: lc.BaseMessage) -> tuple[Any, bool]:
+        return type(message), isinstance(message.content, str) and message.type != "chat"
+
+    told = list[lc.BaseMessage]()
+    for (kind, plain), turn in groupby(map(worded, messages), key=form):
+        said = [*turn]  # one message, as some templates alternate roles
+        told += [kind("\n".join(str(each.content) for each in said))] if plain else said
     if tools:
         own = [str(told.pop(0).text)] if told and told[0].type == "system" else []
         introduction = _INTRODUCTION.format(tools="\n".join(map(written, tools)))
         told.insert(0, lc.SystemMessage("\n\n".join([*own, introduction])))
-    return tuple(lc.merge_message_runs(told))  # some templates alternate roles
+    return tuple(told)
 
 
 class Engine:

@@ -148,7 +148,7 @@ async def test_calls_and_their_results_are_told_as_text(
     monkeypatch.setattr(LlamaServer, "knows_tools", False)
     conversation = (
         SystemMessage("Be short."),
-        HumanMessage("Weather?"),
+        *(HumanMessage(text, additional_kwargs={"at": len(text) / 2}) for text in ("In", "Oslo?")),
         AIMessage("I look.", tool_calls=[MADE, MADE]),
         ToolMessage("sunny", tool_call_id="1"),
         ToolMessage("rain", tool_call_id="2"),
@@ -158,7 +158,7 @@ async def test_calls_and_their_results_are_told_as_text(
     await model.complete(Request(conversation, tools=(WEATHER,)))
     system, human, made, results = server.last.body["messages"]
     assert system["content"].startswith("Be short.\n\n")
-    assert human["content"] == "Weather?"
+    assert human["content"] == "In\nOslo?"
     call = f"<tool_call>\n{CALL}\n</tool_call>"
     assert made == {"role": "assistant", "content": f"I look.\n{call}\n{call}"}
     assert results["role"] == "user"
