@@ -161,8 +161,8 @@ class Caller:
         except errors.CascadeError:
             raise
         except Exception as error:
-            did, reason = f"failed with {type(error).__name__}", str(error) or "it says no more"
-            raise self.failed(error) or self.error(errors.ModelError, reason, did) from error
+            did = f"failed with {type(error).__name__}"
+            raise self.failed(error) or self.error(errors.ModelError, str(error), did) from error
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -181,7 +181,7 @@ class Caller:
         known = kind if issubclass(kind, errors.ModelError) else errors.ModelUnavailableError
         line = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
         line = _KEY.sub(GAP, line).rstrip(".")
-        line = line if len(line) <= 300 else line[:299] + "…"
+        line = f"{line[:299]}…" if len(line) > 300 else line or "it says no more"
         told = f"{self.name} at {self.address} {did or _DID[kind]}: {line}."
         return known(f"{told} {self._advice.get(kind, '')}".strip(), model=self.name, billed=billed)
 

@@ -118,7 +118,8 @@ def read_tool_call(name: object, arguments: object, call_id: object = None) -> T
         if isinstance(read, Mapping) and isinstance(name, str) and name:
             call_id = str(call_id or f"call_{uuid4().hex}")
             return ToolCall(name=name, args=dict(read), id=call_id, type="tool_call")
-    raise ValueError(f"not a tool call: {name!r} with arguments that are no JSON object")
+    given = f"{name!r} with {str(arguments)[:80]!r}"
+    raise ValueError(f"not a tool call with a name and a JSON object as arguments: {given}")
 
 
 class Answer:
@@ -144,7 +145,6 @@ class Answer:
             return ""
         self._answered = True
         part = choice.get("message") or choice.get("delta") or {}
-        self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
         text = part.get("content") or part.get("refusal") or ""
         if not isinstance(text, str):
             raise TypeError(f"not text: {str(text)[:80]!r}")
@@ -162,6 +162,8 @@ class Answer:
                 given = known["arguments"] + (given or "")
             known["arguments"] = given
         self.plain &= not (calls or thinking or part.get("refusal"))
+        # Last: what cannot be read before the end is known is a failure, and after it none.
+        self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
         return text
 
     def completion(self) -> Completion:
@@ -257,7 +259,7 @@ class ServedModel(Model):
         given = {name: value for name, value in payload.items() if value is not None}
         body = {"model": self.model, **self._options, **given}
         if "max_tokens" in body:
-            body[self.limit] = body.pop("max_tokens")
+            body[self.limit] = given.get(self.limit, body.pop("max_tokens"))
         return body
 
     async def _prepared(self, request: Request) -> Request:

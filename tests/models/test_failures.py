@@ -16,6 +16,7 @@ import pytest
 from cascade.errors import (
     BadRequestError,
     ContextLengthError,
+    MalformedResponseError,
     ModelError,
     ModelNotFoundError,
     ModelTimeoutError,
@@ -31,17 +32,15 @@ from tests.models.asking import ASKING, ask
 from tests.servers import replies
 from tests.servers.replies import Reply
 
+NO_TEXT = {"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]}
 error, json_reply = replies.error, replies.json_reply
 REFUSALS: dict[str, tuple[Reply, type[ModelError], bool | None]] = {
     "409": (error(409, "conflict"), ModelUnavailableError, False),
     "413": (error(413, "large"), ContextLengthError, False),
     "code": (error(400, "big", code="context_length_exceeded"), ContextLengthError, False),
     "500": (error(500, "image input is not supported"), UnsupportedContentError, False),
-    "FastAPI": (
-        json_reply({"detail": "prompt is too long"}, status=400),
-        ContextLengthError,
-        False,
-    ),
+    "FastAPI": (json_reply({"detail": "too many tokens"}, status=400), ContextLengthError, False),
+    "no text": (json_reply(NO_TEXT), MalformedResponseError, None),
     "text": (replies.text_reply("oops", status=502), ModelUnavailableError, None),
     "200": (json_reply({"error": {"message": "slow", "code": 429}}), RateLimitError, False),
     "200, text": (json_reply({"error": "out of memory"}), ModelUnavailableError, None),

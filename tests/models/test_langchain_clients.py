@@ -65,9 +65,7 @@ async def test_chat_openai_is_asked_for_log_probabilities(server: Upstream) -> N
     assert not server.last.body.get("logprobs")
 
 
-async def test_cache_control_reaches_anthropic_and_cache_writes_are_read(
-    server: Upstream,
-) -> None:
+async def test_cache_control_reaches_anthropic_and_cache_writes_are_read(server: Upstream) -> None:
     usage = {
         "input_tokens": 10,
         "cache_read_input_tokens": 4,

@@ -36,8 +36,8 @@ async def test_every_setting_reaches_the_server(
 
 async def test_what_a_request_sets_goes_over_the_options_of_its_tier(server: Upstream) -> None:
     model = OllamaModel("m", base_url=server.url, options={"temperature": 1, "num_ctx": 64})
-    await ask(model, temperature=0.0)
-    assert server.last.body["options"] == {"temperature": 0.0, "num_ctx": 64}
+    await ask(model, temperature=0.0, max_tokens=9, extra={"num_predict": 5})
+    assert server.last.body["options"] == {"temperature": 0.0, "num_ctx": 64, "num_predict": 5}
     await model.aclose()
 
 
