@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
-from shutil import copy
+from shutil import copymode
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -173,8 +173,9 @@ class AnswerRecorder:
         # Anew, whole or not at all: a line that was cut off must not join the next one.
         place = self.path.resolve()
         draft = place.with_name(f"{place.name}.new")
-        if place.exists():  # what others must not read stays so
-            copy(place, draft)
+        draft.touch()
+        if place.exists():  # what others must not read stays so, from the first word on
+            copymode(place, draft)
         draft.write_text("".join(row.to_line() for row in there.values()), encoding="utf-8")
         self._size = draft.replace(place).stat().st_size
         new = [example for example in examples if example.id not in there]

@@ -60,7 +60,7 @@ def _texts(reference: Reference, scorer: str) -> list[str]:
 
 def exact(answer: str, text: str, question: str) -> bool:
     """True if both mean the same; case, punctuation, articles and the words around it do not count
-    (`cascade.confidence.normalise`)."""
+    (`cascade.confidence.signals.normalise`)."""
     said, wanted = normalise(answer), normalise(text)
     # Nothing is left of "A" or "+" without articles and punctuation.
     return said == wanted if said and wanted else _plain(answer) == _plain(text)

@@ -36,7 +36,7 @@ class CertifiedPolicy:
         if not isinstance(given, Certificate):
             raise ConfigurationError(f"CertifiedPolicy({given!r}): give one of `certify`.")
         until = self.certificate.valid_until
-        if until is not None and datetime.now(UTC) >= until:
+        if until is not None and datetime.now(UTC) >= until.astimezone():
             raise ConfigurationError(
                 f"the certificate ended on {until:%Y-%m-%d}: calibrate again on new examples."
             )

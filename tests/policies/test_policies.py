@@ -26,7 +26,7 @@ from cascade.policies import (
     TierOutlook,
 )
 from cascade.policies.base import DEFAULT_THRESHOLD, dollars, promises, value_of_information, within
-from cascade.state import Assessment
+from cascade.state import Assessment, Certificate
 from tests.confidence.drafts import CERTIFICATE
 
 POLICIES: dict[str, Policy] = {
@@ -85,6 +85,7 @@ def test_facts_are_settled_first(name: str, situation: Situation, action: str, r
         lambda: EconomicPolicy(1.0, p_large=-0.1),
         lambda: BudgetPolicy(float("nan")),
         lambda: AbstainPolicy(ThresholdPolicy(), -1.0),
+        lambda: CertifiedPolicy(Certificate(**{**vars(CERTIFICATE), "valid_until": "2020-01-01"})),
         lambda: CertifiedPolicy(Refusal("bring 7 labels or more", 7)),  # type: ignore[arg-type]
     ],
 )
@@ -95,12 +96,7 @@ def test_amounts_that_mean_nothing_are_refused(make: Callable[[], Policy]) -> No
 
 @pytest.mark.parametrize(
     ("amount", "text"),
-    [
-        ("0", "$0.00"),
-        ("1234.5", "$1,234.50"),
-        ("0.0000004567", "$0.000000457"),
-        ("-0.00261", "−$0.00261"),
-    ],
+    [("0", "$0.00"), ("1e3", "$1,000.00"), ("4.567e-7", "$0.000000457"), ("-0.00261", "−$0.00261")],
 )
 def test_amounts_are_rounded_for_people(amount: str, text: str) -> None:
     assert dollars(Decimal(amount)) == text
