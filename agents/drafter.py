@@ -35,7 +35,10 @@ class Drafter:
             reader.retract(f"{tier.name} broke off")
             # Without time for a second draft, the first is better than none.
             too_late = isinstance(error, DeadlineError) and run.tier > 0
-            if not (error.circumstantial or too_late):
+            # Where no other tier may be asked, this failure says what is wrong.
+            left = [t for t in kernel.tiers[run.tier + 1 :] if t.local]
+            alone = run.draft is None and run.settings.get("local_only") and not left
+            if alone or not (error.circumstantial or too_late):
                 raise
             # A draft of an earlier tier is kept for the expert.
             run.decision = Decision(action="escalate", reason=f"{tier.name} failed: {error}")

@@ -45,8 +45,6 @@ class Expert:
         draft, decided = run.draft, run.decision
         if draft is None or decided is None or run.ruled_out:
             raise error
-        if not error.circumstantial:  # a wrong key, or no such model: it will not mend itself
-            logger.warning("the draft stands in for the large model: %s", error)
         kernel = runtime.kernel
         reason = f"{decided.reason}; but {kernel.tiers[-1].name} could not be had: {error}"
         kept = decided.model_copy(
@@ -56,6 +54,8 @@ class Expert:
         last = kernel.decide(run, situation, lambda _: kept)
         if last.action not in ("accept", "ask", "abstain"):
             raise error
+        if not error.circumstantial:  # a wrong key, or no such model: it will not mend itself
+            logger.warning("the draft stands in for the large model: %s", error)
         run.decision, run.degraded, run.source = last, True, draft.tier
         return _end(last, Reader(runtime, draft.tier), draft.text)
 

@@ -106,6 +106,8 @@ class _Node(Runnable[Any, Any]):
         await kernel.advance(run, runtime)
         if begins and run.step == "draft" and kernel.parts.route is None:
             await kernel.advance(run, runtime)  # without a rule, routing is no step of its own
+        if run.step == "expert" and isinstance(kernel.tiers[-1].model, WithheldModel):
+            await kernel.advance(run, runtime)  # which has no node, and says why nobody is asked
         update: dict[str, Any] = {"run": run.to_json(), "settings": None}
         if run.step == "end" and run.answer is not None:
             update["messages"] = [run.to_message()]

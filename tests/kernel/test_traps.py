@@ -23,6 +23,7 @@ from cascade.errors import (
     ConfigurationError,
     ExtensionError,
     InputError,
+    LocalOnlyError,
     ModelUnavailableError,
     PersonNeededError,
     RateLimitError,
@@ -400,7 +401,7 @@ CALL = {"name": "delete", "args": {"x": 1}, "id": "1", "type": "tool_call"}
 TOOLS = [{"type": "function", "function": {"name": "delete", "parameters": {}}}]
 RISK = ToolRisks({"delete": "irreversible"})
 REFUSED = AuthenticationError("401: wrong key", model="scripted:s")
-DELETES = reply("", tool_calls=[CALL], call_probability=0.9)
+DELETES, HERE = reply("", tool_calls=[CALL], call_probability=0.9), {"local_only": True}
 
 
 @pytest.mark.parametrize(
@@ -409,13 +410,15 @@ DELETES = reply("", tool_calls=[CALL], call_probability=0.9)
         (REFUSED, {}, AuthenticationError, ["draft"]),
         ("{", {"response_format": {"type": "object"}}, ModelUnavailableError, DRAFTED),
         (DELETES, {"middleware": [RISK], "tools": TOOLS}, ModelUnavailableError, DRAFTED),
+        (DELETES, {"middleware": [RISK], "tools": TOOLS, **HERE}, LocalOnlyError, DRAFTED),
+        (DOWN, HERE, ModelUnavailableError, ["draft"]),
     ],
-    ids=["a wrong key", "a draft that is ruled out", "an irreversible draft"],
+    ids=["a wrong key", "ruled out", "irreversible", "irreversible here", "nobody here"],
 )
 async def test_what_may_be_no_answer_is_an_error_with_what_was_spent(
     driver: Any, draft: Any, options: Any, error: type[Exception], spent: list[str]
 ) -> None:
     with pytest.raises(error) as raised:
-        await driver(cascade_of(scripted([draft]), scripted([DOWN]), **options)).ask()
+        await driver(cascade_of(scripted([draft]), scripted([DOWN], local=False), **options)).ask()
     ledger: Any = getattr(raised.value, "ledger", None)
     assert [entry.node for entry in ledger][: len(spent)] == spent

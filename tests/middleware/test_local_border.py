@@ -62,12 +62,8 @@ async def test_values_without_a_meaning_are_named() -> None:
         (HumanMessage([{"type": "image", "url": "x"}]), True),
         (AIMessage([{"type": "reasoning", "reasoning": "bob@example.org"}]), True),
         (AIMessage([{"type": "reasoning", "id": "rs_1", "summary": []}]), False),
-        (
-            AIMessage("", tool_calls=[{"name": "f", "args": {"to": "bob@example.org"}, "id": "1"}]),
-            True,
-        ),
+        (AIMessage("", tool_calls=[{"name": "f", "args": {"to": "b@x.org"}, "id": "1"}]), True),
     ],
-    ids=["a date", "a block of text", "an image", "reasoning", "none shown", "a call"],
 )
 def test_personal_data_is_found_in_all_parts_of_a_message(message: Any, personal: bool) -> None:
     assert looks_personal([message]) is personal
