@@ -235,6 +235,10 @@ WAY_BACK = 0.02
 LATENCY_WEIGHT = 0.2
 """Of the newest call in a tier's expected latency: it follows a change within about ten calls."""
 
+FORGOTTEN_S = 60.0
+"""What is expected of a tier that was not asked for so long is tried: it may have been a cold start
+that took its time, and where nothing is asked nothing is learned."""
+
 
 class Deadline(CascadeMiddleware):
     """Deadline of a run, which bounds all its calls, with their retries and waits.
@@ -255,7 +259,7 @@ class Deadline(CascadeMiddleware):
 
     def __init__(self, seconds: float | None = None) -> None:
         self.seconds = None if seconds is None else to_number("deadline", seconds, above=0)
-        self._seen_s: dict[str, float] = {}
+        self._seen_s, self._asked_at = dict[str, float](), dict[str, float]()
 
     def left_s(self, run: Run) -> float | None:
         """Seconds until the deadline of a run, negative when it has passed; None without one."""
@@ -268,6 +272,7 @@ class Deadline(CascadeMiddleware):
     async def wrap_model_call(self, call: Call, handler: Ask) -> Completion:
         """Give the call no more time than is left, else a `DeadlineError`."""
         started, left, model = time.perf_counter(), self.left_s(call.run), call.tier.model.name
+        name, drafted = call.tier.name, call.node in ("draft", "expert")
         if left is not None:
             if left <= 0:
                 raise errors.DeadlineError(
@@ -276,6 +281,9 @@ class Deadline(CascadeMiddleware):
             left *= 1 - WAY_BACK * (call.node == "expert")
             timeout_s = min(left, call.request.timeout_s or left)
             call = replace(call, request=replace(call.request, timeout_s=timeout_s))
+        anew = drafted and self._forgotten(name)
+        if drafted:
+            self._asked_at[name] = started
         limit = asyncio.timeout(left)
         try:
             async with limit:
@@ -288,9 +296,9 @@ class Deadline(CascadeMiddleware):
                 model=model,
                 billed=None,
             ) from error
-        if call.node in ("draft", "expert") and not completion.cached:
-            took, name = time.perf_counter() - started, call.tier.name
-            before = self._seen_s.get(name, took)
+        if drafted and not completion.cached:
+            took = time.perf_counter() - started
+            before = took if anew else self._seen_s.get(name, took)
             self._seen_s[name] = before + LATENCY_WEIGHT * (took - before)
         return completion
 
@@ -300,10 +308,15 @@ class Deadline(CascadeMiddleware):
         settled = situation.assessment.objection is not None or not situation.above
         if left is None or settled or decision.action not in ("escalate", "observe"):
             return decision
-        needed = self._seen_s.get(decision.tier or situation.above[0].tier, 0.0)
-        if left > needed:
+        name = decision.tier or situation.above[0].tier
+        needed = self._seen_s.get(name, 0.0)
+        if left > needed or (left > 0 and self._forgotten(name)):
             return decision
         takes = f" and escalating takes {needed:.2f} s" if needed else ""
         reason = f"{decision.reason}; but {max(0.0, left):.2f} s are left{takes}"
         update = {"action": "accept", "tier": None, "once": True, "reason": reason}
         return decision.model_copy(update=update)
+
+    def _forgotten(self, tier: str) -> bool:
+        now = time.perf_counter()
+        return now - self._asked_at.get(tier, now) > FORGOTTEN_S

@@ -23,7 +23,6 @@ TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": {
 
 
 def writer(*probabilities: float, **options: Any) -> ScriptedModel:
-    """Writes so many words."""
     text = " ".join(f"w{i}" for i in range(len(probabilities)))
     return ScriptedModel([reply(text, probability=probabilities)], name="small", **options)
 
@@ -36,8 +35,7 @@ def stopping(model: Any, max_tokens: int | None = 10, **options: Any) -> Cascade
 
 async def test_white_space_before_the_answer_is_no_reason_to_stop() -> None:
     answer = reply("w0 w1", probability=1.0)
-    space = TokenLogprob(" ", -9.0)
-    spaced = replace(answer, text=" w0 w1", logprobs=(space, *answer.logprobs))
+    spaced = replace(answer, text=" w0 w1", logprobs=(TokenLogprob(" ", -9.0), *answer.logprobs))
     made = stopping(ScriptedModel([spaced], name="small"), signals=["text", "logprobs"])
     draft = next(e for e in (await ask(made, Q)).ledger if e.node == "draft")
     assert draft.outcome == "ok"
@@ -78,12 +76,14 @@ async def test_a_tier_without_a_limit_is_let_alone_where_another_has_one() -> No
     ]
 
 
-async def test_where_time_is_over_the_draft_is_kept() -> None:
-    slow = Deadline(0.2)
+async def test_where_time_is_over_the_draft_is_kept_but_a_slow_tier_is_tried_in_the_end() -> None:
+    slow = Deadline(30.0)
     slow._seen_s["large"] = 60.0  # the large model is known to take a minute
     made = stopping(writer(*[0.2] * 8), middleware=[Abort(), slow])
     result = await ask(made, Q)
     assert (result.tier, result.decision.once) == ("small", True)
+    slow._asked_at["large"] = -100.0  # what was seen so long ago says nothing of today
+    assert [(await ask(made, Q)).tier for _ in range(2)] == ["large", "large"]
 
 
 def calibrated(windows: list[float], mismatch: Any = None, confidence: float = 0.9) -> Any:
