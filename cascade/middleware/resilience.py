@@ -152,9 +152,12 @@ class Breaker(CascadeMiddleware):
             failed = False
             return completion
         except errors.ModelError as error:
-            if not isinstance(error, errors.NotSentError | errors.DeadlineError):
-                waits = isinstance(error, errors.RateLimitError) and error.retry_after is not None
-                failed = isinstance(error, errors.TransientError) and not waits
+            ours = isinstance(error, errors.NotSentError | errors.DeadlineError)
+            waits = isinstance(error, errors.RateLimitError) and error.retry_after is not None
+            if isinstance(error, errors.TransientError) and not ours and not waits:
+                failed = True
+            elif error.status is not None:  # else it was refused here, and the server never saw it
+                failed = False
             if failed:
                 circuit.why = f"({type(error).__name__}): {error}"
             raise

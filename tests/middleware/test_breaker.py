@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from cascade.errors import CircuitOpenError, ModelTimeoutError
+from cascade.errors import CircuitOpenError, ModelTimeoutError, UnsupportedContentError
 from cascade.middleware import Breaker, resilience
 
 
@@ -20,8 +20,13 @@ async def test_one_call_at_a_time_tries_a_server_also_where_it_fails_late(monkey
                 await breaker.wrap_model_call(call, late)
         raise ModelTimeoutError("late", model="m", billed=None)
 
+    async def refused(call: Any) -> Any:  # here, and the server never saw it
+        raise UnsupportedContentError("an image", model="m")
+
     for pause_s in (1.0, 2.0, 2.0):
         with pytest.raises(ModelTimeoutError):
             await breaker.wrap_model_call(call, late)
         assert breaker._circuits["there"].pause_s == pause_s
         now[0] += pause_s
+        with pytest.raises(UnsupportedContentError):
+            await breaker.wrap_model_call(call, refused)

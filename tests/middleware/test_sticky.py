@@ -14,9 +14,7 @@ from cascade.state import Completion
 from cascade.testing import ScriptedModel, reply
 from tests.middleware.cascades import ask, both_drivers
 
-LONG = "word " * 4_000
-"""A question of some 5,000 tokens."""
-
+LONG = "word " * 4_000  # a question of some 5,000 tokens
 LARGE = Price(input=10, output=10, cached_input=1)
 
 
@@ -41,8 +39,7 @@ def made(
 
 
 async def talk(cascade: Cascade, *turns: str, driver: str = "loop") -> list[Any]:
-    messages: list[Any] = []
-    results = []
+    messages, results = list[Any](), list[Any]()
     for turn in turns:
         messages = [*messages, HumanMessage(turn)]
         results.append(await ask(cascade, messages, driver))
@@ -120,8 +117,7 @@ async def test_answers_of_others_say_nothing(told: Any) -> None:
 async def test_while_the_large_model_is_down_the_small_one_answers(driver: str) -> None:
     cascade, drafts, answers = made()
     (first,) = await talk(cascade, f"hard {LONG}", driver=driver)
-    down = ModelUnavailableError("down", model=answers.name)
-    answers._answers = [down]
+    answers._answers = [ModelUnavailableError("down", model=answers.name)]
     result = await follow_up(cascade, first, driver=driver)
     assert (result.tier, result.degraded, len(drafts.requests)) == ("small", True, 2)
     assert [entry.outcome for entry in result.ledger if entry.model][-1] == "ok"
@@ -135,8 +131,7 @@ async def test_a_middle_tier_drafts_where_it_answered_last() -> None:
         ScriptedModel(says(p), name=name, returns_logprobs=True)
         for name, p in (("a", 0.5), ("b", 0.95), ("c", 0.95))
     ]
-    prices = (None, LARGE, LARGE)
-    tiers = [Tier(m, price=price) for m, price in zip(models, prices, strict=True)]
+    tiers = [Tier(m, price=price) for m, price in zip(models, (None, LARGE, LARGE), strict=True)]
     cascade = Cascade(tiers=tiers, middleware=[Sticky()])
     results = await talk(cascade, LONG, "easy")
     assert [result.tier for result in results] == ["scripted:b", "scripted:b"]
