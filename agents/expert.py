@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from cascade.errors import ModelError
+from cascade.errors import LocalOnlyError, ModelError
 from cascade.policies.base import Situation
 from cascade.run import Call, CascadeRuntime, Reader, Run, Step, to_request
 from cascade.state import Assessment, Decision
@@ -45,18 +45,19 @@ class Expert:
         draft, decided = run.draft, run.decision
         if draft is None or decided is None or run.ruled_out:
             raise error
-        kernel = runtime.kernel
-        reason = f"{decided.reason}; but {kernel.tiers[-1].name} could not be had: {error}"
-        kept = decided.model_copy(
-            update={"action": "accept", "tier": None, "once": True, "reason": reason}
-        )
+        kernel, kept = runtime.kernel, decided
+        here = isinstance(error, LocalOnlyError) and run.settings.get("local_only")
+        if not here:  # else what keeps the question here says what becomes of it
+            reason = f"{decided.reason}; but {kernel.tiers[-1].name} could not be had: {error}"
+            update = {"action": "accept", "tier": None, "once": True, "reason": reason}
+            kept = decided.model_copy(update=update)
         situation = Situation(run.assessment or Assessment(), called=draft.called)
         last = kernel.decide(run, situation, lambda _: kept)
         if last.action not in ("accept", "ask", "abstain"):
             raise error
-        if not error.circumstantial:  # a wrong key, or no such model: it will not mend itself
+        if not (here or error.circumstantial):  # a wrong key will not mend itself
             logger.warning("the draft stands in for the large model: %s", error)
-        run.decision, run.degraded, run.source = last, True, draft.tier
+        run.decision, run.degraded, run.source = last, last.action != "abstain", draft.tier
         return _end(last, Reader(runtime, draft.tier), draft.text)
 
 

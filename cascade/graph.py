@@ -187,7 +187,7 @@ async def drive_kept(
     done = Run.from_json(state["run"], state["messages"])
     if done.settings.get("of") != asked["settings"]["of"]:
         return False
-    Reader(runtime, done.source).settle(done.draft.text if done.draft else "")
+    Reader(runtime, done.source).settle(done.answer.text if done.answer else "")
     _become(run, done)
     return True
 

@@ -8,8 +8,8 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from cascade import Cascade, Tier
-from cascade.errors import ConfigurationError
-from cascade.middleware import LocalOnly
+from cascade.errors import ConfigurationError, MalformedResponseError
+from cascade.middleware import LocalOnly, Retries
 from cascade.middleware.local_only import looks_personal
 from cascade.policies import CertifiedPolicy
 from cascade.testing import ScriptedModel
@@ -31,8 +31,11 @@ async def test_without_a_tier_on_this_machine_a_question_that_has_to_stay_is_ref
 
 async def test_what_a_certificate_does_not_cover_is_no_answer() -> None:
     cascade, large = pair(policy=CertifiedPolicy(CERTIFICATE))
-    result = await cascade.ainvoke("?", local_only=True)
-    assert (result.abstained, result.answer, large.requests) == (True, "", [])
+    down = Tier(ScriptedModel([MalformedResponseError("torn", model="m")]), name="middle")
+    tiers = [cascade.tiers[0].settings, down, Tier(large, name="large")]
+    for asked in (cascade, Cascade(tiers=tiers, policy=cascade.policy, middleware=[Retries(1)])):
+        result = await asked.ainvoke("?", local_only=True)
+        assert (result.abstained, result.answer, large.requests) == (True, "", [])
 
 
 @pytest.mark.parametrize("stamp", [True, "somewhere", 1])
