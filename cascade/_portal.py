@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError, Future, wait
@@ -35,7 +36,8 @@ class Portal:
         """The background loop.
 
         Raises:
-            RuntimeError: a caller that `waits` is in the loop itself, and would wait for itself.
+            RuntimeError: a caller that `waits` is in the loop itself, and would wait for itself; or
+                the interpreter ends, and what is thrown away then can begin no thread any more.
         """
         with self._lock:
             if waits and self.is_here():
@@ -45,6 +47,8 @@ class Portal:
                 )
             # After a fork the thread is gone, though the object is still there.
             if not self._thread.is_alive():
+                if sys.is_finalizing():  # before Python 3.12 it would hang
+                    raise RuntimeError("the interpreter ends: no thread can begin any more.")
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(
                     target=_serve, args=(self._loop,), name="cascade-portal", daemon=True

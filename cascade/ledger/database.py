@@ -486,8 +486,8 @@ class Writer(Database, ABC):
 
     def _wake(self, *, urgent: bool = False) -> None:
         if not self._serving:
-            self._serving = True
-            asyncio.run_coroutine_threadsafe(self._serve(), background.loop())
+            loop, self._serving = background.loop(), True
+            asyncio.run_coroutine_threadsafe(self._serve(), loop)
         if urgent and not self._urgent.is_set():
             background.loop().call_soon_threadsafe(self._urgent.set)
 

@@ -103,19 +103,40 @@ def test_event_loops_of_many_threads_lose_nothing(url: str, path: Path) -> None:
     assert sorted(rows(path, begun=True)) == [f"{n}{i:02}" for n in "abcd" for i in range(50)]
 
 
-LEAVING = """
-import sys
+def program(text: str, *given: str) -> subprocess.CompletedProcess[str]:
+    command, how = [sys.executable, "-c", text, *given], {"capture_output": True, "text": True}
+    return subprocess.run(command, cwd=ROOT, check=False, timeout=300, **how)
+
+
+USING = """
+import asyncio, sys
 from cascade.ledger import open_store
-from tests.ledger.samples import entry
+from tests.ledger.samples import call, entry
 store = open_store(sys.argv[1])
-store.append([entry(str(i)) for i in range(500)])
+"""
+LEAVING = "store.append([entry(str(i)) for i in range(500)])"
+ABANDONING = """
+async def ask():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        store.append([entry()])
+loop = asyncio.new_event_loop()
+loop.run_until_complete(store.begin(call()))
+asked = loop.create_task(ask())
+loop.run_until_complete(asyncio.sleep(0))
+loop.close()
 """
 
 
 def test_a_program_that_ends_while_the_database_is_away_logs_what_it_had(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LEAVING, f"sqlite:///{tmp_path}/none/ledger.db"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    done = program(USING + LEAVING, f"sqlite:///{tmp_path}/none/ledger.db")
     assert done.stderr.count('"run_id"') == 500
+
+
+def test_a_program_that_ends_with_calls_in_a_closed_loop_does_end(url: str, path: Path) -> None:
+    assert program(USING + ABANDONING, url).returncode == 0
+    assert rows(path, begun=True) == ["r"]
 
 
 def test_a_store_that_was_in_use_is_refused_after_a_fork(url: str, path: Path) -> None:
@@ -274,12 +295,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"\.\[postgres\]"):
         open_store("postgres://host/db")
-    command = [
-        sys.executable, "-c",
-        "import sys; sys.modules['sqlalchemy'] = None\n"
-        "from cascade.ledger import open_store",
-    ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True)
+    done = program("import sys; sys.modules['sqlalchemy'] = None; import cascade.ledger.store")
     assert ".[store]" in done.stderr
 
 
