@@ -114,13 +114,10 @@ from cascade.ledger import open_store
 from tests.ledger.samples import call, entry
 store = open_store(sys.argv[1])
 """
-LEAVING = "store.append([entry(str(i)) for i in range(500)])"
 ABANDONING = """
 async def ask():
-    try:
-        await asyncio.sleep(60)
-    finally:
-        store.append([entry()])
+    try: await asyncio.sleep(60)
+    finally: store.append([entry()])
 loop = asyncio.new_event_loop()
 loop.run_until_complete(store.begin(call()))
 asked = loop.create_task(ask())
@@ -130,7 +127,8 @@ loop.close()
 
 
 def test_a_program_that_ends_while_the_database_is_away_logs_what_it_had(tmp_path: Path) -> None:
-    done = program(USING + LEAVING, f"sqlite:///{tmp_path}/none/ledger.db")
+    leaving = "store.append([entry(str(i)) for i in range(500)])"
+    done = program(USING + leaving, f"sqlite:///{tmp_path}/none/ledger.db")
     assert done.stderr.count('"run_id"') == 500
 
 

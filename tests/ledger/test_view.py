@@ -10,29 +10,25 @@ from cascade.ledger.entries import LedgerEntry, LedgerView
 from tests.ledger.samples import entry
 
 
-def usd(amount: str) -> Decimal:
-    return Decimal(amount)
-
-
 def accepted() -> list[LedgerEntry]:
     """A run whose draft was accepted."""
     draft = entry(
         model="ollama:q", input_tokens=1_200, output_tokens=80, latency_ms=1500,
-        cost_usd=usd("0.0002"), saved_usd=usd("-0.0002"),
+        cost_usd="0.0002", saved_usd="-0.0002",
     )  # fmt: skip
     verify = entry(
-        node="verify", cost_usd=usd("0"), saved_usd=usd("0.004"), baseline_usd=usd("0.004"),
-        baseline_range=(usd("0.001"), usd("0.02")), basis="estimated",
+        node="verify", cost_usd="0", saved_usd="0.004", baseline_usd="0.004",
+        baseline_range=("0.001", "0.02"), basis="estimated",
     )  # fmt: skip
     return [draft, verify]
 
 
 def test_an_unknown_part_makes_the_whole_unknown_and_the_rest_is_still_known() -> None:
-    unknown = entry(node="expert", outcome="failed", note="timed out", basis="unknown",
-                    cost_basis="unknown", assumed_usd=usd("0.01"))  # fmt: skip
+    unset = {"basis": "unknown", "cost_basis": "unknown", "assumed_usd": "0.01"}
+    unknown = entry(node="expert", outcome="failed", note="timed out", **unset)
     view = LedgerView([*accepted(), unknown])
-    assert (view.cost_usd, view.cost_basis, view.known_cost_usd) == (None, "unknown", usd("0.0002"))
-    assert view.saved_usd is None
+    assert (view.cost_usd, view.cost_basis) == (None, "unknown")
+    assert (view.saved_usd, view.known_cost_usd) == (None, Decimal("0.0002"))
     table = view.table()
     assert "? the cost of 1 of 3 entries is unknown; budgets count $0.010000 for it" in table
     assert "? unknown: timed out" in table
@@ -51,10 +47,10 @@ def test_the_table_of_an_accepted_draft_says_what_is_estimated() -> None:
 
 
 def test_the_table_tells_missing_usage_and_missing_prices_of_the_large_model() -> None:
-    unpriced = entry(node="verify", cost_usd=usd("0"), baseline_usd=None, basis="unknown")
+    unpriced = entry(node="verify", cost_usd="0", baseline_usd=None, basis="unknown")
     half = entry(
-        node="expert", model="m", cost_usd=usd("0.1"), cost_basis="estimated",
-        saved_usd=usd("-0.1"), basis="estimated",
+        node="expert", model="m", cost_usd="0.1", cost_basis="estimated",
+        saved_usd="-0.1", basis="estimated",
     )  # fmt: skip
     table = LedgerView([unpriced, half, entry(model="m", input_tokens=5)]).table()
     assert "5+?" in table
@@ -69,4 +65,4 @@ def test_the_table_tells_missing_usage_and_missing_prices_of_the_large_model() -
     [("0", "$0.000000"), ("0.00000012", "$0.00000012"), ("-1234.5", "−$1234.500000")],
 )
 def test_little_money_keeps_two_digits(amount: str, shown: str) -> None:
-    assert f"cost {shown}" in repr(LedgerView([entry(cost_usd=usd(amount))]))
+    assert f"cost {shown}" in repr(LedgerView([entry(cost_usd=amount)]))
