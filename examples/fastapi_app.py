@@ -3,7 +3,8 @@
     python examples/fastapi_app.py                  asks itself, in this process
     uvicorn --app-dir examples fastapi_app:app      serves it
 
-For keys, budgets and OpenAI's protocol there is `cascade serve` (docs/service.md).
+Needs the extra `service`. For keys, budgets and OpenAI's protocol there is `cascade serve`
+(docs/service.md).
 """
 
 import asyncio

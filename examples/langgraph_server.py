@@ -4,8 +4,8 @@
     python examples/langgraph_server.py            asks the graph once, without a server
     CASCADE_SMALL=ollama:qwen2.5:3b CASCADE_LARGE=openai:gpt-5.1 langgraph dev
 
-Without these variables both models answer from a script. The server gives the graph its own
-checkpointer and store.
+`langgraph dev` comes with `pip install "langgraph-cli[inmem]"`. Without these variables both models
+answer from a script. The server gives the graph its own checkpointer and store.
 """
 
 import os

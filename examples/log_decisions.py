@@ -23,7 +23,7 @@ class LogDecisions(CascadeMiddleware):
         line = {"run": run.id, "source": answer.source, "confidence": run.confidence}
         if decision is not None:
             line |= {"action": decision.action, "reason": decision.reason}
-        print(json.dumps(line))
+        print(json.dumps(line, ensure_ascii=False))
 
 
 small = ScriptedModel([reply("Yes.", probability=0.95), reply("Perhaps.", probability=0.4)])

@@ -14,7 +14,7 @@ from cascade.testing import ScriptedModel
 
 
 class MaskAddresses(CascadeMiddleware):
-    """Changes what is asked and what comes back; a stream shows the answer as a whole."""
+    """Changes what is asked, as text alone, and what comes back, also of a stream as a whole."""
 
     slot = Slot.PROMPTS
 

@@ -6,6 +6,7 @@ Needs the extra `langchain`. Both agents answer from a script here.
 """
 
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 from langchain.agents import create_agent
@@ -53,12 +54,13 @@ def agent(*script: AIMessage) -> Any:
     return create_agent(FakeChat(messages=iter(script)), [run_query], system_prompt=prompt)
 
 
-def test(question: str, answer: str) -> bool:
-    """On a small table, of which the right answer is known, the query gives it."""
-    small = sqlite3.connect(":memory:")
-    small.execute("CREATE TABLE sales (product TEXT, price REAL, number INTEGER)")
-    small.executemany("INSERT INTO sales VALUES (?, ?, ?)", [("A", 2, 3), ("B", 5, 1), ("A", 2, 1)])
-    return small.execute(answer).fetchall() == [("A", 8.0), ("B", 5.0)]
+def passes(question: str, answer: str) -> bool:
+    """The query gives the right rows of a small table; one that is no SQL raises, and escalates."""
+    with closing(sqlite3.connect(":memory:")) as table:
+        table.execute("CREATE TABLE sales (product TEXT, price REAL, number INTEGER)")
+        rows = [("A", 2, 3), ("B", 5, 1), ("A", 2, 1)]
+        table.executemany("INSERT INTO sales VALUES (?, ?, ?)", rows)
+        return table.execute(answer).fetchall() == [("A", 8.0), ("B", 5.0)]
 
 
 WRONG = "SELECT product, price * number FROM sales"
@@ -68,7 +70,7 @@ large = AgentTier(agent(says("", RIGHT), says(RIGHT)), name="large")
 cascade = Cascade(
     Tier(small, price=Price(input=0.15, output=0.6)),
     Tier(large, price=Price(input=1.25, output=10)),
-    verifier=test,
+    verifier=passes,
 )
 result = cascade.invoke("Which product has the largest turnover? List all, the largest first.")
 print(f"{result.tier}: {result.answer} ({result.decision.reason})")

@@ -5,6 +5,7 @@
 Needs the extra `langchain`. All agents answer from a script here.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from langchain.agents import create_agent
@@ -41,18 +42,19 @@ def says(text: str, city: str | None = None) -> AIMessage:
 ledger = MemoryLedger()
 
 
-def member(name: str, small: list[Any], large: list[Any], verifier: Any) -> Cascade:
+def agent(name: str, script: list[AIMessage], price: Price) -> Tier:
+    """An agent that may look cities up."""
+    made = create_agent(FakeChat(messages=iter(script)), [look_up])
+    return Tier(AgentTier(made, name=name), price=price)
+
+
+def member(
+    name: str, small: list[AIMessage], large: list[AIMessage], verifier: Callable[[str, str], bool]
+) -> Cascade:
     """A cascade of two agents."""
-    tiers = (
-        Tier(AgentTier(create_agent(FakeChat(messages=iter(script)), [look_up]), name=size),
-             price=price)
-        for size, script, price in (
-            ("small", small, Price(input=0.15, output=0.6)),
-            ("large", large, Price(input=1.25, output=10)),
-        )
-    )  # fmt: skip
-    options: Any = {"verifier": verifier, "ledger": ledger}
-    return Cascade(*tiers, name=name, **options)
+    first = agent("small", small, Price(input=0.15, output=0.6))
+    second = agent("large", large, Price(input=1.25, output=10))
+    return Cascade(first, second, name=name, verifier=verifier, ledger=ledger)
 
 
 research = member(

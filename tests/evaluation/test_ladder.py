@@ -10,14 +10,7 @@ from cascade.confidence.calibrating import calibrate
 from cascade.errors import ConfigurationError
 from cascade.evaluation import Outcome, Transcript
 from cascade.evaluation.features import Pair, draft_features
-from cascade.evaluation.ladder import (
-    PRICES,
-    Shape,
-    climb,
-    fit_head,
-    fit_shapes,
-    shape_of,
-)
+from cascade.evaluation.ladder import PRICES, Shape, climb, fit_head, fit_shapes, shape_of
 from cascade.policies import EconomicPolicy, Situation, TierOutlook
 from cascade.state import Assessment
 from tests.evaluation.synthetic import CHEAP, DEAR, MADE_FOR, pair, recording

@@ -49,7 +49,6 @@ def test_what_is_written_is_read_again_with_keys_of_others(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{]\n", "Invalid JSON"),
         (b'{"dataset": "d"}\n', "id: Field required"),
         (b"[1]\n", "the line: "),
         (
@@ -77,11 +76,6 @@ def test_a_last_line_that_was_cut_off_is_left_out(
     assert "cut off" in caplog.text
     path.write_text(record("1").to_line().rstrip("\n"))  # a whole line without its end
     assert ids(path) == ["1"]
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"none\.jsonl cannot be read"):
-        ids(tmp_path / "none.jsonl")
 
 
 def test_two_models_are_named_and_their_rows_in_the_order_of_their_ids() -> None:
@@ -140,7 +134,6 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
         ("r.csv", "a,a\n1,2\n", {}, "has the column 'a' more than once"),
         ("r.csv", "question\n1,2\n", {}, r"r\.csv:2: more fields than names"),
         ("r.csv", 'question\n"no end\nlost\n', {}, "unexpected end of data"),
-        ("r.csv", "", {}, "it has no examples"),
         ("r.csv", "text\nhello\n", {}, "no column messages or question or prompt; it has text"),
         ("r.csv", "question\nhello\n", {"label": "x"}, "no column x; it has question"),
         ("r.csv", "id,question\n1,a\n1,b\n", {}, "the id '1' is in row 1 already"),
@@ -151,8 +144,6 @@ def test_columns_have_usual_names_and_ids_may_be_numbers_of_rows(tmp_path: Path)
         ("r.jsonl", '{"question": "q", "labels": {"a": 1}}', {}, "row 1: labels maps"),
         ("r.jsonl", "[1]", {}, r"r\.jsonl:1: the line: Input should be an object"),
         ("r.jsonl", "{", {}, r"r\.jsonl:1: the line: Invalid JSON"),
-        ("r.txt", "", {}, "ends with"),
-        ("r.parquet", "", {}, "cannot be read"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(

@@ -261,10 +261,8 @@ def test_calls_are_counted_by_how_they_ended_and_how_long_they_took() -> None:
         Story().fails("draft", usd(0)),
     ]
     report = reported(told)
-    assert cells_of(report, "Calls by tier", "small") == [
-        *("3", "1", "1", "1"),
-        *("200 ms", "290 ms", "298 ms"),
-    ]
+    cells = ["3", "1", "1", "1", "200 ms", "290 ms", "298 ms"]
+    assert cells_of(report, "Calls by tier", "small") == cells
     assert words(report.document.facts[-1].figure) == "25.0 %"
 
 
@@ -375,11 +373,7 @@ def test_two_periods_are_compared_by_the_same_figures() -> None:
     ("selection", "options", "message"),
     [
         (Selection(since=NOON, until=NOON), {}, "is empty"),
-        (
-            Selection(),
-            {"tag": "user"},
-            "no entry .* has a tag 'user'; .* team, model, tier, day, node",
-        ),
+        (Selection(), {"tag": "user"}, "has a tag 'user'; .* team, model, tier, day, node"),
     ],
 )
 def test_a_wrong_use_is_named(selection: Selection, options: Any, message: str) -> None:

@@ -14,12 +14,7 @@ from cascade import Cascade
 from cascade.errors import ConfigurationError
 from cascade.evaluation.features import Pair
 from cascade.evaluation.recordings import Transcript
-from cascade.evaluation.trajectories import (
-    EarlyStop,
-    check_runs,
-    fit_early_stop,
-    spent_until,
-)
+from cascade.evaluation.trajectories import EarlyStop, check_runs, fit_early_stop, spent_until
 from cascade.evaluation.verdict import Options, evaluate
 from cascade.integrations.agent_tier import AgentTier, recorded_agent
 from cascade.testing import ScriptedModel

@@ -163,8 +163,7 @@ def test_unknown_costs_give_no_headline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("price", "verdict", "said"),
-    [(100.0, "off", "at $100.00 an error"), (0.0003, "cascade", "")],
+    ("price", "verdict", "said"), [(100.0, "off", "at $100.00 an error"), (0.0003, "cascade", "")]
 )
 def test_the_price_of_an_error_has_its_own_point(price: float, verdict: str, said: str) -> None:
     one = found(recording(400, large_right=1.0), price_of_error=price)

@@ -11,7 +11,7 @@ from typing import Any
 import aiosqlite
 import pytest
 from langchain.agents import create_agent
-from langchain_core.callbacks import CallbackManagerForLLMRun, get_usage_metadata_callback
+from langchain_core.callbacks import get_usage_metadata_callback
 from langchain_core.decisions import Noul
 from langchain_core.language_models import BaseChatModel, FakeListLLM
 from langchain_core.language_models.base import LangSmithParams
@@ -28,18 +28,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 from pydantic import SecretStr
 
-from cascade import Cascade, MemoryLedger, Price, Tier
-from cascade.errors import (
-    AuthenticationError,
-    CascadeError,
-    ConfigurationError,
-    LedgerError,
-    MalformedResponseError,
-    ModelError,
-    ModelTimeoutError,
-    RealRequestForbiddenError,
-    UnsupportedContentError,
-)
+from cascade import Cascade, MemoryLedger, Price, Tier, errors
 from cascade.integrations.agent_tier import AgentTier, AgentVerifier
 from cascade.integrations.langchain import CascadeDecisionModel
 from cascade.middleware import Fallback, Retries, Shadow
@@ -70,13 +59,7 @@ class FakeChat(BaseChatModel):
     def bind_tools(self, tools: Any, **kwargs: Any) -> Any:
         return self
 
-    def _generate(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> ChatResult:
+    def _generate(self, messages: list[BaseMessage], *_: Any, **__: Any) -> ChatResult:
         self.seen.append(messages)
         said = self.script[min(len(self.seen), len(self.script)) - 1]
         if isinstance(said, BaseException):
@@ -272,17 +255,17 @@ async def test_a_run_out_of_time_is_a_timeout() -> None:
     result = await pair(small, middleware=[Retries(1)]).ainvoke(Q)
     assert "gave no answer within 0.05 s" in result.decision.reason
     assert drafts_of(result) == 1
-    with pytest.raises(ModelTimeoutError):
+    with pytest.raises(errors.ModelTimeoutError):
         await Cascade(tiers=[small], middleware=[Retries(1)]).ainvoke(Q)
 
 
 async def test_a_call_that_cannot_be_written_down_is_not_sent() -> None:
     class Full(MemoryLedger):
         async def begin(self, entry: Any, tags: Any = None) -> None:
-            raise LedgerError("disk full")
+            raise errors.LedgerError("disk full")
 
     model = chat("460")
-    with pytest.raises(LedgerError, match="disk full"):
+    with pytest.raises(errors.LedgerError, match="disk full"):
         await pair(agent(create_agent(model)), ledger=Full()).ainvoke(Q)
     assert model.seen == []
 
@@ -332,13 +315,13 @@ async def test_steps_that_are_used_up_are_no_answer() -> None:
     assert (result.tier, drafts_of(result)) == ("large", 2)
     assert "used up its steps" in result.decision.reason
     alone = Cascade(tiers=[agent(endless)], middleware=[Retries(1)])
-    with pytest.raises(MalformedResponseError, match="used up its steps"):
+    with pytest.raises(errors.MalformedResponseError, match="used up its steps"):
         await alone.ainvoke(Q)
 
 
 async def test_real_requests_may_be_forbidden() -> None:
     assert guard.forbidden
-    with pytest.raises(RealRequestForbiddenError):
+    with pytest.raises(errors.RealRequestForbiddenError):
         await pair(agent(ChatOpenAI(model="gpt", api_key=SecretStr("k")))).ainvoke(Q)
 
 
@@ -352,29 +335,30 @@ async def test_what_an_agent_cannot_do_in_a_tier_is_said() -> None:
     builder = StateGraph(MessagesState).add_node(asks).add_edge(START, "asks")
     waits = builder.compile(checkpointer=InMemorySaver())
     for made, said in ((silent, "no message"), (waits, "waits for a person")):
-        with pytest.raises(CascadeError, match=said):
+        with pytest.raises(errors.CascadeError, match=said):
             await Cascade(tiers=[agent(made)], middleware=[Retries(1)]).ainvoke(Q)
-    with pytest.raises(UnsupportedContentError, match="tools of its own"):
+    with pytest.raises(errors.UnsupportedContentError, match="tools of its own"):
         await Cascade(tiers=[agent()]).ainvoke(Q, tools=[population])
-    with pytest.raises(UnsupportedContentError, match="asked through a cascade"):
+    with pytest.raises(errors.UnsupportedContentError, match="asked through a cascade"):
         await agent()._complete(Request((HumanMessage(Q),)))
     for given, fresh in (("agent", False), (pair(agent()), False), (waits, True)):
-        with pytest.raises(ConfigurationError, match="give a compiled graph"):
+        with pytest.raises(errors.ConfigurationError, match="give a compiled graph"):
             AgentTier(given, fresh=fresh)
     wrong: dict[str, Any] = {"takes_over": "over", "irreversible": "pay", "prices": {"fake:x": 3}}
     for option, value in wrong.items():
-        with pytest.raises(ConfigurationError, match=f"{option}=.*(over|a list|a Price)"):
+        with pytest.raises(errors.ConfigurationError, match=f"{option}=.*(over|a list|a Price)"):
             agent(**{option: value})
 
 
 async def test_settings_that_an_agent_would_not_follow_are_refused() -> None:
     given: dict[str, Any] = {"temperature": 0.5, "seed": 3, "stop": ["."]}
     for option, value in given.items():
-        with pytest.raises(UnsupportedContentError, match=f"not follow {option}=.*agent's models"):
+        said = f"not follow {option}=.*agent's models"
+        with pytest.raises(errors.UnsupportedContentError, match=said):
             await Cascade(tiers=[agent()]).ainvoke(Q, **{option: value})
     for tiers in ({}, {"middleware": [Fallback(Tier(agent(), temperature=0))]}):
         first = Tier(agent(), temperature=None if tiers else 0)
-        with pytest.raises(ConfigurationError, match="not follow temperature=0"):
+        with pytest.raises(errors.ConfigurationError, match="not follow temperature=0"):
             pair(first, **tiers)
 
 
@@ -492,7 +476,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("options", "said"), MISTAKES)
 def test_an_agent_whose_tools_write_is_never_run_again(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{said} would run the task again"):
+    with pytest.raises(errors.ConfigurationError, match=f"{said} would run the task again"):
         pair(writes(), **options)
 
 
@@ -502,26 +486,26 @@ def test_nor_begun_again_by_what_stands_in_for_the_last_tier(writer: AgentTier |
     inner = [] if writer else [Fallback(writes(takes_over="repair"))]
     for one in inner:
         one.name = "inner"
-    with pytest.raises(ConfigurationError, match="fallback would run the task again"):
+    with pytest.raises(errors.ConfigurationError, match="fallback would run the task again"):
         pair(agent(), writer, middleware=[*inner, Fallback(agent())])
     pair(agent(), writer, middleware=[*inner, Fallback(agent(takes_over="repair"))])
 
 
 def test_nor_for_a_decision_model() -> None:
     judge = CascadeDecisionModel(cascade=pair(writes(), agent(takes_over="repair")))
-    with pytest.raises(ModelError, match="is not run again for 'draft'"):
+    with pytest.raises(errors.ModelError, match="is not run again for 'draft'"):
         judge.invoke({"state": Q, "questions": {"q": Noul(instructions="?")}})
 
 
 async def test_nor_for_audits_by_a_tier_beyond_the_next_and_for_retries() -> None:
-    with pytest.raises(ConfigurationError, match="audits would run the task"):
+    with pytest.raises(errors.ConfigurationError, match="audits would run the task"):
         pair(agent(), writes(), ledger=MemoryLedger(), audit_rate=1.0)
     tiers = [Tier(writes(), name="a"), Tier(agent(takes_over="repair"), name="b"), agent()]
-    with pytest.raises(ConfigurationError, match="agent:agent would run the task again"):
+    with pytest.raises(errors.ConfigurationError, match="agent:agent would run the task again"):
         Cascade(tiers=tiers, signals=["trajectory"])
     model = chat(ConnectionError("reset"))
     failing = agent(create_agent(model), writes=True)
-    with pytest.raises(CascadeError):
+    with pytest.raises(errors.CascadeError):
         await Cascade(tiers=[failing], middleware=[Retries(3, base_s=0)]).ainvoke(Q)
     assert len(model.seen) == 1
 
@@ -551,7 +535,7 @@ async def test_an_agent_that_reads_the_run_is_the_verifier(
 
 async def test_a_mistake_in_the_set_up_of_the_verifier_is_raised() -> None:
     judge = AgentVerifier(create_agent(chat(AuthenticationFailedError("wrong key")), [population]))
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(errors.AuthenticationError):
         await pair(agent(), verifier=judge).ainvoke(Q)
 
 

@@ -167,8 +167,6 @@ def test_spans_say_what_was_decided_and_what_it_cost(pair: Pair) -> None:
             Q, THREAD, tags={"team": "a"}, max_tokens=5, temperature=0.5
         )
     root = dict(traced.spans("invoke_agent")[0].attributes or {})
-    assert (root["cascade.outcome"], root["cascade.tier"]) == ("accepted", "small")
-    assert root["cascade.basis"] == "estimated"
     assert (root["gen_ai.conversation.id"], root["cascade.tag.team"]) == ("t", "a")
     verify = dict(traced.spans("verify")[0].attributes or {})
     assert (verify["cascade.action"], verify["cascade.calibrated"]) == ("accept", False)

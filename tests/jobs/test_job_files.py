@@ -74,10 +74,8 @@ def test_messages_may_be_text_and_a_system_message_goes_before_texts(tmp_path: P
     ("files", "message"),
     [
         ({"a.jsonl": '{"question": "x"}\n{'}, "a.jsonl:2"),
-        ({"a.jsonl": ""}, "it has no rows"),
         ({"a.csv": "id,text\n1,x\n"}, "has no column messages or question or prompt: it has id"),
         ({"a.csv": "question,answer\nx,y\n"}, "column 'answer' already"),
-        ({"a.txt": ""}, "has no file that ends with"),
         ({"a.csv": "question\nA\n", "b.jsonl": '{"question": "B", "x": 1}\n'}, "several kinds"),
     ],
 )

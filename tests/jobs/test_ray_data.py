@@ -85,10 +85,7 @@ def test_a_replica_answers_in_order_and_books_it(upstream: Upstream, tmp_path: P
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"threshold": 0.5}, "not those of the job"),
-        ({"prices": "none.toml"}, "none.toml"),
-    ],
+    [({"threshold": 0.5}, "not those of the job"), ({"prices": "none.toml"}, "none.toml")],
 )
 def test_a_replica_with_another_set_up_says_so_and_asks_nothing(
     change: dict[str, Any], message: str, upstream: Upstream, tmp_path: Path

@@ -16,18 +16,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import RetryPolicy
 
-from cascade import (
-    CascadeMiddleware,
-    Decision,
-    LedgerEntry,
-    LedgerStore,
-    MemoryLedger,
-    Situation,
-    errors,
-)
+from cascade import CascadeMiddleware, Decision, LedgerEntry, LedgerStore, Situation, errors
 from cascade.confidence import Probe, Signal
 from cascade.confidence.calibration import Estimate
 from cascade.kernel import Kernel
+from cascade.ledger import MemoryLedger
 from cascade.middleware import Deadline, ToolRisks
 from cascade.policies import AbstainPolicy, EconomicPolicy
 from cascade.run import Answer, Run

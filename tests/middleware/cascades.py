@@ -1,7 +1,5 @@
 """Cascades of scripted models, asked by either driver."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import asyncio
 import logging
 from functools import partial
@@ -15,7 +13,6 @@ from cascade.middleware import Cache, Deadline, Drift, Retries, ToolRisks
 from cascade.middleware.cache import NAMESPACE, identity
 from cascade.policies import EconomicPolicy, ThresholdPolicy
 from cascade.run import CascadeRuntime, Settings
-from cascade.testing import ScriptedModel
 from tests.middleware.cascades import PRICE, ask, large, pair, small
 
 Q = "Capital of Australia?"
@@ -72,12 +69,9 @@ class Odd:
 def test_everything_that_an_answer_depends_on_makes_another_set_up() -> None:
     made = [
         pair(),
-        pair(answers=ScriptedModel("x", name="other")),
         Cascade(Tier(small(), price=PRICE, max_tokens=9), Tier(large(), price=PRICE)),
-        pair(threshold=0.5),
         pair(policy=EconomicPolicy(0.05)),
         *(pair(policy=Odd(least)) for least in (0.5, 0.6)),
-        pair(signals=["logprobs", "text"]),
         *(pair(verifier=each) for each in (lambda _q, _a: True, lambda _q, _a: False)),
         *(pair(verifier=partial(judge, least)) for least in (3, 5)),
         pair(router=lambda messages: None if messages else "large"),

@@ -1,7 +1,5 @@
 """Drift statistics: what they find, and how seldom they are wrong."""
 
-from __future__ import annotations
-
 import asyncio
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """Border of this machine: what a question that has to stay there meets at its edges."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

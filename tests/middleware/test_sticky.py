@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -27,10 +25,7 @@ def says(p: float, *, input_tokens: int = 5_000) -> Any:
 
 
 def made(
-    large_price: Price = LARGE,
-    name: str = "large",
-    local: bool = True,
-    **given: Any,
+    large_price: Price = LARGE, name: str = "large", local: bool = True, **given: Any
 ) -> tuple[Cascade, ScriptedModel, ScriptedModel]:
     drafts = ScriptedModel(says(0.95, **given), name="small", returns_logprobs=True)
     answers = ScriptedModel(says(0.95, **given), name=name)

@@ -14,16 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable
 from pydantic import PrivateAttr
 
-from cascade.errors import (
-    AuthenticationError,
-    MalformedResponseError,
-    ModelError,
-    ModelTimeoutError,
-    ModelUnavailableError,
-    RateLimitError,
-    StreamInterruptedError,
-    UnsupportedContentError,
-)
+from cascade import errors
 from cascade.models.langchain import LangChainModel
 from cascade.state import Usage
 from tests.models.asking import ask, ask_in_pieces, tokens
@@ -177,17 +168,18 @@ REFUSED = type("Response", (), {"status_code": 401})()
 WAIT = type("Response", (), {"headers": {"retry-after": "3"}})()
 SLOW = raised("StatusError", status_code=429, response=WAIT)
 LOST = raised("APIConnectionError")
-FAILURES: list[tuple[Exception, type[ModelError], bool | None]] = [
-    (SLOW, RateLimitError, False),
-    (raised("StatusError", response=REFUSED), AuthenticationError, False),
-    (raised("ClientError", code=429), RateLimitError, False),  # of google.genai
-    (raised("ReadTimeout"), ModelTimeoutError, None),
-    (NotImplementedError("no"), UnsupportedContentError, False),
-    (ConnectionRefusedError("no"), ModelUnavailableError, False),
-    (because(raised("APIConnectionError"), raised("ConnectError")), ModelUnavailableError, False),
-    (LOST, ModelUnavailableError, None),
-    (KeyError("bug"), ModelError, None),
-    (UnsupportedContentError("passed on", model="m"), UnsupportedContentError, False),
+AWAY = because(raised("APIConnectionError"), raised("ConnectError"))
+FAILURES: list[tuple[Exception, type[errors.ModelError], bool | None]] = [
+    (SLOW, errors.RateLimitError, False),
+    (raised("StatusError", response=REFUSED), errors.AuthenticationError, False),
+    (raised("ClientError", code=429), errors.RateLimitError, False),  # of google.genai
+    (raised("ReadTimeout"), errors.ModelTimeoutError, None),
+    (NotImplementedError("no"), errors.UnsupportedContentError, False),
+    (ConnectionRefusedError("no"), errors.ModelUnavailableError, False),
+    (AWAY, errors.ModelUnavailableError, False),
+    (LOST, errors.ModelUnavailableError, None),
+    (KeyError("bug"), errors.ModelError, None),
+    (errors.UnsupportedContentError("passed on", model="m"), errors.UnsupportedContentError, False),
 ]
 
 
@@ -195,7 +187,7 @@ FAILURES: list[tuple[Exception, type[ModelError], bool | None]] = [
     ("failure", "error", "billed"), FAILURES, ids=lambda case: getattr(case, "__name__", "")
 )
 async def test_failures_of_a_strange_sdk_are_named(
-    failure: Exception, error: type[ModelError], billed: bool | None
+    failure: Exception, error: type[errors.ModelError], billed: bool | None
 ) -> None:
     with pytest.raises(error) as caught:
         await ask(LangChainModel(StrangerChat(failure=failure)))
@@ -207,14 +199,14 @@ async def test_failures_of_a_strange_sdk_are_named(
 @pytest.mark.parametrize("failure", [ConnectionResetError("gone"), SLOW])
 async def test_a_stream_that_breaks_is_interrupted(failure: Exception) -> None:
     chat = StrangerChat(pieces=[AIMessageChunk("Pa")], failure=failure)
-    with pytest.raises(StreamInterruptedError, match="gone"):
+    with pytest.raises(errors.StreamInterruptedError, match="gone"):
         await ask_in_pieces(LangChainModel(chat))
 
 
 async def test_a_tool_call_that_cannot_be_read_is_malformed() -> None:
     broken = {"name": "f", "args": "{", "id": "1", "error": "bad JSON", "type": "invalid_tool_call"}
     message = AIMessage("", invalid_tool_calls=[broken])
-    with pytest.raises(MalformedResponseError, match="bad JSON"):
+    with pytest.raises(errors.MalformedResponseError, match="bad JSON"):
         await ask(LangChainModel(StrangerChat(answer=message)))
 
 

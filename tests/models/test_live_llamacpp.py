@@ -13,13 +13,8 @@ from typing import Any
 
 import pytest
 
+from cascade import errors
 from cascade._portal import run_sync
-from cascade.errors import (
-    ContextLengthError,
-    ModelError,
-    ModelNotFoundError,
-    UnsupportedContentError,
-)
 from cascade.models import llamacpp, open_model
 from cascade.models.llamacpp import LlamaCppModel, find_weights
 from tests.models.asking import ASKING, ask, ask_in_pieces, question, score
@@ -27,7 +22,7 @@ from tests.models.asking import ASKING, ask, ask_in_pieces, question, score
 pytest.importorskip("xllamacpp", reason='in a clone, pip install ".[llamacpp]"')
 try:
     WEIGHTS = find_weights("smollm2-135m")
-except ModelNotFoundError as missing:
+except errors.ModelNotFoundError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 pytestmark = pytest.mark.live
@@ -64,7 +59,7 @@ async def test_a_stream_equals_the_plain_answer(embedded: LlamaCppModel) -> None
 
 @pytest.mark.parametrize("asking", ASKING)
 async def test_a_prompt_that_is_too_long(asking: Any, embedded: LlamaCppModel) -> None:
-    with pytest.raises(ContextLengthError) as caught:
+    with pytest.raises(errors.ContextLengthError) as caught:
         await asking(embedded, "word " * 3000)
     assert caught.value.billed is False
 
@@ -81,7 +76,7 @@ async def test_the_score_of_its_own_answer_is_what_it_was_written_with(
 
 async def test_what_cannot_be_scored_has_no_score(embedded: LlamaCppModel) -> None:
     assert await score(embedded, "") is None
-    with pytest.raises(UnsupportedContentError, match="several tokens"):
+    with pytest.raises(errors.UnsupportedContentError, match="several tokens"):
         await score(embedded, "🏛")
 
 
@@ -151,6 +146,6 @@ def test_a_file_that_llamacpp_cannot_load(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     with WEIGHTS.open("rb") as whole:
         broken.write_bytes(whole.read(3_000_000))
-    with pytest.raises(ModelError, match="cannot load") as caught:
+    with pytest.raises(errors.ModelError, match="cannot load") as caught:
         asyncio.run(ask(LlamaCppModel(str(broken))))
     assert not caught.value.retryable

@@ -1,7 +1,5 @@
 """Certificates: against a loop, against known values, and against simulated truth."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -94,12 +92,7 @@ def test_a_draft_without_confidence_is_never_accepted_but_counts() -> None:
 
 @pytest.mark.parametrize(
     ("confidence", "correct", "options"),
-    [
-        ([], [], {}),
-        ([0.5], [1.0, 1.0], {}),
-        ([1.5], [1.0], {}),
-        ([0.5], [1.0], {"max_harm": 1.0}),
-    ],
+    [([], [], {}), ([0.5], [1.0, 1.0], {}), ([1.5], [1.0], {}), ([0.5], [1.0], {"max_harm": 1.0})],
 )
 def test_what_cannot_be_certified_is_refused(
     confidence: list[float], correct: list[float], options: dict[str, float]

@@ -1,7 +1,5 @@
 """Policies by table, and the laws that all of them keep."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import pairwise

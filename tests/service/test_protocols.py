@@ -35,22 +35,17 @@ MESSAGE: Any = ("/v1/messages", {"messages": ASKED, "max_tokens": 9})
 OLLAMA: Any = ("/api/chat", {"messages": ASKED})
 
 
+def client_of(kind: Any, url: str, served: Served, http: Any) -> Any:
+    client = http.AsyncClient(transport=http.ASGITransport(served.app))
+    return kind(base_url=url, api_key=served.secret, http_client=client, max_retries=0)
+
+
 def openai_of(served: Served) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url="http://127.0.0.1/v1",
-        api_key=served.secret,
-        http_client=httpx.AsyncClient(transport=httpx.ASGITransport(served.app)),
-        max_retries=0,
-    )
+    return client_of(openai.AsyncOpenAI, "http://127.0.0.1/v1", served, httpx)
 
 
 def anthropic_of(served: Served) -> anthropic.AsyncAnthropic:
-    return anthropic.AsyncAnthropic(
-        base_url="http://127.0.0.1",
-        api_key=served.secret,
-        http_client=httpx2.AsyncClient(transport=httpx2.ASGITransport(served.app)),
-        max_retries=0,
-    )
+    return client_of(anthropic.AsyncAnthropic, "http://127.0.0.1", served, httpx2)
 
 
 # --- OpenAI
@@ -80,11 +75,8 @@ async def test_an_answer_names_no_folder_of_a_model(serve: Serve, upstream: Upst
 async def test_a_fallbacks_answer_names_its_model(serve: Serve, upstream: Upstream) -> None:
     upstream.says("small", Answer("draft", p=0.3))
     upstream.says("large", failure(503))
-    other = {
-        "model": "openai:other",
-        "base_url": upstream.openai_url,
-        "api_key_env": "UPSTREAM_KEY",
-    }
+    access = {"base_url": upstream.openai_url, "api_key_env": "UPSTREAM_KEY"}
+    other = {"model": "openai:other", **access}
     async with serve(cascades={"support": {"fallback": other}}) as served:
         told = (await served.ask()).headers
     assert (told["x-cascade-tier"], told["x-cascade-model"]) == ("fallback", "openai:other")
@@ -251,10 +243,7 @@ CALLED = {"type": "tool_use", "id": "t", "name": "weather", "input": {"city": "x
             [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}],
         ),
         ({"type": "document", "source": {"type": "text", "data": "s"}}, "s"),
-        (
-            {"type": "document", "source": PAGES, "title": "a.pdf"},
-            [{"type": "file", "file": PDF}],
-        ),
+        ({"type": "document", "source": PAGES, "title": "a.pdf"}, [{"type": "file", "file": PDF}]),
         ({"type": "text", "text": "s", **MARK}, [{"type": "text", "text": "s", **MARK}]),
         ({**RESULT, "content": "no"}, "no"),
         ({**RESULT, "content": "no", "is_error": True}, "Error: no"),
@@ -441,7 +430,7 @@ def _says(content: Any, role: str = "user") -> dict[str, Any]:
         (CHAT, {"messages": []}, "messages"),
         (CHAT, _says("x", "king"), "messages.0.role"),
         (CHAT, _says("x", "tool"), "tool_call_id"),
-        (CHAT, {"messages": [*ASKED, {"role": "assistant", "tool_calls": [BAD_CALL]}]}, "no JSON"),
+        (CHAT, {"messages": [*ASKED, {"role": "assistant", "tool_calls": [BAD_CALL]}]}, "a JSON"),
         (CHAT, _says([{"type": "video"}]), "messages.0.content.0: of type 'video'"),
         (CHAT, _says("  "), "empty"),
         (CHAT, {"n": 2}, "n"),

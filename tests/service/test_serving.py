@@ -156,10 +156,7 @@ def test_a_replica_is_a_gateway_of_its_own(
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize(
     ("top", "arguments", "said"),
-    [
-        ("auth: false\n", {}, "one process on loopback"),
-        ("", {"max_replicas": 2}, "in PostgreSQL"),
-    ],
+    [("auth: false\n", {}, "one process on loopback"), ("", {"max_replicas": 2}, "in PostgreSQL")],
 )
 def test_without_keys_or_a_shared_ledger_there_are_no_replicas(
     tmp_path: Path, upstream: Upstream, top: str, arguments: dict[str, Any], said: str

@@ -1,7 +1,5 @@
 """The fakes that users get."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
