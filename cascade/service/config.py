@@ -239,7 +239,7 @@ class ServiceConfig(Section):
                 f"without keys it may listen on loopback only, not on {self.listen.host}: "
                 "set listen.host to 127.0.0.1, or let it ask for keys"
             )
-        if self.auth and (self.ledger is None or self.ledger.startswith("memory:")):
+        if self.auth and (not self.ledger or self.ledger.startswith("memory:")):
             raise ValueError(
                 "keys are kept in the ledger's database: set ledger, such as "
                 "sqlite:///ledger.db; or start with --no-auth on this machine's loopback"

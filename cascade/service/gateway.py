@@ -28,7 +28,7 @@ from typing_extensions import override
 from cascade import middleware as ready
 from cascade.api import Cascade, choose_policy
 from cascade.errors import CascadeError, ConfigurationError, LedgerError
-from cascade.events import Event, Token
+from cascade.events import Decided, Event, Token
 from cascade.ledger.entries import LedgerEntry, LedgerView, failures, plain_reason
 from cascade.ledger.ledger import BACKGROUND
 from cascade.ledger.shared import Budgets
@@ -315,8 +315,9 @@ class Gateway:
 
     async def _run(self, served: Served, run: Run, way: Way, tell: Tell | None) -> Reply:
         def emit(event: Event) -> None:
-            if isinstance(event, Token) and event.tier != way.tier:
-                way.note(run, event.tier, served.models)
+            tier = event.tier if isinstance(event, Token) else way.tier
+            if isinstance(event, Decided) or tier != way.tier:
+                way.note(run, tier, served.models)
             if tell is not None:
                 tell(event)
 

@@ -4,7 +4,6 @@ It is HTML without a script, and a browser loads nothing beside it."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -155,9 +154,9 @@ async def export(request: Request, name: str) -> Response:
         raise ServiceError(404, "there are /export/ledger.csv and /export/ledger.jsonl.")
     if gateway.store is None:
         raise ServiceError(409, "there is no ledger: set `ledger`.", "no_ledger")
-    path = Path(tempfile.mkdtemp(prefix="cascade-"), name)
+    folder = tempfile.TemporaryDirectory(prefix="cascade-")  # removed with the last reference
+    path, done = Path(folder.name, name), BackgroundTask(folder.cleanup)
     await gateway.store.export(path, View.of(request).selection())
-    done = BackgroundTask(shutil.rmtree, path.parent)
     return FileResponse(path, headers=HEADERS, media_type=kind, filename=name, background=done)
 
 

