@@ -258,7 +258,7 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
                 into.write(_json({**row.columns, **told}) + "\n")
                 written += 1
             if lines.tell():
-                table = csv.DictWriter(file, [*columns, *told])
+                table = csv.DictWriter(file, [*(columns | told)])
                 table.writeheader()
                 lines.seek(0)
                 for line in lines:

@@ -112,16 +112,13 @@ def test_a_row_that_is_new_or_has_changed_is_left_out(journal: Journal, tmp_path
 def test_a_csv_has_the_columns_of_all_rows_and_lists_and_truths_as_json(
     journal: Journal, tmp_path: Path
 ) -> None:
-    given = done(journal, {"tags": ["a", "ü"]}, {"tags": None, "late": Decimal("1E-7")})
+    given = done(journal, {"tags": ["a", "ü"], "tier": 0}, {"tags": None, "at": Decimal("1E-7")})
     write_output(tmp_path / "o.csv", given, journal)
     with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as file:
         first, second = csv.DictReader(file)
     assert (first["tags"], second["tags"], first["degraded"]) == ('["a", "ü"]', "", "false")
-    assert (first["late"], second["late"], [*first][:3]) == (
-        "",
-        "0.0000001",
-        ["tags", "late", "answer"],
-    )
+    assert (first["at"], second["at"], first["tier"]) == ("", "0.0000001", "")
+    assert (tmp_path / "o.csv").read_text().startswith("tags,tier,at,answer,confidence,")
     for name in ("o.csv", "o.jsonl"):
         assert write_output(tmp_path / name, [], journal) == 0
         assert (tmp_path / name).read_text() == ""
