@@ -296,6 +296,8 @@ def evaluate(
     wanted, path, tested = verdict.Options(**vars(goal)), fit or file, None
     if path is None or (fit and file):
         raise ConfigurationError("give the transcripts once: FILE, or --fit FILE --test OTHER.")
+    if checked and (html or calibration):
+        raise ConfigurationError("--checked takes neither --html nor --calibration: leave it out.")
     pair = small or "", large or ""
     with busy(f"reading {path}") as line:
         fitted = Pair(read_transcripts(path), *pair)

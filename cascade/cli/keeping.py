@@ -60,7 +60,7 @@ def report(
     with busy("reading the ledger"):
         opened = open_store(ledger, read_only=True)
         found = _using(opened, lambda store: make_report(store, selection, tag=by))
-    write_page(html, found.document)
+    write_page(html, found.document, _file_of(ledger))
     give(found, to_text(found.document))
 
 
@@ -169,7 +169,7 @@ def export(
     from cascade.evaluation import read_examples  # noqa: PLC0415 - heavy
     from cascade.teaching.exporting import export as work  # noqa: PLC0415
 
-    must_be_file("--output", output, *(evaluation or ()))
+    must_be_file("--output", output, _file_of(where), *(evaluation or ()))
     asked = [example.question for path in evaluation or () for example in read_examples(path)]
     how: dict[str, Any] = {"form": form, "validation": validation, "task": task}
     done = _with_lessons(where, partial(work, path=output, evaluation=asked, **how))
@@ -222,24 +222,27 @@ def _with_keys(where: str, work: Callable[[Keys], Awaitable[T]], *, make: bool =
     if url is None or url.startswith("memory:"):
         raise ConfigurationError(f"{where} has no ledger in a database: keys are kept beside it.")
     if url == where and not make:
-        _must_be_there(url)
+        _file_of(url)
     return _using(aclosing(Keys(url)), work)
 
 
 def _with_lessons(where: str, work: Callable[[LessonStore], Awaitable[T]]) -> T:
     from cascade.teaching import open_lessons  # noqa: PLC0415 - SQLAlchemy
 
-    _must_be_there(where)
+    _file_of(where)
     return _using(open_lessons(where), work)
 
 
-def _must_be_there(address: str) -> None:
-    """Refuse a database of SQLite's that is not there: to open it would make it."""
+def _file_of(address: str) -> Path | None:
+    """The file of a database of SQLite's, which has to be there: to open it would make it."""
     from cascade.ledger.database import database_url  # noqa: PLC0415 - SQLAlchemy
 
     url = database_url(address)
-    if url.drivername == "sqlite" and not Path(url.database or "").is_file():
+    if url.drivername != "sqlite":
+        return None
+    if not (file := Path(url.database or "")).is_file():
         raise ConfigurationError(f"{address}: there is no such database; nothing was made.")
+    return file
 
 
 def _using(opened: AbstractAsyncContextManager[S], work: Callable[[S], Awaitable[T]]) -> T:

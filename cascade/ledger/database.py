@@ -157,7 +157,9 @@ def database_url(url: str) -> sa.URL:
             raise MissingDependencyError(
                 'PostgreSQL needs asyncpg: in a clone, pip install ".[postgres]".'
             )
-        return given.set(drivername="postgresql+asyncpg")
+        # What libpq and most providers call `sslmode`.
+        asked = {"ssl" if name == "sslmode" else name: said for name, said in given.query.items()}
+        return given.set(drivername="postgresql+asyncpg", query=asked)
     if kind == "sqlite" and given.database not in (None, "", ":memory:") and not given.query:
         return given
     scheme, separator, _ = str(url).partition("://")
@@ -258,6 +260,7 @@ class Database:
                 f"{self.place} was deleted or replaced while it was open, and what is written to "
                 "it would be lost: put the file back, or close the ledger and open it anew."
             )
+        connection: sa.Connection | None = None
         try:
             with self._engine.begin() as connection:
                 if not self.on_server:
@@ -276,6 +279,10 @@ class Database:
             if state in ("22", "23", "54") or isinstance(cause.__cause__ or cause, refused):
                 raise
             raise LedgerError(f"{self.place}: {str(cause) or 'no answer in time'}") from cause
+        except (TypeError, OverflowError) as error:
+            if connection is not None:
+                raise
+            raise LedgerError(f"{self.place}: its address is refused: {error}") from error
         self._opened = self._opened or self._identity()
         return done
 
