@@ -38,6 +38,7 @@ from cascade.kernel import Kernel
 from cascade.ledger.entries import LedgerView
 from cascade.ledger.prices import Price, has_price
 from cascade.middleware.calibrated import task_hash
+from cascade.models.openai import whole
 from cascade.policies import Refusal, ThresholdPolicy, certify
 from cascade.questions import to_messages
 from cascade.run import CascadeRuntime, Parts
@@ -253,7 +254,7 @@ class AnswerRecorder:
                 correct=correct,
                 input_tokens=answer.usage.input_tokens,
                 output_tokens=answer.usage.output_tokens,
-                output=answer.transcript,
+                output=whole(answer.transcript),
                 latency_ms=answer.latency_ms,
                 cost_usd=costs[node],
                 **known,
@@ -262,7 +263,7 @@ class AnswerRecorder:
             dataset=self.path.stem,
             id=example.id,
             prompt=example.question,
-            reference=reference,
+            reference=whole(reference),
             models=models,
             made_with=self._settings_of(example),
         )
@@ -345,8 +346,9 @@ def fit(
             told = "a raw score gets no certificate, and these labels do not show a probability"
             refused.append(Refusal(f"harm at {harm:.1%} is not certified: {told}"))
         elif isinstance(found, Refusal):
-            more = "; as many again fit the calibrator"
-            refused.append(replace(found, reason=found.reason + more))
+            needed = 2 * (found.labels_needed or 0)
+            told = f"{found.reason}; as many again fit the calibrator, {needed} in all"
+            refused.append(Refusal(told, needed))
         else:
             proved.append(found)
     calibration = calibration.model_copy(update={"certificates": tuple(proved)})

@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Annotated, Any, get_args
 
 import typer
@@ -99,6 +100,8 @@ def give(data: Any, text: str, remark: str = "") -> None:
 
         text, remark = to_json(data), ""
     if text:
+        if isinstance(sys.stdout, TextIOWrapper):  # which may have no ≈, or half an emoji
+            sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout.write(f"{printable(text) if sys.stdout.isatty() else text}\n")
         sys.stdout.flush()
     if remark:

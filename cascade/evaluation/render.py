@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import re
 import textwrap
@@ -252,7 +253,10 @@ def to_json(value: object, *, indent: int | None = 2) -> str:
     """A document, or any record, as JSON: a `Decimal` is a string, so that no digit is lost, and a
     number that is not finite is null."""
     options: Any = {"inf_nan_mode": "null", "fallback": methodcaller("tolist")}  # of numpy
-    return pydantic_core.to_json(value, indent=indent, **options).decode()
+    try:
+        return pydantic_core.to_json(value, indent=indent, **options).decode()
+    except pydantic_core.PydanticSerializationError:  # half of a surrogate pair
+        return json.dumps(pydantic_core.to_jsonable_python(value, **options), indent=indent)
 
 
 STYLE = files("cascade.evaluation").joinpath("page.css").read_text(encoding="utf-8")

@@ -126,6 +126,15 @@ def test_an_answer_that_stays_on_this_machine_needs_no_large_model(
     assert "no tier is on this machine" in commands.cascade(*given, code=2, OPENAI_API_KEY="k").err
 
 
+def test_half_an_emoji_is_shown_as_it_can_be(
+    host: Upstream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.says("small", "half \ud83d")
+    assert commands.cascade("ask", QUESTION, *MODELS, "--json").json["answer"] == "half \ud83d"
+    program.give(None, "half \ud83d")
+    assert capsys.readouterr().out == "half \\ud83d\n"
+
+
 def test_on_a_terminal_an_answer_moves_no_cursor(host: Upstream) -> None:
     host.says("small", "Canberra\x1b[2J")
     assert terminal.cascade("ask", QUESTION, *MODELS).out == "Canberra\ufffd[2J\n"

@@ -47,7 +47,7 @@ def play(host: Upstream) -> None:
 
     def drafts(seen: Seen) -> Answer:
         _, i, _, kind = seen.last.split()
-        return Answer("wrong", p=0.4) if int(i) % 4 == 0 else Answer(kind, p=0.97)
+        return Answer("half \ud83d", p=0.4) if int(i) % 4 == 0 else Answer(kind, p=0.97)
 
     host.says("small", drafts)
     host.says("large", lambda seen: seen.last.split()[3])
@@ -60,6 +60,7 @@ def play(host: Upstream) -> None:
         ("calibrate", ("--delta", "2"), "'--delta'"),
         ("calibrate", ("--max-harm", "1.5"), "'--max-harm'"),
         ("evaluate", ("--html", "a.jsonl"), "--html a.jsonl: it is read as well"),
+        ("evaluate", ("--html", "a.html", "--checked"), "neither --html nor"),
         ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
         ("calibrate", ("--out", "rows.csv"), "--out rows.csv: it is read as well"),
         ("calibrate", ("--out", "c.jsonl"), "--out c.jsonl: it is read as well"),  # its answers
@@ -130,7 +131,8 @@ def test_recorded_answers_are_calibrated_on_without_asking_anybody(
 def test_a_certificate_that_cannot_be_given_is_a_failure(host: Upstream, tmp_path: Path) -> None:
     play(host)
     done = calibrate(tmp_path, "--max-harm", "0.001", code=1)
-    assert "not certified" in done.out
+    assert "bring 2302 or more, or allow more harm; as many again" in done.out
+    assert "fit the calibrator, 4604 in all" in done.out
     assert "no certificate could be given" in done.err
     again = calibrate(tmp_path, "--max-harm", "0.4")
     assert "certified: P(accepted and wrong) ≤ 40.0%" in again.out
