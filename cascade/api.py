@@ -240,8 +240,11 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
         process (`Run.to_json`).
 
         Raises:
-            InputError: they said something else.
+            InputError: they said something else, or the run waits for nobody.
         """
+        if not isinstance(run, Run) or run.step != "person":
+            told = "resume goes on with a run that waits for a person"
+            raise InputError(f"{told}, such as PersonNeededError.run: this one does not.")
         runtime = self.kernel.runtime(None, "final")
         runtime.said = said
         return await self.adrive(run, runtime)
@@ -255,7 +258,7 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
             PersonNeededError: the run waits for a person.
         """
         await self.kernel.answer(run, runtime)
-        return self._result(run, self._response_format)
+        return self._result(run, self._format_of(run))
 
     resume = synchronous(aresume)
 
@@ -342,7 +345,7 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
                 f"the run has not come to its end, {run.step!r} is next: go on with it, "
                 "graph.invoke(None, config), and read what that returns."
             )
-        return self._result(run, self._response_format)
+        return self._result(run, self._format_of(run))
 
     def as_chat_model(self, **settings: Any) -> Any:
         """The cascade as a LangChain chat model, with settings of `BaseChatModel` such as
@@ -376,6 +379,11 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
         messages = to_messages(question)
         form = settings.get("response_format", self._response_format)
         return self.kernel.begin(messages, to_settings(**settings) if settings else None), form
+
+    def _format_of(self, run: Run) -> ResponseFormat | None:
+        """The format that a kept run was asked for: of one of its own it has the schema."""
+        schema = run.settings.get("schema")
+        return self._response_format if schema == self.settings.get("schema") else schema
 
     def _result(self, run: Run, form: ResponseFormat | None) -> CascadeResult:
         """The result of a run that has come to its end."""

@@ -80,12 +80,8 @@ class Odd(CascadeMiddleware):
 
 ODD = ["answers", "raises at first", "repeats", "retries", "raises before", "cancels"]
 ODD += ["raises after", "bug", "doubts", "raises last"]
-FAILS = [
-    None,
-    ModelUnavailableError("503", model="x"),
-    RateLimitError("429", model="x"),
-    ModelTimeoutError("late", model="x", billed=None),
-]
+FAILS = [None, ModelUnavailableError("503", model="x"), RateLimitError("429", model="x")]
+FAILS += [ModelTimeoutError("late", model="x", billed=None)]
 SURE = st.sampled_from([0.2, 0.95])
 SHOWS = st.sampled_from(["verified", "optimistic"])
 
@@ -144,8 +140,7 @@ def _run(
     **asked: Any,
 ) -> Any:
     """(requests that the models saw, ledger, outcome, error): one of the last two is None."""
-    seen: Counter[str] = Counter()
-    store = MemoryLedger()
+    seen, store = Counter[str](), MemoryLedger()
     dear = _counting("Canberra it is", None, large, "l", seen)
     dear.local = local
     cheap = _counting("Sydney perhaps", sure, small, "s", seen)

@@ -31,6 +31,7 @@ from tests.kernel.drivers import Graph, cascade_of, scripted
 
 DOWN = errors.ModelUnavailableError("503 from the server", model="scripted:l")
 DRAFTED = ["draft", "self_check", "verify"]
+THREAD: Any = {"configurable": {"thread_id": "1"}}
 
 
 class Asking:
@@ -52,8 +53,7 @@ async def test_before_run_sees_one_run_however_often_its_node_is_tried() -> None
         initial_interval=0.001, jitter=False, max_attempts=3, retry_on=errors.ModelUnavailableError
     )
     compiled = graph.compile(checkpointer=InMemorySaver())
-    config: Any = {"configurable": {"thread_id": "1"}}
-    await compiled.ainvoke({"messages": [HumanMessage("?")]}, config)
+    await compiled.ainvoke({"messages": [HumanMessage("?")]}, THREAD)
     assert (len(seen), len(set(seen))) == (3, 1)
 
 
@@ -78,6 +78,14 @@ async def test_a_persons_time_does_not_use_up_the_deadline(driver: Any) -> None:
     run.paused_at -= 3600
     result = await cascade.aresume(run, "escalate")
     assert result.tier == "large"
+    with pytest.raises(errors.InputError, match="waits for a person"):
+        await cascade.aresume(run, "reject")
+
+
+async def test_what_is_resumed_is_read_by_the_format_of_its_question(driver: Any) -> None:
+    driven = driver(cascade_of(scripted('"Sydney"'), policy=Asking()))
+    await driven.ask(schema={"type": "string"})
+    assert (await driven.resume("accept")).result.parsed == "Sydney"
 
 
 async def test_a_run_is_small_json_once_its_features_are_taken() -> None:
@@ -132,14 +140,13 @@ async def test_a_draft_that_may_still_be_rejected_is_not_read_as_the_answer() ->
     graph = unsure.build_graph().compile(
         checkpointer=InMemorySaver(), interrupt_before=["verify", "expert"]
     )
-    config: Any = {"configurable": {"thread_id": "1"}}
     given: Any = {"messages": [HumanMessage("?")]}
     for step in ("verify", "expert"):
-        state = await graph.ainvoke(given, config)
+        state = await graph.ainvoke(given, THREAD)
         with pytest.raises(errors.InputError, match=f"'{step}' is next"):
             unsure.read(state)
         given = None
-    assert unsure.read(await graph.ainvoke(None, config)).tier == "large"
+    assert unsure.read(await graph.ainvoke(None, THREAD)).tier == "large"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +294,7 @@ async def test_a_stream_within_a_graph_shows_no_draft_that_is_no_answer() -> Non
         seen.extend([event async for event in cascade.astream("?")])
 
     graph = StateGraph(MessagesState).add_node(node).add_edge(START, "node").compile()
-    await graph.ainvoke({"messages": []}, {"configurable": {"thread_id": "1"}})
+    await graph.ainvoke({"messages": []}, THREAD)
     assert (seen[-1].abstained, shown(seen)) == (True, "")
 
 
