@@ -16,7 +16,7 @@ from cascade._numbers import to_count, to_number
 from cascade._portal import iterated, synchronous
 from cascade.agents import Route
 from cascade.agents.verifier import Judge
-from cascade.errors import ConfigurationError, InputError, PersonNeededError
+from cascade.errors import ConfigurationError, InputError, MissingDependencyError, PersonNeededError
 from cascade.events import Event
 from cascade.kernel import Kernel, watched
 from cascade.ledger.base import LedgerStore
@@ -296,7 +296,7 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
         Both models are asked about each example.
 
         Args:
-            examples: 100 to 300 `(question, reference)` pairs.
+            examples: 50 to 300 `(question, reference)` pairs.
             scorer: compares answers with references: `exact`, `choice`, `numeric`, … or a function.
             max_harms: bounds on P(accepted and wrong) to certify, such as `[0.05]`.
             delta: the chance that a certificate does not hold.
@@ -305,7 +305,11 @@ class Cascade(AbstractContextManager["Cascade"], AbstractAsyncContextManager["Ca
             ConfigurationError: too few examples, or a bound that is none; nothing was asked.
             ModelError: the models cannot be asked.
         """
-        from cascade.calibrate import calibrate_examples  # noqa: PLC0415 - numpy and scikit-learn
+        try:
+            from cascade.calibrate import calibrate_examples  # noqa: PLC0415 - numpy, scikit-learn
+        except ImportError as error:
+            told = f"{error}: in a clone, pip install '.[calibrate]'."
+            raise MissingDependencyError(told) from error
 
         options: Any = {"max_harms": max_harms, "delta": delta}
         fitted = await calibrate_examples(self.kernel.parts, examples, scorer, **options)

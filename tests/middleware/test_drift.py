@@ -368,3 +368,6 @@ def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(MissingDependencyError, match="calibrate"):
         importlib.import_module("cascade.middleware.drift")
+    monkeypatch.setitem(sys.modules, "cascade.calibrate", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[calibrate\]'"):
+        pair().calibrate([])
