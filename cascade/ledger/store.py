@@ -193,6 +193,8 @@ class SqlLedger(Writer, LedgerStore):
 
     async def ready(self) -> str | None:
         """Reason why entries cannot be written now, in words; None where they can."""
+        if self._problem is not None:  # there may be room for the probe alone
+            return self._problem
         probe = sa.text("UPDATE ledger_version SET version_num = version_num")
         try:
             async with asyncio.timeout(self.patience_s):
