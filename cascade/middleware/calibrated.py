@@ -12,6 +12,8 @@ from cascade import errors
 from cascade.confidence.base import Signal, digest
 from cascade.confidence.signals import SignalLike, to_signals, wordings
 from cascade.middleware.base import CascadeMiddleware, Slot
+from cascade.policies import CertifiedPolicy
+from cascade.policies.base import proof_of
 from cascade.run import CascadeRuntime, Run, Settings, to_request
 from cascade.tiers import OpenTier
 
@@ -81,7 +83,8 @@ class Calibrated(CascadeMiddleware):
         return not self._void
 
     async def before_run(self, run: Run, runtime: CascadeRuntime) -> None:
-        """Compare it with the models that are served now. Where they change later, it is void.
+        """Compare it with the models that are served now. Where they change later, or a certificate
+        ends, it is void.
 
         Raises:
             CalibrationMismatchError: it was made for other weights, and no question was asked yet.
@@ -92,12 +95,14 @@ class Calibrated(CascadeMiddleware):
         try:
             digests = [await tier.model.digest() for tier in (self._tiers[0], self._tiers[-1])]
             self._compare(self._settings, digests)
+            if (proof := proof_of(runtime.kernel.policy)) is not None:
+                CertifiedPolicy(proof)  # which refuses one that has ended
             self._void = False
         except errors.ModelError as error:
             # The question will meet the same failure; the next one is checked again.
             logger.warning("the calibration could not be checked: %s", error)
             return
-        except errors.CalibrationMismatchError as error:
+        except errors.ConfigurationError as error:
             if self._checked_at is None:
                 raise
             logger.warning("the calibration is void: %s", error)

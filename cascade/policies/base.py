@@ -109,10 +109,15 @@ def within(policy: Any, name: str, fits: Callable[[Any], bool]) -> Any:
     return getattr(policy, name, None)
 
 
+def proof_of(policy: Policy) -> Certificate | None:
+    """The certificate of a policy, also of one inside it; None without a promise."""
+    proof: Certificate | None = within(policy, "certificate", lambda x: isinstance(x, Certificate))
+    return proof
+
+
 def promises(policy: Policy) -> float | None:
-    """α of the certificate of a policy, also of one inside it; None without a promise."""
-    proof = within(policy, "certificate", lambda one: isinstance(one, Certificate))
-    return None if proof is None else float(proof.max_harm)
+    """α of that certificate."""
+    return None if (proof := proof_of(policy)) is None else proof.max_harm
 
 
 def value_of_information(signal: NextSignal, threshold: float, price_of_error: float) -> float:

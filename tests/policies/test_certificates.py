@@ -1,5 +1,8 @@
 """Certificates: against a loop, against known values, and against simulated truth."""
 
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,10 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
+from cascade import Cascade
+from cascade.confidence.calibration import ModelIdentity
 from cascade.errors import ConfigurationError
+from cascade.middleware.calibrated import task_hash
 from cascade.policies import CertifiedPolicy, NextSignal, Refusal, Situation, certify
 from cascade.state import Assessment, Certificate
-from tests.confidence.drafts import CERTIFICATE
+from cascade.testing import ScriptedModel
+from tests.confidence.drafts import CERTIFICATE, SIGNALS, drafts
+from tests.confidence.drafts import made as calibrated
 
 Array = NDArray[np.float64]
 rows = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=1, max_size=60)
@@ -78,6 +86,33 @@ def test_a_certificate_holds_as_often_as_promised(slope: float, shift: float, ha
         if isinstance(found, Certificate):
             violations += true_harm[np.searchsorted(levels, found.threshold)] > harm
     assert violations <= binom.ppf(0.999, draws, delta)
+
+
+async def test_a_certificate_that_ends_while_it_is_used_promises_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    models = ScriptedModel("Sydney", name="small", logprobs=0.97), ScriptedModel("Canberra")
+    plain = Cascade(*models)
+    names = {
+        "small": ModelIdentity(name="scripted:small"),
+        "large": ModelIdentity(name="scripted:scripted"),
+    }
+    bound = {**names, "task_hash": task_hash(plain.settings, plain.tiers[0])}
+    proof = CERTIFICATE.model_copy(update={"valid_until": datetime(2099, 1, 1, tzinfo=UTC)})
+    made = calibrated(drafts(300), SIGNALS[:2])
+    made = made.model_copy(update={**bound, "certificates": (proof,)})
+    cascade = Cascade(*models, calibrator=made, max_harm=0.05)
+    assert "harm ≤ 5.0%" in (await cascade.ainvoke("?")).decision.reason
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime(2100, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("cascade.policies.certified.datetime", Later)
+    monkeypatch.setattr("cascade.middleware.calibrated.CHECK_EVERY_S", 0.0)
+    result = await cascade.ainvoke("?")
+    assert (result.tier, result.calibrated) == ("large", False)
 
 
 def test_a_draft_without_confidence_is_never_accepted_but_counts() -> None:
