@@ -1,7 +1,5 @@
 """Chromium of this machine, installed in CI where it is absent, as Playwright drives it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The page in a real browser: what a person sees on a desk and on a phone, by mouse and keys."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any

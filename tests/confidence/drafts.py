@@ -1,7 +1,5 @@
 """Completions with log-probs, labelled drafts with a known truth, and calibrations of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Calibrations: made from labelled drafts, judged, kept in files, refused where they do not fit."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

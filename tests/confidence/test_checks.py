@@ -1,7 +1,5 @@
 """Checks: what a model is shown of a draft, and what is read of its reply."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """When a growing draft can be given up: two laws, and how many drafts bound a loss."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

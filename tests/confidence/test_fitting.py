@@ -1,7 +1,5 @@
 """Columns, fits and metrics: few labels change little, many find what is there."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

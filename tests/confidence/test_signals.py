@@ -1,7 +1,5 @@
 """Signals with scripted replies: what they ask, when they stop, and what they read."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Mapping, Sequence

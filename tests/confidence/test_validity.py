@@ -1,7 +1,5 @@
 """Facts that rule a draft out, and schemas of strangers that take bounded time."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Recordings whose truth is known."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Estimators from audits: by hand, by coverage, and that no bound lies below what was measured."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Recording both models on labelled examples, and what is fitted to that."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Quality of scores, and intervals, where the truth is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

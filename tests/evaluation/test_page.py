@@ -1,7 +1,5 @@
 """The page of a document, with its pictures."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """How numbers, tables and documents are written."""
 
-from __future__ import annotations
-
 import json
 import math
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """What a report says about the runs of a ledger."""
 
-from __future__ import annotations
-
 import asyncio
 from datetime import timedelta
 from decimal import Decimal

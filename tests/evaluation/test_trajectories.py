@@ -1,7 +1,5 @@
 """Recorded runs of agents: early stop, cascades with and without a check, and their figures."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Stores of lessons, and lessons to put into them."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
