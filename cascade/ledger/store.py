@@ -49,7 +49,7 @@ entries = sa.Table(
     # A call waits until all indexes have its row; completed, it changes none of them.
     sa.Index("ledger_entries_at", "at", "id"),
 )
-COLUMNS = tuple(column.name for column in entries.columns)
+COLUMNS = tuple(str(column.name) for column in entries.columns)  # not of a class of SQLAlchemy's
 IS_BEGUN = entries.c.outcome == sa.literal_column("'begun'")
 
 
