@@ -183,7 +183,8 @@ class AgentTier(CompositeModel):
         what was done is kept for the next tier."""
         if not isinstance(error, Exception):
             return error
-        failed = self._failure(error, run.call.request, late=isinstance(error, TimeoutError))
+        late = isinstance(error, TimeoutError) and run.limit is not None and run.limit.expired()
+        failed = self._failure(error, run.call.request, late=late)
         if not isinstance(failed, CascadeError):
             caller = Caller(self.name, self.model, {MalformedResponseError: ""})
             # What no model call has failed with is of a tool, or of the agent itself.
@@ -236,6 +237,7 @@ class _AgentRun(BaseCallbackHandler):
     def __init__(self, tier: AgentTier, call: Call, whole: Attempt, ledger: Ledger) -> None:
         self.booked, self.trajectory = False, list[Any]()
         self.failures = set[BaseException | None]()
+        self.limit: asyncio.Timeout | None = None
         self.call, self._tier, self._whole, self._ledger = call, tier, whole, ledger
         self._irreversible = set(tier.irreversible)
         self.open: dict[UUID, tuple[AbstractAsyncContextManager[Attempt], Attempt]] = {}
@@ -308,7 +310,7 @@ class _AgentRun(BaseCallbackHandler):
         tier, call, node = self._tier, self.call, self._whole.node
         made: Any = tier.agent() if tier.fresh else tier.agent
         enters = isinstance(made, AbstractAsyncContextManager)
-        limit = asyncio.timeout(call.request.timeout_s)
+        self.limit = limit = asyncio.timeout(call.request.timeout_s)
         async with limit, made if enters else nullcontext(made) as given:
             agent: Any = given if isinstance(given, Runnable) else RunnableLambda(given)
             self._irreversible |= {n for n, risk in risks_of(agent) if risk == "irreversible"}

@@ -425,14 +425,15 @@ async def test_what_a_failed_agent_has_done_is_handed_over() -> None:
     assert [m.type for m in model.seen[0]] == ["human", "ai", "tool", "human"]
 
 
-async def test_a_tool_that_fails_as_a_server_does_is_no_failure_of_the_model() -> None:
+@pytest.mark.parametrize("kind", [AuthenticationFailedError, TimeoutError])
+async def test_a_tool_that_fails_as_a_server_does_is_no_failure_of_the_model(kind: Any) -> None:
     @tool("population")
     def refused(city: str) -> str:
         """How many people live in a city."""
-        raise AuthenticationFailedError("wrong key")
+        raise kind("wrong key")
 
     result = await pair(agent(create_agent(chat(CALLS), [refused]))).ainvoke(Q)
-    assert "failed with AuthenticationFailedError: wrong key" in result.decision.reason
+    assert f"failed with {kind.__name__}: wrong key" in result.decision.reason
 
 
 async def test_where_those_after_it_fail_too_the_first_draft_stands_in() -> None:
