@@ -141,7 +141,8 @@ class LangChainModel(Model):
 
 def completion_of(message: AIMessage, model: str) -> Completion:
     """Completion in a message of a chat model; `model` is its name where the message has none."""
-    text, calls, metadata = str(message.text), message.tool_calls, message.response_metadata
+    calls, metadata = message.tool_calls, message.response_metadata
+    text = str(message.text or message.additional_kwargs.get("refusal") or "")
     blocks = [block for block in message.content_blocks if block["type"] == "reasoning"]
     thinking = "".join(str(block.get("reasoning", "")) for block in blocks) or None
     logprobs = metadata.get("logprobs")

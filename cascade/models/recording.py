@@ -126,7 +126,7 @@ class Recorder(Model):
         for name in Model.__annotations__:
             setattr(self, name, getattr(model, name))
         # What is not written down is the model's own.
-        self.digest, self.aclose = model.digest, model.aclose  # type: ignore[method-assign]
+        self.digest, self.warm, self.aclose = model.digest, model.warm, model.aclose  # type: ignore[method-assign]
         self.recorded, self._path, self._lock = model, Path(path).expanduser(), threading.Lock()
         header = Header(model=model.name, weights_sha256=file_sha256(model.weights_path))
         self._path.parent.mkdir(parents=True, exist_ok=True)

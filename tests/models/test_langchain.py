@@ -91,12 +91,12 @@ async def test_everything_that_came_along_is_read() -> None:
         response_metadata={"model_name": "served", "stop_reason": "end_turn"},
         tool_calls=[CALL],
     )
-    answer = await ask(LangChainModel(StrangerChat(answer=message)))
-    assert (answer.text, answer.thinking, answer.model) == ("Paris", "hm", "served")
-    assert (answer.finish_reason, answer.tool_calls) == ("stop", (CALL,))
-    assert answer.usage == Usage(
-        input_tokens=9, output_tokens=5, cached_tokens=4, reasoning_tokens=3
-    )
+    read = await ask(LangChainModel(StrangerChat(answer=message)))
+    assert (read.text, read.thinking, read.model) == ("Paris", "hm", "served")
+    assert (read.finish_reason, read.tool_calls) == ("stop", (CALL,))
+    assert read.usage == Usage(input_tokens=9, output_tokens=5, cached_tokens=4, reasoning_tokens=3)
+    refused = AIMessage("", additional_kwargs={"refusal": "No."})
+    assert (await ask(LangChainModel(StrangerChat(answer=refused)))).text == "No."
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,7 @@ async def test_the_recorder_is_what_the_model_is(
     monkeypatch.setattr(model, "aclose", closed)
     recorder = Recorder(model, path)
     assert (recorder.name, recorder.real, recorder.local) == ("scripted:m", False, True)
-    assert recorder.returns_logprobs
-    assert recorder.secrets == ()
+    assert (recorder.returns_logprobs, recorder.secrets, recorder.warm) == (True, (), model.warm)
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert await recorder.digest() == ReplayModel(path).header.weights_sha256 == sha256
     await recorder.aclose()
