@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cascade._numbers import to_number
 from cascade.confidence.signals import as_data, normalise
@@ -56,9 +56,11 @@ async def export(
         evaluation: questions that no row may hold, word for word.
 
     Raises:
-        ConfigurationError: `validation` is no share, nothing is left, or it cannot be written.
+        ConfigurationError: a value is none of these, nothing is left, or it cannot be written.
     """
     to_number("validation", validation, least=0, below=1)
+    if form not in get_args(Form):
+        raise ConfigurationError(f"form={form!r}: give one of {', '.join(get_args(Form))}.")
     asked = {_words(question) for question in evaluation} - {_words("")}
     stated, done, fit = await store.terms(), Exported(), list[Lesson]()
     async for lesson in store.lessons(LessonSelection(task=task)):

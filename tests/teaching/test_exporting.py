@@ -177,8 +177,10 @@ async def test_the_same_share_goes_to_a_second_file(store: LessonStore, tmp_path
 
 
 async def test_without_rows_no_file_is_written(store: LessonStore, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="there are none"):
-        await export(store, tmp_path / "a.jsonl")
+    wrong: Any = {"messages": "there are none", "chat": "form='chat': give one of messages"}
+    for form, why in wrong.items():
+        with pytest.raises(ConfigurationError, match=why):
+            await export(store, tmp_path / "a.jsonl", form=form)
     await store.put(lesson(terms=Terms()))
     with pytest.raises(ConfigurationError, match=r"not stated: 1.*state_terms"):
         await export(store, tmp_path / "a.jsonl")
