@@ -64,10 +64,10 @@ def read_rows(path: Path, column: str | None = None, system: str | None = None) 
     question is a row with a `problem`; `system` goes before each question that is a text."""
     names, files = (column,) if column else QUESTIONS, [path]
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in KINDS and f.is_file())
+        files = sorted(f for f in path.iterdir() if f.suffix.casefold() in KINDS and f.is_file())
         if not files:
             raise ConfigurationError(f"{path} has no file that ends with {', '.join(KINDS)}.")
-        if len({KINDS[file.suffix] for file in files}) > 1:
+        if len({file.suffix.casefold() for file in files}) > 1:
             told = f"{path} has files of several kinds, whose columns would differ"
             raise ConfigurationError(f"{told}: leave those of one.")
     every = (columns for file in files for columns in read_table(file))

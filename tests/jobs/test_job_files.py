@@ -32,8 +32,9 @@ def test_json_lines_csv_and_parquet_give_the_same_questions(tmp_path: Path) -> N
 
 
 def test_a_folder_is_read_in_the_order_of_its_names_and_numbered_through(tmp_path: Path) -> None:
-    for name in "cab":
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"prompt": "{name}1"}}\n{{"prompt": "{name}2"}}')
+    for name, ending in (("c", "JSONL"), ("a", "jsonl"), ("b", "jsonl")):
+        file = tmp_path / f"{name}.{ending}"
+        file.write_text(f'{{"prompt": "{name}1"}}\n{{"prompt": "{name}2"}}')
     (tmp_path / "notes.txt").write_text("no rows")
     found = list(read_rows(tmp_path))
     assert [row.question for row in found] == ["a1", "a2", "b1", "b2", "c1", "c2"]
