@@ -1,7 +1,5 @@
 """A server that plays the models, where commands look for Ollama."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 

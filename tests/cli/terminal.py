@@ -1,7 +1,5 @@
 """The command `cascade` as a person types it, on a terminal."""
 
-from __future__ import annotations
-
 import os
 import signal
 from functools import partial

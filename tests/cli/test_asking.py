@@ -1,7 +1,5 @@
 """`cascade ask`, the program around all commands, and how errors are said."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys

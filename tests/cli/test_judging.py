@@ -1,7 +1,5 @@
 """`cascade evaluate`, `calibrate`, `try` and `demo`; calibrating in one line; verdicts."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

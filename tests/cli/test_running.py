@@ -1,7 +1,5 @@
 """`cascade batch`, `doctor`, `report`, `serve`, `keys`, `lessons` and `teach`."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import json

@@ -1,8 +1,6 @@
 """Clients of other people against the gateway, each in its own environment; the table of
 docs/service.md is what came of it."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

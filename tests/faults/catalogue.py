@@ -1,7 +1,5 @@
 """The catalogue of what can be wrong with a reply: how each fault is made, in both protocols."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ The upstream, a server on this machine, fails as `catalogue.py` says, and witnes
 number of a call is in its reply's usage, so that it is found again in the ledger.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections import Counter

@@ -1,7 +1,5 @@
 """Every fault at each tier, in both protocols, plain and streamed: no answer is lost, no money."""
 
-from __future__ import annotations
-
 from collections import Counter
 from itertools import product
 

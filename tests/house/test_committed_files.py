@@ -1,7 +1,5 @@
 """What is committed is the project's own: no machine, no registry, no secret, no weights."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """The code of README.md and docs/ runs, and what they name exists."""
 
-from __future__ import annotations
-
 import ast
 import asyncio
 import contextlib

@@ -1,7 +1,5 @@
 """Every example runs as it is, offline, in an empty folder."""
 
-from __future__ import annotations
-
 import ast
 import runpy
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Importing the package costs nothing and touches nothing; `benchmarks/import_time.py` times it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What stands around the code agrees with it: citation, distributions, forms, containers."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What users see of the package is listed and typed; ruff sees that it is sorted and explained."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is built: the wheel, which holds the package once, imports and answers; the reference."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile

@@ -1,7 +1,5 @@
 """Jobs: every row once, in its place, within the budget, and gone on with where they stopped."""
 
-from __future__ import annotations
-
 import asyncio
 from decimal import Decimal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of a job: what is a problem of a row, and what of a file; what is written, and what not."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

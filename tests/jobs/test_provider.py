@@ -1,7 +1,5 @@
 """Rows that are escalated by the provider's batch API: each once, at its price, whatever breaks."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Ray engine: the records of the local one, from replicas on a real cluster."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle
