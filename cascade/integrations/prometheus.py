@@ -55,7 +55,7 @@ class PrometheusMetrics(RunObserver):
             }
         except ValueError as error:
             raise ConfigurationError(
-                "this registry has the metrics of a cascade already: give the same "
+                f"this registry has metrics of a cascade already ({error}): give the same "
                 "PrometheusMetrics to all cascades; the label `cascade` tells them apart."
             ) from error
 
