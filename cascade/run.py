@@ -97,7 +97,7 @@ def read_settings(given: object) -> Settings:
         place = "".join([str(name), *(f"[{part!r}]" for part in path)])
         raise ConfigurationError(
             f"{place}={first['input']!r}: {first['msg']}. A question is asked with "
-            f"{', '.join(sorted(Settings.__annotations__))}, response_format."
+            f"{', '.join(sorted({*Settings.__annotations__} - {'of'}))}, response_format."
         ) from error
 
 
