@@ -341,8 +341,9 @@ def calibrate(
     from cascade.confidence.calibrating import LEAST_LABELS  # noqa: PLC0415
     from cascade.evaluation.trajectories import early_stop_of  # noqa: PLC0415
 
+    must_be_file("--out", to, file)
     path, done = file if recorded else to.with_suffix(".jsonl"), None
-    must_be_file("--out", to, file, path)
+    must_be_file("--out", to, path)
     if stop is not None:
         must_be_file("--stop", stop, file, path, to)
     labels = "agreement with the large model" if agree_with_large else "references"

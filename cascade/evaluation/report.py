@@ -73,11 +73,10 @@ async def make_report(
         LedgerError: the ledger cannot be read.
     """
     tags = [*TAGS] if tag in (None, *TAGS, *TABLES) else [*TAGS, str(tag)]
-    books = await read(store, selection, tags)
-    earlier = None
-    if (since := books.period.since) is not None:
-        length = (books.period.until or datetime.now(UTC)) - since
-        before = replace(selection, since=since - length, until=since)
+    books, earlier = await read(store, selection, tags), None
+    since, until = books.period.since, books.period.until or datetime.now(UTC)
+    if since is not None and since < until:  # else it begins later than now
+        before = replace(selection, since=since - (until - since), until=since)
         earlier = _report(await read(store, before, tags))
     made = _report(books, earlier)
     there = [table.title[3:] for table in made.document.tables if table.title.startswith("By ")]

@@ -59,7 +59,7 @@ def play(host: Upstream) -> None:
         ("calibrate", ("--max-harm", "1.5"), "'--max-harm'"),
         ("evaluate", ("--html", "a.jsonl"), "--html a.jsonl: it is read as well"),
         ("evaluate", ("--html", "a.html", "--checked"), "neither --html nor"),
-        ("calibrate", ("--out", "nowhere/c.json"), "--out nowhere/c.json"),
+        *(("calibrate", ("--out", to), f"--out {to}: a file") for to in ("nowhere/c.json", ".")),
         ("calibrate", ("--out", "rows.csv"), "--out rows.csv: it is read as well"),
         ("calibrate", ("--out", "c.jsonl"), "--out c.jsonl: it is read as well"),  # its answers
         ("calibrate", ("--stop", "calibration.jsonl"), "--stop calibration.jsonl: it is read"),

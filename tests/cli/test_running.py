@@ -197,6 +197,7 @@ def ledger(host: Upstream, tmp_path: Path) -> str:
         (("--since", "7d"), 4),
         (("--since", "10m", "--tag", "team=a"), 2),
         (("--since", "2024-01-01", "--until", "2024-02-01T12:00:00+02:00"), 0),
+        (("--since", "2499-01-01"), 0),
         (("--by", "team", "--since", "24h"), 4),
     ],
 )
