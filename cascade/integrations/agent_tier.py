@@ -188,7 +188,8 @@ class AgentTier(CompositeModel):
         if not isinstance(failed, CascadeError):
             caller = Caller(self.name, self.model, {MalformedResponseError: ""})
             # What no model call has failed with is of a tool, or of the agent itself.
-            own = run.booked and not run.failures & {error, error.__cause__, error.__context__}
+            near = (error, error.__cause__, error.__context__)
+            own = run.booked and not any(one is each for one in run.failures for each in near)
             named = None if own else caller.failed(error)
             why = f"failed with {type(error).__name__}"
             failed = named or caller.error(MalformedResponseError, str(error), why)
@@ -236,7 +237,7 @@ class _AgentRun(BaseCallbackHandler):
 
     def __init__(self, tier: AgentTier, call: Call, whole: Attempt, ledger: Ledger) -> None:
         self.booked, self.trajectory = False, list[Any]()
-        self.failures = set[BaseException | None]()
+        self.failures = list[BaseException]()
         self.limit: asyncio.Timeout | None = None
         self.call, self._tier, self._whole, self._ledger = call, tier, whole, ledger
         self._irreversible = set(tier.irreversible)
@@ -377,7 +378,7 @@ class _AgentRun(BaseCallbackHandler):
             raise _Stopped
 
     async def _fail(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
-        self.failures.add(error)
+        self.failures.append(error)
         named = isinstance(error, Exception) and Caller(self._tier.name, "its server").failed(error)
         await self.close(named or error, run_id)
 

@@ -71,9 +71,9 @@ class FakeChat(BaseChatModel):
 
 
 class AuthenticationFailedError(Exception):
-    """As SDKs say it."""
+    """As SDKs say it; a dataclass has no hash."""
 
-    status_code = 401
+    status_code, __hash__ = 401, None  # type: ignore[assignment]
 
 
 @tool
