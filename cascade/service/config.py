@@ -102,7 +102,7 @@ class TierConfig(Section):
         if (variable := given.pop("api_key_env")) is not None:
             given["api_key"] = os.environ.get(variable)
             if not given["api_key"]:
-                raise ConfigurationError(f"api_key_env: the variable {variable} is not set.")
+                raise ConfigurationError(f"api_key_env: {variable} is not set in the environment.")
         return Tier(**given)
 
 
