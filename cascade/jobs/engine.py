@@ -70,7 +70,9 @@ class Done:
         """Add what became of a row."""
         self.spent_usd += record.counted_usd or Decimal(0)
         if record.status == "error":
-            self.failed, self.last_error = self.failed + 1, record.error
+            self.failed += 1
+            if record.run_id or record.counted_usd is not None or self.last_error is None:
+                self.last_error = record.error  # rather than of a row without a question
         self.waiting += record.status == "waiting"
         if record.status == "ok":
             self.answered += 1
