@@ -276,6 +276,8 @@ class Database:
             cause = getattr(error, "orig", None) or error
             refused = sqlite3.DataError | sqlite3.IntegrityError | ValueError | TypeError
             state = str(getattr(cause, "sqlstate", None) or "")[:2]
+            if connection is None and isinstance(cause.__cause__ or cause, refused):
+                raise LedgerError(f"{self.place}: its address is refused: {cause}") from cause
             if state in ("22", "23", "54") or isinstance(cause.__cause__ or cause, refused):
                 raise
             raise LedgerError(f"{self.place}: {str(cause) or 'no answer in time'}") from cause

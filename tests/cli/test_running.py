@@ -42,6 +42,7 @@ def rows(tmp_path: Path) -> Path:
         (("--output", "in.csv"), "it is read as well"),
         (("--ledger", "sqlite:///none/l.db"), "'none/l.db': make its folder"),
         (("--ledger", "postgresql://127.0.0.1:1/x?sslmode=no&foo=1"), "argument 'foo'"),
+        (("--ledger", "postgresql://127.0.0.1:1/x?sslmode=no"), "must be one of: disable, allow"),
     ],
 )
 def test_a_job_that_cannot_run_asks_nothing(
