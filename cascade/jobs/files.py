@@ -246,19 +246,20 @@ def write_output(path: Path, rows: Iterable[Row], journal: Journal, *, prefix: s
     check_output(path)
     draft, columns, written = path.with_name(f".{path.name}.{os.getpid()}"), dict[str, None](), 0
     how: Any = {"encoding": "utf-8", "errors": "surrogatepass", "newline": ""}
+    added = {prefix + name: name for name in ADDED}
     try:
         with draft.open("w", **how) as file, TemporaryFile("w+", dir=path.parent, **how) as lines:
             for row in rows:
                 record = journal.find(row.number)
                 if record is None or record.key != row.key or record.status == "waiting":
                     continue
-                told = {prefix + name: getattr(record, name) for name in ADDED}
+                told = {column: getattr(record, name) for column, name in added.items()}
                 columns |= dict.fromkeys(row.columns)
                 into = file if path.suffix == ".jsonl" else lines
                 into.write(_json({**row.columns, **told}) + "\n")
                 written += 1
             if lines.tell():
-                table = csv.DictWriter(file, [*(columns | told)])
+                table = csv.DictWriter(file, dict.fromkeys([*columns, *added]))
                 table.writeheader()
                 lines.seek(0)
                 for line in lines:
