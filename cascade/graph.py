@@ -81,7 +81,7 @@ def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, C
         if name not in left_out:
             begins = WAYS["router"] if name == first else ()
             to = tuple(dict.fromkeys(w for w in (*ways, *begins) if w not in left_out))
-            builder.add_node(name, _Node(kernel), destinations=to)
+            builder.add_node(name, _Node(kernel, left_out), destinations=to)
     builder.add_edge(START, first)
     return builder
 
@@ -89,8 +89,8 @@ def build_graph(kernel: Kernel) -> StateGraph[CascadeState, Any, CascadeInput, C
 class _Node(Runnable[Any, Any]):
     """The agent whose turn it is as a node, for LangGraph's asynchronous and synchronous runs."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Kernel, left_out: set[str]) -> None:
+        self._kernel, self._left_out = kernel, left_out
 
     async def ainvoke(self, input: Any, config: Any = None, **kwargs: Any) -> Any:  # noqa: A002
         kernel, around, config = self._kernel, get_runtime(), config or {}
@@ -106,8 +106,8 @@ class _Node(Runnable[Any, Any]):
         await kernel.advance(run, runtime)
         if begins and run.step == "draft" and kernel.parts.route is None:
             await kernel.advance(run, runtime)  # without a rule, routing is no step of its own
-        if run.step == "expert" and isinstance(kernel.tiers[-1].model, WithheldModel):
-            await kernel.advance(run, runtime)  # which has no node, and says why nobody is asked
+        while run.step in self._left_out:  # an expert elsewhere, who says why nobody is asked
+            await kernel.advance(run, runtime)
         update: dict[str, Any] = {"run": run.to_json(), "settings": None}
         if run.step == "end" and run.answer is not None:
             update["messages"] = [run.to_message()]
